@@ -1,0 +1,225 @@
+"""One gateway: settings, its plugins' objects collected and frozen, and the aiohttp application that serves them."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from aiohttp import web
+
+from gatehook.deadlines import Deadlines
+from gatehook.egress import Egress
+from gatehook.errors import GatewayError, MethodNotAllowed, NotFound, PermissionDenied, StartupError, envelope
+from gatehook.failover import Failover
+from gatehook.jsonio import encode
+from gatehook.model import Principal
+from gatehook.pipeline import Pipeline
+from gatehook.plugins import Plugins, hook_names
+from gatehook.protocols import Endpoint, Route, Vendor
+from gatehook.services import CATALOG, Services, StaticCatalog
+from gatehook.settings import Settings
+from gatehook.stages import Answers, Observers, Tools, authenticate
+
+__all__ = ["PRINCIPAL", "Gateway"]
+
+log = logging.getLogger("gatehook")
+
+PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
+"""Who calls a plugin's own route: ``request[PRINCIPAL]``."""
+
+
+class Gateway:
+    """A gateway, built but not yet serving. Building does no I/O; `lifespan()` opens what serving needs.
+
+    Raises:
+        StartupError: with every fault that could be found.
+    """
+
+    def __init__(self, settings: Settings, available: Mapping[str, EntryPoint] | None = None) -> None:
+        """`available` replaces the installed plugins' entry points, for tests."""
+        self.settings = settings
+        self.serving = False
+        self.draining = False
+        self.egress = Egress(settings.egress)
+        self.plugins = Plugins(settings, None if available is None else dict(available))
+        self.services = Services()
+        self.catalog = StaticCatalog(settings.targets)
+        self.services.provide(CATALOG, self.catalog, "kernel")
+        self._by_dependency = self._offer_services()
+        collected = self._collect()
+        self.vendors = _by_name(collected["register_vendors"])
+        self._routes = _unowned_twice(collected["register_routes"])
+        self.pipeline = self._pipeline(collected)
+        self._lifespans = collected["register_lifespans"]
+
+    def _offer_services(self) -> list[str]:
+        """Let plugins offer services; the plugins in an order in which each comes after those it depends on."""
+        offers = {CATALOG.name: "kernel"}
+        for plugin, (key, service) in self.plugins.collect("register_services", gateway=self):
+            self.services.provide(key, service, plugin)
+            offers[key.name] = plugin
+        return self.plugins.by_dependency(offers)
+
+    def _collect(self) -> dict[str, list[tuple[str, Any]]]:
+        faults: list[str] = []
+        collected: dict[str, list[tuple[str, Any]]] = {}
+        for hook in hook_names():
+            if hook in ("register_services", "register_commands"):
+                continue
+            try:
+                collected[hook] = self.plugins.collect(hook, gateway=self)
+            except StartupError as error:
+                faults += error.faults
+        if faults:
+            raise StartupError(*faults)
+        return collected
+
+    def _pipeline(self, collected: Mapping[str, list[tuple[str, Any]]]) -> Pipeline:
+        def frozen(hook: str) -> tuple[Any, ...]:
+            return tuple(one for _, one in collected[hook])
+
+        observers = Observers(frozen("register_observers"))
+        deadlines = Deadlines()
+        return Pipeline(
+            authenticators=frozen("register_authenticators"),
+            limiters=frozen("register_limiters"),
+            routers=frozen("register_routers"),
+            tools=Tools(frozen("register_tool_policies")),
+            answers=Answers(frozen("register_caches")),
+            observers=observers,
+            failover=Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed),
+            deadlines=deadlines,
+            max_body=self.settings.server.max_body,
+            write_timeout=self.settings.server.write_timeout,
+        )
+
+    def require_safe(self) -> None:
+        """Refuse to be open to everybody by accident.
+
+        Raises:
+            StartupError: it would listen beyond this machine without authentication, and nobody said that this is meant.
+        """
+        server = self.settings.server
+        if not server.is_loopback() and not self.pipeline.authenticators and not server.allow_anonymous:
+            raise StartupError(
+                f"[server] host: {server.host!r} can be reached from other machines, but no authentication plugin is enabled; "
+                "enable one, e.g. [plugins.auth_keys], or set allow_anonymous = true"
+            )
+
+    def faults(self) -> Iterable[str]:
+        """What an operator should mend, though the gateway can serve without: deployments that cannot work."""
+        for target in self.settings.targets:
+            vendor = self.vendors.get(target.vendor)
+            if vendor is None:
+                known = ", ".join(sorted(self.vendors)) or "none"
+                yield (
+                    f"[[models]] {target.key}: no enabled plugin provides the vendor {target.vendor!r} (there are: {known})"
+                )
+            elif (check := getattr(vendor, "check", None)) is not None:
+                yield from (f"[[models]] {target.key}: {fault}" for fault in check(target))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the egress and the plugins' lifespans, in dependency order; close them in reverse."""
+        rank = {name: place for place, name in enumerate(self._by_dependency)}
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.egress.lifespan())
+            for _, enter in sorted(self._lifespans, key=lambda one: rank[one[0]]):
+                await stack.enter_async_context(enter())
+            self.serving = True
+            try:
+                yield
+            finally:
+                self.serving = False
+
+    def app(self) -> web.Application:
+        """The aiohttp application: every plugin's paths, and an answer for all others."""
+        app = web.Application(client_max_size=self.settings.server.max_body)
+        methods: dict[str, set[str]] = {}
+        for _, route in self._routes:
+            app.router.add_route(route.method, route.path, self._handler(route))
+            methods.setdefault(route.path, set()).add(route.method)
+        for path, allowed in methods.items():
+            app.router.add_route("*", path, _not_allowed(sorted(allowed)))
+        app.router.add_route("*", "/{path:.*}", _not_found)
+        return app
+
+    def _handler(self, route: Route | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        if isinstance(route, Endpoint):
+            serve = self.pipeline.serve
+
+            async def infer(request: web.Request) -> web.StreamResponse:
+                return await serve(route, request)
+
+            return infer
+        return self._guarded(route)
+
+    def _guarded(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        authenticators = self.pipeline.authenticators
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                if route.auth:
+                    principal = request[PRINCIPAL] = await authenticate(authenticators, request)
+                    if route.auth == "admin" and not principal.admin:
+                        raise PermissionDenied("this needs an admin credential", code="admin_required")
+                return await route.handler(request)
+            except GatewayError as error:
+                return error_response(error)
+            except web.HTTPException as error:
+                return error_response(GatewayError(error.reason, status=error.status))
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                return error_response(GatewayError("internal error; the gateway's log tells more"))
+
+        return handle
+
+
+def error_response(error: GatewayError, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error in OpenAI's shape, which every path has that no surface owns."""
+    extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return web.Response(
+        status=error.status,
+        body=encode(envelope(error)),
+        headers={"Content-Type": "application/json", **extra, **(headers or {})},
+    )
+
+
+def _not_allowed(methods: Sequence[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    allowed = ", ".join(methods)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
+        return error_response(error, {"Allow": allowed})
+
+    return handle
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return error_response(NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path"))
+
+
+def _by_name(collected: Iterable[tuple[str, Vendor]]) -> dict[str, Vendor]:
+    vendors: dict[str, Vendor] = {}
+    owners: dict[str, str] = {}
+    for plugin, vendor in collected:
+        if vendor.name in vendors:
+            raise StartupError(
+                f"vendor {vendor.name!r} is provided by both plugins {owners[vendor.name]!r} and {plugin!r}; disable one"
+            )
+        vendors[vendor.name] = vendor
+        owners[vendor.name] = plugin
+    return vendors
+
+
+def _unowned_twice(collected: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    owners: dict[tuple[str, str], str] = {}
+    for plugin, route in collected:
+        place = (route.method, route.path)
+        if place in owners:
+            raise StartupError(
+                f"{route.method} {route.path} is served by both plugins {owners[place]!r} and {plugin!r}; disable one"
+            )
+        owners[place] = plugin
+    return list(collected)

@@ -1,0 +1,209 @@
+"""The `gatehook` program: serve, check, plugins, models, schema, and what plugins add."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gatehook.errors import StartupError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 fine, 1 a fault that was told, 2 wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
+        return _plugin_command(parser, words)
+    options = parser.parse_args(words)
+    try:
+        return _COMMANDS[options.command](options)
+    except StartupError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `gatehook models | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--config", type=Path, metavar="PATH", help="settings file (default: $GATEHOOK_CONFIG, ./settings.toml)"
+    )
+    parser = argparse.ArgumentParser(prog="gatehook", description="A plugin-based gateway in front of language models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", parents=[shared], help="serve until SIGTERM or Ctrl-C")
+    commands.add_parser("check", parents=[shared], help="check the settings without serving; tells every fault")
+    plugins = commands.add_parser("plugins", parents=[shared], help="list the installed plugins")
+    plugins.add_argument("--json", action="store_true", help="print JSON")
+    models = commands.add_parser("models", parents=[shared], help="list the models and their deployments")
+    models.add_argument(
+        "--params", metavar="NAME", help="what becomes of each parameter at this model's or vendor's deployments"
+    )
+    models.add_argument("--json", action="store_true", help="print JSON")
+    commands.add_parser("schema", help="print the JSON Schema of settings.toml")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from gatehook.settings import load
+
+    return load(options.config)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from gatehook.app import Gateway
+    from gatehook.server import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    settings = _settings(options)
+    gateway = Gateway(settings)
+    gateway.require_safe()
+    for fault in gateway.faults():
+        print(f"warning: {fault}", file=sys.stderr)
+    for target in settings.targets:
+        if target.unavailable:
+            print(f"note: model {target.name} is off: {target.unavailable}", file=sys.stderr)
+
+    def ready(address: str) -> None:
+        models = sum(any(not target.unavailable for target in group) for group in gateway.catalog.groups().values())
+        guarded = "" if gateway.pipeline.authenticators else "; no authentication plugin is on, any key is accepted"
+        print(
+            f"Gatehook listens on {address} with {len(gateway.plugins.names)} plugins and {models} models{guarded}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    serve(gateway, ready)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gatehook.app import Gateway
+
+    settings = _settings(options)
+    gateway = Gateway(settings)
+    faults = list(gateway.faults())
+    try:
+        gateway.require_safe()
+    except StartupError as error:
+        faults += error.faults
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if not faults:
+        print(f"{settings.path}: fine; {len(gateway.plugins.names)} plugins, {len(settings.targets)} deployments")
+    return 1 if faults else 0
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from gatehook.plugins import Plugins
+
+    report = Plugins(_settings(options)).report()
+    if options.json:
+        fields = ("name", "version", "distribution", "enabled", "hooks")
+        _print_json([{field: getattr(one, field) for field in fields} for one in report])
+        return 0
+    rows = [
+        (one.name, one.version, one.distribution, "on" if one.enabled else "off",
+         ", ".join(hook.removeprefix("register_") for hook in one.hooks) or "-")
+        for one in report
+    ]  # fmt: skip
+    _print_table(("NAME", "VERSION", "DISTRIBUTION", "STATE", "PROVIDES"), rows)
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from gatehook.app import Gateway
+
+    gateway = Gateway(_settings(options))
+    if options.params is not None:
+        return _params(gateway, options.params, options.json)
+    targets = gateway.settings.targets
+    if options.json:
+        _print_json(
+            [
+                {"name": t.name, "deployment": t.key, "vendor": t.vendor, "model": t.model, "base_url": t.base_url or None,
+                 "available": not t.unavailable, "reason": t.unavailable or None}
+                for t in targets
+            ]
+        )  # fmt: skip
+        return 0
+    rows = [(t.name, t.key, t.vendor, t.model, f"off: {t.unavailable}" if t.unavailable else "on") for t in targets]
+    _print_table(("NAME", "DEPLOYMENT", "VENDOR", "UPSTREAM MODEL", "STATE"), rows)
+    return 0
+
+
+def _params(gateway: Any, name: str, as_json: bool) -> int:
+    vendors = list(dict.fromkeys(target.vendor for target in gateway.catalog.group(name))) or [name.lower()]
+    tables: dict[str, Any] = {}
+    for vendor_name in vendors:
+        vendor = gateway.vendors.get(vendor_name)
+        if vendor is None:
+            known = ", ".join([*gateway.catalog.groups(), *gateway.vendors])
+            raise StartupError(f"there is no model and no vendor {name!r}; there are: {known}")
+        tables[vendor_name] = {
+            operation: vendor.parameters.get(operation, {}) for operation in sorted(vendor.operations)
+        }
+    if as_json:
+        _print_json(
+            {vendor: {operation: {parameter: {"disposition": rule.disposition, "note": rule.note} for parameter, rule in table.items()}
+                      for operation, table in operations.items()} for vendor, operations in tables.items()}
+        )  # fmt: skip
+        return 0
+    for vendor_name, operations in tables.items():
+        for operation, table in operations.items():
+            print(f"\n{operation} at vendor {vendor_name}:")
+            if table:
+                _print_table(
+                    ("PARAMETER", "BECOMES", "AS / WHY"), [(p, r.disposition, r.note) for p, r in sorted(table.items())]
+                )
+                print("Any other parameter is dropped, and named in the X-Gatehook-Dropped-Params header.")
+            else:
+                print("Every parameter goes through as the client sent it, unknown ones included.")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from gatehook.plugins import installed, settings_classes
+    from gatehook.settings import json_schema
+
+    _print_json(json_schema(settings_classes(installed())))
+    return 0
+
+
+_COMMANDS = {"serve": _serve, "check": _check, "plugins": _plugins, "models": _models, "schema": _schema}
+
+
+def _plugin_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """A command that some enabled plugin adds."""
+    from gatehook.plugins import Plugins
+    from gatehook.settings import load
+
+    def unknown(known: Sequence[str]) -> NoReturn:
+        parser.error(f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *known])}")
+
+    try:
+        commands = {command.name: command for _, command in Plugins(load()).collect("register_commands")}
+    except StartupError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return 1
+    if words[0] not in commands:
+        unknown(list(commands))
+    return int(commands[words[0]].run(words[1:]))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head) - 1)]
+    for row in [head, *rows]:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())

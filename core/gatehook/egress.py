@@ -1,0 +1,323 @@
+"""The only way out: every byte to a vendor, and every URL a client sent, goes through here.
+
+Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
+a URL that a client sent (an image) and refuses every address that is not public, also after redirects and whatever the
+DNS says. Behind both stands aiohttp's ClientSession; nothing outside this file knows that.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import DefaultResolver
+from yarl import URL
+
+from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.model import Target
+from gatehook.settings import EgressSettings
+
+__all__ = ["Egress", "Fetched", "Upstream", "is_public"]
+
+_FETCH_SECONDS = 20.0
+_DRAIN_SECONDS = 0.25
+_MAX_REDIRECTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The body behind a client's URL; `content_type` is what the server claims ("" if nothing)."""
+
+    body: bytes
+    content_type: str
+
+
+class Upstream:
+    """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
+
+    __slots__ = ("_limit", "_response", "_target", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, target: Target, limit: int) -> None:
+        self._response = response
+        self._target = target
+        self._limit = limit
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    @property
+    def retry_after(self) -> float | None:
+        """The Retry-After header in seconds, None if absent or a date."""
+        try:
+            return max(0.0, float(self.headers["Retry-After"]))
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the vendor says that this is a stream of events."""
+        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+
+    async def read(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: the line was cut, or the body is over `egress.max_response`.
+        """
+        length = self._response.content_length
+        if length is not None and length <= self._limit:
+            with _mapped(self._target):
+                return await self._response.read()
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.chunks():
+            size += len(part)
+            if size > self._limit:
+                raise UpstreamError(
+                    f"{self._target.vendor}: the answer is larger than egress.max_response ({self._limit} bytes)",
+                    retry=Retry.NEXT,
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, at most one read ahead of the reader.
+
+        Raises:
+            UpstreamError: the line was cut.
+        """
+        content = self._response.content
+        with _mapped(self._target):
+            while data := await content.readany():
+                yield data
+
+    async def drain(self) -> None:
+        """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
+        content = self._response.content
+        if content.is_eof():
+            return
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while await content.readany():
+                    pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # release() returns a connection whose answer was read to its end to the pool, and drops any other:
+        # a half-read answer must never be met by the next request.
+        if self._response.content.is_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class Egress:
+    """The gateway's one HTTP client. Enter `lifespan()` before use."""
+
+    def __init__(self, settings: EgressSettings) -> None:
+        self._settings = settings
+        self._vendors: aiohttp.ClientSession | None = None
+        self._public: aiohttp.ClientSession | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the connection pools; close them, and every connection, at the end."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                # Compressed streams hold events back in the vendor's compressor; ask for none.
+                headers={"Accept-Encoding": "identity", "User-Agent": "gatehook"},
+                max_line_size=65536,
+                max_field_size=65536,
+            ) as self._vendors,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=_GuardedResolver(self._settings.allow_private_urls), use_dns_cache=False, limit=100
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS, sock_connect=self._settings.connect_timeout),
+                headers={"User-Agent": "gatehook"},
+            ) as self._public,
+        ):
+            yield
+        self._vendors = self._public = None
+
+    async def request(
+        self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Upstream:
+        """Send one request to a deployment; returns when the answer's headers are in.
+
+        Redirects are not followed: they would carry the key to a place the operator never named. No time limit is set
+        here beyond connecting; the caller's watch (see `failover`) cancels.
+
+        Raises:
+            UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
+        """
+        if self._vendors is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        with _mapped(target):
+            response = await self._vendors.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._settings.proxy or None,
+            )
+        return Upstream(response, target, self._settings.max_response)
+
+    async def fetch(self, url: str, *, param: str) -> Fetched:
+        """Get what a client's URL points to.
+
+        Args:
+            url: http or https, on a public address.
+            param: the field it came from, for messages.
+
+        Raises:
+            InvalidRequest: not such a URL, not reachable, too large, or not a 200.
+        """
+        if self._public is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        try:
+            return await self._follow(self._public, url, param)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
+            raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param) from None
+
+    async def _follow(self, session: aiohttp.ClientSession, url: str, param: str) -> Fetched:
+        current = self._checked(url, param)
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with session.get(current, allow_redirects=False) as response:
+                if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                    current = self._checked(str(current.join(URL(response.headers["Location"]))), param)
+                    continue
+                if response.status != 200:
+                    raise InvalidRequest(f"{param}: the URL answered {response.status}", param=param)
+                limit = self._settings.max_fetch
+                body = b""
+                async for part in response.content.iter_any():
+                    body += part
+                    if len(body) > limit:
+                        raise InvalidRequest(f"{param}: larger than egress.max_fetch ({limit} bytes)", param=param)
+                return Fetched(body, response.content_type)
+        raise InvalidRequest(f"{param}: more than {_MAX_REDIRECTS} redirects", param=param)
+
+    def _checked(self, url: str, param: str) -> URL:
+        try:
+            parsed = URL(url)
+            port = parsed.port
+        except ValueError:
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+        if parsed.scheme not in ("http", "https") or not parsed.host or port is None:
+            raise InvalidRequest(f"{param}: expected an http or https URL", param=param)
+        if parsed.user is not None or parsed.password is not None:
+            raise InvalidRequest(f"{param}: a URL with a user name or password is not fetched", param=param)
+        # aiohttp does not ask the resolver about literal addresses, so they are checked here.
+        if not self._settings.allow_private_urls and _is_literal(parsed.host) and not is_public(parsed.host):
+            raise InvalidRequest(f"{param}: the URL is not on a public address", param=param)
+        return parsed
+
+
+class _GuardedResolver(AbstractResolver):
+    """Resolves to public addresses only; the connection then goes to the very address that was checked."""
+
+    def __init__(self, allow_private: bool) -> None:
+        self._resolver = DefaultResolver()
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [one for one in found if self._allow_private or is_public(one["host"])]
+        if not allowed:
+            raise OSError("the host is not on a public address")
+        return allowed
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _is_literal(host: str) -> bool:
+    # inet_aton reads what ipaddress refuses and the C library accepts: "127.1", "0x7f000001", "2130706433".
+    try:
+        socket.inet_aton(host)
+    except OSError:
+        return ":" in host
+    return True
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, written in any way the system accepts, is on the public internet."""
+    try:
+        parsed: ipaddress.IPv4Address | ipaddress.IPv6Address
+        parsed = (
+            ipaddress.IPv4Address(socket.inet_aton(address)) if ":" not in address else ipaddress.IPv6Address(address)
+        )
+    except (OSError, ValueError):
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour or _nat64(parsed)
+        if inner is not None:
+            parsed = inner
+        elif parsed.teredo is not None:
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if address in ipaddress.IPv6Network("64:ff9b::/96"):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words, without the URL (it may hold a signature)."""
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return "the TLS certificate or handshake was not accepted"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host name cannot be resolved or is not public"
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return "the connection was cut in the middle of the answer"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not valid HTTP"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return type(error).__name__
+
+
+class _mapped:  # noqa: N801  # reads as a word in a with statement; a class, because generator context managers are slow
+    """Turns the client library's errors into ours, naming the vendor and nothing secret."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, GatewayError | GeneratorExit | asyncio.CancelledError):
+            return
+        vendor = self._target.vendor
+        if isinstance(error, TimeoutError):
+            raise UpstreamTimeout(f"{vendor}: connecting took too long") from error
+        if isinstance(error, aiohttp.ClientError | OSError | ValueError):
+            text = redact(_reason(error), [self._target.secret()])
+            raise UpstreamError(f"{vendor}: {text}") from error

@@ -1,0 +1,243 @@
+"""One tree of errors. Each knows its HTTP status, its OpenAI type and code, and what failover may do about it."""
+
+import enum
+import re
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = [
+    "AuthenticationFailed",
+    "BodyTooLarge",
+    "GatewayError",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "NotFound",
+    "PermissionDenied",
+    "RateLimited",
+    "Retry",
+    "StartupError",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "UpstreamError",
+    "UpstreamTimeout",
+    "envelope",
+    "redact",
+    "upstream_error",
+]
+
+
+class Retry(enum.Enum):
+    """What failover may do after an error."""
+
+    SAME = "same"
+    """Transient: the same deployment may be tried again, then the next."""
+    NEXT = "next"
+    """This deployment will not do; another may."""
+    NEVER = "never"
+    """The request itself is at fault: no deployment will do better."""
+
+
+class StartupError(Exception):
+    """The gateway cannot start as configured. `faults` holds every fault found, not the first only."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+class GatewayError(Exception):
+    """An error that a client may see: the message is written for that reader and holds no secret."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    retry = Retry.NEVER
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry: Retry | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+        if retry is not None:
+            self.retry = retry
+        if status is not None:
+            self.status = status
+
+
+class InvalidRequest(GatewayError):
+    """400: the request is wrong; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationFailed(GatewayError):
+    """401: no credential, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(GatewayError):
+    """403: known, but not allowed."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(GatewayError):
+    """404: no such path or thing."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class ModelNotFound(NotFound):
+    """404: no deployment has this public name."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    """405: the path exists, the method does not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(GatewayError):
+    """413: the body is over `server.max_body`."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(GatewayError):
+    """415: the body is not JSON by its own declaration."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class RateLimited(GatewayError):
+    """429: over a limit of the gateway, or of the vendor; `retry_after` is in seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry = Retry.SAME
+
+
+class Unavailable(GatewayError):
+    """503: the gateway itself cannot serve now (draining, a needed service is away)."""
+
+    status = 503
+    code = "service_unavailable"
+    retry = Retry.NEXT
+
+
+class UpstreamError(GatewayError):
+    """502: the vendor failed, lied or cut the line."""
+
+    status = 502
+    code = "upstream_error"
+    retry = Retry.SAME
+
+
+class UpstreamTimeout(UpstreamError):
+    """504: the vendor did not answer, or fell silent, in time."""
+
+    status = 504
+    type = "timeout_error"
+    code = "upstream_timeout"
+
+
+def envelope(error: GatewayError) -> dict[str, Any]:
+    """OpenAI's error object, the form every error takes unless a surface has its own."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+# Key shapes seen in vendors' own messages ("Incorrect API key provided: sk-ab***yz"), including half-masked ones.
+_KEY_SHAPES = re.compile(
+    r"\b(?:sk|gsk|xai|hf)[-_][A-Za-z0-9*_\-.]{4,}|\bAIza[A-Za-z0-9*_\-]{4,}|\b(?i:bearer)\s+[A-Za-z0-9._~+/*\-]{8,}=*"
+)
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without the given secrets and without anything that looks like a vendor key."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[redacted]")
+    return _KEY_SHAPES.sub("[redacted]", text)
+
+
+_CONTEXT_WORDS = ("context_length", "context length", "context window", "maximum context", "prompt is too long",
+                  "input token count", "too many tokens")  # fmt: skip
+_POLICY_WORDS = (
+    "content_policy",
+    "content policy",
+    "content_filter",
+    "content management policy",
+    "responsibleaipolicy",
+)
+_QUOTA_WORDS = ("insufficient_quota", "billing", "credit balance")
+
+
+def upstream_error(
+    vendor: str,
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    retry_after: float | None = None,
+    secrets: Iterable[str] = (),
+) -> GatewayError:
+    """Turn a vendor's error answer into ours: what the client can act on stays a 4xx, all else is the vendor's failure.
+
+    Args:
+        vendor: its name, put before the message.
+        status: the vendor's HTTP status (or the one its in-band error stands for).
+        message: the vendor's words; redacted here.
+        code: the vendor's error code or type, kept where it means something to a client.
+        param: the field the vendor blames, in OpenAI's terms if the vendor knows them.
+        retry_after: seconds, from the vendor's header.
+        secrets: what must not appear (the deployment's key).
+    """
+    text = f"{vendor}: {redact(message.strip()[:2000] or 'no message', secrets)}"
+    words = f"{code or ''} {message}".lower()
+    if status in (400, 413, 422) and any(word in words for word in _CONTEXT_WORDS):
+        return InvalidRequest(text, code="context_length_exceeded", param=param, retry=Retry.NEXT)
+    if status in (400, 403, 422) and any(word in words for word in _POLICY_WORDS):
+        return InvalidRequest(text, code="content_filter", param=param, retry=Retry.NEXT)
+    if status == 402 or (status in (400, 403, 429) and any(word in words for word in _QUOTA_WORDS)):
+        return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT)
+    if status == 429:
+        return RateLimited(text, retry_after=retry_after)
+    if status in (401, 403):
+        return UpstreamError(text, code="upstream_credential_rejected", retry=Retry.NEXT)
+    if status in (404, 410):
+        return UpstreamError(text, code="upstream_model_not_found", retry=Retry.NEXT)
+    if status in (408, 504):
+        return UpstreamTimeout(text)
+    if status in (503, 529):
+        return UpstreamError(text, status=503, code="upstream_overloaded", retry_after=retry_after)
+    if 400 <= status < 500 and status not in (405, 409, 425):
+        return InvalidRequest(text, code=code, param=param, status=status if status in (413, 422) else 400)
+    return UpstreamError(text, retry_after=retry_after)

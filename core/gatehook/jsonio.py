@@ -1,0 +1,119 @@
+r"""JSON in and out: msgspec for speed, the standard library for the rare text that only it can hold.
+
+A lone surrogate (``"\ud83d"`` without its partner) is legal JSON text but no valid Unicode. Streams cut emoji in two
+that way, so reading one must not fail and writing one back must give the same escape.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+__all__ = ["MAX_DEPTH", "Document", "MalformedJSON", "check_depth", "decode", "encode"]
+
+MAX_DEPTH = 200
+"""Nesting a client's body may have; far above any real request, far below the interpreter's recursion limit."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
+
+
+class MalformedJSON(ValueError):
+    """The bytes are not JSON; the message says what is wrong and where."""
+
+
+def decode(raw: bytes | str) -> Any:
+    """Decode one JSON text.
+
+    Raises:
+        MalformedJSON: not JSON, not UTF-8, or nested too deeply to be read.
+    """
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode_slowly(raw)
+
+
+def _decode_slowly(raw: bytes | str) -> Any:
+    def no_constant(name: str) -> None:
+        raise MalformedJSON(f"{name} is not a JSON value")
+
+    try:
+        return json.loads(raw, parse_constant=no_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedJSON(f"not valid UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise MalformedJSON("nested too deeply") from None
+    except MalformedJSON:
+        raise
+    except ValueError as error:
+        raise MalformedJSON(str(error)) from None
+
+
+def encode(value: Any) -> bytes:
+    """Encode ``value`` as compact UTF-8 JSON; lone surrogates are written as escapes."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def check_depth(raw: bytes) -> None:
+    """Refuse absurd nesting before anything recursive sees it.
+
+    Raises:
+        MalformedJSON: more than `MAX_DEPTH` arrays and objects are open at once.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    in_string = escaped = False
+    for byte in raw:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedJSON(f"nested more than {MAX_DEPTH} levels deep")
+        elif byte in b"]}":
+            depth -= 1
+
+
+class Document:
+    """A JSON object held as bytes, as a dict, or as both; whichever is missing is made on first use.
+
+    This is what lets bytes go through untouched when nobody needs to look, and still gives a plugin that does look an
+    ordinary dict. Treat `data` as read-only; to change it, build a new document.
+    """
+
+    __slots__ = ("_data", "_raw")
+
+    def __init__(self, data: dict[str, Any] | None = None, raw: bytes | None = None) -> None:
+        if data is None and raw is None:
+            raise TypeError("a document needs data, raw bytes, or both")
+        self._data = data
+        self._raw = raw
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The object as a dict."""
+        if self._data is None:
+            self._data = decode(self._raw or b"")
+        return self._data
+
+    @property
+    def raw(self) -> bytes:
+        """The object as UTF-8 JSON bytes."""
+        if self._raw is None:
+            self._raw = encode(self._data)
+        return self._raw
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.raw)} bytes)"

@@ -1,0 +1,87 @@
+"""What becomes of each OpenAI parameter at a vendor: declared once, applied by the kernel, printed by the CLI.
+
+Three dispositions, never a silent fourth: *mapped* (the vendor's translation uses it), *dropped* (the vendor has no
+place for it; a response header says so, or a 400 where the deployment is `strict`), *refused* (leaving it out would
+change the answer's meaning; 400 naming it).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gatehook.errors import InvalidRequest, Retry
+
+__all__ = ["Parameter", "dropped", "mapped", "refused", "sift"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """The disposition of one parameter. `note` is for people: the vendor's own name for it, or the reason.
+
+    `harmless` tells values that ask for nothing (``n = 1``, ``logprobs = false``): with one of these a dropped or
+    refused parameter is left out without a word.
+    """
+
+    disposition: Literal["mapped", "dropped", "refused"]
+    note: str
+    harmless: Callable[[Any], bool] = lambda value: False
+
+
+def mapped(note: str) -> Parameter:
+    """The vendor gets it, under the name or in the form that `note` tells."""
+    return Parameter("mapped", note)
+
+
+def dropped(note: str, *, unless: tuple[Any, ...] = ()) -> Parameter:
+    """The vendor does not get it, for the reason in `note`; values in `unless` ask for nothing."""
+    return Parameter("dropped", note, _one_of(unless))
+
+
+def refused(note: str, *, unless: tuple[Any, ...] = ()) -> Parameter:
+    """A request with it is refused, for the reason in `note`; values in `unless` ask for nothing."""
+    return Parameter("refused", note, _one_of(unless))
+
+
+def _one_of(values: tuple[Any, ...]) -> Callable[[Any], bool]:
+    # 1 == True in Python; a parameter's type is part of what it asks for.
+    return lambda value: any(type(value) is type(known) and value == known for known in values)
+
+
+def sift(
+    payload: Mapping[str, Any], table: Mapping[str, Parameter], *, vendor: str, strict: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Apply a vendor's table: what the vendor gets, and the names of what was dropped.
+
+    An explicit null is the same as absent; 0, false, "" and [] are values. A name the table does not know is dropped
+    with its name told.
+
+    Args:
+        payload: the request in OpenAI's shape.
+        table: name to disposition.
+        vendor: for messages.
+        strict: turn every drop into a refusal.
+
+    Raises:
+        InvalidRequest: a refused parameter, or a dropped one under `strict`; another deployment may accept it.
+    """
+    kept: dict[str, Any] = {}
+    lost: list[str] = []
+    for name, value in payload.items():
+        if value is None:
+            continue
+        rule = table.get(name, _UNKNOWN)
+        if rule.disposition == "mapped":
+            kept[name] = value
+        elif not rule.harmless(value):
+            if rule.disposition == "refused" or strict:
+                raise InvalidRequest(
+                    f"{name}: not supported by vendor {vendor!r}: {rule.note}",
+                    param=name,
+                    code="unsupported_parameter",
+                    retry=Retry.NEXT,
+                )
+            lost.append(name)
+    return kept, lost
+
+
+_UNKNOWN = dropped("not a parameter this vendor's translation knows")

@@ -1,0 +1,244 @@
+"""What plugins return from their hooks: small interfaces, called directly while serving.
+
+`None` means "not mine"; an exception means "mine, and refused". Methods marked async may wait; the others run on the
+event loop and must return at once.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from aiohttp import web
+
+from gatehook.errors import GatewayError
+from gatehook.model import (
+    Attempt,
+    Call,
+    Chunk,
+    Completion,
+    Credential,
+    Entry,
+    Operation,
+    Outcome,
+    Principal,
+    Target,
+    ToolCall,
+    Usage,
+    Verdict,
+)
+from gatehook.parameters import Parameter
+
+__all__ = [
+    "Authenticator",
+    "Cache",
+    "Command",
+    "Endpoint",
+    "Limiter",
+    "Observer",
+    "Permit",
+    "Route",
+    "Router",
+    "Surface",
+    "ToolPolicy",
+    "Vendor",
+]
+
+
+@runtime_checkable
+class Authenticator(Protocol):
+    """Tells who a client is."""
+
+    async def authenticate(self, credential: Credential) -> Principal | None:
+        """The principal, or None if this is not a credential of mine.
+
+        Raises:
+            AuthenticationFailed: it is mine, and it is bad; no other authenticator is asked.
+        """
+        ...
+
+
+@runtime_checkable
+class Permit(Protocol):
+    """What a limiter reserved for one call."""
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Turn the reservation into the true figure. Called exactly once, also when the client left."""
+        ...
+
+
+@runtime_checkable
+class Limiter(Protocol):
+    """Admits calls, or not."""
+
+    async def admit(self, call: Call) -> Permit | None:
+        """Reserve what this call may use; None if this limiter has nothing to say about it.
+
+        Raises:
+            RateLimited: over the limit; nothing stays reserved.
+        """
+        ...
+
+
+@runtime_checkable
+class Router(Protocol):
+    """Chooses deployments."""
+
+    async def route(self, call: Call) -> Sequence[Target] | None:
+        """The deployments to try, best first, fallbacks included; None if this router does not know the model."""
+        ...
+
+
+@runtime_checkable
+class Vendor(Protocol):
+    """Speaks one upstream dialect.
+
+    `name` is what `vendor = "…"` in settings refers to (lower case), `operations` what it can do, `parameters` its
+    table of dispositions per operation: what each OpenAI parameter becomes. An operation without a table gets the
+    request as the client sent it, unknown fields included.
+    """
+
+    @property
+    def name(self) -> str:
+        """The vendor's name in settings."""
+        ...
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """What it can be asked for."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[Operation, Mapping[str, Parameter]]:
+        """The disposition of every parameter, per operation."""
+        ...
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """Make one plain call.
+
+        Raises:
+            GatewayError: see `gatehook.upstream_error`; its `retry` decides what failover does.
+        """
+        ...
+
+    def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        """Make one streamed call: an async generator of batches, each the chunks that arrived together.
+
+        The gateway writes each batch to the client at once and never asks for the next before that is done. Ending
+        without a chunk that is `finished` counts as a broken stream. Closing the generator must close the upstream.
+        """
+        ...
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """Keeps answers. Failures are logged and never fail a call."""
+
+    async def get(self, key: bytes) -> Entry | None:
+        """The stored answer; `key` is 32 bytes made by the kernel from everything that changes the answer."""
+        ...
+
+    async def put(self, key: bytes, call: Call, entry: Entry) -> None:
+        """Store a complete answer."""
+        ...
+
+
+@runtime_checkable
+class ToolPolicy(Protocol):
+    """Decides which tools a model may see and which calls may go out."""
+
+    async def offer(self, call: Call, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The tools, in OpenAI's shape, that the model may be shown."""
+        ...
+
+    async def judge(self, call: Call, tool_call: ToolCall) -> Verdict:
+        """What to do with a call the model suggested; a whole call, also when it was streamed in pieces."""
+        ...
+
+
+class Observer:
+    """Watches calls go by: subclass and override what you need; what is not overridden costs nothing.
+
+    All methods are sync and must not block. Exceptions are counted, logged once per observer and moment, and swallowed.
+    """
+
+    def started(self, call: Call) -> None:
+        """A request arrived; nothing is known of it but its headers."""
+
+    def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
+        """One try of one deployment failed; another may follow."""
+
+    def first_token(self, call: Call) -> None:
+        """The first content of a stream is about to be sent."""
+
+    def chunk(self, call: Call, chunk: Chunk) -> None:
+        """One streamed event is about to be sent."""
+
+    def finished(self, call: Call, outcome: Outcome) -> None:
+        """The call is over; called exactly once."""
+
+
+@runtime_checkable
+class Surface(Protocol):
+    """A dialect spoken with clients: reads requests into the canonical form and writes answers out of it."""
+
+    @property
+    def name(self) -> str:
+        """For metrics and logs."""
+        ...
+
+    def parse(self, call: Call, request: web.Request, body: bytes) -> None:
+        """Fill `call.body`, `call.model`, `call.stream` and `call.include_usage`.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        ...
+
+    def answer(self, call: Call, completion: Completion) -> bytes:
+        """The body of a plain answer (application/json)."""
+        ...
+
+    def event(self, call: Call, chunk: Chunk) -> bytes:
+        """One framed stream event (text/event-stream)."""
+        ...
+
+    def end(self, call: Call, usage: Usage | None) -> bytes:
+        """What ends a stream that was complete."""
+        ...
+
+    def error(self, error: GatewayError) -> bytes:
+        """The body of an error answer (application/json)."""
+        ...
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """The framed event that ends a stream that broke after its headers were sent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest."""
+
+    path: str
+    operation: Operation
+    surface: Surface
+    method: ClassVar[str] = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Any other path. `auth=False` must be said aloud; "admin" asks for an admin principal."""
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    auth: Literal["user", "admin", False] = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the `gatehook` program: `run(arguments)` gets the words after its name, returns the exit status."""
+
+    name: str
+    help: str
+    run: Callable[[Sequence[str]], int]

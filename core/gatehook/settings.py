@@ -1,0 +1,442 @@
+"""Settings: layers stacked by dynaconf, tables typed by pydantic-settings, faults collected and told where they are.
+
+The layers, the weakest first: `settings.toml`, `settings.local.toml`, `.secrets.toml`, then the environment:
+`GATEHOOK_A__B__C` is the key c of [a.b], and LISTEN_MODE with UDS_PATH choose the socket. Tables are merged key by key
+and lists are joined (so a local file adds [[models]]), but a list from the environment, written as JSON, replaces.
+"""
+
+import copy
+import json
+import os
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dynaconf.base import Settings as DynaconfStore
+from dynaconf.loaders.base import SourceMetadata
+from pydantic import SecretStr
+from pydantic.json_schema import models_json_schema
+
+from gatehook import _env_layer
+from gatehook._env_layer import PREFIX
+from gatehook._reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at
+from gatehook.errors import StartupError
+from gatehook.model import Target
+from gatehook.sections import (
+    ByteSize,
+    EgressSettings,
+    FailoverSettings,
+    LimitSettings,
+    ModelSettings,
+    Seconds,
+    Section,
+    ServerSettings,
+    Table,
+)
+
+__all__ = [
+    "TABLES",
+    "ByteSize",
+    "EgressSettings",
+    "FailoverSettings",
+    "LimitSettings",
+    "ModelSettings",
+    "Seconds",
+    "SecretStr",
+    "Section",
+    "ServerSettings",
+    "Settings",
+    "Table",
+    "faults_of_plugin_names",
+    "json_schema",
+    "load",
+]
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+TABLES: Final[Mapping[str, type[Table]]] = {
+    "server": ServerSettings,
+    "egress": EgressSettings,
+    "failover": FailoverSettings,
+}
+"""The kernel's own tables. A new one needs a line here and a field of the same name in `Settings`."""
+
+_TOP: Final = (*TABLES, "models", "plugins")
+_OFF: Final = frozenset({"false", "0", "off", "f", "no", "n"})  # the words that pydantic reads as False
+_MARKERS: Final = frozenset({"dynaconf_merge", "dynaconf_merge_unique"})
+_REFERENCE: Final = re.compile(r"\benv:\s*([A-Za-z_][A-Za-z0-9_]*)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `load` found: the kernel's tables, the models, and the plugins' tables for whoever knows their classes."""
+
+    server: ServerSettings
+    egress: EgressSettings
+    failover: FailoverSettings
+    models: tuple[ModelSettings, ...]
+    """Every [[models]] entry, also those that are switched off."""
+    targets: tuple[Target, ...]
+    """The deployments: models that are switched on, in order, keyed "name#1", "name#2" for each name."""
+    path: Path
+    """The settings file, absolute; the other files were looked for beside it."""
+    layers: tuple[str, ...]
+    """What was read, the weakest first: file names and `$VARIABLE`s."""
+    _sources: Layers = field(repr=False, compare=False)
+
+    def plugin_names(self) -> list[str]:
+        """The plugins that have a section, on or off, in the order they are written."""
+        return list(table_at(self._sources.merged, ("plugins",)))
+
+    def plugin_enabled(self, name: str) -> bool:
+        """Whether the plugin has a section and `enabled` is not false there."""
+        sections = table_at(self._sources.merged, ("plugins",))
+        return name in sections and not _is_off(sections[name].get("enabled", True))
+
+    def plugin_section(self, name: str, cls: type[SectionT]) -> SectionT:
+        """The plugin's section as `cls`; one that is not there is read as an empty one.
+
+        Raises:
+            StartupError: with every fault of the section.
+        """
+        reading = Reading(cls, self._sources, ("plugins", name))
+        if reading.table is None:
+            raise StartupError(*reading.faults)
+        return reading.table
+
+
+def _is_off(value: object) -> bool:
+    return value.lower() in _OFF if isinstance(value, str) else value in (False, 0)
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all layers.
+
+    Args:
+        path: the settings file; default $GATEHOOK_CONFIG, else settings.toml in the working directory.
+        environ: the environment, `os.environ` if None; kept for looking up secrets.
+
+    Raises:
+        StartupError: with every fault of the files, the variables, the kernel's tables and the models. The sections of
+            plugins are checked by `Settings.plugin_section`.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    path = _find(path, environ)
+    faults: list[str] = []
+    files = _read_files(path)
+    variables = _variable_layers(files, environ, faults)
+    items = tuple(_sift(layer, faults) for layer in (*files, *variables, *_listen_layers(environ, faults)))
+    layers = Layers(items, _stack(items), environ, path.parent)
+
+    tables: dict[str, Any] = {}
+    for name, cls in TABLES.items():
+        reading = Reading(cls, layers, (name,))
+        faults += reading.faults
+        tables[name] = reading.table
+    models, targets = _read_models(layers, faults)
+    if faults:
+        raise StartupError(*dict.fromkeys(faults))
+    return Settings(
+        **tables, models=models, targets=targets, path=path, layers=tuple(x.label for x in items), _sources=layers
+    )
+
+
+def _find(path: Path | None, environ: Mapping[str, str]) -> Path:
+    if path is None and environ.get("GATEHOOK_CONFIG"):
+        path = Path(environ["GATEHOOK_CONFIG"])
+    if path is not None:
+        return Path(os.path.abspath(path))  # noqa: PTH100  # no resolve(): the neighbours of a link count, not its goal's
+    default = Path.cwd() / "settings.toml"
+    if not default.is_file():
+        raise StartupError(f"no settings file: $GATEHOOK_CONFIG is not set, and there is no {default}")
+    return default
+
+
+def _read_files(path: Path) -> list[Layer]:
+    """The layers that are files.
+
+    Raises:
+        StartupError: for every file that cannot be read; what the others say would only be misunderstood.
+    """
+    layers: list[Layer] = []
+    faults: list[str] = []
+    for file in (path, path.with_name(f"{path.stem}.local{path.suffix}"), path.with_name(".secrets.toml")):
+        if file != path and not file.exists():
+            continue
+        try:
+            layers.append(Layer(file.name, tomllib.loads(file.read_text(encoding="utf-8-sig"))))
+        except tomllib.TOMLDecodeError as error:
+            faults.append(f"{file.name}: not valid TOML: {error}")
+        except UnicodeDecodeError as error:
+            faults.append(f"{file.name}: not valid UTF-8, at byte {error.start}")
+        except OSError as error:
+            faults.append(f"{file}: cannot be read: {error.strerror or type(error).__name__}")
+    if faults:
+        raise StartupError(*faults)
+    return layers
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The variables that `value` refers to as `env:NAME`, at any depth (JSON from a variable is only searched)."""
+    if isinstance(value, str):
+        yield from _REFERENCE.findall(value)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
+
+
+def _variable_layers(files: Sequence[Layer], environ: Mapping[str, str], faults: list[str]) -> list[Layer]:
+    """A layer for each GATEHOOK_ variable that sets something."""
+    settings = [layer.data for layer in files]
+    settings += [{name: value} for name, value in environ.items() if name.startswith(PREFIX)]
+    referred = {name for data in settings for name in _references(data)}
+    layers: list[Layer] = []
+    for variable, path, value in _env_layer.read(environ, but=referred):
+        around = next((layer.label for layer in layers if layer.sets(path)), None)
+        if "" in path:
+            faults.append(f"${variable}: names are joined by two underscores, and none is empty")
+        elif len(path) == 1 and path[0] not in _TOP:
+            faults.append(f"${variable}: unknown variable{nearest(variable, _known_variables())}")
+        elif around:
+            faults.append(f"${variable}: {around} sets the whole table already; use one or the other")
+        else:
+            data: Any = value
+            for name in reversed(path):
+                data = {name: data}
+            layers.append(Layer(f"${variable}", data))
+    return layers
+
+
+def _known_variables() -> list[str]:
+    fields = [f"{PREFIX}{name}__{key}".upper() for name, cls in TABLES.items() for key in cls.model_fields]
+    return [*fields, "GATEHOOK_CONFIG", "GATEHOOK_MODELS"]
+
+
+def _listen_layers(environ: Mapping[str, str], faults: list[str]) -> list[Layer]:
+    """LISTEN_MODE and UDS_PATH: known from other servers, and stronger than anything else said about the socket."""
+    mode = environ.get("LISTEN_MODE", "").strip().upper()
+    if mode == "UDS" and environ.get("UDS_PATH"):
+        return [Layer("$UDS_PATH", {"server": {"uds": environ["UDS_PATH"]}})]
+    if mode == "UDS":
+        faults.append("$LISTEN_MODE: [server] uds: LISTEN_MODE=UDS needs the path of the socket in $UDS_PATH")
+    elif mode == "TCP":
+        return [Layer("$LISTEN_MODE", {"server": {"uds": ""}})]
+    elif mode:
+        faults.append("$LISTEN_MODE: [server] uds: LISTEN_MODE is TCP or UDS")
+    return []
+
+
+def _sift(layer: Layer, faults: list[str]) -> Layer:
+    """`layer` without what has the wrong place or shape, so that the rest can be checked all the same."""
+    sifted: dict[str, Any] = {}
+    for name, value in layer.data.items():
+        if name not in _TOP:
+            kind = "unknown section" if isinstance(value, dict | list) else "a key outside any section"
+            faults.append(f"{layer.label}: [{name}]: {kind}{nearest(name, _TOP)}")
+        elif _has_marker(value):
+            faults.append(f"{layer.label}: [{name}]: dynaconf_merge has no place here: tables and lists always merge")
+        elif name == "models":
+            if (models := _models_of(layer, value, faults)) is not None:
+                sifted[name] = models
+        elif not isinstance(value, dict):
+            faults.append(f"{layer.label}: [{name}]: expected a table")
+        elif name == "plugins":
+            wrong = [plugin for plugin, section in value.items() if not isinstance(section, dict)]
+            faults += [f"{layer.label}: [plugins.{plugin}]: expected a table" for plugin in wrong]
+            sifted[name] = {plugin: section for plugin, section in value.items() if plugin not in wrong}
+        else:
+            sifted[name] = value
+    return Layer(layer.label, sifted)
+
+
+def _has_marker(value: Any) -> bool:
+    """Whether dynaconf would find orders in `value`; misplaced ones crash it, and no setting of ours is called so."""
+    if isinstance(value, dict):
+        return not _MARKERS.isdisjoint(value) or any(map(_has_marker, value.values()))
+    return isinstance(value, list) and any(
+        item in _MARKERS if isinstance(item, str) else _has_marker(item) for item in value
+    )
+
+
+def _models_of(layer: Layer, value: Any, faults: list[str]) -> Any:
+    """`value` if it is a list of tables, or as a text from the environment stands for one; else None and a fault."""
+    models = value
+    if layer.is_variable:
+        try:
+            models = json.loads(value)
+        except (TypeError, ValueError, RecursionError):
+            models = None
+    if isinstance(models, list) and all(isinstance(model, dict) for model in models):
+        return value
+    how = (
+        """expected JSON, as in '[{"name": "a", "vendor": "b"}]'"""
+        if layer.is_variable
+        else "expected [[models]] tables"
+    )
+    faults.append(f"{layer.label}: [[models]]: {how}")
+    return None
+
+
+class _Store(DynaconfStore):  # type: ignore[misc]  # dynaconf has no types
+    """dynaconf's merging store, deaf to the many *_FOR_DYNACONF variables that would change how it merges."""
+
+    environ: Final[Mapping[str, str]] = {}
+
+
+def _stack(layers: Sequence[Layer]) -> dict[str, Any]:
+    """What the layers come to. Texts stay texts: no `@format`, no casting."""
+    store = _Store(
+        AUTO_CAST_FOR_DYNACONF=False,
+        CORE_LOADERS_FOR_DYNACONF=[],
+        ENVIRONMENTS_FOR_DYNACONF=False,
+        LOADERS_FOR_DYNACONF=[],
+        MERGE_ENABLED_FOR_DYNACONF=True,
+    )
+    for layer in layers:
+        store.update(
+            {"settings": copy.deepcopy(layer.data)},  # dynaconf merges into what it is given
+            loader_identifier=SourceMetadata("gatehook", layer.label),
+            merge=True,
+            dotted_lookup=False,
+            tomlfy=False,
+            validate=False,
+        )
+    merged: dict[str, Any] = _plain(store.get("settings"))
+    if isinstance(merged.get("models"), str):
+        merged["models"] = json.loads(merged["models"])
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings, ...], tuple[Target, ...]]:
+    raw: list[dict[str, Any]] = layers.merged.get("models", [])
+    models: dict[int, ModelSettings] = {}
+    targets: list[Target] = []
+    count: dict[str, int] = {}
+    for index, table in enumerate(raw):
+        values, unavailable = _with_key(table, layers)
+        reading = Reading(ModelSettings, layers, ("models", index), values)
+        faults += reading.faults
+        if reading.table is None:
+            continue
+        model = models[index] = reading.table
+        if model.enabled:
+            count[model.name] = count.get(model.name, 0) + 1
+            targets.append(model.to_target(f"{model.name}#{count[model.name]}", unavailable))
+    faults += _lost_fallbacks(models, raw, layers)
+    serving = {index: model for index, model in models.items() if model.enabled}
+    faults += _repeated(serving, raw, layers)
+    faults += _circular_fallbacks(serving, layers)
+    return tuple(models.values()), tuple(targets)
+
+
+def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str]:
+    """A model's table with its key looked up; or without it and why, which is no fault: others may have theirs."""
+    if not isinstance(table.get("api_key"), str):
+        return table, ""
+    try:
+        return {**table, "api_key": SecretStr(find_secret(table["api_key"], layers.environ, layers.directory))}, ""
+    except MissingSecretError as missing:
+        return {key: value for key, value in table.items() if key != "api_key"}, f"its api_key {missing}"
+
+
+def _repeated(models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for index, model in models.items():
+        # The key as written: two that lead nowhere are still two.
+        identity = repr(
+            (model.name, model.vendor, model.model, model.base_url, model.options, raw[index].get("api_key"))
+        )
+        if identity in first:
+            other = layers.where(("models", first[identity]))
+            yield f"{layers.where(('models', index))}: the same deployment as {other}; weight gives one more calls"
+        first.setdefault(identity, index)
+
+
+def _lost_fallbacks(
+    models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers
+) -> Iterator[str]:
+    names = [table["name"] for table in raw if isinstance(table.get("name"), str)]
+    for index, model in models.items():
+        place = f"{layers.where(('models', index, 'fallbacks'))}"
+        for n, name in enumerate(model.fallbacks):
+            if name not in names:
+                yield f"{place}: no model is named '{name}'{nearest(name, names)}"
+            elif name in model.fallbacks[:n]:
+                yield f"{place}: '{name}' is named twice"
+
+
+def _circular_fallbacks(models: Mapping[int, ModelSettings], layers: Layers) -> Iterator[str]:
+    after: dict[str, list[str]] = {}
+    for model in models.values():
+        after.setdefault(model.name, []).extend(model.fallbacks)
+    done: set[str] = set()
+    for index, model in models.items():
+        circle = _circle(model.name, after, done, [])
+        if circle:
+            place = layers.where(("models", index, "fallbacks"))
+            yield f"{place}: goes round in a circle: {' → '.join(circle)}"
+
+
+def _circle(name: str, after: Mapping[str, Sequence[str]], done: set[str], trail: list[str]) -> list[str]:
+    """The first circle met from `name` on, [] if none; each name is searched once."""
+    if name in trail:
+        return [*trail[trail.index(name) :], name]
+    if name in done:
+        return []
+    done.add(name)
+    for following in after.get(name, ()):
+        if circle := _circle(following, after, done, [*trail, name]):
+            return circle
+    return []
+
+
+def faults_of_plugin_names(settings: Settings, installed: Collection[str]) -> list[str]:
+    """A fault for every [plugins.X] section, on or off, whose plugin is not `installed`."""
+    faults = []
+    for name in settings.plugin_names():
+        if name not in installed:
+            place = settings._sources.where(("plugins", name))  # noqa: SLF001
+            faults.append(f"{place}: no such plugin is installed{nearest(name, installed)}")
+    return faults
+
+
+def json_schema(plugin_sections: Mapping[str, type[Section]]) -> dict[str, Any]:
+    """A JSON Schema (draft 2020-12) of a whole settings file, for editors and checks.
+
+    Args:
+        plugin_sections: the section class of each plugin, by the plugin's name.
+    """
+    classes: dict[type[Table], None] = dict.fromkeys([*TABLES.values(), ModelSettings, *plugin_sections.values()])
+    references, schema = models_json_schema([(cls, "validation") for cls in classes], title="Gatehook settings")
+
+    def tables(named: Mapping[str, type[Table]]) -> dict[str, Any]:
+        return {name: references[cls, "validation"] for name, cls in named.items()}
+
+    plugins = {"type": "object", "properties": tables(plugin_sections), "additionalProperties": False}
+    models = {"type": "array", "items": references[ModelSettings, "validation"]}
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "type": "object",
+        "properties": {**tables(TABLES), "models": models, "plugins": plugins},
+        "additionalProperties": False,
+    }
+    return dict(_without_password_format(whole))
+
+
+def _without_password_format(schema: Any) -> Any:
+    """Secrets as plain strings: "password" and "writeOnly" make editors hide or refuse `env:NAME`."""
+    if isinstance(schema, dict):
+        is_secret = schema.get("format") == "password" and schema.get("type") == "string"
+        dropped = ("format", "writeOnly") if is_secret else ()
+        return {key: _without_password_format(value) for key, value in schema.items() if key not in dropped}
+    return [_without_password_format(item) for item in schema] if isinstance(schema, list) else schema

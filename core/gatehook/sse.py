@@ -1,0 +1,120 @@
+"""Server-sent events: bytes in, events out; and the writer.
+
+After the WHATWG HTML standard, section 9.2: lines end in LF, CRLF or CR, an empty line ends an event, several `data`
+lines join with LF, comments and unknown fields are skipped. One departure: an event that the end of the stream leaves
+unterminated is given by `Reader.end()` instead of being dropped, because several vendors omit the last empty line; its
+JSON then tells whether it was whole.
+"""
+
+__all__ = ["COMMENT", "DONE", "Event", "EventTooLarge", "Reader", "frame"]
+
+Event = tuple[bytes, bytes]
+"""The event's name (b"" if none) and its data."""
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the reader's limit."""
+
+
+class Reader:
+    """An incremental reader: feed it whatever arrived, borders may fall anywhere, also inside UTF-8 or CRLF."""
+
+    __slots__ = ("_at_start", "_held", "_limit", "_parts", "_size", "_skip_lf")
+
+    def __init__(self, limit: int = 32 << 20) -> None:
+        """`limit` is the most bytes one event may have."""
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._skip_lf = False
+        self._at_start = True
+        self._held = b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order.
+
+        Raises:
+            EventTooLarge: the event being read is over the limit.
+        """
+        if self._at_start:
+            data = self._strip_bom(data)
+        if self._skip_lf or b"\r" in data:
+            data = self._with_lf(data)
+        if not data:
+            return []
+        parts = self._parts
+        if b"\n\n" not in data and not (parts and data[0] == 0x0A and parts[-1][-1] == 0x0A):
+            self._size += len(data)
+            if self._size > self._limit:
+                raise EventTooLarge(f"a stream event is larger than {self._limit} bytes")
+            parts.append(data)
+            return []
+        if parts:
+            parts.append(data)
+            data = b"".join(parts)
+        blocks = data.split(b"\n\n")
+        rest = blocks.pop()
+        self._parts = [rest] if rest else []
+        self._size = len(rest)
+        events: list[Event] = []
+        for block in blocks:
+            if block.startswith(b"data: ") and block.find(b"\n", 6) < 0:
+                events.append((b"", block[6:]))
+            else:
+                _parse(block, events)
+        return events
+
+    def end(self) -> list[Event]:
+        """What the end of the stream left unterminated: at most one event."""
+        events: list[Event] = []
+        _parse(b"".join(self._parts), events)
+        self._parts = []
+        return events
+
+    def _strip_bom(self, data: bytes) -> bytes:
+        data = self._held + data
+        if len(data) < 3 and _BOM.startswith(data):
+            self._held = data
+            return b""
+        self._at_start = False
+        self._held = b""
+        return data[3:] if data.startswith(_BOM) else data
+
+    def _with_lf(self, data: bytes) -> bytes:
+        # CR ends a line at once: waiting to see whether LF follows would hold the event back. An LF that comes first
+        # in the next read belongs to the CR before it.
+        if not data:
+            return data
+        if self._skip_lf and data[0] == 0x0A:
+            data = data[1:]
+        self._skip_lf = data[-1:] == b"\r"
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _parse(block: bytes, events: list[Event]) -> None:
+    name = b""
+    lines: list[bytes] = []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if value[:1] == b" ":
+            value = value[1:]
+        if field == b"data":
+            lines.append(value)
+        elif field == b"event":
+            name = value
+    if lines:
+        events.append((name, lines[0] if len(lines) == 1 else b"\n".join(lines)))
+
+
+def frame(data: bytes, name: str = "") -> bytes:
+    """One event, framed. `data` may hold newlines; each becomes a data line of its own."""
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+    if name:
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    return b"data: %b\n\n" % data

@@ -1,0 +1,321 @@
+"""The concerns of a request, one small function each, over tuples of plugin objects frozen at start-up.
+
+Each returns at once when no plugin has signed up for it.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from gatehook.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    InvalidRequest,
+    ModelNotFound,
+    PermissionDenied,
+    UnsupportedMediaType,
+)
+from gatehook.jsonio import Document, MalformedJSON, check_depth, encode
+from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Credential, Entry, Outcome, Principal, Target, ToolCall
+from gatehook.protocols import Authenticator, Cache, Limiter, Observer, Permit, Router, ToolPolicy
+
+__all__ = ["Answers", "Gate", "Observers", "Permits", "Tools", "authenticate", "authorize", "read_body", "route"]
+
+log = logging.getLogger("gatehook")
+
+
+async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
+    """Who is calling; anonymous if no authenticator is enabled.
+
+    Raises:
+        AuthenticationFailed: no credential, a bad one, or one that nobody knows.
+    """
+    if not authenticators:
+        return ANONYMOUS
+    credential = _credential(request)
+    for authenticator in authenticators:
+        principal = await authenticator.authenticate(credential)
+        if principal is not None:
+            return principal
+    if not credential.token:
+        raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+    raise AuthenticationFailed("the API key is not valid")
+
+
+def _credential(request: web.BaseRequest) -> Credential:
+    headers = request.headers
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = ""
+    return Credential(token.strip() or headers.get("X-API-Key", "").strip(), headers)
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The request's JSON text.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest: not JSON by its declaration, too large, too deep.
+    """
+    declared = request.content_type
+    if declared != "application/json" and "Content-Type" in request.headers and not declared.endswith("+json"):
+        raise UnsupportedMediaType(f"Content-Type is {declared!r}; send application/json")
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BodyTooLarge(f"the body is larger than {limit} bytes (server.max_body)") from None
+    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
+        raise InvalidRequest(f"the body cannot be read: {error}") from None
+    if not body:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        check_depth(body)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is {error}") from None
+    return body
+
+
+def authorize(call: Call) -> None:
+    """Check that the model is this principal's to use.
+
+    Raises:
+        PermissionDenied: it is not.
+    """
+    if not call.principal.may_use(call.model):
+        raise PermissionDenied(
+            f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
+        )
+
+
+async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
+    """The deployments to try.
+
+    Raises:
+        ModelNotFound: no router knows the model.
+    """
+    for router in routers:
+        targets = await router.route(call)
+        if targets:
+            return targets
+    raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
+
+
+class Permits:
+    """What the limiters reserved for one call."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: list[Permit] = []
+
+    async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
+        """Ask every limiter.
+
+        Raises:
+            RateLimited: one refused; what the others reserved is settled with the rest of the call.
+        """
+        for limiter in limiters:
+            permit = await limiter.admit(call)
+            if permit is not None:
+                self._held.append(permit)
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Settle every permit once, in reverse; to the end, even when the client's leaving cancels the caller."""
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        await asyncio.shield(asyncio.ensure_future(self._settle(held, outcome)))
+
+    @staticmethod
+    async def _settle(held: list[Permit], outcome: Outcome) -> None:
+        for permit in reversed(held):
+            try:
+                await permit.settle(outcome)
+            except Exception:
+                log.exception("a permit of %s could not be settled", type(permit).__name__)
+
+
+class Answers:
+    """The response caches."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self._caches = tuple(caches)
+
+    def key(self, call: Call) -> bytes | None:
+        """32 bytes from everything that changes the answer and from whose it is; None if nothing caches."""
+        if not self._caches:
+            return None
+        parts = (call.principal.id, call.operation, call.model, call.stream, call.include_usage, _sorted(call.payload))
+        return hashlib.sha256(encode(parts)).digest()
+
+    async def get(self, call: Call, key: bytes | None) -> Entry | None:
+        """The first hit."""
+        if key is None:
+            return None
+        for cache in self._caches:
+            try:
+                entry = await cache.get(key)
+            except Exception:
+                log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
+                continue
+            if entry is not None:
+                call.answer_headers["X-Cache"] = "hit"
+                return entry
+        call.answer_headers["X-Cache"] = "miss"
+        return None
+
+    async def put(self, call: Call, key: bytes | None, entry: Entry) -> None:
+        """Store a complete answer everywhere."""
+        if key is None:
+            return
+        for cache in self._caches:
+            try:
+                await cache.put(key, call, entry)
+            except Exception:
+                log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
+
+
+def _sorted(value: Any) -> Any:
+    """The same JSON value whatever the order of its keys."""
+    if isinstance(value, dict):
+        return [[key, _sorted(value[key])] for key in sorted(value)]
+    return [_sorted(one) for one in value] if isinstance(value, list) else value
+
+
+class Tools:
+    """The tool policies: which tools a model is shown, and which of its calls go out."""
+
+    def __init__(self, policies: Sequence[ToolPolicy]) -> None:
+        self.policies = tuple(policies)
+
+    async def offer(self, call: Call) -> None:
+        """Narrow the tools of the request to what every policy lets the model see."""
+        if not self.policies or not call.payload.get("tools"):
+            return
+        offered: Sequence[Any] = call.payload["tools"]
+        for policy in self.policies:
+            offered = await policy.offer(call, offered)
+        if len(offered) != len(call.payload["tools"]):
+            payload = dict(call.payload)
+            if offered:
+                payload["tools"] = list(offered)
+            else:
+                for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                    payload.pop(name, None)
+            call.body = Document(payload)
+
+    async def judge(self, call: Call, completion: Completion) -> None:
+        """Judge the tool calls of a whole answer.
+
+        Raises:
+            PermissionDenied: a call is denied, or needs a confirmation that no plugin can ask for.
+        """
+        if self.policies and call.operation == "chat":
+            for choice in completion.data.get("choices") or ():
+                for tool_call in choice.get("message", {}).get("tool_calls") or ():
+                    await self._judge(call, _tool_call(tool_call))
+
+    def gate(self, call: Call) -> "Gate | None":
+        """What a stream's chunks must pass; None if there is nothing to judge."""
+        return Gate(self, call) if self.policies and call.operation == "chat" else None
+
+    async def _judge(self, call: Call, tool_call: ToolCall) -> None:
+        verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
+        strictest = max(verdicts, key=lambda verdict: ("allow", "confirm", "deny").index(verdict.kind))
+        if strictest.kind != "allow":
+            what = (
+                "is denied" if strictest.kind == "deny" else "needs a confirmation, and no enabled plugin asks for one"
+            )
+            reason = f": {strictest.reason}" if strictest.reason else ""
+            raise PermissionDenied(
+                f"the model's call of tool {tool_call.name!r} {what}{reason}", code="tool_call_denied"
+            )
+
+
+class Gate:
+    """Holds a stream's tool calls back until they are whole and judged; everything else passes at once."""
+
+    def __init__(self, tools: Tools, call: Call) -> None:
+        self._tools = tools
+        self._call = call
+        self._held: list[Chunk] = []
+        self._calls: dict[tuple[int, int], dict[str, Any]] = {}
+
+    async def passed(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The chunks that may go out now.
+
+        Raises:
+            PermissionDenied: see `Tools.judge`.
+        """
+        out: list[Chunk] = []
+        for chunk in batch:
+            if self._take(chunk) or (self._held and not chunk.finished):
+                self._held.append(chunk)
+                continue
+            if chunk.finished and self._held:
+                for tool_call in self._calls.values():
+                    await self._tools._judge(self._call, _tool_call(tool_call))  # noqa: SLF001  # one mechanism, two classes
+                out += self._held
+                self._held = []
+            out.append(chunk)
+        return out
+
+    def _take(self, chunk: Chunk) -> bool:
+        """Note the tool-call fragments of a chunk; whether there were any."""
+        found = False
+        for choice in chunk.data.get("choices") or ():
+            for fragment in (choice.get("delta") or {}).get("tool_calls") or ():
+                found = True
+                place = (choice.get("index", 0), fragment.get("index", 0))
+                call = self._calls.setdefault(place, {"id": "", "function": {"name": "", "arguments": ""}})
+                call["id"] = fragment.get("id") or call["id"]
+                for key in ("name", "arguments"):
+                    call["function"][key] += (fragment.get("function") or {}).get(key) or ""
+        return found
+
+
+def _tool_call(data: dict[str, Any]) -> ToolCall:
+    function = data.get("function") or {}
+    return ToolCall(data.get("id") or "", function.get("name") or "", function.get("arguments") or "")
+
+
+class Observers:
+    """Calls every observer's overridden methods; what nobody overrides costs nothing, what raises is swallowed."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.failures = 0
+        self._reported: set[str] = set()
+        self.started = self._moment(observers, "started")
+        self.attempt_failed = self._moment(observers, "attempt_failed")
+        self.first_token = self._moment(observers, "first_token")
+        self.finished = self._moment(observers, "finished")
+        self.chunk: Callable[..., None] | None = (
+            self._moment(observers, "chunk") if self._methods(observers, "chunk") else None
+        )
+
+    @staticmethod
+    def _methods(observers: Sequence[Observer], name: str) -> tuple[Callable[..., None], ...]:
+        base = getattr(Observer, name)
+        return tuple(getattr(one, name) for one in observers if getattr(type(one), name) is not base)
+
+    def _moment(self, observers: Sequence[Observer], name: str) -> Callable[..., None]:
+        methods = self._methods(observers, name)
+
+        def tell(*arguments: Any) -> None:
+            for method in methods:
+                try:
+                    method(*arguments)
+                except Exception:  # noqa: BLE001  # an observer may do anything, a call must not feel it
+                    self._failed(method, name)
+
+        return tell
+
+    def _failed(self, method: Callable[..., None], moment: str) -> None:
+        self.failures += 1
+        who = f"{type(getattr(method, '__self__', method)).__name__}.{moment}"
+        if who not in self._reported:
+            self._reported.add(who)
+            log.error("observer %s failed; further failures of it are only counted", who, exc_info=True)

@@ -1,0 +1,43 @@
+"""Tells load balancers and people whether the gateway serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gatehook import CATALOG, Route, Section, hookimpl
+from gatehook_plugins.health.report import Report
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["Health"]
+
+
+class Health:
+    """GET /health, /health/live and /health/ready; all without a key, so that probes need none."""
+
+    class Settings(Section):
+        """[plugins.health]."""
+
+        style: Literal["full", "simple"] = Field(
+            default="full", description="what /health answers: the whole report, or {'status': 'ok', 'service': …}"
+        )
+
+    requires = (CATALOG,)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @hookimpl
+    def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+        """The three paths."""
+        report = Report(gateway, gateway.services[CATALOG])
+        health = report.simple if self._settings.style == "simple" else report.full
+        return [
+            Route("GET", "/health", health, auth=False),
+            Route("GET", "/health/live", report.live, auth=False),
+            Route("GET", "/health/ready", report.ready, auth=False),
+        ]

@@ -1,0 +1,55 @@
+"""Counts what goes by, and shows it to Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gatehook import CATALOG, Observer, Route, Section, hookimpl
+from gatehook_plugins.metrics.exposition import Exposition
+from gatehook_plugins.metrics.recorder import Recorder
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["Metrics"]
+
+
+def _word(value: object) -> object:
+    # An environment variable can only say "false".
+    return False if isinstance(value, str) and value.lower() in ("false", "off", "no", "0") else value
+
+
+class Metrics:
+    """GET /metrics: requests, tokens, durations and failures since this process began to serve."""
+
+    class Settings(Section):
+        """[plugins.metrics]."""
+
+        auth: Annotated[Literal[False, "user", "admin"], BeforeValidator(_word)] = Field(
+            default=False, description="who may read /metrics: false for anybody, 'user' for any key, or 'admin'"
+        )
+        process: bool = Field(default=False, description="also tell of the process: memory, CPU, file descriptors")
+        feathergate_names: bool = Field(default=False, description="also count requests under FeatherGate's names")
+
+    requires = (CATALOG,)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._recorder = Recorder()
+        self._exposition = Exposition(
+            self._recorder, process=settings.process, feathergate_names=settings.feathergate_names
+        )
+
+    @hookimpl
+    def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
+        """What counts."""
+        self._recorder.catalog = gateway.services[CATALOG]
+        return [self._recorder]
+
+    @hookimpl
+    def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+        """What shows."""
+        return [Route("GET", "/metrics", self._exposition.serve, auth=self._settings.auth)]

@@ -1,0 +1,41 @@
+"""Surface A: OpenAI's API under /v1, for the official SDKs and everything that speaks their dialect."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gatehook import Endpoint, Route, Section, hookimpl
+from gatehook_plugins.openai_api.models import ModelList
+from gatehook_plugins.openai_api.openapi import document
+from gatehook_plugins.openai_api.surface import OpenAISurface
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["OpenAIApi"]
+
+
+class OpenAIApiSettings(Section):
+    """[plugins.openai_api]."""
+
+
+class OpenAIApi:
+    """Serves /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models and /openapi.json."""
+
+    Settings = OpenAIApiSettings
+
+    def __init__(self, settings: OpenAIApiSettings) -> None:
+        """`settings` has no keys beyond every plugin's."""
+
+    @hookimpl
+    def register_routes(self, gateway: "Gateway") -> Iterable[Route | Endpoint]:
+        """The inference endpoints, the model list and the OpenAPI document."""
+        surface = OpenAISurface()
+        models = ModelList(gateway)
+        return [
+            Endpoint("/v1/chat/completions", "chat", surface),
+            Endpoint("/v1/completions", "completions", surface),
+            Endpoint("/v1/embeddings", "embeddings", surface),
+            Route("GET", "/v1/models", models.list),
+            Route("GET", "/v1/models/{id:.+}", models.one),
+            Route("GET", "/openapi.json", document, auth=False),
+        ]

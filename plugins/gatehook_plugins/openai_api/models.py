@@ -1,0 +1,63 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from gatehook import CATALOG, PRINCIPAL, ModelNotFound, Target, encode
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["ModelList"]
+
+
+class ModelList:
+    """The models a caller may use and that can be called."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._catalog = gateway.services[CATALOG]
+        self._created = int(time.time())
+
+    async def list(self, request: web.Request) -> web.Response:
+        """All of them, in the order of the settings."""
+        principal = request[PRINCIPAL]
+        models = [
+            self._model(name, group)
+            for name, group in self._catalog.groups().items()
+            if principal.may_use(name) and _available(group)
+        ]
+        return _json({"object": "list", "data": models})
+
+    async def one(self, request: web.Request) -> web.Response:
+        """One of them.
+
+        Raises:
+            ModelNotFound: there is none of this name for this caller.
+        """
+        name = request.match_info["id"]
+        group = self._catalog.group(name)
+        if not _available(group) or not request[PRINCIPAL].may_use(name):
+            raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
+        return _json(self._model(name, group))
+
+    def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": group[0].vendor,
+            "permission": [],
+            "root": name,
+            "parent": None,
+        }
+
+
+def _available(group: Sequence[Target]) -> bool:
+    return any(not target.unavailable for target in group)
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=encode(value), headers={"Content-Type": "application/json"})

@@ -1,0 +1,118 @@
+"""OpenAI's dialect as spoken with clients. It is the canonical form, so answers go out as they are."""
+
+import re
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gatehook import (
+    Call,
+    Chunk,
+    Completion,
+    Document,
+    GatewayError,
+    InvalidRequest,
+    MalformedJSON,
+    Surface,
+    Usage,
+    decode,
+    encode,
+    envelope,
+)
+from gatehook.sse import DONE, frame
+from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest, missing
+
+__all__ = ["OpenAISurface"]
+
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "chat": msgspec.json.Decoder(ChatRequest),
+    "completions": msgspec.json.Decoder(CompletionRequest),
+    "embeddings": msgspec.json.Decoder(EmbeddingRequest),
+}
+
+_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object missing required field `(?P<name>\w+)`")
+
+
+class OpenAISurface:
+    """Implements `gatehook.Surface`."""
+
+    name = "openai"
+
+    def parse(self, call: Call, request: web.Request, body: bytes) -> None:
+        """Check the body and fill the call from it.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        parsed = _parsed(call.operation, body)
+        if isinstance(parsed, ChatRequest) and (path := missing(parsed)) is not None:
+            raise InvalidRequest(f"{path}: required, but missing", param=path)
+        call.body = Document(raw=body)
+        call.model = parsed.model
+        if isinstance(parsed, EmbeddingRequest):
+            _check_encoding(parsed)
+            return
+        call.stream = parsed.stream is True
+        if parsed.stream_options is not None:
+            if not call.stream:
+                raise InvalidRequest("stream_options: allowed only when stream is true", param="stream_options")
+            call.include_usage = parsed.stream_options.include_usage is True
+
+    def answer(self, call: Call, completion: Completion) -> bytes:
+        """The answer's bytes, as the vendor's plugin made them."""
+        return completion.raw
+
+    def event(self, call: Call, chunk: Chunk) -> bytes:
+        """``data: {…}`` and an empty line."""
+        return frame(chunk.raw)
+
+    def end(self, call: Call, usage: Usage | None) -> bytes:
+        """``data: [DONE]``."""
+        return DONE
+
+    def error(self, error: GatewayError) -> bytes:
+        """``{"error": {"message", "type", "param", "code"}}``."""
+        return encode(envelope(error))
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """The error object as an event; no [DONE] follows it."""
+        return frame(self.error(error))
+
+
+def _parsed(operation: str, body: bytes) -> Any:
+    decoder = _DECODERS[operation]
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _fault(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Not JSON, or JSON with lone surrogates, which msgspec cannot hold; the slow reader tells which.
+        try:
+            return msgspec.convert(decode(body), decoder.type)
+        except MalformedJSON as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        except msgspec.ValidationError as error:
+            raise _fault(error) from None
+
+
+def _fault(error: msgspec.ValidationError) -> InvalidRequest:
+    """The field and what is wrong with it, in JSON's words."""
+    match = _FAULT.fullmatch(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    if missed := _FIELD.fullmatch(what):
+        path = f"{path}.{missed['name']}" if path else missed["name"]
+        what = "required, but missing"
+    what = what.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    if not path:
+        return InvalidRequest(f"the body: {what}")
+    return InvalidRequest(f"{path}: {what}", param=path)
+
+
+def _check_encoding(request: EmbeddingRequest) -> None:
+    if request.encoding_format not in (None, "float", "base64"):
+        raise InvalidRequest("encoding_format: expected 'float' or 'base64'", param="encoding_format")
+
+
+_guard: type[Surface] = OpenAISurface

@@ -1,0 +1,117 @@
+"""What one deployment can do: told by its options, else read off the model's name."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+from yarl import URL
+
+from gatehook import GatewayError, Retry, Target
+
+__all__ = ["Defaults", "Profile", "profile"]
+
+_NO_SAMPLING_SINCE = "2026-10-21"
+"""API versions from this one on refuse temperature, top_p and top_k, whatever the model."""
+
+_ADAPTIVE_SINCE = (4, 6)
+"""Earlier models know only thinking with a budget; the later ones decide themselves, and some refuse a budget."""
+
+_MODEL_WITHOUT_SAMPLING = (4, 7)
+"""From here on models have fixed sampling."""
+
+# "claude-opus-4-8", "claude-3-5-sonnet-20241022", "anthropic.claude-haiku-4-5-20251001-v1:0", "claude-4.7-opus".
+_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The plugin's settings, for deployments whose options say nothing else."""
+
+    base_url: str = "https://api.anthropic.com"
+    version: str = "2023-06-01"
+    beta: tuple[str, ...] = ()
+    max_tokens: int = 4096
+
+
+class _Options(msgspec.Struct, forbid_unknown_fields=True):
+    """A model's `options` table."""
+
+    version: str = ""
+    beta: str | list[str] = ""
+    thinking: Literal["budget", "adaptive"] | None = None
+    sampling: bool | None = None
+    structured_outputs: bool = True
+    default_max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One deployment's address, headers and abilities."""
+
+    target: Target
+    url: URL
+    headers: Mapping[str, str]
+    adaptive: bool
+    """Whether thinking is adaptive and steered by effort, or has a budget of tokens."""
+    sampling: bool
+    """Whether temperature, top_p and top_k are taken."""
+    structured_outputs: bool
+    """Whether answers and tool arguments can be held to a JSON schema."""
+    default_max_tokens: int
+
+
+def profile(target: Target, defaults: Defaults) -> Profile:
+    """Work out a deployment's profile.
+
+    Raises:
+        GatewayError: its options are wrong.
+    """
+    try:
+        options = msgspec.convert(dict(target.options), _Options)
+    except msgspec.ValidationError as error:
+        raise GatewayError(
+            f"model {target.name!r}: wrong options for vendor anthropic: {error}",
+            code="misconfigured",
+            retry=Retry.NEXT,
+        ) from None
+    version = options.version or defaults.version
+    generation = _generation(target.model)
+    return Profile(
+        target=target,
+        url=_url(target.base_url or defaults.base_url),
+        headers=_headers(target, version, [*defaults.beta, *_listed(options.beta)]),
+        adaptive=generation >= _ADAPTIVE_SINCE if options.thinking is None else options.thinking == "adaptive",
+        sampling=(
+            version < _NO_SAMPLING_SINCE and generation < _MODEL_WITHOUT_SAMPLING
+            if options.sampling is None
+            else options.sampling
+        ),
+        structured_outputs=options.structured_outputs,
+        default_max_tokens=target.max_tokens or options.default_max_tokens or defaults.max_tokens,
+    )
+
+
+def _generation(model: str) -> tuple[int, int]:
+    """A Claude model's version number; (0, 0) where the name does not tell."""
+    match = _VERSION.search(model.lower())
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def _url(base: str) -> URL:
+    base = base.rstrip("/")
+    return URL(f"{base}/messages" if base.endswith("/v1") else f"{base}/v1/messages")
+
+
+def _headers(target: Target, version: str, beta: list[str]) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "anthropic-version": version}
+    if secret := target.secret():
+        headers["x-api-key"] = secret
+    if beta:
+        headers["anthropic-beta"] = ",".join(dict.fromkeys(beta))
+    return headers
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []

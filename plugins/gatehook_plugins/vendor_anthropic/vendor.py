@@ -1,0 +1,130 @@
+"""The vendor: one call of Anthropic's Messages API for one attempt."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from gatehook import (
+    Attempt,
+    Chunk,
+    Completion,
+    Egress,
+    GatewayError,
+    MalformedJSON,
+    Operation,
+    Parameter,
+    Target,
+    Upstream,
+    Vendor,
+    decode,
+    encode,
+)
+from gatehook.legacy import as_chat, chunk_from_chat, from_chat
+from gatehook.sse import Event, EventTooLarge, Reader
+from gatehook_plugins.vendor_anthropic import answer, request
+from gatehook_plugins.vendor_anthropic.parameters import tables
+from gatehook_plugins.vendor_anthropic.profile import Defaults, Profile, profile
+from gatehook_plugins.vendor_anthropic.stream import Translation
+from gatehook_plugins.vendor_anthropic.trouble import NAME, failure, garbled
+
+__all__ = ["Anthropic"]
+
+_LINGER = 0.25
+"""Seconds to wait, after message_stop, for the end of the body: a connection read to its end can be used again."""
+
+
+class Anthropic:
+    """Chats, and text completions made of one message, at Anthropic's Messages API."""
+
+    name: ClassVar[str] = NAME
+    operations: ClassVar[frozenset[Operation]] = frozenset({"chat", "completions"})
+
+    def __init__(self, egress: Egress, defaults: Defaults, *, forward_user: bool = False) -> None:
+        self.parameters: Mapping[Operation, Mapping[str, Parameter]] = tables(forward_user=forward_user)
+        self._egress = egress
+        self._defaults = defaults
+        self._profiles: dict[str, Profile] = {}
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """See `Vendor.complete`."""
+        async with await self._send(attempt) as upstream:
+            body = await upstream.read()
+        try:
+            data = decode(body) if upstream.status == 200 else None
+        except MalformedJSON:
+            data = None
+        if not isinstance(data, dict) or "error" in data or data.get("type") == "error":
+            raise failure(upstream, body, attempt.target)
+        completion = answer.read(attempt.call, data, attempt.drop)
+        return from_chat(attempt.call, completion) if attempt.call.operation == "completions" else completion
+
+    async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        """See `Vendor.stream`. A read that brought only pings gives an empty batch: the vendor has not stalled."""
+        async with await self._send(attempt) as upstream:
+            if upstream.status != 200 or not upstream.is_event_stream:
+                raise failure(upstream, await upstream.read(), attempt.target)
+            async with contextlib.aclosing(self._translated(attempt, upstream)) as batches:
+                async for batch in batches:
+                    if attempt.call.operation == "completions":
+                        batch = [chunk_from_chat(attempt.call, chunk) for chunk in batch]
+                    yield batch
+
+    async def _send(self, attempt: Attempt) -> Upstream:
+        found = self._profile(attempt.target)
+        payload = attempt.payload
+        if attempt.call.operation == "completions":
+            payload = as_chat(payload)
+        body = encode(request.write(payload, attempt, found))
+        return await self._egress.request(attempt.target, "POST", found.url, headers=found.headers, body=body)
+
+    def _profile(self, target: Target) -> Profile:
+        found = self._profiles.get(target.key)
+        if found is None or found.target is not target:
+            found = self._profiles[target.key] = profile(target, self._defaults)
+        return found
+
+    async def _translated(self, attempt: Attempt, upstream: Upstream) -> AsyncGenerator[Sequence[Chunk], None]:
+        reader = Reader()
+        translation = Translation(attempt.call, attempt.target, attempt.drop)
+        pieces = upstream.chunks()
+        async for data in pieces:
+            batch: list[Chunk] = []
+            try:
+                events = reader.feed(data)
+                _take(translation, events, batch)
+            except (GatewayError, EventTooLarge) as error:
+                # What came before the fault, in the same read, is as good as if it had come alone.
+                if batch:
+                    yield batch
+                raise _told(error) from None
+            if events:
+                yield batch
+            if translation.done:
+                await _read_to_end(pieces)
+                return
+        batch = []
+        _take(translation, reader.end(), batch)
+        if batch:
+            yield batch
+        if not translation.done:
+            raise garbled("the stream ended before message_stop")
+
+
+def _take(translation: Translation, events: Iterable[Event], batch: list[Chunk]) -> None:
+    for event in events:
+        translation.take(event, batch)
+
+
+def _told(error: GatewayError | EventTooLarge) -> GatewayError:
+    return error if isinstance(error, GatewayError) else garbled(str(error))
+
+
+async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
+    with contextlib.suppress(GatewayError, TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            async for _ in pieces:
+                pass
+
+
+_guard: type[Vendor] = Anthropic

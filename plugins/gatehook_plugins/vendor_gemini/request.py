@@ -1,0 +1,176 @@
+"""The body of generateContent and streamGenerateContent: GenerateContentRequest of the Gemini API, v1beta."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gatehook import Attempt, Egress, InvalidRequest, Retry, read_conversation
+from gatehook_plugins.vendor_gemini.contents import ContentsWriter
+from gatehook_plugins.vendor_gemini.history import prepared
+from gatehook_plugins.vendor_gemini.media import MediaWriter, fetch_images
+from gatehook_plugins.vendor_gemini.options import option, safety_settings
+from gatehook_plugins.vendor_gemini.schema import SchemaConverter
+from gatehook_plugins.vendor_gemini.thinking import is_third_generation, thinking_config
+from gatehook_plugins.vendor_gemini.tools import function_calling, function_declarations
+
+__all__ = ["generate_body"]
+
+_NUMBERS: Final = (
+    ("temperature", "temperature"),
+    ("top_p", "topP"),
+    ("presence_penalty", "presencePenalty"),
+    ("frequency_penalty", "frequencyPenalty"),
+)
+_MOST_STOPS: Final = 5
+_MOST_CANDIDATES: Final = 8
+_INT32: Final = (-(2**31), 2**31 - 1)
+
+
+async def generate_body(attempt: Attempt, payload: Mapping[str, Any], egress: Egress) -> dict[str, Any]:
+    """Write the request for a chat.
+
+    Args:
+        attempt: whose deployment is called, and which is told what is lost.
+        payload: the chat in OpenAI's shape.
+        egress: gets the images that the client gave by URL.
+
+    Raises:
+        InvalidRequest: something Gemini cannot do; another deployment may.
+    """
+    # Everything that can be refused at once is, before any image is fetched.
+    body = _settings(attempt, payload)
+    conversation = read_conversation(prepared(payload["messages"], attempt.drop), attempt.drop)
+    if not conversation.turns:
+        raise _refused("messages", "Gemini needs a message that is not a system message")
+    images = await fetch_images(conversation, egress)
+    third = is_third_generation(attempt.target.model)
+    media = MediaWriter(attempt.target, conversation, images, attempt.drop, per_part=third)
+    writer = ContentsWriter(
+        media, attempt.drop, third=third, function_ids=option(attempt.target, "function_ids", bool, True)
+    )
+    body["contents"] = writer.contents(conversation)
+    if system := writer.system(conversation):
+        body["systemInstruction"] = system
+    if media.resolution:
+        body.setdefault("generationConfig", {})["mediaResolution"] = media.resolution
+    return body
+
+
+def _settings(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    json_schema = option(attempt.target, "json_schema", bool, True)
+    if config := _generation_config(attempt, payload, json_schema):
+        body["generationConfig"] = config
+    declarations = function_declarations(payload.get("tools", []), attempt.drop, json_schema=json_schema)
+    if declarations:
+        body["tools"] = [{"functionDeclarations": declarations}]
+    if "tool_choice" in payload:
+        calling = function_calling(payload["tool_choice"], [one["name"] for one in declarations])
+        if calling:
+            body["toolConfig"] = {"functionCallingConfig": calling}
+    if safety := safety_settings(attempt.target):
+        body["safetySettings"] = safety
+    return body
+
+
+def _generation_config(attempt: Attempt, payload: Mapping[str, Any], json_schema: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name, key in _NUMBERS:
+        if name in payload:
+            config[key] = _number(payload, name)
+    if "top_k" in payload:
+        config["topK"] = _integer(payload, "top_k", 1)
+    if "seed" in payload:
+        config["seed"] = _integer(payload, "seed", *_INT32)
+    if "n" in payload and (count := _integer(payload, "n", 1, _MOST_CANDIDATES)) > 1:
+        config["candidateCount"] = count
+    if stops := _stops(payload.get("stop")):
+        config["stopSequences"] = stops
+    if (limit := _max_tokens(attempt, payload)) is not None:
+        config["maxOutputTokens"] = limit
+    _logprobs(payload, config)
+    if "response_format" in payload:
+        _response_format(attempt, payload["response_format"], config, json_schema)
+    if "reasoning_effort" in payload and (thinking := thinking_config(attempt.target, payload["reasoning_effort"])):
+        config["thinkingConfig"] = thinking
+    return config
+
+
+def _max_tokens(attempt: Attempt, payload: Mapping[str, Any]) -> int | None:
+    name = "max_completion_tokens" if "max_completion_tokens" in payload else "max_tokens"
+    if name not in payload:
+        return None
+    wanted = _integer(payload, name, 1)
+    cap = attempt.target.max_tokens
+    if cap is not None and wanted > cap:
+        attempt.drop(name)
+        return cap
+    return wanted
+
+
+def _stops(stop: Any) -> list[str]:
+    if stop is None:
+        return []
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+        raise _refused("stop", "expected a text or a list of texts")
+    if len(stops) > _MOST_STOPS:
+        raise _refused("stop", f"Gemini takes at most {_MOST_STOPS} stop sequences")
+    return stops
+
+
+def _logprobs(payload: Mapping[str, Any], config: dict[str, Any]) -> None:
+    wanted = payload.get("logprobs", False)
+    if not isinstance(wanted, bool):
+        raise _refused("logprobs", "expected true or false")
+    if wanted:
+        config["responseLogprobs"] = True
+    if "top_logprobs" in payload:
+        count = _integer(payload, "top_logprobs", 0, 20)
+        if not wanted:
+            raise _refused("top_logprobs", "needs logprobs to be true")
+        if count:
+            config["logprobs"] = count
+
+
+def _response_format(attempt: Attempt, wanted: Any, config: dict[str, Any], json_schema: bool) -> None:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "text":
+        return
+    if kind not in ("json_object", "json_schema"):
+        raise _refused("response_format.type", "expected text, json_object or json_schema")
+    config["responseMimeType"] = "application/json"
+    if kind == "json_object":
+        return
+    given = wanted.get("json_schema")
+    if not isinstance(given, dict) or not isinstance(given.get("schema", {}), dict):
+        raise _refused("response_format.json_schema", "expected an object with a schema")
+    if given.get("description"):
+        attempt.drop("response_format.json_schema.description")
+    if not (schema := given.get("schema")):
+        return
+    if json_schema:
+        config["responseJsonSchema"] = schema
+    else:
+        path = "response_format.json_schema.schema"
+        config["responseSchema"] = SchemaConverter(schema, path, attempt.drop).convert()
+
+
+def _number(payload: Mapping[str, Any], name: str) -> float:
+    value = payload[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(name, "expected a number")
+    return value
+
+
+def _integer(payload: Mapping[str, Any], name: str, least: int, most: int | None = None) -> int:
+    value = payload[name]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _refused(name, "expected a whole number")
+    if value < least or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise _refused(name, f"Gemini takes numbers {bounds}")
+    return value
+
+
+def _refused(path: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

@@ -1,0 +1,120 @@
+"""The vendor `gemini`: the Gemini API's generateContent, streamGenerateContent and batchEmbedContents."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from gatehook import (
+    Attempt,
+    Chunk,
+    Completion,
+    Egress,
+    MalformedJSON,
+    Operation,
+    Parameter,
+    Target,
+    UpstreamError,
+    Vendor,
+    decode,
+    encode,
+)
+from gatehook.legacy import as_chat, chunk_from_chat, from_chat
+from gatehook_plugins.vendor_gemini.answer import read_answer
+from gatehook_plugins.vendor_gemini.embeddings import Batches
+from gatehook_plugins.vendor_gemini.endpoint import Endpoint, Method
+from gatehook_plugins.vendor_gemini.failure import WireError, error_in, failure, in_band, not_events
+from gatehook_plugins.vendor_gemini.parameters import PARAMETERS
+from gatehook_plugins.vendor_gemini.request import generate_body
+from gatehook_plugins.vendor_gemini.stream import StreamReader
+
+__all__ = ["Gemini"]
+
+
+class Gemini:
+    """Translates OpenAI's chats, text completions and embeddings to Gemini and back."""
+
+    name = "gemini"
+    operations: frozenset[Operation] = frozenset({"chat", "completions", "embeddings"})
+    parameters: Mapping[Operation, Mapping[str, Parameter]] = PARAMETERS
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._endpoints: dict[str, Endpoint] = {}
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """Make one plain call."""
+        if attempt.call.operation == "embeddings":
+            return await self._embed(attempt)
+        legacy = attempt.call.operation == "completions"
+        payload = as_chat(attempt.payload) if legacy else attempt.payload
+        response = await self._post(
+            attempt.target, "generateContent", await generate_body(attempt, payload, self._egress)
+        )
+        try:
+            answer = read_answer(attempt, response)
+        except WireError as error:
+            raise error.named(attempt.target) from None
+        return from_chat(attempt.call, answer) if legacy else answer
+
+    async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        """Make one streamed call."""
+        target = attempt.target
+        legacy = attempt.call.operation == "completions"
+        payload = as_chat(attempt.payload) if legacy else attempt.payload
+        body = encode(await generate_body(attempt, payload, self._egress))
+        endpoint = self._endpoint(target)
+        url = endpoint.url("streamGenerateContent")
+        async with await self._egress.request(target, "POST", url, headers=endpoint.headers, body=body) as upstream:
+            if upstream.status != 200:
+                raise failure(target, upstream.status, await upstream.read(), upstream.retry_after)
+            if not upstream.is_event_stream:
+                raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read())
+            reader = StreamReader(attempt)
+            async for data in upstream.chunks():
+                if chunks := reader.feed(data):
+                    yield _batch(attempt, chunks, legacy)
+                if reader.fault is not None:
+                    raise reader.fault
+            if chunks := reader.end():
+                yield _batch(attempt, chunks, legacy)
+            if reader.fault is not None:
+                raise reader.fault
+
+    async def _embed(self, attempt: Attempt) -> Completion:
+        batches = Batches(attempt)
+        try:
+            # One after another: side by side they would only meet the same limit sooner.
+            for body in batches.bodies():
+                batches.add(len(body["requests"]), await self._post(attempt.target, "batchEmbedContents", body))
+        except WireError as error:
+            raise error.named(attempt.target) from None
+        return batches.joined()
+
+    async def _post(self, target: Target, method: Method, body: Mapping[str, Any]) -> Any:
+        endpoint = self._endpoint(target)
+        async with await self._egress.request(
+            target, "POST", endpoint.url(method), headers=endpoint.headers, body=encode(body)
+        ) as upstream:
+            raw = await upstream.read()
+            if upstream.status != 200:
+                raise failure(target, upstream.status, raw, upstream.retry_after)
+        try:
+            response = decode(raw)
+        except MalformedJSON:
+            raise UpstreamError(f"{target.vendor}: the answer is not JSON") from None
+        if (error := error_in(response)) is not None:
+            raise in_band(target, error)
+        return response
+
+    def _endpoint(self, target: Target) -> Endpoint:
+        found = self._endpoints.get(target.key)
+        # A deployment may change under its key while the gateway runs; then it is another Target.
+        if found is None or found.target is not target:
+            found = self._endpoints[target.key] = Endpoint(target)
+        return found
+
+
+def _batch(attempt: Attempt, chunks: list[Chunk], legacy: bool) -> Sequence[Chunk]:
+    return [chunk_from_chat(attempt.call, chunk) for chunk in chunks] if legacy else chunks
+
+
+_guard: type[Vendor] = Gemini

@@ -1,0 +1,207 @@
+"""The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gatehook import (
+    Attempt,
+    Chunk,
+    Completion,
+    Egress,
+    MalformedJSON,
+    Operation,
+    Parameter,
+    Target,
+    Upstream,
+    Vendor,
+    decode,
+    encode,
+)
+from gatehook.sse import EventTooLarge, Reader
+from gatehook_plugins.vendor_openai import failure
+from gatehook_plugins.vendor_openai.peek import Whole, read_whole, usage_of
+from gatehook_plugins.vendor_openai.splice import with_member, with_model, without
+from gatehook_plugins.vendor_openai.stream import StreamReader
+
+__all__ = ["OpenAIVendor"]
+
+_BASE_URL = "https://api.openai.com/v1"
+_PATHS: Mapping[Operation, str] = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+}
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True):
+    """`options` of a deployment.
+
+    `headers` are sent with every request (organization, project, a proxy's own key). `include_usage` false is for
+    servers that do not know stream_options. `max_tokens_field` renames the client's limit to the one name the model
+    takes: "max_tokens" or "max_completion_tokens".
+    """
+
+    headers: dict[str, str] = {}
+    include_usage: bool = True
+    max_tokens_field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is the same for every request to one deployment."""
+
+    urls: Mapping[str, str]
+    headers: Mapping[str, str]
+    options: Options
+
+
+class OpenAIVendor:
+    """Implements `gatehook.Vendor` for every OpenAI-compatible server."""
+
+    name = "openai"
+    operations: frozenset[Operation] = frozenset(_PATHS)
+    parameters: Mapping[Operation, Mapping[str, Parameter]] = {}
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._prepared: dict[str, _Prepared] = {}
+
+    def check(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment's options."""
+        try:
+            options = msgspec.convert(dict(target.options), Options)
+        except msgspec.ValidationError as error:
+            return [f"options: {error}"]
+        if options.max_tokens_field not in ("", "max_tokens", "max_completion_tokens"):
+            return ["options: max_tokens_field must be 'max_tokens' or 'max_completion_tokens'"]
+        return []
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """One plain answer."""
+        target = attempt.target
+        async with await self._send(attempt) as upstream:
+            if upstream.status != 200:
+                raise await failure.from_answer(target, upstream)
+            raw = await upstream.read()
+        return _completion(attempt, raw)
+
+    async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        """One streamed answer, each batch what one read brought."""
+        target = attempt.target
+        async with await self._send(attempt) as upstream:
+            if upstream.status != 200:
+                raise await failure.from_answer(target, upstream)
+            if not upstream.is_event_stream:
+                raise _no_stream(target, await upstream.read())
+            reader, answer = Reader(), StreamReader(attempt)
+            try:
+                async for data in upstream.chunks():
+                    yield answer.read(reader.feed(data))
+                    if answer.done:
+                        break
+                else:
+                    yield answer.read(reader.end())
+            except EventTooLarge as error:
+                raise failure.malformed(target, str(error)) from None
+            yield answer.end()
+            await upstream.drain()
+
+    async def _send(self, attempt: Attempt) -> Upstream:
+        prepared = self._prepare(attempt.target)
+        operation = attempt.call.operation
+        return await self._egress.request(
+            attempt.target,
+            "POST",
+            prepared.urls[operation],
+            headers=prepared.headers,
+            body=_body(attempt, prepared.options),
+        )
+
+    def _prepare(self, target: Target) -> _Prepared:
+        known = self._prepared.get(target.key)
+        if known is not None:
+            return known
+        base = target.base_url or _BASE_URL
+        options = msgspec.convert(dict(target.options), Options)
+        headers = {"Content-Type": "application/json", **options.headers}
+        if secret := target.secret():
+            headers["Authorization"] = f"Bearer {secret}"
+        prepared = _Prepared({name: base + path for name, path in _PATHS.items()}, headers, options)
+        self._prepared[target.key] = prepared
+        return prepared
+
+
+def _body(attempt: Attempt, options: Options) -> bytes:
+    call, raw = attempt.call, attempt.call.body.raw
+    if attempt.target.model != call.model:
+        raw = with_model(raw, call.model, attempt.target.model)
+    if call.stream and not call.include_usage and options.include_usage:
+        # For accounting; the kernel keeps the usage event from a client that did not ask for it.
+        given = decode(raw).get("stream_options") if b'"stream_options"' in raw else None
+        raw = with_member(raw, "stream_options", {**(given or {}), "include_usage": True})
+    elif call.include_usage and not options.include_usage:
+        raw = without(raw, "stream_options")
+    if options.max_tokens_field:
+        raw = _with_limit(raw, options.max_tokens_field)
+    return raw
+
+
+def _with_limit(raw: bytes, field: str) -> bytes:
+    other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
+    if b'"%b"' % other.encode() not in raw:
+        return raw
+    data: dict[str, Any] = decode(raw)
+    limits = [data.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+    chosen = next((limit for limit in limits if limit is not None), None)
+    if chosen is not None:
+        data[field] = chosen
+    return encode(data)
+
+
+def _completion(attempt: Attempt, raw: bytes) -> Completion:
+    call, target = attempt.call, attempt.target
+    whole = _whole(target, raw)
+    if whole.error:
+        raise failure.from_body(target, whole.error)
+    if (whole.data if call.operation == "embeddings" else whole.choices) is None:
+        raise failure.malformed(target, "the answer has neither a result nor an error")
+    if any(_miscalled(choice) for choice in whole.choices or ()):
+        data = decode(raw)
+        for choice in data["choices"]:
+            if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
+                choice["finish_reason"] = "tool_calls"
+        raw = encode(data)
+    if whole.model != call.model:
+        raw = with_model(raw, whole.model or "", call.model)
+    return Completion(raw=raw, usage=usage_of(whole.usage))
+
+
+def _miscalled(choice: Any) -> bool:
+    return choice.finish_reason == "stop" and choice.message is not None and bool(choice.message.tool_calls)
+
+
+def _whole(target: Target, raw: bytes) -> Whole:
+    try:
+        return read_whole(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:
+            return msgspec.convert(decode(raw), Whole)
+        except (MalformedJSON, msgspec.ValidationError, RecursionError):
+            raise failure.malformed(target, "the answer is not what OpenAI's API promises") from None
+
+
+def _no_stream(target: Target, body: bytes) -> Exception:
+    """A stream was asked for and something else came: an error in JSON, or a page of HTML."""
+    try:
+        data = decode(body)
+    except MalformedJSON:
+        data = None
+    if isinstance(data, dict) and data.get("error"):
+        return failure.from_body(target, data["error"])
+    return failure.malformed(target, "answered a stream request with something that is no stream")
+
+
+_guard: type[Vendor] = OpenAIVendor

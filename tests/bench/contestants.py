@@ -1,0 +1,105 @@
+"""Who runs side by side, and how each is started."""
+
+import json
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.bench.host import Process, StartError, cpu_seconds, free_port, get
+from tests.bench.load import Address, Request, chat_request
+
+HERE = Path(__file__).parent
+KEY = "sk-bench-0123456789abcdef0123456789abcdef"
+MODEL = "mock-n64"  # 64 content events in one write
+PACED_MODEL = "mock-n64-d10000"  # 64 content events, one every 10 ms
+KNOWN = ("direct", "bare", "gatehook")
+
+PLUGINS = ("health", "openai_api", "route_models", "metrics", "vendor_openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """An address to put load on; `process` is what its CPU time and memory are read from, where there is one."""
+
+    name: str
+    address: Address
+    process: Process | None = None
+
+    def cpu(self) -> float:
+        return cpu_seconds(self.process.pid) if self.process else 0.0
+
+    def request(self, model: str, *, stream: bool) -> Request:
+        return chat_request("{}:{}".format(*self.address), KEY, model, stream=stream)
+
+
+def start_stub(core: int, stack: ExitStack) -> Process:
+    """Start the upstream; the stack stops it."""
+    port = free_port()
+    return started("stub", [sys.executable, str(HERE / "stub.py"), "--port", str(port)], port, core, stack)
+
+
+def started(name: str, command: list[str], port: int, core: int, stack: ExitStack, cwd: Path | None = None) -> Process:
+    process = Process(name, command, port, core, cwd)
+    stack.callback(process.stop)
+    process.wait_ready()
+    return process
+
+
+def start(name: str, stub: Process, core: int, stack: ExitStack) -> Contestant:
+    """Start one of the known contestants in front of the stub; `direct` is the stub itself. The stack stops it."""
+    if name == "direct":
+        return Contestant(name, ("127.0.0.1", stub.port))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehook-bench-")))
+    port, upstream = free_port(), f"http://127.0.0.1:{stub.port}"
+    if name == "bare":
+        command = [sys.executable, str(HERE / "bare_proxy.py"), "--port", str(port), "--upstream", upstream]
+    else:
+        command = [gatehook_command(), "serve", "--config", str(write_settings(folder, port, upstream))]
+    process = started(name, command, port, core, stack, folder)
+    if name == "gatehook":
+        check_features(port)
+    return Contestant(name, ("127.0.0.1", port), process)
+
+
+def versus(text: str) -> Contestant:
+    """`NAME=http://HOST:PORT`: somebody else's server, already running; its CPU time is not known."""
+    name, _, url = text.partition("=")
+    parts = urlsplit(url)
+    if not name or not parts.hostname:
+        raise ValueError(f"{text}: write NAME=http://HOST:PORT")
+    return Contestant(name, (parts.hostname, parts.port or 80))
+
+
+def gatehook_command() -> str:
+    """The `gatehook` of this interpreter's environment."""
+    found = shutil.which("gatehook", path=str(Path(sys.executable).parent)) or shutil.which("gatehook")
+    if found is None:
+        raise StartError("no `gatehook` command: run `make install` first")
+    return found
+
+
+def write_settings(folder: Path, port: int, upstream: str) -> Path:
+    """Settings with auth, routing and metrics on, and nothing that a plain gateway would not have."""
+    lines = ["[server]", 'host = "127.0.0.1"', f"port = {port}", "workers = 1", ""]
+    for plugin in PLUGINS:
+        lines += [f"[plugins.{plugin}]", "enabled = true", ""]
+    lines += ["[plugins.auth_keys]", "enabled = true", f"keys = [{json.dumps(KEY)}]", ""]
+    for model in (MODEL, PACED_MODEL):
+        lines += ["[[models]]", f'name = "{model}"', 'vendor = "openai"', f'model = "{model}"']
+        lines += [f'base_url = "{upstream}/v1"', 'api_key = "sk-upstream-0123456789abcdef"', ""]
+    path = folder / "settings.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def check_features(port: int) -> None:
+    """Without these a benchmark would flatter: a key is really asked for, metrics are really there."""
+    content = {"Content-Type": "application/json"}
+    if (status := get(port, "/v1/chat/completions", content, method="POST", body=b"{}")) != 401:
+        raise StartError(f"gatehook answered {status} to a chat request without a key; 401 was to be expected")
+    if (status := get(port, "/metrics", {"Authorization": f"Bearer {KEY}"})) == 404:
+        raise StartError("gatehook has no /metrics: the metrics plugin is not on")

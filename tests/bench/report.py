@@ -1,0 +1,195 @@
+"""From samples to figures, ratios, aims and a table."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.bench.load import Sample
+
+MICRO = 1e6
+MEGA = 1e6
+CPU_LIMIT = 1.3  # times the bare proxy's
+RSS_LIMIT = 80 * MEGA
+GROWTH_LIMIT = 1 * MEGA  # what an allocator may keep without anything having leaked
+YARDSTICK = "bare"
+BASELINE = "direct"
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def per_second(sample: Sample) -> float:
+    return sample.count / sample.elapsed
+
+
+def cpu_each(sample: Sample) -> float | None:
+    """CPU microseconds per answer; `None` for a contestant whose process is not ours to read."""
+    return sample.cpu / sample.count * MICRO if sample.cpu else None
+
+
+def p50(sample: Sample) -> float:
+    return percentile(sample.latencies, 0.50) * MICRO
+
+
+def p99(sample: Sample) -> float:
+    return percentile(sample.latencies, 0.99) * MICRO
+
+
+def first_byte(sample: Sample) -> float:
+    return percentile(sample.first_bytes, 0.50) * MICRO
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table: a number from each sample of a scenario, or what it adds to that of `direct`."""
+
+    key: str
+    title: str
+    scenario: str
+    of: Callable[[Sample], float | None]
+    added: bool = False
+
+
+FIGURES = (
+    Figure("rps_c1", "requests/s, 1 connection", "c1", per_second),
+    Figure("rps_c16", "requests/s, 16 connections", "c16", per_second),
+    Figure("rps_c64", "requests/s, 64 connections", "c64", per_second),
+    Figure("cpu_c1", "CPU us per request, 1 connection", "c1", cpu_each),
+    Figure("cpu_c16", "CPU us per request, 16 connections", "c16", cpu_each),
+    Figure("cpu_c64", "CPU us per request, 64 connections", "c64", cpu_each),
+    Figure("p50_rate", "p50 us at {rate:g} requests/s", "rate", p50),
+    Figure("p99_rate", "p99 us at {rate:g} requests/s", "rate", p99),
+    Figure("added_p50", "added p50 us at {rate:g} requests/s", "rate", p50, added=True),
+    Figure("added_p99", "added p99 us at {rate:g} requests/s", "rate", p99, added=True),
+    Figure("streams", "streams/s, burst, 16 connections", "burst", per_second),
+    Figure("cpu_burst", "CPU us per stream, burst", "burst", cpu_each),
+    Figure("cpu_paced", "CPU us per stream, 10 ms apart, 64 at once", "paced", cpu_each),
+    Figure("first_paced", "first byte p50 us, 10 ms apart", "paced", first_byte),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A promise, what was found, and whether it holds."""
+
+    text: str
+    found: str
+    holds: bool
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything measured. The samples of one round were taken right after each other."""
+
+    contestants: list[str]
+    rate: float
+    samples: dict[tuple[str, str], list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # contestant: (requests, RSS bytes), …
+
+    def add(self, scenario: str, contestant: str, sample: Sample) -> None:
+        self.samples[scenario, contestant].append(sample)
+
+    def rounds(self, figure: Figure, contestant: str) -> list[float]:
+        """The figure of every round."""
+        values = [figure.of(sample) for sample in self.samples.get((figure.scenario, contestant), [])]
+        known = [value for value in values if value is not None]
+        if not figure.added:
+            return known
+        base = [figure.of(sample) or 0.0 for sample in self.samples.get((figure.scenario, BASELINE), [])]
+        return [] if contestant == BASELINE else [value - zero for value, zero in zip(known, base, strict=False)]
+
+    def value(self, figure: Figure, contestant: str) -> float | None:
+        values = self.rounds(figure, contestant)
+        return statistics.median(values) if values else None
+
+    def ratio(self, figure: Figure, contestant: str) -> float | None:
+        """The median of the rounds' ratios to the bare proxy: steadier than a ratio of medians on a noisy machine."""
+        pairs = zip(self.rounds(figure, contestant), self.rounds(figure, YARDSTICK), strict=False)
+        ratios = [mine / theirs for mine, theirs in pairs if theirs > 0]
+        return statistics.median(ratios) if ratios else None
+
+
+def table(results: Results) -> str:
+    """Figures down, contestants across, ratios to the bare proxy on the right."""
+    rated = [name for name in results.contestants if name != YARDSTICK and YARDSTICK in results.contestants]
+    rows = [["", *results.contestants, *[f"{name}/{YARDSTICK}" for name in rated]]]
+    for figure in FIGURES:
+        values = [show(results.value(figure, name)) for name in results.contestants]
+        ratios = [show(results.ratio(figure, name), "{:.2f}") for name in rated]
+        rows.append([figure.title.format(rate=results.rate), *values, *ratios])
+    return aligned(rows)
+
+
+def memory_table(results: Results) -> str:
+    rows = [["RSS in MB"]]
+    for name, readings in results.memory.items():
+        rows[0] = ["RSS in MB", *["idle" if not count else f"{count:,} requests" for count, _ in readings]]
+        rows.append([name, *[show(size / MEGA, "{:.1f}") for _, size in readings]])
+    return aligned(rows)
+
+
+def show(value: float | None, form: str = "") -> str:
+    if value is None:
+        return "-"
+    return (form or ("{:,.0f}" if abs(value) >= 1000 else "{:,.1f}")).format(value)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *[cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]]
+        )
+        for row in rows
+    )
+
+
+def aims(results: Results, subject: str) -> list[Aim]:
+    """The promises that this run has the numbers for."""
+    figures = {figure.key: figure for figure in FIGURES}
+    judged = [
+        ("CPU per plain request", ("cpu_c1", "cpu_c16", "cpu_c64")),
+        ("CPU per streamed 64-chunk answer", ("cpu_burst", "cpu_paced")),
+    ]
+    found = []
+    for text, keys in judged if subject != YARDSTICK else []:
+        ratios = [ratio for key in keys if (ratio := results.ratio(figures[key], subject)) is not None]
+        if ratios:
+            shown = f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)} x {YARDSTICK}"
+            found.append(Aim(f"{text} at most {CPU_LIMIT} x {YARDSTICK}", shown, max(ratios) <= CPU_LIMIT))
+    return found + memory_aims(results.memory.get(subject, []))
+
+
+def memory_aims(readings: list[tuple[int, int]]) -> list[Aim]:
+    """Memory is judged from 10,000 requests on: before, pools and caches are still filling."""
+    warm = [(count, size) for count, size in readings if count >= 10_000]
+    if not warm:
+        return []
+    (count, first), (total, last) = warm[0], warm[-1]
+    found = [
+        Aim(
+            f"RSS under {RSS_LIMIT / MEGA:.0f} MB after {count:,} requests", f"{first / MEGA:.1f} MB", first < RSS_LIMIT
+        )
+    ]
+    if total > count:
+        grown = last - first
+        found.append(Aim(f"no growth from there to {total:,}", f"{grown / MEGA:+.1f} MB", grown <= GROWTH_LIMIT))
+    return found
+
+
+def summary(results: Results) -> dict[str, object]:
+    """The figures as plain data, every round included."""
+    return {
+        name: {
+            "figures": {
+                figure.key: {"median": results.value(figure, name), "rounds": results.rounds(figure, name)}
+                for figure in FIGURES
+            },
+            "ratio_to_bare": {figure.key: results.ratio(figure, name) for figure in FIGURES},
+            "rss_bytes": dict(results.memory.get(name, [])),
+        }
+        for name in results.contestants
+    }
