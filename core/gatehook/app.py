@@ -98,13 +98,13 @@ class Gateway:
         """Refuse to be open to everybody by accident.
 
         Raises:
-            StartupError: it would listen beyond this machine without authentication, and nobody said that this is meant.
+            StartupError: it would listen beyond this machine without authentication, and nobody said so.
         """
         server = self.settings.server
         if not server.is_loopback() and not self.pipeline.authenticators and not server.allow_anonymous:
             raise StartupError(
-                f"[server] host: {server.host!r} can be reached from other machines, but no authentication plugin is enabled; "
-                "enable one, e.g. [plugins.auth_keys], or set allow_anonymous = true"
+                f"[server] host: {server.host!r} can be reached from other machines, but no authentication plugin "
+                "is enabled; enable one, e.g. [plugins.auth_keys], or set allow_anonymous = true"
             )
 
     def faults(self) -> Iterable[str]:
@@ -113,9 +113,7 @@ class Gateway:
             vendor = self.vendors.get(target.vendor)
             if vendor is None:
                 known = ", ".join(sorted(self.vendors)) or "none"
-                yield (
-                    f"[[models]] {target.key}: no enabled plugin provides the vendor {target.vendor!r} (there are: {known})"
-                )
+                yield f"[[models]] {target.key}: no enabled plugin provides vendor {target.vendor!r}, only: {known}"
             elif (check := getattr(vendor, "check", None)) is not None:
                 yield from (f"[[models]] {target.key}: {fault}" for fault in check(target))
 
@@ -206,7 +204,7 @@ def _by_name(collected: Iterable[tuple[str, Vendor]]) -> dict[str, Vendor]:
     for plugin, vendor in collected:
         if vendor.name in vendors:
             raise StartupError(
-                f"vendor {vendor.name!r} is provided by both plugins {owners[vendor.name]!r} and {plugin!r}; disable one"
+                f"vendor {vendor.name!r} is provided by both {owners[vendor.name]!r} and {plugin!r}; disable one"
             )
         vendors[vendor.name] = vendor
         owners[vendor.name] = plugin

@@ -128,11 +128,18 @@ def _models(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(
             [
-                {"name": t.name, "deployment": t.key, "vendor": t.vendor, "model": t.model, "base_url": t.base_url or None,
-                 "available": not t.unavailable, "reason": t.unavailable or None}
-                for t in targets
+                {
+                    "name": target.name,
+                    "deployment": target.key,
+                    "vendor": target.vendor,
+                    "model": target.model,
+                    "base_url": target.base_url or None,
+                    "available": not target.unavailable,
+                    "reason": target.unavailable or None,
+                }
+                for target in targets
             ]
-        )  # fmt: skip
+        )
         return 0
     rows = [(t.name, t.key, t.vendor, t.model, f"off: {t.unavailable}" if t.unavailable else "on") for t in targets]
     _print_table(("NAME", "DEPLOYMENT", "VENDOR", "UPSTREAM MODEL", "STATE"), rows)
@@ -152,9 +159,11 @@ def _params(gateway: Any, name: str, as_json: bool) -> int:
         }
     if as_json:
         _print_json(
-            {vendor: {operation: {parameter: {"disposition": rule.disposition, "note": rule.note} for parameter, rule in table.items()}
-                      for operation, table in operations.items()} for vendor, operations in tables.items()}
-        )  # fmt: skip
+            {
+                vendor_name: {operation: _rules(table) for operation, table in operations.items()}
+                for vendor_name, operations in tables.items()
+            }
+        )
         return 0
     for vendor_name, operations in tables.items():
         for operation, table in operations.items():
@@ -167,6 +176,10 @@ def _params(gateway: Any, name: str, as_json: bool) -> int:
             else:
                 print("Every parameter goes through as the client sent it, unknown ones included.")
     return 0
+
+
+def _rules(table: Any) -> dict[str, Any]:
+    return {name: {"disposition": rule.disposition, "note": rule.note} for name, rule in table.items()}
 
 
 def _schema(options: argparse.Namespace) -> int:

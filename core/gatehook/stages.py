@@ -308,14 +308,14 @@ class Observers:
             for method in methods:
                 try:
                     method(*arguments)
-                except Exception:  # noqa: BLE001  # an observer may do anything, a call must not feel it
-                    self._failed(method, name)
+                except Exception as error:  # noqa: BLE001  # an observer may do anything, a call must not feel it
+                    self._failed(method, name, error)
 
         return tell
 
-    def _failed(self, method: Callable[..., None], moment: str) -> None:
+    def _failed(self, method: Callable[..., None], moment: str, error: Exception) -> None:
         self.failures += 1
         who = f"{type(getattr(method, '__self__', method)).__name__}.{moment}"
         if who not in self._reported:
             self._reported.add(who)
-            log.error("observer %s failed; further failures of it are only counted", who, exc_info=True)
+            log.error("observer %s failed; further failures of it are only counted", who, exc_info=error)

@@ -5,16 +5,88 @@ import contextlib
 import json
 import socket
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from gatehook.app import Gateway
 from gatehook.egress import Egress, Fetched
 from gatehook.jsonio import Document
 from gatehook.model import Attempt, Call, Operation, Target
+from gatehook.plugins import installed
+from gatehook.server import running
+from gatehook.settings import load
 
-__all__ = ["Recorded", "Replay", "ReplayEgress", "Reply", "StubUpstream", "attempt", "splits"]
+__all__ = [
+    "Recorded",
+    "Replay",
+    "ReplayEgress",
+    "Reply",
+    "Served",
+    "StubUpstream",
+    "attempt",
+    "available",
+    "serving",
+    "splits",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway that is serving: its address (``http://127.0.0.1:PORT``) and the object itself."""
+
+    url: str
+    gateway: Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Stands for an entry point: a plugin class that a test defined."""
+
+    name: str
+    cls: type
+    dist: None = None
+
+    @property
+    def value(self) -> str:
+        return f"{self.cls.__module__}:{self.cls.__qualname__}"
+
+    def load(self) -> type:
+        return self.cls
+
+
+def available(plugins: Mapping[str, type]) -> dict[str, Any]:
+    """The installed plugins plus these classes, as `Gateway` takes them."""
+    return {**installed(), **{name: _Entry(name, cls) for name, cls in plugins.items()}}
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: str, *, plugins: Mapping[str, type] | None = None) -> AsyncIterator[Served]:
+    """Serve a gateway on a free port.
+
+    Args:
+        settings: the text of a settings.toml; without a [server] table the port is a free one.
+        plugins: plugin classes by name, besides those installed; each still needs its [plugins.NAME] table.
+    """
+    gateway = built(settings, plugins=plugins)
+    async with running(gateway) as url:
+        yield Served(url, gateway)
+
+
+def built(settings: str, *, plugins: Mapping[str, type] | None = None) -> Gateway:
+    """A gateway as `serving()` makes it, not serving yet.
+
+    Raises:
+        StartupError: with every fault.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "settings.toml")
+        file.write_text(settings, "utf-8")
+        loaded = load(file, environ={} if "[server]" in settings else {"GATEHOOK_SERVER__PORT": "0"})
+    return Gateway(loaded, available(plugins or {}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -357,4 +357,8 @@ async def _drive(address: Address, requests: Sequence[Request], shape: Shape, me
 
 def measure(address: Address, requests: Sequence[Request], shape: Shape, meter: Meter) -> Sample:
     """Put one load on one contestant; the requests are sent in turn, over and over."""
-    return uvloop.run(_drive(address, requests, shape, meter))
+    loop = uvloop.new_event_loop()  # not uvloop.run: that takes 0.2 s to return from 80,000 requests
+    try:
+        return loop.run_until_complete(_drive(address, requests, shape, meter))
+    finally:
+        loop.close()

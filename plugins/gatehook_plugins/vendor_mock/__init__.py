@@ -1,0 +1,29 @@
+"""A model that is none: answers, tool calls, delays and failures as the settings say, without any network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gatehook import Section, Vendor, hookimpl
+from gatehook_plugins.vendor_mock.vendor import MockVendor
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["VendorMock"]
+
+
+class VendorMock:
+    """Vendor "mock". What a deployment answers is told by its `options`; see `options.Options`."""
+
+    class Settings(Section):
+        """[plugins.vendor_mock]."""
+
+    def __init__(self, settings: Settings) -> None:
+        """What can be set is set in the `options` of each deployment."""
+
+    @hookimpl
+    def register_vendors(self, gateway: Gateway) -> Iterable[Vendor]:
+        """One vendor; it needs nothing of the gateway."""
+        return [MockVendor()]
