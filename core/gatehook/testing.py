@@ -29,6 +29,7 @@ __all__ = [
     "StubUpstream",
     "attempt",
     "available",
+    "built",
     "serving",
     "splits",
 ]

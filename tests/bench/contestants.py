@@ -84,7 +84,7 @@ def gatehook_command() -> str:
 
 def write_settings(folder: Path, port: int, upstream: str) -> Path:
     """Settings with auth, routing and metrics on, and nothing that a plain gateway would not have."""
-    lines = ["[server]", 'host = "127.0.0.1"', f"port = {port}", "workers = 1", ""]
+    lines = ["[server]", 'host = "127.0.0.1"', f"port = {port}", ""]
     for plugin in PLUGINS:
         lines += [f"[plugins.{plugin}]", "enabled = true", ""]
     lines += ["[plugins.auth_keys]", "enabled = true", f"keys = [{json.dumps(KEY)}]", ""]
