@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -10,7 +12,15 @@ from aiohttp import web
 
 from gatehook.deadlines import Deadlines
 from gatehook.egress import Egress
-from gatehook.errors import GatewayError, MethodNotAllowed, NotFound, PermissionDenied, StartupError, envelope
+from gatehook.errors import (
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PermissionDenied,
+    StartupError,
+    envelope,
+)
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
 from gatehook.model import Principal
@@ -48,17 +58,25 @@ class Gateway:
         self.services.provide(CATALOG, self.catalog, "kernel")
         self._by_dependency = self._offer_services()
         collected = self._collect()
-        self.vendors = _by_name(collected["register_vendors"])
-        self._routes = _unowned_twice(collected["register_routes"])
+        self.vendors, faults = _by_name(collected["register_vendors"])
+        self._routes = collected["register_routes"]
+        if faults := [*faults, *_owned_twice(self._routes)]:
+            raise StartupError(*faults)
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
 
     def _offer_services(self) -> list[str]:
         """Let plugins offer services; the plugins in an order in which each comes after those it depends on."""
         offers = {CATALOG.name: "kernel"}
+        faults: list[str] = []
         for plugin, (key, service) in self.plugins.collect("register_services", gateway=self):
-            self.services.provide(key, service, plugin)
+            try:
+                self.services.provide(key, service, plugin)
+            except StartupError as error:
+                faults += error.faults
             offers[key.name] = plugin
+        if faults:
+            raise StartupError(*faults)
         return self.plugins.by_dependency(offers)
 
     def _collect(self) -> dict[str, list[tuple[str, Any]]]:
@@ -119,12 +137,21 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the egress and the plugins' lifespans, in dependency order; close them in reverse."""
+        """Open the egress and the plugins' lifespans, in dependency order; close them in reverse.
+
+        Raises:
+            StartupError: a lifespan cannot begin; those that have begun are ended first.
+        """
         rank = {name: place for place, name in enumerate(self._by_dependency)}
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.egress.lifespan())
-            for _, enter in sorted(self._lifespans, key=lambda one: rank[one[0]]):
-                await stack.enter_async_context(enter())
+            for plugin, enter in sorted(self._lifespans, key=lambda one: rank[one[0]]):
+                try:
+                    await stack.enter_async_context(enter())
+                except StartupError as error:
+                    raise StartupError(*(f"plugin {plugin!r}: {fault}" for fault in error.faults)) from error
+                except Exception as error:
+                    raise StartupError(f"plugin {plugin!r} cannot start: {error!r}") from error
             self.serving = True
             try:
                 yield
@@ -137,8 +164,10 @@ class Gateway:
         methods: dict[str, set[str]] = {}
         for _, route in self._routes:
             app.router.add_route(route.method, route.path, self._handler(route))
-            methods.setdefault(route.path, set()).add(route.method)
+            methods.setdefault(route.path, set()).add(route.method.upper())
         for path, allowed in methods.items():
+            if "*" in allowed:
+                continue
             app.router.add_route("*", path, _not_allowed(sorted(allowed)))
         app.router.add_route("*", "/{path:.*}", _not_found)
         return app
@@ -166,7 +195,10 @@ class Gateway:
             except GatewayError as error:
                 return error_response(error)
             except web.HTTPException as error:
-                return error_response(GatewayError(error.reason, status=error.status))
+                if error.status < 400:  # a redirect is an answer
+                    raise
+                kind = InvalidRequest if error.status < 500 else GatewayError
+                return error_response(kind(error.reason, status=error.status))
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
                 return error_response(GatewayError("internal error; the gateway's log tells more"))
@@ -177,6 +209,8 @@ class Gateway:
 def error_response(error: GatewayError, headers: Mapping[str, str] | None = None) -> web.Response:
     """An error in OpenAI's shape, which every path has that no surface owns."""
     extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(math.ceil(error.retry_after))
     return web.Response(
         status=error.status,
         body=encode(envelope(error)),
@@ -198,26 +232,28 @@ async def _not_found(request: web.Request) -> web.StreamResponse:
     return error_response(NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path"))
 
 
-def _by_name(collected: Iterable[tuple[str, Vendor]]) -> dict[str, Vendor]:
+def _by_name(collected: Iterable[tuple[str, Vendor]]) -> tuple[dict[str, Vendor], list[str]]:
+    """The vendors, and a fault for every name that is taken twice."""
     vendors: dict[str, Vendor] = {}
     owners: dict[str, str] = {}
+    faults: list[str] = []
     for plugin, vendor in collected:
         if vendor.name in vendors:
-            raise StartupError(
+            faults.append(
                 f"vendor {vendor.name!r} is provided by both {owners[vendor.name]!r} and {plugin!r}; disable one"
             )
-        vendors[vendor.name] = vendor
-        owners[vendor.name] = plugin
-    return vendors
+        vendors.setdefault(vendor.name, vendor)
+        owners.setdefault(vendor.name, plugin)
+    return vendors, faults
 
 
-def _unowned_twice(collected: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    owners: dict[tuple[str, str], str] = {}
-    for plugin, route in collected:
-        place = (route.method, route.path)
-        if place in owners:
-            raise StartupError(
-                f"{route.method} {route.path} is served by both plugins {owners[place]!r} and {plugin!r}; disable one"
-            )
-        owners[place] = plugin
-    return list(collected)
+def _owned_twice(routes: Iterable[tuple[str, Any]]) -> Iterable[str]:
+    """A fault for every method and path that two plugins serve; "*" is every method, and names in {} do not count."""
+    owners: dict[str, dict[str, str]] = {}
+    for plugin, route in routes:
+        known = owners.setdefault(re.sub(r"\{\w+", "{", route.path), {})
+        method = route.method.upper()
+        other = known.get(method) or known.get("*") or (next(iter(known.values()), None) if method == "*" else None)
+        if other is not None:
+            yield f"{method} {route.path} is served by both plugins {other!r} and {plugin!r}; disable one"
+        known.setdefault(method, plugin)

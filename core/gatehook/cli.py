@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gatehook.errors import StartupError
 
@@ -198,18 +198,32 @@ def _plugin_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> in
     from gatehook.plugins import Plugins
     from gatehook.settings import load
 
-    def unknown(known: Sequence[str]) -> NoReturn:
-        parser.error(f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *known])}")
-
     try:
-        commands = {command.name: command for _, command in Plugins(load()).collect("register_commands")}
+        commands = _by_name(Plugins(load()).collect("register_commands"))
+        if words[0] not in commands:
+            parser.error(f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *commands])}")
+        return int(commands[words[0]].run(words[1:]))
     except StartupError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return 1
-    if words[0] not in commands:
-        unknown(list(commands))
-    return int(commands[words[0]].run(words[1:]))
+
+
+def _by_name(collected: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    commands: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    faults: list[str] = []
+    for plugin, command in collected:
+        name = command.name
+        if name in _COMMANDS:
+            faults.append(f"command {name!r} of plugin {plugin!r} is one of gatehook's own; rename it")
+        elif name in commands:
+            faults.append(f"command {name!r} is added by both {owners[name]!r} and {plugin!r}; disable one")
+        else:
+            commands[name], owners[name] = command, plugin
+    if faults:
+        raise StartupError(*faults)
+    return commands
 
 
 def _print_json(value: Any) -> None:

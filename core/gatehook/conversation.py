@@ -15,6 +15,20 @@ from gatehook.media import Blob, data_uri, from_base64
 
 __all__ = ["Conversation", "Media", "Part", "Text", "Thinking", "ToolResult", "ToolUse", "Turn", "read_conversation"]
 
+_KNOWN = frozenset(
+    [
+        "role",
+        "content",
+        "refusal",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "reasoning_content",
+        "thinking_blocks",
+    ]
+)
+"""What is read of a message; any other field with a value is told as dropped."""
+
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 
 
@@ -116,8 +130,9 @@ class _Reader:
         self._renamed: dict[str, str] = {}
 
     def read(self, message: Mapping[str, Any], path: str) -> None:
-        if message.get("name") and message["role"] != "function":
-            self._drop(f"{path}.name")
+        for name, value in message.items():
+            if value and name not in _KNOWN:
+                self._drop(f"{path}.{name}")
         match message["role"]:
             case "system" | "developer":
                 self._read_system(message, path)
@@ -249,7 +264,7 @@ def _image(image: Any, path: str, cache: Mapping[str, Any] | None) -> Media:
     if url.startswith("data:"):
         return Media("image", path, blob=data_uri(url, param=f"{path}.url"), detail=detail, cache=cache)
     if not url.lower().startswith(("http://", "https://")):
-        raise InvalidRequest(f"{path}.url: expected an http, https or data URL", param=f"{path}.url")
+        raise _refused(f"{path}.url", "expected an http, https or data URL")
     return Media("image", path, url=url, detail=detail, cache=cache)
 
 

@@ -6,10 +6,9 @@ sets a number; one timer looks at all of them ten times a second while any are a
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
-
-from gatehook.errors import GatewayError
 
 __all__ = ["Deadlines", "Watch"]
 
@@ -23,6 +22,14 @@ class Deadlines:
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; kept, because asking for it is a system call on some versions of Python."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def watch(self) -> "Watch":
         """A watch over the current task."""
@@ -32,41 +39,46 @@ class Deadlines:
         """Begin to look at a watch."""
         self._watches.add(watch)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK, self._look)
+            self._timer = self.loop.call_later(_TICK, self._look)
 
     def remove(self, watch: "Watch") -> None:
         """Look at it no more."""
         self._watches.discard(watch)
 
     def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.loop.time()
         for watch in [one for one in self._watches if one.deadline <= now]:
             watch.expire()
-        self._timer = loop.call_later(_TICK, self._look) if self._watches else None
+        self._timer = self.loop.call_later(_TICK, self._look) if self._watches else None
 
 
 class Watch:
     """Limits how long the current task may wait inside a ``with`` block; on expiry the block raises the armed error.
 
-    It works like `asyncio.timeout`: the task is cancelled, and the cancellation turned into the error on the way out.
-    A cancellation from elsewhere (the client left) passes through untouched.
+    It works like `asyncio.timeout`: the task is cancelled, and the cancellation turned into the error on the way out
+    of the block. A cancellation from elsewhere (the client left) passes through untouched. Within one block it is
+    armed anew for every wait.
     """
 
     __slots__ = ("_cancelling", "_deadlines", "_error", "_expired", "_loop", "_task", "deadline")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self._loop = asyncio.get_running_loop()
+        self._loop = deadlines.loop
         self.deadline = math.inf
-        self._error: GatewayError | None = None
+        self._error: Callable[[], Exception] | None = None
         self._expired = False
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
 
-    def within(self, seconds: float, error: GatewayError, *, until: float = math.inf) -> Self:
-        """Arm: from now `seconds`, but not beyond the loop time `until`; then raise `error`."""
-        self.deadline = min(self._loop.time() + seconds, until)
+    def now(self) -> float:
+        """The loop's time, in which deadlines are told."""
+        return self._loop.time()
+
+    def arm(self, seconds: float, error: Callable[[], Exception], until: float = math.inf) -> Self:
+        """From now `seconds`, but not beyond the loop time `until`; then raise what `error` makes."""
+        deadline = self._loop.time() + seconds
+        self.deadline = min(until, deadline)
         self._error = error
         return self
 
@@ -78,7 +90,7 @@ class Watch:
             self._task.cancel()
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101  # coroutines run in tasks here
         self._task = task
         self._cancelling = task.cancelling()
@@ -96,4 +108,4 @@ class Watch:
             return
         ours = task.uncancel() <= self._cancelling
         if ours and isinstance(error, asyncio.CancelledError) and self._error is not None:
-            raise self._error from None
+            raise self._error() from None

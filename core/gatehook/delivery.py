@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook.errors import GatewayError, Unavailable
+from gatehook.deadlines import Watch
+from gatehook.errors import GatewayError
 from gatehook.failover import Stream
-from gatehook.model import Call, Chunk, Completion, Entry, Outcome, Usage
+from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
 from gatehook.protocols import Surface
+from gatehook.stages import Gate
 
 if TYPE_CHECKING:
     from gatehook.pipeline import Pipeline
@@ -28,7 +30,7 @@ _CLIENT_LEFT = 499
 
 
 class Delivery:
-    """One call's answer. Exactly one of `answer`, `stream`, `replay` and `refuse` writes it."""
+    """One call's answer, written by `answer`, `stream`, `replay` or `refuse`, and how it ended."""
 
     __slots__ = (
         "_call",
@@ -64,50 +66,46 @@ class Delivery:
         return web.Response(body=self._surface.answer(call, completion), headers=headers)
 
     async def stream(self, stream: Stream, key: bytes | None) -> web.StreamResponse:
-        """A stream whose first content has arrived; whatever happens, the upstream is closed at the end."""
+        """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
         self._stream = stream
-        call, surface = self._call, self._surface
-        gate = self._pipeline.tools.gate(call)
+        call, pipeline = self._call, self._pipeline
+        gate = pipeline.tools.gate(call)
         kept: list[Chunk] | None = [] if key is not None else None
-        async with contextlib.aclosing(stream):
-            first = await anext(stream)
-            call.first_token = time.monotonic()
-            response = await self._open()
-            if response is None:
-                return web.Response()
-            self._pipeline.observers.first_token(call)
-            batch: Sequence[Chunk] | None = first
-            try:
-                while batch is not None:
-                    if kept is not None:
-                        kept += batch
-                    await self._write(response, self._framed(await gate.passed(batch) if gate else batch))
-                    batch = await anext(stream, None)
-                await self._write(response, surface.end(call, stream.usage))
-            except ConnectionError:
-                self.client_left()
-                return response
+        with pipeline.deadlines.watch() as watch:
+            async with contextlib.aclosing(stream):
+                call.first_token = time.monotonic()
+                response = await self._open(watch)
+                pipeline.observers.first_token(call)
+                begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+                await self._write(response, watch, b"".join(begun))
+                async for batch in stream.watched(watch):
+                    await self._write(response, watch, await self._passed(batch, gate, kept))
+            watch.arm(pipeline.write_timeout, _client_too_slow)
+            await response.write_eof(self._surface.end(call, stream.usage))
         self._status = ("complete", 200)
         if kept is not None:
-            await self._pipeline.answers.put(call, key, Entry(chunks=tuple(kept)))
+            await pipeline.answers.put(call, key, Entry(chunks=tuple(kept)))
         return response
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
-        """A cached answer, plain or as the stream it was."""
-        self._usage = Usage()
+        """A cached answer, plain or as the stream it was.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
+        response: web.StreamResponse
         if entry.completion is not None:
-            answer = self.answer(entry.completion)
-            self._status, self._usage = ("cached", 200), Usage()
-            return answer
-        response = await self._open()
-        if response is None:
-            return web.Response()
-        try:
-            await self._write(response, self._framed(entry.chunks) + self._surface.end(self._call, None))
-        except ConnectionError:
-            self.client_left()
+            response = self.answer(entry.completion)
         else:
-            self._status = ("cached", 200)
+            with self._pipeline.deadlines.watch() as watch:
+                response = await self._open(watch)
+                await self._write(response, watch, self._framed(entry.chunks))
+                await response.write_eof(self._surface.end(self._call, None))
+        self._status, self._usage = ("cached", 200), Usage()
         return response
 
     async def refuse(self, error: GatewayError) -> web.StreamResponse:
@@ -127,10 +125,13 @@ class Delivery:
             headers["WWW-Authenticate"] = "Bearer"
         return web.Response(status=error.status, body=self._surface.error(error), headers=headers)
 
-    def client_left(self) -> None:
-        """The client closed its connection, or the gateway is shutting down."""
+    def client_left(self) -> web.StreamResponse:
+        """The client closed its connection or does not read, or the gateway shuts down: nobody gets the answer."""
         self._status = ("partial" if self._response is not None else "failed", _CLIENT_LEFT)
         self._code = "client_left"
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return self._response or web.Response(status=_CLIENT_LEFT)
 
     def outcome(self) -> Outcome:
         """How it ended."""
@@ -157,21 +158,26 @@ class Delivery:
             headers["X-Gatehook-Dropped-Params"] = _header_value(", ".join(call.dropped))
         return headers
 
-    async def _open(self) -> web.StreamResponse | None:
-        """Commit to a 200; None if the client has left already."""
+    async def _open(self, watch: Watch) -> web.StreamResponse:
+        """Commit to a 200."""
         headers = self._headers()
         headers.update(_STREAM_HEADERS)
         response = web.StreamResponse(headers=headers)
-        try:
-            await response.prepare(self._request)
-        except ConnectionError:
-            self.client_left()
-            return None
+        watch.arm(self._pipeline.write_timeout, _client_too_slow)
+        await response.prepare(self._request)
         self._response = response
         return response
 
+    async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: list[Chunk] | None) -> bytes:
+        """The batch as the client gets it, after the tool policies; kept for the cache if there is one."""
+        if kept is not None:
+            kept += batch
+        return self._framed(batch if gate is None else await gate.passed(batch))
+
     def _framed(self, batch: Sequence[Chunk]) -> bytes:
         call, event, watch = self._call, self._surface.event, self._pipeline.observers.chunk
+        if watch is None and self._surface.canonical and isinstance(batch, Frames):
+            return batch.data
         framed: list[bytes] = []
         for chunk in batch:
             if chunk.usage_only and not call.include_usage:
@@ -181,26 +187,23 @@ class Delivery:
             framed.append(event(call, chunk))
         return b"".join(framed)
 
-    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        """Write, waiting while the client's buffer is full; a client that does not read is let go."""
-        if not data:
-            return
-        slow = Unavailable("the client does not read its answer")
-        try:
-            with self._pipeline.deadlines.watch().within(self._pipeline.write_timeout, slow):
-                await response.write(data)
-        except Unavailable:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the client did not read its answer in time") from None
+    async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
+        """Write, waiting while the client's buffer is full, but not for ever."""
+        if data:
+            watch.arm(self._pipeline.write_timeout, _client_too_slow)
+            await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:
         """Send the error event and cut the line before the body's end: who overlooks the one sees the other."""
         response.force_close()
-        with contextlib.suppress(ConnectionError):
-            await self._write(response, self._surface.error_event(error))
+        with contextlib.suppress(ConnectionError), self._pipeline.deadlines.watch() as watch:
+            await self._write(response, watch, self._surface.error_event(error))
         if self._request.transport is not None:
             self._request.transport.close()
+
+
+def _client_too_slow() -> ConnectionError:
+    return ConnectionResetError("the client does not read its answer")
 
 
 def _estimate(call: Call, completion_tokens: int) -> Usage:

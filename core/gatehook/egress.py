@@ -151,8 +151,10 @@ class Egress:
                 headers={"User-Agent": "gatehook"},
             ) as self._public,
         ):
-            yield
-        self._vendors = self._public = None
+            try:
+                yield
+            finally:
+                self._vendors = self._public = None
 
     async def request(
         self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], body: bytes | None = None
@@ -194,7 +196,7 @@ class Egress:
             return await self._follow(self._public, url, param)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
-            raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param) from None
+            raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param, retry=Retry.NEXT) from None
 
     async def _follow(self, session: aiohttp.ClientSession, url: str, param: str) -> Fetched:
         current = self._checked(url, param)

@@ -187,8 +187,16 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return _KEY_SHAPES.sub("[redacted]", text)
 
 
-_CONTEXT_WORDS = ("context_length", "context length", "context window", "maximum context", "prompt is too long",
-                  "input token count", "too many tokens")  # fmt: skip
+_CONTEXT_WORDS = (
+    "context_length",
+    "context length",
+    "context window",
+    "context limit",
+    "maximum context",
+    "prompt is too long",
+    "input token count",
+    "too many tokens",
+)
 _POLICY_WORDS = (
     "content_policy",
     "content policy",

@@ -7,13 +7,14 @@ the client is answered at all, so a failure before it is still an HTTP status an
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
-from gatehook.deadlines import Deadlines
+from gatehook.deadlines import Deadlines, Watch
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout
-from gatehook.model import Attempt, Call, Chunk, Completion, Target, Usage
+from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import sift
 from gatehook.protocols import Vendor
 from gatehook.settings import FailoverSettings
@@ -29,54 +30,56 @@ _FIRST_BACKOFF = 0.25
 
 
 class Stream:
-    """A vendor's stream whose first content has arrived: batches of chunks, what was peeked at first.
+    """A vendor's stream whose first content has arrived: `begun` holds what was read so far, iteration gives the rest.
 
-    Raises `UpstreamError` from iteration when the stream ends without its terminal marker, `UpstreamTimeout` when the
-    vendor falls silent. `usage` and `contents` (content events so far) are kept up as it is read.
+    Iteration raises `UpstreamError` when the stream ends without its terminal marker, and arms `watch` for the silence
+    a vendor may keep. `finished`, `usage` and `contents` (content events so far) are kept up as it is read.
     """
 
-    def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], deadlines: Deadlines) -> None:
+    def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], stall_timeout: float) -> None:
         self._attempt = attempt
         self._source = source
-        self._deadlines = deadlines
-        self._peeked: list[Sequence[Chunk]] = []
-        self._watch = deadlines.watch()
-        self._until = asyncio.get_running_loop().time() + attempt.target.timeout
-        self._stall = UpstreamTimeout(f"{attempt.target.vendor}: silent for too long in the middle of the answer")
-        self._stall_seconds = 0.0
+        self._stall_timeout = stall_timeout
+        self._until = math.inf
+        self._watch: Watch | None = None
+        self.begun: list[Sequence[Chunk]] = []
         self.finished = False
         self.usage: Usage | None = None
         self.contents = 0
 
-    async def begin(self, first_token_timeout: float, stall_timeout: float) -> None:
-        """Read until the first content or the end of an empty answer; nothing is lost, it will be iterated over."""
-        late = UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {first_token_timeout:g} s")
-        with self._watch.within(first_token_timeout, late, until=self._until):
-            while not self.contents and not self.finished:
-                batch = await self._next()
-                if batch is None:
-                    break
-                self._peeked.append(batch)
-        self._stall_seconds = stall_timeout
+    async def begin(self, watch: Watch, timeout: float) -> None:
+        """Read until the first content, or the end of an answer without any."""
+
+        def late() -> GatewayError:
+            return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
+
+        self._until = watch.now() + self._attempt.target.timeout
+        watch.arm(timeout, late, self._until)
+        while not self.contents and not self.finished:
+            self.begun.append(await self._next())
+
+    def watched(self, watch: Watch) -> "Stream":
+        """Iterate under this watch."""
+        self._watch = watch
+        return self
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> Sequence[Chunk]:
-        if self._peeked:
-            return self._peeked.pop(0)
-        with self._watch.within(self._stall_seconds, self._stall, until=self._until):
-            batch = await self._next()
-        if batch is None:
-            raise StopAsyncIteration
-        return batch
+        if self._watch is not None:
+            self._watch.arm(self._stall_timeout, self._stalled, self._until)
+        return await self._next()
 
-    async def _next(self) -> Sequence[Chunk] | None:
+    def _stalled(self) -> GatewayError:
+        return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
+
+    async def _next(self) -> Sequence[Chunk]:
         try:
             batch = await self._source.__anext__()
         except StopAsyncIteration:
             if self.finished:
-                return None
+                raise
             raise UpstreamError(
                 f"{self._attempt.target.vendor}: the stream ended before the answer was complete",
                 code="upstream_truncated",
@@ -85,13 +88,15 @@ class Stream:
             raise
         except Exception as error:
             raise _plugin_failed(self._attempt, error) from error
+        if isinstance(batch, Frames):
+            self.contents += batch.contents
+            self.finished = self.finished or batch.finished
+            self.usage = batch.usage or self.usage
+            return batch
         for chunk in batch:
-            if chunk.content:
-                self.contents += 1
-            if chunk.finished:
-                self.finished = True
-            if chunk.usage is not None:
-                self.usage = chunk.usage
+            self.contents += chunk.content
+            self.finished = self.finished or chunk.finished
+            self.usage = chunk.usage or self.usage
         return batch
 
     async def aclose(self) -> None:
@@ -132,8 +137,11 @@ class Failover:
 
     async def _complete(self, vendor: Vendor, attempt: Attempt) -> Completion:
         timeout = attempt.target.timeout
-        late = UpstreamTimeout(f"{attempt.target.vendor}: no answer within {timeout:g} s")
-        with self._deadlines.watch().within(timeout, late):
+
+        def late() -> GatewayError:
+            return UpstreamTimeout(f"{attempt.target.vendor}: no answer within {timeout:g} s")
+
+        with self._deadlines.watch().arm(timeout, late):
             try:
                 return await vendor.complete(attempt)
             except (GatewayError, asyncio.CancelledError):
@@ -143,9 +151,10 @@ class Failover:
 
     async def _begin(self, vendor: Vendor, attempt: Attempt) -> Stream:
         source = cast("AsyncGenerator[Sequence[Chunk], None]", vendor.stream(attempt))
-        stream = Stream(attempt, source, self._deadlines)
+        stream = Stream(attempt, source, self._settings.stall_timeout)
         try:
-            await stream.begin(self._settings.first_token_timeout, self._settings.stall_timeout)
+            with self._deadlines.watch() as watch:
+                await stream.begin(watch, self._settings.first_token_timeout)
         except BaseException:
             # Also when cancelled: the client's leaving must not leave the upstream running.
             with contextlib.suppress(Exception):

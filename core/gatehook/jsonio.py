@@ -5,6 +5,8 @@ that way, so reading one must not fail and writing one back must give the same e
 """
 
 import json
+import math
+import re
 from typing import Any
 
 import msgspec
@@ -16,6 +18,9 @@ MAX_DEPTH = 200
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class MalformedJSON(ValueError):
@@ -35,11 +40,10 @@ def decode(raw: bytes | str) -> Any:
 
 
 def _decode_slowly(raw: bytes | str) -> Any:
-    def no_constant(name: str) -> None:
-        raise MalformedJSON(f"{name} is not a JSON value")
-
     try:
-        return json.loads(raw, parse_constant=no_constant)
+        # From bytes the standard library would also read UTF-16, UTF-32 and surrogates that UTF-8 forbids.
+        text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"not valid UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -50,12 +54,28 @@ def _decode_slowly(raw: bytes | str) -> Any:
         raise MalformedJSON(str(error)) from None
 
 
+def _no_constant(name: str) -> None:
+    raise MalformedJSON(f"{name} is not a JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # it would be written as null
+        raise MalformedJSON(f"the number {text[:20]} is too large")
+    return number
+
+
 def encode(value: Any) -> bytes:
-    """Encode ``value`` as compact UTF-8 JSON; lone surrogates are written as escapes."""
+    """Encode ``value`` as compact UTF-8 JSON; lone surrogates are written as escapes, NaN and infinities as null."""
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        try:
+            text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            value = json.loads(json.dumps(value), parse_constant=lambda name: None)
+            text = json.dumps(value, separators=(",", ":"))
+        return text.encode()
 
 
 def check_depth(raw: bytes) -> None:
@@ -67,22 +87,12 @@ def check_depth(raw: bytes) -> None:
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
+    for byte in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+        if byte in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise MalformedJSON(f"nested more than {MAX_DEPTH} levels deep")
-        elif byte in b"]}":
+        else:
             depth -= 1
 
 

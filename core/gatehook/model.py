@@ -2,12 +2,15 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, Literal, overload
 
+from msgspec import Struct, field
 from pydantic import SecretStr
 
+from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import Document
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "Completion",
     "Credential",
     "Entry",
+    "Frames",
     "Operation",
     "Outcome",
     "Principal",
@@ -30,16 +34,17 @@ __all__ = [
 Operation = Literal["chat", "completions", "embeddings"]
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Struct, frozen=True):
     """What a client showed: the token of ``Authorization: Bearer`` or ``X-API-Key`` ("" if none), and all headers."""
 
-    token: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
+    token: str
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return "Credential(…)"  # both fields are secret
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """Who is calling. `models` is None for "all", otherwise the public names this principal may use."""
 
     id: str
@@ -76,7 +81,7 @@ class Target:
     fallbacks: tuple[str, ...] = ()
     max_tokens: int | None = None
     strict: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = dataclass_field(default_factory=dict, repr=False)
     unavailable: str = ""
     """Why this deployment cannot be called at all ("its key $OPENAI_API_KEY is not set"); "" when it can."""
 
@@ -85,8 +90,7 @@ class Target:
         return self.api_key.get_secret_value() if self.api_key else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one answer, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
 
     prompt_tokens: int = 0
@@ -155,8 +159,55 @@ class Chunk(Document):
         self.usage_only = usage_only
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class Frames(Sequence[Chunk]):
+    """A batch whose events are already framed for an OpenAI client; taken apart only if somebody looks.
+
+    What the same-dialect lane yields: the events that arrived together stay one piece of bytes to the client's socket.
+    `contents` counts its events with content, `usage` is the last one told. Events the client did not ask for must
+    not be in it.
+    """
+
+    __slots__ = ("_chunks", "_split", "contents", "data", "finished", "usage")
+
+    def __init__(
+        self,
+        data: bytes,
+        split: Callable[[bytes], Sequence[Chunk]],
+        *,
+        contents: int = 0,
+        finished: bool = False,
+        usage: Usage | None = None,
+    ) -> None:
+        """`split` makes the chunks of `data`."""
+        self.data = data
+        self.contents = contents
+        self.finished = finished
+        self.usage = usage
+        self._split = split
+        self._chunks: Sequence[Chunk] | None = None
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """The events one by one."""
+        if self._chunks is None:
+            self._chunks = self._split(self.data)
+        return self._chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    @overload
+    def __getitem__(self, place: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Chunk]: ...
+    def __getitem__(self, place: int | slice) -> Chunk | Sequence[Chunk]:
+        return self.chunks[place]
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return iter(self.chunks)
+
+
+class ToolCall(Struct, frozen=True):
     """A whole function call suggested by a model; `arguments` is the JSON text, as the model wrote it."""
 
     id: str
@@ -164,24 +215,21 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What a tool policy says of a tool call. The strictest of all verdicts wins: deny, then confirm, then allow."""
 
     kind: Literal["allow", "confirm", "deny"]
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What a cache keeps: a whole answer, or every chunk of a stream that ended well."""
 
     completion: Completion | None = None
     chunks: Sequence[Chunk] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a call ended; given to observers and permits exactly once.
 
     `status`: complete; partial (the client left or the upstream broke after content was sent); failed (nothing useful
@@ -212,29 +260,28 @@ class _Ids:
             self._position = 0
         start = self._position
         self._position = start + 32
-        return self._pool[start : start + 32]
+        return "req_" + self._pool[start : start + 32]
 
 
 _ids = _Ids()
 os.register_at_fork(after_in_child=_ids.__init__)  # type: ignore[misc]  # two workers must not share a pool
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Struct, eq=False):
     """One request of one client, from its first byte to its settlement."""
 
     operation: Operation
     surface: str
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
     remote: str = ""
-    id: str = field(default_factory=lambda: "req_" + _ids.next())
+    id: str = field(default_factory=_ids.next)
     started: float = field(default_factory=time.monotonic)
     principal: Principal = ANONYMOUS
     model: str = ""
     stream: bool = False
     include_usage: bool = False
     """Whether the client asked for the usage event at the end of a stream."""
-    body: Document = field(default=EMPTY, repr=False)
+    body: Document = EMPTY
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""
     attempts: int = 0
@@ -247,14 +294,16 @@ class Call:
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 
+    def __repr__(self) -> str:
+        return f"Call({self.id}, {self.operation}, {self.model!r})"  # headers hold secrets, bodies what people say
+
     @property
     def payload(self) -> dict[str, Any]:
         """The request as a dict in OpenAI's shape. Read-only: to change it, assign a new Document to `body`."""
         return self.body.data
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One try of one deployment: all that a vendor is handed.
 
     `drop()` names something that the translation has to leave out; a response header tells the client.
@@ -262,7 +311,7 @@ class Attempt:
 
     call: Call
     target: Target
-    sifted: Mapping[str, Any] | None = field(default=None, repr=False)
+    sifted: Mapping[str, Any] | None = None
     """The request without the parameters the vendor's table drops; None if the vendor has no table."""
     dropped: list[str] = field(default_factory=list)
 
@@ -271,7 +320,25 @@ class Attempt:
         """The request in OpenAI's shape, as far as this vendor's table lets it through."""
         return self.call.payload if self.sifted is None else self.sifted
 
+    def __repr__(self) -> str:
+        return f"Attempt({self.call!r}, {self.target.key!r})"
+
     def drop(self, name: str) -> None:
-        """Tell the client that `name` has no counterpart at this vendor."""
+        """Say that `name`, a part of the request, has no counterpart at this vendor; a header tells the client.
+
+        Raises:
+            InvalidRequest: the deployment is `strict`: nothing may be lost.
+        """
+        if self.target.strict:
+            raise InvalidRequest(
+                f"{name}: would be lost at vendor {self.target.vendor!r}",
+                param=name,
+                code="unsupported_parameter",
+                retry=Retry.NEXT,
+            )
+        self.note(name)
+
+    def note(self, name: str) -> None:
+        """Say, in the same header, that something of the vendor's answer had to be left out or changed."""
         if name not in self.dropped:
             self.dropped.append(name)

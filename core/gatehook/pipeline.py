@@ -65,6 +65,8 @@ class Pipeline:
             return delivery.answer(completion)
         except GatewayError as error:
             return await delivery.refuse(error)
+        except ConnectionError:  # from writing to the client; the egress has no such error
+            return delivery.client_left()
         except asyncio.CancelledError:
             delivery.client_left()
             raise

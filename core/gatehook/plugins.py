@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
 import pluggy
+from aiohttp import web
 
 from gatehook import hookspecs, protocols
 from gatehook.errors import StartupError
@@ -113,12 +114,7 @@ class Plugins:
 
     def _build(self, name: str) -> tuple[Any, int]:
         entry = self._available[name]
-        try:
-            cls = entry.load()
-        except Exception as error:  # whatever a third party's import raises is a fault to report
-            raise StartupError(f"plugin {name!r} ({_origin(entry)}): cannot be imported: {error!r}") from error
-        if faults := _class_faults(cls):
-            raise StartupError(*(f"plugin {name!r} ({_origin(entry)}): {fault}" for fault in faults))
+        cls = _load(name, entry)
         section = self._settings.plugin_section(name, cls.Settings)
         try:
             instance = cls(section)
@@ -145,6 +141,7 @@ class Plugins:
         """
         done: list[str] = []
         path: list[str] = []
+        faults: list[str] = []
 
         def visit(name: str) -> None:
             if name in done:
@@ -157,7 +154,7 @@ class Plugins:
                     if offers[key.name] in self._instances:
                         visit(offers[key.name])
                 else:
-                    raise StartupError(
+                    faults.append(
                         f"plugin {name!r} needs the service {key.name!r}, which no enabled plugin offers; "
                         f"enable [plugins.{key.provider}]"
                     )
@@ -166,6 +163,8 @@ class Plugins:
 
         for name in self._order:
             visit(name)
+        if faults:
+            raise StartupError(*faults)
         return done
 
     def _requires(self, name: str) -> tuple[ServiceKey[Any], ...]:
@@ -184,7 +183,7 @@ class Plugins:
             if (impl := impls.get(name)) is None:
                 continue
             try:
-                results = list(impl.function(**{key: arguments[key] for key in impl.argnames}))
+                results = _results(impl.function, arguments)
             except StartupError as error:
                 faults += [f"plugin {name!r}, {hook}: {fault}" for fault in error.faults]
             except Exception as error:  # noqa: BLE001  # told as a fault
@@ -213,8 +212,41 @@ class Plugins:
 
 
 def settings_classes(available: dict[str, EntryPoint]) -> dict[str, type[Section]]:
-    """The section type of every installed plugin, enabled or not; imports them all (for the JSON Schema)."""
-    return {name: entry.load().Settings for name, entry in sorted(available.items())}
+    """The section type of every installed plugin, enabled or not; imports them all (for the JSON Schema).
+
+    Raises:
+        StartupError: with every plugin that cannot be imported, or is none.
+    """
+    classes: dict[str, type[Section]] = {}
+    faults: list[str] = []
+    for name, entry in sorted(available.items()):
+        try:
+            classes[name] = _load(name, entry).Settings
+        except StartupError as error:
+            faults += error.faults
+    if faults:
+        raise StartupError(*faults)
+    return classes
+
+
+def _load(name: str, entry: EntryPoint) -> Any:
+    """The class behind an entry point, checked."""
+    try:
+        cls = entry.load()
+    except Exception as error:  # whatever a third party's import raises is a fault to report
+        raise StartupError(f"plugin {name!r} ({_origin(entry)}): cannot be imported: {error!r}") from error
+    if faults := _class_faults(cls):
+        raise StartupError(*(f"plugin {name!r} ({_origin(entry)}): {fault}" for fault in faults))
+    return cls
+
+
+def _results(function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
+    """What a hook returns. An argument with a default is given too, though pluggy would leave it out."""
+    wanted = inspect.signature(function).parameters
+    results = function(**{name: value for name, value in arguments.items() if name in wanted})
+    if not isinstance(results, Iterable):
+        raise StartupError(f"must return an iterable, not {type(results).__name__}; return [] for nothing")
+    return list(results)
 
 
 def _origin(entry: EntryPoint) -> str:
@@ -249,6 +281,9 @@ def _impl_faults(name: str, function: Any, marker: dict[str, Any]) -> Iterable[s
         yield f"{name} must not be async: hooks run once at start-up; return objects whose methods are async"
     if marker.get("wrapper") or marker.get("hookwrapper"):
         yield f"{name} must not be a wrapper"
+    for option in ("tryfirst", "trylast"):
+        if marker.get(option):
+            yield f"{name} must not use {option}: the order is the operator's, by `order` in [plugins.NAME]"
     allowed = list(inspect.signature(getattr(hookspecs, name)).parameters)
     for argument in list(inspect.signature(function).parameters)[1:]:
         if argument not in allowed:
@@ -265,19 +300,70 @@ def _result_faults(hook: str, result: Any) -> Iterable[str]:
         return ["each result must be a pair of a ServiceKey and the service"]
     if expected is None:
         return []
-    if not isinstance(result, expected):
-        names = " or ".join(one.__name__ for one in expected)
-        missing = [name for name in _members(expected[0]) if not hasattr(result, name)] if len(expected) == 1 else []
-        lacks = f", it lacks {', '.join(missing)}" if missing else ""
-        return [f"{type(result).__name__} is not a {names}{lacks}"]
+    if isinstance(result, protocols.Route):
+        return _route_faults(result)
+    if isinstance(result, protocols.Endpoint):
+        return [*_route_faults(result), *_shape_faults(result.surface, protocols.Surface)]
+    if len(expected) == 1:
+        return [*_shape_faults(result, expected[0]), *_name_faults(hook, result)]
+    return [f"{type(result).__name__} is not a {' or '.join(one.__name__ for one in expected)}"]
+
+
+def _shape_faults(result: Any, kind: type) -> list[str]:
+    """How `result` differs from the protocol or class `kind`."""
+    own = type(result).__name__
+    if not isinstance(result, kind):
+        missing = [name for name in _members(kind) if not hasattr(result, name)] if kind in _STRUCTURAL else []
+        return [f"{own} is not a {kind.__name__}" + (f", it lacks {', '.join(missing)}" if missing else "")]
+    faults: list[str] = []
+    for name in _members(kind):
+        is_async = inspect.iscoroutinefunction(getattr(result, name))
+        if inspect.iscoroutinefunction(getattr(kind, name)) and not is_async:
+            faults.append(f"{own}.{name} must be `async def`")
+        elif is_async and not inspect.iscoroutinefunction(getattr(kind, name)):
+            # Nobody would await it: it would never run. A vendor's `stream` is one only if its `yield` was forgotten.
+            faults.append(f"{own}.{name} must not be `async def`{' without a yield' if name == 'stream' else ''}")
+    return faults
+
+
+def _name_faults(hook: str, result: Any) -> list[str]:
+    name = getattr(result, "name", "") if hook == "register_vendors" else ""
+    if isinstance(name, str) and name == name.lower():
+        return []
+    return [f"the vendor name {name!r} must be lower case; settings are read so"]
+
+
+def _route_faults(route: Any) -> list[str]:
+    """What aiohttp would refuse only when serving, and a slip that would leave a path open to everybody."""
+    where = f"{route.method} {route.path}"
+    faults: list[str] = []
+    try:
+        web.UrlDispatcher().add_route(route.method, route.path, _nothing)
+    except Exception as error:  # noqa: BLE001  # several kinds, depending on what is wrong
+        faults.append(f"{where}: {error}")
+    else:
+        if not route.path.startswith("/"):
+            faults.append(f"{where}: the path must begin with /")
+    auth = getattr(route, "auth", "user")
+    if auth is not False and auth not in ("user", "admin"):
+        faults.append(f"{where}: auth must be 'user', 'admin' or False, not {auth!r}")
+    return faults
+
+
+async def _nothing(request: web.Request) -> web.StreamResponse:
+    raise NotImplementedError
+
+
+_STRUCTURAL = {
+    protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,
+    protocols.ToolPolicy, protocols.Vendor,
+}  # fmt: skip
+
+
+def _members(kind: type) -> list[str]:
+    """The public methods and properties that `kind` declares, in its order."""
     return [
-        f"{type(result).__name__}.{name} must be `async def`"
-        for kind in expected
-        for name in _members(kind)
-        if inspect.iscoroutinefunction(getattr(kind, name, None))
-        and not inspect.iscoroutinefunction(getattr(result, name, None))
+        name
+        for name, member in vars(kind).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
     ]
-
-
-def _members(protocol: type) -> list[str]:
-    return [name for name in vars(protocol) if not name.startswith("_") and callable(getattr(protocol, name, None))]

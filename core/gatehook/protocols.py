@@ -186,6 +186,11 @@ class Surface(Protocol):
         """For metrics and logs."""
         ...
 
+    @property
+    def canonical(self) -> bool:
+        """Whether `event` does nothing but frame a chunk's own bytes, as OpenAI's dialect does."""
+        ...
+
     def parse(self, call: Call, request: web.Request, body: bytes) -> None:
         """Fill `call.body`, `call.model`, `call.stream` and `call.include_usage`.
 

@@ -12,7 +12,7 @@ __all__ = ["CATALOG", "Catalog", "ServiceKey", "Services"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: with them `ServiceKey[Thing](…)` fails, where typing notes what it was made from
 class ServiceKey(Generic[T]):
     """Names a service and carries its type. `provider` is the plugin that usually offers it, for error messages."""
 

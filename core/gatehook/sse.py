@@ -6,7 +6,7 @@ unterminated is given by `Reader.end()` instead of being dropped, because severa
 JSON then tells whether it was whole.
 """
 
-__all__ = ["COMMENT", "DONE", "Event", "EventTooLarge", "Reader", "frame"]
+__all__ = ["COMMENT", "DONE", "Event", "EventTooLarge", "Reader", "events", "frame"]
 
 Event = tuple[bytes, bytes]
 """The event's name (b"" if none) and its data."""
@@ -41,40 +41,50 @@ class Reader:
         Raises:
             EventTooLarge: the event being read is over the limit.
         """
+        whole = self.take(data)
+        return events(whole) if whole else []
+
+    def take(self, data: bytes) -> bytes:
+        """The text of the events that `data` completes, with LF line ends, its last line empty; b"" if none.
+
+        Raises:
+            EventTooLarge: the event being read is over the limit.
+        """
         if self._at_start:
             data = self._strip_bom(data)
         if self._skip_lf or b"\r" in data:
             data = self._with_lf(data)
         if not data:
-            return []
+            return b""
         parts = self._parts
         if b"\n\n" not in data and not (parts and data[0] == 0x0A and parts[-1][-1] == 0x0A):
             self._size += len(data)
             if self._size > self._limit:
-                raise EventTooLarge(f"a stream event is larger than {self._limit} bytes")
+                raise self._too_large()
             parts.append(data)
-            return []
+            return b""
         if parts:
             parts.append(data)
             data = b"".join(parts)
-        blocks = data.split(b"\n\n")
-        rest = blocks.pop()
+        if len(data) > self._limit and max(map(len, data.split(b"\n\n"))) > self._limit:
+            raise self._too_large()
+        end = data.rfind(b"\n\n") + 2
+        rest = data[end:]
         self._parts = [rest] if rest else []
         self._size = len(rest)
-        events: list[Event] = []
-        for block in blocks:
-            if block.startswith(b"data: ") and block.find(b"\n", 6) < 0:
-                events.append((b"", block[6:]))
-            else:
-                _parse(block, events)
-        return events
+        return data[:end]
 
     def end(self) -> list[Event]:
         """What the end of the stream left unterminated: at most one event."""
-        events: list[Event] = []
-        _parse(b"".join(self._parts), events)
-        self._parts = []
-        return events
+        return events(self.rest())
+
+    def rest(self) -> bytes:
+        """The text of that event, ended as `take` would; b"" if nothing was left."""
+        rest, self._parts = b"".join(self._parts), []
+        return rest.rstrip(b"\n") + b"\n\n" if rest else b""
+
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"a stream event is larger than {self._limit} bytes")
 
     def _strip_bom(self, data: bytes) -> bytes:
         data = self._held + data
@@ -96,7 +106,18 @@ class Reader:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _parse(block: bytes, events: list[Event]) -> None:
+def events(whole: bytes) -> list[Event]:
+    """The events in a text with LF line ends, such as `Reader.take` gives."""
+    found: list[Event] = []
+    for block in whole.split(b"\n\n"):
+        if block.startswith(b"data: ") and block.find(b"\n", 6) < 0:
+            found.append((b"", block[6:]))
+        elif block:
+            _parse(block, found)
+    return found
+
+
+def _parse(block: bytes, found: list[Event]) -> None:
     name = b""
     lines: list[bytes] = []
     for line in block.split(b"\n"):
@@ -108,7 +129,7 @@ def _parse(block: bytes, events: list[Event]) -> None:
         elif field == b"event":
             name = value
     if lines:
-        events.append((name, lines[0] if len(lines) == 1 else b"\n".join(lines)))
+        found.append((name, lines[0] if len(lines) == 1 else b"\n".join(lines)))
 
 
 def frame(data: bytes, name: str = "") -> bytes:

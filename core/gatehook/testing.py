@@ -269,7 +269,8 @@ class Replay:
         self.status = status
         self.headers: Mapping[str, str] = {"Content-Type": content_type, **(headers or {})}
         self.is_event_stream = content_type.startswith("text/event-stream")
-        self.retry_after: float | None = float(self.headers["Retry-After"]) if "Retry-After" in self.headers else None
+        waits = self.headers.get("Retry-After", "")
+        self.retry_after: float | None = float(waits) if waits.replace(".", "", 1).isdigit() else None
         self.closed = False
         self._pieces = [pieces] if isinstance(pieces, bytes) else list(pieces)
         self._fails = fails

@@ -1,18 +1,28 @@
 """The numbers as Prometheus reads them: made at the scrape, from a copy, in another thread."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Final
 
 from aiohttp import web
-from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from gatehook_plugins.metrics.recorder import DURATION_BOUNDS, TTFT_BOUNDS, Recorder, Snapshot
 
 __all__ = ["Exposition"]
+
+_Format = tuple[Callable[[Collector], bytes], str]
+
+# prometheus_client's own choice by the Accept header fails on versions that it does not expect.
+_TEXT: Final[_Format] = (generate_latest, "text/plain; version=0.0.4; charset=utf-8")
+_OPENMETRICS: Final[_Format] = (
+    generate_openmetrics,
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+)
 
 
 class Exposition:
@@ -29,10 +39,9 @@ class Exposition:
 
     async def serve(self, request: web.Request) -> web.Response:
         """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
-        try:
-            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # a version that is no number
-            encode, content_type = choose_encoder("")
+        encode, content_type = _TEXT
+        if "application/openmetrics-text" in request.headers.get("Accept", ""):
+            encode, content_type = _OPENMETRICS
         scrape = _Scrape(self._recorder.snapshot(), self._registry, feathergate_names=self._feathergate_names)
         # Formatting thousands of lines, and reading /proc, would hold up every stream.
         body = await asyncio.to_thread(encode, scrape)

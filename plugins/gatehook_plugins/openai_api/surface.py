@@ -39,6 +39,7 @@ class OpenAISurface:
     """Implements `gatehook.Surface`."""
 
     name = "openai"
+    canonical = True
 
     def parse(self, call: Call, request: web.Request, body: bytes) -> None:
         """Check the body and fill the call from it.

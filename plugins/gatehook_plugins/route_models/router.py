@@ -62,8 +62,9 @@ class ModelRouter:
         if fixed is None:
             return None
         raise ModelNotFound(
-            f"The model {name!r} is configured but not available: its deployment has no API key, or cannot be called "
-            "for another reason that the gateway's log tells."
+            f"the model {name!r} is configured but not available: its deployment has no API key, or cannot be called "
+            "for another reason that the gateway's log tells",
+            param="model",
         )
 
     def _rebuild(self) -> None:

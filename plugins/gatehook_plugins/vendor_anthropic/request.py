@@ -20,7 +20,7 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
     Raises:
         InvalidRequest: something that Anthropic cannot do, or that makes no sense.
     """
-    drop = _dropper(attempt)
+    drop = attempt.drop
     conversation = read_conversation(payload["messages"], drop)
     body: Body = {
         "model": profile.target.model,
@@ -43,22 +43,6 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
         body["metadata"] = {"user_id": user}
     thinking.check(body)
     return body
-
-
-def _dropper(attempt: Attempt) -> Drop:
-    """Where the operator wants nothing lost, what the translation loses is refused like what the table drops."""
-    if not attempt.target.strict:
-        return attempt.drop
-
-    def refuse(name: str) -> None:
-        raise InvalidRequest(
-            f"{name}: would be lost or changed at vendor 'anthropic'",
-            param=name,
-            code="unsupported_parameter",
-            retry=Retry.NEXT,
-        )
-
-    return refuse
 
 
 def _blocks(body: Body) -> Iterator[turns.Block]:

@@ -1,6 +1,5 @@
 """The vendor: one call of Anthropic's Messages API for one attempt."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from typing import ClassVar
@@ -30,9 +29,6 @@ from gatehook_plugins.vendor_anthropic.trouble import NAME, failure, garbled
 
 __all__ = ["Anthropic"]
 
-_LINGER = 0.25
-"""Seconds to wait, after message_stop, for the end of the body: a connection read to its end can be used again."""
-
 
 class Anthropic:
     """Chats, and text completions made of one message, at Anthropic's Messages API."""
@@ -56,7 +52,7 @@ class Anthropic:
             data = None
         if not isinstance(data, dict) or "error" in data or data.get("type") == "error":
             raise failure(upstream, body, attempt.target)
-        completion = answer.read(attempt.call, data, attempt.drop)
+        completion = answer.read(attempt.call, data, attempt.note)
         return from_chat(attempt.call, completion) if attempt.call.operation == "completions" else completion
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
@@ -86,9 +82,8 @@ class Anthropic:
 
     async def _translated(self, attempt: Attempt, upstream: Upstream) -> AsyncGenerator[Sequence[Chunk], None]:
         reader = Reader()
-        translation = Translation(attempt.call, attempt.target, attempt.drop)
-        pieces = upstream.chunks()
-        async for data in pieces:
+        translation = Translation(attempt.call, attempt.target, attempt.note)
+        async for data in upstream.chunks():
             batch: list[Chunk] = []
             try:
                 events = reader.feed(data)
@@ -101,7 +96,7 @@ class Anthropic:
             if events:
                 yield batch
             if translation.done:
-                await _read_to_end(pieces)
+                await upstream.drain()
                 return
         batch = []
         _take(translation, reader.end(), batch)
@@ -118,13 +113,6 @@ def _take(translation: Translation, events: Iterable[Event], batch: list[Chunk])
 
 def _told(error: GatewayError | EventTooLarge) -> GatewayError:
     return error if isinstance(error, GatewayError) else garbled(str(error))
-
-
-async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
-    with contextlib.suppress(GatewayError, TimeoutError):
-        async with asyncio.timeout(_LINGER):
-            async for _ in pieces:
-                pass
 
 
 _guard: type[Vendor] = Anthropic

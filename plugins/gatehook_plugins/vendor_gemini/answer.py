@@ -148,13 +148,17 @@ def usage(response: Mapping[str, Any]) -> Usage | None:
     counts = get(response, "usageMetadata", dict, None)
     if counts is None:
         return None
-    thoughts = get(counts, "thoughtsTokenCount", int, 0)
+    thoughts = _count(counts, "thoughtsTokenCount")
     return Usage(
-        prompt_tokens=get(counts, "promptTokenCount", int, 0) + get(counts, "toolUsePromptTokenCount", int, 0),
-        completion_tokens=get(counts, "candidatesTokenCount", int, 0) + thoughts,
-        cached_tokens=get(counts, "cachedContentTokenCount", int, 0),
+        prompt_tokens=_count(counts, "promptTokenCount") + _count(counts, "toolUsePromptTokenCount"),
+        completion_tokens=_count(counts, "candidatesTokenCount") + thoughts,
+        cached_tokens=_count(counts, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
     )
+
+
+def _count(counts: Mapping[str, Any], key: str) -> int:
+    return max(0, get(counts, key, int, 0))
 
 
 def logprobs(candidate: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,7 +206,7 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
     reasoning: list[str] = []
     calls: list[dict[str, Any]] = []
     signature = ""
-    for part in parts(candidate, attempt.drop):
+    for part in parts(candidate, attempt.note):
         if isinstance(part, Call):
             function = {"name": part.name, "arguments": part.arguments}
             calls.append({"id": part.id or tool_call_id(), "type": "function", "function": function, **part.extra})
@@ -217,7 +221,7 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
         message["tool_calls"] = calls
     if signature:
         message["extra_content"] = {"google": {"thought_signature": signature}}
-    reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.drop)
+    reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.note)
     return {
         "index": index,
         "message": message,

@@ -110,7 +110,11 @@ def _is_base64(given: Any) -> bool:
 
 
 def _packed(vector: Sequence[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+    try:
+        packed = struct.pack(f"<{len(vector)}f", *vector)
+    except (struct.error, OverflowError):
+        raise WireError("unexpected answer: an embedding is not made of 32-bit numbers") from None
+    return base64.b64encode(packed).decode("ascii")
 
 
 def _refused(param: str, why: str) -> InvalidRequest:

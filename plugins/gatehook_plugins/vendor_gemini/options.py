@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gatehook import GatewayError, Retry, Target
 
-__all__ = ["option", "safety_settings"]
+__all__ = ["misconfigured", "option", "safety_settings"]
 
 T = TypeVar("T")
 

@@ -65,7 +65,7 @@ class StreamReader:
             return chunks
         try:
             reasons = {
-                index: answer.finish_reason(reason, self._attempt.drop) for index, reason in self._reasons.items()
+                index: answer.finish_reason(reason, self._attempt.note) for index, reason in self._reasons.items()
             }
         except WireError as error:
             self.fault = error.named(self._attempt.target)
@@ -102,7 +102,7 @@ class StreamReader:
     def _candidate(self, index: int, candidate: Mapping[str, Any], chunks: list[Chunk]) -> None:
         # The log probabilities of an event go with its first text, where a client looks for them.
         probabilities = answer.logprobs(candidate)
-        for part in answer.parts(candidate, self._attempt.drop):
+        for part in answer.parts(candidate, self._attempt.note):
             if isinstance(part, answer.Words):
                 if part.text or part.signature:
                     chunks.append(self._text(part, index, probabilities))
@@ -130,7 +130,16 @@ class StreamReader:
 
     def _estimate(self) -> Usage:
         """About four letters to a token, where the vendor told nothing."""
-        return Usage(len(self._attempt.call.body.raw) // 4, self._letters // 4, estimated=True)
+        payload = self._attempt.payload
+        asked = sum(_letters(message.get("content")) for message in payload.get("messages", ()))
+        return Usage((asked + _letters(payload.get("prompt"))) // 4, self._letters // 4, estimated=True)
+
+
+def _letters(content: Any) -> int:
+    """The letters of one message; what is in its images is anyone's guess."""
+    if isinstance(content, list):
+        return sum(_letters(part.get("text")) for part in content if isinstance(part, dict))
+    return len(content) if isinstance(content, str) else 0
 
 
 def _signed(signature: str) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class Gemini:
             # One after another: side by side they would only meet the same limit sooner.
             for body in batches.bodies():
                 batches.add(len(body["requests"]), await self._post(attempt.target, "batchEmbedContents", body))
+            return batches.joined()
         except WireError as error:
             raise error.named(attempt.target) from None
-        return batches.joined()
 
     async def _post(self, target: Target, method: Method, body: Mapping[str, Any]) -> Any:
         endpoint = self._endpoint(target)

@@ -1,10 +1,10 @@
 """What a mock deployment does: the `options` table of a `[[models]]` entry with `vendor = "mock"`.
 
-    options = { text = "Paris.", chunk_size = 2, delay = 0.05 }
-    options = { mode = "echo" }
-    options = { tool_calls = [{ name = "get_weather", arguments = { city = "Paris" } }] }
-    options = { fault = { kind = "status", status = 429, retry_after = 1, times = 2 } }
-    options = { script = [{ tool_calls = [{ name = "f" }] }, { text = "done" }, { fault = { kind = "cut", after = 3 } }] }
+options = { text = "Paris.", chunk_size = 2, delay = 0.05 }
+options = { mode = "echo" }
+options = { tool_calls = [{ name = "get_weather", arguments = { city = "Paris" } }] }
+options = { fault = { kind = "status", status = 429, retry_after = 1, times = 2 } }
+options = { script = [{ tool_calls = [{ name = "f" }] }, { text = "done" }, { fault = { kind = "cut", after = 3 } }] }
 """
 
 import difflib
@@ -36,7 +36,7 @@ class ToolCallOptions(_Table):
     @classmethod
     def _table_or_text(cls, value: Any) -> Any:
         if not isinstance(value, dict | str):
-            raise ValueError("expected a table, or a text")
+            raise ValueError("expected a table, or a text")  # noqa: TRY004  # pydantic collects ValueErrors only
         return value
 
 

@@ -4,14 +4,17 @@ Covers what structured outputs and tools are written with: types, objects with r
 constants, bounds, formats, references (also recursive ones), anyOf, oneOf and allOf. A `pattern` is not obeyed.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
+
+from gatehook import encode
 
 __all__ = ["SchemaTooLarge", "instance"]
 
-_MAX_SIZE: Final = 20_000
-"""Values plus letters in one instance. Schemas come from clients, and a minLength is quickly written."""
+_MAX_SIZE: Final = 50_000
+"""About the letters in one instance. Schemas come from clients, and a minLength is quickly written."""
 _MAX_DEPTH: Final = 60
 _PREFER_NULL: Final = 6
 """From this depth on a value that may be null is null: this is what ends recursive schemas."""
@@ -46,7 +49,10 @@ def instance(schema: Any) -> Any:
     Raises:
         SchemaTooLarge: it would be too large or too deep.
     """
-    return _Maker(schema).make(schema, 0)
+    try:
+        return _Maker(schema).make(schema, 0)
+    except OverflowError:
+        raise SchemaTooLarge("the schema demands too large a number") from None
 
 
 class _Maker:
@@ -59,10 +65,9 @@ class _Maker:
         if depth > _MAX_DEPTH:
             raise SchemaTooLarge("the schema never ends")
         schema = self._flat(schema, depth)
-        if "const" in schema:
-            return schema["const"]
-        if isinstance(schema.get("enum"), list) and schema["enum"]:
-            return schema["enum"][0]
+        if given := [schema["const"]] if "const" in schema else _list(schema, "enum")[:1]:
+            self._grow(len(encode(given)))
+            return given[0]
         match _type_of(schema, depth):
             case "object":
                 return self._object(schema, depth)
@@ -84,26 +89,24 @@ class _Maker:
         if self._size > _MAX_SIZE:
             raise SchemaTooLarge("the schema demands too large a value")
 
-    def _flat(self, schema: Any, depth: int) -> Mapping[str, Any]:
+    def _flat(self, schema: Any, depth: int) -> dict[str, Any]:
         """The schema with its references and combinations merged in."""
-        if not isinstance(schema, dict):
-            return {}
-        for _ in range(_MAX_DEPTH):
-            if "$ref" in schema:
-                found = self._resolved(schema["$ref"])
-                schema = _merged(found, {key: value for key, value in schema.items() if key != "$ref"})
-            elif isinstance(schema.get("allOf"), list):
-                rest = {key: value for key, value in schema.items() if key != "allOf"}
-                for part in schema["allOf"]:
-                    rest = _merged(rest, self._flat(part, depth + 1))
-                schema = rest
-            elif branches := _branches(schema):
-                key, options = branches
-                rest = {name: value for name, value in schema.items() if name != key}
-                schema = _merged(rest, self._chosen(options, depth))
+        flat: dict[str, Any] = schema if isinstance(schema, dict) else {}
+        for _ in range(_MAX_DEPTH - depth):
+            self._grow(1 + len(flat) + len(_table(flat, "properties")))
+            if "$ref" in flat:
+                flat = _merged(self._resolved(flat["$ref"]), _without(flat, "$ref"))
+            elif parts := _list(flat, "allOf"):
+                flat = _without(flat, "allOf")
+                for part in parts:
+                    flat = _merged(flat, self._flat(part, depth + 1))
+                    self._grow(1 + len(flat) + len(_table(flat, "properties")))
+            elif options := _list(flat, "anyOf"):
+                flat = _merged(_without(flat, "anyOf"), self._chosen(options, depth))
+            elif options := _list(flat, "oneOf"):
+                flat = _merged(_without(flat, "oneOf"), self._chosen(options, depth))
             else:
-                return schema
-            self._grow(1)
+                return flat
         raise SchemaTooLarge("the schema's references never end")
 
     def _chosen(self, options: list[Any], depth: int) -> Any:
@@ -111,7 +114,7 @@ class _Maker:
         others = [one for one in options if one not in null]
         return (null or others)[0] if depth >= _PREFER_NULL or not others else others[0]
 
-    def _resolved(self, reference: Any) -> Mapping[str, Any]:
+    def _resolved(self, reference: Any) -> dict[str, Any]:
         found = self._root
         if not isinstance(reference, str) or not reference.startswith("#"):
             return {}
@@ -121,22 +124,25 @@ class _Maker:
         return found if isinstance(found, dict) else {}
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
-        properties = schema.get("properties")
-        properties = properties if isinstance(properties, dict) else {}
+        properties = _table(schema, "properties")
         other = schema.get("additionalProperties")
-        names = [name for name in _list(schema, "required") if isinstance(name, str)]
+        names = dict.fromkeys(name for name in _list(schema, "required") if isinstance(name, str))
         least = _count(schema, "minProperties")
-        spare = (name for name in (*properties, *map("key{}".format, range(least))) if name not in names)
-        while len(names) < least and (name := next(spare, None)) is not None:
-            names.append(name)
-        return {name: self.make(properties.get(name, other), depth + 1) for name in dict.fromkeys(names)}
+        for name in itertools.chain(properties, map("key{}".format, range(least))):
+            if len(names) >= least:
+                break
+            names[name] = None
+            self._grow(1)
+        made: dict[str, Any] = {}
+        for name in names:
+            self._grow(len(name))
+            made[name] = self.make(properties.get(name, other), depth + 1)
+        return made
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
         items = schema.get("items")
         first = _list(schema, "prefixItems") or (items if isinstance(items, list) else [])
         least = _count(schema, "minItems")
-        if least > _MAX_SIZE:
-            raise SchemaTooLarge("the schema demands too long a list")
         return [self.make(first[n] if n < len(first) else items, depth + 1) for n in range(least)]
 
     def _string(self, schema: Mapping[str, Any]) -> str:
@@ -149,11 +155,8 @@ class _Maker:
         return text[: _count(schema, "maxLength")] if "maxLength" in schema else text
 
 
-def _branches(schema: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
-    for key in ("anyOf", "oneOf"):
-        if isinstance(schema.get(key), list) and schema[key]:
-            return key, schema[key]
-    return None
+def _without(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != key}
 
 
 def _merged(one: Mapping[str, Any], other: Any) -> dict[str, Any]:
@@ -189,6 +192,11 @@ _IMPLIED: Final = {
 }
 
 
+def _table(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = schema.get(key)
+    return value if isinstance(value, dict) else {}
+
+
 def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
     value = schema.get(key)
     return value if isinstance(value, list) else []
@@ -199,21 +207,20 @@ def _count(schema: Mapping[str, Any], key: str) -> int:
     return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _bounds(schema: Mapping[str, Any], keys: Iterable[str]) -> list[float]:
+def _bounds(schema: Mapping[str, Any], *keys: str) -> list[float]:
     return [value for key in keys if isinstance(value := schema.get(key), int | float) and not isinstance(value, bool)]
 
 
 def _number(schema: Mapping[str, Any], *, whole: bool) -> float:
     """0, or what lies nearest to it within the bounds."""
-    step = next((value for value in _bounds(schema, ["multipleOf"]) if value > 0), 1 if whole else 0)
-    low = max(_bounds(schema, ["minimum", "exclusiveMinimum"]), default=-math.inf)
-    high = min(_bounds(schema, ["maximum", "exclusiveMaximum"]), default=math.inf)
+    step = next((value for value in _bounds(schema, "multipleOf") if value > 0), 1 if whole else 0)
+    low = max(_bounds(schema, "minimum", "exclusiveMinimum"), default=-math.inf)
+    high = min(_bounds(schema, "maximum", "exclusiveMaximum"), default=math.inf)
     value = min(max(0, low), high)
     if step:
-        value = (math.ceil(value / step) if value >= 0 and low > 0 else math.floor(value / step)) * step
-    excluded = _bounds(schema, ["exclusiveMinimum", "exclusiveMaximum"])
-    if value in excluded:
-        away = 1 if value == low else -1
+        value = -(-value // step) * step if value > 0 else value // step * step
+    if value in _bounds(schema, "exclusiveMinimum", "exclusiveMaximum"):
         gap = high - low
-        value += away * (step or (gap / 2 if math.isfinite(gap) else 1))
-    return int(value) if whole and math.isfinite(value) else value
+        away = step or (gap / 2 if math.isfinite(gap) else 1)
+        value += away if value == low else -away
+    return int(value) if whole else value

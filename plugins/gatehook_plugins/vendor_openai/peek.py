@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gatehook import Usage
 
-__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_whole", "usage_of"]
+__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_events", "read_whole", "usage_of"]
 
 
 class Delta(Struct):
@@ -43,6 +43,10 @@ class EventChoice(Struct):
     finish_reason: str | None = None
     delta: Delta | None = None
     text: Any = None
+
+    def has_content(self) -> bool:
+        """Whether it carries something a client was waiting for."""
+        return bool(self.text) or (self.delta is not None and self.delta.has_content())
 
 
 class Event(Struct):
@@ -81,6 +85,7 @@ class Whole(Struct):
 
 
 read_event = msgspec.json.Decoder(Event).decode
+read_events = msgspec.json.Decoder(list[Event]).decode
 read_whole = msgspec.json.Decoder(Whole).decode
 
 

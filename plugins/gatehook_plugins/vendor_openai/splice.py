@@ -5,30 +5,44 @@ keys, the spelling of numbers). Where the text is not of the simple form that ca
 decoded and encoded anew.
 """
 
+import json
 import re
 from typing import Any
 
 from gatehook import decode, encode
 
-__all__ = ["with_member", "with_model", "without"]
+__all__ = ["has_two_models", "mentions", "with_member", "with_model", "without"]
 
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def with_model(raw: bytes, old: str, new: str) -> bytes:
-    """The JSON object `raw`, whose top-level "model" is `old`, with `new` instead."""
+def with_model(raw: bytes, old: str | None, new: str) -> bytes:
+    """The JSON object `raw`, whose top-level "model" is `old` (None: it has none), with `new` instead."""
     # A quote inside a string is escaped, so `"model"` before a colon is a key; if there is just one, it is the one.
     # \u006x may spell a letter of "model": then nothing is certain.
-    if raw.count(b'"model"') == 1 and b"\\u006" not in raw:
+    if old is not None and raw.count(b'"model"') == 1 and b"\\u006" not in raw:
         match = _MODEL.search(raw)
         if match is not None and decode(match[1]) == old:
             return raw[: match.start(1)] + encode(new) + raw[match.end(1) :]
     return with_member(raw, "model", new)
 
 
+def has_two_models(raw: bytes) -> bool:
+    """Whether the JSON object `raw` names its model twice, so that two readers of it may see two models."""
+    if raw.count(b'"model"') <= 1 and b"\\u006" not in raw:
+        return False
+    members: list[tuple[str, Any]] = json.loads(raw, object_pairs_hook=list)
+    return sum(name == "model" for name, _ in members) > 1
+
+
+def mentions(raw: bytes, name: str) -> bool:
+    """Whether `name` may be a key in the JSON text `raw`; False is certain."""
+    return b'"%b"' % name.encode() in raw or b"\\u" in raw
+
+
 def with_member(raw: bytes, name: str, value: Any) -> bytes:
     """The JSON object `raw` with one member set; appended in place if no such name occurs anywhere."""
-    if b'"%b"' % name.encode() not in raw and b"\\u" not in raw:
+    if not mentions(raw, name):
         text = raw.rstrip()
         if text.endswith(b"}") and not text[:-1].rstrip().endswith(b"{"):
             return b"%b,%b:%b}" % (text[:-1], encode(name), encode(value))

@@ -23,7 +23,13 @@ from gatehook import (
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.peek import Whole, read_whole, usage_of
-from gatehook_plugins.vendor_openai.splice import with_member, with_model, without
+from gatehook_plugins.vendor_openai.splice import (
+    has_two_models,
+    mentions,
+    with_member,
+    with_model,
+    without,
+)
 from gatehook_plugins.vendor_openai.stream import StreamReader
 
 __all__ = ["OpenAIVendor"]
@@ -99,11 +105,13 @@ class OpenAIVendor:
             reader, answer = Reader(), StreamReader(attempt)
             try:
                 async for data in upstream.chunks():
-                    yield answer.read(reader.feed(data))
-                    if answer.done:
+                    yield answer.read(reader.take(data))
+                    if answer.done or answer.failure:
                         break
                 else:
-                    yield answer.read(reader.end())
+                    yield answer.read(reader.rest())
+                if answer.failure:
+                    raise answer.failure
             except EventTooLarge as error:
                 raise failure.malformed(target, str(error)) from None
             yield answer.end()
@@ -136,13 +144,13 @@ class OpenAIVendor:
 
 def _body(attempt: Attempt, options: Options) -> bytes:
     call, raw = attempt.call, attempt.call.body.raw
-    if attempt.target.model != call.model:
+    if attempt.target.model != call.model or has_two_models(raw):
         raw = with_model(raw, call.model, attempt.target.model)
     if call.stream and not call.include_usage and options.include_usage:
         # For accounting; the kernel keeps the usage event from a client that did not ask for it.
-        given = decode(raw).get("stream_options") if b'"stream_options"' in raw else None
+        given = decode(raw).get("stream_options") if mentions(raw, "stream_options") else None
         raw = with_member(raw, "stream_options", {**(given or {}), "include_usage": True})
-    elif call.include_usage and not options.include_usage:
+    elif call.stream and not options.include_usage and mentions(raw, "stream_options"):
         raw = without(raw, "stream_options")
     if options.max_tokens_field:
         raw = _with_limit(raw, options.max_tokens_field)
@@ -175,7 +183,7 @@ def _completion(attempt: Attempt, raw: bytes) -> Completion:
                 choice["finish_reason"] = "tool_calls"
         raw = encode(data)
     if whole.model != call.model:
-        raw = with_model(raw, whole.model or "", call.model)
+        raw = with_model(raw, whole.model, call.model)
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 

@@ -73,7 +73,9 @@ def ask() -> Ask:
         replay: Replay | None = None,
         **target: Any,
     ) -> Run:
-        replay = replay or Replay(answer if isinstance(answer, bytes) else encode(MESSAGE if answer is None else answer))
+        replay = replay or Replay(
+            answer if isinstance(answer, bytes) else encode(MESSAGE if answer is None else answer)
+        )
         egress = ReplayEgress(replay)
         vendor = Anthropic(egress, defaults or Defaults(), forward_user=forward_user)
         whole = {"model": "claude", "messages": [{"role": "user", "content": "Hello"}]} | dict(payload or {})
@@ -103,7 +105,9 @@ def stream() -> Ask:
         replay = replay or Replay(pieces, content_type="text/event-stream; charset=utf-8")
         egress = ReplayEgress(replay)
         vendor = Anthropic(egress, Defaults())
-        whole = {"model": "claude", "messages": [{"role": "user", "content": "Hello"}], "stream": True} | dict(payload or {})
+        whole = {"model": "claude", "messages": [{"role": "user", "content": "Hello"}], "stream": True} | dict(
+            payload or {}
+        )
         if operation == "completions":
             del whole["messages"]
         one = sifted(vendor, whole, operation, target)

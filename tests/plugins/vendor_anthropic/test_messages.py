@@ -12,7 +12,7 @@ PDF = base64.b64encode(b"%PDF-1.7\n").decode()
 MARK = {"type": "ephemeral"}
 
 
-def call(id: str = "call_1", name: str = "look", arguments: str = "{}", **rest: Any) -> dict[str, Any]:  # noqa: A002
+def call(id: str = "call_1", name: str = "look", arguments: str = "{}", **rest: Any) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}, **rest}
 
 
@@ -27,7 +27,9 @@ def text(words: str, **rest: Any) -> dict[str, Any]:
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
 
 
-async def test_system_and_developer_messages_anywhere_become_system_blocks_in_order_and_a_move_is_told(ask: Any) -> None:
+async def test_system_and_developer_messages_anywhere_become_system_blocks_in_order_and_a_move_is_told(
+    ask: Any,
+) -> None:
     run = await ask(
         {
             "messages": [
@@ -57,7 +59,9 @@ async def test_messages_of_one_side_become_one_turn(ask: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("messages", [[{"role": "assistant", "content": "hi"}, user("yo")], [{"role": "system", "content": "x"}]])
+@pytest.mark.parametrize(
+    "messages", [[{"role": "assistant", "content": "hi"}, user("yo")], [{"role": "system", "content": "x"}]]
+)
 async def test_a_conversation_that_does_not_begin_with_the_user_is_refused(ask: Any, messages: Any) -> None:
     with pytest.raises(InvalidRequest, match="begins with a user message") as caught:
         await ask({"messages": messages})
@@ -70,7 +74,11 @@ async def test_parallel_results_stand_in_one_user_turn_before_the_words_that_fol
             "tools": TOOLS,
             "messages": [
                 user("go"),
-                {"role": "assistant", "content": None, "tool_calls": [call("a", arguments='{"x":9007199254740993}'), call("b")]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [call("a", arguments='{"x":9007199254740993}'), call("b")],
+                },
                 {"role": "tool", "tool_call_id": "b", "content": "B"},
                 {"role": "tool", "tool_call_id": "a", "content": [text("A")]},
                 user("thanks"),
@@ -134,7 +142,7 @@ async def test_orphans_are_refused_with_their_ids(ask: Any, messages: Any, names
 
 
 async def test_tool_call_ids_are_brought_into_anthropics_alphabet_without_two_becoming_one(ask: Any) -> None:
-    ids = ["call_1", "functions.look:0", "functions_look_0", "", "b64-YQ", "ü", "functions.look:1"]
+    ids = ["call_1", "functions.look:0", "functions_look_0", "", "b64-w7w", "ü", "functions.look:1"]
     messages: list[Any] = [user("go"), {"role": "assistant", "tool_calls": [call(one) for one in ids]}]
     messages += [{"role": "tool", "tool_call_id": one, "content": f"of {one}"} for one in ids]
     run = await ask({"messages": messages, "tools": TOOLS})
@@ -143,7 +151,9 @@ async def test_tool_call_ids_are_brought_into_anthropics_alphabet_without_two_be
     assert sent == results
     assert len(set(sent)) == len(ids)
     assert sent[0] == "call_1"
-    assert all(one and set(one) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for one in sent)
+    assert all(
+        one and set(one) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") for one in sent
+    )
     encoded = sent[1].removeprefix("b64-")
     assert base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode() == "functions.look:0"
 
@@ -158,9 +168,18 @@ async def test_ids_that_repeat_over_turns_are_made_unique(ask: Any) -> None:
 
 
 async def test_the_last_assistant_turn_loses_trailing_white_space_and_nothing_else_does(ask: Any) -> None:
-    messages = [user("a \n"), {"role": "assistant", "content": "b "}, user("c"), {"role": "assistant", "content": "d \n\t"}]
+    messages = [
+        user("a \n"),
+        {"role": "assistant", "content": "b "},
+        user("c"),
+        {"role": "assistant", "content": "d \n\t"},
+    ]
     run = await ask({"messages": messages})
     assert [turn["content"][0]["text"] for turn in run.body["messages"]] == ["a \n", "b ", "c", "d"]
+
+
+async def test_a_last_user_turn_keeps_its_white_space(ask: Any) -> None:
+    assert (await ask({"messages": [user("a \n")]})).body["messages"][0]["content"] == [text("a \n")]
 
 
 async def test_a_last_assistant_turn_of_white_space_alone_is_left_out(ask: Any) -> None:
@@ -195,7 +214,10 @@ async def test_blank_text_beside_other_blocks_is_left_out(ask: Any) -> None:
             },
         ),
         (
-            {"type": "file", "file": {"file_data": "data:text/markdown;base64," + base64.b64encode("# é".encode()).decode()}},
+            {
+                "type": "file",
+                "file": {"file_data": "data:text/markdown;base64," + base64.b64encode("# é".encode()).decode()},
+            },
             {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "# é"}},
         ),
         (
@@ -238,7 +260,9 @@ async def test_an_image_in_an_assistant_message_is_refused(ask: Any) -> None:
 
 
 async def test_the_detail_of_an_image_is_dropped_with_a_signal(ask: Any) -> None:
-    pictures = [{"type": "image_url", "image_url": {"url": "https://x.test/a", "detail": one}} for one in ("low", "auto")]
+    pictures = [
+        {"type": "image_url", "image_url": {"url": "https://x.test/a", "detail": one}} for one in ("low", "auto")
+    ]
     run = await ask({"messages": [user(*pictures)]})
     assert run.dropped == ["messages[0].content[0].image_url.detail"]
 
@@ -284,7 +308,13 @@ async def test_thinking_goes_back_signed_and_before_the_tool_call(ask: Any) -> N
     ]
     messages = [
         user("go"),
-        {"role": "assistant", "content": "ok", "reasoning_content": "hm", "thinking_blocks": blocks, "tool_calls": [call()]},
+        {
+            "role": "assistant",
+            "content": "ok",
+            "reasoning_content": "hm",
+            "thinking_blocks": blocks,
+            "tool_calls": [call()],
+        },
         {"role": "tool", "tool_call_id": "call_1", "content": "r"},
     ]
     run = await ask({"messages": messages, "tools": TOOLS})

@@ -95,7 +95,9 @@ async def test_thinking_and_effort_go_together_only_where_both_mean_something(as
             await ask(payload, model=model)
 
 
-@pytest.mark.parametrize("thinking", ["on", {}, {"type": 5}, {"type": "enabled"}, {"type": "enabled", "budget_tokens": "9"}])
+@pytest.mark.parametrize(
+    "thinking", ["on", {}, {"type": 5}, {"type": "enabled"}, {"type": "enabled", "budget_tokens": "9"}]
+)
 async def test_a_malformed_thinking_is_refused(ask: Any, thinking: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^thinking"):
         await ask({"thinking": thinking})
@@ -112,7 +114,9 @@ async def test_a_malformed_thinking_is_refused(ask: Any, thinking: Any) -> None:
         ({}, 9000, 9000, []),
     ],
 )
-async def test_max_tokens_is_raised_above_the_budget_within_the_cap(ask: Any, given: Any, cap: Any, sent: int, dropped: Any) -> None:
+async def test_max_tokens_is_raised_above_the_budget_within_the_cap(
+    ask: Any, given: Any, cap: Any, sent: int, dropped: Any
+) -> None:
     run = await ask({"reasoning_effort": "medium", **given}, model=OLD, max_tokens=cap)
     assert run.body["thinking"]["budget_tokens"] == BUDGETS["medium"]
     assert (run.body["max_tokens"], run.dropped) == (sent, dropped)
@@ -142,7 +146,9 @@ async def test_a_budget_that_leaves_no_room_under_the_cap_is_refused_not_cut(ask
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "look"}}}, "tool_choice"),
     ],
 )
-@pytest.mark.parametrize("asked", [{"reasoning_effort": "low"}, {"thinking": {"type": "enabled", "budget_tokens": 2000}}])
+@pytest.mark.parametrize(
+    "asked", [{"reasoning_effort": "low"}, {"thinking": {"type": "enabled", "budget_tokens": 2000}}]
+)
 @pytest.mark.parametrize("model", [OLD, NEW])
 async def test_what_cannot_go_with_thinking_is_refused_with_the_reason(
     ask: Any, given: Any, param: str, asked: Any, model: str

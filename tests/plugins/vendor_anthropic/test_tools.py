@@ -22,10 +22,16 @@ EMPTY = {"type": "object", "properties": {}}
         (tool(), {"name": "look", "input_schema": EMPTY}),
         (tool(parameters=None), {"name": "look", "input_schema": EMPTY}),
         (tool(parameters={}), {"name": "look", "input_schema": EMPTY}),
-        (tool(parameters={"properties": {"a": {}}}), {"name": "look", "input_schema": {"type": "object", "properties": {"a": {}}}}),
+        (
+            tool(parameters={"properties": {"a": {}}}),
+            {"name": "look", "input_schema": {"type": "object", "properties": {"a": {}}}},
+        ),
         (tool(strict=True, parameters=SCHEMA), {"name": "look", "input_schema": SCHEMA, "strict": True}),
         (tool(strict=False), {"name": "look", "input_schema": EMPTY}),
-        (tool(cache_control={"type": "ephemeral"}), {"name": "look", "input_schema": EMPTY, "cache_control": {"type": "ephemeral"}}),
+        (
+            tool(cache_control={"type": "ephemeral"}),
+            {"name": "look", "input_schema": EMPTY, "cache_control": {"type": "ephemeral"}},
+        ),
     ],
 )
 async def test_function_tools_become_custom_tools(ask: Any, given: Any, sent: Any) -> None:
@@ -107,7 +113,9 @@ async def test_choices_that_cannot_be_met_are_refused(ask: Any, payload: Any, re
 
 
 async def test_tools_that_only_the_history_knows_are_declared_but_not_offered(ask: Any) -> None:
-    calls = [{"id": f"c{number}", "type": "function", "function": {"name": "look", "arguments": "{}"}} for number in (1, 2)]
+    calls = [
+        {"id": f"c{number}", "type": "function", "function": {"name": "look", "arguments": "{}"}} for number in (1, 2)
+    ]
     messages = [
         {"role": "user", "content": "go"},
         {"role": "assistant", "tool_calls": calls},

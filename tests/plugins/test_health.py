@@ -1,0 +1,116 @@
+import datetime as dt
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from gatehook import CATALOG, Route, Services, Target
+from gatehook.services import StaticCatalog
+from gatehook_plugins.health import Health
+
+
+def target(key: str, unavailable: str = "") -> Target:
+    return Target(key=key, name=key.partition("#")[0], vendor="mock", model="m", unavailable=unavailable)
+
+
+class Served:
+    """A gateway's health, and the gateway's state, which a test may change."""
+
+    def __init__(self, *targets: Target, **settings: Any) -> None:
+        services = Services()
+        services.provide(CATALOG, StaticCatalog(targets), "test")
+        self.gateway = SimpleNamespace(services=services, serving=True, draining=False)
+        self.routes = [
+            route
+            for route in Health(Health.Settings(**settings)).register_routes(cast("Any", self.gateway))
+            if isinstance(route, Route)
+        ]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+        app = web.Application()
+        for route in self.routes:
+            app.router.add_route(route.method, route.path, route.handler)
+        async with TestClient(TestServer(app)) as client:
+            yield client
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.client() as client, client.get(path) as answer:
+            assert answer.content_type == "application/json"
+            assert answer.headers["Cache-Control"] == "no-store"
+            return answer.status, await answer.json()
+
+
+def test_probes_need_no_key() -> None:
+    assert {(route.method, route.path, route.auth) for route in Served().routes} == {
+        ("GET", "/health", False),
+        ("GET", "/health/live", False),
+        ("GET", "/health/ready", False),
+    }
+
+
+async def test_the_full_report_has_every_field() -> None:
+    status, body = await Served(target("a#1"), target("a#2"), target("b#1")).get("/health")
+    assert status == 200
+    when = dt.datetime.fromisoformat(body.pop("timestamp"))
+    assert when.utcoffset() == dt.timedelta(0)
+    assert abs(dt.datetime.now(dt.UTC) - when) < dt.timedelta(seconds=30)
+    assert body == {
+        "status": "healthy",
+        "service": "gatehook",
+        "manager_initialized": True,
+        "engines": {},
+        "models": 2,
+        "issues": [],
+    }
+
+
+async def test_before_start_up_is_over_nothing_is_initialized() -> None:
+    served = Served()
+    served.gateway.serving = False
+    assert (await served.get("/health"))[1]["manager_initialized"] is False
+
+
+async def test_a_model_that_cannot_be_called_is_an_issue_without_names_of_variables() -> None:
+    served = Served(target("a#1", "its api_key refers to $MY_SECRET, which is not set"), target("a#2"), target("b#1"))
+    status, body = await served.get("/health")
+    assert (status, body["status"]) == (200, "healthy")
+    (issue,) = body["issues"]
+    assert "'a'" in issue
+    assert "1 of 2 deployments" in issue
+    assert "API key" in issue
+    assert "MY_SECRET" not in issue
+
+
+async def test_a_shutdown_is_an_issue() -> None:
+    served = Served()
+    served.gateway.draining = True
+    assert "shutting down" in (await served.get("/health"))[1]["issues"][0]
+
+
+async def test_the_simple_style_says_one_word() -> None:
+    served = Served(target("a#1", "no key"), style="simple")
+    assert await served.get("/health") == (200, {"status": "ok", "service": "gatehook"})
+
+
+@pytest.mark.parametrize("style", ["full", "simple"])
+@pytest.mark.parametrize(
+    ("serving", "draining", "ready"),
+    [
+        (True, False, (200, {"status": "ok"})),
+        (False, False, (503, {"status": "starting"})),
+        (True, True, (503, {"status": "draining"})),
+        (False, True, (503, {"status": "draining"})),
+    ],
+)
+async def test_ready_follows_the_gateway_and_live_is_always_ok(
+    style: str, serving: bool, draining: bool, ready: tuple[int, Any]
+) -> None:
+    served = Served(style=style)
+    served.gateway.serving, served.gateway.draining = serving, draining
+    assert await served.get("/health/ready") == ready
+    assert await served.get("/health/live") == (200, {"status": "ok"})

@@ -1,0 +1,277 @@
+import re
+import timeit
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from pydantic import ValidationError
+
+from gatehook import CATALOG, Call, GatewayError, Observer, Outcome, Route, Services, Target, UpstreamError, Usage
+from gatehook.services import StaticCatalog
+from gatehook_plugins.metrics import Metrics
+from gatehook_plugins.metrics.recorder import MAX_CODES, Histogram, Recorder
+
+TARGET = Target(key="gpt#1", name="gpt", vendor="openai", model="gpt-2024")
+Status = Literal["complete", "partial", "failed", "rejected", "cached"]
+
+
+class Served:
+    """The plugin as a gateway has it."""
+
+    def __init__(self, **settings: Any) -> None:
+        services = Services()
+        services.provide(CATALOG, StaticCatalog([TARGET]), "test")
+        gateway = cast("Any", SimpleNamespace(services=services))
+        plugin = Metrics(Metrics.Settings(**settings))
+        (self.observer,) = plugin.register_observers(gateway)
+        (self.route,) = plugin.register_routes(gateway)
+
+    def count(
+        self, status: Status = "complete", *, target: Target | None = TARGET, model: str = "gpt", **outcome: Any
+    ) -> None:
+        call = Call(operation="chat", surface="test", headers={})
+        call.model, call.target = model, target
+        self.observer.started(call)
+        self.observer.finished(call, Outcome(status, outcome.pop("http_status", 200), **outcome))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+        app = web.Application()
+        app.router.add_route(self.route.method, self.route.path, self.route.handler)
+        async with TestClient(TestServer(app)) as client:
+            yield client
+
+    async def scrape(self, accept: str = "") -> tuple[str, str]:
+        async with self.client() as client, client.get("/metrics", headers={"Accept": accept}) as answer:
+            assert answer.status == 200
+            return answer.headers["Content-Type"], await answer.text()
+
+    async def samples(self) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+        _, text = await self.scrape()
+        found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+        for family in read_text(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+        return found
+
+
+def labels(**values: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(values.items()))
+
+
+async def test_tokens_are_counted_by_model_and_kind() -> None:
+    served = Served()
+    served.count(usage=Usage(10, 5, cached_tokens=4, reasoning_tokens=2))
+    served.count(usage=Usage(1, 1))
+    assert (await served.samples())["gateway_tokens_total"] == {
+        labels(model="gpt", kind="prompt"): 11,
+        labels(model="gpt", kind="completion"): 6,
+        labels(model="gpt", kind="cached"): 4,
+        labels(model="gpt", kind="reasoning"): 2,
+    }
+
+
+async def test_requests_are_counted_by_model_vendor_outcome_and_code() -> None:
+    served = Served()
+    served.count()
+    served.count()
+    served.count("failed", http_status=502, code="upstream_error")
+    served.count("rejected", target=None, http_status=429, code="rate_limit_exceeded")
+    served.count("cached", target=None)
+    assert (await served.samples())["gateway_requests_total"] == {
+        labels(model="gpt", vendor="openai", outcome="complete", code=""): 2,
+        labels(model="gpt", vendor="openai", outcome="failed", code="upstream_error"): 1,
+        labels(model="gpt", vendor="none", outcome="rejected", code="rate_limit_exceeded"): 1,
+        labels(model="gpt", vendor="none", outcome="cached", code=""): 1,
+    }
+
+
+async def test_names_that_clients_make_up_get_no_series() -> None:
+    served = Served()
+    for number in range(50):
+        served.count("rejected", target=None, model=f"made-up-{number}", http_status=404, code="model_not_found")
+    assert (await served.samples())["gateway_requests_total"] == {
+        labels(model="unknown", vendor="none", outcome="rejected", code="model_not_found"): 50
+    }
+
+
+async def test_codes_that_vendors_make_up_are_bounded() -> None:
+    served = Served()
+    for number in range(MAX_CODES * 2):
+        served.count("failed", http_status=400, code=f"made-up-{number}")
+    served.count("failed", http_status=400, code="x" * 1000)
+    samples = (await served.samples())["gateway_requests_total"]
+    assert len(samples) == MAX_CODES + 1
+    assert samples[labels(model="gpt", vendor="openai", outcome="failed", code="other")] == MAX_CODES + 1
+
+
+async def test_without_a_catalog_a_call_that_was_not_routed_is_of_an_unknown_model() -> None:
+    recorder = Recorder()
+    call = Call(operation="chat", surface="test", headers={})
+    call.model = "gpt"
+    recorder.finished(call, Outcome("rejected", 401))
+    assert list(recorder.snapshot().requests) == [("unknown", "none", "rejected", "")]
+
+
+async def test_requests_in_flight_go_up_and_down() -> None:
+    served = Served()
+    calls = [Call(operation="chat", surface="test", headers={}) for _ in range(3)]
+    for call in calls:
+        served.observer.started(call)
+    assert (await served.samples())["gateway_requests_in_flight"] == {(): 3}
+    for call in calls:
+        served.observer.finished(call, Outcome("failed", 500))
+    assert (await served.samples())["gateway_requests_in_flight"] == {(): 0}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UpstreamError("cut", code="upstream_truncated"), "upstream_truncated"), (GatewayError("x"), "server_error")],
+)
+async def test_failed_attempts_are_counted_even_if_another_succeeds(error: GatewayError, code: str) -> None:
+    served = Served()
+    served.observer.attempt_failed(Call(operation="chat", surface="test", headers={}), TARGET, error)
+    assert (await served.samples())["gateway_upstream_failures_total"] == {
+        labels(vendor="openai", model="gpt", code=code): 1
+    }
+
+
+async def test_durations_are_a_histogram_by_operation_and_status() -> None:
+    served = Served()
+    for duration in (0.001, 0.3, 0.3, 9999.0):
+        served.count(duration=duration)
+    served.count("failed", http_status=502, duration=1.0)
+    samples = await served.samples()
+    ok = {"operation": "chat", "status": "200"}
+    buckets = samples["http_request_duration_seconds_bucket"]
+    assert buckets[labels(**ok, le="0.005")] == 1
+    assert buckets[labels(**ok, le="0.25")] == 1
+    assert buckets[labels(**ok, le="0.5")] == 3
+    assert buckets[labels(**ok, le="600.0")] == 3
+    assert buckets[labels(**ok, le="+Inf")] == 4
+    assert samples["http_request_duration_seconds_count"][labels(**ok)] == 4
+    assert samples["http_request_duration_seconds_sum"][labels(**ok)] == pytest.approx(9999.601)
+    assert samples["http_request_duration_seconds_count"][labels(operation="chat", status="502")] == 1
+
+
+async def test_the_time_to_the_first_token_is_a_histogram_by_model() -> None:
+    served = Served()
+    served.count(first_token=0.2)
+    served.count()
+    samples = await served.samples()
+    assert samples["gateway_time_to_first_token_seconds_count"] == {labels(model="gpt"): 1}
+    assert samples["gateway_time_to_first_token_seconds_bucket"][labels(model="gpt", le="0.25")] == 1
+
+
+def test_a_value_on_a_bound_lies_below_it() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 2.0, 2.5):
+        histogram.observe(value)
+    assert histogram.counts == [2, 2, 1]
+    assert histogram.total == 7.5
+
+
+async def test_feathergate_names_are_exact_and_only_on_demand() -> None:
+    served = Served(feathergate_names=True)
+    served.count()
+    served.count("cached", target=None)
+    served.count("failed", http_status=502)
+    served.count("partial")
+    samples = await served.samples()
+    assert samples["feathergate_requests_total"] == {(): 4}
+    assert samples["feathergate_requests_successful"] == {(): 2}
+    assert samples["feathergate_requests_failed"] == {(): 2}
+    assert not any(name.startswith("feathergate") for name in await Served().samples())
+
+
+async def test_the_process_is_told_of_only_on_demand() -> None:
+    plain = await Served().samples()
+    assert not any(name.startswith(("process_", "python_")) for name in plain)
+    detailed = await Served(process=True).samples()
+    assert {"process_resident_memory_bytes", "python_info", "python_gc_collections_total"} <= detailed.keys()
+
+
+async def test_two_gateways_in_one_process_do_not_mix() -> None:
+    one, other = Served(process=True), Served(process=True)
+    one.count()
+    assert (await one.samples())["gateway_requests_total"]
+    assert "gateway_requests_total" not in await other.samples()
+
+
+async def test_prometheus_text_is_the_default() -> None:
+    served = Served()
+    served.count()
+    content_type, text = await served.scrape()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert re.search(r"^# TYPE gateway_tokens_total counter$", text, re.MULTILINE)
+    assert re.search(r"^# TYPE http_request_duration_seconds histogram$", text, re.MULTILINE)
+
+
+async def test_openmetrics_is_given_to_those_who_ask() -> None:
+    served = Served(feathergate_names=True, process=True)
+    served.count(usage=Usage(1, 1), first_token=0.1)
+    content_type, text = await served.scrape("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    families = read_openmetrics(text)  # type: ignore[no-untyped-call]
+    assert {"gateway_tokens", "feathergate_requests_failed"} <= {family.name for family in families}
+
+
+@pytest.mark.parametrize("version", ["banana", "1.0.0; escaping=banana", "9.9.9", ""])
+async def test_any_version_of_openmetrics_gets_the_one_there_is(version: str) -> None:
+    content_type, _ = await Served().scrape(f"application/openmetrics-text; version={version}")
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+async def test_whoever_asks_for_something_else_gets_text() -> None:
+    content_type, _ = await Served().scrape("text/html, */*; q=0.1")
+    assert content_type.startswith("text/plain")
+
+
+async def test_any_name_of_a_model_is_escaped() -> None:
+    served = Served()
+    name = 'quote " back \\ line \n end'
+    served.count(target=Target(key="x#1", name=name, vendor="v", model="m"))
+    assert (
+        labels(model=name, vendor="v", outcome="complete", code="")
+        in (await served.samples())["gateway_requests_total"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "auth"),
+    [({}, False), ({"auth": "user"}, "user"), ({"auth": "admin"}, "admin"), ({"auth": "false"}, False)],
+)
+def test_who_may_read_is_the_operators_choice(written: Mapping[str, Any], auth: object) -> None:
+    route = Served(**written).route
+    assert isinstance(route, Route)
+    assert (route.method, route.path, route.auth) == ("GET", "/metrics", auth)
+
+
+def test_a_senseless_auth_is_a_fault() -> None:
+    with pytest.raises(ValidationError, match="auth"):
+        Metrics.Settings(auth="root")  # type: ignore[arg-type]
+
+
+def test_no_method_is_called_for_each_chunk_or_first_token() -> None:
+    assert Recorder.chunk is Observer.chunk
+    assert Recorder.first_token is Observer.first_token
+
+
+def test_a_request_costs_little() -> None:
+    served = Served()
+    call = Call(operation="chat", surface="test", headers={})
+    call.model, call.target = "gpt", TARGET
+    outcome = Outcome("complete", 200, Usage(10, 20, 5, 0, 3), "", 0.3, 0.1)
+
+    def observe() -> None:
+        served.observer.started(call)
+        served.observer.finished(call, outcome)
+
+    best = min(timeit.repeat(observe, number=2000, repeat=5)) / 2000
+    assert best < 25e-6, "five times what it may cost on a free machine"

@@ -1,0 +1,215 @@
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gatehook import CATALOG, Call, ModelNotFound, Router, Services, Target
+from gatehook.services import StaticCatalog
+from gatehook_plugins.route_models import RouteModels
+from gatehook_plugins.route_models.router import ModelRouter
+
+
+def target(key: str, **fields: Any) -> Target:
+    return Target(**({"key": key, "name": key.partition("#")[0], "vendor": "mock", "model": "m"} | fields))
+
+
+def call(model: str) -> Call:
+    made = Call(operation="chat", surface="test", headers={})
+    made.model = model
+    return made
+
+
+class LiveCatalog:
+    """A catalog that can change."""
+
+    def __init__(self, *targets: Target) -> None:
+        self._now = StaticCatalog(targets)
+        self._subscribers: list[Callable[[], None]] = []
+
+    def group(self, name: str) -> Sequence[Target]:
+        return self._now.group(name)
+
+    def groups(self) -> Mapping[str, Sequence[Target]]:
+        return self._now.groups()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._subscribers.append(changed)
+
+    def become(self, *targets: Target) -> None:
+        self._now = StaticCatalog(targets)
+        for changed in self._subscribers:
+            changed()
+
+
+def router(*targets: Target, seed: int = 1) -> ModelRouter:
+    return ModelRouter(StaticCatalog(targets), random.Random(seed).random)
+
+
+async def keys(router: Router, model: str) -> list[str]:
+    targets = await router.route(call(model))
+    assert targets is not None
+    return [one.key for one in targets]
+
+
+async def test_an_unknown_name_is_not_ours() -> None:
+    assert await router(target("a#1")).route(call("b")) is None
+    assert await router().route(call("")) is None
+
+
+async def test_a_single_deployment_is_answered_with_the_same_tuple_each_time() -> None:
+    one = router(target("a#1"))
+    first = await one.route(call("a"))
+    assert first == (target("a#1"),)
+    assert await one.route(call("a")) is first
+
+
+async def test_lower_priority_numbers_come_first_whatever_the_order_of_the_settings() -> None:
+    one = router(target("a#1", priority=3), target("a#2", priority=1), target("a#3", priority=2))
+    assert await keys(one, "a") == ["a#2", "a#3", "a#1"]
+
+
+async def test_an_order_without_chance_is_cached() -> None:
+    one = router(target("a#1", priority=2, fallbacks=("b",)), target("a#2", priority=1), target("b#1"))
+    first = await one.route(call("a"))
+    assert first is await one.route(call("a"))
+    assert await keys(one, "a") == ["a#2", "a#1", "b#1"]
+
+
+async def test_weights_share_the_first_place_in_proportion() -> None:
+    one = router(target("a#1", weight=6.0), target("a#2", weight=3.0), target("a#3", weight=1.0))
+    firsts = Counter([(await keys(one, "a"))[0] for _ in range(6000)])
+    assert firsts["a#1"] / 6000 == pytest.approx(0.6, abs=0.03)
+    assert firsts["a#2"] / 6000 == pytest.approx(0.3, abs=0.03)
+    assert firsts["a#3"] / 6000 == pytest.approx(0.1, abs=0.03)
+
+
+async def test_the_second_place_is_drawn_by_weight_among_the_rest() -> None:
+    one = router(target("a#1", weight=8.0), target("a#2", weight=3.0), target("a#3", weight=1.0))
+    orders = [await keys(one, "a") for _ in range(6000)]
+    after_first = Counter(order[1] for order in orders if order[0] == "a#1")
+    assert after_first["a#2"] / after_first.total() == pytest.approx(0.75, abs=0.03)
+
+
+async def test_every_order_holds_every_deployment_once() -> None:
+    one = router(*(target(f"a#{n}", weight=n) for n in range(1, 8)))
+    for _ in range(200):
+        assert sorted(await keys(one, "a")) == [f"a#{n}" for n in range(1, 8)]
+
+
+async def test_weight_zero_is_the_last_resort_of_its_priority() -> None:
+    one = router(
+        target("a#1", weight=0.0), target("a#2"), target("a#3"), target("a#4", weight=0.0), target("a#5", priority=2)
+    )
+    for _ in range(100):
+        order = await keys(one, "a")
+        assert set(order[:2]) == {"a#2", "a#3"}
+        assert order[2:] == ["a#1", "a#4", "a#5"]
+
+
+async def test_weight_zero_everywhere_still_serves() -> None:
+    assert await keys(router(target("a#1", weight=0.0), target("a#2", weight=0.0)), "a") == ["a#1", "a#2"]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0 - 2**-53])
+async def test_any_random_number_and_any_weight_will_do(chance: float) -> None:
+    group = [target("a#1", weight=5e-324), target("a#2", weight=1.7e308), target("a#3")]
+    one = ModelRouter(StaticCatalog(group), lambda: chance)
+    assert sorted(await keys(one, "a")) == ["a#1", "a#2", "a#3"]
+
+
+async def test_the_order_comes_from_the_given_source_of_chance() -> None:
+    group = [target(f"a#{n}") for n in range(6)]
+    once, again = router(*group, seed=7), router(*group, seed=7)
+    assert [await keys(once, "a") for _ in range(20)] == [await keys(again, "a") for _ in range(20)]
+
+
+async def test_unavailable_deployments_are_left_out() -> None:
+    one = router(target("a#1", unavailable="its key $X is not set"), target("a#2", priority=9))
+    assert await keys(one, "a") == ["a#2"]
+
+
+async def test_fallbacks_come_in_order_after_all_of_the_group() -> None:
+    one = router(
+        target("a#1", priority=1, fallbacks=("c", "b")), target("a#2", priority=2), target("b#1"), target("c#1")
+    )
+    assert await keys(one, "a") == ["a#1", "a#2", "c#1", "b#1"]
+    assert await keys(one, "b") == ["b#1"]
+
+
+async def test_fallbacks_are_followed_in_breadth_and_each_group_once() -> None:
+    one = router(
+        target("a#1", fallbacks=("b", "c")),
+        target("b#1", fallbacks=("d", "c", "a")),
+        target("c#1", fallbacks=("e",)),
+        target("d#1", fallbacks=("a",)),
+        target("e#1"),
+    )
+    assert await keys(one, "a") == ["a#1", "b#1", "c#1", "d#1", "e#1"]
+
+
+@pytest.mark.parametrize("fallbacks", [("a",), ("a", "a"), ("b", "b")])
+async def test_circles_end(fallbacks: tuple[str, ...]) -> None:
+    one = router(target("a#1", fallbacks=fallbacks), target("b#1", fallbacks=("a", "b")))
+    assert await keys(one, "a") == ["a#1", "b#1"][: 1 + ("b" in fallbacks)]
+
+
+async def test_the_fallbacks_of_all_deployments_of_a_group_count() -> None:
+    one = router(target("a#1", fallbacks=("b",)), target("a#2", fallbacks=("c",)), target("b#1"), target("c#1"))
+    assert (await keys(one, "a"))[2:] == ["b#1", "c#1"]
+
+
+async def test_an_unavailable_deployment_still_names_its_fallbacks() -> None:
+    one = router(target("a#1", unavailable="no key", fallbacks=("b",)), target("b#1"))
+    assert await keys(one, "a") == ["b#1"]
+
+
+async def test_a_fallback_group_is_shared_by_weight_too() -> None:
+    one = router(target("a#1", fallbacks=("b",)), target("b#1"), target("b#2"))
+    orders = {tuple(await keys(one, "a")) for _ in range(50)}
+    assert orders == {("a#1", "b#1", "b#2"), ("a#1", "b#2", "b#1")}
+
+
+async def test_fallbacks_that_do_not_exist_are_passed_over() -> None:
+    assert await keys(router(target("a#1", fallbacks=("ghost", "b")), target("b#1")), "a") == ["a#1", "b#1"]
+
+
+async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reason = "its api_key refers to $SECRET_NAME, which is not set"
+    with caplog.at_level(logging.WARNING):
+        one = router(target("a#1", unavailable=reason), target("a#2", unavailable=reason, fallbacks=("b",)),
+                     target("b#1", unavailable=reason))  # fmt: skip
+    with pytest.raises(ModelNotFound, match=r"'a' is configured but not available.*no API key") as caught:
+        await one.route(call("a"))
+    assert caught.value.status == 404
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    assert "SECRET_NAME" not in caught.value.message
+    assert "a#1: its api_key refers to $SECRET_NAME" in caplog.text
+
+
+async def test_a_change_of_the_catalog_counts_at_once() -> None:
+    catalog = LiveCatalog(target("a#1"))
+    one = ModelRouter(catalog, random.random)
+    assert await keys(one, "a") == ["a#1"]
+    catalog.become(target("a#9"), target("b#1"), target("b#2"))
+    assert await keys(one, "a") == ["a#9"]
+    assert sorted(await keys(one, "b")) == ["b#1", "b#2"]
+    catalog.become(target("b#1", unavailable="no key"))
+    assert await one.route(call("a")) is None
+    with pytest.raises(ModelNotFound):
+        await one.route(call("b"))
+
+
+async def test_the_plugin_routes_over_the_catalog_service() -> None:
+    services = Services()
+    services.provide(CATALOG, StaticCatalog([target("a#1")]), "test")
+    plugin = RouteModels(RouteModels.Settings())
+    (made,) = plugin.register_routers(cast("Any", SimpleNamespace(services=services)))
+    assert isinstance(made, Router)
+    assert await keys(made, "a") == ["a#1"]
