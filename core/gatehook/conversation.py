@@ -126,8 +126,8 @@ class _Reader:
         self.turns: list[Turn] = []
         self._drop = drop
         self._seen: set[str] = set()
-        self._pending: dict[str, ToolUse] = {}
-        self._renamed: dict[str, str] = {}
+        self._pending: list[tuple[str, ToolUse]] = []
+        """Calls of the latest answer without a result so far, each with its id as the client gave it."""
 
     def read(self, message: Mapping[str, Any], path: str) -> None:
         for name, value in message.items():
@@ -164,7 +164,7 @@ class _Reader:
         self._expect_no_pending(path)
         if message.get("function_call"):
             raise _refused(f"{path}.function_call", "deprecated by OpenAI; use tool_calls")
-        thinking = _thinking(message)
+        thinking = self._thinking(message, path)
         if message.get("reasoning_content") and not thinking:
             self._drop(f"{path}.reasoning_content")
         parts = [*thinking, *self._parts(message.get("content"), f"{path}.content")]
@@ -174,7 +174,9 @@ class _Reader:
             self._call(call, f"{path}.tool_calls[{number}]")
             for number, call in enumerate(message.get("tool_calls") or ())
         ]
-        self._pending = {call.id: call for call in calls}
+        self._pending = [
+            (given["id"], call) for given, call in zip(message.get("tool_calls") or (), calls, strict=True)
+        ]
         self._add("assistant", [*parts, *calls])
 
     def _call(self, call: Mapping[str, Any], path: str) -> ToolUse:
@@ -192,22 +194,22 @@ class _Reader:
         return ToolUse(self._unique(call["id"]), call["function"]["name"], arguments, path, extra)
 
     def _unique(self, given: str) -> str:
-        """Ids that repeat over turns are made unique; a result refers to the latest call with its id."""
+        """Ids that repeat are made unique; a result belongs to the latest answer's first open call with its id."""
         new, count = given, 1
         while new in self._seen:
             count += 1
             new = f"{given}_{count}"
         self._seen.add(new)
-        self._renamed[given] = new
         return new
 
     def _read_result(self, message: Mapping[str, Any], path: str) -> None:
         if message["role"] == "function":
             raise _refused(f"{path}.role", "deprecated by OpenAI; use role 'tool'")
         given = message["tool_call_id"]
-        call = self._pending.pop(self._renamed.get(given, given), None)
-        if call is None:
+        place = next((place for place, (one, _) in enumerate(self._pending) if one == given), None)
+        if place is None:
             raise _refused(f"{path}.tool_call_id", f"no tool call {given!r} in the assistant message before it")
+        _, call = self._pending.pop(place)
         parts = [
             part for part in self._parts(message.get("content"), f"{path}.content") if isinstance(part, Text | Media)
         ]
@@ -215,7 +217,7 @@ class _Reader:
 
     def _expect_no_pending(self, path: str) -> None:
         if self._pending:
-            ids = ", ".join(repr(id_) for id_ in self._pending)
+            ids = ", ".join(repr(given) for given, _ in self._pending)
             raise _refused(path, f"no tool message answers the tool calls {ids}")
 
     def _add(self, role: Literal["user", "assistant"], parts: Sequence[Part]) -> None:
@@ -227,6 +229,18 @@ class _Reader:
             self.turns[-1].parts.extend(parts)
         else:
             self.turns.append(Turn(role, list(parts)))
+
+    def _thinking(self, message: Mapping[str, Any], path: str) -> list[Part]:
+        """Signed blocks, where the client kept them; without its signature no vendor takes reasoning back."""
+        parts: list[Part] = []
+        for number, block in enumerate(message.get("thinking_blocks") or ()):
+            if block.get("type") == "redacted_thinking" and block.get("data"):
+                parts.append(Thinking(redacted=block["data"]))
+            elif block.get("type") != "redacted_thinking" and block.get("signature"):
+                parts.append(Thinking(block.get("thinking") or "", block["signature"]))
+            else:
+                self._drop(f"{path}.thinking_blocks[{number}]")
+        return parts
 
     def _parts(self, content: Any, path: str) -> list[Part]:
         """The parts of one message; empty text is no part, vendors refuse it."""
@@ -261,33 +275,26 @@ def _part(part: Mapping[str, Any], path: str) -> Text | Media:
 def _image(image: Any, path: str, cache: Mapping[str, Any] | None) -> Media:
     url, detail = (image, "") if isinstance(image, str) else (image["url"], image.get("detail") or "")
     detail = "" if detail == "auto" else detail
-    if url.startswith("data:"):
+    if _is_data(url):
         return Media("image", path, blob=data_uri(url, param=f"{path}.url"), detail=detail, cache=cache)
     if not url.lower().startswith(("http://", "https://")):
         raise _refused(f"{path}.url", "expected an http, https or data URL")
     return Media("image", path, url=url, detail=detail, cache=cache)
 
 
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
 def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None) -> Media:
     name = file.get("filename") or ""
     if data := file.get("file_data"):
         where = f"{path}.file_data"
-        blob = data_uri(data, param=where) if data.startswith("data:") else from_base64(data, param=where)
+        blob = data_uri(data, param=where) if _is_data(data) else from_base64(data, param=where)
         return Media("file", path, blob=blob, filename=name, cache=cache)
     if file.get("file_id"):
         return Media("file", path, file_id=file["file_id"], filename=name, cache=cache)
     raise InvalidRequest(f"{path}: needs file_data or file_id", param=path)
-
-
-def _thinking(message: Mapping[str, Any]) -> list[Part]:
-    """Signed blocks, where the client kept them; without its signature no vendor takes reasoning back."""
-    parts: list[Part] = []
-    for block in message.get("thinking_blocks") or ():
-        if block.get("type") == "redacted_thinking":
-            parts.append(Thinking(redacted=block.get("data", "")))
-        elif block.get("signature"):
-            parts.append(Thinking(block.get("thinking", ""), block["signature"]))
-    return parts
 
 
 def _refused(path: str, why: str) -> InvalidRequest:

@@ -5,7 +5,17 @@ from typing import Any
 
 from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, upstream_error
 
-__all__ = ["from_answer", "from_body", "malformed"]
+__all__ = ["MALFORMED", "bare", "from_answer", "from_body", "malformed"]
+
+MALFORMED = "upstream_malformed"
+
+_STATUS_OF_CODE = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+    "content_filter": 400,
+}
 
 
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
@@ -29,14 +39,9 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
 def from_body(target: Target, error: Any) -> GatewayError:
     """The error object found in an answer that pretended to be a 200, or in a stream."""
     message, code, param = _fields(error)
-    status = 502
-    number = error.get("code", error.get("status")) if isinstance(error, Mapping) else None
-    if isinstance(number, int | str) and str(number).isdigit() and 400 <= int(number) <= 599:
-        status = int(number)
-    elif code in ("rate_limit_exceeded", "rate_limit_error"):
-        status = 429
-    elif code in ("context_length_exceeded", "invalid_request_error", "content_filter"):
-        status = 400
+    status = _status(error) if isinstance(error, Mapping) else None
+    if status is None:
+        status = _STATUS_OF_CODE.get(code or "", 502)
     return upstream_error(
         target.vendor,
         status,
@@ -49,7 +54,27 @@ def from_body(target: Target, error: Any) -> GatewayError:
 
 def malformed(target: Target, what: str) -> UpstreamError:
     """The vendor sent something that is not what its API promises."""
-    return UpstreamError(f"{target.vendor}: {what}", code="upstream_malformed")
+    return UpstreamError(f"{target.vendor}: {what}", code=MALFORMED)
+
+
+def bare(raw: bytes) -> Mapping[str, Any] | None:
+    """The error that stands for itself, without an "error" around it (vLLM's older form, FastAPI's), if it is one."""
+    data = decode(raw)
+    if not isinstance(data, dict):
+        return None
+    if data.get("object") == "error" or (data.get("object") is None and (data.get("message") or data.get("detail"))):
+        return data
+    return None
+
+
+def _status(error: Mapping[str, Any]) -> int | None:
+    """The HTTP status that an error object names as its code or status."""
+    for number in (error.get("code"), error.get("status")):
+        if isinstance(number, int) and not isinstance(number, bool) and 400 <= number <= 599:
+            return number
+        if isinstance(number, str) and len(number) == 3 and number.isdecimal() and 400 <= int(number) <= 599:
+            return int(number)
+    return None
 
 
 def _told(body: bytes) -> tuple[str, str | None, str | None]:
@@ -59,9 +84,15 @@ def _told(body: bytes) -> tuple[str, str | None, str | None]:
         # HTML pages of proxies say nothing to a client; short plain text does.
         text = body[:300].decode("utf-8", "replace").strip()
         return ("" if text.startswith("<") else text), None, None
-    if isinstance(data, list) and data:
-        data = data[0]
-    return _fields(data.get("error", data) if isinstance(data, Mapping) else data)
+    for _ in range(3):  # {"error": …}, [{"error": …}], {"errors": [{…}]}, or nothing around it
+        if isinstance(data, list) and data:
+            data = data[0]
+        elif isinstance(data, Mapping):
+            inner = data.get("error") or data.get("errors")
+            if not isinstance(inner, str | Mapping | list):
+                break
+            data = inner
+    return _fields(data)
 
 
 def _fields(error: Any) -> tuple[str, str | None, str | None]:

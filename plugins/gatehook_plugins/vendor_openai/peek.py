@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gatehook import Usage
 
-__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_events", "read_whole", "usage_of"]
+__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_whole", "usage_of"]
 
 
 class Delta(Struct):
@@ -85,7 +85,6 @@ class Whole(Struct):
 
 
 read_event = msgspec.json.Decoder(Event).decode
-read_events = msgspec.json.Decoder(list[Event]).decode
 read_whole = msgspec.json.Decoder(Whole).decode
 
 

@@ -1,12 +1,13 @@
 """A stream of OpenAI's dialect: events go through as the bytes they came in, renamed, watched and counted.
 
-Events that arrived together are decoded together and stay one piece of bytes. One is rebuilt only where it breaks an
+Events that are like the one before in all but their piece of text are passed on by that likeness (`template`), those
+that arrived together as one piece of bytes; the others are decoded. An event is rebuilt only where it breaks an
 invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, "tool_calls" as
 the finish reason of a choice with tool calls.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,12 +15,14 @@ import msgspec
 from gatehook import Attempt, Chunk, Frames, GatewayError, MalformedJSON, Usage, decode, encode
 from gatehook.sse import events, frame
 from gatehook_plugins.vendor_openai import failure
-from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, read_events, usage_of
+from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, usage_of
 from gatehook_plugins.vendor_openai.splice import with_model
+from gatehook_plugins.vendor_openai.template import Template
 
 __all__ = ["StreamReader", "chunks_of"]
 
-_DONE = b"data: [DONE]"
+_LESSONS = 16
+"""Templates tried to learn in one stream; where they do not fit after that, events are just decoded."""
 
 
 def chunks_of(data: bytes) -> Sequence[Chunk]:
@@ -36,7 +39,7 @@ def chunks_of(data: bytes) -> Sequence[Chunk]:
             Chunk(
                 raw=raw,
                 content=any(choice.has_content() for choice in choices),
-                finished=any(choice.finish_reason is not None for choice in choices),
+                finished=any(choice.finish_reason for choice in choices),
                 usage=usage,
                 usage_only=usage is not None and not choices,
             )
@@ -55,8 +58,8 @@ class StreamReader:
         self._own_id = ("chatcmpl-" if self._chat else "cmpl-") + call.id.removeprefix("req_")
         self._wants_usage = call.include_usage
         self._head: tuple[str | None, Any] = (None, None)
-        self._model: str | None = None
-        self._renaming: tuple[bytes, bytes] | None = None
+        self._template: Template | None = None
+        self._lessons = _LESSONS
         self._open: set[int] = set()
         self._closed: set[int] = set()
         self._with_tools: set[int] = set()
@@ -79,20 +82,34 @@ class StreamReader:
         self._contents, self._finished = 0, False
         before = self._usage
         out: list[bytes] = []
-        ordinary = self._is_ordinary
-        together = self._together(whole)
+        blocks = whole.split(b"\n\n")
+        blocks.pop()
         try:
-            for event, raw in self._one_by_one(whole) if together is None else together:
-                if ordinary(event):
-                    self._contents += 1
-                    out.append(raw if self._renaming is None else raw.replace(*self._renaming, 1))
-                elif (kept := self._unusual(event, raw)) is not None:
-                    out.append(kept)
+            place = 0
+            while place < len(blocks) and not self.done:
+                alike = self._template.alike(blocks, place) if self._template else 0
+                if alike and (framed := self._by_likeness(blocks[place : place + alike])) is not None:
+                    out.append(framed)
+                    place += alike
+                else:
+                    self._one(blocks[place], out)
+                    place += 1
         except GatewayError as error:
             self.failure = error
-        data = b"data: %b\n\n" % b"\n\ndata: ".join(out) if out else b""
         usage = self._usage if self._usage is not before else None
-        return Frames(data, chunks_of, contents=self._contents, finished=self._finished, usage=usage)
+        return Frames(b"".join(out), chunks_of, contents=self._contents, finished=self._finished, usage=usage)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice that was begun has been finished."""
+        return bool(self._closed) and not self._open - self._closed
+
+    def rest(self, whole: bytes) -> Frames:
+        """As `read`, for what the end of the line left unterminated: half an event does not spoil a complete answer."""
+        frames = self.read(whole)
+        if self.failure is not None and self.failure.code == failure.MALFORMED and self.complete:
+            self.failure = None
+        return frames
 
     def end(self) -> Frames:
         """What is still owed when the upstream has ended.
@@ -100,7 +117,7 @@ class StreamReader:
         Raises:
             UpstreamError: a choice was begun and never finished: the answer was cut.
         """
-        if not self._closed or self._open - self._closed:
+        if not self.complete:
             raise failure.malformed(self._target, "the stream ended before the answer was complete")
         data = b""
         if self._usage is not None and self._wants_usage and not self._usage_sent:
@@ -111,37 +128,32 @@ class StreamReader:
             data = frame(encode(last))
         return Frames(data, chunks_of)
 
-    def _together(self, whole: bytes) -> list[tuple[Event, bytes]] | None:
-        """All events decoded in one go; None if they are not all of the plain form ``data: {…}``."""
-        blocks = whole.split(b"\n\n")
-        blocks.pop()
-        done = bool(blocks) and blocks[-1] == _DONE
-        if done:
-            blocks.pop()
-        if not blocks:
-            self.done = done
-            return [] if done else None
-        raws = [block[6:] for block in blocks]
-        try:
-            found = read_events(b"[%b]" % b",".join(raws))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    def _by_likeness(self, blocks: Sequence[bytes]) -> bytes | None:
+        if self._template is None or (filled := self._template.filled(blocks)) is None:
             return None
-        if len(found) != len(blocks) or not all(block.startswith(b"data: {") for block in blocks):
-            return None
-        self.done = done
-        return list(zip(found, raws, strict=True))
+        data, contents = filled
+        self._contents += contents
+        return data
 
-    def _one_by_one(self, whole: bytes) -> Iterator[tuple[Event, bytes]]:
-        for name, data in events(whole):
+    def _one(self, block: bytes, out: list[bytes]) -> None:
+        """Read one event by itself, and learn from it what the next ones may look like."""
+        for name, data in events(block):
             if data.strip() == b"[DONE]":
                 self.done = True
-                break
-            if name == b"error" or (data and not data.lstrip().startswith(b"{")):
+            elif name == b"error" or (data and not data.lstrip().startswith(b"{")):
                 raise self._in_band(data)
-            if data:
-                yield self._slowly(data)
+            elif data:
+                event, raw = self._decoded(data)
+                if name not in (b"", b"message") and event.choices is None and not event.usage and not event.error:
+                    continue  # a heartbeat
+                ordinary = self._is_ordinary(event)
+                if (kept := self._taken(event, raw)) is not None:
+                    out.append(frame(kept))
+                    if ordinary and self._lessons:
+                        self._lessons -= 1
+                        self._template = Template.learned(block, out[-1], self._is_ordinary) or self._template
 
-    def _slowly(self, data: bytes) -> tuple[Event, bytes]:
+    def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:
             return read_event(data), data
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -162,26 +174,26 @@ class StreamReader:
         return failure.malformed(self._target, "an event of the stream is not a JSON object")
 
     def _is_ordinary(self, event: Event) -> bool:
-        """Whether it is one more piece of content of a choice already begun: by far the most are."""
+        """Whether it only adds to a choice already begun: by far the most events do."""
         choices = event.choices
         if choices is None or len(choices) != 1 or event.usage is not None or event.error:
             return False
         choice = choices[0]
-        delta = choice.delta
+        tools = choice.delta is not None and choice.delta.tool_calls is not None
         return (
-            delta is not None
-            and bool(delta.content)
-            and delta.tool_calls is None
-            and choice.finish_reason is None
+            not choice.finish_reason
             and choice.index in self._open
-            and event.model == self._model
+            and choice.index not in self._roleless
+            and (not tools or choice.index in self._with_tools)
             and (event.id, event.created) == self._head
         )
 
-    def _unusual(self, event: Event, raw: bytes) -> bytes | None:
-        """Any other event, as the client gets it; None if it was only for us."""
+    def _taken(self, event: Event, raw: bytes) -> bytes | None:
+        """Take note of one event; what the client gets of it, None if it was only for us."""
         if event.error:
             raise failure.from_body(self._target, event.error)
+        if event.choices is None and (error := failure.bare(raw)):
+            raise failure.from_body(self._target, error)
         choices = event.choices or []
         mends = self._mends_head(event)
         for choice in choices:
@@ -193,7 +205,9 @@ class StreamReader:
                 self._usage_sent = True
                 if not self._wants_usage:
                     return None
-        return self._mended(raw) if mends else self._renamed(raw, event.model)
+        if mends:
+            return self._mended(raw)
+        return raw if event.model == self._public else with_model(raw, event.model, self._public)
 
     def _mends_head(self, event: Event) -> bool:
         """Fix id and `created` at the first event; whether this one differs."""
@@ -211,7 +225,7 @@ class StreamReader:
                 self._roleless.add(index)
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some servers write "" until the end
             self._closed.add(index)
             self._finished = True
         return index in self._roleless or (choice.finish_reason == "stop" and index in self._with_tools)
@@ -228,14 +242,3 @@ class StreamReader:
                 self._roleless.discard(index)
                 choice["delta"] = {**(choice.get("delta") or {}), "role": "assistant"}
         return encode(value)
-
-    def _renamed(self, raw: bytes, model: str | None) -> bytes:
-        if model == self._public:
-            self._model, self._renaming = model, None
-            return raw
-        renamed = with_model(raw, model, self._public)
-        # The exact bytes that were exchanged serve for the ordinary events to come: a server spells them alike.
-        old, new = b'"model":' + encode(model), b'"model":' + encode(self._public)
-        if model is not None and raw.count(old) == 1 and raw.replace(old, new, 1) == renamed:
-            self._model, self._renaming = model, (old, new)
-        return renamed

@@ -16,6 +16,7 @@ from gatehook import (
     Parameter,
     Target,
     Upstream,
+    UpstreamError,
     Vendor,
     decode,
     encode,
@@ -104,12 +105,18 @@ class OpenAIVendor:
                 raise _no_stream(target, await upstream.read())
             reader, answer = Reader(), StreamReader(attempt)
             try:
-                async for data in upstream.chunks():
-                    yield answer.read(reader.take(data))
-                    if answer.done or answer.failure:
+                pieces = upstream.chunks()
+                while not (answer.done or answer.failure):
+                    try:
+                        data = await anext(pieces)
+                    except StopAsyncIteration:
+                        yield answer.rest(reader.rest())
                         break
-                else:
-                    yield answer.read(reader.rest())
+                    except UpstreamError:
+                        if not answer.complete:
+                            raise
+                        break  # cut off after the last finish: only formalities are missing
+                    yield answer.read(reader.take(data))
                 if answer.failure:
                     raise answer.failure
             except EventTooLarge as error:
@@ -174,7 +181,9 @@ def _completion(attempt: Attempt, raw: bytes) -> Completion:
     whole = _whole(target, raw)
     if whole.error:
         raise failure.from_body(target, whole.error)
-    if (whole.data if call.operation == "embeddings" else whole.choices) is None:
+    if not (whole.data if call.operation == "embeddings" else whole.choices):
+        if error := failure.bare(raw):
+            raise failure.from_body(target, error)
         raise failure.malformed(target, "the answer has neither a result nor an error")
     if any(_miscalled(choice) for choice in whole.choices or ()):
         data = decode(raw)
@@ -193,6 +202,8 @@ def _miscalled(choice: Any) -> bool:
 
 def _whole(target: Target, raw: bytes) -> Whole:
     try:
+        if not raw.isascii():
+            raw.decode()  # what is not looked at here goes to the client unread
         return read_whole(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:

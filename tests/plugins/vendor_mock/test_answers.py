@@ -22,13 +22,14 @@ WEATHER = {
         },
     },
 }
+PARTS = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 CALL_F = {"name": "f", "arguments": {"a": 1}}
 
 
-def chat(options: Mapping[str, Any] | None = None, *, max_tokens: int | None = None, **payload: Any) -> Attempt:
+def chat(options: Mapping[str, Any] | None = None, *, cap: int | None = None, **payload: Any) -> Attempt:
     body = {"model": "public", "messages": HI, **payload}
-    return attempt(body, options=options or {}, max_tokens=max_tokens, vendor="mock")
+    return attempt(body, options=options or {}, max_tokens=cap, vendor="mock")
 
 
 async def say(options: Mapping[str, Any] | None = None, **payload: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ async def test_what_is_said_follows_the_options(options: Mapping[str, Any], expe
         ([{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}], "one"),
         ([{"role": "user", "content": "one"}, {"role": "tool", "tool_call_id": "x", "content": "22 °C"}], "22 °C"),
         ([{"role": "system", "content": "be brief"}], ""),
-        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]}], "a b"),
+        ([{"role": "user", "content": PARTS}], "a b"),
         ([{"role": "user", "content": None}], ""),
         ([{"role": "user", "content": "\ud83d"}], "\ud83d"),
     ],
@@ -171,8 +172,16 @@ async def test_n_gives_that_many_choices_and_counts_them_all() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "expected"),
-    [("c", "a b "), (["x", "b"], "a "), (["c", "b"], "a "), (["x"], "a b c d"), ([], "a b c d"), ("", "a b c d"), ("a", "")],
-)  # fmt: skip
+    [
+        ("c", "a b "),
+        ("a", ""),
+        (["x", "b"], "a "),
+        (["c", "b"], "a "),
+        (["x"], "a b c d"),
+        ([], "a b c d"),
+        ("", "a b c d"),
+    ],
+)
 async def test_the_text_ends_before_the_first_stop_sequence(stop: Any, expected: str) -> None:
     choice = await first({"text": "a b c d"}, stop=stop)
     assert (choice["message"]["content"], choice["finish_reason"]) == (expected, "stop")
@@ -200,8 +209,7 @@ async def test_a_limit_of_tokens_cuts_the_text(limits: Any, expected: str, reaso
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, "a b"), (1, "a"), (4, "a b")])
 async def test_the_deployments_own_limit_is_above_the_requests(asked: int | None, expected: str) -> None:
-    one = chat({"text": "a b c d"}, max_tokens=2)
-    one.call.payload["max_tokens"] = asked
+    one = chat({"text": "a b c d"}, cap=2, max_tokens=asked)
     assert (await MockVendor().complete(one)).data["choices"][0]["message"]["content"] == expected
 
 
@@ -320,18 +328,21 @@ SCHEMA = {
 }
 
 
+CONFORMING = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
 @pytest.mark.parametrize(
     ("options", "wanted", "expected"),
     [
         ({}, {"type": "text"}, f"{GREETING} You said: Hi there"),
         ({"text": "Hello"}, {"type": "json_object"}, '{"text":"Hello"}'),
         ({"text": '{"a":1}'}, {"type": "json_object"}, '{"a":1}'),
-        ({}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, '{"name":"text","age":0}'),
-        ({"text": "no"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, '{"name":"text","age":0}'),
-        ({"text": '{"a":1}'}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, '{"a":1}'),
+        ({}, CONFORMING, '{"name":"text","age":0}'),
+        ({"text": "no"}, CONFORMING, '{"name":"text","age":0}'),
+        ({"text": '{"a":1}'}, CONFORMING, '{"a":1}'),
         ({"mode": "echo"}, {"type": "json_schema", "json_schema": {"name": "x"}}, '{"text":"Hi there"}'),
     ],
-)  # fmt: skip
+)
 async def test_json_is_answered_where_json_is_asked_for(options: Any, wanted: Any, expected: str) -> None:
     assert await text(options, response_format=wanted) == expected
     assert joined(await chunks(options, response_format=wanted)) == expected
@@ -431,8 +442,13 @@ async def test_a_stream_keeps_openais_invariants() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(None, ["Grüße", " an", " alle."]), (1, list("Grüße an alle.")), (4, ["Grüß", "e an", " all", "e."]), (99, ["Grüße an alle."])],
-)  # fmt: skip
+    [
+        (None, ["Grüße", " an", " alle."]),
+        (1, list("Grüße an alle.")),
+        (4, ["Grüß", "e an", " all", "e."]),
+        (99, ["Grüße an alle."]),
+    ],
+)
 async def test_chunks_have_the_size_that_was_asked_for(size: int | None, expected: list[str]) -> None:
     options = {"text": "Grüße an alle."} | ({} if size is None else {"chunk_size": size})
     found = await batches(chat(options, stream=True))

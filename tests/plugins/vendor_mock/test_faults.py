@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -175,10 +176,8 @@ async def test_every_operation_fails(operation: Any) -> None:
 async def test_delays_come_before_the_first_and_between_the_others() -> None:
     vendor = MockVendor()
     one = attempt({"messages": HI}, options={"text": "a b c", "first_delay": 0.06, "delay": 0.03})
-    times = [time.monotonic()]
-    async for _ in vendor.stream(one):
-        times.append(time.monotonic())
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    times = [time.monotonic(), *[time.monotonic() async for _ in vendor.stream(one)]]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(gaps) == 4
     assert gaps[0] >= 0.055
     assert all(0.025 <= gap < 0.5 for gap in gaps[1:])

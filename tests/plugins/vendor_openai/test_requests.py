@@ -50,7 +50,9 @@ async def test_only_the_top_level_model_is_renamed_however_it_is_spelled(ask: As
 
 
 @pytest.mark.parametrize("model", ["public", "upstream-model"])
-@pytest.mark.parametrize("raw", [b'{"model":"forbidden","model":"public"}', b'{"model":"forbidden","mod\\u0065l":"public"}'])
+@pytest.mark.parametrize(
+    "raw", [b'{"model":"forbidden","model":"public"}', b'{"model":"forbidden","mod\\u0065l":"public"}']
+)
 async def test_the_vendor_gets_one_model_the_one_that_was_checked(ask: Ask, raw: bytes, model: str) -> None:
     run = await ask(raw, model=model)
     names: list[Any] = []
@@ -77,7 +79,9 @@ async def test_a_stream_asks_for_usage_and_leaves_the_rest_alone(stream: Ask) ->
     ],
 )
 @pytest.mark.parametrize("key", [b'"stream_options"', b'"stream\\u005foptions"'])
-async def test_other_stream_options_of_the_client_survive(stream: Ask, given_options: bytes, sent: Any, key: bytes) -> None:
+async def test_other_stream_options_of_the_client_survive(
+    stream: Ask, given_options: bytes, sent: Any, key: bytes
+) -> None:
     run = await stream(payload=b'{"model":"public","stream":true,' + key + b":" + given_options + b"}")
     assert run.sent.json == {"model": "upstream-model", "stream": True, "stream_options": sent}
 
@@ -148,7 +152,9 @@ async def test_each_operation_has_its_path_under_the_base_url(ask: Ask, operatio
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.sampled_from(["model", "public", '"model":']),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.just("model"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.just("model"), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from gatehook_plugins.vendor_openai.splice import has_two_models, with_member, with_model, without
 
 TRICKY = st.sampled_from(
-    ["model", '"model"', '"model":', '\\"model\\":', 'model":"x"', "modèl", "\ud800", "stream_options", "}", "{", "\\", ""]
+    [
+        "model",
+        '"model"',
+        '"model":',
+        '\\"model\\":',
+        'model":"x"',
+        "modèl",
+        "\ud800",
+        "stream_options",
+        "}",
+        "{",
+        "\\",
+        "",
+    ]
 )
 TEXT = TRICKY | st.text(max_size=8)
 KEYS = st.sampled_from(["model", '"model', "stream_options", "a", "", 'x"model"', "\\", "\ud83d"]) | st.text(max_size=6)
@@ -42,7 +55,9 @@ def json_texts(draw: st.DrawFn, value: Any) -> bytes:
 
 
 @given(st.data(), OBJECTS, TEXT, TEXT)
-def test_with_model_gives_what_decode_change_and_encode_give(data: st.DataObject, rest: Any, old: str, new: str) -> None:
+def test_with_model_gives_what_decode_change_and_encode_give(
+    data: st.DataObject, rest: Any, old: str, new: str
+) -> None:
     members = list({**rest, "model": old}.items())
     value = dict(data.draw(st.permutations(members)))
     raw = data.draw(json_texts(value))
@@ -83,7 +98,10 @@ def test_every_byte_but_the_model_stays(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("raw", "changed"),
     [
-        (b'{"a":1.0,"b":123456789012345678901234567890}', b'{"a":1.0,"b":123456789012345678901234567890,"m":{"x":true}}'),
+        (
+            b'{"a":1.0,"b":123456789012345678901234567890}',
+            b'{"a":1.0,"b":123456789012345678901234567890,"m":{"x":true}}',
+        ),
         (b'{ "a": "}" }\r\n', b'{ "a": "}" ,"m":{"x":true}}'),
         (b'{"a":1,"a":2}', b'{"a":1,"a":2,"m":{"x":true}}'),
         (b"{}", b'{"m":{"x":true}}'),

@@ -1,10 +1,13 @@
 """Streams as real servers write them, cut at every byte: what the client gets does not depend on where."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gatehook import UpstreamError
 from gatehook.testing import Replay, splits
@@ -14,8 +17,13 @@ Make = Callable[..., Any]
 
 ASKED = {"model": "public", "messages": [{"role": "user", "content": "x"}], "stream": True,
          "stream_options": {"include_usage": True}}  # fmt: skip
-USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10,
-         "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}  # fmt: skip
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,  # fmt: skip
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
 
 
 def tool(index: int, arguments: str = "", **rest: str) -> dict[str, Any]:
@@ -61,8 +69,10 @@ def transcripts(event: Make, sse: Make) -> dict[str, tuple[bytes, dict[str, Any]
         "CRLF": (sse(*hello, end=b"\r\n\r\n"), text),
         "CR": (sse(*hello, end=b"\r\r"), text),
         "comments": (b": OPENROUTER PROCESSING\n\n" * 2 + sse(hello[0], b":\n\n", *hello[1:], b": bye\n\n"), text),
-        "ids, retries and names": (b"retry: 5\nid: 1\n\n" + sse(*hello).replace(b"data:", b"event: message\ndata:"), text),
-        "heartbeats": (sse(b"event: ping\ndata: {}\n\n", *hello[:1], b'event: heartbeat\ndata: {"type":"ping"}\n\n', *hello[1:]), text),
+        "ids, retries and names": (
+            b"retry: 5\nid: 1\n\n" + sse(*hello).replace(b"data:", b"event: message\ndata:"), text),
+        "heartbeats": (
+            sse(b"event: ping\ndata: {}\n\n", role, b'event: beat\ndata: {"type":"ping"}\n\n', *hello[1:]), text),
         "byte order mark": (b"\xef\xbb\xbf" + sse(*hello), text),
         "no space after data": (sse(*hello).replace(b"data: ", b"data:"), text),
         "two spaces after data": (sse(*hello).replace(b"data: ", b"data:  "), text),
@@ -71,18 +81,20 @@ def transcripts(event: Make, sse: Make) -> dict[str, tuple[bytes, dict[str, Any]
         "the model's name with escapes": (sse(*hello).replace(b"upstream-model", b"up\\u0073tream-model"), text),
         "an id per chunk": (sse(*({**one, "id": f"c{n}", "created": n} for n, one in enumerate(hello))), text),
         "no head at all": (sse(*({"choices": one["choices"]} for one in hello)), text),
-        "another model's name half way": (sse(*hello[:2], {**hello[2], "model": "fallback"}, {**stop, "model": None}), text),
+        "another model's name half way": (
+            sse(*hello[:2], {**hello[2], "model": "fallback"}, {**stop, "model": None}), text),
         "no role": (sse(*hello[1:]), text),
         "a null role": (sse(event({"role": None, "content": ""}), *hello[1:]), text),
         "finish with the last content": (sse(role, event({"content": "Grüße 😀"}, "stop")), text),
-        "a finish without a delta": (sse(*hello[:-1], {**stop, "choices": [{"index": 0, "finish_reason": "stop"}]}), text),
+        "a finish without a delta": (
+            sse(*hello[:-1], {**stop, "choices": [{"index": 0, "finish_reason": "stop"}]}), text),
         "empty finish reasons until the end": (
             sse(*({**one, "choices": [{**one["choices"][0], "finish_reason": ""}]} for one in hello[:-1]), stop), text),
         "no index": (sse(*({**one, "choices": [{k: v for k, v in one["choices"][0].items() if k != "index"}]}
                            for one in hello)), text),
         "Azure's first chunk": (sse(azure, *hello), text),
         "the word model": (
-            sse(role, event({"content": '{"model":'}), event({"content": "model"}), event({"content": '"model"'}), stop),
+            sse(role, *(event({"content": piece}) for piece in ('{"model":', "model", '"model"')), stop),
             {"content": '{"model":model"model"', "finish": "stop"}),
         "a lone surrogate": (sse(role, event({"content": "\ud83d"}), event({"content": "\ude00!"}), stop),
                              {"content": "\ud83d\ude00!", "finish": "stop", "roles": 1}),
@@ -101,7 +113,8 @@ def transcripts(event: Make, sse: Make) -> dict[str, tuple[bytes, dict[str, Any]
         "reasoning": (
             sse(role, event({"reasoning": "hm", "reasoning_content": None}), event({"content": "A"}), stop),
             {"reasoning": "hm", "content": "A", "finish": "stop"}),
-        "a refusal": (sse(role, event({"refusal": "No"}), event({"refusal": "."}), stop), {"refusal": "No.", "finish": "stop"}),
+        "a refusal": (
+            sse(role, event({"refusal": "No"}), event({"refusal": "."}), stop), {"refusal": "No.", "finish": "stop"}),
         "logprobs": (sse(role, with_logprobs, stop), {"content": "Hi", "logprobs": [logprob], "finish": "stop"}),
         "a length finish": (sse(role, event({}, "length")), {"content": "", "finish": "length"}),
         "a function call": (
@@ -170,7 +183,10 @@ async def test_the_role_is_never_said_twice_by_a_mended_event(stream: Ask, event
 
 
 async def test_events_that_need_no_mending_keep_their_bytes(stream: Ask, event: Make, sse: Make) -> None:
-    odd = b'{"id" : "chatcmpl-up", "created":1700000000,"model":"upstream-model", "zz":1.50, "choices":[ {"index":0,"delta":{"content":"x"}} ] }'  # fmt: skip
+    odd = (
+        b'{"id" : "chatcmpl-up", "created":1700000000,"model":"upstream-model", "zz":1.50, '
+        b'"choices":[ {"index":0,"delta":{"content":"x"}} ] }'
+    )
     run = await stream(sse(event({"role": "assistant"}), odd.decode(), event({}, "stop")))
     assert run.chunks[1].raw == odd.replace(b"upstream-model", b"public")
 
@@ -197,7 +213,9 @@ async def test_completions_stream_without_roles(stream: Ask, sse: Make) -> None:
         assert run.answer["content"] == 2
 
 
-async def test_usage_with_the_finish_gets_an_event_of_its_own_for_who_asked(stream: Ask, event: Make, sse: Make) -> None:
+async def test_usage_with_the_finish_gets_an_event_of_its_own_for_who_asked(
+    stream: Ask, event: Make, sse: Make
+) -> None:
     body = sse(event({"role": "assistant", "content": "A"}), {**event({}, "stop"), "usage": USAGE})
     last = (await stream(body, ASKED)).chunks[-1]
     assert last.usage_only
@@ -206,7 +224,7 @@ async def test_usage_with_the_finish_gets_an_event_of_its_own_for_who_asked(stre
     assert not any(chunk.usage_only for chunk in (await stream(body)).chunks)
 
 
-BROKEN = {
+BROKEN: dict[str, list[str | bytes]] = {
     "nothing": [],
     "done only": ["[DONE]"],
     "done without a finish": ["{role}", "{text}", "[DONE]"],
@@ -287,7 +305,12 @@ async def test_what_follows_done_is_not_read(stream: Ask, event: Make, sse: Make
 
 async def test_the_end_of_the_line_counts_as_the_end_only_after_the_finish(stream: Ask, event: Make, sse: Make) -> None:
     """At every byte: the line is cut there, cleanly or not. Complete after the last finish, broken before."""
-    body = sse(event({"role": "assistant", "content": "A"}), event({"content": "B"}), event({}, "stop"), event(choices=[], usage=USAGE))
+    body = sse(
+        event({"role": "assistant", "content": "A"}),
+        event({"content": "B"}),
+        event({}, "stop"),
+        event(choices=[], usage=USAGE),
+    )
     finish = body.index(b'"stop"')
     end_of_finish = body.index(b"\n\n", finish)
     for place in range(len(body)):
@@ -341,9 +364,53 @@ async def test_leaving_a_stream_closes_the_upstream(event: Make, sse: Make) -> N
     from gatehook.testing import ReplayEgress, attempt
     from gatehook_plugins.vendor_openai.vendor import OpenAIVendor
 
-    replay = Replay([sse(event({"content": "A"}), done=False), sse(event({"content": "B"}))], content_type="text/event-stream")
+    replay = Replay(
+        [sse(event({"content": "A"}), done=False), sse(event({"content": "B"}))], content_type="text/event-stream"
+    )
     source = OpenAIVendor(ReplayEgress(replay)).stream(attempt({"model": "public", "stream": True}))
     await anext(source)
     assert not replay.closed
     await source.aclose()  # type: ignore[attr-defined]  # an async generator, says the interface's text
     assert replay.closed
+
+
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ['"', "\\", '","', '"}}]}\n\ndata: {', "\ud83d", "\ude00", "", "public", "upstream-model", '"model":']
+    ),
+)
+DELTAS = st.one_of(
+    st.builds(lambda text: {"content": text}, TEXTS),
+    st.builds(lambda text: {"reasoning_content": text}, TEXTS),
+    st.builds(lambda text, index: tool(index, text), TEXTS, st.integers(0, 1)),
+    st.builds(lambda text, name: {"content": text, name: text}, TEXTS, st.sampled_from(["refusal", "model", "zz"])),
+)
+
+
+@given(st.lists(st.tuples(DELTAS, st.sampled_from([0, 0, 0, 1])), max_size=12), st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+async def test_any_stream_arrives_as_it_was_sent_but_for_the_name(
+    stream: Ask, event: Make, sse: Make, deltas: list[tuple[dict[str, Any], int]], data: st.DataObject
+) -> None:
+    sent = [event({"role": "assistant", "content": ""}, index=index) for index in (0, 1)]
+    sent += [event(delta, index=index) for delta, index in deltas]
+    sent += [event({}, "length", index=index) for index in (0, 1)]
+    body = sse(*(json.dumps(one, ensure_ascii=data.draw(st.booleans())) if _writable(one) else one for one in sent))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=4)))
+    run = await stream([body[start:end] for start, end in itertools.pairwise([0, *cuts, len(body)])])
+    assert run.error is None
+    assert [json.loads(chunk.raw) for chunk in run.chunks] == [{**one, "model": "public"} for one in sent]
+    assert sum(chunk.content for chunk in run.chunks) == sum(any(_texts(delta)) for delta, _ in deltas)
+
+
+def _writable(event: Any) -> bool:
+    try:
+        json.dumps(event, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _texts(delta: dict[str, Any]) -> list[Any]:
+    return [delta.get(key) for key in ("content", "reasoning_content", "refusal", "tool_calls")]
