@@ -1,6 +1,7 @@
 """One gateway: settings, its plugins' objects collected and frozen, and the aiohttp application that serves them."""
 
 import contextlib
+import functools
 import logging
 import math
 import re
@@ -174,12 +175,7 @@ class Gateway:
 
     def _handler(self, route: Route | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         if isinstance(route, Endpoint):
-            serve = self.pipeline.serve
-
-            async def infer(request: web.Request) -> web.StreamResponse:
-                return await serve(route, request)
-
-            return infer
+            return functools.partial(self.pipeline.serve, route)
         return self._guarded(route)
 
     def _guarded(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -212,4 +212,6 @@ def _estimate(call: Call, completion_tokens: int) -> Usage:
 
 
 def _header_value(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)

@@ -175,15 +175,18 @@ def envelope(error: GatewayError) -> dict[str, Any]:
 
 # Key shapes seen in vendors' own messages ("Incorrect API key provided: sk-ab***yz"), including half-masked ones.
 _KEY_SHAPES = re.compile(
-    r"\b(?:sk|gsk|xai|hf)[-_][A-Za-z0-9*_\-.]{4,}|\bAIza[A-Za-z0-9*_\-]{4,}|\b(?i:bearer)\s+[A-Za-z0-9._~+/*\-]{8,}=*"
+    r"(?<![A-Za-z0-9])(?:(?:sk|gsk|csk|xai|hf|fw|r8|pplx|nvapi|ghp)[-_][\w*.\-]{4,}"
+    r"|AIza[\w*\-]{4,}|ya29\.[\w.*\-]{4,}|AKIA[A-Z0-9*]{12,}|eyJ[\w\-]{8,}(?:\.[\w\-]*)*)"
+    r"|[\w.\-]*\*{3,}[\w.*\-]*"
+    r"|\b(?i:bearer)\s+[A-Za-z0-9._~+/*\-]{8,}=*",
+    re.ASCII,
 )
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without the given secrets and without anything that looks like a vendor key."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "[redacted]")
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # one may begin like another
+        text = text.replace(secret, "[redacted]")
     return _KEY_SHAPES.sub("[redacted]", text)
 
 
@@ -204,7 +207,15 @@ _POLICY_WORDS = (
     "content management policy",
     "responsibleaipolicy",
 )
-_QUOTA_WORDS = ("insufficient_quota", "billing", "credit balance")
+# Not "billing" alone: OpenAI advertises its billing page in ordinary rate limits, and requests may speak of bills too.
+_QUOTA_WORDS = (
+    "insufficient_quota",
+    "exceeded your current quota",
+    "billing_hard_limit",
+    "billing_not_active",
+    "billing details",
+    "credit balance is too low",
+)
 
 
 def upstream_error(
@@ -228,8 +239,12 @@ def upstream_error(
         retry_after: seconds, from the vendor's header.
         secrets: what must not appear (the deployment's key).
     """
-    text = f"{vendor}: {redact(message.strip()[:2000] or 'no message', secrets)}"
+    # Redacted before it is cut: half a key at the cut would not be recognised.
+    secrets = tuple(secrets)
+    text = f"{vendor}: {redact(message.strip(), secrets)[:2000] or 'no message'}"
     words = f"{code or ''} {message}".lower()
+    code = redact(code, secrets) if code else None
+    param = redact(param, secrets) if param else None
     if status in (400, 413, 422) and any(word in words for word in _CONTEXT_WORDS):
         return InvalidRequest(text, code="context_length_exceeded", param=param, retry=Retry.NEXT)
     if status in (400, 403, 422) and any(word in words for word in _POLICY_WORDS):

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from gatehook.errors import (
     AuthenticationFailed,
@@ -26,6 +27,9 @@ from gatehook.protocols import Authenticator, Cache, Limiter, Observer, Permit, 
 __all__ = ["Answers", "Gate", "Observers", "Permits", "Tools", "authenticate", "authorize", "read_body", "route"]
 
 log = logging.getLogger("gatehook")
+
+_API_KEY = istr("X-API-Key")
+_JSON = "application/json"
 
 
 async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
@@ -48,10 +52,10 @@ async def authenticate(authenticators: Sequence[Authenticator], request: web.Bas
 
 def _credential(request: web.BaseRequest) -> Credential:
     headers = request.headers
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme != "Bearer" and scheme.lower() != "bearer":
         token = ""
-    return Credential(token.strip() or headers.get("X-API-Key", "").strip(), headers)
+    return Credential(token.strip() or headers.get(_API_KEY, "").strip(), headers)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -60,9 +64,9 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     Raises:
         UnsupportedMediaType, BodyTooLarge, InvalidRequest: not JSON by its declaration, too large, too deep.
     """
-    declared = request.content_type
-    if declared != "application/json" and "Content-Type" in request.headers and not declared.endswith("+json"):
-        raise UnsupportedMediaType(f"Content-Type is {declared!r}; send application/json")
+    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
+    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
+        raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:

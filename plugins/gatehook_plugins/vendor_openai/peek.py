@@ -1,6 +1,5 @@
 """The few fields of an answer that accounting and renaming need, decoded without building the rest."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -84,28 +83,29 @@ class Whole(Struct):
     error: Any = None
 
 
+_ABSURD = 10**15
+
 read_event = msgspec.json.Decoder(Event).decode
 read_whole = msgspec.json.Decoder(Whole).decode
 
 
 def usage_of(usage: Any) -> Usage | None:
     """A vendor's usage object; what is missing or of a wrong type counts as 0."""
-    if not isinstance(usage, Mapping):
+    if type(usage) is not dict:
         return None
-    prompt = _object(usage.get("prompt_tokens_details"))
-    completion = _object(usage.get("completion_tokens_details"))
+    prompt = usage.get("prompt_tokens_details")
+    completion = usage.get("completion_tokens_details")
+    # DeepSeek tells cached tokens in a field of its own.
+    cached = prompt.get("cached_tokens") if type(prompt) is dict else usage.get("prompt_cache_hit_tokens")
     return Usage(
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        # DeepSeek's name for it is the second.
-        cached_tokens=_count(prompt.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")),
-        reasoning_tokens=_count(completion.get("reasoning_tokens")),
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        cached_tokens=_count(cached),
+        reasoning_tokens=_count(completion.get("reasoning_tokens")) if type(completion) is dict else 0,
     )
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15 else 0
+    if type(value) is int:
+        return value if 0 <= value < _ABSURD else 0
+    return int(value) if type(value) is float and 0 <= value < _ABSURD else 0

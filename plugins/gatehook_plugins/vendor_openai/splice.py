@@ -21,6 +21,10 @@ def with_model(raw: bytes, old: str | None, new: str) -> bytes:
     # A quote inside a string is escaped, so `"model"` before a colon is a key; if there is just one, it is the one.
     # \u006x may spell a letter of "model": then nothing is certain.
     if old is not None and raw.count(b'"model"') == 1 and b"\\u006" not in raw:
+        plain = b'"model":' + encode(old)
+        start = raw.find(plain)
+        if start >= 0:
+            return b'%b"model":%b%b' % (raw[:start], encode(new), raw[start + len(plain) :])
         match = _MODEL.search(raw)
         if match is not None and decode(match[1]) == old:
             return raw[: match.start(1)] + encode(new) + raw[match.end(1) :]

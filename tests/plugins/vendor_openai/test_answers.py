@@ -17,7 +17,8 @@ def answer(**rest: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": "Hi", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "upstream-model",
-            "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 99}, **rest}  # fmt: skip
+            "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 99},
+            **rest}  # fmt: skip
 
 
 async def test_an_answer_is_renamed_and_every_other_byte_stays(ask: Ask) -> None:

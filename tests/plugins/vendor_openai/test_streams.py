@@ -20,7 +20,7 @@ ASKED = {"model": "public", "messages": [{"role": "user", "content": "x"}], "str
 USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 3,
-    "total_tokens": 10,  # fmt: skip
+    "total_tokens": 10,
     "prompt_tokens_details": {"cached_tokens": 4},
     "completion_tokens_details": {"reasoning_tokens": 2},
 }
