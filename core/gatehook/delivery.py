@@ -56,11 +56,14 @@ class Delivery:
         self._status: tuple[str, int] = ("failed", 500)
         self._code = ""
 
+    def spent(self, completion: Completion) -> None:
+        """A vendor has made this answer, and will be paid for it whatever becomes of it."""
+        self._usage = completion.usage or _estimate(self._call, len(completion.raw) // 4)
+
     def answer(self, completion: Completion) -> web.Response:
         """A whole answer."""
         call = self._call
         self._status = ("complete", 200)
-        self._usage = completion.usage or _estimate(call, len(completion.raw) // 4)
         headers = self._headers()
         headers["Content-Type"] = "application/json"
         return web.Response(body=self._surface.answer(call, completion), headers=headers)
@@ -77,13 +80,21 @@ class Delivery:
         kept: list[Chunk] | None = [] if key is not None else None
         with pipeline.deadlines.watch() as watch:
             async with contextlib.aclosing(stream):
-                call.first_token = time.monotonic()
+                if stream.contents:
+                    call.first_token = time.monotonic()
                 response = await self._open(watch)
-                pipeline.observers.first_token(call)
+                if stream.contents:
+                    pipeline.observers.first_token(call)
                 begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
                 await self._write(response, watch, b"".join(begun))
+                untouched = gate is None and kept is None and self._untouched
                 async for batch in stream.watched(watch):
-                    await self._write(response, watch, await self._passed(batch, gate, kept))
+                    if untouched and isinstance(batch, Frames):
+                        await self._write(response, watch, batch.data)
+                    else:
+                        await self._write(response, watch, await self._passed(batch, gate, kept))
+                if gate is not None:
+                    await self._write(response, watch, self._framed(await gate.rest()))
             watch.arm(pipeline.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, stream.usage))
         self._status = ("complete", 200)
@@ -124,6 +135,13 @@ class Delivery:
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return web.Response(status=error.status, body=self._surface.error(error), headers=headers)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
+        transport = self._request.transport
+        return isinstance(error, _ClientTooSlow) or (
+            isinstance(error, ConnectionError) and (transport is None or transport.is_closing())
+        )
 
     def client_left(self) -> web.StreamResponse:
         """The client closed its connection or does not read, or the gateway shuts down: nobody gets the answer."""
@@ -174,10 +192,15 @@ class Delivery:
             kept += batch
         return self._framed(batch if gate is None else await gate.passed(batch))
 
+    @property
+    def _untouched(self) -> bool:
+        """Whether frames may go out as they are: an OpenAI client, and nobody who looks at every chunk."""
+        return self._surface.canonical and self._pipeline.observers.chunk is None
+
     def _framed(self, batch: Sequence[Chunk]) -> bytes:
-        call, event, watch = self._call, self._surface.event, self._pipeline.observers.chunk
-        if watch is None and self._surface.canonical and isinstance(batch, Frames):
+        if self._untouched and isinstance(batch, Frames):
             return batch.data
+        call, event, watch = self._call, self._surface.event, self._pipeline.observers.chunk
         framed: list[bytes] = []
         for chunk in batch:
             if chunk.usage_only and not call.include_usage:
@@ -202,8 +225,12 @@ class Delivery:
             self._request.transport.close()
 
 
+class _ClientTooSlow(ConnectionError):
+    """The client does not read its answer."""
+
+
 def _client_too_slow() -> ConnectionError:
-    return ConnectionResetError("the client does not read its answer")
+    return _ClientTooSlow()
 
 
 def _estimate(call: Call, completion_tokens: int) -> Usage:

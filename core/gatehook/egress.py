@@ -8,6 +8,7 @@ DNS says. Behind both stands aiohttp's ClientSession; nothing outside this file 
 import asyncio
 import contextlib
 import ipaddress
+import math
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
-from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
 from gatehook.settings import EgressSettings
 
@@ -54,7 +55,8 @@ class Upstream:
     def retry_after(self) -> float | None:
         """The Retry-After header in seconds, None if absent or a date."""
         try:
-            return max(0.0, float(self.headers["Retry-After"]))
+            seconds = float(self.headers["Retry-After"])
+            return max(0.0, seconds) if math.isfinite(seconds) else None
         except (KeyError, ValueError):
             return None
 
@@ -71,8 +73,10 @@ class Upstream:
         """
         length = self._response.content_length
         if length is not None and length <= self._limit:
-            with _mapped(self._target):
+            try:
                 return await self._response.read()
+            except _LINE_ERRORS as error:
+                raise _mapped(self._target, error) from error
         parts: list[bytes] = []
         size = 0
         async for part in self.chunks():
@@ -85,16 +89,25 @@ class Upstream:
             parts.append(part)
         return b"".join(parts)
 
+    async def receive(self) -> bytes:
+        """What has arrived of the body, at least one byte; b"" at its end.
+
+        Raises:
+            UpstreamError: the line was cut.
+        """
+        try:
+            return await self._response.content.readany()
+        except _LINE_ERRORS as error:
+            raise _mapped(self._target, error) from error
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, at most one read ahead of the reader.
 
         Raises:
             UpstreamError: the line was cut.
         """
-        content = self._response.content
-        with _mapped(self._target):
-            while data := await content.readany():
-                yield data
+        while data := await self.receive():
+            yield data
 
     async def drain(self) -> None:
         """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
@@ -169,15 +182,12 @@ class Egress:
         """
         if self._vendors is None:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
-        with _mapped(target):
+        try:
             response = await self._vendors.request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._settings.proxy or None,
+                method, url, data=body, headers=headers, allow_redirects=False, proxy=self._settings.proxy or None
             )
+        except _LINE_ERRORS as error:
+            raise _mapped(target, error) from error
         return Upstream(response, target, self._settings.max_response)
 
     async def fetch(self, url: str, *, param: str) -> Fetched:
@@ -301,25 +311,12 @@ def _reason(error: BaseException) -> str:
     return type(error).__name__
 
 
-class _mapped:  # noqa: N801  # reads as a word in a with statement; a class, because generator context managers are slow
-    """Turns the client library's errors into ours, naming the vendor and nothing secret."""
+_LINE_ERRORS = (aiohttp.ClientError, OSError, ValueError)
+"""What the client library raises; TimeoutError is an OSError."""
 
-    __slots__ = ("_target",)
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None or isinstance(error, GatewayError | GeneratorExit | asyncio.CancelledError):
-            return
-        vendor = self._target.vendor
-        if isinstance(error, TimeoutError):
-            raise UpstreamTimeout(f"{vendor}: connecting took too long") from error
-        if isinstance(error, aiohttp.ClientError | OSError | ValueError):
-            text = redact(_reason(error), [self._target.secret()])
-            raise UpstreamError(f"{vendor}: {text}") from error
+def _mapped(target: Target, error: Exception) -> UpstreamError:
+    """The client library's error as ours, naming the vendor and nothing secret."""
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeout(f"{target.vendor}: connecting took too long")
+    return UpstreamError(f"{target.vendor}: {redact(_reason(error), [target.secret()])}")

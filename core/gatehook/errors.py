@@ -177,7 +177,7 @@ def envelope(error: GatewayError) -> dict[str, Any]:
 _KEY_SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|gsk|csk|xai|hf|fw|r8|pplx|nvapi|ghp)[-_][\w*.\-]{4,}"
     r"|AIza[\w*\-]{4,}|ya29\.[\w.*\-]{4,}|AKIA[A-Z0-9*]{12,}|eyJ[\w\-]{8,}(?:\.[\w\-]*)*)"
-    r"|[\w.\-]*\*{3,}[\w.*\-]*"
+    r"|(?<![\w.\-])[\w.\-]*+\*{3,}[\w.*\-]*"
     r"|\b(?i:bearer)\s+[A-Za-z0-9._~+/*\-]{8,}=*",
     re.ASCII,
 )
@@ -240,8 +240,8 @@ def upstream_error(
         secrets: what must not appear (the deployment's key).
     """
     # Redacted before it is cut: half a key at the cut would not be recognised.
-    secrets = tuple(secrets)
-    text = f"{vendor}: {redact(message.strip(), secrets)[:2000] or 'no message'}"
+    message, secrets = message.strip()[:65536], tuple(secrets)
+    text = f"{vendor}: {redact(message, secrets)[:2000] or 'no message'}"
     words = f"{code or ''} {message}".lower()
     code = redact(code, secrets) if code else None
     param = redact(param, secrets) if param else None

@@ -56,7 +56,7 @@ class Stream:
         self._until = watch.now() + self._attempt.target.timeout
         watch.arm(timeout, late, self._until)
         while not self.contents and not self.finished:
-            self.begun.append(await self._next())
+            self.begun.append(await self.__anext__())
 
     def watched(self, watch: Watch) -> "Stream":
         """Iterate under this watch."""
@@ -69,12 +69,6 @@ class Stream:
     async def __anext__(self) -> Sequence[Chunk]:
         if self._watch is not None:
             self._watch.arm(self._stall_timeout, self._stalled, self._until)
-        return await self._next()
-
-    def _stalled(self) -> GatewayError:
-        return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
-
-    async def _next(self) -> Sequence[Chunk]:
         try:
             batch = await self._source.__anext__()
         except StopAsyncIteration:
@@ -98,6 +92,9 @@ class Stream:
             self.finished = self.finished or chunk.finished
             self.usage = chunk.usage or self.usage
         return batch
+
+    def _stalled(self) -> GatewayError:
+        return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
 
     async def aclose(self) -> None:
         """Close the upstream, wherever the stream is."""

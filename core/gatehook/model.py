@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from pydantic import SecretStr
 
 from gatehook.errors import InvalidRequest, Retry
-from gatehook.jsonio import Document
+from gatehook.jsonio import Document, MalformedJSON
 
 __all__ = [
     "ANONYMOUS",
@@ -299,8 +299,15 @@ class Call(Struct, eq=False):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The request as a dict in OpenAI's shape. Read-only: to change it, assign a new Document to `body`."""
-        return self.body.data
+        """The request as a dict in OpenAI's shape. Read-only: to change it, assign a new Document to `body`.
+
+        Raises:
+            InvalidRequest: a field that no surface looked at cannot be decoded (a number of a million digits).
+        """
+        try:
+            return self.body.data
+        except MalformedJSON as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
 class Attempt(Struct, eq=False):

@@ -53,6 +53,7 @@ class Pipeline:
 
             key = self.answers.key(call)
             if (entry := await self.answers.get(call, key)) is not None:
+                await self.tools.judge_again(call, entry)
                 return await delivery.replay(entry)
 
             targets = await route(self.routers, call)
@@ -60,17 +61,18 @@ class Pipeline:
                 return await delivery.stream(await self.failover.stream(call, targets), key)
 
             completion = await self.failover.complete(call, targets)
+            delivery.spent(completion)
             await self.tools.judge(call, completion)
             await self.answers.put(call, key, Entry(completion=completion))
             return delivery.answer(completion)
         except GatewayError as error:
             return await delivery.refuse(error)
-        except ConnectionError:  # from writing to the client; the egress has no such error
-            return delivery.client_left()
         except asyncio.CancelledError:
             delivery.client_left()
             raise
-        except Exception:
+        except Exception as error:
+            if delivery.is_lost(error):
+                return delivery.client_left()
             log.exception("%s: internal error", call.id)
             return await delivery.refuse(GatewayError(f"internal error; the gateway's log tells more under {call.id}"))
         finally:

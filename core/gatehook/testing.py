@@ -274,6 +274,7 @@ class Replay:
         self.closed = False
         self._pieces = [pieces] if isinstance(pieces, bytes) else list(pieces)
         self._fails = fails
+        self._left: AsyncIterator[bytes] | None = None
 
     async def read(self) -> bytes:
         """All pieces joined."""
@@ -287,6 +288,15 @@ class Replay:
             yield piece
         if self._fails:
             raise self._fails
+
+    async def receive(self) -> bytes:
+        """The next piece, b"" after the last."""
+        if self._left is None:
+            self._left = self.chunks()
+        async for piece in self._left:
+            if piece:
+                return piece
+        return b""
 
     async def drain(self) -> None:
         """Nothing is left."""

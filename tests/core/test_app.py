@@ -65,13 +65,13 @@ def specimen(requires: tuple[ServiceKey[Any], ...] = (), **hooks: Iterable[Any])
     return type("Specimen", (Plugin,), {"requires": requires, **methods})
 
 
-def build(settings: str = "", **plugins: type) -> Gateway:
+def build(settings: str = "", /, **plugins: type) -> Gateway:
     """A gateway with these plugins on."""
     tables = "".join(f"[plugins.{name}]\n" for name in plugins if f"[plugins.{name}]" not in settings)
     return built(tables + settings, plugins=plugins)
 
 
-def told(settings: str = "", **plugins: type) -> list[str]:
+def told(settings: str = "", /, **plugins: type) -> list[str]:
     """The faults of a gateway that cannot be built."""
     with pytest.raises(StartupError) as caught:
         build(settings, **plugins)
@@ -131,7 +131,7 @@ _guard: type[Authenticator] = Keys
 class Vendor:
     """Answers with its own name."""
 
-    parameters: dict[str, Any] = {}
+    parameters: Mapping[str, Any] = {}
 
     def __init__(self, name: str = "specimen", operations: Iterable[str] = ("chat",)) -> None:
         self.name = name
@@ -183,11 +183,14 @@ async def test_hook_register_routes_asks_for_a_user_unless_told_otherwise() -> N
         }
         refused = await ask("GET", "/admin", headers={"Authorization": "bearer user"})
         denied = await ask("GET", "/user")
-    assert seen == {
-        ("/user", ""): 401, ("/user", "nobody's"): 401, ("/user", "bad"): 401, ("/user", "user"): 200, ("/user", "admin"): 200,
-        ("/admin", ""): 401, ("/admin", "nobody's"): 401, ("/admin", "bad"): 401, ("/admin", "user"): 403, ("/admin", "admin"): 200,
-        ("/open", ""): 200, ("/open", "nobody's"): 200, ("/open", "bad"): 200, ("/open", "user"): 200, ("/open", "admin"): 200,
-    }  # fmt: skip
+    by_path = {
+        path: [status for (at, _), status in seen.items() if at == path] for path in ("/user", "/admin", "/open")
+    }
+    assert by_path == {
+        "/user": [401, 401, 401, 200, 200],
+        "/admin": [401, 401, 401, 403, 200],
+        "/open": [200, 200, 200, 200, 200],
+    }
     assert refused.json["error"] == {
         "message": "this needs an admin credential",
         "type": "permission_error",
@@ -391,9 +394,7 @@ def user_of(key: ServiceKey[Any], seen: list[object], *, requires: bool = True) 
 @pytest.mark.parametrize("names", [("a_store", "b_user"), ("b_store", "a_user")])
 def test_hook_register_services_offers_an_object_to_others_whatever_the_order(names: tuple[str, str]) -> None:
     store, seen = Store(), list[object]()
-    gateway = build(
-        **{names[0]: specimen(register_services=[(STORE, store)]), names[1]: user_of(STORE, seen)}
-    )
+    gateway = build(**{names[0]: specimen(register_services=[(STORE, store)]), names[1]: user_of(STORE, seen)})
     assert seen == [store]
     assert STORE in gateway.services
 
@@ -449,7 +450,12 @@ def spanning(name: str, log: list[str], fails: str = "", **rest: Any) -> type:
 async def test_hook_register_lifespans_are_entered_by_dependency_and_left_in_reverse() -> None:
     log: list[str] = []
     late = spanning("late", log, register_services=[(STORE, Store())])
-    gateway = build("[plugins.z_store]\norder = 9\n", a_user=spanning("user", log, requires=(STORE,)), b=spanning("b", log), z_store=late)
+    gateway = build(
+        "[plugins.z_store]\norder = 9\n",
+        a_user=spanning("user", log, requires=(STORE,)),
+        b=spanning("b", log),
+        z_store=late,
+    )
     async with running(gateway):
         assert log == ["+late", "+user", "+b"]
         assert gateway.serving
@@ -482,7 +488,7 @@ async def test_a_lifespan_s_own_startup_error_keeps_its_words() -> None:
 
 
 async def test_what_is_no_context_manager_is_a_startup_error_too() -> None:
-    with pytest.raises(StartupError, match="plugin 'b' cannot start: .*context manager"):
+    with pytest.raises(StartupError, match=r"plugin 'b' cannot start: .*context manager"):
         async with running(build(b=specimen(register_lifespans=[object]))):
             pytest.fail("it must not serve")
 

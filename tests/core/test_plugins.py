@@ -1,7 +1,7 @@
 """The loader: what it finds, what it refuses and in which words, what it never imports, and in which order it asks."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def faults(*classes: type, settings: str = "", **named: type) -> list[str]:
 
 
 @pytest.fixture
-def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribution:
+def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distribution]:
     """Installs distributions for one test: a name, its entry points, and its modules' source."""
     before = set(sys.modules)
 
@@ -61,7 +61,7 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distributio
             (site / f"{module}.py").write_text(source, "utf-8")
         monkeypatch.syspath_prepend(str(site))
 
-    yield install  # type: ignore[misc]
+    yield install
     for module in set(sys.modules) - before:
         if module.startswith("specimen_"):
             del sys.modules[module]
@@ -127,8 +127,10 @@ def test_two_distributions_with_one_plugin_name_are_refused_with_both_named(
     with pytest.raises(StartupError) as caught:
         gateway(tmp_path, "")
     assert caught.value.faults == [
-        "plugin name 'acme' is taken by both gatehook-one (specimen_one:Plugin) and gatehook-two "
-        "(specimen_two:Plugin); uninstall one"
+        (
+            "plugin name 'acme' is taken by both gatehook-one (specimen_one:Plugin) and gatehook-two "
+            "(specimen_two:Plugin); uninstall one"
+        )
     ]
 
 
@@ -151,8 +153,10 @@ def test_an_import_error_names_the_plugin_and_its_distribution(tmp_path: Path, d
     with pytest.raises(StartupError) as caught:
         gateway(tmp_path, "[plugins.acme]")
     assert caught.value.faults == [
-        "plugin 'acme' (gatehook-acme): cannot be imported: "
-        "ModuleNotFoundError(\"No module named 'no_such_module_at_all'\")"
+        (
+            "plugin 'acme' (gatehook-acme): cannot be imported: "
+            "ModuleNotFoundError(\"No module named 'no_such_module_at_all'\")"
+        )
     ]
 
 
@@ -207,8 +211,10 @@ def test_an_async_hook_is_refused() -> None:
             return []
 
     assert faults(Async) == [
-        "plugin 'specimen' (an unknown distribution): register_limiters must not be async: hooks run once at start-up; "
-        "return objects whose methods are async"
+        (
+            "plugin 'specimen' (an unknown distribution): register_limiters must not be async: hooks run once at "
+            "start-up; return objects whose methods are async"
+        )
     ]
 
 
@@ -226,7 +232,8 @@ def test_a_wrapper_is_refused(option: str) -> None:
     def wrapping(self: Plugin, gateway: Gateway) -> Any:
         return (yield)
 
-    cls = type("Wrapping", (Plugin,), {"register_limiters": hookimpl(**{option: True})(wrapping)})
+    mark: Any = hookimpl
+    cls = type("Wrapping", (Plugin,), {"register_limiters": mark(**{option: True})(wrapping)})
     assert faults(cls) == ["plugin 'specimen' (an unknown distribution): register_limiters must not be a wrapper"]
 
 
@@ -235,10 +242,13 @@ def test_an_order_of_the_plugin_s_own_is_refused_because_it_would_be_ignored(opt
     def pushy(self: Plugin, gateway: Gateway) -> Any:
         return []
 
-    cls = type("Pushy", (Plugin,), {"register_limiters": hookimpl(**{option: True})(pushy)})
+    mark: Any = hookimpl
+    cls = type("Pushy", (Plugin,), {"register_limiters": mark(**{option: True})(pushy)})
     assert faults(cls) == [
-        f"plugin 'specimen' (an unknown distribution): register_limiters must not use {option}: "
-        "the order is the operator's, by `order` in [plugins.NAME]"
+        (
+            f"plugin 'specimen' (an unknown distribution): register_limiters must not use {option}: "
+            "the order is the operator's, by `order` in [plugins.NAME]"
+        )
     ]
 
 
@@ -259,8 +269,10 @@ def test_an_unknown_hook_is_refused_with_the_nearest_word() -> None:
             return []
 
     assert faults(Misspelt) == [
-        "plugin 'specimen' (an unknown distribution): unknown hook 'register_limiter'; "
-        "did you mean 'register_limiters'?"
+        (
+            "plugin 'specimen' (an unknown distribution): unknown hook 'register_limiter'; "
+            "did you mean 'register_limiters'?"
+        )
     ]
 
 
@@ -359,8 +371,10 @@ def test_an_exception_in_the_middle_of_a_generator_hook_is_told_too() -> None:
 def test_a_result_that_is_no_iterable_is_refused(result: object) -> None:
     told = faults(returning("register_limiters", result))
     assert told == [
-        f"plugin 'specimen', register_limiters: must return an iterable, not {type(result).__name__}; "
-        "return [] for nothing"
+        (
+            f"plugin 'specimen', register_limiters: must return an iterable, not {type(result).__name__}; "
+            "return [] for nothing"
+        )
     ]
 
 
@@ -400,13 +414,13 @@ class SyncParts:
 
     name = "sync"
     operations = frozenset({"chat"})
-    parameters: dict[str, Any] = {}
+    parameters: Mapping[str, Any] = {}
 
     def authenticate(self, credential: Any) -> None: ...
     def admit(self, call: Any) -> None: ...
     def route(self, call: Any) -> None: ...
-    def complete(self, attempt: Any) -> None: ...
-    def stream(self, attempt: Any) -> None: ...
+    def complete(self, attempt: Any) -> Any: ...
+    def stream(self, attempt: Any) -> Any: ...
     def get(self, key: Any) -> None: ...
     def put(self, key: Any, call: Any, entry: Any) -> None: ...
     def offer(self, call: Any, tools: Any) -> None: ...

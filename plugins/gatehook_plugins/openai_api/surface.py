@@ -85,6 +85,8 @@ class OpenAISurface:
 def _parsed(operation: str, body: bytes) -> Any:
     decoder = _DECODERS[operation]
     try:
+        if not body.isascii():
+            body.decode()  # fields that are not looked at must not smuggle anything else to a vendor
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _fault(error) from None

@@ -112,7 +112,7 @@ def in_band(
 def _quota(target: Target, message: str, details: list[Mapping[str, Any]], retry_after: float | None) -> GatewayError:
     # Google words every 429 "check your plan and billing details", so only the quota's own name tells a limit that
     # passes in a minute from one that lasts for the day.
-    text = f"{target.vendor}: {redact(message.strip()[:2000] or 'no message', [target.secret()])}"
+    text = f"{target.vendor}: {redact(message.strip(), [target.secret()])[:2000] or 'no message'}"
     if any("perday" in quota.lower() for quota in _quotas(details)):
         return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT, retry_after=retry_after)
     return RateLimited(text, retry_after=retry_after)

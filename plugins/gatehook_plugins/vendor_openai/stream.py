@@ -82,18 +82,18 @@ class StreamReader:
         self._contents, self._finished = 0, False
         before = self._usage
         out: list[bytes] = []
-        blocks = whole.split(b"\n\n")
-        blocks.pop()
+        place = 0
         try:
-            place = 0
-            while place < len(blocks) and not self.done:
-                alike = self._template.alike(blocks, place) if self._template else 0
-                if alike and (framed := self._by_likeness(blocks[place : place + alike])) is not None:
-                    out.append(framed)
-                    place += alike
+            while place < len(whole) and not self.done:
+                run = self._template.run(whole, place) if self._template else None
+                if run is not None:
+                    out.append(run.framed)
+                    self._contents += run.contents
+                    place = run.end
                 else:
-                    self._one(blocks[place], out)
-                    place += 1
+                    end = whole.find(b"\n\n", place)
+                    self._one(whole[place:end], out)
+                    place = end + 2
         except GatewayError as error:
             self.failure = error
         usage = self._usage if self._usage is not before else None
@@ -128,13 +128,6 @@ class StreamReader:
             data = frame(encode(last))
         return Frames(data, chunks_of)
 
-    def _by_likeness(self, blocks: Sequence[bytes]) -> bytes | None:
-        if self._template is None or (filled := self._template.filled(blocks)) is None:
-            return None
-        data, contents = filled
-        self._contents += contents
-        return data
-
     def _one(self, block: bytes, out: list[bytes]) -> None:
         """Read one event by itself, and learn from it what the next ones may look like."""
         for name, data in events(block):
@@ -144,10 +137,9 @@ class StreamReader:
                 raise self._in_band(data)
             elif data:
                 event, raw = self._decoded(data)
-                if name not in (b"", b"message") and event.choices is None and not event.usage and not event.error:
-                    continue  # a heartbeat
                 ordinary = self._is_ordinary(event)
-                if (kept := self._taken(event, raw)) is not None:
+                kept = self._taken(event, raw)
+                if kept is not None:
                     out.append(frame(kept))
                     if ordinary and self._lessons:
                         self._lessons -= 1

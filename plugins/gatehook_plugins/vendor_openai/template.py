@@ -1,22 +1,30 @@
 """Events that differ only in one piece of text, passed on without being decoded one by one.
 
 In a stream of content nearly every event is the last one with another text in one place. Once an event has been read
-in full, what stands before and after its text is known; an event that begins and ends with just those bytes and has
-one valid JSON string between them says the same about everything else.
+in full, what stands before and after its text is known; whatever begins and ends with just those bytes and has one
+valid JSON string between them says the same about everything else.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
 from gatehook_plugins.vendor_openai.peek import Event, read_event
 
-__all__ = ["Template"]
+__all__ = ["Run", "Template"]
 
 _TEXT = re.compile(rb'"(?:content|arguments|reasoning_content|reasoning|text)"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _read_strings = msgspec.json.Decoder(list[str]).decode
+
+
+class Run(NamedTuple):
+    """Events of one form that follow each other: framed for the client, how many have a text, where they end."""
+
+    framed: bytes
+    contents: int
+    end: int
 
 
 class Template:
@@ -24,19 +32,18 @@ class Template:
 
     __slots__ = ("_after", "_before", "_head", "_joint", "_tail")
 
-    def __init__(self, before: bytes, after: bytes, head: bytes, tail: bytes) -> None:
-        self._before = before
-        self._after = after
-        self._head = head
-        self._tail = tail
-        self._joint = tail + head
+    def __init__(self, came: tuple[bytes, bytes], goes: tuple[bytes, bytes]) -> None:
+        """Each is what stands before and after the text, the empty line at the event's end included."""
+        self._before, self._after = came
+        self._head, self._tail = goes
+        self._joint = self._tail + self._head
 
     @classmethod
     def learned(cls, block: bytes, sent: bytes, is_ordinary: Callable[[Event], bool]) -> Self | None:
         """The template of an event; None if it is of another form.
 
         Args:
-            block: the event as it came, ``data: {…}``.
+            block: the event as it came, ``data: {…}``, without its empty line.
             sent: the same, framed for the client.
             is_ordinary: whether an event changes nothing but the text.
         """
@@ -49,27 +56,41 @@ class Template:
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
             if is_ordinary(event) and event.choices and event.choices[0].has_content():
-                return cls(before, after, sent[: went.start(1)], sent[went.end(1) :])
+                return cls((before, after + b"\n\n"), (sent[: went.start(1)], sent[went.end(1) :]))
         return None
 
-    def alike(self, blocks: Sequence[bytes], place: int) -> int:
-        """How many events from `place` on have this form, by their first and last bytes."""
-        before, after, end = self._before, self._after, place
-        shortest = len(before) + len(after)
-        for block in blocks[place:] if place else blocks:
-            if not (block.startswith(before) and block.endswith(after) and len(block) >= shortest):
-                break
-            end += 1
-        return end - place
+    def run(self, whole: bytes, start: int) -> Run | None:
+        """The events of this form from `start` on; None if the first is of another."""
+        before, after = self._before, self._after
+        if not whole.startswith(before, start):
+            return None
+        parts = whole[start:].split(after)
+        parts.pop()
+        size = len(before)
+        texts = [part[size:] for part in parts if part.startswith(before)]
+        if len(texts) != len(parts):
+            others = (place for place, part in enumerate(parts) if not part.startswith(before))
+            texts = texts[: next(others)]
+        texts = _valid(texts)
+        if not texts:
+            return None
+        framed = b"%b%b%b" % (self._head, self._joint.join(texts), self._tail)
+        end = start + sum(map(len, texts)) + len(texts) * (size + len(after))
+        return Run(framed, len(texts) - texts.count(b""), end)
 
-    def filled(self, blocks: Sequence[bytes]) -> tuple[bytes, int] | None:
-        """The events framed for the client, and how many have a text; None if one is not valid JSON after all."""
-        start, stop = len(self._before), -len(self._after)
-        texts = [block[start:stop] for block in blocks]
-        try:
-            found = _read_strings(b'["%b"]' % b'","'.join(texts))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        if len(found) != len(texts):
-            return None
-        return b"%b%b%b" % (self._head, self._joint.join(texts), self._tail), len(texts) - texts.count(b"")
+
+def _valid(texts: list[bytes]) -> list[bytes]:
+    """The first of them, as many as are the inside of a JSON string: nothing else of an event can hide in them."""
+    if _are_strings(texts):
+        return texts
+    good = 0
+    while good < len(texts) and _are_strings(texts[good : good + 1]):
+        good += 1
+    return texts[:good]
+
+
+def _are_strings(texts: Sequence[bytes]) -> bool:
+    try:
+        return len(_read_strings(b'["%b"]' % b'","'.join(texts))) == len(texts)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False

@@ -11,6 +11,7 @@ from gatehook import (
     Chunk,
     Completion,
     Egress,
+    InvalidRequest,
     MalformedJSON,
     Operation,
     Parameter,
@@ -105,17 +106,16 @@ class OpenAIVendor:
                 raise _no_stream(target, await upstream.read())
             reader, answer = Reader(), StreamReader(attempt)
             try:
-                pieces = upstream.chunks()
                 while not (answer.done or answer.failure):
                     try:
-                        data = await anext(pieces)
-                    except StopAsyncIteration:
-                        yield answer.rest(reader.rest())
-                        break
+                        data = await upstream.receive()
                     except UpstreamError:
                         if not answer.complete:
                             raise
                         break  # cut off after the last finish: only formalities are missing
+                    if not data:
+                        yield answer.rest(reader.rest())
+                        break
                     yield answer.read(reader.take(data))
                 if answer.failure:
                     raise answer.failure
@@ -132,7 +132,7 @@ class OpenAIVendor:
             "POST",
             prepared.urls[operation],
             headers=prepared.headers,
-            body=_body(attempt, prepared.options),
+            body=_written(attempt, prepared.options),
         )
 
     def _prepare(self, target: Target) -> _Prepared:
@@ -147,6 +147,13 @@ class OpenAIVendor:
         prepared = _Prepared({name: base + path for name, path in _PATHS.items()}, headers, options)
         self._prepared[target.key] = prepared
         return prepared
+
+
+def _written(attempt: Attempt, options: Options) -> bytes:
+    try:
+        return _body(attempt, options)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def _body(attempt: Attempt, options: Options) -> bytes:

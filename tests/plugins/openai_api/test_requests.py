@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -184,60 +183,65 @@ BAD: list[tuple[Any, str | None]] = [
     (chat(model=["m"]), "model"),
     (chat(messages=[]), "messages"), (chat(messages=None), "messages"), (chat(messages="Hi"), "messages"),
     (chat(messages={}), "messages"), (chat(messages=USER), "messages"),
-    (said("Hi"), "messages[...]"), (said(None), "messages[...]"), (said([]), "messages[...]"),
-    (said({}), "messages[...].role"), (said({"content": "x"}), "messages[...].role"),
-    (said({"role": "robot", "content": "x"}), "messages[...].role"),
-    (said({"role": 7, "content": "x"}), "messages[...].role"), (said({"role": None}), "messages[...].role"),
-    (said({"role": "user"}), "messages[...].content"), (said({"role": "user", "content": None}), "messages[...].content"),
-    (said({"role": "user", "content": 7}), "messages[...].content"),
-    (said({"role": "user", "content": {}}), "messages[...].content"),
-    (said({"role": "user", "content": ["x"]}), "messages[...].content[...]"),
-    (said({"role": "user", "content": "x", "name": 7}), "messages[...].name"),
-    (said({"role": "system"}), "messages[...].content"), (said({"role": "developer", "content": None}), "messages[...].content"),
-    (said({"role": "tool", "content": "x"}), "messages[...].tool_call_id"),
-    (said({"role": "tool", "content": "x", "tool_call_id": ""}), "messages[...].tool_call_id"),
-    (said({"role": "tool", "content": "x", "tool_call_id": 7}), "messages[...].tool_call_id"),
-    (said({"role": "tool", "tool_call_id": "c"}), "messages[...].content"),
-    (said({"role": "function", "content": "x"}), "messages[...].name"),
-    (said({"role": "assistant", "content": 7}), "messages[...].content"),
-    (said({"role": "assistant", "tool_calls": {}}), "messages[...].tool_calls"),
-    (said({"role": "assistant", "tool_calls": [{}]}), "messages[...].tool_calls[...].id"),
-    (said({"role": "assistant", "tool_calls": [{"id": ""}]}), "messages[...].tool_calls[...].id"),
-    (said({"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}), "messages[...].tool_calls[...].function.name"),
+    (said("Hi"), "messages[0]"), (said(None), "messages[0]"), (said([]), "messages[0]"),
+    (said({}), "messages[0].role"), (said({"content": "x"}), "messages[0].role"),
+    (said({"role": "robot", "content": "x"}), "messages[0].role"),
+    (said({"role": 7, "content": "x"}), "messages[0].role"), (said({"role": None}), "messages[0].role"),
+    (said({"role": "user"}), "messages[0].content"), (said({"role": "user", "content": None}), "messages[0].content"),
+    (said({"role": "user", "content": 7}), "messages[0].content"),
+    (said({"role": "user", "content": {}}), "messages[0].content"),
+    (said({"role": "user", "content": ["x"]}), "messages[0].content[0]"),
+    (said({"role": "user", "content": "x", "name": 7}), "messages[0].name"),
+    (said({"role": "system"}), "messages[0].content"),
+    (said({"role": "developer", "content": None}), "messages[0].content"),
+    (said({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
+    (said({"role": "tool", "content": "x", "tool_call_id": ""}), "messages[0].tool_call_id"),
+    (said({"role": "tool", "content": "x", "tool_call_id": 7}), "messages[0].tool_call_id"),
+    (said({"role": "tool", "tool_call_id": "c"}), "messages[0].content"),
+    (said({"role": "function", "content": "x"}), "messages[0].name"),
+    (said({"role": "assistant", "content": 7}), "messages[0].content"),
+    (said({"role": "assistant", "tool_calls": {}}), "messages[0].tool_calls"),
+    (said({"role": "assistant", "tool_calls": [{}]}), "messages[0].tool_calls[0].id"),
+    (said({"role": "assistant", "tool_calls": [{"id": ""}]}), "messages[0].tool_calls[0].id"),
+    (said({"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}),
+     "messages[0].tool_calls[0].function.name"),
     (said({"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {}}}]}),
-     "messages[...].tool_calls[...].function.arguments"),
+     "messages[0].tool_calls[0].function.arguments"),
     (said(USER, {"role": "assistant", "tool_calls": [{"id": "c"}]}), "messages[1].tool_calls[0].function"),
-    (said({"role": "assistant", "function_call": {"arguments": "{}"}}), "messages[...].function_call.name"),
-    (part(text="x"), "messages[...].content[...].type"), (part(type=7), "messages[...].content[...].type"),
-    (part(type="text"), "messages[0].content[0].text"), (part(type="text", text=7), "messages[...].content[...].text"),
+    (said({"role": "assistant", "function_call": {"arguments": "{}"}}), "messages[0].function_call.name"),
+    (part(text="x"), "messages[0].content[0].type"), (part(type=7), "messages[0].content[0].type"),
+    (part(type="text"), "messages[0].content[0].text"), (part(type="text", text=7), "messages[0].content[0].text"),
     (part(type="image_url"), "messages[0].content[0].image_url"),
-    (part(type="image_url", image_url={}), "messages[...].content[...].image_url.url"),
-    (part(type="image_url", image_url={"url": ""}), "messages[...].content[...].image_url.url"),
-    (part(type="image_url", image_url=7), "messages[...].content[...].image_url"),
+    (part(type="image_url", image_url={}), "messages[0].content[0].image_url.url"),
+    (part(type="image_url", image_url={"url": ""}), "messages[0].content[0].image_url.url"),
+    (part(type="image_url", image_url=7), "messages[0].content[0].image_url"),
     (part(type="input_audio"), "messages[0].content[0].input_audio"),
-    (part(type="input_audio", input_audio={"data": "AA"}), "messages[...].content[...].input_audio.format"),
+    (part(type="input_audio", input_audio={"data": "AA"}), "messages[0].content[0].input_audio.format"),
     (part(type="file"), "messages[0].content[0].file"), (part(type="refusal"), "messages[0].content[0].refusal"),
     (chat(stream="true"), "stream"), (chat(stream=1), "stream"), (chat(stream=[]), "stream"),
     (chat(stream_options={"include_usage": True}), "stream_options"),
-    (chat(stream=False, stream_options={}), "stream_options"), (chat(stream=True, stream_options=True), "stream_options"),
+    (chat(stream=False, stream_options={}), "stream_options"),
+    (chat(stream=True, stream_options=True), "stream_options"),
     (chat(stream=True, stream_options={"include_usage": "yes"}), "stream_options.include_usage"),
-    (chat(temperature=2.1), "temperature"), (chat(temperature=-0.1), "temperature"), (chat(temperature="hot"), "temperature"),
+    (chat(temperature=2.1), "temperature"), (chat(temperature=-0.1), "temperature"),
+    (chat(temperature="hot"), "temperature"),
     (b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":1e999}', "temperature"),
     (chat(top_p=1.1), "top_p"), (chat(top_p=True), "top_p"),
     (chat(max_tokens=0), "max_tokens"), (chat(max_tokens=-1), "max_tokens"), (chat(max_tokens=1.5), "max_tokens"),
     (chat(max_tokens="9"), "max_tokens"), (chat(max_completion_tokens=0), "max_completion_tokens"),
     (chat(n=0), "n"), (chat(n=129), "n"), (chat(n="1"), "n"),
-    (chat(stop=7), "stop"), (chat(stop=[7]), "stop[...]"), (chat(stop={}), "stop"),
+    (chat(stop=7), "stop"), (chat(stop=[7]), "stop[0]"), (chat(stop={}), "stop"),
     (chat(seed="x"), "seed"), (chat(seed=1.5), "seed"),
     (chat(presence_penalty="x"), "presence_penalty"), (chat(frequency_penalty=[]), "frequency_penalty"),
     (chat(logit_bias=[]), "logit_bias"), (chat(logit_bias={"1": "x"}), "logit_bias[...]"),
     (chat(logprobs=5), "logprobs"), (chat(top_logprobs=-1), "top_logprobs"),
-    (chat(tools={}), "tools"), (chat(tools=["f"]), "tools[...]"), (chat(tools=[{}]), "tools[...].type"),
-    (chat(tools=[{"type": "function"}]), "tools[0].function"), (chat(tools=[TOOL, {"type": "function"}]), "tools[1].function"),
-    (chat(tools=[{"type": "function", "function": {}}]), "tools[...].function.name"),
-    (chat(tools=[{"type": "function", "function": {"name": ""}}]), "tools[...].function.name"),
-    (chat(tools=[{"type": "function", "function": {"name": "f", "parameters": []}}]), "tools[...].function.parameters"),
-    (chat(tools=[{"type": "function", "function": {"name": "f", "strict": "yes"}}]), "tools[...].function.strict"),
+    (chat(tools={}), "tools"), (chat(tools=["f"]), "tools[0]"), (chat(tools=[{}]), "tools[0].type"),
+    (chat(tools=[{"type": "function"}]), "tools[0].function"),
+    (chat(tools=[TOOL, {"type": "function"}]), "tools[1].function"),
+    (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
+    (chat(tools=[{"type": "function", "function": {"name": ""}}]), "tools[0].function.name"),
+    (chat(tools=[{"type": "function", "function": {"name": "f", "parameters": []}}]), "tools[0].function.parameters"),
+    (chat(tools=[{"type": "function", "function": {"name": "f", "strict": "yes"}}]), "tools[0].function.strict"),
     (chat(tool_choice=7), "tool_choice"), (chat(tool_choice={}), "tool_choice.type"),
     (chat(tool_choice={"type": "function"}), "tool_choice.function"),
     (chat(tool_choice={"type": "function", "function": {}}), "tool_choice.function.name"),
@@ -253,13 +257,13 @@ BAD: list[tuple[Any, str | None]] = [
 ]  # fmt: skip
 BAD_OTHERS: list[tuple[Operation, dict[str, Any], str]] = [
     ("completions", {"prompt": {}}, "prompt"), ("completions", {"prompt": 7}, "prompt"),
-    ("completions", {"prompt": [1.5]}, "prompt[...]"), ("completions", {"prompt": "x", "logprobs": True}, "logprobs"),
+    ("completions", {"prompt": [1.5]}, "prompt[0]"), ("completions", {"prompt": "x", "logprobs": True}, "logprobs"),
     ("completions", {"prompt": "x", "max_tokens": -1}, "max_tokens"), ("completions", {"prompt": "x", "n": 0}, "n"),
     ("completions", {"prompt": "x", "echo": "yes"}, "echo"), ("completions", {"prompt": "x", "best_of": 0}, "best_of"),
     ("completions", {"prompt": "x", "stream_options": {}}, "stream_options"),
     ("embeddings", {}, "input"), ("embeddings", {"input": ""}, "input"), ("embeddings", {"input": []}, "input"),
     ("embeddings", {"input": None}, "input"), ("embeddings", {"input": {}}, "input"),
-    ("embeddings", {"input": ["x"] * 2049}, "input"), ("embeddings", {"input": [None]}, "input[...]"),
+    ("embeddings", {"input": ["x"] * 2049}, "input"), ("embeddings", {"input": [None]}, "input[0]"),
     ("embeddings", {"input": "x", "encoding_format": "int8"}, "encoding_format"),
     ("embeddings", {"input": "x", "encoding_format": 7}, "encoding_format"),
     ("embeddings", {"input": "x", "dimensions": 0}, "dimensions"),
@@ -277,7 +281,7 @@ def test_a_bad_body_is_refused_naming_the_field(body: Any, param: str | None) ->
     assert set(told) == {"error"}
     assert set(told["error"]) == {"message", "type", "param", "code"}
     assert (told["error"]["type"], told["error"]["param"]) == ("invalid_request_error", param)
-    assert not re.search(r"[`$]|msgspec|Struct|<", told["error"]["message"])
+    assert not re.search(r"[`$]|msgspec|Struct|<class", told["error"]["message"])
 
 
 @pytest.mark.parametrize(("operation", "fields", "param"), BAD_OTHERS)
@@ -289,14 +293,15 @@ def test_bad_completions_and_embeddings_are_refused_naming_the_field(
     assert refused.value.param == param
 
 
-_RULES_BEYOND_TYPES = {"stream_options", "messages[0].content[0].text"}
+# Of the rules only those that a JSON Schema can tell.
+BY_TYPE = [
+    body for body, param in BAD if param in ("model", "messages", "messages[0]", "messages[0].role", "stop", "n")
+]
 
 
-@pytest.mark.parametrize(
-    "body", [body for body, param in BAD if param and "[..." in param or param in ("model", "stop", "n")]
-)
+@pytest.mark.parametrize("body", BY_TYPE)
 def test_the_published_schema_refuses_what_the_surface_refuses_by_type(body: Any) -> None:
-    assert not validator("ChatRequest").is_valid(json.loads(encode(body)) if not isinstance(body, bytes) else body)
+    assert not validator("ChatRequest").is_valid(body)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +321,6 @@ def test_the_published_schema_refuses_what_the_surface_refuses_by_type(body: Any
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":"\xff"}',
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"z\xff":1}',
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":"\xed\xa0\x80"}',
-        b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":' + b"9" * 5000 + b"}",
-        b'{"model":"m","messages":[{"role":"user","content":"x"}],"seed":' + b"9" * 5000 + b"}",
         b'{"model":"m","messages":[{"role":"user","content":"x\n"}]}',
         '{"model":"m","messages":[{"role":"user","content":"x"}]}'.encode("utf-16"),
         '{"model":"m","messages":[{"role":"user","content":"x"}]}'.encode("utf-16-be"),
@@ -345,10 +348,17 @@ def test_any_text_is_let_through_as_it_came(content: str) -> None:
     assert call.payload["messages"][0]["content"] == content
 
 
-def test_a_body_that_was_let_in_can_be_decoded_later() -> None:
-    for zz in (b"1e400", b'"\\ud800"', b"123456789012345678901234567890", b"-0.0", b"9" * 4000):
-        call = parsed(b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":' + zz + b"}")
-        assert "zz" in call.payload
+@pytest.mark.parametrize("zz", [b'"\\ud800"', b"123456789012345678901234567890", b"-0.0", b"9" * 4000, b"1e-999"])
+def test_what_was_let_in_can_be_decoded_later(zz: bytes) -> None:
+    assert "zz" in parsed(b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":' + zz + b"}").payload
+
+
+@pytest.mark.parametrize("zz", [b"1e400", b"9" * 5000])
+def test_an_unknown_field_that_nobody_can_hold_is_refused_when_it_must_be_read(zz: bytes) -> None:
+    call = parsed(b'{"model":"m","messages":[{"role":"user","content":"x"}],"zz":' + zz + b"}")
+    with pytest.raises(InvalidRequest) as refused:
+        _ = call.payload
+    assert refused.value.code == "invalid_json"
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:
@@ -393,6 +403,3 @@ def test_the_openapi_document_is_well_formed() -> None:
 def test_every_checked_field_is_in_the_published_schema() -> None:
     properties = openapi()["components"]["schemas"]["ChatRequest"]["properties"]
     assert set(properties) == {field.encode_name for field in msgspec.structs.fields(ChatRequest)}
-
-
-Fixture = Callable[..., Any]

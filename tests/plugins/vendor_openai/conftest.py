@@ -39,7 +39,7 @@ def made(
 ) -> Attempt:
     """The attempt for a request whose bytes are given, or made from `payload`."""
     body = payload if isinstance(payload, bytes) else encode(dict(payload))
-    data = json.loads(body)
+    data = json.loads(body, parse_int=str)
     call = Call(operation=operation, surface="openai", headers={})
     call.body = Document(raw=body)
     call.model = data["model"]
@@ -86,8 +86,8 @@ def ask() -> Ask:
             completion = await OpenAIVendor(egress).complete(one)
         except GatewayError as raised:
             error = raised
-        assert replay.closed
-        return Run(egress.requests[0], completion, error=error, closed=True)
+        assert replay.closed or not egress.requests
+        return Run(_first(egress), completion, error=error, closed=True)
 
     return run
 
@@ -117,9 +117,13 @@ def stream() -> Ask:
                 chunks += batch
         except GatewayError as raised:
             error = raised
-        return Run(egress.requests[0], chunks=chunks, error=error, closed=replay.closed)
+        return Run(_first(egress), chunks=chunks, error=error, closed=replay.closed)
 
     return run
+
+
+def _first(egress: ReplayEgress) -> Recorded:
+    return egress.requests[0] if egress.requests else Recorded("", "", {}, b"")
 
 
 def assembled(chunks: Iterable[Chunk]) -> dict[str, Any]:

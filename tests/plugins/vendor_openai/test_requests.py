@@ -170,3 +170,11 @@ async def test_any_request_arrives_with_only_model_and_stream_options_changed(
     run = await (stream(payload=raw) if streamed else ask(raw))
     options = {"stream_options": {"include_usage": True}} if streamed else {}
     assert run.sent.json == {**value, "model": "upstream-model", **options}
+
+
+@pytest.mark.parametrize("zz", [b"1e400", b"9" * 5000])
+async def test_a_number_that_cannot_be_held_goes_through_or_is_refused(ask: Ask, stream: Ask, zz: bytes) -> None:
+    raw = b'{"model":"public","zz":' + zz + b"}"
+    assert (await ask(raw)).sent.body == raw.replace(b"public", b"upstream-model")
+    run = await stream(payload=b'{"model":"public","stream":true,"x":"\\u00e9","zz":' + zz + b"}")
+    assert (run.error.status, run.error.code, run.sent.body) == (400, "invalid_json", b"")

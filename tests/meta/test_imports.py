@@ -1,0 +1,189 @@
+"""Each module imports alone, `import gatehook` stays light, and nobody imports what is not theirs."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gatehook
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "core" / "gatehook"
+PLUGINS = ROOT / "plugins" / "gatehook_plugins"
+FILES = sorted([*CORE.rglob("*.py"), *PLUGINS.rglob("*.py")])
+PACKAGES = sorted(path.name for path in PLUGINS.iterdir() if (path / "__init__.py").is_file())
+
+
+def module_of(file: Path) -> str:
+    """The dotted name of a file in core/ or plugins/."""
+    parts = file.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = [module_of(file) for file in FILES]
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """Everything a file imports, at any depth: the module, and the name taken from it ("" for the module itself)."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are written in full"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+# Other people's packages are loaded once, ours by a fork for each module: a fresh start without its price.
+ALONE = """
+import os, sys, traceback
+import aiohttp.web, dynaconf, msgspec, pluggy, prometheus_client, pydantic_settings
+assert not [name for name in sys.modules if name.startswith("gatehook")]
+failed = 0
+for module in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            __import__(module)
+        except BaseException:
+            print(module, traceback.format_exc())
+            sys.stdout.flush()
+            os._exit(1)
+        os._exit(0)
+    failed += os.waitpid(child, 0)[1] != 0
+sys.exit(failed != 0)
+"""
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_module_imports_alone_without_a_warning(half: int) -> None:
+    modules = MODULES[half::2]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ALONE, *modules], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(modules) > 20
+
+
+def test_importing_the_api_loads_no_heavy_module_and_no_plugin() -> None:
+    script = "import gatehook, json, sys; print(json.dumps([n for n in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert "gatehook" in loaded
+    heavy = {
+        "anthropic", "asyncpg", "gatehook_plugins", "hypothesis", "jsonschema", "numpy", "openai", "prometheus_client",
+        "pytest", "redis", "requests", "sqlalchemy", "unittest", "uvloop",
+    }  # fmt: skip
+    assert sorted(heavy & loaded) == []
+
+
+def test_the_program_s_help_loads_no_server() -> None:
+    script = "import sys, gatehook.cli; print('prometheus_client' in sys.modules or 'uvloop' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(CORE.rglob("*.py")), ids=module_of)
+def test_the_kernel_imports_no_plugin(file: Path) -> None:
+    assert [module for module, _ in imports(file) if within(module, "gatehook_plugins")] == []
+
+
+PUBLIC = {"gatehook", "gatehook.legacy", "gatehook.sse"}
+"""What a plugin may import of the kernel; PLUGINS.md names the same."""
+
+
+@pytest.mark.parametrize("file", sorted(PLUGINS.rglob("*.py")), ids=module_of)
+def test_a_plugin_imports_the_public_kernel_and_its_own_package_only(file: Path) -> None:
+    own = ".".join(module_of(file).split(".")[:2])
+    for module, name in imports(file):
+        if within(module, "gatehook"):
+            assert module in PUBLIC or (module, name) == ("gatehook.app", "Gateway"), (module, name)
+            assert module != "gatehook" or name in gatehook.__all__, (module, name)
+        elif within(module, "gatehook_plugins"):
+            assert own != "gatehook_plugins"
+            assert within(module, own), f"{module} is another plugin's"
+
+
+def test_only_the_settings_know_dynaconf() -> None:
+    knowing = {file.name for file in FILES for module, _ in imports(file) if within(module, "dynaconf")}
+    assert knowing <= {"settings.py", "_env_layer.py"}
+    assert "settings.py" in knowing
+
+
+def test_only_the_egress_knows_an_http_client() -> None:
+    server_side = {"hdrs", "http_exceptions", "web"}
+    others = ("requests", "httpx", "urllib3", "urllib.request", "http.client", "aiohttp.client", "aiohttp.connector")
+    for file in FILES:
+        for module, name in imports(file):
+            if file.name != "egress.py":
+                assert module != "aiohttp" or name in server_side, f"{file}: {module}.{name}"
+            assert not any(within(module, other) for other in others), f"{file}: {module}"
+
+
+def test_the_two_roots_are_no_packages_and_nobody_imports_them() -> None:
+    assert [name for name in ("core", "plugins") if (ROOT / name / "__init__.py").exists()] == []
+    for file in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "contrib").rglob("*.py")]:
+        roots = {module.split(".")[0] for module, _ in imports(file)}
+        assert not roots & {"core", "plugins"}, file
+        assert "tests" not in roots or file not in FILES, file
+
+
+# --- what modules promise ------------------------------------------------------------------------------------------
+
+
+def test_the_api_s_promise_is_a_sorted_tuple_of_all_it_exports() -> None:
+    promise = gatehook.__all__
+    assert isinstance(promise, tuple)
+    assert list(promise) == sorted(set(promise), key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    exported = {
+        name
+        for name, value in vars(gatehook).items()
+        if not name.startswith("_") and not isinstance(value, type(sys)) and name != "annotations"
+    }
+    assert exported == set(promise)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "gatehook.__main__"])
+def test_every_name_that_a_module_promises_is_there(module: str) -> None:
+    loaded: Any = import_module(module)
+    promise = getattr(loaded, "__all__", ())
+    assert len(promise) == len(set(promise))
+    assert [name for name in promise if not hasattr(loaded, name)] == []
+    assert loaded.__doc__, "a module says in its first line what it is for"
+
+
+def test_every_module_with_public_names_promises_them() -> None:
+    for file in FILES:
+        defined = {
+            node.name
+            for node in tree(file).body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        }
+        if defined and file.name != "__main__.py":
+            assert hasattr(import_module(module_of(file)), "__all__"), file
+
+
+def test_every_plugin_package_is_an_installed_plugin() -> None:
+    from gatehook.plugins import installed
+
+    assert sorted(entry.value.split(":")[0] for entry in installed().values() if "gatehook_plugins" in entry.value) == [
+        f"gatehook_plugins.{package}" for package in PACKAGES
+    ]

@@ -1,0 +1,107 @@
+"""GET /v1/models and /openapi.json, as clients get them."""
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from gatehook.testing import serving
+
+SETTINGS = """
+[plugins.openai_api]
+[plugins.route_models]
+[plugins.vendor_mock]
+[[models]]
+name = "mock"
+vendor = "mock"
+[[models]]
+name = "org/deep/model:free"
+vendor = "mock"
+[[models]]
+name = "mock"
+vendor = "mock"
+model = "second"
+priority = 2
+[[models]]
+name = "Größe 😀"
+vendor = "mock"
+[[models]]
+name = "half on"
+vendor = "mock"
+api_key = "env:GATEHOOK_TEST_NO_SUCH_KEY"
+[[models]]
+name = "half on"
+vendor = "mock"
+model = "other"
+[[models]]
+name = "off"
+vendor = "mock"
+api_key = "env:GATEHOOK_TEST_NO_SUCH_KEY"
+[[models]]
+name = "disabled"
+vendor = "mock"
+enabled = false
+"""
+
+
+async def got(url: str | URL, **rest: Any) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as http, http.get(url, **rest) as answer:
+        assert answer.content_type == "application/json"
+        return answer.status, json.loads(await answer.read())
+
+
+async def test_the_list_holds_each_model_once_that_can_be_called_in_the_order_of_the_settings() -> None:
+    async with serving(SETTINGS) as gateway:
+        status, answer = await got(f"{gateway.url}/v1/models")
+    assert status == 200
+    assert answer["object"] == "list"
+    assert [one["id"] for one in answer["data"]] == ["mock", "org/deep/model:free", "Größe 😀", "half on"]
+    for one in answer["data"]:
+        assert one == {"id": one["id"], "object": "model", "created": one["created"], "owned_by": "mock",
+                       "permission": [], "root": one["id"], "parent": None}  # fmt: skip
+        assert isinstance(one["created"], int)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("mock", "mock"),
+        ("org/deep/model:free", "org/deep/model:free"),
+        ("org%2Fdeep%2Fmodel%3Afree", "org/deep/model:free"),
+        ("Gr%C3%B6%C3%9Fe%20%F0%9F%98%80", "Größe 😀"),
+        ("half%20on", "half on"),
+    ],
+)
+async def test_one_model_is_found_whatever_its_name_holds(path: str, name: str) -> None:
+    async with serving(SETTINGS) as gateway:
+        status, model = await got(URL(f"{gateway.url}/v1/models/{path}", encoded=True))
+    assert (status, model["id"]) == (200, name)
+
+
+@pytest.mark.parametrize(
+    "path", ["off", "disabled", "nothing", "mock/", "MOCK", "%FF", "..%2F..%2Fetc", "%00", "a" * 5000]
+)
+async def test_any_other_model_is_told_as_not_found(path: str) -> None:
+    async with serving(SETTINGS) as gateway:
+        status, answer = await got(URL(f"{gateway.url}/v1/models/{path}", encoded=True))
+    assert status == 404
+    error = answer["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"], error["param"]) == ("not_found_error", "model_not_found", "model")
+
+
+KEYED = SETTINGS + '\n[plugins.auth_keys]\nkeys = ["0123456789abcdef0123"]\n'
+
+
+async def test_with_keys_the_list_needs_one_and_the_document_does_not() -> None:
+    async with serving(KEYED) as gateway:
+        for path in ("/v1/models", "/v1/models/mock"):
+            status, answer = await got(gateway.url + path)
+            assert (status, answer["error"]["type"]) == (401, "authentication_error")
+            status, answer = await got(gateway.url + path, headers={"Authorization": "Bearer 0123456789abcdef0123"})
+            assert status == 200
+        status, document = await got(f"{gateway.url}/openapi.json")
+    assert status == 200
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= set(document["paths"])
