@@ -25,6 +25,12 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
 }
+_PIECE = 1 << 16
+"""Bytes of a plain answer that are written at once."""
+
+_HEADER_LENGTH = 4000
+"""Many clients and proxies refuse an answer with a header longer than 8 KB."""
+
 _CLIENT_LEFT = 499
 """HTTP has no status for a client that left; nginx's is the one people know."""
 
@@ -60,13 +66,22 @@ class Delivery:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         self._usage = completion.usage or _estimate(self._call, len(completion.raw) // 4)
 
-    def answer(self, completion: Completion) -> web.Response:
-        """A whole answer."""
-        call = self._call
-        self._status = ("complete", 200)
+    async def answer(self, completion: Completion) -> web.StreamResponse:
+        """A whole answer.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
+        body = self._surface.answer(self._call, completion)
         headers = self._headers()
         headers["Content-Type"] = "application/json"
-        return web.Response(body=self._surface.answer(call, completion), headers=headers)
+        response: web.StreamResponse
+        if len(body) <= _PIECE:
+            response = web.Response(body=body, headers=headers)
+        else:
+            response = await self._write_pieces(body, headers)
+        self._status = ("complete", 200)
+        return response
 
     async def stream(self, stream: Stream, key: bytes | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
@@ -110,7 +125,7 @@ class Delivery:
         """
         response: web.StreamResponse
         if entry.completion is not None:
-            response = self.answer(entry.completion)
+            response = await self.answer(entry.completion)
         else:
             with self._pipeline.deadlines.watch() as watch:
                 response = await self._open(watch)
@@ -186,6 +201,20 @@ class Delivery:
         self._response = response
         return response
 
+    async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+        """Write a large answer, each piece in its time: aiohttp alone would wait for ever for a client to read it."""
+        response = self._response = web.StreamResponse(headers=headers)
+        response.content_length = len(body)
+        view = memoryview(body)
+        with self._pipeline.deadlines.watch() as watch:
+            watch.arm(self._pipeline.write_timeout, _client_too_slow)
+            await response.prepare(self._request)
+            for start in range(0, len(body), _PIECE):
+                watch.arm(self._pipeline.write_timeout, _client_too_slow)
+                await response.write(bytes(view[start : start + _PIECE]))
+            await response.write_eof()
+        return response
+
     async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: list[Chunk] | None) -> bytes:
         """The batch as the client gets it, after the tool policies; kept for the cache if there is one."""
         if kept is not None:
@@ -239,6 +268,8 @@ def _estimate(call: Call, completion_tokens: int) -> Usage:
 
 
 def _header_value(text: str) -> str:
+    if len(text) > _HEADER_LENGTH:
+        text = text[:_HEADER_LENGTH] + "..."
     if text.isascii() and text.isprintable():
         return text
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)

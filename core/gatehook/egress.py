@@ -2,7 +2,8 @@
 
 Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
 a URL that a client sent (an image) and refuses every address that is not public, also after redirects and whatever the
-DNS says. Behind both stands aiohttp's ClientSession; nothing outside this file knows that.
+DNS says. Behind both stands aiohttp: its ClientSession, and for plain http:// to vendors the shorter way of `direct`;
+nothing outside this file knows that.
 """
 
 import asyncio
@@ -17,9 +18,11 @@ from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http import HttpProcessingError
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
+from gatehook import direct
 from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
 from gatehook.settings import EgressSettings
@@ -29,6 +32,9 @@ __all__ = ["Egress", "Fetched", "Upstream", "is_public"]
 _FETCH_SECONDS = 20.0
 _DRAIN_SECONDS = 0.25
 _MAX_REDIRECTS = 3
+_MOST_PREPARED = 1000
+# Compressed streams hold events back in the vendor's compressor; ask for none.
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "gatehook"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Upstream:
 
     __slots__ = ("_limit", "_response", "_target", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, target: Target, limit: int) -> None:
+    def __init__(self, response: aiohttp.ClientResponse | direct.Answer, target: Target, limit: int) -> None:
         self._response = response
         self._target = target
         self._limit = limit
@@ -71,15 +77,11 @@ class Upstream:
         Raises:
             UpstreamError: the line was cut, or the body is over `egress.max_response`.
         """
-        length = self._response.content_length
-        if length is not None and length <= self._limit:
-            try:
-                return await self._response.read()
-            except _LINE_ERRORS as error:
-                raise _mapped(self._target, error) from error
         parts: list[bytes] = []
         size = 0
-        async for part in self.chunks():
+        content = self._response.content
+        while not content.at_eof():
+            part = await self.receive()
             size += len(part)
             if size > self._limit:
                 raise UpstreamError(
@@ -138,6 +140,8 @@ class Egress:
 
     def __init__(self, settings: EgressSettings) -> None:
         self._settings = settings
+        self._pool = direct.Pool(settings.connect_timeout) if direct.available and not settings.proxy else None
+        self._prepared: dict[tuple[object, ...], direct.Request | None] = {}
         self._vendors: aiohttp.ClientSession | None = None
         self._public: aiohttp.ClientSession | None = None
 
@@ -150,8 +154,7 @@ class Egress:
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
-                # Compressed streams hold events back in the vendor's compressor; ask for none.
-                headers={"Accept-Encoding": "identity", "User-Agent": "gatehook"},
+                headers=_HEADERS,
                 max_line_size=65536,
                 max_field_size=65536,
             ) as self._vendors,
@@ -168,6 +171,8 @@ class Egress:
                 yield
             finally:
                 self._vendors = self._public = None
+                if self._pool is not None:
+                    self._pool.close()
 
     async def request(
         self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], body: bytes | None = None
@@ -182,13 +187,31 @@ class Egress:
         """
         if self._vendors is None:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        response: aiohttp.ClientResponse | direct.Answer
         try:
-            response = await self._vendors.request(
-                method, url, data=body, headers=headers, allow_redirects=False, proxy=self._settings.proxy or None
-            )
+            prepared = self._directly(method, url, headers)
+            if prepared is not None and self._pool is not None:
+                response = await self._pool.send(prepared, body or b"")
+            else:
+                response = await self._vendors.request(
+                    method, url, data=body, headers=headers, allow_redirects=False, proxy=self._settings.proxy or None
+                )
         except _LINE_ERRORS as error:
             raise _mapped(target, error) from error
         return Upstream(response, target, self._settings.max_response)
+
+    def _directly(self, method: str, url: str | URL, headers: Mapping[str, str]) -> direct.Request | None:
+        """The request prepared for the short way; None if it must take the long one (TLS, a proxy)."""
+        if self._pool is None:
+            return None
+        place = (method, str(url), *headers.items())
+        if place not in self._prepared:
+            if len(self._prepared) >= _MOST_PREPARED:
+                self._prepared.clear()
+            parsed = URL(url)
+            is_plain = parsed.scheme == "http"
+            self._prepared[place] = direct.Request.to(method, parsed, _HEADERS | dict(headers)) if is_plain else None
+        return self._prepared[place]
 
     async def fetch(self, url: str, *, param: str) -> Fetched:
         """Get what a client's URL points to.
@@ -207,6 +230,8 @@ class Egress:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
             raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param, retry=Retry.NEXT) from None
+        except ValueError:  # from yarl, or of a host name that has no place in the DNS; also in a redirect
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
     async def _follow(self, session: aiohttp.ClientSession, url: str, param: str) -> Fetched:
         current = self._checked(url, param)
@@ -218,21 +243,17 @@ class Egress:
                 if response.status != 200:
                     raise InvalidRequest(f"{param}: the URL answered {response.status}", param=param)
                 limit = self._settings.max_fetch
-                body = b""
+                body = bytearray()
                 async for part in response.content.iter_any():
                     body += part
                     if len(body) > limit:
                         raise InvalidRequest(f"{param}: larger than egress.max_fetch ({limit} bytes)", param=param)
-                return Fetched(body, response.content_type)
+                return Fetched(bytes(body), response.content_type if "Content-Type" in response.headers else "")
         raise InvalidRequest(f"{param}: more than {_MAX_REDIRECTS} redirects", param=param)
 
     def _checked(self, url: str, param: str) -> URL:
-        try:
-            parsed = URL(url)
-            port = parsed.port
-        except ValueError:
-            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
-        if parsed.scheme not in ("http", "https") or not parsed.host or port is None:
+        parsed = URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.port is None:
             raise InvalidRequest(f"{param}: expected an http or https URL", param=param)
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(f"{param}: a URL with a user name or password is not fetched", param=param)
@@ -263,11 +284,12 @@ class _GuardedResolver(AbstractResolver):
 
 
 def _is_literal(host: str) -> bool:
-    # inet_aton reads what ipaddress refuses and the C library accepts: "127.1", "0x7f000001", "2130706433".
+    # inet_aton reads what ipaddress refuses and the C library accepts: "127.1", "0x7f000001", "2130706433". The rest is
+    # aiohttp's own guess: of what it takes for an address the resolver is not asked.
     try:
         socket.inet_aton(host)
     except OSError:
-        return ":" in host
+        return ":" in host or host.replace(".", "").isdigit()
     return True
 
 
@@ -284,13 +306,28 @@ def is_public(address: str) -> bool:
         inner = parsed.ipv4_mapped or parsed.sixtofour or _nat64(parsed)
         if inner is not None:
             parsed = inner
-        elif parsed.teredo is not None:
+        elif parsed.teredo is not None or parsed not in _IPV6_GLOBAL_UNICAST:
             return False
-    return parsed.is_global and not parsed.is_multicast
+    refused = parsed.is_multicast or any(parsed in network for network in _NOT_PUBLIC)
+    return parsed.is_global and not refused
+
+
+_IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # special purposes, among them a cloud's metadata; older Pythons call most of it global
+            "168.63.129.16/32",  # Azure's host, as its virtual machines see it
+            "3fff::/20",  # documentation; unknown to older Pythons
+        ),
+    )
+)
 
 
 def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address in ipaddress.IPv6Network("64:ff9b::/96"):
+    if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
@@ -300,18 +337,18 @@ def _reason(error: BaseException) -> str:
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return "the TLS certificate or handshake was not accepted"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
         return "the host name cannot be resolved or is not public"
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
         return "the connection was cut in the middle of the answer"
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "the answer is not valid HTTP"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return type(error).__name__
 
 
-_LINE_ERRORS = (aiohttp.ClientError, OSError, ValueError)
+_LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What the client library raises; TimeoutError is an OSError."""
 
 

@@ -64,7 +64,7 @@ class Pipeline:
             delivery.spent(completion)
             await self.tools.judge(call, completion)
             await self.answers.put(call, key, Entry(completion=completion))
-            return delivery.answer(completion)
+            return await delivery.answer(completion)
         except GatewayError as error:
             return await delivery.refuse(error)
         except asyncio.CancelledError:

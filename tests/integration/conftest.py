@@ -210,8 +210,8 @@ class OpenAIWire:
 
     def calls_stream(self, calls: Sequence[Call], text: str = "") -> Reply:
         deltas: list[dict[str, Any]] = [{"content": text}] if text else []
-        for index, (id, name, args) in enumerate(calls):
-            first = {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}
+        for index, (key, name, args) in enumerate(calls):
+            first = {"index": index, "id": key, "type": "function", "function": {"name": name, "arguments": ""}}
             deltas.append({"tool_calls": [first]})
             deltas += [{"tool_calls": [{"index": index, "function": {"arguments": part}}]} for part in halves(args)]
         return self._events(deltas, "tool_calls")
@@ -251,14 +251,15 @@ class AnthropicWire:
 
     def _plain(self, blocks: Sequence[Mapping[str, Any]], stop: str) -> Reply:
         usage = {"input_tokens": 7, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 7}
-        return Reply.of_json({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5",
-                              "content": blocks, "stop_reason": stop, "stop_sequence": None, "usage": usage})  # fmt: skip
+        end = {"stop_reason": stop, "stop_sequence": None, "usage": usage}
+        head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5"}
+        return Reply.of_json({**head, "content": blocks, **end})
 
     def _events(
         self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]], stop: str, **how: Any
     ) -> Reply:
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5", "content": [],
-                   "stop_reason": None, "stop_sequence": None,
+        message: Any = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5",
+                   "content": [], "stop_reason": None, "stop_sequence": None,
                    "usage": {"input_tokens": 7, "cache_read_input_tokens": 4, "output_tokens": 1}}  # fmt: skip
         events: list[dict[str, Any]] = [{"type": "message_start", "message": message}, {"type": "ping"}]
         for index, (block, deltas) in enumerate(blocks):
@@ -289,10 +290,10 @@ class AnthropicWire:
         blocks: list[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = []
         if text:
             blocks.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": text}]))
-        for id, name, args in calls:
+        for key, name, args in calls:
             parts = [] if args == "{}" else halves(args)  # a call without arguments has no delta at all
             deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
-            blocks.append(({"type": "tool_use", "id": id, "name": name, "input": {}}, deltas))
+            blocks.append(({"type": "tool_use", "id": key, "name": name, "input": {}}, deltas))
         return self._events(blocks, "tool_use")
 
     def error(self, status: int, message: str, **how: Any) -> Reply:
@@ -333,8 +334,8 @@ class GeminiWire:
         candidate: dict[str, Any] = {"index": 0, "content": {"role": "model", "parts": parts}}
         if finish:
             candidate["finishReason"] = finish
-        counts = {"promptTokenCount": 11, "cachedContentTokenCount": 4, "candidatesTokenCount": 5, "thoughtsTokenCount": 2,
-                  "totalTokenCount": 18}  # fmt: skip
+        counts = {"promptTokenCount": 11, "cachedContentTokenCount": 4, "totalTokenCount": 18}
+        counts |= {"candidatesTokenCount": 5, "thoughtsTokenCount": 2}
         body = {"candidates": [candidate], "modelVersion": "gemini-2.5-flash", "responseId": "r"}
         return body | ({"usageMetadata": counts} if usage else {})
 
@@ -350,7 +351,7 @@ class GeminiWire:
 
     @staticmethod
     def _calls(calls: Sequence[Call], text: str) -> list[dict[str, Any]]:
-        made = [{"functionCall": {"id": id, "name": name, "args": json.loads(args)}} for id, name, args in calls]
+        made = [{"functionCall": {"id": i, "name": name, "args": json.loads(args)}} for i, name, args in calls]
         return [*([{"text": text}] if text else []), *made]
 
     def calls(self, calls: Sequence[Call], text: str = "") -> Reply:

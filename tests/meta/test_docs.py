@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientSession
 
 import gatehook
-from gatehook import errors, hookspecs
+from gatehook import errors, hookspecs, protocols
 from gatehook.plugins import hook_names, installed, settings_classes
 from gatehook.sections import Section
 from gatehook.settings import load
@@ -97,6 +97,22 @@ def test_every_method_of_every_protocol_is_in_the_book() -> None:
         for name in vars(getattr(gatehook, protocol)):
             if not name.startswith("_"):
                 assert re.search(rf"`(async )?{name}\b", BOOK), f"{protocol}.{name}"
+
+
+def signatures() -> Iterator[str]:
+    """The async methods of the protocols as the book writes them, and a vendor's stream."""
+    for node in ast.parse(Path(protocols.__file__).read_text("utf-8")).body:
+        for method in getattr(node, "body", []):
+            if isinstance(method, ast.AsyncFunctionDef) or getattr(method, "name", "") == "stream":
+                method.args.args = [one for one in method.args.args if one.arg != "self"]
+                result = ast.unparse(method.returns) if method.returns else ""
+                given = f"{method.name}({ast.unparse(method.args)})" + (f" -> {result}" if result != "None" else "")
+                yield given if method.name == "stream" else f"async {given}"
+
+
+@pytest.mark.parametrize("signature", list(signatures()))
+def test_a_protocol_s_method_is_written_as_it_is(signature: str) -> None:
+    assert f"`{signature}`" in " ".join(BOOK.split())
 
 
 def test_the_table_of_errors_is_true_and_complete() -> None:
@@ -243,7 +259,7 @@ def test_a_settings_block_of_the_documents_loads(place: str, tmp_path: Path) -> 
         if name in classes:
             settings.plugin_section(name, classes[name])
         else:
-            assert name in {"acme"}, f"{place}: there is no plugin {name!r}"
+            assert name == "acme", f"{place}: there is no plugin {name!r}"
 
 
 def commands() -> Iterator[tuple[str, str]]:

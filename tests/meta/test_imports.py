@@ -128,14 +128,19 @@ def test_only_the_settings_know_dynaconf() -> None:
     assert "settings.py" in knowing
 
 
+EGRESS = {"egress.py", "direct.py"}
+"""The way out, and a room of its own behind it."""
+
+
 def test_only_the_egress_knows_an_http_client() -> None:
     server_side = {"hdrs", "http_exceptions", "web"}
     others = ("requests", "httpx", "urllib3", "urllib.request", "http.client", "aiohttp.client", "aiohttp.connector")
     for file in FILES:
         for module, name in imports(file):
-            if file.name != "egress.py":
+            if file.name not in EGRESS:
                 assert module != "aiohttp" or name in server_side, f"{file}: {module}.{name}"
-            assert not any(within(module, other) for other in others), f"{file}: {module}"
+                assert not any(within(module, other) for other in others), f"{file}: {module}"
+                assert module != "gatehook.direct", f"{file}: only the egress may go there"
 
 
 def test_the_two_roots_are_no_packages_and_nobody_imports_them() -> None:

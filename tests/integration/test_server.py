@@ -1,0 +1,529 @@
+"""Listening, draining and signals; and the `gatehook` program, run as people run it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jsonschema
+import pytest
+
+from gatehook import Gateway, StartupError
+from gatehook.cli import main
+from gatehook.server import running
+from gatehook.settings import load
+from gatehook.testing import Reply, StubUpstream, available, built
+
+Wire = Any
+Wait = Callable[..., Any]
+Text = Callable[..., str]
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+STREAM = {**CHAT, "stream": True}
+
+
+@pytest.fixture
+def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A path short enough for a Unix socket."""
+    path = tmp_path_factory.mktemp("s") / "g.sock"
+    assert len(str(path)) < 100
+    return path
+
+
+def gateway(text: str, folder: Path, **environ: str) -> Gateway:
+    file = folder / "settings.toml"
+    file.write_text(text)
+    return Gateway(load(file, environ=environ), available({}))
+
+
+def unix(path: Path) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
+
+
+# --- where it listens
+
+
+async def test_tcp_gives_its_address(settings_text: Text, tmp_path: Path) -> None:
+    async with (
+        running(gateway(settings_text(), tmp_path)) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/health/live") as answer,
+    ):
+        assert url.startswith("http://127.0.0.1:")
+        assert answer.status == 200
+
+
+async def test_ipv6_loopback_is_written_in_brackets(settings_text: Text, tmp_path: Path) -> None:
+    with contextlib.closing(socket.socket(socket.AF_INET6)) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+    async with (
+        running(gateway(settings_text(server={"host": "::1"}), tmp_path)) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/health/live") as answer,
+    ):
+        assert url.startswith("http://[::1]:")
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+async def test_a_unix_socket_serves_and_is_removed_at_the_end(
+    settings_text: Text, tmp_path: Path, socket_path: Path, openai_wire: Wire, by_environment: bool
+) -> None:
+    environ = {"LISTEN_MODE": "UDS", "UDS_PATH": str(socket_path)} if by_environment else {}
+    server = {} if by_environment else {"uds": str(socket_path)}
+    async with StubUpstream(openai_wire.stream(["a", "b"])) as stub:
+        text = settings_text(openai_wire.deployment(stub), server=server)
+        async with running(gateway(text, tmp_path, **environ)) as address, unix(socket_path) as http:
+            assert address == f"unix:{socket_path}"
+            assert stat.S_ISSOCK(socket_path.stat().st_mode)
+            async with http.post("http://gatehook/v1/chat/completions", json=STREAM) as answer:
+                assert answer.status == 200
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+    assert not socket_path.exists()
+
+
+async def test_a_client_that_leaves_a_unix_socket_ends_the_vendors_call(
+    settings_text: Text, tmp_path: Path, socket_path: Path, openai_wire: Wire, settled: Wait
+) -> None:
+    async with StubUpstream(Reply(status=0, end="silence")) as stub:
+        text = settings_text(openai_wire.deployment(stub), server={"uds": str(socket_path)})
+        async with running(gateway(text, tmp_path)), unix(socket_path) as http:
+            asking = asyncio.create_task(http.post("http://gatehook/v1/chat/completions", json=CHAT))
+            await settled(lambda: stub.requests)
+            asking.cancel()
+            await asyncio.wait_for(stub.closed_early.wait(), 5)
+            await asyncio.wait([asking])
+
+
+async def test_a_stale_socket_is_replaced(settings_text: Text, tmp_path: Path, socket_path: Path) -> None:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as killed:
+        killed.bind(str(socket_path))
+    text = settings_text(server={"uds": str(socket_path)})
+    async with running(gateway(text, tmp_path)), unix(socket_path) as http, http.get("http://g/health/live") as answer:
+        assert answer.status == 200
+
+
+async def test_a_socket_that_another_server_listens_on_is_refused(
+    settings_text: Text, tmp_path: Path, socket_path: Path
+) -> None:
+    text = settings_text(server={"uds": str(socket_path)})
+    async with running(gateway(text, tmp_path)), unix(socket_path) as http:
+        with pytest.raises(StartupError, match="another server is listening"):
+            async with running(gateway(text, tmp_path)):
+                pass
+        async with http.get("http://g/health/live") as answer:
+            assert answer.status == 200
+        assert socket_path.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+async def test_what_is_no_socket_is_refused_and_kept(
+    settings_text: Text, tmp_path: Path, socket_path: Path, kind: str
+) -> None:
+    socket_path.write_text("precious") if kind == "file" else socket_path.mkdir()
+    with pytest.raises(StartupError, match="is not a socket"):
+        async with running(gateway(settings_text(server={"uds": str(socket_path)}), tmp_path)):
+            pass
+    assert socket_path.is_dir() or socket_path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder/g.sock", "/tmp/" + "x" * 200])
+async def test_a_socket_path_that_cannot_be_is_told(settings_text: Text, tmp_path: Path, path: str) -> None:
+    with pytest.raises(StartupError, match="cannot listen on"):
+        async with running(gateway(settings_text(server={"uds": path}), tmp_path)):
+            pass
+
+
+async def test_a_port_in_use_is_told(settings_text: Text, tmp_path: Path) -> None:
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            StartupError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*another server.*GATEHOOK_SERVER__PORT"
+        ):
+            async with running(gateway(settings_text(server={"port": port}), tmp_path)):
+                pass
+
+
+async def test_a_host_that_is_not_ours_is_told(settings_text: Text, tmp_path: Path) -> None:
+    for host in ("192.0.2.1", "no-such-host.invalid"):
+        with pytest.raises(StartupError, match="cannot listen on"):
+            async with running(gateway(settings_text(server={"host": host}), tmp_path)):
+                pass
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", "127.0.0.1.example.com"])
+def test_listening_beyond_this_machine_needs_authentication(settings_text: Text, host: str) -> None:
+    with pytest.raises(StartupError, match="can be reached from other machines"):
+        built(settings_text(server={"host": host})).require_safe()
+    keys = {"keys": ["0123456789abcdef"]}
+    for safe in (
+        {"plugin_auth_keys": keys, "server": {"host": host}},
+        {"server": {"host": host, "allow_anonymous": True}},
+    ):
+        built(settings_text(**safe)).require_safe()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "LOCALHOST"])
+def test_loopback_needs_no_authentication(settings_text: Text, host: str) -> None:
+    built(settings_text(server={"host": host})).require_safe()
+
+
+def test_a_unix_socket_needs_no_authentication(settings_text: Text) -> None:
+    built(settings_text(server={"host": "0.0.0.0", "uds": "/tmp/x.sock"})).require_safe()
+
+
+# --- the program
+
+
+@dataclass
+class Program:
+    """`gatehook serve` in a process of its own."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            assert self.process.stderr is not None
+            self.log += (await self.process.stderr.read()).decode().splitlines()
+            return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def served(text: str, folder: Path, **environ: str) -> AsyncIterator[Program]:
+    """Run `gatehook serve`; it is killed at the end if it has not ended."""
+    file = folder / "settings.toml"
+    file.write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-m", "gatehook", "serve", "--config", str(file),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"], **environ},
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        log: list[str] = []
+        async with asyncio.timeout(30):
+            while not any("listens on" in line for line in log):
+                line = await process.stderr.readline()
+                assert line, log
+                log.append(line.decode().rstrip())
+        yield Program(process, log[-1].split("listens on ")[1].split(" ")[0], log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def opened_stream(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream whose first content has been received."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    raw = json.dumps(STREAM).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
+    writer.write(head.encode() + raw)
+    await reader.readuntil(b"first")
+    return reader, writer
+
+
+async def refuses(port: int) -> bool:
+    """Whether new connections are refused, sooner or later."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_sigterm_lets_a_running_stream_end_and_refuses_new_connections(
+    settings_text: Text, tmp_path: Path, openai_wire: Wire
+) -> None:
+    slow = openai_wire.stream(["first", *["more"] * 8, "last"], pause=0.1)
+    async with StubUpstream(slow) as stub:
+        text = settings_text(openai_wire.deployment(stub), server={"shutdown_grace": 20})
+        async with served(text, tmp_path) as program:
+            idle, idle_writer = await asyncio.open_connection("127.0.0.1", program.port)
+            reader, writer = await opened_stream(program.port)
+            program.process.send_signal(signal.SIGTERM)
+            assert await refuses(program.port)
+            rest = await asyncio.wait_for(reader.read(), 10)
+            assert b"last" in rest
+            assert b"data: [DONE]\n\n" in rest
+            assert await program.ended() == 0
+            assert await idle.read() == b""
+            for one in (writer, idle_writer):
+                one.close()
+    assert not any("Traceback" in line for line in program.log)
+    assert any("stopping" in line for line in program.log)
+
+
+async def test_past_the_grace_running_requests_are_cancelled(
+    settings_text: Text, tmp_path: Path, openai_wire: Wire
+) -> None:
+    half = [piece for piece in openai_wire.stream(["first", "last"]).body if b"last" not in piece][:2]
+    async with StubUpstream(Reply.of_events(half, end="silence")) as stub:
+        text = settings_text(openai_wire.deployment(stub), server={"shutdown_grace": 0.2})
+        async with served(text, tmp_path) as program:
+            reader, writer = await opened_stream(program.port)
+            begun = time.monotonic()
+            program.process.send_signal(signal.SIGTERM)
+            rest = b""
+            with contextlib.suppress(ConnectionError):
+                rest = await asyncio.wait_for(reader.read(), 10)
+            assert b"[DONE]" not in rest
+            assert await program.ended() == 0
+            assert time.monotonic() - begun < 8
+            await asyncio.wait_for(stub.closed_early.wait(), 5)
+            writer.close()
+    assert not any("Traceback" in line for line in program.log), program.log
+    assert any("1 requests did not end within 0.2 s" in line for line in program.log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_it_at_once(
+    settings_text: Text, tmp_path: Path, socket_path: Path, openai_wire: Wire, number: signal.Signals, settled: Wait
+) -> None:
+    async with StubUpstream(Reply(status=0, end="silence")) as stub:
+        text = settings_text(openai_wire.deployment(stub), server={"shutdown_grace": 60, "uds": str(socket_path)})
+        async with served(text, tmp_path) as program, unix(socket_path) as http:
+            asking = asyncio.create_task(http.post("http://gatehook/v1/chat/completions", json=CHAT))
+            await settled(lambda: stub.requests)
+            begun = time.monotonic()
+            program.process.send_signal(number)
+            assert program.process.stderr is not None
+            while b"stopping" not in (await program.process.stderr.readline()):
+                pass
+            program.process.send_signal(number)
+            await program.ended()
+            assert time.monotonic() - begun < 8
+            await asyncio.wait_for(stub.closed_early.wait(), 5)
+            await asyncio.wait([asking])
+            assert asking.exception() is not None
+    assert not any("Traceback" in line for line in program.log), program.log
+    assert not socket_path.exists()
+
+
+async def test_an_idle_server_ends_at_once_on_either_signal(settings_text: Text, tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        async with served(settings_text(), tmp_path) as program:
+            begun = time.monotonic()
+            program.process.send_signal(number)
+            assert await program.ended() == 0
+            assert time.monotonic() - begun < 5
+
+
+async def test_serving_tells_what_is_off_and_that_nobody_is_asked_for_a_key(
+    settings_text: Text, tmp_path: Path
+) -> None:
+    off = {"name": "n", "vendor": "openai", "api_key": "env:NOT_SET"}
+    lost = {"name": "o", "vendor": "nobody"}
+    text = settings_text({"name": "m", "vendor": "mock"}, off, lost)
+    async with served(text, tmp_path) as program:
+        log = "\n".join(program.log)
+    assert "model n is off" in log
+    assert "NOT_SET" in log
+    assert "no enabled plugin provides vendor 'nobody'" in log
+    assert "no authentication plugin is on" in log
+
+
+async def program(*words: str, **environ: str) -> tuple[int, str, str]:
+    """Run a short command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-m", "gatehook", *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"], **environ},
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_serve_tells_a_taken_port_in_one_line_and_ends_with_1(settings_text: Text, tmp_path: Path) -> None:
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        (tmp_path / "settings.toml").write_text(settings_text())
+        status, out, err = await program(
+            "serve", "--config", str(tmp_path / "settings.toml"), GATEHOOK_SERVER__PORT=port
+        )
+    assert (status, out) == (1, "")
+    assert port in err
+    assert "Traceback" not in err
+
+
+async def test_a_broken_pipe_is_no_fault(settings_text: Text, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(settings_text(*({"name": f"m{n}", "vendor": "mock"} for n in range(3000))))
+    command = f"{sys.executable} -W error -m gatehook models --config {tmp_path}/settings.toml | head -1"
+    shell = await asyncio.create_subprocess_shell(
+        command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await shell.communicate()
+    assert out.decode().split()[0] == "NAME"
+    assert err == b""
+
+
+# --- the other commands, in this process
+
+
+@pytest.fixture
+def settings_file(settings_text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("GATEHOOK_", "LISTEN_MODE", "UDS_PATH")):
+            monkeypatch.delenv(name)
+    file = tmp_path / "settings.toml"
+    off = {"name": "off", "vendor": "openai", "api_key": "env:NOT_SET_ANYWHERE"}
+    secret = {
+        "name": "m",
+        "vendor": "openai",
+        "api_key": "sk-very-secret-0123456789",
+        "base_url": "http://127.0.0.1:1/v1",
+    }
+    file.write_text(
+        settings_text(secret, off, {"name": "claude", "vendor": "anthropic", "api_key": "sk-very-secret-2"})
+    )
+    return file
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_check_says_fine(settings_file: Path, capsys: Captured) -> None:
+    assert main(["check", "--config", str(settings_file)]) == 0
+    out, err = capsys.readouterr()
+    assert "fine" in out
+    assert err == ""
+
+
+def test_check_tells_every_fault(settings_file: Path, capsys: Captured) -> None:
+    settings_file.write_text(
+        '[server]\nhost = "0.0.0.0"\n[plugins.vendor_openai]\n[[models]]\nname = "m"\nvendor = "nobody"\n'
+        '[[models]]\nname = "n"\nvendor = "openai"\noptions = { heders = {} }\n'
+    )
+    assert main(["check", "--config", str(settings_file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "nobody" in err
+    assert "heders" in err
+    assert "can be reached from other machines" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nprot = 1\n", "prot"),
+        ("[server\n", "not valid TOML"),
+        ("[plugins.vendor_opnai]\n", "vendor_openai"),
+        ("[sever]\n", "sever"),
+        ('[[models]]\nname = "m"\n', "vendor"),
+        ("\xff", "settings.toml"),
+    ],
+)
+def test_faulty_settings_are_told_without_a_traceback(
+    settings_file: Path, capsys: Captured, text: str, says: str
+) -> None:
+    settings_file.write_text(text, "latin-1")
+    for command in ("check", "plugins", "models"):
+        assert main([command, "--config", str(settings_file)]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert says in err
+        assert "Traceback" not in err
+
+
+def test_missing_settings_are_told(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["check", "--config", str(tmp_path / "none.toml")]) == 1
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_plugins_are_listed_on_and_off(settings_file: Path, capsys: Captured) -> None:
+    assert main(["plugins", "--config", str(settings_file)]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " on " in rows["vendor_openai"]
+    assert " off " in rows["auth_keys"]
+    assert main(["plugins", "--json", "--config", str(settings_file)]) == 0
+    report = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert report["vendor_openai"]["enabled"] is True
+    assert report["vendor_openai"]["hooks"] == ["register_vendors"]
+    assert report["auth_keys"]["enabled"] is False
+
+
+def test_models_are_listed_without_their_keys(settings_file: Path, capsys: Captured) -> None:
+    assert main(["models", "--config", str(settings_file)]) == 0
+    out = capsys.readouterr().out
+    assert "secret" not in out
+    assert "off: " in next(line for line in out.splitlines() if line.startswith("off"))
+    assert main(["models", "--json", "--config", str(settings_file)]) == 0
+    out = capsys.readouterr().out
+    assert "secret" not in out
+    listed = {one["name"]: one for one in json.loads(out)}
+    assert (listed["m"]["available"], listed["m"]["base_url"]) == (True, "http://127.0.0.1:1/v1")
+    assert (listed["off"]["available"], "NOT_SET_ANYWHERE" in listed["off"]["reason"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("m", "goes through"), ("openai", "goes through"), ("claude", "logit_bias"), ("gemini", "seed")]
+)
+def test_the_fate_of_parameters_is_told(settings_file: Path, capsys: Captured, name: str, says: str) -> None:
+    assert main(["models", "--params", name, "--config", str(settings_file)]) == 0
+    assert says in capsys.readouterr().out
+    assert main(["models", "--params", name, "--json", "--config", str(settings_file)]) == 0
+    for operations in json.loads(capsys.readouterr().out).values():
+        for table in operations.values():
+            assert all(rule["disposition"] in ("mapped", "dropped", "refused") for rule in table.values())
+
+
+def test_the_fate_of_parameters_of_nobody_is_a_fault(settings_file: Path, capsys: Captured) -> None:
+    assert main(["models", "--params", "nobody", "--config", str(settings_file)]) == 1
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_the_schema_is_a_schema_that_takes_the_settings(settings_file: Path, capsys: Captured) -> None:
+    import tomllib
+
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(tomllib.loads(settings_file.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"server": {"prot": 1}}, schema)
+
+
+@pytest.mark.parametrize("words", [[], ["--nonsense"], ["check", "--nonsense"], ["models", "--params"]])
+def test_wrong_usage_ends_with_2(words: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_those_there_are(
+    settings_file: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEHOOK_CONFIG", str(settings_file))
+    with pytest.raises(SystemExit) as ended:
+        main(["serv"])
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert "serv" in err
+    assert "serve, check" in err
