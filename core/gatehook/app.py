@@ -1,5 +1,6 @@
 """One gateway: settings, its plugins' objects collected and frozen, and the aiohttp application that serves them."""
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -30,11 +31,15 @@ from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import Endpoint, Route, Vendor
 from gatehook.services import CATALOG, Services, StaticCatalog
 from gatehook.settings import Settings
-from gatehook.stages import Answers, Observers, Tools, authenticate
+from gatehook.stages import Answers, Observers, authenticate
+from gatehook.tools import Tools
 
 __all__ = ["PRINCIPAL", "Gateway"]
 
 log = logging.getLogger("gatehook")
+
+_SETTLING_SECONDS = 10.0
+"""How long a shutdown waits for limiters to settle the last calls."""
 
 PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
 """Who calls a plugin's own route: ``request[PRINCIPAL]``."""
@@ -158,6 +163,8 @@ class Gateway:
                 yield
             finally:
                 self.serving = False
+                if self.pipeline.settlements:
+                    await asyncio.wait(self.pipeline.settlements, timeout=_SETTLING_SECONDS)
 
     def app(self) -> web.Application:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
@@ -166,6 +173,10 @@ class Gateway:
         for _, route in self._routes:
             app.router.add_route(route.method, route.path, self._handler(route))
             methods.setdefault(route.path, set()).add(route.method.upper())
+        for _, route in self._routes:  # monitors like to ask with HEAD
+            if route.method.upper() == "GET" and "HEAD" not in methods[route.path]:
+                app.router.add_route("HEAD", route.path, self._handler(route))
+                methods[route.path].add("HEAD")
         for path, allowed in methods.items():
             if "*" in allowed:
                 continue

@@ -82,6 +82,10 @@ class Watch:
         self._error = error
         return self
 
+    def pause(self) -> None:
+        """Do not watch until it is armed anew: what is waited for now has limits of its own."""
+        self.deadline = math.inf
+
     def expire(self) -> None:
         """The time is over."""
         self._deadlines.remove(self)

@@ -13,7 +13,7 @@ from gatehook.errors import GatewayError
 from gatehook.failover import Stream
 from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
 from gatehook.protocols import Surface
-from gatehook.stages import Gate
+from gatehook.tools import Gate
 
 if TYPE_CHECKING:
     from gatehook.pipeline import Pipeline
@@ -100,6 +100,7 @@ class Delivery:
                 response = await self._open(watch)
                 if stream.contents:
                     pipeline.observers.first_token(call)
+                watch.pause()  # a tool policy may take its time; that is not the vendor's silence
                 begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
                 await self._write(response, watch, b"".join(begun))
                 untouched = gate is None and kept is None and self._untouched
@@ -107,7 +108,9 @@ class Delivery:
                     if untouched and isinstance(batch, Frames):
                         await self._write(response, watch, batch.data)
                     else:
+                        watch.pause()
                         await self._write(response, watch, await self._passed(batch, gate, kept))
+                watch.pause()
                 if gate is not None:
                     await self._write(response, watch, self._framed(await gate.rest()))
             watch.arm(pipeline.write_timeout, _client_too_slow)

@@ -8,6 +8,7 @@ nothing outside this file knows that.
 
 import asyncio
 import contextlib
+import io
 import ipaddress
 import math
 import socket
@@ -194,7 +195,12 @@ class Egress:
                 response = await self._pool.send(prepared, body or b"")
             else:
                 response = await self._vendors.request(
-                    method, url, data=body, headers=headers, allow_redirects=False, proxy=self._settings.proxy or None
+                    method,
+                    url,
+                    data=_in_pieces(body),
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self._settings.proxy or None,
                 )
         except _LINE_ERRORS as error:
             raise _mapped(target, error) from error
@@ -346,6 +352,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return type(error).__name__
+
+
+def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body as a file, which aiohttp writes in pieces; written at once it would hold up the loop."""
+    return io.BytesIO(body) if body and len(body) >= 1 << 20 else body
 
 
 _LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)

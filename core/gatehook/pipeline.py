@@ -6,7 +6,7 @@ What each step does is in `stages` (the concerns), `failover` (the vendor) and `
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -16,7 +16,8 @@ from gatehook.errors import GatewayError
 from gatehook.failover import Failover
 from gatehook.model import Call, Entry
 from gatehook.protocols import Authenticator, Endpoint, Limiter, Router
-from gatehook.stages import Answers, Observers, Permits, Tools, authenticate, authorize, read_body, route
+from gatehook.stages import Answers, Observers, Permits, authenticate, authorize, read_body, route
+from gatehook.tools import Tools
 
 __all__ = ["Pipeline"]
 
@@ -37,6 +38,8 @@ class Pipeline:
     deadlines: Deadlines
     max_body: int
     write_timeout: float
+    settlements: set[asyncio.Future[None]] = field(default_factory=set)
+    """What calls that are over still owe their limiters; a shutdown waits for it."""
 
     async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answer one inference call of a client; errors become the surface's own, never an exception."""
@@ -78,6 +81,6 @@ class Pipeline:
         finally:
             outcome = delivery.outcome()
             try:
-                await permits.settle(outcome)
+                await permits.settle(outcome, self.settlements)
             finally:
                 self.observers.finished(call, outcome)

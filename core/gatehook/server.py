@@ -32,6 +32,11 @@ _HEADER_LIMIT = 32768
 class _Protocol(web.RequestHandler):
     """aiohttp's connection handler, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or waits for it."""
+        return self._current_request is not None or bool(self._messages)
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -86,7 +91,7 @@ async def running(gateway: Gateway) -> AsyncIterator[str]:
             gateway.app(),
             handler_cancellation=True,  # a client that leaves ends its upstream call at once
             access_log=None,
-            shutdown_timeout=0.0,
+            shutdown_timeout=0.01,  # `_drain` has waited already; to aiohttp, 0 means without end
             max_line_size=_HEADER_LIMIT,
             max_field_size=_HEADER_LIMIT,
             keepalive_timeout=75.0,
@@ -94,14 +99,17 @@ async def running(gateway: Gateway) -> AsyncIterator[str]:
         await runner.setup()
         try:
             sock = _listen(settings)
-            await web.SockSite(runner, sock, backlog=1024).start()
-            yield _address(settings, sock)
+            try:
+                await web.SockSite(runner, sock, backlog=1024).start()
+                yield _address(settings, sock)
+            finally:
+                gateway.draining = True
+                if settings.uds:
+                    # Still listened on, so it is ours; later another server may have taken the path.
+                    Path(settings.uds).unlink(missing_ok=True)  # noqa: ASYNC240  # one unlink, when all is over
+                await _drain(runner, settings.shutdown_grace)
         finally:
-            gateway.draining = True
-            await _drain(runner, settings.shutdown_grace)
             await runner.cleanup()
-            if settings.uds:
-                Path(settings.uds).unlink(missing_ok=True)  # noqa: ASYNC240  # one unlink, when all is over
 
 
 async def _drain(runner: web.AppRunner, grace: float) -> None:
@@ -112,6 +120,9 @@ async def _drain(runner: web.AppRunner, grace: float) -> None:
     if server is None:
         return
     server.pre_shutdown()
+    for connection in server.connections:
+        if isinstance(connection, _Protocol) and not connection.busy:
+            connection.force_close()
     loop = asyncio.get_running_loop()
     end = loop.time() + grace
     while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
@@ -203,13 +214,18 @@ async def _serve(gateway: Gateway, ready: Callable[[str], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    async with running(gateway) as address:
-        ready(address)
-        # What start-up made lives as long as the process: keep the collector from walking it over and over.
-        gc.collect()
-        gc.freeze()
-        await stop.wait()
-        log.info("stopping: running requests have %g s", gateway.settings.server.shutdown_grace)
+    try:
+        async with running(gateway) as address:
+            ready(address)
+            # What start-up made lives as long as the process: keep the collector from walking it over and over.
+            gc.collect()
+            gc.freeze()
+            await stop.wait()
+            log.info("stopping: running requests have %g s", gateway.settings.server.shutdown_grace)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.warning("stopped by a second signal: running requests were cut off")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

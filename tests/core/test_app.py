@@ -37,7 +37,7 @@ from gatehook import (
 from gatehook.app import Gateway
 from gatehook.cli import main
 from gatehook.server import running
-from gatehook.testing import built
+from gatehook.testing import built, serving
 
 
 class Plain(Section):
@@ -211,9 +211,9 @@ async def test_another_method_is_405_with_allow_and_openai_s_error_shape() -> No
     async with asking(build(CHAT, hello=plugin)) as ask:
         wrong = await ask("DELETE", "/thing")
         inference = await ask("GET", "/v1/chat/completions")
-    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, PUT")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, PUT")
     assert wrong.json["error"] == {
-        "message": "DELETE is not allowed at /thing; use GET, PUT",
+        "message": "DELETE is not allowed at /thing; use GET, HEAD, PUT",
         "type": "invalid_request_error",
         "param": None,
         "code": "method_not_allowed",
@@ -236,7 +236,7 @@ async def test_one_path_may_be_shared_by_plugins_with_different_methods() -> Non
     async with asking(build(one=one, two=two)) as ask:
         assert (await ask("GET", "/thing")).body == b"GET"
         assert (await ask("POST", "/thing")).body == b"POST"
-        assert (await ask("PUT", "/thing")).headers["Allow"] == "GET, POST"
+        assert (await ask("PUT", "/thing")).headers["Allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize(
@@ -630,3 +630,9 @@ def test_endpoint_is_post_only() -> None:
 
 def test_commands_are_plain_values() -> None:
     assert Command("a", "b", len).run(["x"]) == 1
+
+
+async def test_a_get_route_answers_head_too_without_a_body() -> None:
+    async with serving("[plugins.health]\n") as served, ClientSession() as http:
+        answer = await http.head(f"{served.url}/health/live")
+        assert (answer.status, await answer.read()) == (200, b"")

@@ -52,12 +52,20 @@ async def raw(answer: bytes) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def open_egress() -> AsyncIterator[Callable[..., Any]]:
+def way() -> str:
+    """Which of the two ways to a vendor is taken; the classes of tests that use both override it."""
+    return "short"
+
+
+@pytest.fixture
+async def open_egress(way: str) -> AsyncIterator[Callable[..., Any]]:
     """Gives an open egress with any settings; closed after the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(**settings: Any) -> Egress:
             egress = Egress(EgressSettings(**settings))
+            if way == "long":  # as for https://, where there is no other
+                egress._pool = None
             await stack.enter_async_context(egress.lifespan())
             return egress
 
@@ -93,6 +101,7 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
 class TestPool:
     async def test_a_connection_whose_answer_was_read_to_its_end_serves_again(self, open_egress: Any) -> None:
         egress = await open_egress()
@@ -179,6 +188,32 @@ class TestPool:
                 await upstream.drain()
             await asyncio.wait_for(stub.closed_early.wait(), 5)
 
+    async def test_an_answer_nobody_asked_for_is_not_taken_for_the_next_one(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        answers = iter([b"first", b"second"])
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await reader.readuntil(b"\r\n\r\n"):
+                    for body in (next(answers), b"poison"):
+                        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for expected in (b"first", b"second"):
+                async with await egress.request(TARGET, "GET", url, headers={}) as upstream:
+                    assert await upstream.read() == expected
+
+    async def test_a_server_that_closes_after_each_answer_is_asked_on_new_connections(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        async with Stub(Reply(body=b"x", end="close")) as stub:
+            for _ in range(3):
+                async with await egress.request(TARGET, "GET", stub.url, headers={}) as upstream:
+                    assert await upstream.read() == b"x"
+            assert stub.connections == 3
+
     async def test_requests_at_once_have_a_connection_each(self, open_egress: Any) -> None:
         egress = await open_egress()
         async with Stub(Reply(body=b"x", before=0.05)) as stub:
@@ -191,8 +226,10 @@ class TestPool:
             assert await asyncio.gather(*(work() for _ in range(150))) == [b"x"] * 150
             assert stub.connections == 150
 
-    async def test_the_end_of_the_lifespan_closes_every_connection(self) -> None:
+    async def test_the_end_of_the_lifespan_closes_every_connection(self, way: str) -> None:
         egress = Egress(EgressSettings())
+        if way == "long":
+            egress._pool = None
         async with Stub(Reply(body=b"x")) as stub:
             async with egress.lifespan():
                 async with await egress.request(TARGET, "GET", stub.url, headers={}) as upstream:
@@ -205,6 +242,7 @@ class TestPool:
                 await egress.fetch(stub.url, param="p")
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
 class TestRequest:
     async def test_what_is_sent_is_what_was_given_and_uncompressed_answers_are_asked_for(
         self, open_egress: Any
@@ -222,6 +260,39 @@ class TestRequest:
                 assert sent.headers["accept-encoding"] == "identity"
                 assert sent.headers["user-agent"] == "gatehook"
                 assert "cookie" not in sent.headers  # one client's session is not another's
+
+    async def test_interim_answers_are_passed_over(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        async with answered(egress, interim + b"HTTP/1.1 201 OK\r\nContent-Length: 1\r\n\r\nx") as upstream:
+            assert (upstream.status, await upstream.read()) == (201, b"x")
+
+    async def test_a_large_body_arrives_whole_and_one_without_a_body_is_none(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        async with Stub(Reply(body=b"x")) as stub:
+            for body in (bytes(5_000_000), b"", None):
+                async with await egress.request(TARGET, "POST", stub.url, headers={}, body=body) as upstream:
+                    await upstream.read()
+            assert [len(sent.body) for sent in stub.requests] == [5_000_000, 0, 0]
+
+    async def test_an_answer_is_read_whatever_its_framing(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        for head, body in (
+            (b"Content-Length: 3", b"abc"),
+            (b"Transfer-Encoding: chunked", b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
+            (b"Connection: close", b"abc"),  # until the connection ends
+        ):
+            async with answered(egress, b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body) as upstream:
+                assert await upstream.read() == b"abc"
+
+    async def test_one_vendors_headers_are_not_anothers(self, open_egress: Any) -> None:
+        egress = await open_egress()
+        async with Stub(Reply(body=b"x")) as stub:
+            for key in ("one", "two", "one"):
+                async with await egress.request(TARGET, "GET", stub.url, headers={"X-Key": key}) as upstream:
+                    await upstream.read()
+            assert [sent.headers["x-key"] for sent in stub.requests] == ["one", "two", "one"]
+            assert all(sent.headers["host"] == stub.url.removeprefix("http://") for sent in stub.requests)
 
     async def test_redirects_are_not_followed_so_the_key_goes_nowhere_else(self, open_egress: Any) -> None:
         egress = await open_egress()
@@ -266,6 +337,7 @@ class TestRequest:
             assert upstream.is_event_stream is is_stream
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
 class TestLimit:
     @pytest.mark.parametrize("pieces", [[b"x" * 1001], [b"x" * 500, b"x" * 501], [b"x"] * 1001])
     async def test_an_answer_over_the_limit_is_refused(self, pieces: Sequence[bytes], open_egress: Any) -> None:
@@ -299,6 +371,7 @@ class TestLimit:
                 await upstream.read()
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
 class TestFaults:
     @staticmethod
     def check(error: UpstreamError, words: str) -> None:

@@ -890,6 +890,24 @@ async def test_hook_register_tool_policies_offer_narrows_what_the_model_sees() -
     assert three["tools"] == offered("ls")
 
 
+@pytest.mark.parametrize(
+    ("hides", "choice"),
+    [
+        (["rm"], {"type": "function", "function": {"name": "rm"}}),
+        (["rm", "ls"], "required"),
+    ],
+    ids=["by name", "none left"],
+)
+async def test_hook_register_tool_policies_a_choice_that_cannot_be_made_is_refused(
+    hides: list[str], choice: Any
+) -> None:
+    vendor = Vendor()
+    async with client(vendor, **policies(Policy(hides=hides))) as ask:
+        answer = await ask.chat(tools=offered("rm", "ls"), tool_choice=choice)
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (403, "tool_not_allowed", "tool_choice")
+    assert vendor.attempts == []
+
+
 async def test_hook_register_tool_policies_offer_may_change_a_tool_s_words() -> None:
     class Wording(Policy):
         async def offer(self, call: Call, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
