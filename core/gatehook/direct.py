@@ -46,13 +46,13 @@ class Request:
         Raises:
             ValueError: a header that would break out of its line.
         """
-        lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.authority}"]
+        lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         for line in lines:
             if any(letter in line for letter in "\r\n\0"):
                 raise ValueError(f"a line break in the header {line.partition(':')[0]!r}")
         head = "\r\n".join([*lines, "Content-Length: "]).encode("utf-8")
-        return cls(url.host or "", url.port or 80, head)
+        return cls(url.raw_host or "", url.port or 80, head)
 
 
 class Answer:

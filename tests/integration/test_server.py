@@ -129,6 +129,39 @@ async def test_a_socket_that_another_server_listens_on_is_refused(
         assert socket_path.exists()
 
 
+async def test_a_server_that_takes_over_from_a_draining_one_keeps_its_socket(
+    settings_text: Text, tmp_path: Path, socket_path: Path, openai_wire: Wire, settled: Wait
+) -> None:
+    slow = openai_wire.stream(["a", *["more"] * 6, "z"], pause=0.1)
+    async with StubUpstream(slow) as stub:
+        text = settings_text(openai_wire.deployment(stub), server={"uds": str(socket_path), "shutdown_grace": 10})
+        old = contextlib.AsyncExitStack()
+        await old.enter_async_context(running(gateway(text, tmp_path)))
+        async with unix(socket_path) as http, http.post("http://g/v1/chat/completions", json=STREAM) as answer:
+            ending = asyncio.create_task(old.aclose())
+            await settled(lambda: not socket_path.exists())
+            async with running(gateway(text, tmp_path)), unix(socket_path) as newer:
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+                await ending
+                async with newer.get("http://g/health/live") as alive:
+                    assert alive.status == 200
+
+
+async def test_idle_connections_do_not_hold_up_the_end(settings_text: Text, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    async with aiohttp.ClientSession() as http:
+        async with running(gateway(settings_text(server={"shutdown_grace": 30}), tmp_path)) as url:
+            async with http.get(f"{url}/health/live") as answer:
+                assert answer.status == 200
+            _, silent = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            _, half = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            half.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost:")
+            await half.drain()
+        silent.close()
+        half.close()
+    assert time.monotonic() - begun < 5
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 async def test_what_is_no_socket_is_refused_and_kept(
     settings_text: Text, tmp_path: Path, socket_path: Path, kind: str

@@ -181,7 +181,7 @@ async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_det
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reason = "its api_key refers to $SECRET_NAME, which is not set"
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG):
         one = router(target("a#1", unavailable=reason), target("a#2", unavailable=reason, fallbacks=("b",)),
                      target("b#1", unavailable=reason))  # fmt: skip
     with pytest.raises(ModelNotFound, match=r"'a' is configured but not available.*no API key") as caught:

@@ -79,7 +79,7 @@ class ModelRouter:
             else:
                 fixed[name] = ()
                 reasons = "; ".join(f"{target.key}: {target.unavailable}" for target in group)
-                log.warning("model %r cannot be called, and has no fallback that can: %s", name, reasons)
+                log.debug("model %r cannot be called, and has no fallback that can: %s", name, reasons)
         # Assigned last and together: a call that comes between two changes sees one catalog, not half of each.
         self._fixed, self._drawn = fixed, drawn
 
