@@ -244,13 +244,14 @@ class TestPool:
                 await egress.fetch(stub.url, param="p")
 
 
+def test_a_host_is_named_as_the_dns_knows_it(self) -> None:
+    prepared = direct.Request.to("GET", URL("http://bücher.test:81/ä b?q=ö"), {})
+    assert prepared.head.startswith(b"GET /%C3%A4%20b?q=%C3%B6 HTTP/1.1\r\nHost: xn--bcher-kva.test:81\r\n")
+    assert (prepared.host, prepared.port) == ("xn--bcher-kva.test", 81)
+
+
 @pytest.mark.parametrize("way", ["short", "long"])
 class TestRequest:
-    def test_a_host_is_named_as_the_dns_knows_it(self) -> None:
-        prepared = direct.Request.to("GET", URL("http://bücher.test:81/ä b?q=ö"), {})
-        assert prepared.head.startswith(b"GET /%C3%A4%20b?q=%C3%B6 HTTP/1.1\r\nHost: xn--bcher-kva.test:81\r\n")
-        assert (prepared.host, prepared.port) == ("xn--bcher-kva.test", 81)
-
     async def test_what_is_sent_is_what_was_given_and_uncompressed_answers_are_asked_for(
         self, open_egress: Any
     ) -> None:

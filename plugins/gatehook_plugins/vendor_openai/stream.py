@@ -184,10 +184,13 @@ class StreamReader:
         """Take note of one event; what the client gets of it, None if it was only for us."""
         if event.error:
             raise failure.from_body(self._target, event.error)
-        if event.choices is None and (error := failure.bare(raw)):
-            raise failure.from_body(self._target, error)
+        if event.choices is None:
+            if error := failure.bare(raw):
+                raise failure.from_body(self._target, error)
+            if event.usage is None:
+                return None  # a heartbeat of the server's own
         choices = event.choices or []
-        mends = self._mends_head(event)
+        mends = self._mends_head(event) or event.choices is None
         for choice in choices:
             self._contents += choice.has_content()
             mends = self._follow(choice) or mends
@@ -226,7 +229,9 @@ class StreamReader:
         value = decode(raw)
         value["id"], value["created"] = self._head
         value["model"] = self._public
-        for choice in value.get("choices") or ():
+        value.setdefault("object", "chat.completion.chunk" if self._chat else "text_completion")
+        value["choices"] = value.get("choices") or []
+        for choice in value["choices"]:
             index = choice.get("index", 0)
             if choice.get("finish_reason") == "stop" and index in self._with_tools:
                 choice["finish_reason"] = "tool_calls"

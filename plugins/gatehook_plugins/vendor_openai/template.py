@@ -62,21 +62,24 @@ class Template:
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
         before, after = self._before, self._after
-        if not whole.startswith(before, start):
-            return None
-        parts = whole[start:].split(after)
-        parts.pop()
-        size = len(before)
-        texts = [part[size:] for part in parts if part.startswith(before)]
-        if len(texts) != len(parts):
-            others = (place for place, part in enumerate(parts) if not part.startswith(before))
-            texts = texts[: next(others)]
-        texts = _valid(texts)
+        texts: list[bytes] = []
+        place = start
+        while whole.startswith(before, place):
+            begin = place + len(before)
+            end = whole.find(after, begin)
+            if end < 0:
+                break
+            texts.append(whole[begin:end])
+            place = end + len(after)
         if not texts:
             return None
+        good = _valid(texts)
+        if len(good) != len(texts):
+            if not good:
+                return None
+            texts, place = good, start + sum(map(len, good)) + len(good) * (len(before) + len(after))
         framed = b"%b%b%b" % (self._head, self._joint.join(texts), self._tail)
-        end = start + sum(map(len, texts)) + len(texts) * (size + len(after))
-        return Run(framed, len(texts) - texts.count(b""), end)
+        return Run(framed, len(texts) - texts.count(b""), place)
 
 
 def _valid(texts: list[bytes]) -> list[bytes]:
