@@ -39,7 +39,6 @@ class StreamReader:
         self._reasons: dict[int, str] = {}
         self._blocked = False
         self._usage: Usage | None = None
-        self._letters = 0
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that `data` completes."""
@@ -71,7 +70,8 @@ class StreamReader:
             self.fault = error.named(self._attempt.target)
             return chunks
         chunks += [self._builder.finish(reasons[index], index) for index in sorted(reasons)]
-        chunks.append(self._builder.usage(self._usage or self._estimate()))
+        if self._usage is not None:
+            chunks.append(self._builder.usage(self._usage))
         return chunks
 
     def _read(self, events: Sequence[Event]) -> list[Chunk]:
@@ -108,13 +108,11 @@ class StreamReader:
                     chunks.append(self._text(part, index, probabilities))
                     probabilities = None
             elif isinstance(part, answer.Thought):
-                self._letters += len(part.text)
                 if part.text:
                     chunks.append(self._builder.reasoning(part.text, index))
                 if part.signature:
                     chunks.append(self._builder.delta(_signed(part.signature), index, content=False))
             else:
-                self._letters += len(part.arguments)
                 call_id = part.id or tool_call_id()
                 chunks.append(self._builder.tool_call(call_id, part.name, part.arguments, index, extra=part.extra))
         if probabilities is not None:
@@ -122,24 +120,10 @@ class StreamReader:
         self._reasons[index] = answer.get(candidate, "finishReason", str, "") or self._reasons.get(index, "")
 
     def _text(self, part: answer.Words, index: int, probabilities: dict[str, Any] | None) -> Chunk:
-        self._letters += len(part.text)
         delta: dict[str, Any] = {"content": part.text}
         if part.signature:
             delta |= _signed(part.signature)
         return self._builder.delta(delta, index, content=bool(part.text), logprobs=probabilities)
-
-    def _estimate(self) -> Usage:
-        """About four letters to a token, where the vendor told nothing."""
-        payload = self._attempt.payload
-        asked = sum(_letters(message.get("content")) for message in payload.get("messages", ()))
-        return Usage((asked + _letters(payload.get("prompt"))) // 4, self._letters // 4, estimated=True)
-
-
-def _letters(content: Any) -> int:
-    """The letters of one message; what is in its images is anyone's guess."""
-    if isinstance(content, list):
-        return sum(_letters(part.get("text")) for part in content if isinstance(part, dict))
-    return len(content) if isinstance(content, str) else 0
 
 
 def _signed(signature: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Gemini:
         return from_chat(attempt.call, answer) if legacy else answer
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
-        """Make one streamed call."""
+        """Make one streamed call; a read that completes no event gives an empty batch, as a sign of life."""
         target = attempt.target
         legacy = attempt.call.operation == "completions"
         payload = as_chat(attempt.payload) if legacy else attempt.payload
@@ -70,8 +70,7 @@ class Gemini:
                 raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read())
             reader = StreamReader(attempt)
             async for data in upstream.chunks():
-                if chunks := reader.feed(data):
-                    yield _batch(attempt, chunks, legacy)
+                yield _batch(attempt, reader.feed(data), legacy)
                 if reader.fault is not None:
                     raise reader.fault
             if chunks := reader.end():

@@ -267,13 +267,16 @@ async def test_comments_unknown_events_and_a_done_marker_are_nothing() -> None:
     assert [line for line in told(chunks) if isinstance(line, dict)] == [{"content": "a"}, {"finish": "stop"}]
 
 
-async def test_usage_that_was_not_told_is_estimated_and_marked() -> None:
+async def test_usage_that_was_not_told_is_not_invented() -> None:
     chunks, _, _ = await played(wire(event({"text": "twelve chars"}, reason="STOP")))
-    usage = chunks[-1].usage
-    assert usage is not None
-    assert usage.estimated
-    assert usage.completion_tokens == 3
-    assert usage.prompt_tokens > 0
+    assert [chunk.usage for chunk in chunks] == [None, None]
+
+
+async def test_a_read_without_an_event_is_a_sign_of_life() -> None:
+    body = wire(event({"text": "a"}, reason="STOP"))
+    egress = ReplayEgress(Replay([b": ping\n\n", body], content_type="text/event-stream"))
+    batches = [batch async for batch in Gemini(egress).stream(attempt({"messages": [USER]}))]
+    assert [len(batch) for batch in batches] == [0, 1, 1]
 
 
 async def test_an_unknown_finish_reason_is_a_stop_with_a_signal() -> None:
@@ -317,7 +320,7 @@ async def test_one_read_makes_one_batch() -> None:
     body = wire(event({"text": "a"}), event({"text": "b"}), event(reason="STOP"))
     egress = ReplayEgress(Replay(body, content_type="text/event-stream"))
     batches = [batch async for batch in Gemini(egress).stream(attempt({"messages": [USER]}))]
-    assert [len(batch) for batch in batches] == [2, 2]
+    assert [len(batch) for batch in batches] == [2, 1]
 
 
 async def test_a_cut_line_is_an_error_of_the_upstream() -> None:
