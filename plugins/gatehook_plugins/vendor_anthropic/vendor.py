@@ -56,7 +56,7 @@ class Anthropic:
         return from_chat(attempt.call, completion) if attempt.call.operation == "completions" else completion
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
-        """See `Vendor.stream`. A read that brought only pings gives an empty batch: the vendor has not stalled."""
+        """See `Vendor.stream`. A read that completes no event, or only pings, gives an empty batch: no stall."""
         async with await self._send(attempt) as upstream:
             if upstream.status != 200 or not upstream.is_event_stream:
                 raise failure(upstream, await upstream.read(), attempt.target)
@@ -86,15 +86,13 @@ class Anthropic:
         async for data in upstream.chunks():
             batch: list[Chunk] = []
             try:
-                events = reader.feed(data)
-                _take(translation, events, batch)
+                _take(translation, reader.feed(data), batch)
             except (GatewayError, EventTooLarge) as error:
                 # What came before the fault, in the same read, is as good as if it had come alone.
                 if batch:
                     yield batch
                 raise _told(error) from None
-            if events:
-                yield batch
+            yield batch
             if translation.done:
                 await upstream.drain()
                 return

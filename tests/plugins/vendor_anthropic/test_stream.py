@@ -405,7 +405,7 @@ async def test_an_event_over_the_limit_is_the_vendors_failure(stream: Any, monke
 
 async def test_each_read_is_one_batch_and_a_ping_alone_is_an_empty_one(stream: Any) -> None:
     run = await stream([TEXT[:20], TEXT[20:], PING])
-    assert run.batches == 1
+    assert run.batches == 2
     split = TEXT.index(b"event: ping")
     run = await stream([TEXT[:split], PING, TEXT[split + len(PING) :]])
     assert run.batches == 3
