@@ -31,7 +31,7 @@ from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import Endpoint, Route, Vendor
 from gatehook.services import CATALOG, Services, StaticCatalog
 from gatehook.settings import Settings
-from gatehook.stages import Answers, Observers, authenticate
+from gatehook.stages import Answers, Concerns, Observers, authenticate
 from gatehook.tools import Tools
 
 __all__ = ["PRINCIPAL", "Gateway"]
@@ -105,18 +105,19 @@ class Gateway:
 
         observers = Observers(frozen("register_observers"))
         deadlines = Deadlines()
-        return Pipeline(
+        concerns = Concerns(
             authenticators=frozen("register_authenticators"),
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
             tools=Tools(frozen("register_tool_policies")),
             answers=Answers(frozen("register_caches")),
             observers=observers,
-            failover=Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed),
             deadlines=deadlines,
             max_body=self.settings.server.max_body,
             write_timeout=self.settings.server.write_timeout,
         )
+        failover = Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed)
+        return Pipeline(concerns, failover)
 
     def require_safe(self) -> None:
         """Refuse to be open to everybody by accident.
@@ -125,7 +126,7 @@ class Gateway:
             StartupError: it would listen beyond this machine without authentication, and nobody said so.
         """
         server = self.settings.server
-        if not server.is_loopback() and not self.pipeline.authenticators and not server.allow_anonymous:
+        if not server.is_loopback() and not self.pipeline.concerns.authenticators and not server.allow_anonymous:
             raise StartupError(
                 f"[server] host: {server.host!r} can be reached from other machines, but no authentication plugin "
                 "is enabled; enable one, e.g. [plugins.auth_keys], or set allow_anonymous = true"
@@ -190,7 +191,7 @@ class Gateway:
         return self._guarded(route)
 
     def _guarded(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        authenticators = self.pipeline.authenticators
+        authenticators = self.pipeline.concerns.authenticators
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:

@@ -73,7 +73,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     def ready(address: str) -> None:
         models = sum(any(not target.unavailable for target in group) for group in gateway.catalog.groups().values())
-        guarded = "" if gateway.pipeline.authenticators else "; no authentication plugin is on, any key is accepted"
+        is_open = not gateway.pipeline.concerns.authenticators
+        guarded = "; no authentication plugin is on, any key is accepted" if is_open else ""
         print(
             f"Gatehook listens on {address} with {len(gateway.plugins.names)} plugins and {models} models{guarded}",
             file=sys.stderr,

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -13,10 +12,8 @@ from gatehook.errors import GatewayError
 from gatehook.failover import Stream
 from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
 from gatehook.protocols import Surface
+from gatehook.stages import Concerns
 from gatehook.tools import Gate
-
-if TYPE_CHECKING:
-    from gatehook.pipeline import Pipeline
 
 __all__ = ["Delivery"]
 
@@ -42,7 +39,7 @@ class Delivery:
         "_call",
         "_chunks",
         "_code",
-        "_pipeline",
+        "_concerns",
         "_request",
         "_response",
         "_status",
@@ -51,11 +48,11 @@ class Delivery:
         "_usage",
     )
 
-    def __init__(self, call: Call, surface: Surface, request: web.Request, pipeline: "Pipeline") -> None:
+    def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns) -> None:
         self._call = call
         self._surface = surface
         self._request = request
-        self._pipeline = pipeline
+        self._concerns = concerns
         self._response: web.StreamResponse | None = None
         self._stream: Stream | None = None
         self._usage: Usage | None = None
@@ -90,16 +87,16 @@ class Delivery:
             ConnectionError: the client left, or does not read its answer.
         """
         self._stream = stream
-        call, pipeline = self._call, self._pipeline
-        gate = pipeline.tools.gate(call)
+        call, concerns = self._call, self._concerns
+        gate = concerns.tools.gate(call)
         kept: list[Chunk] | None = [] if key is not None else None
-        with pipeline.deadlines.watch() as watch:
+        with concerns.deadlines.watch() as watch:
             async with contextlib.aclosing(stream):
                 if stream.contents:
                     call.first_token = time.monotonic()
                 response = await self._open(watch)
                 if stream.contents:
-                    pipeline.observers.first_token(call)
+                    concerns.observers.first_token(call)
                 watch.pause()  # a tool policy may take its time; that is not the vendor's silence
                 begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
                 await self._write(response, watch, b"".join(begun))
@@ -113,11 +110,11 @@ class Delivery:
                 watch.pause()
                 if gate is not None:
                     await self._write(response, watch, self._framed(await gate.rest()))
-            watch.arm(pipeline.write_timeout, _client_too_slow)
+            watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, stream.usage))
         self._status = ("complete", 200)
         if kept is not None:
-            await pipeline.answers.put(call, key, Entry(chunks=tuple(kept)))
+            await concerns.answers.put(call, key, Entry(chunks=tuple(kept)))
         return response
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
@@ -130,7 +127,7 @@ class Delivery:
         if entry.completion is not None:
             response = await self.answer(entry.completion)
         else:
-            with self._pipeline.deadlines.watch() as watch:
+            with self._concerns.deadlines.watch() as watch:
                 response = await self._open(watch)
                 await self._write(response, watch, self._framed(entry.chunks))
                 await response.write_eof(self._surface.end(self._call, None))
@@ -199,7 +196,7 @@ class Delivery:
         headers = self._headers()
         headers.update(_STREAM_HEADERS)
         response = web.StreamResponse(headers=headers)
-        watch.arm(self._pipeline.write_timeout, _client_too_slow)
+        watch.arm(self._concerns.write_timeout, _client_too_slow)
         await response.prepare(self._request)
         self._response = response
         return response
@@ -209,11 +206,11 @@ class Delivery:
         response = self._response = web.StreamResponse(headers=headers)
         response.content_length = len(body)
         view = memoryview(body)
-        with self._pipeline.deadlines.watch() as watch:
-            watch.arm(self._pipeline.write_timeout, _client_too_slow)
+        with self._concerns.deadlines.watch() as watch:
+            watch.arm(self._concerns.write_timeout, _client_too_slow)
             await response.prepare(self._request)
             for start in range(0, len(body), _PIECE):
-                watch.arm(self._pipeline.write_timeout, _client_too_slow)
+                watch.arm(self._concerns.write_timeout, _client_too_slow)
                 await response.write(bytes(view[start : start + _PIECE]))
             await response.write_eof()
         return response
@@ -227,12 +224,12 @@ class Delivery:
     @property
     def _untouched(self) -> bool:
         """Whether frames may go out as they are: an OpenAI client, and nobody who looks at every chunk."""
-        return self._surface.canonical and self._pipeline.observers.chunk is None
+        return self._surface.canonical and self._concerns.observers.chunk is None
 
     def _framed(self, batch: Sequence[Chunk]) -> bytes:
         if self._untouched and isinstance(batch, Frames):
             return batch.data
-        call, event, watch = self._call, self._surface.event, self._pipeline.observers.chunk
+        call, event, watch = self._call, self._surface.event, self._concerns.observers.chunk
         framed: list[bytes] = []
         for chunk in batch:
             if chunk.usage_only and not call.include_usage:
@@ -245,13 +242,13 @@ class Delivery:
     async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
         """Write, waiting while the client's buffer is full, but not for ever."""
         if data:
-            watch.arm(self._pipeline.write_timeout, _client_too_slow)
+            watch.arm(self._concerns.write_timeout, _client_too_slow)
             await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:
         """Send the error event and cut the line before the body's end: who overlooks the one sees the other."""
         response.force_close()
-        with contextlib.suppress(ConnectionError), self._pipeline.deadlines.watch() as watch:
+        with contextlib.suppress(ConnectionError), self._concerns.deadlines.watch() as watch:
             await self._write(response, watch, self._surface.error_event(error))
         if self._request.transport is not None:
             self._request.transport.close()

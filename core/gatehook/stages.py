@@ -7,11 +7,13 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import hdrs, web
 from multidict import istr
 
+from gatehook.deadlines import Deadlines
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -23,13 +25,29 @@ from gatehook.errors import (
 from gatehook.jsonio import MalformedJSON, check_depth, encode
 from gatehook.model import ANONYMOUS, Call, Credential, Entry, Outcome, Principal, Target
 from gatehook.protocols import Authenticator, Cache, Limiter, Observer, Permit, Router
+from gatehook.tools import Tools
 
-__all__ = ["Answers", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
+__all__ = ["Answers", "Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
 
 log = logging.getLogger("gatehook")
 
 _API_KEY = istr("X-API-Key")
 _JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Concerns:
+    """What a call passes through, collected from the plugins and frozen. Sizes are in bytes, times in seconds."""
+
+    authenticators: Sequence[Authenticator]
+    limiters: Sequence[Limiter]
+    routers: Sequence[Router]
+    tools: Tools
+    answers: "Answers"
+    observers: "Observers"
+    deadlines: Deadlines
+    max_body: int
+    write_timeout: float
 
 
 async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:

@@ -700,7 +700,7 @@ async def test_hook_register_observers_exceptions_are_swallowed_and_counted() ->
     async with serving(text + model, plugins=plugins) as served, ClientSession() as session:
         answer = await Client(served.url, session).chat(stream=True)
         await watch.over.wait()
-        assert served.gateway.pipeline.observers.failures == 5
+        assert served.gateway.pipeline.concerns.observers.failures == 5
     assert answer.text == "hello"
     assert watch.moments[-1] == "finished complete 200"
 
@@ -711,7 +711,7 @@ async def test_hook_register_observers_moments_that_nobody_overrides_cost_nothin
 
     text = "[plugins.w]\n[plugins.openai_api]\n"
     async with serving(text, plugins={"w": specimen(register_observers=[Ends()])}) as served:
-        assert served.gateway.pipeline.observers.chunk is None
+        assert served.gateway.pipeline.concerns.observers.chunk is None
 
 
 # --- caches --------------------------------------------------------------------------------------------------------

@@ -578,7 +578,7 @@ def test_a_hook_may_take_fewer_arguments_than_there_are() -> None:
         def register_limiters(self) -> Iterable[Any]:
             return [Open()]
 
-    assert len(built("[plugins.modest]", plugins={"modest": Modest}).pipeline.limiters) == 1
+    assert len(built("[plugins.modest]", plugins={"modest": Modest}).pipeline.concerns.limiters) == 1
 
 
 def test_a_hook_s_argument_is_given_even_when_it_has_a_default() -> None:
@@ -601,7 +601,7 @@ def test_two_gateways_in_one_process_share_no_plugin_instance() -> None:
             return [Open()]
 
     one, two = (built("[plugins.counting]", plugins={"counting": Counting}) for _ in range(2))
-    assert one.pipeline.limiters[0] is not two.pipeline.limiters[0]
+    assert one.pipeline.concerns.limiters[0] is not two.pipeline.concerns.limiters[0]
 
 
 def test_the_report_tells_the_hooks_of_enabled_plugins_only() -> None:
