@@ -103,7 +103,9 @@ class Delivery:
                 untouched = gate is None and kept is None and self._untouched
                 async for batch in stream.watched(watch):
                     if untouched and isinstance(batch, Frames):
-                        await self._write(response, watch, batch.data)
+                        if batch.data:
+                            watch.arm(concerns.write_timeout, _client_too_slow)
+                            await response.write(batch.data)
                     else:
                         watch.pause()
                         await self._write(response, watch, await self._passed(batch, gate, kept))

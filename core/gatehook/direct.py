@@ -8,26 +8,52 @@ use of it is in this file, and where it does not fit, `available` is False and t
 
 import asyncio
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import StreamReader
+from aiohttp.http import HttpProcessingError
 from yarl import URL
+
+_LINE_LIMIT = 65536
+_PARAMETERS: Mapping[str, Any] = {
+    "read_until_eof": True,
+    "auto_decompress": True,
+    "read_bufsize": _LINE_LIMIT,
+    "max_line_size": _LINE_LIMIT,
+    "max_field_size": _LINE_LIMIT,
+}
 
 try:
     from aiohttp.client_proto import ResponseHandler
 
-    available = {"auto_decompress", "max_field_size", "read_bufsize", "read_until_eof"} <= set(
-        inspect.signature(ResponseHandler.set_response_params).parameters
-    )
-except ImportError:  # another version of aiohttp
+    available = _PARAMETERS.keys() <= inspect.signature(ResponseHandler.set_response_params).parameters.keys()
+except (ImportError, AttributeError):  # another version of aiohttp
+    ResponseHandler = object  # type: ignore[assignment, misc]
     available = False
 
-__all__ = ["Answer", "Pool", "Request", "available"]
+__all__ = ["Answer", "Pool", "Request", "available", "suits"]
 
-_IDLE_SECONDS = 15.0
-"""Most servers keep an idle connection longer than this; one they are about to close must not be used."""
-_LINE_LIMIT = 65536
+_IDLE_SECONDS = 4.0
+"""Less than the 5 s after which uvicorn, Node and llama.cpp close a connection: one about to close is of no use."""
+_METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
+_NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+def suits(method: str, url: URL, headers: Mapping[str, str]) -> bool:
+    """Whether a request can go the short way: plain HTTP, and nothing that changes how it or its answer is framed."""
+    return (
+        url.scheme == "http"
+        and bool(url.raw_host)
+        and url.raw_user is None
+        and url.raw_password is None
+        and method in _METHODS
+        and _NOT_OURS.isdisjoint(name.lower() for name in headers)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +67,22 @@ class Request:
 
     @classmethod
     def to(cls, method: str, url: URL, headers: Mapping[str, str]) -> "Request":
-        """Prepare a request.
+        """Prepare a request that `suits`.
 
         Raises:
             ValueError: a header that would break out of its line.
         """
         lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        for line in lines:
-            if any(letter in line for letter in "\r\n\0"):
-                raise ValueError(f"a line break in the header {line.partition(':')[0]!r}")
+        if _FORBIDDEN.search("".join(lines)):
+            raise ValueError("a character that cannot be sent in the address")
+        for name, value in headers.items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"not a header's name: {name!r}")
+            if _FORBIDDEN.search(value):
+                raise ValueError(f"a character that cannot be sent in the header {name!r}")
+            lines.append(f"{name}: {value}")
         head = "\r\n".join([*lines, "Content-Length: "]).encode("utf-8")
-        return cls(url.raw_host or "", url.port or 80, head)
+        return cls(url.raw_host or "", url.port if url.port is not None else 80, head)
 
 
 class Answer:
@@ -63,53 +93,94 @@ class Answer:
     def __init__(self, pool: "Pool", origin: tuple[str, int], connection: "_Connection") -> None:
         self._pool = pool
         self._origin = origin
-        self._connection = connection
+        self._connection: _Connection | None = connection
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.content: StreamReader
 
-    async def begin(self) -> None:
-        """Wait for the head; interim answers (1xx) are passed over."""
+    async def begin(self, connection: "_Connection") -> None:
+        """Wait for the head; interim answers (1xx) are passed over, but for the one after which no other comes."""
         while True:
-            message, self.content = await self._connection.read()
-            if message.code >= 200:
+            message, self.content = await connection.read()
+            if message.code == 101:  # it speaks something else now; nobody asked for that
+                connection.force_close()
+            if message.code == 101 or not 100 <= message.code < 200:
                 break
         self.status = message.code
         self.headers = message.headers
 
     def release(self) -> None:
-        """Give the connection back, if the answer was read to its end."""
-        self._pool.put(self._origin, self._connection)
+        """Give the connection back, if the answer was read to its end. Once: it may be another's soon after."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.put(self._origin, connection)
 
     def close(self) -> None:
         """Close the connection: what is left of the answer must not meet the next request."""
-        self._connection.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
 
 class _Connection(ResponseHandler):
-    """One connection and when it was last used."""
+    """One connection and when it was last used.
+
+    It is always ended by `abort()`: `close()` would first write what is unsent, to a server that may never read it.
+    """
 
     idle_since = 0.0
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, among: "set[_Connection]") -> None:
+        """It is in `among` as long as it is open."""
+        super().__init__(loop)
+        self._among = among
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._among.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._among.discard(self)
+        super().connection_lost(exc)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        payload = self._payload
+        super().set_exception(exc, *cause)
+        # aiohttp tells only those who wait for a head; who reads the body of an answer gone wrong would wait for ever.
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(exc)
+
     def expect(self) -> None:
         """Get ready for one answer."""
-        self.set_response_params(
-            read_until_eof=True,
-            auto_decompress=True,
-            read_bufsize=_LINE_LIMIT,
-            max_line_size=_LINE_LIMIT,
-            max_field_size=_LINE_LIMIT,
-        )
+        self.set_response_params(**_PARAMETERS)
+
+    def rest(self) -> bool:
+        """Whether it can serve again. From here on a single byte from the server means that it cannot."""
+        transport = self.transport
+        parser, self._parser = self._parser, None  # without one, whatever comes makes `should_close` true
+        if parser is None or transport is None or transport.is_closing() or self.should_close:
+            return False
+        if transport.get_write_buffer_size():  # answered before it was asked: the server may never read the rest
+            return False
+        try:
+            return parser.feed_eof() is None  # None: nothing has come after the answer
+        except HttpProcessingError:
+            return False
+
+    def is_usable(self, since: float) -> bool:
+        """Whether it is still open, quiet, and was used at or after this time."""
+        return self.idle_since >= since and self.is_connected() and not self.should_close
 
 
 class Pool:
-    """Idle connections by origin, the last used first."""
+    """Connections by origin; of those that are idle the last used serves first."""
 
     def __init__(self, connect_timeout: float) -> None:
         """`connect_timeout` is in seconds."""
         self._connect_timeout = connect_timeout
+        self._open: set[_Connection] = set()
         self._idle: dict[tuple[str, int], list[_Connection]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def send(self, request: Request, body: bytes) -> Answer:
         """Send one request; returns when the answer's head has arrived.
@@ -128,50 +199,60 @@ class Pool:
             if transport is None:
                 raise ConnectionResetError("the connection was closed before it was used")
             transport.write(b"%b%d\r\n\r\n%b" % (request.head, len(body), body))
-            await answer.begin()
+            await answer.begin(connection)
         except BaseException:
-            connection.close()
+            connection.abort()
             raise
         return answer
 
     def put(self, origin: tuple[str, int], connection: "_Connection") -> None:
         """Keep a connection for the next request, unless its answer or its server forbids it."""
-        if connection.should_close or not connection.is_connected():
-            connection.close()
+        if not connection.rest():
+            connection.abort()
             return
-        idle = self._idle.setdefault(origin, [])
-        now = connection.idle_since = self._now()
-        while idle and idle[0].idle_since < now - _IDLE_SECONDS:
-            idle.pop(0).close()
-        idle.append(connection)
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(origin, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_IDLE_SECONDS, self._sweep)
 
     def close(self) -> None:
-        """Close all idle connections."""
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
+        """Close all connections; answers that are still being read fail."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         self._idle.clear()
+        for connection in list(self._open):
+            if connection.transport is not None:
+                connection.transport.abort()  # past the protocol's own abort(), after which a reader waits for ever
 
     def _take(self, origin: tuple[str, int]) -> "_Connection | None":
         idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            if (
-                connection.is_connected()
-                and not connection.should_close
-                and connection.idle_since >= self._now() - _IDLE_SECONDS
-            ):
-                return connection
-            connection.close()
+        if idle:
+            since = asyncio.get_running_loop().time() - _IDLE_SECONDS
+            while idle:
+                connection = idle.pop()
+                if connection.is_usable(since):
+                    return connection
+                connection.abort()
         return None
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        since = loop.time() - _IDLE_SECONDS
+        for origin, idle in list(self._idle.items()):
+            self._idle[origin] = usable = []
+            for connection in idle:
+                if connection.is_usable(since):
+                    usable.append(connection)
+                else:
+                    connection.abort()
+            if not usable:
+                del self._idle[origin]
+        self._sweeper = loop.call_later(_IDLE_SECONDS, self._sweep) if self._idle else None
 
     async def _dial(self, origin: tuple[str, int]) -> "_Connection":
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout):
-            _, connection = await loop.create_connection(lambda: _Connection(loop), *origin)
+            _, connection = await loop.create_connection(lambda: _Connection(loop, self._open), *origin)
         return connection
-
-    def _now(self) -> float:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop.time()

@@ -21,6 +21,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http import HttpProcessingError
 from aiohttp.resolver import DefaultResolver
+from multidict import CIMultiDict
 from yarl import URL
 
 from gatehook import direct
@@ -117,7 +118,7 @@ class Upstream:
         content = self._response.content
         if content.is_eof():
             return
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+        with contextlib.suppress(*_LINE_ERRORS):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while await content.readany():
                     pass
@@ -207,7 +208,7 @@ class Egress:
         return Upstream(response, target, self._settings.max_response)
 
     def _directly(self, method: str, url: str | URL, headers: Mapping[str, str]) -> direct.Request | None:
-        """The request prepared for the short way; None if it must take the long one (TLS, a proxy)."""
+        """The request prepared for the short way; None if it must take the long one (TLS, a proxy, …)."""
         if self._pool is None:
             return None
         place = (method, str(url), *headers.items())
@@ -215,8 +216,10 @@ class Egress:
             if len(self._prepared) >= _MOST_PREPARED:
                 self._prepared.clear()
             parsed = URL(url)
-            is_plain = parsed.scheme == "http"
-            self._prepared[place] = direct.Request.to(method, parsed, _HEADERS | dict(headers)) if is_plain else None
+            merged = CIMultiDict(_HEADERS)
+            merged.update(headers)
+            suits = direct.suits(method, parsed, merged)
+            self._prepared[place] = direct.Request.to(method, parsed, merged) if suits else None
         return self._prepared[place]
 
     async def fetch(self, url: str, *, param: str) -> Fetched:
@@ -349,8 +352,10 @@ def _reason(error: BaseException) -> str:
         return "the connection was cut in the middle of the answer"
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "the answer is not valid HTTP"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror.lower()
+    if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
+        return "the address or a header is not valid"
+    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # of several addresses: the latter
+        return words.lower()
     return type(error).__name__
 
 

@@ -35,7 +35,7 @@ def decode(raw: bytes | str) -> Any:
     """
     try:
         return _decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return _decode_slowly(raw)
 
 

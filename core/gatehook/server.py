@@ -11,11 +11,12 @@ import logging
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway, error_response
 from gatehook.errors import GatewayError, InvalidRequest, StartupError
@@ -32,6 +33,15 @@ _HEADER_LIMIT = 32768
 class _Protocol(web.RequestHandler):
     """aiohttp's connection handler, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
 
+    def log_exception(self, *args: object, **kw: object) -> None:
+        """Log what is a fault of ours; a client that breaks off what it sends is none."""
+        error = kw.get("exc_info")
+        broken = web.RequestPayloadError | ClientPayloadError | HttpProcessingError | ConnectionError
+        if self.transport is None or isinstance(error, broken):
+            log.debug("a client broke off: %s", error)
+        else:
+            super().log_exception(*args, **kw)
+
     @property
     def busy(self) -> bool:
         """Whether a request is being answered, or waits for it."""
@@ -45,6 +55,18 @@ class _Protocol(web.RequestHandler):
         response = error_response(_http_error(status, exc))
         response.force_close()
         return response
+
+
+def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Any:
+    """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return error_response(InvalidRequest(error.reason, status=error.status))
+
+    return handle
 
 
 def _http_error(status: int, error: BaseException | None) -> GatewayError:
@@ -70,7 +92,7 @@ class _Runner(web.AppRunner):
         made = await super()._make_server()
         # aiohttp offers no way to a connection class of one's own but making the server again with the same parts.
         return _Server(
-            made.request_handler,
+            _in_shape(made.request_handler),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),

@@ -50,6 +50,9 @@ class Reader:
         Raises:
             EventTooLarge: the event being read is over the limit.
         """
+        plain = not (self._parts or self._at_start or self._skip_lf) and len(data) <= self._limit
+        if plain and data.endswith(b"\n\n") and b"\r" not in data:
+            return data  # whole events and nothing else, as from most vendors most of the time
         if self._at_start:
             data = self._strip_bom(data)
         if self._skip_lf or b"\r" in data:

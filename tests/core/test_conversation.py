@@ -215,6 +215,12 @@ class TestTools:
         message = assistant(None, {"id": "a", "type": "function", "function": {"name": "look"}})
         assert turns(message, tool("a"))[0].parts == [ToolUse("a", "look", {}, "messages[0].tool_calls[0]")]
 
+    def test_arguments_may_hold_a_bare_lone_surrogate(self) -> None:
+        part = turns(assistant(None, call("a", arguments='{"s":"\ud83d"}')), tool("a"))[0].parts[0]
+        assert isinstance(part, ToolUse)
+        assert part.arguments == {"s": "\ud83d"}
+        assert "'a'" in refusal(assistant(None, call("a", arguments="\ud83d"))).message
+
     def test_arguments_keep_large_integers_and_lone_surrogates(self) -> None:
         message = assistant(None, call("a", arguments='{"n":123456789012345678901234567890,"s":"\\ud83d"}'))
         part = turns(message, tool("a"))[0].parts[0]

@@ -41,6 +41,13 @@ def test_lone_surrogates_survive_both_ways(escape: str) -> None:
     assert encode({escape: 1}) == encode(decode(encode({escape: 1})))
 
 
+def test_text_that_holds_a_lone_surrogate_itself_is_read() -> None:
+    # The arguments of a tool call are JSON in a JSON string: once unescaped outside, the surrogate stands bare inside.
+    assert decode('{"s":"\ud83d"}') == {"s": "\ud83d"}
+    with pytest.raises(MalformedJSON):
+        decode("\ud83d")
+
+
 def test_a_surrogate_pair_in_two_deltas_makes_one_character_of_the_joined_text() -> None:
     first, second = decode(rb'"\ud83d"'), decode(rb'"\ude00"')
     assert decode(encode(first + second)) == "😀"

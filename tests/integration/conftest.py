@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -26,8 +28,19 @@ class House:
 
     url: str
     gateway: Gateway
-    openai: openai.AsyncOpenAI
     http: aiohttp.ClientSession
+    key: str
+    closing: contextlib.AsyncExitStack
+
+    @functools.cached_property
+    def openai(self) -> openai.AsyncOpenAI:
+        # Made when asked for, and without certificates: loading them takes longer than most tests.
+        transport = openai.DefaultAsyncHttpxClient(verify=False)
+        client = openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=20, http_client=transport
+        )
+        self.closing.push_async_callback(client.close)
+        return client
 
     @property
     def port(self) -> int:
@@ -39,7 +52,7 @@ class House:
         if not isinstance(body, bytes | bytearray):
             body = json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **rest.pop("headers", {})}
-        async with self.http.post(self.url + path, data=body, headers=headers, **rest) as answer:
+        async with self.http.post(self.url + path, data=io.BytesIO(body), headers=headers, **rest) as answer:
             raw = await answer.read()
             is_json = answer.content_type == "application/json"
             return answer.status, json.loads(raw) if is_json else raw, answer.headers
@@ -101,10 +114,10 @@ def house() -> OpenHouse:
         text = settings_text(models, tables(**changes))
         async with (
             serving(text, plugins=plugins) as served,
-            openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=20) as client,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+            contextlib.AsyncExitStack() as closing,
         ):
-            yield House(served.url, served.gateway, client, http)
+            yield House(served.url, served.gateway, http, key, closing)
         await settled(lambda: not _left(before))
         assert not _left(before), "tasks are left over"
 
@@ -112,7 +125,7 @@ def house() -> OpenHouse:
 
 
 def _left(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    now = asyncio.all_tasks() - before
+    now = asyncio.all_tasks() - before - {asyncio.current_task()}
     return [task for task in now if "StubUpstream" not in repr(task.get_coro())]
 
 

@@ -123,16 +123,16 @@ async def test_only_json_is_read(home: Any, content_type: str, status: int) -> N
     checked(got, answer, expect=status)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW", "PROPFIND"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", [*PATHS, "/v1/models", "/v1/models/m"])
 async def test_a_wrong_method_is_a_405_that_names_the_right_one(home: Any, method: str, path: str) -> None:
-    if method == "GET" and path.startswith("/v1/models"):
-        return
+    right = "GET, HEAD" if path.startswith("/v1/models") else "POST"
     async with home.http.request(method, home.url + path) as answer:
-        right = "GET" if path.startswith("/v1/models") else "POST"
-        assert (answer.status, answer.headers["Allow"]) == (405, right)
-        if method != "HEAD":
-            checked(answer.status, await answer.json(), expect=405)
+        if method in right:
+            assert answer.status < 300
+        else:
+            assert (answer.status, answer.headers["Allow"]) == (405, right)
+            assert method == "HEAD" or checked(answer.status, await answer.json(), expect=405)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,6 @@ async def raw(port: int, sent: bytes) -> tuple[int, Any]:
         status = int(head.split(" ")[1])
         length = int(re.search(r"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
         assert "content-type: application/json" in head.lower(), head
-        assert "server:" not in head.lower() or "python" not in head.lower()
         body = await reader.readexactly(length)
     writer.close()
     return status, json.loads(body)
@@ -166,6 +165,7 @@ GARBAGE: dict[str, bytes] = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50) + b"\r\n\r\n",
     "words": b"hello there\r\n\r\n",
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "an unknown method": b"BREW /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
     "HTTP/9.9": b"GET / HTTP/9.9\r\n\r\n",
     "no header name": POST + b": x\r\n\r\n",
@@ -432,21 +432,20 @@ async def test_no_json_whatsoever_is_a_500(house: House, wire: Wire, path: str) 
     assert not found
 
 
-async def test_no_json_whatsoever_is_a_500_with_the_mock(house: House) -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_json_whatsoever_is_a_500_with_the_mock(house: House, path: str) -> None:
     async with house({"name": "m", "vendor": "mock"}) as home:
         loop = asyncio.get_running_loop()
 
-        for path in PATHS:
+        @given(mutants(SEEDS[path]))
+        @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+        def every(body: Any) -> None:
+            asking = home.ask(json.dumps(body).encode(), path=path)
+            status, answer, headers = asyncio.run_coroutine_threadsafe(asking, loop).result(10)
+            if status == 200:
+                assert "error" not in (answer if isinstance(answer, dict) else {}), body
+                assert headers["X-Gatehook-Deployment"].startswith("m")
+            else:
+                checked(status, answer)
 
-            @given(mutants(SEEDS[path]))
-            @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-            def every(body: Any, path: str = path) -> None:
-                asking = home.ask(json.dumps(body).encode(), path=path)
-                status, answer, headers = asyncio.run_coroutine_threadsafe(asking, loop).result(10)
-                if status == 200:
-                    assert "error" not in (answer if isinstance(answer, dict) else {}), body
-                    assert headers["X-Gatehook-Deployment"].startswith("m")
-                else:
-                    checked(status, answer)
-
-            await asyncio.to_thread(every)
+        await asyncio.to_thread(every)

@@ -98,6 +98,8 @@ def _parsed(operation: str, body: bytes) -> Any:
             raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
         except msgspec.ValidationError as error:
             raise _fault(error) from None
+        except UnicodeEncodeError:
+            raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
 
 
 def _fault(error: msgspec.ValidationError) -> InvalidRequest:

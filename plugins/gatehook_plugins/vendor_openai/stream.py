@@ -79,6 +79,8 @@ class StreamReader:
         Args:
             whole: complete events with LF line ends, as `gatehook.sse.Reader.take` gives them.
         """
+        if self._template is not None and (run := self._template.run(whole, 0)) and run.end == len(whole):
+            return Frames(run.framed, chunks_of, contents=run.contents)
         self._contents, self._finished = 0, False
         before = self._usage
         out: list[bytes] = []
@@ -129,21 +131,31 @@ class StreamReader:
         return Frames(data, chunks_of)
 
     def _one(self, block: bytes, out: list[bytes]) -> None:
-        """Read one event by itself, and learn from it what the next ones may look like."""
-        for name, data in events(block):
-            if data.strip() == b"[DONE]":
-                self.done = True
-            elif name == b"error" or (data and not data.lstrip().startswith(b"{")):
-                raise self._in_band(data)
-            elif data:
-                event, raw = self._decoded(data)
-                ordinary = self._is_ordinary(event)
-                kept = self._taken(event, raw)
-                if kept is not None:
-                    out.append(frame(kept))
-                    if ordinary and self._lessons:
-                        self._lessons -= 1
-                        self._template = Template.learned(block, out[-1], self._is_ordinary) or self._template
+        """Read one event by itself."""
+        if block == b"data: [DONE]":
+            self.done = True
+        elif block.startswith(b"data: {") and b"\n" not in block:
+            self._take(block[6:], block, out)
+        else:
+            for name, data in events(block):
+                if data.strip() == b"[DONE]":
+                    self.done = True
+                elif name == b"error" or (data and not data.lstrip().startswith(b"{")):
+                    raise self._in_band(data)
+                elif data:
+                    self._take(data, block, out)
+
+    def _take(self, data: bytes, block: bytes, out: list[bytes]) -> None:
+        """Take one event in, pass it on, and learn from it what the next ones may look like."""
+        event, raw = self._decoded(data)
+        ordinary = self._lessons > 0 and self._is_ordinary(event)
+        kept = self._taken(event, raw)
+        if kept is None:
+            return
+        out.append(frame(kept))
+        if ordinary:
+            self._lessons -= 1
+            self._template = Template.learned(block, out[-1], self._is_ordinary) or self._template
 
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:
@@ -153,7 +165,7 @@ class StreamReader:
         try:  # lone surrogates, which msgspec cannot hold, go through as escapes
             value = decode(data)
             return msgspec.convert(value, Event), encode(value)
-        except (MalformedJSON, msgspec.ValidationError, RecursionError):
+        except (MalformedJSON, msgspec.ValidationError, UnicodeEncodeError, RecursionError):
             raise failure.malformed(self._target, "an event of the stream is malformed") from None
 
     def _in_band(self, data: bytes) -> Exception:

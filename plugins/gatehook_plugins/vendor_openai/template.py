@@ -62,22 +62,24 @@ class Template:
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
         before, after = self._before, self._after
+        skip, rest = len(before), len(after)
+        alike, find = whole.startswith, whole.find
         texts: list[bytes] = []
         place = start
-        while whole.startswith(before, place):
-            begin = place + len(before)
-            end = whole.find(after, begin)
+        while alike(before, place):
+            begin = place + skip
+            end = find(after, begin)
             if end < 0:
                 break
             texts.append(whole[begin:end])
-            place = end + len(after)
+            place = end + rest
         if not texts:
             return None
         good = _valid(texts)
         if len(good) != len(texts):
             if not good:
                 return None
-            texts, place = good, start + sum(map(len, good)) + len(good) * (len(before) + len(after))
+            texts, place = good, start + sum(map(len, good)) + len(good) * (skip + rest)
         framed = b"%b%b%b" % (self._head, self._joint.join(texts), self._tail)
         return Run(framed, len(texts) - texts.count(b""), place)
 

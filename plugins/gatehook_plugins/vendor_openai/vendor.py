@@ -215,7 +215,7 @@ def _whole(target: Target, raw: bytes) -> Whole:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
             return msgspec.convert(decode(raw), Whole)
-        except (MalformedJSON, msgspec.ValidationError, RecursionError):
+        except (MalformedJSON, msgspec.ValidationError, UnicodeEncodeError, RecursionError):
             raise failure.malformed(target, "the answer is not what OpenAI's API promises") from None
 
 
