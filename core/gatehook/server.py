@@ -64,6 +64,8 @@ def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]
         try:
             return await handler(request)
         except web.HTTPException as error:
+            if error.status < 400:
+                raise
             return error_response(InvalidRequest(error.reason, status=error.status))
 
     return handle
