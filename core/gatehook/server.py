@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway, error_response
@@ -36,7 +36,7 @@ class _Protocol(web.RequestHandler):
     def log_exception(self, *args: object, **kw: object) -> None:
         """Log what is a fault of ours; a client that breaks off what it sends is none."""
         error = kw.get("exc_info")
-        broken = web.RequestPayloadError | ClientPayloadError | HttpProcessingError | ConnectionError
+        broken = web.RequestPayloadError | HttpProcessingError | ConnectionError
         if self.transport is None or isinstance(error, broken):
             log.debug("a client broke off: %s", error)
         else:
@@ -149,6 +149,7 @@ async def _drain(runner: web.AppRunner, grace: float) -> None:
             connection.force_close()
     loop = asyncio.get_running_loop()
     end = loop.time() + grace
+    await asyncio.sleep(0)  # the connections just closed leave the list
     while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
         await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
     if server.connections:

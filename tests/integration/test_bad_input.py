@@ -76,7 +76,7 @@ BODIES: dict[str, bytes] = {
     "a string": b'"x"',
     "empty": b"{}",
     "no UTF-8": b'{"model":"\xff\xfe"}',
-    "no UTF-8 in an unknown field": b'{"model":"m","messages":[{"role":"user","content":"x"}],"input":"x","prompt":"x","zz":"\xff"}',
+    "no UTF-8 in an unknown field": b'{"model":"m","messages":[],"input":"x","prompt":"x","zz":"\xff"}',
     "UTF-16": json.dumps(CHAT).encode("utf-16"),
     "deep arrays": b'{"model":"m","messages":' + b"[" * 5000 + b"]" * 5000 + b"}",
     "deep objects": b'{"a":' * 5000 + b"1" + b"}" * 5000,
@@ -93,12 +93,12 @@ BODIES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_bad_body_is_a_4xx(home: Any, path: str, name: str) -> None:
-    status, answer, headers = await home.ask(BODIES[name], path=path)
-    checked(status, answer)
-    assert headers["X-Request-ID"].startswith("req_")
+async def test_a_bad_body_is_a_4xx(home: Any, path: str) -> None:
+    for name, body in BODIES.items():
+        status, answer, headers = await home.ask(body, path=path)
+        assert checked(status, answer), name
+        assert headers["X-Request-ID"].startswith("req_")
 
 
 @pytest.mark.parametrize(
@@ -123,26 +123,33 @@ async def test_only_json_is_read(home: Any, content_type: str, status: int) -> N
     checked(got, answer, expect=status)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND"])
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
+
+
 @pytest.mark.parametrize("path", [*PATHS, "/v1/models", "/v1/models/m"])
-async def test_a_wrong_method_is_a_405_that_names_the_right_one(home: Any, method: str, path: str) -> None:
+async def test_a_wrong_method_is_a_405_that_names_the_right_one(home: Any, path: str) -> None:
     right = "GET, HEAD" if path.startswith("/v1/models") else "POST"
-    async with home.http.request(method, home.url + path) as answer:
-        if method in right:
-            assert answer.status < 300
-        else:
-            assert (answer.status, answer.headers["Allow"]) == (405, right)
-            assert method == "HEAD" or checked(answer.status, await answer.json(), expect=405)
+    for method in METHODS:
+        async with home.http.request(method, home.url + path) as answer:
+            if method in right:
+                assert answer.status in (200, 400, 415), method
+            else:
+                assert (method, answer.status, answer.headers["Allow"]) == (method, 405, right)
+                assert method == "HEAD" or checked(answer.status, await answer.json(), expect=405)
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/v1", "/v1/", "/v1/chat/completions/", "/v1/nothing", "//v1/chat/completions", "/v1/../etc/passwd", "/%00", "/%ff",
-     "/%", "/%zz", "/v1/chat%2fcompletions", "/" + "x" * 20_000, "/?x=" + "y" * 20_000, "/Größe", "/v1/chat/completions%20"],
+UNKNOWN = (
+    "/", "/v1", "/v1/", "/v1/chat/completions/", "/v1/nothing", "//v1/chat/completions", "/v1/../etc/passwd", "/%00",
+    "/%ff", "/%", "/%zz", "/v1/chat%2fcompletions", "/" + "x" * 20_000, "/?x=" + "y" * 20_000, "/Größe",
+    "/v1/models%20", "/v1/chat/completions%20", "/" + "x" * 100_000,
 )  # fmt: skip
-async def test_an_unknown_path_is_a_404(home: Any, path: str) -> None:
-    answer = await raw(home.port, f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
-    checked(*answer, expect=range(400, 432))
+
+
+async def test_an_unknown_path_is_a_4xx(home: Any) -> None:
+    for path in UNKNOWN:
+        sent = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        status, answer = await raw(home.port, sent)
+        assert checked(status, answer), path
 
 
 async def raw(port: int, sent: bytes) -> tuple[int, Any]:
@@ -197,18 +204,12 @@ GARBAGE: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", GARBAGE)
-async def test_what_is_no_http_is_a_4xx_in_the_same_shape(home: Any, name: str) -> None:
-    status, answer = await raw(home.port, GARBAGE[name])
-    checked(status, answer)
-
-
-async def test_garbage_leaves_the_server_serving(house: House, openai_wire: Wire) -> None:
-    async with StubUpstream(openai_wire.text("fine")) as stub, house(openai_wire.deployment(stub)) as home:
-        for sent in GARBAGE.values():
-            await raw(home.port, sent)
-        status, answer, _ = await home.ask()
-    assert (status, answer["choices"][0]["message"]["content"]) == (200, "fine")
+async def test_what_is_no_http_is_a_4xx_in_the_same_shape_and_leaves_the_server_serving(home: Any) -> None:
+    for name, sent in GARBAGE.items():
+        status, answer = await raw(home.port, sent)
+        assert checked(status, answer), name
+    status, answer, _ = await home.ask({"model": "m"})
+    assert checked(status, answer, expect=400)["param"] == "messages"
 
 
 @given(st.binary(min_size=1, max_size=200))
@@ -224,7 +225,7 @@ async def test_any_bytes_are_answered_or_hung_up_on(home: Any, sent: bytes) -> N
             answer = b""
     writer.close()
     if answer:
-        assert answer.startswith(b"HTTP/1.1 4") or answer.startswith(b"HTTP/1.0 4"), answer
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer
 
 
 MEGABYTE = 1 << 20
@@ -274,7 +275,7 @@ async def test_a_body_that_ends_too_early_disturbs_nobody(home: Any) -> None:
     writer.write(POST + b'Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{"model"')
     await writer.drain()
     writer.close()
-    assert await reader.read() in (b"",)
+    assert await reader.read() == b""
     status, answer, _ = await home.ask({"model": "m"})
     checked(status, answer, expect=400)
 
@@ -324,7 +325,8 @@ async def test_a_vendor_that_repeats_the_key_is_not_quoted(house: House, wire: W
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**30), st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=6), st.sampled_from(["", "m", "\ud83d", "user", "auto", "function", "data:image/png;base64,AA", "{}"]),
+    st.text(max_size=6),
+    st.sampled_from(["", "m", "\ud83d", "user", "auto", "function", "data:image/png;base64,AA", "{}"]),
 )  # fmt: skip
 ANY: st.SearchStrategy[Any] = st.recursive(
     SCALARS,
@@ -336,7 +338,7 @@ TOOL = {
     "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}},
 }
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":"b"}'}}
-PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
 RICH: dict[str, Any] = {
     "model": "m",
     "messages": [
@@ -346,11 +348,12 @@ RICH: dict[str, Any] = {
         {"role": "tool", "tool_call_id": "c1", "content": "r"},
         {"role": "user", "content": "u"},
     ],
-    "tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True, "max_tokens": 5, "temperature": 0.5, "top_p": 0.5,
+    "tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True,
+    "max_tokens": 5, "temperature": 0.5, "top_p": 0.5,
     "stop": ["x"], "n": 1, "seed": 1, "user": "u", "metadata": {"a": "b"}, "logit_bias": {"1": 1}, "logprobs": False,
     "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}},
-    "reasoning_effort": "low", "presence_penalty": 0.5, "frequency_penalty": 0.5, "stream": False, "service_tier": "auto",
-    "modalities": ["text"], "zz_unknown": {"a": 1},
+    "reasoning_effort": "low", "presence_penalty": 0.5, "frequency_penalty": 0.5, "stream": False,
+    "service_tier": "auto", "modalities": ["text"], "zz_unknown": {"a": 1},
 }  # fmt: skip
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [RICH, CHAT, {**CHAT, "stream": True, "stream_options": {"include_usage": True}}],

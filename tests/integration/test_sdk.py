@@ -174,32 +174,30 @@ def test_the_synchronous_client_works_as_well(house: House, wire: Wire) -> None:
     assert asyncio.run(run()) == ("plain", "streamed")
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "kind", "code"),
-    [
-        (400, "temperature: must be lower", openai.BadRequestError, None),
-        (401, "bad key", openai.InternalServerError, "upstream_credential_rejected"),
-        (403, "not here", openai.InternalServerError, "upstream_credential_rejected"),
-        (404, "no such model", openai.InternalServerError, "upstream_model_not_found"),
-        (429, "slow down", openai.RateLimitError, "rate_limit_exceeded"),
-        (500, "boom", openai.InternalServerError, "upstream_error"),
-        (503, "busy", openai.InternalServerError, "upstream_overloaded"),
-        (400, "prompt is too long: 300000 tokens", openai.BadRequestError, "context_length_exceeded"),
-    ],
-)
+ERRORS: list[tuple[int, str, Any, str | None]] = [
+    (400, "temperature: must be lower", openai.BadRequestError, None),
+    (401, "bad key", openai.InternalServerError, "upstream_credential_rejected"),
+    (403, "not here", openai.InternalServerError, "upstream_credential_rejected"),
+    (404, "no such model", openai.InternalServerError, "upstream_model_not_found"),
+    (429, "slow down", openai.RateLimitError, "rate_limit_exceeded"),
+    (500, "boom", openai.InternalServerError, "upstream_error"),
+    (503, "busy", openai.InternalServerError, "upstream_overloaded"),
+    (400, "prompt is too long: 300000 tokens", openai.BadRequestError, "context_length_exceeded"),
+]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_vendors_error_is_the_sdks_exception(
-    house: House, wire: Wire, streamed: bool, status: int, message: str, kind: Any, code: str | None
-) -> None:
-    async with StubUpstream(wire.error(status, message)) as stub, house(wire.deployment(stub)) as home:
-        with pytest.raises(kind) as raised:
-            await home.openai.chat.completions.create(model="m", messages=[USER], stream=streamed)
-    assert message in raised.value.message
-    assert wire.name in raised.value.message
-    if code:
-        assert raised.value.code == code
-    assert raised.value.response.headers["X-Gatehook-Deployment"].startswith("m")
-    assert raised.value.response.headers["X-Request-ID"].startswith("req_")
+async def test_a_vendors_error_is_the_sdks_exception(house: House, wire: Wire, streamed: bool) -> None:
+    async with StubUpstream() as stub, house(wire.deployment(stub)) as home:
+        for status, message, kind, code in ERRORS:
+            stub.script(wire.error(status, message))
+            with pytest.raises(kind) as raised:
+                await home.openai.chat.completions.create(model="m", messages=[USER], stream=streamed)
+            assert message in raised.value.message
+            assert wire.name in raised.value.message
+            assert code is None or raised.value.code == code
+            assert raised.value.response.headers["X-Gatehook-Deployment"].startswith("m")
+            assert raised.value.response.headers["X-Request-ID"].startswith("req_")
 
 
 async def test_errors_of_the_gateway_itself_are_the_sdks_exceptions(house: House, openai_wire: Wire) -> None:

@@ -50,6 +50,23 @@ def unix(path: Path) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
 
 
+def exists(path: Path) -> str:
+    """What is there: "socket", "file", "folder", or ""."""
+    if not path.exists():
+        return ""
+    if path.is_dir():
+        return "folder"
+    return "socket" if stat.S_ISSOCK(path.stat().st_mode) else path.read_text()
+
+
+def precious(path: Path, kind: str) -> None:
+    """Put something there that must not be lost."""
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text(kind)
+
+
 # --- where it listens
 
 
@@ -88,11 +105,11 @@ async def test_a_unix_socket_serves_and_is_removed_at_the_end(
         text = settings_text(openai_wire.deployment(stub), server=server)
         async with running(gateway(text, tmp_path, **environ)) as address, unix(socket_path) as http:
             assert address == f"unix:{socket_path}"
-            assert stat.S_ISSOCK(socket_path.stat().st_mode)
+            assert exists(socket_path) == "socket"
             async with http.post("http://gatehook/v1/chat/completions", json=STREAM) as answer:
                 assert answer.status == 200
                 assert (await answer.read()).endswith(b"data: [DONE]\n\n")
-    assert not socket_path.exists()
+    assert not exists(socket_path)
 
 
 async def test_a_client_that_leaves_a_unix_socket_ends_the_vendors_call(
@@ -126,7 +143,7 @@ async def test_a_socket_that_another_server_listens_on_is_refused(
                 pass
         async with http.get("http://g/health/live") as answer:
             assert answer.status == 200
-        assert socket_path.exists()
+        assert exists(socket_path)
 
 
 async def test_a_server_that_takes_over_from_a_draining_one_keeps_its_socket(
@@ -139,7 +156,7 @@ async def test_a_server_that_takes_over_from_a_draining_one_keeps_its_socket(
         await old.enter_async_context(running(gateway(text, tmp_path)))
         async with unix(socket_path) as http, http.post("http://g/v1/chat/completions", json=STREAM) as answer:
             ending = asyncio.create_task(old.aclose())
-            await settled(lambda: not socket_path.exists())
+            await settled(lambda: not exists(socket_path))
             async with running(gateway(text, tmp_path)), unix(socket_path) as newer:
                 assert (await answer.read()).endswith(b"data: [DONE]\n\n")
                 await ending
@@ -166,11 +183,11 @@ async def test_idle_connections_do_not_hold_up_the_end(settings_text: Text, tmp_
 async def test_what_is_no_socket_is_refused_and_kept(
     settings_text: Text, tmp_path: Path, socket_path: Path, kind: str
 ) -> None:
-    socket_path.write_text("precious") if kind == "file" else socket_path.mkdir()
+    precious(socket_path, kind)
     with pytest.raises(StartupError, match="is not a socket"):
         async with running(gateway(settings_text(server={"uds": str(socket_path)}), tmp_path)):
             pass
-    assert socket_path.is_dir() or socket_path.read_text() == "precious"
+    assert exists(socket_path) == kind
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder/g.sock", "/tmp/" + "x" * 200])
@@ -354,7 +371,7 @@ async def test_a_second_signal_ends_it_at_once(
             await asyncio.wait([asking])
             assert asking.exception() is not None
     assert not any("Traceback" in line for line in program.log), program.log
-    assert not socket_path.exists()
+    assert not exists(socket_path)
 
 
 async def test_an_idle_server_ends_at_once_on_either_signal(settings_text: Text, tmp_path: Path) -> None:
