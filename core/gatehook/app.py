@@ -114,6 +114,7 @@ class Gateway:
             observers=observers,
             deadlines=deadlines,
             max_body=self.settings.server.max_body,
+            read_timeout=self.settings.server.read_timeout,
             write_timeout=self.settings.server.write_timeout,
         )
         failover = Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed)
@@ -199,7 +200,10 @@ class Gateway:
                     principal = request[PRINCIPAL] = await authenticate(authenticators, request)
                     if route.auth == "admin" and not principal.admin:
                         raise PermissionDenied("this needs an admin credential", code="admin_required")
-                return await route.handler(request)
+                response = await route.handler(request)
+                if not response.prepared:
+                    response.headers.setdefault("Server", "gatehook")
+                return response
             except GatewayError as error:
                 return error_response(error)
             except web.HTTPException as error:
@@ -222,7 +226,7 @@ def error_response(error: GatewayError, headers: Mapping[str, str] | None = None
     return web.Response(
         status=error.status,
         body=encode(envelope(error)),
-        headers={"Content-Type": "application/json", **extra, **(headers or {})},
+        headers={"Content-Type": "application/json", "Server": "gatehook", **extra, **(headers or {})},
     )
 
 

@@ -186,7 +186,8 @@ class Delivery:
 
     def _headers(self) -> dict[str, str]:
         call = self._call
-        headers = {"X-Request-ID": call.id, **call.answer_headers}
+        # Named, or aiohttp would tell its version and Python's.
+        headers = {"Server": "gatehook", "X-Request-ID": call.id, **call.answer_headers}
         if call.target is not None:
             headers["X-Gatehook-Deployment"] = _header_value(call.target.key)
         if call.dropped:

@@ -130,17 +130,12 @@ class _Connection(ResponseHandler):
 
     idle_since = 0.0
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, among: "set[_Connection]") -> None:
-        """It is in `among` as long as it is open."""
-        super().__init__(loop)
-        self._among = among
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._among.add(self)
+    among: "set[_Connection] | None" = None
+    """The open ones, which it leaves when it is lost."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._among.discard(self)
+        if self.among is not None:
+            self.among.discard(self)
         super().connection_lost(exc)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
@@ -254,5 +249,8 @@ class Pool:
     async def _dial(self, origin: tuple[str, int]) -> "_Connection":
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout):
-            _, connection = await loop.create_connection(lambda: _Connection(loop, self._open), *origin)
+            _, connection = await loop.create_connection(lambda: _Connection(loop), *origin)
+        if connection.transport is not None:  # not yet lost; uvloop tells nothing of one that was cancelled just here
+            self._open.add(connection)
+            connection.among = self._open
         return connection

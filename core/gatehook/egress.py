@@ -372,4 +372,4 @@ def _mapped(target: Target, error: Exception) -> UpstreamError:
     """The client library's error as ours, naming the vendor and nothing secret."""
     if isinstance(error, TimeoutError):
         return UpstreamTimeout(f"{target.vendor}: connecting took too long")
-    return UpstreamError(f"{target.vendor}: {redact(_reason(error), [target.secret()])}")
+    return UpstreamError(f"{target.vendor}: {redact(_reason(error), target.secrets())}")

@@ -15,6 +15,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "RateLimited",
+    "RequestTimeout",
     "Retry",
     "StartupError",
     "Unavailable",
@@ -117,6 +118,14 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class RequestTimeout(GatewayError):
+    """408: the client did not send its request in time."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
 
 
 class BodyTooLarge(GatewayError):

@@ -84,10 +84,16 @@ class Target:
     options: Mapping[str, Any] = dataclass_field(default_factory=dict, repr=False)
     unavailable: str = ""
     """Why this deployment cannot be called at all ("its key $OPENAI_API_KEY is not set"); "" when it can."""
+    hidden: tuple[str, ...] = dataclass_field(default=(), repr=False)
+    """Secrets among the options, in clear."""
 
     def secret(self) -> str:
         """The vendor key in clear ("" if none); only for the request that carries it."""
         return self.api_key.get_secret_value() if self.api_key else ""
+
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that no message may show."""
+        return (self.secret(), *self.hidden)
 
 
 class Usage(Struct, frozen=True):

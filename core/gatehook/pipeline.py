@@ -38,7 +38,7 @@ class Pipeline:
         try:
             concerns.observers.started(call)
             call.principal = await authenticate(concerns.authenticators, request)
-            endpoint.surface.parse(call, request, await read_body(request, concerns.max_body))
+            endpoint.surface.parse(call, request, await read_body(request, concerns))
             authorize(call)
             await permits.admit(concerns.limiters, call)
             await concerns.tools.offer(call)

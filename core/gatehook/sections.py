@@ -6,6 +6,7 @@ A class built directly (`ServerSettings(port=0)`) reads no file and no environme
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -161,6 +162,7 @@ class ServerSettings(Table):
         default=30.0, ge=0, allow_inf_nan=False, description="seconds that running requests get when stopping"
     )
     max_body: ByteSize = Field(default=32 << 20, description="largest request body: bytes, or a size such as '32MB'")
+    read_timeout: Seconds = Field(default=60.0, description="seconds a client may take to send its request's body")
     write_timeout: Seconds = Field(default=60.0, description="seconds a client may leave its answer unread")
 
     def is_loopback(self) -> bool:
@@ -218,7 +220,9 @@ class ModelSettings(Table):
     fallbacks: list[str] = Field(default=[], description="names of models to try when this one fails")
     limits: LimitSettings = LimitSettings()
     strict: bool = Field(default=False, description="refuse parameters the vendor has no place for, not drop them")
-    options: dict[str, Any] = Field(default={}, description="what only this vendor knows")
+    options: dict[str, Any] = Field(  # no repr: it may hold secrets
+        default={}, repr=False, description="what only this vendor knows; 'env:NAME' and 'file:PATH' are looked up"
+    )
     enabled: bool = Field(default=True, description="false leaves this deployment out")
 
     _check_base_url = field_validator("base_url")(_base_url)
@@ -233,12 +237,13 @@ class ModelSettings(Table):
     def _named(cls, model: str, info: ValidationInfo) -> str:
         return _label(model) if model else str(info.data.get("name", ""))
 
-    def to_target(self, key: str, unavailable: str = "") -> Target:
+    def to_target(self, key: str, unavailable: str = "", hidden: Sequence[str] = ()) -> Target:
         """The deployment as routers and vendors see it.
 
         Args:
             key: unique among all deployments ("gpt-4o#1").
             unavailable: why it cannot be called; "" if it can.
+            hidden: secrets among the options.
         """
         return Target(
             key=key,
@@ -255,4 +260,5 @@ class ModelSettings(Table):
             strict=self.strict,
             options=self.options,
             unavailable=unavailable,
+            hidden=tuple(hidden),
         )

@@ -323,6 +323,11 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
     count: dict[str, int] = {}
     for index, table in enumerate(raw):
         values, unavailable = _with_key(table, layers)
+        hidden: list[str] = []
+        try:
+            values = values | {"options": _with_secrets(values.get("options", {}), layers, hidden)}
+        except MissingSecretError as missing:
+            unavailable = unavailable or f"a value in its options {missing}"
         reading = Reading(ModelSettings, layers, ("models", index), values)
         faults += reading.faults
         if reading.table is None:
@@ -330,7 +335,7 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
         model = models[index] = reading.table
         if model.enabled:
             count[model.name] = count.get(model.name, 0) + 1
-            targets.append(model.to_target(f"{model.name}#{count[model.name]}", unavailable))
+            targets.append(model.to_target(f"{model.name}#{count[model.name]}", unavailable, hidden))
     faults += _lost_fallbacks(models, raw, layers)
     serving = {index: model for index, model in models.items() if model.enabled}
     faults += _repeated(serving, raw, layers)
@@ -346,6 +351,23 @@ def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], st
         return {**table, "api_key": SecretStr(find_secret(table["api_key"], layers.environ, layers.directory))}, ""
     except MissingSecretError as missing:
         return {key: value for key, value in table.items() if key != "api_key"}, f"its api_key {missing}"
+
+
+def _with_secrets(options: Any, layers: Layers, hidden: list[str]) -> Any:
+    """`options` with every `env:` and `file:` reference looked up; what was found is added to `hidden`.
+
+    Raises:
+        MissingSecretError: a reference leads nowhere.
+    """
+    if isinstance(options, dict):
+        return {name: _with_secrets(value, layers, hidden) for name, value in options.items()}
+    if isinstance(options, list):
+        return [_with_secrets(value, layers, hidden) for value in options]
+    if isinstance(options, str) and options.startswith(("env:", "file:")):
+        found = find_secret(options, layers.environ, layers.directory)
+        hidden.append(found)
+        return found
+    return options
 
 
 def _repeated(models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers) -> Iterator[str]:

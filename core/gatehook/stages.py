@@ -17,9 +17,11 @@ from gatehook.deadlines import Deadlines
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
+    GatewayError,
     InvalidRequest,
     ModelNotFound,
     PermissionDenied,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 from gatehook.jsonio import MalformedJSON, check_depth, encode
@@ -47,6 +49,7 @@ class Concerns:
     observers: "Observers"
     deadlines: Deadlines
     max_body: int
+    read_timeout: float
     write_timeout: float
 
 
@@ -76,19 +79,23 @@ def _credential(request: web.BaseRequest) -> Credential:
     return Credential(token.strip() or headers.get(_API_KEY, "").strip(), headers)
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     """The request's JSON text.
 
     Raises:
-        UnsupportedMediaType, BodyTooLarge, InvalidRequest: not JSON by its declaration, too large, too deep.
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest: not JSON by its declaration, too large, too deep, too slow.
     """
     declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
     if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
-        body = await request.read()
+        if request.content.is_eof():  # all of it has come with the head, as most do
+            body = await request.read()
+        else:
+            with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
+                body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {limit} bytes (server.max_body)") from None
+        raise BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)") from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
     if not body:
@@ -98,6 +105,10 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}") from None
     return body
+
+
+def _body_too_slow() -> GatewayError:
+    return RequestTimeout("the body did not arrive in time (server.read_timeout)")
 
 
 def authorize(call: Call) -> None:

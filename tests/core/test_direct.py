@@ -73,7 +73,7 @@ class Wire(asyncio.Transport):
 
 def connected() -> tuple[direct._Connection, Wire]:
     """A connection whose bytes the test feeds itself, waiting for an answer."""
-    connection, wire = direct._Connection(asyncio.get_running_loop(), set()), Wire()
+    connection, wire = direct._Connection(asyncio.get_running_loop()), Wire()
     connection.connection_made(wire)
     connection.expect()
     return connection, wire
@@ -321,7 +321,13 @@ class TestReuse:
                 answer.release()
                 answer.close()
             assert idle(pool) == 1
-            assert await ask(pool, url) == b"ok"
+            other = await get(pool, url)  # on the same connection
+            answer.close()
+            answer.release()
+            assert (idle(pool), len(pool._open)) == (0, 1)
+            assert await other.content.readany() == b"ok"
+            other.release()
+            assert idle(pool) == 1
 
     async def test_one_idle_for_long_is_not_used_again(self, pool: direct.Pool) -> None:
         async with server(saying(OK, then="next")) as url:

@@ -134,7 +134,8 @@ def test_an_empty_file_gives_every_default(at: Files) -> None:
 def test_the_documented_defaults() -> None:
     assert ServerSettings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "uds": "", "allow_anonymous": False, "shutdown_grace": 30.0,
-        "max_body": 32 * 1024 * 1024, "write_timeout": 60.0,
+        "max_body": 32 * 1024 * 1024, "read_timeout": 60.0,
+        "write_timeout": 60.0,
     }  # fmt: skip
     assert EgressSettings().model_dump() == {
         "connect_timeout": 10.0, "max_response": 64 * 1024 * 1024, "proxy": "", "allow_private_urls": False,
@@ -888,3 +889,16 @@ def test_the_schema_refuses_what_does_not_load(wrong: dict[str, Any]) -> None:
 def test_secrets_are_plain_strings_to_the_schema() -> None:
     api_key = json_schema(PLUGINS)["$defs"]["VendorSettings"]["properties"]["api_key"]
     assert api_key == {"title": "Api Key", "type": "string"}
+
+
+def test_secrets_among_a_model_s_options_are_looked_up_and_hidden(at: Files) -> None:
+    options = "options = { headers = { api-key = 'env:AZURE_KEY', plain = 'x' }, list = ['env:AZURE_KEY'] }"
+    [target] = at.write(MODEL + options).load(AZURE_KEY="sk-sentinel-4711").targets
+    assert target.options == {"headers": {"api-key": "sk-sentinel-4711", "plain": "x"}, "list": ["sk-sentinel-4711"]}
+    assert target.secrets() == ("", "sk-sentinel-4711", "sk-sentinel-4711")
+    assert "sentinel" not in repr(target)
+
+
+def test_a_secret_among_the_options_that_is_not_there_switches_the_deployment_off(at: Files) -> None:
+    [target] = at.write(MODEL + "options = { headers = { api-key = 'env:AZURE_KEY' } }").load().targets
+    assert target.unavailable == "a value in its options refers to $AZURE_KEY, which is not set"

@@ -53,7 +53,7 @@ def failure(upstream: Upstream, body: bytes, target: Target) -> GatewayError:
     if status == 200:
         return garbled("the answer is not what was asked for" if isinstance(data, dict) else "the answer is not JSON")
     message = f"status {status} without an error message"
-    return upstream_error(NAME, status, message, retry_after=upstream.retry_after, secrets=[target.secret()])
+    return upstream_error(NAME, status, message, retry_after=upstream.retry_after, secrets=target.secrets())
 
 
 def _words(data: dict[str, Any]) -> tuple[str, str]:
@@ -67,4 +67,4 @@ def _words(data: dict[str, Any]) -> tuple[str, str]:
 def _error(status: int, kind: str, message: str, target: Target, retry_after: float | None) -> GatewayError:
     # "input length and `max_tokens` exceed context limit": the same fault as a prompt that is too long.
     code = "context_length_exceeded" if "exceed context limit" in message else kind or None
-    return upstream_error(NAME, status, message, code=code, retry_after=retry_after, secrets=[target.secret()])
+    return upstream_error(NAME, status, message, code=code, retry_after=retry_after, secrets=target.secrets())

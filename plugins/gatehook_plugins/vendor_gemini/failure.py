@@ -106,13 +106,13 @@ def in_band(
         status = 403  # a country or a billing plan that may not call: again nothing a client can mend
     elif status == 429:
         return _quota(target, message, details, retry_after)
-    return upstream_error(target.vendor, status, message, code=code, retry_after=retry_after, secrets=[target.secret()])
+    return upstream_error(target.vendor, status, message, code=code, retry_after=retry_after, secrets=target.secrets())
 
 
 def _quota(target: Target, message: str, details: list[Mapping[str, Any]], retry_after: float | None) -> GatewayError:
     # Google words every 429 "check your plan and billing details", so only the quota's own name tells a limit that
     # passes in a minute from one that lasts for the day.
-    text = f"{target.vendor}: {redact(message.strip(), [target.secret()])[:2000] or 'no message'}"
+    text = f"{target.vendor}: {redact(message.strip(), target.secrets())[:2000] or 'no message'}"
     if any("perday" in quota.lower() for quota in _quotas(details)):
         return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT, retry_after=retry_after)
     return RateLimited(text, retry_after=retry_after)

@@ -32,7 +32,7 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
         code=code,
         param=param,
         retry_after=upstream.retry_after,
-        secrets=[target.secret()],
+        secrets=target.secrets(),
     )
 
 
@@ -48,7 +48,7 @@ def from_body(target: Target, error: Any) -> GatewayError:
         message or "an error without a message",
         code=code,
         param=param,
-        secrets=[target.secret()],
+        secrets=target.secrets(),
     )
 
 

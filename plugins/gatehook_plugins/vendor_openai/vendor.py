@@ -1,5 +1,6 @@
 """The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from gatehook_plugins.vendor_openai.stream import StreamReader
 
 __all__ = ["OpenAIVendor"]
 
+_FORMALITIES_SECONDS = 5.0
 _BASE_URL = "https://api.openai.com/v1"
 _PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
@@ -108,11 +110,11 @@ class OpenAIVendor:
             try:
                 while not (answer.done or answer.failure):
                     try:
-                        data = await upstream.receive()
-                    except UpstreamError:
+                        data = await _received(upstream, answer, attempt)
+                    except (UpstreamError, TimeoutError):
                         if not answer.complete:
                             raise
-                        break  # cut off after the last finish: only formalities are missing
+                        break  # cut off, or silent, after the last finish: only formalities are missing
                     if not data:
                         yield answer.rest(reader.rest())
                         break
@@ -154,6 +156,16 @@ def _written(attempt: Attempt, options: Options) -> bytes:
         return _body(attempt, options)
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+async def _received(upstream: Upstream, answer: StreamReader, attempt: Attempt) -> bytes:
+    """The next bytes; after the last finish reason nobody waits long for the usage and [DONE]."""
+    # With several choices, or prompts, another may be yet to begin.
+    call = attempt.call
+    if not answer.complete or call.operation != "chat" or mentions(call.body.raw, "n"):
+        return await upstream.receive()
+    async with asyncio.timeout(_FORMALITIES_SECONDS):
+        return await upstream.receive()
 
 
 def _body(attempt: Attempt, options: Options) -> bytes:
