@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from gatehook.testing import Reply, StubUpstream
+from gatehook.testing import Reply, StubUpstream, splits
 
 House = Callable[..., Any]
 Wire = Any
@@ -102,6 +102,29 @@ async def test_parallel_tool_calls_with_and_without_arguments(
     assert called(choice.message.tool_calls) == [(i, name, json.loads(args)) for i, name, args in CALLS]
     assert all(call.type == "function" for call in choice.message.tool_calls)
     assert (choice.message.content or "") == text
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+async def test_a_stream_cut_at_any_byte_is_the_same_to_the_sdk(house: House, wire: Wire, ends: bytes) -> None:
+    body = b"".join(wire.calls_stream(CALLS[:2], "Grüß 😀").body).replace(b"\n", ends)
+    cuts = list(splits(body))
+    async with StubUpstream(Reply.of_events(body)) as stub, house(wire.deployment(stub)) as home:
+
+        async def said() -> Any:
+            asked: Any = {"model": "m", "messages": [USER], "tools": TOOLS}
+            async with home.openai.chat.completions.stream(**asked) as stream:
+                async for _ in stream:
+                    pass
+                (choice,) = (await stream.get_final_completion()).choices
+            return choice.finish_reason, choice.message.content, called(choice.message.tool_calls)
+
+        whole = await said()
+        assert whole == ("tool_calls", "Grüß 😀", [("call_1", "get_weather", {"city": "Köln"}), ("call_2", "now", {})])
+        stub.script(*(Reply.of_events(pieces) for pieces in cuts))
+        for place in range(0, len(cuts), 8):
+            told = await asyncio.gather(*(said() for _ in cuts[place : place + 8]))
+            assert all(one == whole for one in told), f"cut around byte {place}"
 
 
 async def test_tool_results_make_the_round_trip(house: House, wire: Wire) -> None:
