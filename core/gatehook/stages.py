@@ -22,6 +22,7 @@ from gatehook.errors import (
     ModelNotFound,
     PermissionDenied,
     RequestTimeout,
+    Unavailable,
     UnsupportedMediaType,
 )
 from gatehook.jsonio import MalformedJSON, check_depth, encode
@@ -127,8 +128,10 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
     """The deployments to try.
 
     Raises:
-        ModelNotFound: no router knows the model.
+        ModelNotFound: no router knows the model. Unavailable: there is no router at all.
     """
+    if not routers:
+        raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     for router in routers:
         targets = await router.route(call)
         if targets:

@@ -203,8 +203,7 @@ class StubUpstream:
                 await self._write(reply, writer, gone)
         finally:
             gone.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
+            await asyncio.wait([gone])  # never awaited itself: this task's own cancellation would pass for that one's
         if reply.end == "silence":
             await self._watch(reader)
             return False
