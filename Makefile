@@ -14,7 +14,8 @@ install dev: $(VENV)/.dev
 # The stamps are redone when pyproject.toml changes: entry points are a snapshot taken at install time.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gatehook needs Python 3.11 or newer; set PYTHON=python3.x")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV) \
+	    || { rm -rf $(VENV); echo 'Python lacks its venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

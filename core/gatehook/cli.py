@@ -75,11 +75,8 @@ def _serve(options: argparse.Namespace) -> int:
         models = sum(any(not target.unavailable for target in group) for group in gateway.catalog.groups().values())
         is_open = not gateway.pipeline.concerns.authenticators
         guarded = "; no authentication plugin is on, any key is accepted" if is_open else ""
-        print(
-            f"Gatehook listens on {address} with {len(gateway.plugins.names)} plugins and {models} models{guarded}",
-            file=sys.stderr,
-            flush=True,
-        )
+        count = f"{len(gateway.plugins.names)} plugins and {models} model{'' if models == 1 else 's'}"
+        print(f"Gatehook listens on {address} with {count}{guarded}", file=sys.stderr, flush=True)
 
     serve(gateway, ready)
     return 0

@@ -499,21 +499,44 @@ class TestLeaving:
             await asyncio.wait_for(gone.wait(), 5)
             await until(lambda: not pool._open)
 
-    async def test_cancelled_at_any_step_of_the_loop(self, pool: direct.Pool) -> None:
-        async with server(saying(OK, then="next")) as url:
-            finished = 0
-            for steps in range(60):
-                work = asyncio.create_task(ask(pool, url))
-                for _ in range(steps):
-                    await asyncio.sleep(0)
-                work.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    finished += await work == b"ok"
-                await until(lambda: len(pool._open) == idle(pool))
-                assert await ask(pool, url) == b"ok"
-                if steps % 2:  # half the time there is none to be used again
-                    pool.close()
-            assert 0 < finished < 60
+    @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+    def test_cancelled_at_any_step_of_the_loop(self, loop: str) -> None:
+        if loop == "uvloop" and not importlib.util.find_spec("uvloop"):
+            pytest.skip("uvloop is not installed")
+        seen = 0
+
+        async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal seen
+            seen += 1
+            try:
+                await saying(OK, then="next")(reader, writer)
+            finally:
+                seen -= 1
+
+        async def work() -> None:
+            pool, finished = direct.Pool(5.0), 0
+            async with server(counted) as url:
+                for steps in range(60):
+                    task = asyncio.create_task(ask(pool, url))
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        finished += await task == b"ok"
+                    await until(lambda: seen == len(pool._open) == idle(pool))
+                    assert await ask(pool, url) == b"ok"
+                    if steps % 2:  # half the time there is none to be used again
+                        pool.close()
+                assert finished < 60
+                pool.close()
+                await until(lambda: not pool._open)
+
+        if loop == "uvloop":
+            import uvloop
+
+            uvloop.run(work())
+        else:
+            asyncio.run(work())
 
     async def test_a_server_that_never_reads_does_not_hold_the_connection(self, pool: direct.Pool) -> None:
         with socket.socket() as listener:

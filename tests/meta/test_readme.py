@@ -1,0 +1,526 @@
+"""README.md is true: its examples run as they are written, in front of the settings that are shipped.
+
+Only the address differs, since the port that the examples name may be taken. That the blocks are valid, that the
+commands exist and that links lead somewhere is in test_docs.py.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gatehook.app import Gateway
+from gatehook.cli import main
+from gatehook.server import running
+from gatehook.settings import load
+from gatehook.testing import Reply, Served, StubUpstream
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+SHIPPED = (ROOT / "settings.toml").read_text("utf-8")
+ADDRESS = "http://127.0.0.1:8080"
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "mock", "messages": [{"role": "user", "content": "Hello!"}]}
+ANSWER = "Hello from Gatehook's mock model. You said: Hello!"
+
+
+def blocks(kind: str) -> list[str]:
+    """The code blocks of one kind, in order."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def block(kind: str, word: str) -> str:
+    """The one block of this kind with this word in it."""
+    (found,) = [text for text in blocks(kind) if word in text]
+    return found
+
+
+def with_block(text: str) -> str:
+    """The shipped settings and a block: at the end, or instead of the table that is there already."""
+    head = text.splitlines()[0]
+    if head.startswith("[[") or f"\n{head}" not in SHIPPED:
+        return f"{SHIPPED}\n{text}"
+    before, _, rest = SHIPPED.partition(f"\n{head}")
+    return f"{before}\n{text}\n{rest[rest.index('[[models]]') :]}"
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    """This process's environment without what would lead a client or a gateway elsewhere."""
+    leading = ("gatehook_", "listen_mode", "uds_path", "openai_", "anthropic_", "gemini_")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().startswith(leading) and not name.lower().endswith("_proxy")
+    }
+    return kept | more
+
+
+def texts(body: str) -> str:
+    """The text that the events of a stream come to."""
+    events = [json.loads(line) for line in re.findall(r"^data: (\{.*)$", body, re.MULTILINE)]
+    return "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event.get("choices"))
+
+
+async def output(*command: str) -> str:
+    """What a program prints; it must end well and complain of nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=surroundings()
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    return out.decode()
+
+
+OpenShipped = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> OpenShipped:
+    """Serves the shipped settings, or a text made of them, with these variables in the environment."""
+
+    @contextlib.asynccontextmanager
+    async def serve(text: str = SHIPPED, **environ: str) -> AsyncIterator[Served]:
+        file = tmp_path / "settings.toml"
+        file.write_text(text, "utf-8")
+        gateway = Gateway(load(file, environ={"GATEHOOK_SERVER__PORT": "0", **environ}))
+        gateway.require_safe()
+        async with running(gateway) as url:
+            yield Served(url, gateway)
+
+    return serve
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+# --- two commands --------------------------------------------------------------------------------------------------
+
+
+def test_every_address_in_it_is_where_the_shipped_settings_serve() -> None:
+    server = tomllib.loads(SHIPPED)["server"]
+    assert f"http://{server['host']}:{server['port']}" == ADDRESS
+    others = {"http://127.0.0.1:8000"}  # a server of the reader's own
+    assert set(re.findall(r"http://[\w.]+:\d+", README)) == {ADDRESS} | others
+
+
+def test_every_make_target_in_it_is_in_the_makefile() -> None:
+    told = set(re.findall(r"^make (\w+)|`make (\w+)`", README, re.MULTILINE))
+    targets = re.findall(r"^([a-z][a-z ]*):(?!=)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {one or other for one, other in told} == {"run", "test", "bench"}
+    assert {"run", "test", "bench"} <= {name for line in targets for name in line.split()}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ("run", [".venv", "pip install", "gatehook serve"]),
+        ("test", ["ruff check", "ruff format --check", "bin/mypy", "bin/pytest"]),
+        ("bench", ["tests/bench/run.py"]),
+    ],
+)
+async def test_make_does_what_is_said_in_that_order(tmp_path: Path, target: str, steps: list[str]) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    would = await output("make", "-C", str(tmp_path), "-n", target)
+    places = [would.find(step) for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+async def test_the_curl_command_s_request_is_answered(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
+    words = iter(shlex.split(block("sh", "curl").replace("\\\n", "")))
+    assert (next(words), next(words)) == ("curl", ADDRESS + CHAT)
+    headers: dict[str, str] = {}
+    body = ""
+    for option in words:
+        if option == "-H":
+            name, _, value = next(words).partition(": ")
+            headers[name] = value
+        else:
+            assert option == "-d"  # which makes it a POST
+            body = next(words)
+    async with shipped() as served, http.post(served.url + CHAT, data=body, headers=headers) as answer:
+        assert answer.status == 200
+        assert answer.headers["X-Gatehook-Deployment"] == "mock#1"
+        assert (await answer.json())["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+async def test_the_curl_command_runs(shipped: OpenShipped) -> None:
+    async with shipped() as served:
+        command = block("sh", "curl").replace(ADDRESS, served.url)
+        # -q, or ~/.curlrc might say something else; -sS for no progress meter on stderr.
+        printed = await output("sh", "-c", command.replace("curl ", "curl -q -sS ", 1))
+    assert json.loads(printed)["choices"][0]["message"]["content"] == ANSWER
+
+
+# --- real vendors --------------------------------------------------------------------------------------------------
+
+KEYS = {name: set(models.split(", ")) for name, models in re.findall(r"^export (\w+)=… +# (.*)$", README, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("given", [(), *((name,) for name in KEYS), tuple(KEYS)], ids="+".join)
+async def test_a_key_s_line_switches_on_the_models_beside_it(
+    shipped: OpenShipped, http: aiohttp.ClientSession, given: tuple[str, ...]
+) -> None:
+    assert set(KEYS) == {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+    environ = dict.fromkeys(given, "a-made-up-key-of-a-vendor")
+    async with shipped(**environ) as served, http.get(f"{served.url}/v1/models") as answer:
+        listed = {model["id"] for model in (await answer.json())["data"]}
+    assert listed == {"mock"}.union(*(KEYS[name] for name in given))
+
+
+def test_a_key_may_stand_in_settings_local_or_in_a_file(tmp_path: Path) -> None:
+    entry = '[[models]]\nname = "m"\nvendor = "openai"\napi_key = "{}"\n'
+    secret = tmp_path / "openai"
+    secret.write_text("a-key-in-a-file\n", "utf-8")
+    (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
+    (tmp_path / "settings.local.toml").write_text(
+        entry.format("a-key-in-the-open") + entry.format(f"file:{secret}"), "utf-8"
+    )
+    targets = [one for one in load(tmp_path / "settings.toml", environ={}).targets if one.name == "m"]
+    assert [one.api_key.get_secret_value() for one in targets if one.api_key] == [
+        "a-key-in-the-open",
+        "a-key-in-a-file",
+    ]
+    assert "settings.local.toml" in (ROOT / ".gitignore").read_text("utf-8").split()
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["in settings.local.toml", "in settings.toml"])
+@pytest.mark.parametrize("text", blocks("toml"), ids=lambda text: text.splitlines()[0] + text.splitlines()[1])
+def test_a_settings_block_works_with_the_shipped_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, beside: bool
+) -> None:
+    own = tomllib.loads(text)
+    file = tmp_path / "settings.toml"
+    file.write_text(SHIPPED if beside else with_block(text), "utf-8")
+    if beside:
+        (tmp_path / "settings.local.toml").write_text(text, "utf-8")
+    for name in set(os.environ) - set(surroundings()):
+        monkeypatch.delenv(name)
+    for name in re.findall(r"env:(\w+)", text):
+        monkeypatch.setenv(name, "a-made-up-key-of-a-client")
+    assert main(["check", "--config", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["models", "--json", "--config", str(file)]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert all(models[model["name"]]["available"] for model in own.get("models", []))
+    assert main(["plugins", "--json", "--config", str(file)]) == 0
+    on = {plugin["name"] for plugin in json.loads(capsys.readouterr().out) if plugin["enabled"]}
+    assert set(own.get("plugins", {})) <= on
+
+
+async def test_another_server_s_model_is_called_as_its_comments_say(
+    shipped: OpenShipped, http: aiohttp.ClientSession
+) -> None:
+    text = block("toml", "local-llama")
+    said = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]}
+    async with StubUpstream(Reply.of_json(said)) as stub:
+        changed = text.replace("http://127.0.0.1:8000", stub.url)
+        assert changed != text
+        async with (
+            shipped(with_block(changed)) as served,
+            http.post(served.url + CHAT, json=HELLO | {"model": "local-llama"}) as answer,
+        ):
+            assert (await answer.json())["choices"][0]["message"]["content"] == "Hi"
+    (request,) = stub.requests
+    assert (request.path, request.json["model"]) == (CHAT, "llama-3.1-8b-instruct")
+    assert "authorization" not in request.headers
+
+
+# --- from a program ------------------------------------------------------------------------------------------------
+
+
+async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: OpenShipped) -> None:
+    programs = blocks("python")
+    assert ["stream=True" in program for program in programs] == [False, True]
+    async with shipped() as served:
+        printed = await asyncio.gather(
+            *(output(sys.executable, "-c", program.replace(ADDRESS, served.url)) for program in programs)
+        )
+    assert printed == [ANSWER + "\n", ANSWER]
+
+
+# --- what it serves ------------------------------------------------------------------------------------------------
+
+
+def paths() -> Iterator[tuple[str, str]]:
+    """The table's methods and paths; a path without a method has that of the one before."""
+    method = ""
+    for cell in re.findall(r"^\| (`.*?) \| ", README, re.MULTILINE):
+        for words in re.findall(r"`([^`]+)`", cell):
+            first, _, rest = words.rpartition(" ")
+            method = first or method
+            yield method, rest
+
+
+BODIES: Mapping[str, Mapping[str, Any]] = {
+    CHAT: HELLO,
+    "/v1/completions": {"model": "mock", "prompt": "Hello!"},
+    "/v1/embeddings": {"model": "mock", "input": "Hello!"},
+}
+
+
+@pytest.mark.parametrize(("method", "path"), list(paths()))
+async def test_a_path_of_the_table_answers(
+    shipped: OpenShipped, http: aiohttp.ClientSession, method: str, path: str
+) -> None:
+    async with shipped() as served:
+        url = served.url + path.replace("{id}", "mock")
+        async with http.request(method, url, json=BODIES.get(path)) as answer:
+            assert answer.status == 200
+            body = await answer.text()
+    if path == "/openapi.json":
+        assert json.loads(body)["openapi"].startswith("3.1.")
+    elif path == "/metrics":
+        assert body.startswith("# HELP ")
+
+
+def test_the_table_of_paths_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
+    gateway = Gateway(load(tmp_path / "settings.toml", environ={}))
+    served = {(route.method, re.sub(r"\{(\w+):.*\}", r"{\1}", route.path)) for _, route in gateway._routes}
+    assert set(paths()) == served
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
+async def test_what_is_said_to_be_streamed_is(shipped: OpenShipped, http: aiohttp.ClientSession, path: str) -> None:
+    async with shipped() as served, http.post(served.url + path, json={**BODIES[path], "stream": True}) as answer:
+        assert answer.content_type == "text/event-stream"
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+
+
+async def test_embeddings_are_floats_or_base64(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
+    kinds = {}
+    async with shipped() as served:
+        for encoding in ("float", "base64"):
+            body = {**BODIES["/v1/embeddings"], "encoding_format": encoding}
+            async with http.post(f"{served.url}/v1/embeddings", json=body) as answer:
+                kinds[encoding] = type((await answer.json())["data"][0]["embedding"])
+    assert kinds == {"float": list, "base64": str}
+
+
+CLAUDE_SAYS = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-sonnet-4-5",
+    "content": [{"type": "text", "text": "Hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+
+
+CLAUDE_STREAMS = b"".join(
+    f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+    for event in (
+        {"type": "message_start", "message": CLAUDE_SAYS | {"content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
+        {"type": "message_stop"},
+    )
+)
+
+
+async def test_what_a_vendor_has_no_place_for_is_named_or_refused(
+    shipped: OpenShipped, http: aiohttp.ClientSession
+) -> None:
+    assert set(re.findall(r"X-Gatehook-[\w-]+", README)) == {"X-Gatehook-Dropped-Params", "X-Gatehook-Deployment"}
+    strict = '[[models]]\nname = "strict"\nvendor = "anthropic"\nstrict = true\napi_key = "env:ANTHROPIC_API_KEY"\n'
+    async with StubUpstream(Reply.of_json(CLAUDE_SAYS), Reply.of_events(CLAUDE_STREAMS)) as stub:
+        environ = {"ANTHROPIC_API_KEY": "a-made-up-key", "GATEHOOK_PLUGINS__VENDOR_ANTHROPIC__BASE_URL": stub.url}
+        async with shipped(with_block(strict), **environ) as served:
+            url = served.url + CHAT
+            async with http.post(url, json=HELLO | {"model": "claude-sonnet", "seed": 7, "new_fangled": 1}) as dropped:
+                assert dropped.status == 200
+                assert set(dropped.headers["X-Gatehook-Dropped-Params"].split(", ")) == {"seed", "new_fangled"}
+                assert dropped.headers["X-Gatehook-Deployment"] == "claude-sonnet#1"
+            async with http.post(url, json=HELLO | {"model": "claude-sonnet", "seed": 7, "stream": True}) as dropped:
+                assert dropped.headers["X-Gatehook-Dropped-Params"] == "seed"
+                assert dropped.headers["X-Gatehook-Deployment"] == "claude-sonnet#1"
+                assert texts(await dropped.text()) == "Hi"
+            async with http.post(url, json=HELLO | {"model": "claude-sonnet", "n": 2}) as refused:
+                assert (refused.status, (await refused.json())["error"]["param"]) == (400, "n")
+            async with http.post(url, json=HELLO | {"model": "strict", "seed": 7}) as refused:
+                assert (refused.status, (await refused.json())["error"]["param"]) == (400, "seed")
+    assert len(stub.requests) == 2
+
+
+async def test_the_keys_block_asks_everybody_for_a_key(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
+    key = "a-made-up-key-of-a-client"
+    text = with_block(block("toml", "auth_keys")).replace('host = "127.0.0.1"', 'host = "0.0.0.0"', 1)
+    async with shipped(text, GATEHOOK_KEY=key) as served:
+        url = served.url.replace("0.0.0.0", "127.0.0.1") + CHAT
+        statuses = []
+        for headers in ({}, {"Authorization": "Bearer another-key-0123"}, {"Authorization": f"Bearer {key}"}):
+            async with http.post(url, json=HELLO, headers=headers) as answer:
+                statuses.append(answer.status)
+    assert statuses == [401, 401, 200]
+
+
+# --- the program ---------------------------------------------------------------------------------------------------
+
+COMMANDS = [line.split("  ")[0] for line in block("text", "gatehook serve").splitlines() if line]
+
+
+@pytest.fixture
+def beside_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory is a folder with the shipped settings, and the environment says nothing."""
+    (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(surroundings()):
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def written(command: str) -> Iterator[list[str]]:
+    """The ways to write a command of the block: without options, and with each."""
+    _, name, *_ = command.split()
+    yield [name]
+    for option in re.findall(r"\[(.*?)\]", command):
+        yield [name, *option.replace("PATH", "settings.toml").split()]
+
+
+@pytest.mark.parametrize(
+    "words", [words for line in COMMANDS for words in written(line) if words[0] != "serve"], ids=" ".join
+)
+def test_a_command_of_the_block_runs(
+    beside_settings: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out
+    if "--json" in words or words == ["schema"]:
+        json.loads(out)
+
+
+@pytest.mark.parametrize("name", ["claude-sonnet", "gemini-flash", "mock"])
+def test_the_fate_of_every_parameter_is_printed(
+    beside_settings: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert "--params NAME" in block("text", "gatehook serve")
+    assert "`gatehook models --params claude-sonnet`" in README
+    assert main(["models", "--params", name]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("\nchat at vendor ")
+    if name != "mock":
+        assert re.search(r"^seed +(dropped|mapped) +\S", out, re.MULTILINE)
+
+
+def test_the_block_has_every_command_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    helped = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert [command.split()[1] for command in COMMANDS] == helped
+
+
+async def test_the_unix_socket_s_command_serves_until_sigterm(beside_settings: Path) -> None:
+    (command,) = re.findall(r"`(LISTEN_MODE=[^`]*)`", README)
+    *variables, program, word = command.split()
+    assert (program, word) == ("gatehook", "serve")
+    environ = dict(variable.split("=", 1) for variable in variables)
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path may be too long for a socket's name
+        environ["UDS_PATH"] = path = environ["UDS_PATH"].replace("/run/", f"{folder}/")
+        assert path.startswith(folder)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gatehook",
+            word,
+            env=surroundings(**environ),
+            cwd=beside_settings,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        try:
+            while b"listens on" not in (line := await process.stderr.readline()):
+                assert line, "it ended before it served"
+            assert f"unix:{path} ".encode() in line
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as http,
+                http.post(f"http://gatehook{CHAT}", json=HELLO) as answer,
+            ):
+                assert (await answer.json())["choices"][0]["message"]["content"] == ANSWER
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
+        assert process.returncode == 0
+
+
+def test_the_layers_are_those_that_are_told_in_that_order(beside_settings: Path) -> None:
+    (told,) = re.findall(r"later wins: (.*?)\. A fault", README.replace("\n", " "))
+    *files, variable = re.findall(r"`(.*?)`", told)
+    name, _, value = variable.partition("=")
+    seen = []
+    for port, file in enumerate(files, 9001):
+        mine = beside_settings / file
+        text = (
+            SHIPPED.replace("port = 8080", f"port = {port}") if file == "settings.toml" else f"[server]\nport = {port}"
+        )
+        mine.write_text(text, "utf-8")
+        seen.append(load(beside_settings / "settings.toml", environ={}).server.port)
+    seen.append(load(beside_settings / "settings.toml", environ={name: value}).server.port)
+    assert seen == [9001, 9002, 9003, int(value)]
+
+
+# --- rehearsing ----------------------------------------------------------------------------------------------------
+
+
+async def cut_short(answer: aiohttp.ClientResponse) -> tuple[str, Exception | None]:
+    """What arrived of an answer, and how it broke."""
+    body = b""
+    try:
+        async for piece in answer.content.iter_any():
+            body += piece
+    except aiohttp.ClientError as error:
+        return body.decode(), error
+    return body.decode(), None
+
+
+async def test_the_model_that_dies_halfway_ends_in_an_error_and_a_cut_and_never_in_done(
+    shipped: OpenShipped, http: aiohttp.ClientSession
+) -> None:
+    async with (
+        shipped(with_block(block("toml", "dies-halfway"))) as served,
+        http.post(served.url + CHAT, json=HELLO | {"model": "dies-halfway", "stream": True}) as answer,
+    ):
+        assert answer.status == 200
+        text, failed = await cut_short(answer)
+    assert isinstance(failed, aiohttp.ClientPayloadError)
+    assert texts(text).strip() == "This sentence will"
+    assert "error" in json.loads(re.findall(r"^data: (.*)$", text, re.MULTILINE)[-1])
+    assert "[DONE]" not in text
+    assert 'finish_reason":"stop' not in text
+
+
+async def test_the_model_that_dies_halfway_is_an_error_when_asked_plainly(
+    shipped: OpenShipped, http: aiohttp.ClientSession
+) -> None:
+    text = with_block(block("toml", "dies-halfway"))
+    async with (
+        shipped(text, GATEHOOK_FAILOVER__RETRIES="0") as served,
+        http.post(served.url + CHAT, json=HELLO | {"model": "dies-halfway"}) as answer,
+    ):
+        assert answer.status == 502
+        assert "error" in await answer.json()
