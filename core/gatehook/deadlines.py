@@ -8,12 +8,20 @@ import asyncio
 import math
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-__all__ = ["Deadlines", "Watch"]
+__all__ = ["Deadlines", "Limit", "Watch"]
 
 _TICK = 0.1
 """Seconds between looks; a limit is met up to this much late, never early."""
+
+
+class Limit(NamedTuple):
+    """A limit that is set many times: so many seconds, not beyond the loop time `until`, then what `error` makes."""
+
+    seconds: float
+    error: Callable[[], Exception]
+    until: float = math.inf
 
 
 class Deadlines:
@@ -47,7 +55,7 @@ class Deadlines:
 
     def _look(self) -> None:
         now = self.loop.time()
-        for watch in [one for one in self._watches if one.deadline <= now]:
+        for watch in [one for one in self._watches if one.is_over(now)]:
             watch.expire()
         self._timer = self.loop.call_later(_TICK, self._look) if self._watches else None
 
@@ -60,13 +68,14 @@ class Watch:
     armed anew for every wait.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_error", "_expired", "_loop", "_task", "deadline")
+    __slots__ = ("_cancelling", "_deadlines", "_error", "_expired", "_limit", "_loop", "_task", "deadline")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self._loop = deadlines.loop
         self.deadline = math.inf
         self._error: Callable[[], Exception] | None = None
+        self._limit: Limit | None = None
         self._expired = False
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -80,11 +89,25 @@ class Watch:
         deadline = self._loop.time() + seconds
         self.deadline = min(until, deadline)
         self._error = error
+        self._limit = None
         return self
+
+    def again(self, limit: Limit) -> None:
+        """Arm without looking at the clock, for use once per streamed event: time runs from the timer's next look."""
+        self._limit = limit
 
     def pause(self) -> None:
         """Do not watch until it is armed anew: what is waited for now has limits of its own."""
         self.deadline = math.inf
+        self._limit = None
+
+    def is_over(self, now: float) -> bool:
+        """Whether the time is over; begins to count it if this is the first look since `again`."""
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            self._error = limit.error
+            self.deadline = min(now + limit.seconds, limit.until)
+        return self.deadline <= now
 
     def expire(self) -> None:
         """The time is over."""
@@ -106,7 +129,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.remove(self)
-        self.deadline = math.inf
+        self.pause()
         task, self._task = self._task, None
         if not self._expired or task is None:
             return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from gatehook.deadlines import Watch
+from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
 from gatehook.failover import Stream
 from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
@@ -101,10 +101,11 @@ class Delivery:
                 begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
                 await self._write(response, watch, b"".join(begun))
                 untouched = gate is None and kept is None and self._untouched
+                unread = Limit(concerns.write_timeout, _client_too_slow)
                 async for batch in stream.watched(watch):
                     if untouched and isinstance(batch, Frames):
                         if batch.data:
-                            watch.arm(concerns.write_timeout, _client_too_slow)
+                            watch.again(unread)
                             await response.write(batch.data)
                     else:
                         watch.pause()

@@ -7,12 +7,11 @@ the client is answered at all, so a failure before it is still an HTTP status an
 import asyncio
 import contextlib
 import logging
-import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
-from gatehook.deadlines import Deadlines, Watch
+from gatehook.deadlines import Deadlines, Limit, Watch
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import sift
@@ -39,8 +38,7 @@ class Stream:
     def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], stall_timeout: float) -> None:
         self._attempt = attempt
         self._source = source
-        self._stall_timeout = stall_timeout
-        self._until = math.inf
+        self._silence = Limit(stall_timeout, self._stalled)
         self._watch: Watch | None = None
         self.begun: list[Sequence[Chunk]] = []
         self.finished = False
@@ -53,8 +51,9 @@ class Stream:
         def late() -> GatewayError:
             return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
 
-        self._until = watch.now() + self._attempt.target.timeout
-        watch.arm(timeout, late, self._until)
+        until = watch.now() + self._attempt.target.timeout
+        self._silence = self._silence._replace(until=until)
+        watch.arm(timeout, late, until)
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())
 
@@ -68,7 +67,7 @@ class Stream:
 
     async def __anext__(self) -> Sequence[Chunk]:
         if self._watch is not None:
-            self._watch.arm(self._stall_timeout, self._stalled, self._until)
+            self._watch.again(self._silence)
         try:
             batch = await self._source.__anext__()
         except StopAsyncIteration:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from gatehook import deadlines as module
-from gatehook.deadlines import Deadlines, Watch
+from gatehook.deadlines import Deadlines, Limit, Watch
 from gatehook.errors import UpstreamTimeout
 
 TICK = 0.02
@@ -265,3 +265,39 @@ async def test_there_is_one_timer_for_all_and_none_when_idle() -> None:
     with deadlines.watch().arm(10, late()):
         assert deadlines._timer is not None
     assert await settled(deadlines)
+
+
+async def test_a_limit_set_again_and_again_counts_from_the_last_time() -> None:
+    deadlines = Deadlines()
+
+    async def work() -> None:
+        limit = Limit(0.2, late("silence"))
+        with deadlines.watch() as watch:
+            for _ in range(4):  # together longer than one wait may last
+                watch.again(limit)
+                await asyncio.sleep(0.08)
+            start = time.monotonic()
+            watch.again(limit)
+            try:
+                await forever()
+            finally:
+                assert time.monotonic() - start >= 0.2  # never early
+
+    with pytest.raises(UpstreamTimeout, match="silence"):
+        await work()
+    assert await settled(deadlines)
+
+
+async def test_a_limit_set_again_ends_at_until() -> None:
+    deadlines = Deadlines()
+    watch = deadlines.watch()
+    watch.again(Limit(60, late("all of it"), watch.now() + 0.03))
+    with pytest.raises(UpstreamTimeout, match="all of it"), watch:
+        await forever()
+
+
+async def test_a_paused_watch_forgets_its_limit() -> None:
+    with Deadlines().watch() as watch:
+        watch.again(Limit(0, late()))
+        watch.pause()
+        await asyncio.sleep(TICK * 4)

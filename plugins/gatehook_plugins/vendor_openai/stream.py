@@ -79,8 +79,8 @@ class StreamReader:
         Args:
             whole: complete events with LF line ends, as `gatehook.sse.Reader.take` gives them.
         """
-        if self._template is not None and (run := self._template.run(whole, 0)) and run.end == len(whole):
-            return Frames(run.framed, chunks_of, contents=run.contents)
+        if self._template is not None and (framed := self._template.single(whole)) is not None:
+            return Frames(framed, chunks_of, contents=1)
         self._contents, self._finished = 0, False
         before = self._usage
         out: list[bytes] = []

@@ -59,6 +59,14 @@ class Template:
                 return cls((before, after + b"\n\n"), (sent[: went.start(1)], sent[went.end(1) :]))
         return None
 
+    def single(self, whole: bytes) -> bytes | None:
+        """One event of this form with a text, framed for the client; None if it is anything else."""
+        before, after = self._before, self._after
+        if not (whole.startswith(before) and whole.endswith(after)):
+            return None
+        text = whole[len(before) : -len(after)]
+        return b"%b%b%b" % (self._head, text, self._tail) if text and _are_strings((text,)) else None
+
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
         before, after = self._before, self._after
