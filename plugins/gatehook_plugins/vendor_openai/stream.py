@@ -155,7 +155,7 @@ class StreamReader:
         out.append(frame(kept))
         if ordinary:
             self._lessons -= 1
-            self._template = Template.learned(block, out[-1], self._is_ordinary) or self._template
+            self._template = Template.learned(block, out[-1]) or self._template
 
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:

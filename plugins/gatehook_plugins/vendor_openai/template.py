@@ -5,17 +5,20 @@ in full, what stands before and after its text is known; whatever begins and end
 valid JSON string between them says the same about everything else.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import msgspec
 
-from gatehook_plugins.vendor_openai.peek import Event, read_event
-
 __all__ = ["Run", "Template"]
 
-_TEXT = re.compile(rb'"(?:content|arguments|reasoning_content|reasoning|text)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+# Whatever string of these may change: all else of an event is compared byte by byte, so that the wrong one, if there
+# are several, would only mean that the next event is not alike.
+_KEYS = tuple(
+    b'"%b":%b"' % (name, space)
+    for space in (b"", b" ")
+    for name in (b"content", b"arguments", b"reasoning_content", b"reasoning", b"text")
+)
 _read_strings = msgspec.json.Decoder(list[str]).decode
 
 
@@ -39,24 +42,20 @@ class Template:
         self._joint = self._tail + self._head
 
     @classmethod
-    def learned(cls, block: bytes, sent: bytes, is_ordinary: Callable[[Event], bool]) -> Self | None:
-        """The template of an event; None if it is of another form.
+    def learned(cls, block: bytes, sent: bytes) -> Self | None:
+        """The template of an event that only adds a text to a choice; None if it is of another form.
 
         Args:
             block: the event as it came, ``data: {…}``, without its empty line.
             sent: the same, framed for the client.
-            is_ordinary: whether an event changes nothing but the text.
         """
         if not block.startswith(b"data: {") or b"\n" in block:
             return None
-        for came, went in zip(_TEXT.finditer(block), _TEXT.finditer(sent), strict=False):
-            before, after = block[: came.start(1)], block[came.end(1) :]
-            try:  # it is the right place if another text there gives an event with just that text
-                event = read_event(b"%bx%b" % (before[6:], after))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                continue
-            if is_ordinary(event) and event.choices and event.choices[0].has_content():
-                return cls((before, after + b"\n\n"), (sent[: went.start(1)], sent[went.end(1) :]))
+        for key in _KEYS:
+            came, went = _text_after(key, block), _text_after(key, sent)
+            if came and went:
+                before, after = block[: came[0]], block[came[1] :] + b"\n\n"
+                return cls((before, after), (sent[: went[0]], sent[went[1] :]))
         return None
 
     def single(self, whole: bytes) -> bytes | None:
@@ -70,26 +69,31 @@ class Template:
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
         before, after = self._before, self._after
-        skip, rest = len(before), len(after)
-        alike, find = whole.startswith, whole.find
-        texts: list[bytes] = []
-        place = start
-        while alike(before, place):
-            begin = place + skip
-            end = find(after, begin)
-            if end < 0:
-                break
-            texts.append(whole[begin:end])
-            place = end + rest
+        if not whole.startswith(before, start):
+            return None
+        parts = whole[start:].split(after)
+        parts.pop()
+        texts = [part.removeprefix(before) for part in parts]
+        if sum(map(len, texts)) + len(texts) * len(before) != sum(map(len, parts)):
+            others = (place for place, part in enumerate(parts) if not part.startswith(before))
+            texts = texts[: next(others)]
+        texts = _valid(texts)
         if not texts:
             return None
-        good = _valid(texts)
-        if len(good) != len(texts):
-            if not good:
-                return None
-            texts, place = good, start + sum(map(len, good)) + len(good) * (skip + rest)
         framed = b"%b%b%b" % (self._head, self._joint.join(texts), self._tail)
-        return Run(framed, len(texts) - texts.count(b""), place)
+        length = sum(map(len, texts)) + len(texts) * (len(before) + len(after))
+        return Run(framed, len(texts) - texts.count(b""), start + length)
+
+
+def _text_after(key: bytes, event: bytes) -> tuple[int, int] | None:
+    """Where the text after the first such key begins and ends; None if there is none, or an empty one."""
+    start = event.find(key) + len(key)
+    if start < len(key):
+        return None
+    end = event.find(b'"', start)
+    while end > start and (end - len(event[start:end].rstrip(b"\\")) - start) % 2:  # an escaped quote
+        end = event.find(b'"', end + 1)
+    return (start, end) if end > start else None
 
 
 def _valid(texts: list[bytes]) -> list[bytes]:
