@@ -5,7 +5,6 @@ The layers, the weakest first: `settings.toml`, `settings.local.toml`, `.secrets
 and lists are joined (so a local file adds [[models]]), but a list from the environment, written as JSON, replaces.
 """
 
-import copy
 import json
 import os
 import re
@@ -15,10 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dynaconf.base import Settings as DynaconfStore
-from dynaconf.loaders.base import SourceMetadata
 from pydantic import SecretStr
-from pydantic.json_schema import models_json_schema
 
 from gatehook import _env_layer
 from gatehook._env_layer import PREFIX
@@ -129,7 +125,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     files = _read_files(path)
     variables = _variable_layers(files, environ, faults)
     items = tuple(_sift(layer, faults) for layer in (*files, *variables, *_listen_layers(environ, faults)))
-    layers = Layers(items, _stack(items), environ, path.parent)
+    from gatehook._stack import stack
+
+    layers = Layers(items, stack(items), environ, path.parent)
 
     tables: dict[str, Any] = {}
     for name, cls in TABLES.items():
@@ -280,42 +278,6 @@ def _models_of(layer: Layer, value: Any, faults: list[str]) -> Any:
     return None
 
 
-class _Store(DynaconfStore):  # type: ignore[misc]  # dynaconf has no types
-    """dynaconf's merging store, deaf to the many *_FOR_DYNACONF variables that would change how it merges."""
-
-    environ: Final[Mapping[str, str]] = {}
-
-
-def _stack(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What the layers come to. Texts stay texts: no `@format`, no casting."""
-    store = _Store(
-        AUTO_CAST_FOR_DYNACONF=False,
-        CORE_LOADERS_FOR_DYNACONF=[],
-        ENVIRONMENTS_FOR_DYNACONF=False,
-        LOADERS_FOR_DYNACONF=[],
-        MERGE_ENABLED_FOR_DYNACONF=True,
-    )
-    for layer in layers:
-        store.update(
-            {"settings": copy.deepcopy(layer.data)},  # dynaconf merges into what it is given
-            loader_identifier=SourceMetadata("gatehook", layer.label),
-            merge=True,
-            dotted_lookup=False,
-            tomlfy=False,
-            validate=False,
-        )
-    merged: dict[str, Any] = _plain(store.get("settings"))
-    if isinstance(merged.get("models"), str):
-        merged["models"] = json.loads(merged["models"])
-    return merged
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
 def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings, ...], tuple[Target, ...]]:
     raw: list[dict[str, Any]] = layers.merged.get("models", [])
     models: dict[int, ModelSettings] = {}
@@ -438,6 +400,8 @@ def json_schema(plugin_sections: Mapping[str, type[Section]]) -> dict[str, Any]:
         plugin_sections: the section class of each plugin, by the plugin's name.
     """
     classes: dict[type[Table], None] = dict.fromkeys([*TABLES.values(), ModelSettings, *plugin_sections.values()])
+    from pydantic.json_schema import models_json_schema
+
     references, schema = models_json_schema([(cls, "validation") for cls in classes], title="Gatehook settings")
 
     def tables(named: Mapping[str, type[Table]]) -> dict[str, Any]:
