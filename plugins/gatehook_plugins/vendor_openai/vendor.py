@@ -110,7 +110,7 @@ class OpenAIVendor:
             try:
                 while not (answer.done or answer.failure):
                     try:
-                        data = await _received(upstream, answer, attempt)
+                        data = await (_last(upstream, attempt) if answer.complete else upstream.receive())
                     except (UpstreamError, TimeoutError):
                         if not answer.complete:
                             raise
@@ -158,11 +158,11 @@ def _written(attempt: Attempt, options: Options) -> bytes:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
-async def _received(upstream: Upstream, answer: StreamReader, attempt: Attempt) -> bytes:
-    """The next bytes; after the last finish reason nobody waits long for the usage and [DONE]."""
+async def _last(upstream: Upstream, attempt: Attempt) -> bytes:
+    """What comes after the last finish reason: nobody waits long for the usage and [DONE]."""
     # With several choices, or prompts, another may be yet to begin.
     call = attempt.call
-    if not answer.complete or call.operation != "chat" or mentions(call.body.raw, "n"):
+    if call.operation != "chat" or mentions(call.body.raw, "n"):
         return await upstream.receive()
     async with asyncio.timeout(_FORMALITIES_SECONDS):
         return await upstream.receive()
