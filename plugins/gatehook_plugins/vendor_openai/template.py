@@ -72,17 +72,19 @@ class Template:
         if not whole.startswith(before, start):
             return None
         parts = whole[start:].split(after)
-        parts.pop()
+        end = len(whole) - len(parts.pop())
         texts = [part.removeprefix(before) for part in parts]
-        if sum(map(len, texts)) + len(texts) * len(before) != sum(map(len, parts)):
+        around = len(before) + len(after)
+        if sum(map(len, texts)) + len(texts) * around != end - start:  # one had something else before its text
             others = (place for place, part in enumerate(parts) if not part.startswith(before))
             texts = texts[: next(others)]
-        texts = _valid(texts)
-        if not texts:
+        valid = _valid(texts)
+        if not valid:
             return None
-        framed = b"%b%b%b" % (self._head, self._joint.join(texts), self._tail)
-        length = sum(map(len, texts)) + len(texts) * (len(before) + len(after))
-        return Run(framed, len(texts) - texts.count(b""), start + length)
+        if len(valid) != len(parts):
+            end = start + sum(map(len, valid)) + len(valid) * around
+        framed = b"%b%b%b" % (self._head, self._joint.join(valid), self._tail)
+        return Run(framed, len(valid) - valid.count(b""), end)
 
 
 def _text_after(key: bytes, event: bytes) -> tuple[int, int] | None:
