@@ -329,6 +329,7 @@ _NOT_PUBLIC = tuple(
         (
             "192.0.0.0/24",  # special purposes, among them a cloud's metadata; older Pythons call most of it global
             "168.63.129.16/32",  # Azure's host, as its virtual machines see it
+            "2001::/23",  # special purposes; newer Pythons call some of it global
             "3fff::/20",  # documentation; unknown to older Pythons
         ),
     )
