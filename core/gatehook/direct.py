@@ -176,6 +176,14 @@ class Pool:
         self._open: set[_Connection] = set()
         self._idle: dict[tuple[str, int], list[_Connection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._running: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; kept, because asking for it is a system call on some versions of Python."""
+        if self._running is None:
+            self._running = asyncio.get_running_loop()
+        return self._running
 
     async def send(self, request: Request, body: bytes) -> Answer:
         """Send one request; returns when the answer's head has arrived.
@@ -205,7 +213,7 @@ class Pool:
         if not connection.rest():
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         connection.idle_since = loop.time()
         self._idle.setdefault(origin, []).append(connection)
         if self._sweeper is None:
@@ -216,6 +224,7 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        self._running = None
         self._idle.clear()
         for connection in list(self._open):
             if connection.transport is not None:
@@ -224,7 +233,7 @@ class Pool:
     def _take(self, origin: tuple[str, int]) -> "_Connection | None":
         idle = self._idle.get(origin)
         if idle:
-            since = asyncio.get_running_loop().time() - _IDLE_SECONDS
+            since = self._loop.time() - _IDLE_SECONDS
             while idle:
                 connection = idle.pop()
                 if connection.is_usable(since):
@@ -233,7 +242,7 @@ class Pool:
         return None
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         since = loop.time() - _IDLE_SECONDS
         for origin, idle in list(self._idle.items()):
             self._idle[origin] = usable = []
