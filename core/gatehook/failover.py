@@ -52,7 +52,7 @@ class Stream:
             return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
 
         until = watch.now() + self._attempt.target.timeout
-        self._silence = self._silence._replace(until=until)
+        self._silence = Limit(self._silence.seconds, self._stalled, until)
         watch.arm(timeout, late, until)
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())

@@ -5,6 +5,7 @@ keys, the spelling of numbers). Where the text is not of the simple form that ca
 decoded and encoded anew.
 """
 
+import functools
 import json
 import re
 from typing import Any
@@ -21,14 +22,19 @@ def with_model(raw: bytes, old: str | None, new: str) -> bytes:
     # A quote inside a string is escaped, so `"model"` before a colon is a key; if there is just one, it is the one.
     # \u006x may spell a letter of "model": then nothing is certain.
     if old is not None and raw.count(b'"model"') == 1 and b"\\u006" not in raw:
-        plain = b'"model":' + encode(old)
-        start = raw.find(plain)
-        if start >= 0:
-            return b'%b"model":%b%b' % (raw[:start], encode(new), raw[start + len(plain) :])
+        plain = _member(old)
+        if plain in raw:
+            return raw.replace(plain, _member(new), 1)
         match = _MODEL.search(raw)
         if match is not None and decode(match[1]) == old:
             return raw[: match.start(1)] + encode(new) + raw[match.end(1) :]
     return with_member(raw, "model", new)
+
+
+@functools.lru_cache(maxsize=1024)
+def _member(model: str) -> bytes:
+    """``"model":"…"``, as most servers and clients spell it."""
+    return b'"model":' + encode(model)
 
 
 def has_two_models(raw: bytes) -> bool:

@@ -123,7 +123,8 @@ class OpenAIVendor:
                     raise answer.failure
             except EventTooLarge as error:
                 raise failure.malformed(target, str(error)) from None
-            yield answer.end()
+            if (owed := answer.end()).data:
+                yield owed
             await upstream.drain()
 
     async def _send(self, attempt: Attempt) -> Upstream:
