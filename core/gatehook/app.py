@@ -22,6 +22,7 @@ from gatehook.errors import (
     PermissionDenied,
     StartupError,
     envelope,
+    tell,
 )
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
@@ -52,13 +53,19 @@ class Gateway:
         StartupError: with every fault that could be found.
     """
 
-    def __init__(self, settings: Settings, available: Mapping[str, EntryPoint] | None = None) -> None:
-        """`available` replaces the installed plugins' entry points, for tests."""
+    def __init__(
+        self,
+        settings: Settings,
+        available: Mapping[str, EntryPoint] | None = None,
+        gathered: list[str] | None = None,
+    ) -> None:
+        """`available` replaces the installed plugins; with `gathered`, faults go there and what is sound is built."""
+        self._gathered = gathered
         self.settings = settings
         self.serving = False
         self.draining = False
         self.egress = Egress(settings.egress)
-        self.plugins = Plugins(settings, None if available is None else dict(available))
+        self.plugins = Plugins(settings, None if available is None else dict(available), gathered)
         self.services = Services()
         self.catalog = StaticCatalog(settings.targets)
         self.services.provide(CATALOG, self.catalog, "kernel")
@@ -66,8 +73,7 @@ class Gateway:
         collected = self._collect()
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
-        if faults := [*faults, *_owned_twice(self._routes)]:
-            raise StartupError(*faults)
+        tell([*faults, *_owned_twice(self._routes)], gathered)
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
 
@@ -81,8 +87,7 @@ class Gateway:
             except StartupError as error:
                 faults += error.faults
             offers[key.name] = plugin
-        if faults:
-            raise StartupError(*faults)
+        tell(faults, self._gathered)
         return self.plugins.by_dependency(offers)
 
     def _collect(self) -> dict[str, list[tuple[str, Any]]]:
@@ -95,8 +100,7 @@ class Gateway:
                 collected[hook] = self.plugins.collect(hook, gateway=self)
             except StartupError as error:
                 faults += error.faults
-        if faults:
-            raise StartupError(*faults)
+        tell(faults, self._gathered)
         return collected
 
     def _pipeline(self, collected: Mapping[str, list[tuple[str, Any]]]) -> Pipeline:

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--params", metavar="NAME", help="what becomes of each parameter at this model's or vendor's deployments"
     )
     models.add_argument("--json", action="store_true", help="print JSON")
-    commands.add_parser("schema", help="print the JSON Schema of settings.toml")
+    commands.add_parser("schema", parents=[shared], help="print the JSON Schema of settings.toml")
     return parser
 
 
@@ -84,15 +84,17 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gatehook.app import Gateway
+    from gatehook.settings import load
 
-    settings = _settings(options)
-    gateway = Gateway(settings)
-    faults = list(gateway.faults())
-    try:
+    faults: list[str] = []
+    try:  # every fault is gathered, those of one room do not hide those of the next
+        settings = load(options.config, gathered=faults)
+        gateway = Gateway(settings, gathered=faults)
+        faults += gateway.faults()
         gateway.require_safe()
     except StartupError as error:
         faults += error.faults
-    for fault in faults:
+    for fault in dict.fromkeys(faults):
         print(fault, file=sys.stderr)
     if not faults:
         print(f"{settings.path}: fine; {len(gateway.plugins.names)} plugins, {len(settings.targets)} deployments")

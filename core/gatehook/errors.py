@@ -24,6 +24,7 @@ __all__ = [
     "UpstreamTimeout",
     "envelope",
     "redact",
+    "tell",
     "upstream_error",
 ]
 
@@ -45,6 +46,19 @@ class StartupError(Exception):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = list(faults)
+
+
+def tell(faults: Iterable[str], gathered: list[str] | None) -> None:
+    """Raise a StartupError of these faults; where somebody gathers them, add them there instead, and let it go on.
+
+    Raises:
+        StartupError: there are faults, and nobody gathers them.
+    """
+    found = list(faults)
+    if gathered is not None:
+        gathered += found
+    elif found:
+        raise StartupError(*found)
 
 
 class GatewayError(Exception):

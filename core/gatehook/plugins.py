@@ -15,7 +15,7 @@ import pluggy
 from aiohttp import web
 
 from gatehook import hookspecs, protocols
-from gatehook.errors import StartupError
+from gatehook.errors import StartupError, tell
 from gatehook.services import ServiceKey
 from gatehook.settings import Section, Settings, faults_of_plugin_names
 
@@ -85,12 +85,20 @@ def installed() -> dict[str, EntryPoint]:
 class Plugins:
     """The enabled plugins of one gateway, in the operator's order (`order`, then name)."""
 
-    def __init__(self, settings: Settings, available: dict[str, EntryPoint] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, available: dict[str, EntryPoint] | None = None, gathered: list[str] | None = None
+    ) -> None:
         """Load, check and build every enabled plugin.
+
+        Args:
+            settings: what switches them on and fills their sections.
+            available: entry points by name; those installed, if None.
+            gathered: faults are added here instead of raised, then and later; a faulty plugin is left out.
 
         Raises:
             StartupError: with every fault of every plugin.
         """
+        self._gathered = gathered
         self._available = installed() if available is None else available
         self._settings = settings
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -108,8 +116,7 @@ class Plugins:
                 else:
                     self._instances[name] = instance
                     ranks[name] = (order, name)
-        if faults:
-            raise StartupError(*faults)
+        tell(faults, gathered)
         self._order = sorted(ranks, key=lambda name: ranks[name])
 
     def _build(self, name: str) -> tuple[Any, int]:
@@ -163,8 +170,7 @@ class Plugins:
 
         for name in self._order:
             visit(name)
-        if faults:
-            raise StartupError(*faults)
+        tell(faults, self._gathered)
         return done
 
     def _requires(self, name: str) -> tuple[ServiceKey[Any], ...]:
@@ -189,12 +195,12 @@ class Plugins:
             except Exception as error:  # noqa: BLE001  # told as a fault
                 faults.append(f"plugin {name!r}, {hook}: {error!r}")
             else:
-                faults += [
-                    f"plugin {name!r}, {hook}: {fault}" for one in results for fault in _result_faults(hook, one)
-                ]
-                collected += [(name, one) for one in results]
-        if faults:
-            raise StartupError(*faults)
+                for one in results:
+                    if wrong := [f"plugin {name!r}, {hook}: {fault}" for fault in _result_faults(hook, one)]:
+                        faults += wrong
+                    else:
+                        collected.append((name, one))
+        tell(faults, self._gathered)
         return collected
 
     def report(self) -> list[PluginInfo]:
@@ -351,7 +357,8 @@ def _route_faults(route: Any) -> list[str]:
 
 
 async def _nothing(request: web.Request) -> web.StreamResponse:
-    raise NotImplementedError
+    """Stands for a handler where only the path is tried."""
+    return web.Response(status=501)
 
 
 _STRUCTURAL = {

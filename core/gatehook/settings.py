@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from gatehook import _env_layer
 from gatehook._env_layer import PREFIX
 from gatehook._reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at
-from gatehook.errors import StartupError
+from gatehook.errors import StartupError, tell
 from gatehook.model import Target
 from gatehook.sections import (
     ByteSize,
@@ -108,12 +108,16 @@ def _is_off(value: object) -> bool:
     return value.lower() in _OFF if isinstance(value, str) else value in (False, 0)
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, *, gathered: list[str] | None = None
+) -> Settings:
     """Read all layers.
 
     Args:
         path: the settings file; default $GATEHOOK_CONFIG, else settings.toml in the working directory.
         environ: the environment, `os.environ` if None; kept for looking up secrets.
+        gathered: faults are added here instead of raised; a faulty table is read as its defaults, a faulty model left
+            out. Files that cannot be read at all are still raised.
 
     Raises:
         StartupError: with every fault of the files, the variables, the kernel's tables and the models. The sections of
@@ -133,10 +137,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     for name, cls in TABLES.items():
         reading = Reading(cls, layers, (name,))
         faults += reading.faults
-        tables[name] = reading.table
+        tables[name] = reading.table or cls()
     models, targets = _read_models(layers, faults)
-    if faults:
-        raise StartupError(*dict.fromkeys(faults))
+    tell(dict.fromkeys(faults), gathered)
     return Settings(
         **tables, models=models, targets=targets, path=path, layers=tuple(x.label for x in items), _sources=layers
     )

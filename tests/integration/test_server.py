@@ -577,3 +577,31 @@ def test_an_unknown_command_names_those_there_are(
     err = capsys.readouterr().err
     assert "serv" in err
     assert "serve, check" in err
+
+
+def test_check_tells_the_faults_of_every_room_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        "[server]\nprot = 1\n[failover]\nretries = -1\n[plugins.health]\nstyle = 'nope'\n[plugins.metricks]\n"
+        "[plugins.openai_api]\ncolour = 1\n[plugins.vendor_mock]\n"
+        "[[models]]\nname = 'a'\nvendor = 'nobody'\n[[models]]\nname = 'b'\nvendor = 'mock'\noptions = { speed = 1 }\n"
+        "[[models]]\nname = 'c'\nvendor = 'mock'\nkey = 'x'\n"
+    )
+    assert main(["check", "--config", str(file)]) == 1
+    told = capsys.readouterr().err
+    expected = [
+        "[server] prot", "[failover] retries", "[plugins.health] style", "[plugins.metricks]",
+        "[plugins.openai_api] colour",
+        "[[models]] a#1: no enabled plugin provides", "[[models]] b#1: options", "[[models]] #3 (c) key",
+    ]  # fmt: skip
+    assert [part for part in expected if part not in told] == []
+    assert len(told.splitlines()) == len(expected)
+
+
+def test_check_tells_what_is_unsafe_beside_other_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[server]\nhost = '0.0.0.0'\n[plugins.health]\nstyle = 'nope'\n")
+    assert main(["check", "--config", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert "[plugins.health] style" in told
+    assert "can be reached from other machines" in told
