@@ -34,6 +34,20 @@ except (ImportError, AttributeError):  # another version of aiohttp
     ResponseHandler = object  # type: ignore[assignment, misc]
     available = False
 
+_KEPT = {
+    "_buffer",
+    "_buffer_offset",
+    "_cursor",
+    "_eof",
+    "_exception",
+    "_http_chunk_splits",
+    "_protocol",
+    "_size",
+    "_wait",
+}
+_at_once = _KEPT.issubset(dir(StreamReader)) and hasattr(ResponseHandler, "_reading_paused")
+"""Whether aiohttp's reader keeps what has arrived in the way that `Answer.receive` knows."""
+
 __all__ = ["Answer", "Pool", "Request", "available", "suits"]
 
 _IDLE_SECONDS = 4.0
@@ -108,6 +122,28 @@ class Answer:
                 break
         self.status = message.code
         self.headers = message.headers
+
+    async def receive(self) -> bytes:
+        """What has arrived of the body, at least one byte; b"" at its end.
+
+        As aiohttp's `readany()`, which takes a stream's many small pieces off its books one by one.
+        """
+        content = self.content
+        if not _at_once or type(content) is not StreamReader or content._buffer_offset:
+            return await content.readany()
+        if content._exception is not None:
+            raise content._exception
+        while not content._buffer and not content._eof:
+            await content._wait("receive")
+        data = b"".join(content._buffer)
+        content._buffer.clear()
+        content._size = 0
+        content._cursor += len(data)
+        if content._http_chunk_splits:
+            content._http_chunk_splits.clear()
+        if content._protocol._reading_paused:
+            content._protocol.resume_reading()
+        return data
 
     def release(self) -> None:
         """Give the connection back, if the answer was read to its end. Once: it may be another's soon after."""

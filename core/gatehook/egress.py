@@ -50,10 +50,11 @@ class Fetched:
 class Upstream:
     """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
 
-    __slots__ = ("_limit", "_response", "_target", "headers", "status")
+    __slots__ = ("_limit", "_receive", "_response", "_target", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse | direct.Answer, target: Target, limit: int) -> None:
         self._response = response
+        self._receive = response.receive if isinstance(response, direct.Answer) else response.content.readany
         self._target = target
         self._limit = limit
         self.status = response.status
@@ -100,7 +101,7 @@ class Upstream:
             UpstreamError: the line was cut.
         """
         try:
-            return await self._response.content.readany()
+            return await self._receive()
         except _LINE_ERRORS as error:
             raise _mapped(self._target, error) from error
 
@@ -120,7 +121,7 @@ class Upstream:
             return
         with contextlib.suppress(*_LINE_ERRORS):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while await content.readany():
+                while await self._receive():
                     pass
 
     async def __aenter__(self) -> Self:

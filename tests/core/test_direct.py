@@ -85,7 +85,7 @@ async def read(pool: direct.Pool, connection: direct._Connection) -> tuple[int, 
     await answer.begin(connection)
     body = b""
     while not answer.content.at_eof():
-        body += await answer.content.readany()
+        body += await answer.receive()
     answer.release()
     return answer.status, body
 
@@ -166,7 +166,7 @@ async def ask(pool: direct.Pool, url: str) -> bytes:
     answer = await get(pool, url)
     body = b""
     while not answer.content.at_eof():
-        body += await answer.content.readany()
+        body += await answer.receive()
     answer.release()
     return body
 
@@ -286,7 +286,7 @@ class TestPieces:
             async with server(saying(b"HTTP/1.1 101 X\r\n" + upgrade + b"\r\n", then="next")) as url:
                 async with asyncio.timeout(5):
                     answer = await get(pool, url)
-                assert (answer.status, await answer.content.readany()) == (101, b"")
+                assert (answer.status, await answer.receive()) == (101, b"")
                 answer.release()
                 assert idle(pool) == 0
 
@@ -300,9 +300,63 @@ class TestPieces:
             assert answer.content._size < 1 << 20
             got = b""
             while not answer.content.at_eof():
-                got += await answer.content.readany()
+                got += await answer.receive()
             assert got == body
             answer.release()
+
+    async def test_thousands_of_tiny_pieces_are_taken_at_once_and_reading_goes_on(self, pool: direct.Pool) -> None:
+        connection, _ = connected()
+        pieces = [b"%05d" % number for number in range(20_000)]
+        answer = direct.Answer(pool, ORIGIN, connection)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await answer.begin(connection)
+        connection.data_received(chunked(pieces))
+        assert connection._reading_paused  # so many pieces are more than aiohttp keeps
+        got = []
+        while not answer.content.at_eof():
+            got.append(await answer.receive())
+        assert b"".join(got) == b"".join(pieces)
+        assert len(got) < 10
+        assert not connection._reading_paused
+        answer.release()
+        assert idle(pool) == 1
+
+    async def test_a_little_that_inflates_to_very_much_is_held_back_for_its_reader(self, pool: direct.Pool) -> None:
+        body = bytes(8_000_000)
+        connection, _ = connected()
+        answer = direct.Answer(pool, ORIGIN, connection)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await answer.begin(connection)
+        connection.data_received(chunked(split(gzip.compress(body), range(0, 8_000, 97))))
+        assert 0 < answer.content._size < 1 << 20
+        got = b""
+        while not answer.content.at_eof():
+            got += await answer.receive()
+            assert answer.content._size < 1 << 20
+        assert got == body
+
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_a_reader_that_aiohttp_keeps_in_another_way_is_read_the_public_way(
+        self, known: bool, pool: direct.Pool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "_at_once", known)
+        for first in range(0, len(CHUNKED), 3):
+            connection, _ = connected()
+            reading = asyncio.create_task(read(pool, connection))
+            for piece in split(CHUNKED, (first,)):
+                await asyncio.sleep(0)
+                connection.data_received(piece)
+            assert await reading == (201, CHUNKED_BODY)
+
+    async def test_an_error_that_came_first_is_told_to_who_reads_later(self, pool: direct.Pool) -> None:
+        connection, _ = connected()
+        answer = direct.Answer(pool, ORIGIN, connection)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        await answer.begin(connection)
+        connection.connection_lost(ConnectionResetError("gone"))
+        with pytest.raises(LINE_ERRORS):
+            await answer.receive()
+        answer.close()
 
 
 class TestReuse:
@@ -325,7 +379,7 @@ class TestReuse:
             answer.close()
             answer.release()
             assert (idle(pool), len(pool._open)) == (0, 1)
-            assert await other.content.readany() == b"ok"
+            assert await other.receive() == b"ok"
             other.release()
             assert idle(pool) == 1
 
@@ -426,7 +480,7 @@ class TestReuse:
     async def test_an_early_answer_to_a_large_body_is_read_and_its_connection_closed(self, pool: direct.Pool) -> None:
         async with server(saying(b"HTTP/1.1 413 X\r\nContent-Length: 2\r\n\r\nno", then="next")) as url:
             answer = await get(pool, url, bytes(30_000_000))
-            assert (answer.status, await answer.content.readany()) == (413, b"no")
+            assert (answer.status, await answer.receive()) == (413, b"no")
             answer.release()
             assert idle(pool) == 0
             await until(lambda: not pool._open)
@@ -445,8 +499,8 @@ class TestReuse:
     async def test_the_end_closes_those_in_use_too_and_their_readers_are_told(self, pool: direct.Pool) -> None:
         async with server(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", then="next")) as url:
             answer = await get(pool, url)
-            assert await answer.content.readany() == b"part"
-            reading = asyncio.create_task(answer.content.readany())
+            assert await answer.receive() == b"part"
+            reading = asyncio.create_task(answer.receive())
             await asyncio.sleep(0)
             pool.close()
             with pytest.raises(ClientError):
@@ -641,7 +695,7 @@ class TestRequest:
             request = direct.Request.to("POST", URL(url + "p"), {"A": "b"})
             for body in (b"abc", b""):
                 answer = await pool.send(request, body)
-                assert await answer.content.readany() == b"ok"
+                assert await answer.receive() == b"ok"
                 answer.release()
         host = url.removeprefix("http://").rstrip("/").encode()
         head = b"POST /p HTTP/1.1\r\nHost: %b\r\nA: b\r\nContent-Length: %d\r\n\r\n%b"
