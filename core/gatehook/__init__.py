@@ -1,5 +1,20 @@
 """Gatehook's plugin API: everything a plugin may import. `__all__` is the promise."""
 
+from gatehook.accounts import (
+    NANO,
+    Caps,
+    Change,
+    Cost,
+    Key,
+    Limits,
+    ModelUsage,
+    Performance,
+    Pricing,
+    UsageRow,
+    User,
+    dollars,
+    nano,
+)
 from gatehook.app import PRINCIPAL, Gateway
 from gatehook.canonical import StreamBuilder, completion, tool_call_id
 from gatehook.conversation import (
@@ -17,6 +32,7 @@ from gatehook.egress import Egress, Fetched, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
+    Conflict,
     GatewayError,
     InvalidRequest,
     ModelNotFound,
@@ -32,6 +48,7 @@ from gatehook.errors import (
     redact,
     upstream_error,
 )
+from gatehook.estimates import Estimate, estimate
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, decode, encode
 from gatehook.media import Blob, data_uri, from_base64, sniff
@@ -54,6 +71,7 @@ from gatehook.model import (
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
+    AttemptLimiter,
     Authenticator,
     Cache,
     Command,
@@ -67,47 +85,78 @@ from gatehook.protocols import (
     ToolPolicy,
     Vendor,
 )
-from gatehook.services import CATALOG, Catalog, ServiceKey, Services
+from gatehook.services import (
+    CATALOG,
+    DATABASE,
+    DIRECTORY,
+    LEDGER,
+    Catalog,
+    Database,
+    Directory,
+    Ledger,
+    Posting,
+    ServiceKey,
+    Services,
+)
 from gatehook.settings import SecretStr, Section
 
 __all__ = (
     "ANONYMOUS",
     "CATALOG",
+    "DATABASE",
+    "DIRECTORY",
+    "LEDGER",
+    "NANO",
     "PRINCIPAL",
     "Attempt",
+    "AttemptLimiter",
     "AuthenticationFailed",
     "Authenticator",
     "Blob",
     "BodyTooLarge",
     "Cache",
     "Call",
+    "Caps",
     "Catalog",
+    "Change",
     "Chunk",
     "Command",
     "Completion",
+    "Conflict",
     "Conversation",
+    "Cost",
     "Credential",
+    "Database",
+    "Directory",
     "Document",
     "Egress",
     "Endpoint",
     "Entry",
+    "Estimate",
     "Fetched",
     "Frames",
     "Gateway",
     "GatewayError",
     "InvalidRequest",
+    "Key",
+    "Ledger",
     "Limiter",
+    "Limits",
     "MalformedJSON",
     "Media",
     "ModelNotFound",
+    "ModelUsage",
     "NotFound",
     "Observer",
     "Operation",
     "Outcome",
     "Parameter",
     "Part",
+    "Performance",
     "PermissionDenied",
     "Permit",
+    "Posting",
+    "Pricing",
     "Principal",
     "RateLimited",
     "Retry",
@@ -133,17 +182,22 @@ __all__ = (
     "UpstreamError",
     "UpstreamTimeout",
     "Usage",
+    "UsageRow",
+    "User",
     "Vendor",
     "Verdict",
     "completion",
     "data_uri",
     "decode",
+    "dollars",
     "dropped",
     "encode",
     "envelope",
+    "estimate",
     "from_base64",
     "hookimpl",
     "mapped",
+    "nano",
     "read_conversation",
     "redact",
     "refused",

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gatehook.catalog import LiveCatalog
 from gatehook.deadlines import Deadlines
 from gatehook.egress import Egress
 from gatehook.errors import (
@@ -29,8 +30,8 @@ from gatehook.jsonio import encode
 from gatehook.model import Principal
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
-from gatehook.protocols import Endpoint, Route, Vendor
-from gatehook.services import CATALOG, Services, StaticCatalog
+from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
+from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Answers, Concerns, Observers, authenticate
 from gatehook.tools import Tools
@@ -67,7 +68,7 @@ class Gateway:
         self.egress = Egress(settings.egress)
         self.plugins = Plugins(settings, None if available is None else dict(available), gathered)
         self.services = Services()
-        self.catalog = StaticCatalog(settings.targets)
+        self.catalog = LiveCatalog(settings.targets)
         self.services.provide(CATALOG, self.catalog, "kernel")
         self._by_dependency = self._offer_services()
         collected = self._collect()
@@ -121,7 +122,8 @@ class Gateway:
             read_timeout=self.settings.server.read_timeout,
             write_timeout=self.settings.server.write_timeout,
         )
-        failover = Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed)
+        by_attempt = [limiter for limiter in concerns.limiters if isinstance(limiter, AttemptLimiter)]
+        failover = Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed, by_attempt)
         return Pipeline(concerns, failover)
 
     def require_safe(self) -> None:
@@ -209,27 +211,31 @@ class Gateway:
                     response.headers.setdefault("Server", "gatehook")
                 return response
             except GatewayError as error:
-                return error_response(error)
+                return error_response(error, route.errors)
             except web.HTTPException as error:
                 if error.status < 400:  # a redirect is an answer
                     raise
                 kind = InvalidRequest if error.status < 500 else GatewayError
-                return error_response(kind(error.reason, status=error.status))
+                return error_response(kind(error.reason, status=error.status), route.errors)
             except Exception:
                 log.exception("%s %s failed", request.method, request.path)
-                return error_response(GatewayError("internal error; the gateway's log tells more"))
+                return error_response(GatewayError("internal error; the gateway's log tells more"), route.errors)
 
         return handle
 
 
-def error_response(error: GatewayError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error in OpenAI's shape, which every path has that no surface owns."""
+def error_response(
+    error: GatewayError,
+    written: Callable[[GatewayError], bytes] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """An error, as `written` writes it, or in OpenAI's shape, which every path has that no surface owns."""
     extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     if error.retry_after is not None:
         extra["Retry-After"] = str(math.ceil(error.retry_after))
     return web.Response(
         status=error.status,
-        body=encode(envelope(error)),
+        body=encode(envelope(error)) if written is None else written(error),
         headers={"Content-Type": "application/json", "Server": "gatehook", **extra, **(headers or {})},
     )
 
@@ -239,7 +245,7 @@ def _not_allowed(methods: Sequence[str]) -> Callable[[web.Request], Awaitable[we
 
     async def handle(request: web.Request) -> web.StreamResponse:
         error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
-        return error_response(error, {"Allow": allowed})
+        return error_response(error, headers={"Allow": allowed})
 
     return handle
 

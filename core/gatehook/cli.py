@@ -195,18 +195,28 @@ _COMMANDS = {"serve": _serve, "check": _check, "plugins": _plugins, "models": _m
 
 def _plugin_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """A command that some enabled plugin adds."""
-    from gatehook.plugins import Plugins
-    from gatehook.settings import load
+    from gatehook.app import Gateway
 
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config", type=Path)
+    options, rest = config.parse_known_args(words[1:])
     try:
-        commands = _by_name(Plugins(load()).collect("register_commands"))
+        gateway = Gateway(_settings(options))
+        commands = _by_name(gateway.plugins.collect("register_commands", gateway=gateway))
         if words[0] not in commands:
-            parser.error(f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *commands])}")
-        return int(commands[words[0]].run(words[1:]))
+            off = [one.name for one in gateway.plugins.report() if not one.enabled]
+            parser.error(
+                f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *commands])}. "
+                f"A plugin that is off may have it: {', '.join(off) or 'none is'}"
+            )
+        return int(commands[words[0]].run(rest))
     except StartupError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
 
 
 def _by_name(collected: Sequence[tuple[str, Any]]) -> dict[str, Any]:

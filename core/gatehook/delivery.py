@@ -152,7 +152,7 @@ class Delivery:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return web.Response(status=error.status, body=self._surface.error(error), headers=headers)
+        return web.Response(status=error.status, body=self._surface.error(self._call, error), headers=headers)
 
     def is_lost(self, error: Exception) -> bool:
         """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
@@ -253,7 +253,7 @@ class Delivery:
         """Send the error event and cut the line before the body's end: who overlooks the one sees the other."""
         response.force_close()
         with contextlib.suppress(ConnectionError), self._concerns.deadlines.watch() as watch:
-            await self._write(response, watch, self._surface.error_event(error))
+            await self._write(response, watch, self._surface.error_event(self._call, error))
         if self._request.transport is not None:
             self._request.transport.close()
 

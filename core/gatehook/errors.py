@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "AuthenticationFailed",
     "BodyTooLarge",
+    "Conflict",
     "GatewayError",
     "InvalidRequest",
     "MethodNotAllowed",
@@ -124,6 +125,14 @@ class ModelNotFound(NotFound):
     """404: no deployment has this public name."""
 
     code = "model_not_found"
+
+
+class Conflict(GatewayError):
+    """409: it exists already, or was changed by somebody else meanwhile."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
 
 
 class MethodNotAllowed(GatewayError):

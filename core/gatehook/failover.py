@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import TypeVar, cast
 
 from gatehook.deadlines import Deadlines, Limit, Watch
-from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout
+from gatehook.errors import GatewayError, InvalidRequest, RateLimited, Retry, UpstreamError, UpstreamTimeout
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import sift
-from gatehook.protocols import Vendor
+from gatehook.protocols import AttemptLimiter, Vendor
 from gatehook.settings import FailoverSettings
+from gatehook.stages import Permits
 
 __all__ = ["Failover", "Stream"]
 
@@ -109,27 +110,29 @@ class Failover:
         vendors: Mapping[str, Vendor],
         deadlines: Deadlines,
         attempt_failed: Callable[[Call, Target, GatewayError], None],
+        limiters: Sequence[AttemptLimiter] = (),
     ) -> None:
         self._settings = settings
         self._vendors = vendors
+        self._limiters = tuple(limiters)
         self._deadlines = deadlines
         self._attempt_failed = attempt_failed
 
-    async def complete(self, call: Call, targets: Sequence[Target]) -> Completion:
+    async def complete(self, call: Call, targets: Sequence[Target], permits: Permits) -> Completion:
         """A whole answer from the first target that gives one.
 
         Raises:
             GatewayError: the last target's error, or the first that no other target can mend.
         """
-        return await self._first_success(call, targets, self._complete)
+        return await self._first_success(call, targets, permits, self._complete)
 
-    async def stream(self, call: Call, targets: Sequence[Target]) -> Stream:
+    async def stream(self, call: Call, targets: Sequence[Target], permits: Permits) -> Stream:
         """A stream whose first content has arrived, from the first target that gets that far.
 
         Raises:
             GatewayError: as for `complete`.
         """
-        return await self._first_success(call, targets, self._begin)
+        return await self._first_success(call, targets, permits, self._begin)
 
     async def _complete(self, vendor: Vendor, attempt: Attempt) -> Completion:
         timeout = attempt.target.timeout
@@ -159,19 +162,22 @@ class Failover:
         return stream
 
     async def _first_success(
-        self, call: Call, targets: Sequence[Target], run: Callable[[Vendor, Attempt], Awaitable[T]]
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        permits: Permits,
+        run: Callable[[Vendor, Attempt], Awaitable[T]],
     ) -> T:
         last: GatewayError | None = None
         for target in targets:
             tries = 0
             while True:
                 try:
-                    return await self._try(call, target, run)
+                    return await self._admitted(call, target, permits, run)
                 except GatewayError as error:
                     self._attempt_failed(call, target, error)
                     log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
-                    # A parameter that this vendor cannot take says nothing about those that were really tried.
-                    if last is None or not isinstance(error, InvalidRequest):
+                    if last is None or not _was_not_tried(error):
                         last = error
                     if error.retry is Retry.NEVER:
                         raise
@@ -182,6 +188,18 @@ class Failover:
                 await asyncio.sleep(wait)
         assert last is not None, "a router gave no targets"  # noqa: S101  # the pipeline refuses an empty list
         raise last
+
+    async def _admitted(
+        self, call: Call, target: Target, permits: Permits, run: Callable[[Vendor, Attempt], Awaitable[T]]
+    ) -> T:
+        if not self._limiters:
+            return await self._try(call, target, run)
+        try:
+            await permits.admit_attempt(self._limiters, call, target)
+            return await self._try(call, target, run)
+        except GatewayError as error:
+            await permits.attempt_failed(error)
+            raise
 
     async def _try(self, call: Call, target: Target, run: Callable[[Vendor, Attempt], Awaitable[T]]) -> T:
         call.attempts += 1
@@ -219,6 +237,14 @@ class Failover:
             # It has cost a whole time limit already; another deployment is the better bet.
             return None
         return random.uniform(0, _FIRST_BACKOFF * 2**tries)  # noqa: S311  # jitter, not a secret
+
+
+def _was_not_tried(error: GatewayError) -> bool:
+    """Whether a deployment was passed over: for a parameter it cannot take, or a limit of our own.
+
+    That says nothing about those that were really tried.
+    """
+    return isinstance(error, InvalidRequest) or (isinstance(error, RateLimited) and error.retry is Retry.NEXT)
 
 
 def _plugin_failed(attempt: Attempt, error: Exception) -> UpstreamError:

@@ -83,5 +83,5 @@ def register_lifespans(gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncC
 
 
 @hookspec
-def register_commands() -> Iterable[Command]:  # type: ignore[empty-body]
-    """Add commands to the `gatehook` program."""
+def register_commands(gateway: Gateway) -> Iterable[Command]:  # type: ignore[empty-body]
+    """Add commands to the `gatehook` program; the gateway is built, but does not serve."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 from msgspec import Struct, field
 from pydantic import SecretStr
 
+from gatehook.accounts import Cost, Key, Limits, Pricing, User
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import Document, MalformedJSON
 
@@ -45,12 +46,19 @@ class Credential(Struct, frozen=True):
 
 
 class Principal(Struct, frozen=True):
-    """Who is calling. `models` is None for "all", otherwise the public names this principal may use."""
+    """Who is calling. `models` is None for "all", otherwise the public names this principal may use.
+
+    `id` is what limits, budgets and the ledger go by: the user's, where there are users. `user` and `key` are what the
+    directory knows of them, `key_id` names the key also where it is not from there.
+    """
 
     id: str
     name: str = ""
     admin: bool = False
     models: frozenset[str] | None = None
+    key_id: str = ""
+    user: User | None = None
+    key: Key | None = None
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may call the model with this public name."""
@@ -80,6 +88,11 @@ class Target:
     timeout: float = 600.0
     fallbacks: tuple[str, ...] = ()
     max_tokens: int | None = None
+    context_window: int | None = None
+    """Tokens of a request and its answer together, None if not known."""
+    pricing: Pricing | None = None
+    rate_limit: Limits = dataclass_field(default_factory=Limits)
+    capabilities: tuple[str, ...] = ()
     strict: bool = False
     options: Mapping[str, Any] = dataclass_field(default_factory=dict, repr=False)
     unavailable: str = ""
@@ -106,6 +119,10 @@ class Usage(Struct, frozen=True):
     reasoning_tokens: int = 0
     estimated: bool = False
     """True when the vendor reported nothing and the gateway counted for itself."""
+
+    def cost(self, pricing: Pricing) -> Cost:
+        """What these tokens cost at these prices."""
+        return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
 
     @property
     def total_tokens(self) -> int:

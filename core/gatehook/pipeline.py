@@ -50,9 +50,9 @@ class Pipeline:
 
             targets = await route(concerns.routers, call)
             if call.stream:
-                return await delivery.stream(await self.failover.stream(call, targets), key)
+                return await delivery.stream(await self.failover.stream(call, targets, permits), key)
 
-            completion = await self.failover.complete(call, targets)
+            completion = await self.failover.complete(call, targets, permits)
             delivery.spent(completion)
             await concerns.tools.judge(call, completion)
             await concerns.answers.put(call, key, Entry(completion=completion))

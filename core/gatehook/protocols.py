@@ -29,6 +29,7 @@ from gatehook.model import (
 from gatehook.parameters import Parameter
 
 __all__ = [
+    "AttemptLimiter",
     "Authenticator",
     "Cache",
     "Command",
@@ -59,7 +60,10 @@ class Authenticator(Protocol):
 
 @runtime_checkable
 class Permit(Protocol):
-    """What a limiter reserved for one call."""
+    """What a limiter reserved for one call.
+
+    A class whose `settle` never really waits may say so with ``immediate = True``: it is then run without a task.
+    """
 
     async def settle(self, outcome: Outcome) -> None:
         """Turn the reservation into the true figure. Called exactly once, also when the client left."""
@@ -75,6 +79,19 @@ class Limiter(Protocol):
 
         Raises:
             RateLimited: over the limit; nothing stays reserved.
+        """
+        ...
+
+
+@runtime_checkable
+class AttemptLimiter(Protocol):
+    """What a limiter may also be: one that looks at the deployment, before each attempt."""
+
+    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+        """Reserve what an attempt may use; settled when it fails, or with the call if it answers.
+
+        Raises:
+            RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.
         """
         ...
 
@@ -211,11 +228,11 @@ class Surface(Protocol):
         """What ends a stream that was complete."""
         ...
 
-    def error(self, error: GatewayError) -> bytes:
-        """The body of an error answer (application/json)."""
+    def error(self, call: Call, error: GatewayError) -> bytes:
+        """The body of an error answer (application/json); of the call nothing may be known but its id."""
         ...
 
-    def error_event(self, error: GatewayError) -> bytes:
+    def error_event(self, call: Call, error: GatewayError) -> bytes:
         """The framed event that ends a stream that broke after its headers were sent."""
         ...
 
@@ -232,12 +249,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Any other path. `auth=False` must be said aloud; "admin" asks for an admin principal."""
+    """Any other path. `auth=False` must be said aloud; "admin" asks for an admin principal.
+
+    `errors` writes the body (application/json) of an error answer; None is OpenAI's shape.
+    """
 
     method: str
     path: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     auth: Literal["user", "admin", False] = "user"
+    errors: Callable[[GatewayError], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

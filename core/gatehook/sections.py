@@ -7,6 +7,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -22,14 +23,19 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gatehook.accounts import Limits, Pricing, nano
 from gatehook.model import Target
 
 __all__ = [
     "ByteSize",
+    "DatabaseSettings",
     "EgressSettings",
     "FailoverSettings",
     "LimitSettings",
     "ModelSettings",
+    "PricingSettings",
+    "RateLimitSettings",
+    "RedisSettings",
     "Seconds",
     "Section",
     "ServerSettings",
@@ -200,10 +206,75 @@ class FailoverSettings(Table):
     retry_after_cap: Seconds = Field(default=10.0, description="longest wait, in seconds, that a vendor may ask for")
 
 
+class DatabaseSettings(Table):
+    """[database]: where users, keys, usage and whatever else must last is kept."""
+
+    url: SecretStr = Field(
+        default=SecretStr("sqlite+aiosqlite:///gatehook.db"),
+        description="sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+    )
+    pool_size: PositiveInt = Field(default=5, le=100, description="connections that are kept, on PostgreSQL")
+    timeout: Seconds = Field(default=5.0, description="seconds to wait for a connection or a lock")
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="hashes client keys and encrypts vendor keys; '' on SQLite: made, and kept in a file",
+    )
+
+
+class RedisSettings(Table):
+    """[redis]: what several nodes share."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""), description="redis://HOST:PORT/N, rediss://… or unix://…; '' for none"
+    )
+    timeout: Seconds = Field(default=0.25, description="seconds a command may take before Redis counts as gone")
+    prefix: str = Field(default="gatehook", min_length=1, description="what the names of all keys begin with")
+
+
 class LimitSettings(Table):
     """`limits` of a model."""
 
     max_tokens: PositiveInt | None = Field(default=None, description="most tokens of one answer")
+    context_window: PositiveInt | None = Field(default=None, description="most tokens of a request and its answer")
+
+
+def _written(value: object) -> object:
+    """A float as the digits somebody wrote."""
+    return str(value) if isinstance(value, float) else value
+
+
+Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), BeforeValidator(_written)]
+
+
+class PricingSettings(Table):
+    """`pricing` of a model: US dollars per 1,000 tokens."""
+
+    input_per_1k_tokens: Price = Field(description="of the prompt")
+    output_per_1k_tokens: Price = Field(description="of the answer")
+    cached_input_per_1k_tokens: Price | None = Field(default=None, description="read from the vendor's cache")
+    cache_write_per_1k_tokens: Price | None = Field(default=None, description="written to the vendor's cache")
+
+    def to_pricing(self) -> Pricing:
+        """The same in nano-dollars."""
+        cached, write = self.cached_input_per_1k_tokens, self.cache_write_per_1k_tokens
+        return Pricing(
+            nano(self.input_per_1k_tokens),
+            nano(self.output_per_1k_tokens),
+            None if cached is None else nano(cached),
+            None if write is None else nano(write),
+        )
+
+
+class RateLimitSettings(Table):
+    """`rate_limit` of a model: how much this deployment is asked for at a time, by all callers together."""
+
+    requests_per_minute: PositiveInt | None = Field(default=None, description="most requests in any 60 seconds")
+    tokens_per_minute: PositiveInt | None = Field(default=None, description="most tokens in any 60 seconds")
+    concurrent_requests: PositiveInt | None = Field(default=None, description="most requests at the same time")
+
+    def to_limits(self) -> Limits:
+        """The same as limiters see it."""
+        return Limits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
 
 class ModelSettings(Table):
@@ -218,7 +289,10 @@ class ModelSettings(Table):
     priority: int = Field(default=1, description="the lowest is tried first")
     timeout: Seconds = Field(default=600.0, description="seconds for one attempt, from dialling to the last byte")
     fallbacks: list[str] = Field(default=[], description="names of models to try when this one fails")
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    pricing: PricingSettings | None = Field(default=None, description="US dollars per 1,000 tokens, if known")
     limits: LimitSettings = LimitSettings()
+    capabilities: list[Label] = Field(default=[], description="what it can do, for lists of models")
     strict: bool = Field(default=False, description="refuse parameters the vendor has no place for, not drop them")
     options: dict[str, Any] = Field(  # no repr: it may hold secrets
         default={}, repr=False, description="what only this vendor knows; 'env:NAME' and 'file:PATH' are looked up"
@@ -257,6 +331,10 @@ class ModelSettings(Table):
             timeout=self.timeout,
             fallbacks=tuple(self.fallbacks),
             max_tokens=self.limits.max_tokens,
+            context_window=self.limits.context_window,
+            pricing=None if self.pricing is None else self.pricing.to_pricing(),
+            rate_limit=self.rate_limit.to_limits(),
+            capabilities=tuple(self.capabilities),
             strict=self.strict,
             options=self.options,
             unavailable=unavailable,

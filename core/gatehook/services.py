@@ -1,13 +1,32 @@
 """What one plugin offers another without either importing the other: typed keys and the interfaces behind them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
+
+from gatehook.accounts import Change, Key, Limits, ModelUsage, Performance, UsageRow, User
 from gatehook.errors import StartupError
 from gatehook.model import Target
 
-__all__ = ["CATALOG", "Catalog", "ServiceKey", "Services"]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = [
+    "CATALOG",
+    "DATABASE",
+    "DIRECTORY",
+    "LEDGER",
+    "Catalog",
+    "Database",
+    "Directory",
+    "Ledger",
+    "Posting",
+    "ServiceKey",
+    "Services",
+]
 
 T = TypeVar("T")
 
@@ -63,36 +82,254 @@ class Catalog(Protocol):
         """All groups, in the order of the settings."""
         ...
 
+    def feed(self, source: str, targets: Sequence[Target]) -> None:
+        """Replace everything that `source` (a plugin's name) has added to the deployments of the settings."""
+        ...
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever a group has changed."""
         ...
 
 
+class Database(Protocol):
+    """The database of the settings, SQLite or PostgreSQL, through SQLAlchemy."""
+
+    @property
+    def dialect(self) -> Literal["sqlite", "postgresql"]:
+        """Which of the two it is, where that matters (upserts)."""
+        ...
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Open it, and have it closed; for commands, as around serving its plugin does so. May be nested."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection that only reads, and sees one state of the data.
+
+        Raises:
+            Unavailable: the database cannot be reached, or is locked for too long.
+        """
+        ...
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction: committed at the end, or, if that raises, rolled back. On SQLite there is one at a time.
+
+        Raises:
+            Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
+        """
+        ...
+
+    async def migrate(self, name: str, package: str) -> None:
+        """Bring the tables of plugin `name` up to date, by the alembic revisions in `package`.versions.
+
+        Each plugin has a history of its own. Processes that start together do it one after another.
+
+        Raises:
+            StartupError: the tables are newer than the revisions, or a revision failed.
+        """
+        ...
+
+
+class Directory(Protocol):
+    """Users and their keys. What it answers while serving comes from memory and is at most a second old.
+
+    Every change names its `actor` and leaves a line in the audit, in the same transaction.
+    """
+
+    async def find(self, token: str) -> tuple[User, Key] | None:
+        """Whose key this is; None if nobody's. Whether both may be used now (expired, disabled) the caller checks.
+
+        Raises:
+            Unavailable: the database cannot be asked, and has not been for longer than an answer may be old.
+        """
+        ...
+
+    async def user(self, user_id: str) -> User | None:
+        """One user, from memory if possible.
+
+        Raises:
+            Unavailable: as `find`.
+        """
+        ...
+
+    async def users(self, *, after: str = "", limit: int = 100) -> Sequence[User]:
+        """Users by id, those after `after`."""
+        ...
+
+    async def create_user(self, actor: str, user: User) -> User:
+        """Add one.
+
+        Raises:
+            Conflict: there is one with this id. InvalidRequest: an id or a value that cannot be.
+        """
+        ...
+
+    async def change_user(self, actor: str, user_id: str, changes: Mapping[str, Any], *, create: bool = False) -> User:
+        """Change fields of `User` (`limits` and `caps` as mappings of theirs, merged); with `create`, add it if new.
+
+        Raises:
+            NotFound: there is none. InvalidRequest: a value that cannot be.
+        """
+        ...
+
+    async def delete_user(self, actor: str, user_id: str) -> None:
+        """Delete a user and its keys; what it used stays in the ledger.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def keys(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[Key]:
+        """Keys by id, of one user or of all."""
+        ...
+
+    async def create_key(
+        self,
+        actor: str,
+        user_id: str,
+        *,
+        name: str = "",
+        admin: bool = False,
+        models: frozenset[str] | None = None,
+        limits: Limits | None = None,
+        expires: int | None = None,
+    ) -> tuple[Key, str]:
+        """A new key, and its text, which nothing keeps.
+
+        Raises:
+            NotFound: there is no such user. InvalidRequest: a value that cannot be.
+        """
+        ...
+
+    async def change_key(self, actor: str, key_id: str, changes: Mapping[str, Any]) -> Key:
+        """Change fields of `Key` (name, admin, disabled, models, limits, expires).
+
+        Raises:
+            NotFound: there is none. InvalidRequest: a value that cannot be.
+        """
+        ...
+
+    async def rotate_key(self, actor: str, key_id: str, *, overlap: float) -> tuple[Key, str]:
+        """A new key like this one; the old one expires after `overlap` seconds, if it would not sooner.
+
+        Raises:
+            NotFound: there is none, or it is revoked or expired.
+        """
+        ...
+
+    async def revoke_key(self, actor: str, key_id: str) -> None:
+        """Delete a key; within a second no process accepts it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        """The models kept here, each as a [[models]] table plus `id`, without keys: `has_api_key` tells of one."""
+        ...
+
+    async def put_model(
+        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool
+    ) -> Mapping[str, Any]:
+        """Add a model (a [[models]] table), or with `create` false change what `table` names of one.
+
+        Raises:
+            Conflict: there is one already. NotFound: there is none. InvalidRequest: a value that cannot be.
+        """
+        ...
+
+    async def delete_model(self, actor: str, model_id: str) -> None:
+        """Delete a model.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def audit(self, *, before: int | None = None, limit: int = 100) -> Sequence[Change]:
+        """Changes, the newest first."""
+        ...
+
+    async def note(self, connection: AsyncConnection, actor: str, action: str, subject: str, detail: Any) -> int:
+        """Add a line to the audit, in a transaction of somebody else's change; gives its id."""
+        ...
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(kind, id)` when something has changed, here or in another process; ("", "") for anything.
+
+        `kind` is what stands before the dot of the audit's action: "user", "key", "model".
+        """
+        ...
+
+
+class Posting(Protocol):
+    """Something that books what the ledger writes, in the same transaction."""
+
+    async def post(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
+        """Book these rows; each comes exactly once in a transaction that is committed."""
+        ...
+
+    def posted(self, rows: Sequence[UsageRow]) -> None:
+        """The transaction is committed."""
+        ...
+
+    async def closed(self, connection: AsyncConnection, owner: str) -> None:
+        """All that process `owner`, which has ended or died, ever wrote is booked: what it still held is free."""
+        ...
+
+
+class Ledger(Protocol):
+    """One row per request, written in groups; what is not yet in the database is in a journal on disk."""
+
+    @property
+    def owner(self) -> str:
+        """This process, among all that write to the same database: as long as it runs, a random name."""
+        ...
+
+    def book(self, posting: Posting) -> None:
+        """Have every row booked there too. Before the ledger's lifespan begins."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until every request that has ended is in the database.
+
+        Raises:
+            Unavailable: the database cannot be written to now; nothing is lost.
+        """
+        ...
+
+    async def correct(
+        self, actor: str, user_id: str, *, model: str = "", tokens: int = 0, cost: int = 0, reason: str
+    ) -> UsageRow:
+        """Add or (negative) take back usage by hand; audited.
+
+        Raises:
+            InvalidRequest: nothing to correct, or absurd amounts. Unavailable: the database is away.
+        """
+        ...
+
+    async def usage(
+        self, start: int, end: int, *, user_id: str | None = None, model: str | None = None
+    ) -> Sequence[ModelUsage]:
+        """What was used of each model from `start` until before `end` (epoch ms); flushes first."""
+        ...
+
+    async def performance(
+        self, start: int, end: int, *, user_id: str | None = None, model: str | None = None
+    ) -> Performance:
+        """How requests went from `start` until before `end` (epoch ms); flushes first."""
+        ...
+
+    async def rows(
+        self, *, user_id: str | None = None, model: str | None = None, before: int | None = None, limit: int = 100
+    ) -> Sequence[UsageRow]:
+        """Single rows, the newest first, those that ended before `before` (epoch ms)."""
+        ...
+
+
 CATALOG: ServiceKey[Catalog] = ServiceKey("catalog", provider="kernel")
-
-
-class StaticCatalog:
-    """The kernel's own catalog: the deployments of settings.toml, unchanging."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        groups: dict[str, list[Target]] = {}
-        for target in targets:
-            groups.setdefault(target.name, []).append(target)
-        self._groups: Mapping[str, Sequence[Target]] = {name: tuple(group) for name, group in groups.items()}
-
-    def group(self, name: str) -> Sequence[Target]:
-        """The deployments of one public name, () if there is none."""
-        return self._groups.get(name, ())
-
-    def groups(self) -> Mapping[str, Sequence[Target]]:
-        """All groups, in the order of the settings."""
-        return self._groups
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Nothing ever changes here."""
-
-    def __iter__(self) -> Iterator[Target]:
-        return (target for group in self._groups.values() for target in group)
-
-
-_guard: type[Catalog] = StaticCatalog
+DATABASE: ServiceKey[Database] = ServiceKey("database", provider="database")
+DIRECTORY: ServiceKey[Directory] = ServiceKey("directory", provider="database")
+LEDGER: ServiceKey[Ledger] = ServiceKey("ledger", provider="ledger")

@@ -23,10 +23,12 @@ from gatehook.errors import StartupError, tell
 from gatehook.model import Target
 from gatehook.sections import (
     ByteSize,
+    DatabaseSettings,
     EgressSettings,
     FailoverSettings,
     LimitSettings,
     ModelSettings,
+    RedisSettings,
     Seconds,
     Section,
     ServerSettings,
@@ -36,10 +38,12 @@ from gatehook.sections import (
 __all__ = [
     "TABLES",
     "ByteSize",
+    "DatabaseSettings",
     "EgressSettings",
     "FailoverSettings",
     "LimitSettings",
     "ModelSettings",
+    "RedisSettings",
     "Seconds",
     "SecretStr",
     "Section",
@@ -57,6 +61,8 @@ TABLES: Final[Mapping[str, type[Table]]] = {
     "server": ServerSettings,
     "egress": EgressSettings,
     "failover": FailoverSettings,
+    "database": DatabaseSettings,
+    "redis": RedisSettings,
 }
 """The kernel's own tables. A new one needs a line here and a field of the same name in `Settings`."""
 
@@ -73,6 +79,8 @@ class Settings:
     server: ServerSettings
     egress: EgressSettings
     failover: FailoverSettings
+    database: DatabaseSettings
+    redis: RedisSettings
     models: tuple[ModelSettings, ...]
     """Every [[models]] entry, also those that are switched off."""
     targets: tuple[Target, ...]

@@ -27,7 +27,7 @@ from gatehook.errors import (
 )
 from gatehook.jsonio import MalformedJSON, check_depth, encode
 from gatehook.model import ANONYMOUS, Call, Credential, Entry, Outcome, Principal, Target
-from gatehook.protocols import Authenticator, Cache, Limiter, Observer, Permit, Router
+from gatehook.protocols import AttemptLimiter, Authenticator, Cache, Limiter, Observer, Permit, Router
 from gatehook.tools import Tools
 
 __all__ = ["Answers", "Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
@@ -140,12 +140,14 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
 
 
 class Permits:
-    """What the limiters reserved for one call."""
+    """What the limiters reserved for one call, and for the attempt it is in."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_attempt", "_held")
 
     def __init__(self) -> None:
         self._held: list[Permit] = []
+        self._attempt = 0
+        """How many of them are not the attempt's alone."""
 
     async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
         """Ask every limiter.
@@ -158,6 +160,23 @@ class Permits:
             if permit is not None:
                 self._held.append(permit)
 
+    async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
+        """Ask every limiter that looks at deployments.
+
+        Raises:
+            RateLimited: one refused; `attempt_failed` is still owed.
+        """
+        self._attempt = len(self._held)
+        for limiter in limiters:
+            permit = await limiter.admit_attempt(call, target)
+            if permit is not None:
+                self._held.append(permit)
+
+    async def attempt_failed(self, error: GatewayError) -> None:
+        """Settle what was reserved for this attempt only: another deployment may follow."""
+        held, self._held[self._attempt :] = self._held[self._attempt :], []
+        await self._settle(held, Outcome("failed", error.status, code=error.code or error.type))
+
     async def settle(self, outcome: Outcome, settlements: set[asyncio.Future[None]]) -> None:
         """Settle every permit once, in reverse; to the end, even when the client's leaving cancels the caller.
 
@@ -166,6 +185,9 @@ class Permits:
         if not self._held:
             return
         held, self._held = self._held, []
+        if all(getattr(permit, "immediate", False) for permit in held):
+            await self._settle(held, outcome)  # nothing in it waits, so nothing can cancel it
+            return
         settling = asyncio.ensure_future(self._settle(held, outcome))
         settlements.add(settling)
         settling.add_done_callback(settlements.discard)

@@ -520,8 +520,17 @@ class Plugin:
     def __init__(self, settings): pass
 
     @hookimpl
-    def register_commands(self):
-        return [Command("greet", "Say hello.", self.greet), Command("fail", "Fail.", self.fail)]
+    def register_commands(self, gateway):
+        self.path = gateway.settings.path
+        return [
+            Command("greet", "Say hello.", self.greet),
+            Command("fail", "Fail.", self.fail),
+            Command("where", "Tell where.", self.where),
+        ]
+
+    def where(self, arguments):
+        print(self.path, *arguments)
+        return 0
 
     def greet(self, arguments):
         print("hello", *arguments)
@@ -561,6 +570,16 @@ def test_hook_register_commands_adds_a_command_with_its_words_and_exit_status(
     assert capsys.readouterr().out == "hello --loud you\n"
 
 
+def test_a_command_is_of_the_settings_that_are_named(
+    program: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("[plugins.greeter]\n", "utf-8")
+    for words in (("where", "--config", str(other), "x"), ("where", "x", f"--config={other}")):
+        assert program(*words, plugins=() if "=" in words[-1] else ("greeter",)) == 0
+        assert capsys.readouterr().out == f"{other} x\n"
+
+
 def test_a_command_s_startup_error_is_told_without_a_traceback(
     program: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -574,7 +593,7 @@ def test_an_unknown_command_names_those_there_are(
     with pytest.raises(SystemExit) as caught:
         program("gret")
     assert caught.value.code == 2
-    assert "unknown command 'gret'; there are: serve, check, plugins, models, schema, greet, fail" in (
+    assert "unknown command 'gret'; there are: serve, check, plugins, models, schema, greet, fail, where. " in (
         capsys.readouterr().err
     )
 

@@ -2,9 +2,10 @@
 
 import pytest
 
+from gatehook.catalog import LiveCatalog
 from gatehook.errors import StartupError
 from gatehook.model import Target
-from gatehook.services import CATALOG, Catalog, ServiceKey, Services, StaticCatalog
+from gatehook.services import CATALOG, Catalog, ServiceKey, Services
 
 NUMBERS: ServiceKey[list[int]] = ServiceKey("numbers", provider="counting")
 
@@ -56,24 +57,33 @@ def test_a_key_is_its_name_wherever_it_was_made() -> None:
 
 def test_the_catalog_groups_deployments_by_public_name_in_the_settings_order() -> None:
     targets = [target("b", 1), target("a", 1), target("b", 2)]
-    catalog = StaticCatalog(targets)
+    catalog = LiveCatalog(targets)
     assert list(catalog.groups()) == ["b", "a"]
     assert catalog.group("b") == (targets[0], targets[2])
     assert catalog.group("a") == (targets[1],)
-    assert list(catalog) == [targets[0], targets[2], targets[1]]
 
 
 def test_the_catalog_gives_nothing_for_a_name_it_does_not_know() -> None:
-    catalog = StaticCatalog([target("a", 1)])
+    catalog = LiveCatalog([target("a", 1)])
     assert [catalog.group(name) for name in ("A", "", "a#1", "b")] == [()] * 4
-    assert list(StaticCatalog([])) == []
+    assert LiveCatalog([]).groups() == {}
 
 
-def test_the_static_catalog_is_one_and_never_calls_back() -> None:
-    catalog: Catalog = StaticCatalog([target("a", 1)])
-    called: list[None] = []
-    catalog.subscribe(lambda: called.append(None))
+def test_the_catalog_is_a_service() -> None:
+    catalog: Catalog = LiveCatalog([target("a", 1)])
     services = Services()
     services.provide(CATALOG, catalog, "kernel")
     assert services[CATALOG].group("a")
-    assert called == []
+
+
+def test_what_a_source_feeds_joins_the_groups_and_replaces_only_what_it_fed_before() -> None:
+    catalog = LiveCatalog([target("a", 1)])
+    seen: list[list[str]] = []
+    catalog.subscribe(lambda: seen.append(list(catalog.groups())))
+    catalog.feed("one", [target("a", 2), target("b", 1)])
+    catalog.feed("two", [target("c", 1)])
+    catalog.feed("one", [target("d", 1)])
+    catalog.feed("one", [target("d", 1)])  # nothing new: nobody is told
+    assert seen == [["a", "b"], ["a", "b", "c"], ["a", "d", "c"]]
+    assert catalog.group("a") == (target("a", 1),)
+    assert catalog.group("b") == ()

@@ -188,7 +188,7 @@ async def test_an_example_of_the_book_runs(place: str) -> None:
         text = "".join(f"[plugins.{name}]\n" for name in plugins)
         async with serving(text, plugins=plugins) as served:
             assert set(served.gateway.plugins.names) == set(plugins)
-            served.gateway.plugins.collect("register_commands")
+            served.gateway.plugins.collect("register_commands", gateway=served.gateway)
     for test in tests:
         await test()
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gatehook import CATALOG, Route, Services, Target
-from gatehook.services import StaticCatalog
+from gatehook.catalog import LiveCatalog
 from gatehook_plugins.health import Health
 
 
@@ -22,7 +22,7 @@ class Served:
 
     def __init__(self, *targets: Target, **settings: Any) -> None:
         services = Services()
-        services.provide(CATALOG, StaticCatalog(targets), "test")
+        services.provide(CATALOG, LiveCatalog(targets), "test")
         self.gateway = SimpleNamespace(services=services, serving=True, draining=False)
         self.routes = [
             route

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from pydantic import ValidationError
 
 from gatehook import CATALOG, Call, GatewayError, Observer, Outcome, Route, Services, Target, UpstreamError, Usage
-from gatehook.services import StaticCatalog
+from gatehook.catalog import LiveCatalog
 from gatehook_plugins.metrics import Metrics
 from gatehook_plugins.metrics.recorder import MAX_CODES, Histogram, Recorder
 
@@ -26,7 +26,7 @@ class Served:
 
     def __init__(self, **settings: Any) -> None:
         services = Services()
-        services.provide(CATALOG, StaticCatalog([TARGET]), "test")
+        services.provide(CATALOG, LiveCatalog([TARGET]), "test")
         gateway = cast("Any", SimpleNamespace(services=services))
         plugin = Metrics(Metrics.Settings(**settings))
         (self.observer,) = plugin.register_observers(gateway)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gatehook import CATALOG, Call, ModelNotFound, Router, Services, Target
-from gatehook.services import StaticCatalog
+from gatehook.catalog import LiveCatalog
 from gatehook_plugins.route_models import RouteModels
 from gatehook_plugins.route_models.router import ModelRouter
 
@@ -27,7 +27,7 @@ class LiveCatalog:
     """A catalog that can change."""
 
     def __init__(self, *targets: Target) -> None:
-        self._now = StaticCatalog(targets)
+        self._now = LiveCatalog(targets)
         self._subscribers: list[Callable[[], None]] = []
 
     def group(self, name: str) -> Sequence[Target]:
@@ -40,13 +40,13 @@ class LiveCatalog:
         self._subscribers.append(changed)
 
     def become(self, *targets: Target) -> None:
-        self._now = StaticCatalog(targets)
+        self._now = LiveCatalog(targets)
         for changed in self._subscribers:
             changed()
 
 
 def router(*targets: Target, seed: int = 1) -> ModelRouter:
-    return ModelRouter(StaticCatalog(targets), random.Random(seed).random)
+    return ModelRouter(LiveCatalog(targets), random.Random(seed).random)
 
 
 async def keys(router: Router, model: str) -> list[str]:
@@ -117,7 +117,7 @@ async def test_weight_zero_everywhere_still_serves() -> None:
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0 - 2**-53])
 async def test_any_random_number_and_any_weight_will_do(chance: float) -> None:
     group = [target("a#1", weight=5e-324), target("a#2", weight=1.7e308), target("a#3")]
-    one = ModelRouter(StaticCatalog(group), lambda: chance)
+    one = ModelRouter(LiveCatalog(group), lambda: chance)
     assert sorted(await keys(one, "a")) == ["a#1", "a#2", "a#3"]
 
 
@@ -208,7 +208,7 @@ async def test_a_change_of_the_catalog_counts_at_once() -> None:
 
 async def test_the_plugin_routes_over_the_catalog_service() -> None:
     services = Services()
-    services.provide(CATALOG, StaticCatalog([target("a#1")]), "test")
+    services.provide(CATALOG, LiveCatalog([target("a#1")]), "test")
     plugin = RouteModels(RouteModels.Settings())
     (made,) = plugin.register_routers(cast("Any", SimpleNamespace(services=services)))
     assert isinstance(made, Router)

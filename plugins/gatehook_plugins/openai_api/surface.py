@@ -73,13 +73,13 @@ class OpenAISurface:
         """``data: [DONE]``."""
         return DONE
 
-    def error(self, error: GatewayError) -> bytes:
+    def error(self, call: Call, error: GatewayError) -> bytes:
         """``{"error": {"message", "type", "param", "code"}}``."""
         return encode(envelope(error))
 
-    def error_event(self, error: GatewayError) -> bytes:
+    def error_event(self, call: Call, error: GatewayError) -> bytes:
         """The error object as an event; no [DONE] follows it."""
-        return frame(self.error(error))
+        return frame(self.error(call, error))
 
 
 def _parsed(operation: str, body: bytes) -> Any:

@@ -277,7 +277,8 @@ def test_a_bad_body_is_refused_naming_the_field(body: Any, param: str | None) ->
     assert (refused.value.status, refused.value.param) == (400, param)
     if param:
         assert refused.value.message.startswith(f"{param}: ")
-    told = json.loads(OpenAISurface().error(refused.value))
+    call = Call("chat", "openai", {})
+    told = json.loads(OpenAISurface().error(call, refused.value))
     assert set(told) == {"error"}
     assert set(told["error"]) == {"message", "type", "param", "code"}
     assert (told["error"]["type"], told["error"]["param"]) == ("invalid_request_error", param)

@@ -1,0 +1,224 @@
+"""Who may use what, what it costs and what was used: the values that identity, limits and money share.
+
+Money is in nano-dollars (10⁻⁹ US dollars), so that sums are exact; times are epoch milliseconds, UTC.
+"""
+
+from decimal import Decimal
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+__all__ = [
+    "NANO",
+    "Caps",
+    "Change",
+    "Cost",
+    "Key",
+    "Limits",
+    "ModelUsage",
+    "Performance",
+    "Pricing",
+    "UsageRow",
+    "User",
+    "dollars",
+    "nano",
+]
+
+NANO = 1_000_000_000
+"""Nano-dollars in a dollar."""
+
+
+def dollars(amount: int) -> float:
+    """Nano-dollars as dollars, for people and for APIs that speak of dollars."""
+    return float(Decimal(amount) / NANO)
+
+
+def nano(amount: float | Decimal | str) -> int:
+    """Dollars, as they are written ("0.1" is a tenth, not the nearest double), in nano-dollars.
+
+    Raises:
+        ValueError: not a finite number, or finer than a nano-dollar would hold in 18 digits.
+    """
+    try:
+        exact = Decimal(str(amount)) * NANO
+    except ArithmeticError:
+        raise ValueError("expected an amount of dollars, such as 12.50") from None
+    if not exact.is_finite() or abs(exact) >= 10**18:
+        raise ValueError("expected an amount of dollars under a thousand million, such as 12.50")
+    return int(exact.to_integral_value())
+
+
+class Cost(Struct, frozen=True):
+    """What one answer costs, in nano-dollars."""
+
+    input: int = 0
+    output: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.input + self.output
+
+
+class Pricing(Struct, frozen=True):
+    """Prices in nano-dollars per 1,000 tokens; tokens read from or written to a vendor's cache may have their own."""
+
+    input: int
+    output: int
+    cached_input: int | None = None
+    cache_write: int | None = None
+
+    def cost(self, prompt: int, completion: int, cached: int = 0, cache_write: int = 0) -> Cost:
+        """What these tokens cost; cached and cache-write tokens are part of the prompt. Rounded up per side."""
+        cached = min(cached, prompt)
+        cache_write = min(cache_write, prompt - cached)
+        read = self.input if self.cached_input is None else self.cached_input
+        written = self.input if self.cache_write is None else self.cache_write
+        paid = (prompt - cached - cache_write) * self.input + cached * read + cache_write * written
+        return Cost(-(-paid // 1000), -(-completion * self.output // 1000))
+
+
+class Limits(Struct, frozen=True):
+    """How much may be asked at a time; None is unlimited, 0 nothing."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+    def __bool__(self) -> bool:
+        limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
+        return any(limit is not None for limit in limits)
+
+
+class Caps(Struct, frozen=True):
+    """How much may be used in all, and in each UTC day and month: tokens, and nano-dollars. None is no cap."""
+
+    tokens: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    budget: int | None = None
+    budget_per_day: int | None = None
+    budget_per_month: int | None = None
+
+    def __bool__(self) -> bool:
+        return any(cap is not None for cap in (*self.of_tokens, *self.of_money))
+
+    @property
+    def of_tokens(self) -> tuple[int | None, int | None, int | None]:
+        """In all, per day, per month."""
+        return self.tokens, self.tokens_per_day, self.tokens_per_month
+
+    @property
+    def of_money(self) -> tuple[int | None, int | None, int | None]:
+        """In all, per day, per month."""
+        return self.budget, self.budget_per_day, self.budget_per_month
+
+
+class User(Struct, frozen=True):
+    """Somebody who uses models, or whom a key belongs to. `models` None: all of them."""
+
+    id: str
+    name: str = ""
+    admin: bool = False
+    disabled: bool = False
+    models: frozenset[str] | None = None
+    limits: Limits = Limits()
+    caps: Caps = Caps()
+    created: int = 0
+    updated: int = 0
+
+
+class Key(Struct, frozen=True):
+    """A key of a user, without the key itself: only its first characters are kept in clear."""
+
+    id: str
+    user_id: str
+    prefix: str
+    name: str = ""
+    admin: bool = False
+    disabled: bool = False
+    models: frozenset[str] | None = None
+    """None: whatever its user may use."""
+    limits: Limits = Limits()
+    """Beside its user's."""
+    expires: int | None = None
+    created: int = 0
+
+
+class Change(Struct, frozen=True):
+    """One line of the audit: who did what to whom. `detail` holds no secret."""
+
+    id: int
+    at: int
+    actor: str
+    action: str
+    """As in "user.create", "key.revoke"."""
+    subject: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class UsageRow(Struct, frozen=True):
+    """What one request used, and what became of it: a line of the ledger. Costs are None where nobody knows a price."""
+
+    request_id: str
+    at: int
+    """When it ended."""
+    user_id: str
+    key_id: str
+    operation: str
+    surface: str
+    model: str
+    deployment: str
+    vendor: str
+    outcome: Literal["complete", "partial", "failed", "rejected", "cached", "correction"]
+    http_status: int
+    code: str
+    provenance: Literal["vendor", "estimated", "none", "operator"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_cost: int | None = None
+    output_cost: int | None = None
+    latency: int = 0
+    """Milliseconds from the request's arrival to its end."""
+    first_token: int | None = None
+    """Milliseconds until the first content."""
+    attempts: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def cost(self) -> int:
+        """All of it; nothing where no price is known."""
+        return (self.input_cost or 0) + (self.output_cost or 0)
+
+
+class ModelUsage(Struct, frozen=True):
+    """What was used of one model over a period."""
+
+    model: str
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: int = 0
+
+
+class Performance(Struct, frozen=True):
+    """How requests went over a period; times in milliseconds, None where nothing was measured.
+
+    Percentiles are true ones (nearest rank) over the answered requests, not estimates from buckets.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    """Complete, cached or partial."""
+    failed: int = 0
+    tokens: int = 0
+    average: float | None = None
+    p50: int | None = None
+    p95: int | None = None
+    p99: int | None = None

@@ -1,0 +1,90 @@
+"""Money and limits as values: exact sums, prices as they are written, and what counts as no limit."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehook import Caps, Limits, Pricing, Usage, dollars, nano
+from gatehook.settings import ModelSettings
+
+TOKENS = st.integers(0, 10**9)
+PRICE = st.integers(0, 10**12)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("0.0025", 2_500_000),
+        (0.1, 100_000_000),
+        ("1e-9", 1),
+        (0, 0),
+        ("-1.5", -1_500_000_000),
+        (Decimal("0.3"), 3 * 10**8),
+    ],
+)
+def test_dollars_are_read_as_they_are_written(written: str | float | Decimal, expected: int) -> None:
+    assert nano(written) == expected
+
+
+@pytest.mark.parametrize("wrong", ["", "ten", "nan", "inf", "-inf", "1e300", "1e9", "1,5"])
+def test_what_is_no_amount_of_dollars_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="expected an amount of dollars"):
+        nano(wrong)
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_an_amount_survives_being_shown(amount: int) -> None:
+    assert nano(dollars(amount)) == amount
+
+
+@given(TOKENS, TOKENS, TOKENS, TOKENS, PRICE, PRICE, st.none() | PRICE, st.none() | PRICE)
+def test_a_cost_is_the_exact_one_rounded_up_on_each_side(
+    prompt: int,
+    completion: int,
+    cached: int,
+    written: int,
+    into: int,
+    out: int,
+    read: int | None,
+    write: int | None,
+) -> None:
+    cost = Usage(prompt, completion, cached, written).cost(Pricing(into, out, read, write))
+    cached = min(cached, prompt)
+    written = min(written, prompt - cached)
+    exact = Fraction(
+        (prompt - cached - written) * into
+        + cached * (into if read is None else read)
+        + written * (into if write is None else write),
+        1000,
+    )
+    assert 0 <= cost.input - exact < 1
+    assert 0 <= cost.output - Fraction(completion * out, 1000) < 1
+    assert cost.total == cost.input + cost.output
+
+
+def test_a_cost_is_as_one_would_work_it_out_by_hand() -> None:
+    pricing = Pricing(nano("0.0025"), nano("0.01"), nano("0.00125"))
+    cost = Usage(prompt_tokens=1_200, completion_tokens=300, cached_tokens=200).cost(pricing)
+    assert (dollars(cost.input), dollars(cost.output), dollars(cost.total)) == (0.00275, 0.003, 0.00575)
+
+
+def test_prices_in_the_settings_keep_every_digit_that_was_written() -> None:
+    model = ModelSettings.model_validate(
+        {"name": "m", "vendor": "v", "pricing": {"input_per_1k_tokens": 0.000_037_5, "output_per_1k_tokens": 1}}
+    )
+    pricing = model.to_target("m#1").pricing
+    assert pricing == Pricing(37_500, 10**9)
+
+
+def test_limits_and_caps_are_true_when_they_limit_anything_also_to_nothing() -> None:
+    assert not Limits()
+    assert not Caps()
+    assert Limits(requests_per_minute=0)
+    assert Limits(concurrent_requests=1)
+    assert Caps(budget_per_month=0)
+    assert Caps(tokens=5)
+    assert Caps(1, 2, 3, 4, 5, 6).of_tokens == (1, 2, 3)
+    assert Caps(1, 2, 3, 4, 5, 6).of_money == (4, 5, 6)

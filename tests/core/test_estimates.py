@@ -1,0 +1,95 @@
+"""What a call will use, told before: never more than the bound, and not absurdly far from what is expected."""
+
+import base64
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehook import Call, Document, Operation, Target, encode, estimate
+
+WORDS = st.text(max_size=400)
+
+
+def call(operation: Operation = "chat", **body: Any) -> Call:
+    made = Call(operation, "openai", {})
+    made.body = Document(raw=encode({"model": "m", **body}))
+    return made
+
+
+def target(max_tokens: int | None = None, context_window: int | None = None) -> Target:
+    return Target("m#1", "m", "v", "u", max_tokens=max_tokens, context_window=context_window)
+
+
+def say(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}]
+
+
+@given(st.lists(WORDS, max_size=5), st.none() | st.integers(1, 10_000))
+def test_no_tokeniser_makes_more_of_it_than_the_bound(texts: list[str], limit: int | None) -> None:
+    # A token holds at least one byte of text; each message costs a few more.
+    messages = [message for text in texts for message in say(text)]
+    made = estimate(call(messages=messages, max_tokens=limit), [target()])
+    assert made.prompt_most >= sum(len(text.encode()) + 8 for text in texts)
+    assert 0 < made.prompt <= made.prompt_most
+    assert made.completion <= made.completion_most == (limit or 16_384)
+    assert (made.tokens, made.most) == (made.prompt + made.completion, made.prompt_most + made.completion_most)
+
+
+def test_plain_english_is_expected_at_about_four_bytes_a_token() -> None:
+    made = estimate(call(messages=say("word " * 4_000)), [target()])
+    assert 4_500 < made.prompt < 5_500
+
+
+@pytest.mark.parametrize(
+    ("body", "deployments", "most"),
+    [
+        ({"max_tokens": 7}, [target(100)], 7),
+        ({"max_completion_tokens": 9, "max_tokens": 7}, [target(100)], 9),
+        ({}, [target(100), target(300)], 300),
+        ({}, [target(100), target(None)], 16_384),
+        ({}, [target(None, 2_000)], 2_000),
+        ({"n": 3, "max_tokens": 10}, [target()], 30),
+        ({"max_tokens": "many", "n": "all"}, [target()], 16_384),
+        ({}, [], 16_384),
+    ],
+)
+def test_an_answer_is_bounded_by_who_says_so(body: dict[str, Any], deployments: list[Target], most: int) -> None:
+    assert estimate(call(messages=say("x"), **body), deployments).completion_most == most
+
+
+def test_a_prompt_is_never_expected_to_be_larger_than_every_window() -> None:
+    made = estimate(call(messages=say("x" * 100_000)), [target(None, 1_000)])
+    assert (made.prompt, made.prompt_most) == (1_000, 1_000)
+
+
+def test_embeddings_have_no_answer() -> None:
+    made = estimate(call("embeddings", input=["some words"] * 10), [target()])
+    assert (made.completion, made.completion_most) == (0, 0)
+    assert made.prompt > 10
+
+
+def test_a_picture_counts_as_a_picture_and_not_by_its_bytes() -> None:
+    picture = "data:image/png;base64," + base64.b64encode(bytes(1_000_000)).decode()
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": picture}}]
+    made = estimate(call(messages=say(parts)), [target()])
+    assert 1_000 <= made.prompt < 1_200
+    assert 6_000 <= made.prompt_most < 6_500
+
+
+def test_a_document_counts_by_its_bytes() -> None:
+    parts = [{"type": "file", "file": {"file_data": "x" * 50_000}}]
+    assert estimate(call(messages=say(parts)), [target()]).prompt_most > 50_000
+
+
+@pytest.mark.parametrize(
+    "messages", [None, "text", [1], [{"content": [None, {"type": "image_url"}]}], {"image_url": 1}]
+)
+def test_what_no_surface_has_looked_at_breaks_nothing(messages: Any) -> None:
+    assert estimate(call(messages=messages, extra='"image_url"'), []).prompt_most >= 0
+
+
+def test_a_call_is_estimated_once() -> None:
+    one = call(messages=say("x"))
+    assert estimate(one, [target()]) is estimate(one, [])
