@@ -26,6 +26,7 @@ from gatehook import (
     Outcome,
     Principal,
     RateLimited,
+    Retry,
     Section,
     StreamBuilder,
     Target,
@@ -497,6 +498,93 @@ async def test_hook_register_limiters_are_settled_before_the_gateway_s_lifespans
         assert one.settling is not None
         asyncio.get_running_loop().call_later(0.3, one.settling.set)
     assert log == ["admit a m anonymous", "settle a", "closed"]
+
+
+class Doorkeeper:
+    """A limiter that looks at deployments."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.log: list[str] = []
+
+    async def admit(self, call: Call) -> None:
+        self.log.append("admit")
+
+    async def admit_attempt(self, call: Call, target: Target) -> "Slot":
+        if target.key in self.refused:
+            raise RateLimited(f"{target.key} is full", retry=Retry.NEXT, retry_after=7)
+        self.log.append(f"take {target.key}")
+        return Slot(self.log, target.key)
+
+
+class Slot:
+    immediate = True
+
+    def __init__(self, log: list[str], key: str) -> None:
+        self.log, self.key = log, key
+
+    async def settle(self, outcome: Outcome) -> None:
+        self.log.append(f"settle {self.key} {outcome.status} {outcome.code}".rstrip())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_hook_register_limiters_may_send_an_attempt_on_to_the_next_deployment(stream: bool) -> None:
+    keeper, vendor = Doorkeeper("one"), Vendor()
+    guide = Guide(x=[target("one"), target("two")])
+    plugins = {"k": specimen(register_limiters=[keeper]), "r": specimen(register_routers=[guide])}
+    async with client(vendor, **plugins) as ask:
+        answer = await ask.chat(model="x", stream=stream)
+    assert answer.headers["X-Gatehook-Deployment"] == "two"
+    assert [attempt.target.key for attempt in vendor.attempts] == ["two"]
+    assert keeper.log == ["admit", "take two", "settle two complete"]
+
+
+async def test_hook_register_limiters_when_every_deployment_is_full_nothing_was_tried() -> None:
+    keeper, vendor, watch = Doorkeeper("one", "two"), Vendor(), Watching()
+    guide = Guide(x=[target("one"), target("two")])
+    plugins = {"k": specimen(register_limiters=[keeper]), "r": specimen(register_routers=[guide])}
+    async with client(vendor, **plugins, w=specimen(register_observers=[watch])) as ask:
+        answer = await ask.chat(model="x")
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert answer.error["message"] == "one is full"
+    assert "X-Gatehook-Deployment" not in answer.headers
+    assert [outcome.status for outcome in watch.outcomes] == ["rejected"]
+    assert vendor.attempts == []
+
+
+async def test_hook_register_limiters_what_an_attempt_reserved_is_settled_when_it_fails() -> None:
+    keeper, vendor = Doorkeeper("three"), Vendor(UpstreamError("out of order", retry=Retry.NEXT))
+    guide = Guide(x=[target("one"), target("two"), target("three")])
+    plugins = {"k": specimen(register_limiters=[keeper]), "r": specimen(register_routers=[guide])}
+    async with client(vendor, **plugins) as ask:
+        answer = await ask.chat(model="x")
+    assert (answer.status, answer.error["message"]) == (502, "out of order")  # not that the last one was full
+    assert keeper.log == [
+        "admit",
+        "take one",
+        "settle one failed upstream_error",
+        "take two",
+        "settle two failed upstream_error",
+    ]
+
+
+async def test_hook_register_limiters_a_permit_that_never_waits_is_settled_without_a_task() -> None:
+    tasks: list[object] = []
+
+    class Immediate:
+        immediate = True
+
+        async def admit(self, call: Call) -> "Immediate":
+            tasks.append(asyncio.current_task())
+            return self
+
+        async def settle(self, outcome: Outcome) -> None:
+            tasks.append(asyncio.current_task())
+
+    async with client(k=specimen(register_limiters=[Immediate()])) as ask:
+        assert (await ask.chat()).status == 200
+    assert len(tasks) == 2
+    assert tasks[0] is tasks[1]
 
 
 # --- routers -------------------------------------------------------------------------------------------------------
