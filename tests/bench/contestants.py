@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -16,8 +17,10 @@ HERE = Path(__file__).parent
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 MODEL = "mock-n64"  # 64 content events in one write
 PACED_MODEL = "mock-n64-d10000"  # 64 content events, one every 10 ms
-KNOWN = ("direct", "bare", "gatehook")
+KNOWN = ("direct", "bare", "gatehook", "accounts")
+"""`accounts` is Gatehook with keys in a database, rate limits, budgets and the ledger on."""
 
+ACCOUNTS = ("database", "ledger", "quota", "rate_limit")
 PLUGINS = ("health", "openai_api", "route_models", "metrics", "vendor_openai")
 
 
@@ -28,12 +31,13 @@ class Contestant:
     name: str
     address: Address
     process: Process | None = None
+    key: str = KEY
 
     def cpu(self) -> float:
         return cpu_seconds(self.process.pid) if self.process else 0.0
 
     def request(self, model: str, *, stream: bool) -> Request:
-        return chat_request("{}:{}".format(*self.address), KEY, model, stream=stream)
+        return chat_request("{}:{}".format(*self.address), self.key, model, stream=stream)
 
 
 def start_stub(core: int, stack: ExitStack) -> Process:
@@ -54,15 +58,18 @@ def start(name: str, stub: Process, core: int, stack: ExitStack) -> Contestant:
     if name == "direct":
         return Contestant(name, ("127.0.0.1", stub.port))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehook-bench-")))
-    port, upstream = free_port(), f"http://127.0.0.1:{stub.port}"
+    port, upstream, key = free_port(), f"http://127.0.0.1:{stub.port}", KEY
     if name == "bare":
         command = [sys.executable, str(HERE / "bare_proxy.py"), "--port", str(port), "--upstream", upstream]
     else:
-        command = [gatehook_command(), "serve", "--config", str(write_settings(folder, port, upstream))]
+        settings = write_settings(folder, port, upstream, accounts=name == "accounts")
+        command = [gatehook_command(), "serve", "--config", str(settings)]
+        if name == "accounts":
+            key = create_key(settings)
     process = started(name, command, port, core, stack, folder)
-    if name == "gatehook":
-        check_features(port)
-    return Contestant(name, ("127.0.0.1", port), process)
+    if name in ("gatehook", "accounts"):
+        check_features(port, key)
+    return Contestant(name, ("127.0.0.1", port), process, key)
 
 
 def versus(text: str) -> Contestant:
@@ -82,24 +89,42 @@ def gatehook_command() -> str:
     return found
 
 
-def write_settings(folder: Path, port: int, upstream: str) -> Path:
-    """Settings with auth, routing and metrics on, and nothing that a plain gateway would not have."""
+def create_key(settings: Path) -> str:
+    """A key in the database, of a user with every kind of limit and cap, none of which is ever reached."""
+
+    def gatehook(*words: str) -> str:
+        done = subprocess.run(
+            [gatehook_command(), *words, "--config", str(settings)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise StartError(f"gatehook {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    key = json.loads(gatehook("keys", "create", "--user", "bench", "--json"))["key"]
+    much = str(10**12)
+    gatehook("users", "set", "bench", "--rpm", much, "--tpm", much, "--tokens", much, "--budget-per-month", "1000000")
+    return str(key)
+
+
+def write_settings(folder: Path, port: int, upstream: str, *, accounts: bool) -> Path:
+    """Settings with auth, routing and metrics on, and nothing that a plain gateway would not have; or with accounts."""
     lines = ["[server]", 'host = "127.0.0.1"', f"port = {port}", ""]
-    for plugin in PLUGINS:
+    for plugin in (*PLUGINS, *(ACCOUNTS if accounts else ())):
         lines += [f"[plugins.{plugin}]", "enabled = true", ""]
-    lines += ["[plugins.auth_keys]", "enabled = true", f"keys = [{json.dumps(KEY)}]", ""]
+    lines += ["[plugins.auth_keys]", "enabled = true", f"keys = {json.dumps([] if accounts else [KEY])}", ""]
     for model in (MODEL, PACED_MODEL):
         lines += ["[[models]]", f'name = "{model}"', 'vendor = "openai"', f'model = "{model}"']
-        lines += [f'base_url = "{upstream}/v1"', 'api_key = "sk-upstream-0123456789abcdef"', ""]
+        lines += [f'base_url = "{upstream}/v1"', 'api_key = "sk-upstream-0123456789abcdef"']
+        lines += ["pricing = { input_per_1k_tokens = 0.0025, output_per_1k_tokens = 0.01 }", ""]
     path = folder / "settings.toml"
     path.write_text("\n".join(lines))
     return path
 
 
-def check_features(port: int) -> None:
+def check_features(port: int, key: str) -> None:
     """Without these a benchmark would flatter: a key is really asked for, metrics are really there."""
     content = {"Content-Type": "application/json"}
     if (status := get(port, "/v1/chat/completions", content, method="POST", body=b"{}")) != 401:
         raise StartError(f"gatehook answered {status} to a chat request without a key; 401 was to be expected")
-    if (status := get(port, "/metrics", {"Authorization": f"Bearer {KEY}"})) == 404:
+    if (status := get(port, "/metrics", {"Authorization": f"Bearer {key}"})) == 404:
         raise StartError("gatehook has no /metrics: the metrics plugin is not on")

@@ -10,6 +10,7 @@ from tests.bench.load import Sample
 MICRO = 1e6
 MEGA = 1e6
 CPU_LIMIT = 1.3  # times the bare proxy's
+ACCOUNTS_LIMIT = 1.5  # times the same without accounts
 RSS_LIMIT = 80 * MEGA
 GROWTH_LIMIT = 1 * MEGA  # what an allocator may keep without anything having leaked
 YARDSTICK = "bare"
@@ -160,7 +161,22 @@ def aims(results: Results, subject: str) -> list[Aim]:
         if ratios:
             shown = f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)} x {YARDSTICK}"
             found.append(Aim(f"{text} at most {CPU_LIMIT} x {YARDSTICK}", shown, max(ratios) <= CPU_LIMIT))
-    return found + memory_aims(results.memory.get(subject, []))
+    return found + accounts_aims(results) + memory_aims(results.memory.get(subject, []))
+
+
+def accounts_aims(results: Results) -> list[Aim]:
+    """What keys in a database, limits, budgets and the ledger may cost together."""
+    ratios = []
+    for figure in FIGURES:
+        if figure.key in ("cpu_c1", "cpu_c16", "cpu_c64"):
+            pairs = zip(results.rounds(figure, "accounts"), results.rounds(figure, "gatehook"), strict=False)
+            if each := [mine / theirs for mine, theirs in pairs if theirs > 0]:
+                ratios.append(statistics.median(each))
+    if not ratios:
+        return []
+    shown = " / ".join(f"{ratio:.2f}" for ratio in ratios)
+    text = f"CPU per plain request with accounts at most {ACCOUNTS_LIMIT} x without"
+    return [Aim(text, f"{shown} x gatehook", max(ratios) <= ACCOUNTS_LIMIT)]
 
 
 def memory_aims(readings: list[tuple[int, int]]) -> list[Aim]:
