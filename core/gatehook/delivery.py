@@ -11,7 +11,7 @@ from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
 from gatehook.failover import Stream
 from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
-from gatehook.protocols import Surface
+from gatehook.protocols import OwnStatus, Surface
 from gatehook.stages import Concerns
 from gatehook.tools import Gate
 
@@ -61,7 +61,9 @@ class Delivery:
 
     def spent(self, completion: Completion) -> None:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
-        self._usage = completion.usage or _estimate(self._call, len(completion.raw) // 4)
+        if completion.usage is None:
+            completion.usage = _estimate(self._call, len(completion.raw) // 4)
+        self._usage = completion.usage
 
     async def answer(self, completion: Completion) -> web.StreamResponse:
         """A whole answer.
@@ -114,7 +116,7 @@ class Delivery:
                 if gate is not None:
                     await self._write(response, watch, self._framed(await gate.rest()))
             watch.arm(concerns.write_timeout, _client_too_slow)
-            await response.write_eof(self._surface.end(call, stream.usage))
+            await response.write_eof(self._surface.end(call, self._streamed(stream)))
         self._status = ("complete", 200)
         if kept is not None:
             await concerns.answers.put(call, key, Entry(chunks=tuple(kept)))
@@ -152,7 +154,8 @@ class Delivery:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return web.Response(status=error.status, body=self._surface.error(self._call, error), headers=headers)
+        status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
+        return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 
     def is_lost(self, error: Exception) -> bool:
         """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
@@ -175,7 +178,7 @@ class Delivery:
         status, http_status = self._status
         usage = self._usage
         if self._stream is not None:
-            usage = self._stream.usage or _estimate(call, self._stream.contents)
+            usage = self._streamed(self._stream)
         return Outcome(
             status=status,  # type: ignore[arg-type]  # one of the literals above
             http_status=http_status,
@@ -184,6 +187,10 @@ class Delivery:
             duration=time.monotonic() - call.started,
             first_token=None if call.first_token is None else call.first_token - call.started,
         )
+
+    def _streamed(self, stream: Stream) -> Usage:
+        """What a stream used so far."""
+        return stream.usage or _estimate(self._call, stream.contents)
 
     def _headers(self) -> dict[str, str]:
         call = self._call

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import TypeVar, cast
 
 from gatehook.deadlines import Deadlines, Limit, Watch
-from gatehook.errors import GatewayError, InvalidRequest, RateLimited, Retry, UpstreamError, UpstreamTimeout
+from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import sift
 from gatehook.protocols import AttemptLimiter, Vendor
@@ -172,12 +172,19 @@ class Failover:
         for target in targets:
             tries = 0
             while True:
+                before = call.attempts
                 try:
                     return await self._admitted(call, target, permits, run)
                 except GatewayError as error:
-                    self._attempt_failed(call, target, error)
-                    log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
-                    if last is None or not _was_not_tried(error):
+                    passed_over = call.attempts == before
+                    if passed_over:
+                        log.info("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
+                    else:
+                        self._attempt_failed(call, target, error)
+                        log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
+                    # A limit of our own, or a parameter that this vendor cannot take, says nothing about those that
+                    # were really tried.
+                    if last is None or not (passed_over or isinstance(error, InvalidRequest)):
                         last = error
                     if error.retry is Retry.NEVER:
                         raise
@@ -237,14 +244,6 @@ class Failover:
             # It has cost a whole time limit already; another deployment is the better bet.
             return None
         return random.uniform(0, _FIRST_BACKOFF * 2**tries)  # noqa: S311  # jitter, not a secret
-
-
-def _was_not_tried(error: GatewayError) -> bool:
-    """Whether a deployment was passed over: for a parameter it cannot take, or a limit of our own.
-
-    That says nothing about those that were really tried.
-    """
-    return isinstance(error, InvalidRequest) or (isinstance(error, RateLimited) and error.retry is Retry.NEXT)
 
 
 def _plugin_failed(attempt: Attempt, error: Exception) -> UpstreamError:

@@ -36,6 +36,7 @@ __all__ = [
     "Endpoint",
     "Limiter",
     "Observer",
+    "OwnStatus",
     "Permit",
     "Route",
     "Router",
@@ -234,6 +235,15 @@ class Surface(Protocol):
 
     def error_event(self, call: Call, error: GatewayError) -> bytes:
         """The framed event that ends a stream that broke after its headers were sent."""
+        ...
+
+
+@runtime_checkable
+class OwnStatus(Protocol):
+    """What a surface may also be: one whose contract knows fewer HTTP statuses than the gateway."""
+
+    def status(self, error: GatewayError) -> int:
+        """The status of an error answer."""
         ...
 
 

@@ -19,11 +19,13 @@ __all__ = [
     "DATABASE",
     "DIRECTORY",
     "LEDGER",
+    "QUOTAS",
     "Catalog",
     "Database",
     "Directory",
     "Ledger",
     "Posting",
+    "Quotas",
     "ServiceKey",
     "Services",
 ]
@@ -66,6 +68,11 @@ class Services:
         if key.name not in self._offers:
             raise StartupError(f"service {key.name!r} is not offered by any plugin; enable [plugins.{key.provider}]")
         return cast("T", self._offers[key.name][0])
+
+    def get(self, key: ServiceKey[T]) -> T | None:
+        """The service, None if nobody offers it."""
+        offer = self._offers.get(key.name)
+        return None if offer is None else cast("T", offer[0])
 
     def __contains__(self, key: ServiceKey[Any]) -> bool:
         return key.name in self._offers
@@ -329,7 +336,20 @@ class Ledger(Protocol):
         ...
 
 
+class Quotas(Protocol):
+    """What users have used of their caps."""
+
+    async def used(self, user_id: str) -> Mapping[str, tuple[int, int]]:
+        """Tokens and nano-dollars by period: "all", "day" and "month" (those of now, UTC). Flushes the ledger first.
+
+        Raises:
+            Unavailable: the database cannot be asked now.
+        """
+        ...
+
+
 CATALOG: ServiceKey[Catalog] = ServiceKey("catalog", provider="kernel")
 DATABASE: ServiceKey[Database] = ServiceKey("database", provider="database")
 DIRECTORY: ServiceKey[Directory] = ServiceKey("directory", provider="database")
 LEDGER: ServiceKey[Ledger] = ServiceKey("ledger", provider="ledger")
+QUOTAS: ServiceKey[Quotas] = ServiceKey("quotas", provider="quota")

@@ -102,7 +102,8 @@ _TOOL_FIELDS = {"tools": ("tool_choice", "parallel_tool_calls"), "functions": ("
 
 def _check_choice(choice: Any, offered: Sequence[Mapping[str, Any]], field: str) -> None:
     """A choice that can no longer be made is refused: leaving it out would change what was asked for."""
-    named = choice.get("function", choice).get("name") if isinstance(choice, dict) else None
+    function = choice.get("function", choice) if isinstance(choice, dict) else None
+    named = function.get("name") if isinstance(function, dict) else None
     if named is not None and not any(one.get("function", one).get("name") == named for one in offered):
         raise PermissionDenied(f"{field}: the tool {named!r} may not be used", param=field, code="tool_not_allowed")
     if choice == "required" and not offered:

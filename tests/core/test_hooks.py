@@ -996,6 +996,14 @@ async def test_hook_register_tool_policies_a_choice_that_cannot_be_made_is_refus
     assert vendor.attempts == []
 
 
+@pytest.mark.parametrize("choice", [7, {"function": 7}, {"function": None}, {"name": ["rm"]}, [], "rm"])
+async def test_hook_register_tool_policies_a_choice_of_no_known_form_is_the_vendor_s_to_refuse(choice: Any) -> None:
+    functions = [one["function"] for one in offered("rm", "ls")]
+    async with client(**policies(Policy(hides=["rm"]))) as ask:
+        answer = await ask.chat(functions=functions, function_call=choice)
+    assert answer.status in (200, 403)
+
+
 async def test_hook_register_tool_policies_offer_may_change_a_tool_s_words() -> None:
     class Wording(Policy):
         async def offer(self, call: Call, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

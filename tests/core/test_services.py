@@ -87,3 +87,10 @@ def test_what_a_source_feeds_joins_the_groups_and_replaces_only_what_it_fed_befo
     assert seen == [["a", "b"], ["a", "b", "c"], ["a", "d", "c"]]
     assert catalog.group("a") == (target("a", 1),)
     assert catalog.group("b") == ()
+
+
+def test_a_service_may_be_asked_for_without_being_needed() -> None:
+    services = Services()
+    assert services.get(NUMBERS) is None
+    services.provide(NUMBERS, [], "counting")
+    assert services.get(NUMBERS) == []

@@ -149,7 +149,10 @@ class StreamReader:
         """Take one event in, pass it on, and learn from it what the next ones may look like."""
         event, raw = self._decoded(data)
         ordinary = self._lessons > 0 and self._is_ordinary(event)
-        kept = self._taken(event, raw)
+        try:
+            kept = self._taken(event, raw)
+        except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
+            raise failure.malformed(self._target, "an event of the stream is not valid JSON") from None
         if kept is None:
             return
         out.append(frame(kept))

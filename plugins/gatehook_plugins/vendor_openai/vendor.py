@@ -205,15 +205,22 @@ def _completion(attempt: Attempt, raw: bytes) -> Completion:
         if error := failure.bare(raw):
             raise failure.from_body(target, error)
         raise failure.malformed(target, "the answer has neither a result nor an error")
+    try:
+        raw = _mended(raw, whole, call.model)
+    except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
+        raise failure.malformed(target, "the answer is not valid JSON") from None
+    return Completion(raw=raw, usage=usage_of(whole.usage))
+
+
+def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
+    """The answer under its public name, and with the finish reason that its tool calls ask for."""
     if any(_miscalled(choice) for choice in whole.choices or ()):
         data = decode(raw)
         for choice in data["choices"]:
             if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
                 choice["finish_reason"] = "tool_calls"
         raw = encode(data)
-    if whole.model != call.model:
-        raw = with_model(raw, whole.model, call.model)
-    return Completion(raw=raw, usage=usage_of(whole.usage))
+    return raw if whole.model == public else with_model(raw, whole.model, public)
 
 
 def _miscalled(choice: Any) -> bool:

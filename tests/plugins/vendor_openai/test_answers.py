@@ -41,6 +41,13 @@ async def test_an_answer_without_a_model_gets_one_and_nested_ones_stay(ask: Ask)
     assert (run.data["model"], run.data["metadata"]) == ("public", {"model": ""})
 
 
+async def test_an_answer_that_cannot_be_renamed_is_an_upstream_failure(ask: Ask) -> None:
+    choice = b'{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}'
+    run = await ask(answer=b'{"choices":[' + choice + b'],"x":' + b"9" * 5000 + b',"model":"a","model":"b"}')
+    assert isinstance(run.error, UpstreamError)
+    assert run.error.code == "upstream_malformed"
+
+
 @pytest.mark.parametrize(
     ("finish", "told"), [("stop", "tool_calls"), ("length", "length"), ("tool_calls", "tool_calls")]
 )

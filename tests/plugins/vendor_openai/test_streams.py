@@ -241,6 +241,7 @@ BROKEN: dict[str, list[str | bytes]] = {
     "an index of a wrong type": ["{role}", '{"choices":[{"index":"0"}]}', "{stop}"],
     "a finish of a wrong type": ["{role}", '{"choices":[{"finish_reason":7}]}', "{stop}"],
     "an id of a wrong type": ["{role}", '{"id":7,"choices":[]}', "{stop}"],
+    "a number of thousands of digits": ['{"choices":[{"delta":{"content":"A"}}],"x":' + "9" * 5000 + "}", "{stop}"],
     "not UTF-8": ["{role}", b'data: {"model":"\xff","choices":[]}\n\n', "{stop}"],
     "far too deep": ["{role}", "[" * 100_000, "{stop}"],
     "an object far too deep": ["{role}", '{"a":' * 100_000, "{stop}"],

@@ -1,0 +1,57 @@
+"""Surface E: the multi-LLM API under /api/llm and /api/v1/llm: answers with their cost, models, health, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gatehook import CATALOG, LEDGER, Endpoint, Observer, Route, Section, hookimpl
+from gatehook_plugins.llm_api.errors import error_body, nothing_here
+from gatehook_plugins.llm_api.models import Models
+from gatehook_plugins.llm_api.monitor import Monitor
+from gatehook_plugins.llm_api.stats import Statistics
+from gatehook_plugins.llm_api.surface import LlmSurface
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["LlmApi"]
+
+MOUNTS = ("/api/llm", "/api/v1/llm")
+
+
+class LlmApi:
+    """Serves /generate, /generate/stream, /models, /health and /stats at both mounts."""
+
+    class Settings(Section):
+        """[plugins.llm_api]."""
+
+    requires = (CATALOG,)  # without the ledger, only the statistics are missing
+
+    def __init__(self, settings: Settings) -> None:
+        """`settings` has no keys beyond every plugin's."""
+        self._monitor = Monitor()
+
+    @hookimpl
+    def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
+        """What knows how the models do."""
+        self._monitor.follow(gateway.services[CATALOG])
+        return [self._monitor]
+
+    @hookimpl
+    def register_routes(self, gateway: Gateway) -> Iterable[Route | Endpoint]:
+        """The same paths at each mount."""
+        catalog = gateway.services[CATALOG]
+        ledger = gateway.services.get(LEDGER)
+        plain, streaming = LlmSurface(), LlmSurface(always_streams=True)
+        models = Models(gateway, catalog, self._monitor, has_ledger=ledger is not None)
+        statistics = Statistics(ledger)
+        for mount in MOUNTS:
+            yield Endpoint(f"{mount}/generate", "chat", plain)
+            yield Endpoint(f"{mount}/generate/stream", "chat", streaming)
+            yield Route("GET", f"{mount}/models", models.list, errors=error_body)
+            yield Route("GET", f"{mount}/models/{{id:.+}}/status", models.status, errors=error_body)
+            yield Route("GET", f"{mount}/health", models.health, auth=False, errors=error_body)
+            yield Route("GET", f"{mount}/stats/usage", statistics.usage, errors=error_body)
+            yield Route("GET", f"{mount}/stats/performance", statistics.performance, errors=error_body)
+            yield Route("*", f"{mount}/{{path:.*}}", nothing_here, auth=False, errors=error_body)

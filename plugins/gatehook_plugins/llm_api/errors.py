@@ -1,0 +1,63 @@
+"""Errors in this API's own shape."""
+
+import os
+from typing import Final
+
+from aiohttp import web
+
+from gatehook import GatewayError, ModelNotFound, NotFound, Unavailable, encode
+
+__all__ = ["UnknownModel", "error_body", "nothing_here"]
+
+_CODES: Final = {
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    409: "CONFLICT",
+    429: "RATE_LIMIT_EXCEEDED",
+    502: "MODEL_UNAVAILABLE",
+    503: "MODEL_UNAVAILABLE",
+    504: "MODEL_UNAVAILABLE",
+}
+
+
+class UnknownModel(ModelNotFound):
+    """404: no model of this name, for this caller."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"the model {model!r} does not exist; GET /api/llm/models lists those that do", param="model")
+        self.model = model
+
+
+def error_body(error: GatewayError, request_id: str = "", model: str = "") -> bytes:
+    """``{"error": {"code", "message", "details": {"model", "reason", "retry_after"}, "request_id"}}``.
+
+    Args:
+        error: what went wrong; its own, finer code is the reason.
+        request_id: the call's; a fresh one if there was no call.
+        model: the name asked for, "" if none.
+    """
+    if isinstance(error, UnknownModel):
+        model = error.model
+    details = {"model": model or None, "reason": error.code or error.type, "retry_after": error.retry_after}
+    request_id = request_id or "req_" + os.urandom(16).hex()
+    return encode(
+        {"error": {"code": _code(error), "message": error.message, "details": details, "request_id": request_id}}
+    )
+
+
+async def nothing_here(request: web.Request) -> web.Response:
+    """Any other path below a mount.
+
+    Raises:
+        NotFound: always.
+    """
+    raise NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
+
+
+def _code(error: GatewayError) -> str:
+    if isinstance(error, ModelNotFound):
+        return "MODEL_NOT_FOUND"
+    if isinstance(error, Unavailable):  # the gateway itself lacks something; no model is to blame
+        return "SERVICE_UNAVAILABLE"
+    return _CODES.get(error.status) or ("INVALID_REQUEST" if error.status < 500 else "INTERNAL_ERROR")

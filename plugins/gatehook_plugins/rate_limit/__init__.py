@@ -1,0 +1,109 @@
+"""Limits how many requests and tokens a minute, and how many requests at the same time, somebody may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gatehook import CATALOG, Limiter, Limits, Section, StartupError, hookimpl
+from gatehook_plugins.rate_limit.limiter import RateLimiter
+from gatehook_plugins.rate_limit.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+    from gatehook_plugins.rate_limit.shared import RedisStore
+    from gatehook_plugins.rate_limit.store import Store
+
+__all__ = ["RateLimit"]
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class ModelLimits(BaseModel):
+    """`[plugins.rate_limit.models."NAME"]`: limits of all callers of one model together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    requests_per_minute: Count | None = Field(default=None, description="most requests in any 60 seconds")
+    tokens_per_minute: Count | None = Field(default=None, description="most tokens in any 60 seconds")
+    concurrent_requests: Count | None = Field(default=None, description="most requests at the same time")
+
+
+class RateLimit:
+    """Keeps callers, models and deployments within their limits; on one node, or with Redis on all of them together."""
+
+    class Settings(Section):
+        """[plugins.rate_limit]."""
+
+        requests_per_minute: Count | None = Field(
+            default=None, description="most requests in any 60 seconds, for each user without limits of its own"
+        )
+        tokens_per_minute: Count | None = Field(default=None, description="most tokens in any 60 seconds, likewise")
+        concurrent_requests: Count | None = Field(default=None, description="most requests at the same time, likewise")
+        on_failure: Literal["local", "open", "closed"] = Field(
+            default="local",
+            description="while Redis is gone: 'local', each node limits by itself; 'open', nothing is limited; "
+            "'closed', limited requests are refused with 503",
+        )
+        models: dict[str, ModelLimits] = Field(default={}, description="limits of all callers of a model together")
+
+    requires = (CATALOG,)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._shared: RedisStore | None = None
+
+    @hookimpl
+    def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
+        """One limiter, of calls and of attempts.
+
+        Raises:
+            StartupError: a Redis is named, but its package is missing, or the address is wrong.
+        """
+        store: Store = MemoryStore()
+        if gateway.settings.redis.url.get_secret_value():
+            store = self._share(gateway, store)
+        models = {name: _limits(limits) for name, limits in self._settings.models.items()}
+        return [RateLimiter(store, gateway.services[CATALOG], _limits(self._settings), models)]
+
+    @hookimpl
+    def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
+        """The line to Redis, if there is one."""
+        return [self._lifespan]
+
+    def _lifespan(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._shared is None else self._shared.lifespan()
+
+    def _share(self, gateway: Gateway, local: Store) -> Store:
+        try:
+            from gatehook_plugins.rate_limit.link import Link
+            from gatehook_plugins.rate_limit.outage import Closed, Open, Resilient
+            from gatehook_plugins.rate_limit.shared import RedisStore
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "redis":
+                raise
+            raise StartupError(
+                "[redis] url is set, but the package is not installed: pip install 'gatehook[redis]', "
+                "or set url = '' to limit each node by itself"
+            ) from None
+        instead, told = {
+            "local": (local, "each node limits by itself"),
+            "open": (Open(), "nothing is limited"),
+            "closed": (Closed(), "limited requests are refused"),
+        }[self._settings.on_failure]
+        redis = gateway.settings.redis
+        try:
+            link = Link(redis.url.get_secret_value(), redis.timeout, told)
+        except ValueError:  # whose words may repeat the address, with its password
+            raise StartupError(
+                "[redis] url: expected redis://HOST:PORT/N, rediss://HOST:PORT/N or unix:///PATH"
+            ) from None
+        self._shared = RedisStore(link, redis.prefix)
+        return Resilient(self._shared, instead)
+
+
+def _limits(limits: RateLimit.Settings | ModelLimits) -> Limits:
+    return Limits(limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent_requests)

@@ -1,0 +1,160 @@
+"""Counting in Redis, for all nodes together: one script decides all limits of a request, by the server's clock."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+from gatehook_plugins.rate_limit.link import Gone, Link, script
+from gatehook_plugins.rate_limit.rules import Rule
+from gatehook_plugins.rate_limit.store import Decision, Grant, Reading, Store
+
+__all__ = ["RedisStore"]
+
+log = logging.getLogger("gatehook.rate_limit")
+
+_ADMIT, _SETTLE, _RENEW = script("admit"), script("settle"), script("renew")
+_LEASE: Final = 30_000_000
+"""Microseconds that a running request counts without being renewed: so long after its node has died."""
+_BEAT: Final = 5.0
+"""Seconds from one renewal to the next."""
+_AT_ONCE: Final = 500
+"""Running requests that one script renews."""
+
+
+class RedisStore:
+    """Limits that all nodes share.
+
+    Running requests are held by leases, which a task renews; those of a node that died end by themselves.
+    """
+
+    immediate: Final = False
+
+    def __init__(self, link: Link, prefix: str, clock: Callable[[], int] | None = None) -> None:
+        """Made ready; nothing is sent.
+
+        Args:
+            link: to Redis.
+            prefix: what the names of all keys begin with.
+            clock: microseconds since the epoch; None for the server's.
+        """
+        self._link = link
+        self._prefix = f"{prefix}:rl:{{limits}}:"  # the braces keep all keys in one slot of a cluster
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._node = ""
+        self._held: dict[str, tuple[bytes, ...]] = {}
+        """Requests that run, by holder: the keys that they count in."""
+        self._ended: dict[str, tuple[bytes, ...]] = {}
+        """Requests that do not run, but may count in Redis all the same."""
+        self._beating = False
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Renew leases meanwhile; end with no request of this node counted and no connection open."""
+        self._node = secrets.token_hex(8)  # not before: workers that are forked must differ
+        renewing = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+            self._ended |= self._held
+            self._held = {}
+            with contextlib.suppress(Gone):
+                await self.beat()
+            await self._link.close()
+
+    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+        """See `Store`.
+
+        Raises:
+            Gone: Redis did not answer in time.
+        """
+        holder = f"{self._node}:{next(self._numbers)}"
+        arguments: list[str | int] = [self._now(), _LEASE, holder]
+        for rule in rules:
+            arguments += (rule.unit, rule.most, rule.cost(tokens))
+        running = tuple(self._key(rule) for rule in rules if rule.unit == "concurrent")
+        try:
+            slot, admitted, *gauges = await self._link.run(_ADMIT, [self._key(rule) for rule in rules], arguments)
+        except BaseException as error:  # also when the client leaves: the script may have run
+            if running and not (isinstance(error, Gone) and not error.asked):
+                self._ended[holder] = running
+            raise
+        readings = tuple(
+            Reading(rule, max(0, rule.most - used), wait, reset)
+            for rule, used, wait, reset in zip(rules, gauges[::3], gauges[1::3], gauges[2::3], strict=True)
+        )
+        if not admitted:
+            return Decision(readings)
+        if running:
+            self._held[holder] = running
+        return Decision(readings, Grant(self, rules, tokens, slot, holder))
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """See `Store`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""
+        keys: list[bytes] = []
+        arguments: list[str | int] = [self._now(), grant.slot, grant.holder]
+        for rule in grant.rules:
+            excess = tokens - grant.tokens if rule.unit == "tokens" else requests - 1
+            if excess or rule.unit == "concurrent":
+                keys.append(self._key(rule))
+                arguments += (rule.unit, excess)
+        if not keys:
+            return
+        running = self._held.pop(grant.holder, ())
+        if running and self._beating:  # which may count it once more
+            self._ended[grant.holder] = running
+        try:
+            await self._link.run(_SETTLE, keys, arguments)
+        except BaseException as error:
+            if running:
+                self._ended[grant.holder] = running
+            if not isinstance(error, Gone):
+                raise
+
+    async def beat(self) -> None:
+        """Renew the leases of all that runs, and let go what has ended.
+
+        Raises:
+            Gone: Redis did not answer in time; nothing is forgotten.
+        """
+        ended, self._ended = self._ended, {}
+        holders = [(holder, key, 1) for holder, keys in self._held.items() for key in keys]
+        holders += [(holder, key, 0) for holder, keys in ended.items() for key in keys]
+        self._beating = True
+        try:
+            for start in range(0, len(holders), _AT_ONCE):
+                part = holders[start : start + _AT_ONCE]
+                arguments: list[str | int] = [self._now(), _LEASE]
+                for holder, _, runs in part:
+                    arguments += (holder, runs)
+                await self._link.run(_RENEW, [key for _, key, _ in part], arguments)
+        except BaseException:
+            self._ended |= ended
+            raise
+        finally:
+            self._beating = False
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT)
+            try:
+                await self.beat()
+            except Gone:
+                continue  # told already
+            except Exception:
+                log.exception("leases could not be renewed; trying again")
+
+    def _key(self, rule: Rule) -> bytes:
+        return (self._prefix + rule.name).encode("utf-8", "surrogatepass")  # an id may be any text
+
+    def _now(self) -> str | int:
+        return "" if self._clock is None else self._clock()
+
+
+_guard: type[Store] = RedisStore

@@ -1,0 +1,73 @@
+"""Where what was used is counted: the interface of it, and the values that go in and out. Times are microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from gatehook_plugins.rate_limit.rules import Rule
+
+__all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Grant", "Reading", "Store"]
+
+SECOND: Final = 1_000_000
+SLOTS: Final = 61
+"""Whole seconds that count: the one that is going on, and the sixty that lie, also in part, in the window before it."""
+BUSY: Final = 1 * SECOND
+"""How long to wait for a running request to end: nobody knows."""
+NEVER: Final = -1
+"""The wait of a request that will not pass however long it waits."""
+
+
+class Reading(Struct, frozen=True):
+    """What is left of one limit after a decision."""
+
+    rule: Rule
+    left: int
+    wait: int
+    """Until the same request could pass: 0 if it could now, `NEVER`."""
+    reset: int
+    """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time."""
+
+
+class Grant(Struct, frozen=True):
+    """What an admitted request has reserved, and where."""
+
+    store: Store
+    rules: Sequence[Rule]
+    tokens: int
+    slot: int
+    """The second of the admission, by the store's clock."""
+    holder: str = ""
+    """Names this request among those that run at the same time."""
+
+
+class Decision(Struct, frozen=True):
+    """Whether a request may go on. All of its limits are decided together: none is charged if one refuses."""
+
+    readings: Sequence[Reading]
+    grant: Grant | None = None
+    """None if it was refused, or if nobody counts."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether no limit refused."""
+        return not any(reading.wait for reading in self.readings)
+
+
+class Store(Protocol):
+    """Counts requests, tokens and running requests against limits."""
+
+    @property
+    def immediate(self) -> bool:
+        """Whether nothing it does really waits."""
+        ...
+
+    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+        """Charge one request, and its tokens, to all of these rules or to none."""
+        ...
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go."""
+        ...

@@ -1,0 +1,191 @@
+"""Redis is slow, silent, stopped, started again, not installed: nobody waits for long, and what is declared happens."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import redis
+
+from gatehook import Limits, Principal, StartupError, User
+from gatehook.testing import built
+from gatehook_plugins.rate_limit import RateLimit
+from gatehook_plugins.rate_limit.link import Gone, Link
+from gatehook_plugins.rate_limit.rules import rules
+from gatehook_plugins.rate_limit.shared import RedisStore
+
+Gateway = Callable[..., AbstractAsyncContextManager[Any]]
+
+MODEL = '[[models]]\nname = "m"\nvendor = "mock"\n'
+LIMIT = rules("key", "k", Limits(1000, None, 100))
+
+
+def settings(url: str, on_failure: str = "local", timeout: float = 0.1) -> str:
+    return (
+        f'[redis]\nurl = "{url}"\ntimeout = {timeout}\n[plugins.rate_limit]\non_failure = "{on_failure}"\n'
+        f"requests_per_minute = 5\n{MODEL}"
+    )
+
+
+def link_of(client: Any) -> Link:
+    (limiter,) = client.gateway.pipeline.concerns.limiters
+    found: Link = limiter._store._store._link
+    return found
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "gatehook.rate_limit"]
+
+
+async def test_local_each_node_limits_by_itself(
+    gateway: Gateway, silent_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway(settings(silent_url)) as client:
+        answers = [await client.ask() for _ in range(6)]
+        assert [one.status for one in answers] == [200] * 5 + [429]
+        assert answers[0].headers["X-RateLimit-Remaining"] == "4"
+    assert said(caplog) == [
+        "Redis is gone (no answer within 0.1 s); until it answers, each node limits by itself"
+    ] or said(caplog)[0].startswith("Redis is gone (TimeoutError")
+
+
+async def test_open_nothing_is_limited(gateway: Gateway, silent_url: str) -> None:
+    async with gateway(settings(silent_url, "open")) as client:
+        answers = [await client.ask() for _ in range(8)]
+        assert {one.status for one in answers} == {200}
+        assert not [name for name in answers[0].headers if "ratelimit" in name.lower()]
+
+
+async def test_closed_nobody_who_is_limited_gets_in(gateway: Gateway, silent_url: str) -> None:
+    async with gateway(settings(silent_url, "closed")) as client:
+        answer = await client.ask()
+        assert (answer.status, answer.body["error"]["code"]) == (503, "rate_limiter_unavailable")
+        assert answer.headers["Retry-After"] == "1"
+
+
+async def test_only_one_caller_a_second_waits_for_a_redis_that_is_gone(silent_url: str) -> None:
+    now = [100.0]
+    link = Link(silent_url, 0.05, "it is a test", lambda: now[0])
+    store = RedisStore(link, "p")
+    asked = await asyncio.gather(*(store.admit(LIMIT, 0) for _ in range(10)), return_exceptions=True)
+    assert all(isinstance(one, Gone) for one in asked)
+
+    async def ask_again() -> list[bool]:
+        found = await asyncio.gather(*(store.admit(LIMIT, 0) for _ in range(10)), return_exceptions=True)
+        return sorted(one.asked for one in found if isinstance(one, Gone))
+
+    now[0] += 0.99
+    assert await ask_again() == [False] * 10
+    now[0] += 0.02
+    assert await ask_again() == [False] * 9 + [True]
+    assert await ask_again() == [False] * 10
+    await link.close()
+
+
+async def test_no_request_waits_longer_than_the_deadline(gateway: Gateway, silent_url: str) -> None:
+    async with gateway(settings(silent_url, "open", timeout=0.2)) as client:
+        await client.ask(model="unknown")  # everything is warm, and Redis known to be gone
+        link_of(client)._ask_again = 0
+        start = time.monotonic()
+        await asyncio.gather(*(client.ask() for _ in range(50)))
+        assert time.monotonic() - start < 2
+
+
+async def test_stopped_and_started_again_in_the_middle_of_traffic(
+    gateway: Gateway, people: dict[str, Principal], own_redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    people["t"] = Principal("ann", user=User("ann", limits=Limits(1000, None, 50)))
+
+    async def traffic(client: Any, *, streams: bool = True) -> None:
+        asking = (client.ask("t", stream=streams and number % 2 == 0) for number in range(30))
+        answers = await asyncio.gather(*asking)
+        assert {one.status for one in answers} == {200}
+
+    own_redis.start()
+    async with gateway(settings(own_redis.url, timeout=1)) as client:
+        await traffic(client)
+        assert said(caplog) == []
+        going_on = asyncio.create_task(traffic(client))
+        own_redis.stop()
+        await going_on
+        await traffic(client)
+        assert len(said(caplog)) == 1
+        assert said(caplog)[0].endswith("until it answers, each node limits by itself")
+
+        own_redis.start()
+        link_of(client)._ask_again = 0  # a second has passed
+        await traffic(client, streams=False)  # whose answers come when they are settled
+        assert said(caplog)[1:] == ["Redis answers again; limits are shared between nodes"]
+        with redis.Redis.from_url(own_redis.url) as server:
+            assert server.exists("gatehook:rl:{limits}:requests:user:ann")
+            assert not server.exists("gatehook:rl:{limits}:concurrent:user:ann")
+
+
+async def test_a_redis_that_is_away_at_the_start_is_found_later(gateway: Gateway, own_redis: Any) -> None:
+    async with gateway(settings(own_redis.url, timeout=1)) as client:
+        assert (await client.ask()).status == 200
+        own_redis.start()
+        link_of(client)._ask_again = 0
+        assert (await client.ask()).status == 200
+        with redis.Redis.from_url(own_redis.url) as server:
+            assert server.exists("gatehook:rl:{limits}:requests:user:anonymous")
+
+
+async def test_what_was_granted_before_redis_went_is_settled_without_an_error(own_redis: Any) -> None:
+    own_redis.start()
+    now = [0.0]
+    link = Link(own_redis.url, 1, "it is a test", lambda: now[0])
+    store = RedisStore(link, "p")
+    async with store.lifespan():
+        grant = (await store.admit(LIMIT, 0)).grant
+        assert grant is not None
+        own_redis.stop()
+        await store.settle(grant, 1, 0)
+        with pytest.raises(Gone):
+            await store.beat()
+        assert list(store._ended) == [grant.holder]
+        own_redis.start()
+        now[0] += 2
+        await store.beat()
+        assert store._ended == store._held == {}
+
+
+async def test_an_outage_keeps_no_record_of_those_who_were_not_asked_for(silent_url: str) -> None:
+    link = Link(silent_url, 0.05, "it is a test", lambda: 0.0)
+    store = RedisStore(link, "p")
+    for _ in range(100):
+        with pytest.raises(Gone):
+            await store.admit(LIMIT, 0)
+    assert len(store._ended) == 1
+    await link.close()
+
+
+async def test_an_error_that_redis_answers_with_is_an_outage_too(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = Link(redis_url.replace("redis://", "redis://nobody:hunter2hunter2@"), 1, "it is a test")
+    with pytest.raises(Gone):
+        await RedisStore(link, "p").admit(LIMIT, 0)
+    assert "AuthenticationError" in said(caplog)[0]
+    assert "hunter2" not in caplog.text
+    assert logging.getLevelName(caplog.records[0].levelno) == "WARNING"
+    await link.close()
+
+
+def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("link", "shared", "outage"):
+        monkeypatch.delitem(sys.modules, f"gatehook_plugins.rate_limit.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(StartupError, match=r"pip install 'gatehook\[redis\]'"):
+        built(settings("redis://127.0.0.1:1/0"), plugins={"rate_limit": RateLimit})
+
+
+@pytest.mark.parametrize("url", ["http://u:sesame@h/0", "sesame", "redis://h:sesame/0", "redis://h:99999/0"])
+def test_a_wrong_address_is_told_without_repeating_it(url: str) -> None:
+    with pytest.raises(StartupError, match=r"\[redis\] url: expected redis://HOST:PORT/N") as caught:
+        built(settings(url), plugins={"rate_limit": RateLimit})
+    assert "sesame" not in str(caught.value)

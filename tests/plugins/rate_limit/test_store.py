@@ -1,0 +1,248 @@
+"""What both stores must do alike: exact sliding windows, all or nothing, settlement."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gatehook import Limits
+from gatehook_plugins.rate_limit.rules import Rule, Scope, rules
+from gatehook_plugins.rate_limit.shared import RedisStore
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, Decision, Grant, Store
+
+
+def rule(
+    requests: int | None = None,
+    tokens: int | None = None,
+    concurrent: int | None = None,
+    *,
+    scope: Scope = "key",
+    owner: str = "k",
+) -> tuple[Rule, ...]:
+    return rules(scope, owner, Limits(requests, tokens, concurrent))
+
+
+def granted(decision: Decision) -> Grant:
+    assert decision.admitted
+    assert decision.grant is not None
+    return decision.grant
+
+
+def waits(decision: Decision) -> list[int]:
+    return [reading.wait for reading in decision.readings]
+
+
+def left(decision: Decision) -> list[int]:
+    return [reading.left for reading in decision.readings]
+
+
+async def test_the_limit_is_let_through_and_not_one_more(store: Store) -> None:
+    decisions = [await store.admit(rule(3), 0) for _ in range(5)]
+    assert [one.admitted for one in decisions] == [True, True, True, False, False]
+    assert [left(one) for one in decisions] == [[2], [1], [0], [0], [0]]
+    assert decisions[3].grant is None
+
+
+async def test_the_wait_is_exact_to_the_microsecond(store: Store, clock: Any) -> None:
+    granted(await store.admit(rule(2), 0))
+    clock.turn(10)
+    granted(await store.admit(rule(2), 0))
+    clock.turn(20.5)
+    (wait,) = waits(await store.admit(rule(2), 0))
+    assert 29_500_000 <= wait <= 30_500_000  # a minute after the first, to the second
+    clock.now += wait - 1
+    assert waits(await store.admit(rule(2), 0)) == [1]
+    clock.now += 1
+    granted(await store.admit(rule(2), 0))
+    assert not (await store.admit(rule(2), 0)).admitted
+
+
+async def test_reset_is_when_everything_is_free_again(store: Store, clock: Any) -> None:
+    await store.admit(rule(5), 0)
+    clock.turn(30)
+    (reading,) = (await store.admit(rule(5), 0)).readings
+    clock.now += reading.reset
+    assert left(await store.admit(rule(5), 0)) == [4]
+
+
+async def test_all_limits_are_charged_or_none(store: Store) -> None:
+    wide, narrow = rule(10, 1000, 10), rule(1, scope="user", owner="u")
+    granted(await store.admit(narrow, 0))
+    refused = await store.admit(wide + narrow, 50)
+    assert waits(refused)[:3] == [0, 0, 0]
+    assert left(refused) == [10, 1000, 10, 0]
+    assert left(await store.admit(wide, 50)) == [9, 950, 9]
+
+
+async def test_tokens_are_refunded_in_the_second_they_were_charged(store: Store, clock: Any) -> None:
+    limit = rule(tokens=100)
+    first = granted(await store.admit(limit, 80))
+    clock.turn(5)
+    refused = await store.admit(limit, 40)
+    assert left(refused) == [20]
+    await store.settle(first, 1, 30)
+    assert left(await store.admit(limit, 40)) == [30]
+    clock.turn(56)
+    assert left(await store.admit(limit, 10)) == [50]  # the thirty have gone, not the forty
+
+
+async def test_a_debt_leaves_nothing_until_it_is_out_of_the_window(store: Store, clock: Any) -> None:
+    limit = rule(tokens=100)
+    await store.settle(granted(await store.admit(limit, 10)), 1, 5000)
+    clock.turn(30)
+    refused = await store.admit(limit, 1)
+    assert left(refused) == [0]
+    clock.now += waits(refused)[0]
+    assert left(await store.admit(limit, 1)) == [99]
+
+
+async def test_what_was_not_used_at_all_leaves_no_trace(store: Store) -> None:
+    limit = rule(2, 100, 1)
+    grant = granted(await store.admit(limit, 60))
+    await store.settle(grant, 0, 0)
+    readings = (await store.admit(rule(0, 0, 0), 1)).readings
+    assert [(one.left, one.reset) for one in readings] == [(0, 0)] * 3
+    assert left(await store.admit(limit, 60)) == [1, 40, 0]
+
+
+async def test_settling_after_the_window_changes_nothing(store: Store, clock: Any) -> None:
+    limit = rule(2, 100)
+    old = granted(await store.admit(limit, 60))
+    clock.turn(61)
+    granted(await store.admit(limit, 70))
+    await store.settle(old, 0, 900)
+    assert left(await store.admit(limit, 10)) == [0, 20]
+
+
+async def test_a_request_larger_than_the_limit_never_passes(store: Store) -> None:
+    assert waits(await store.admit(rule(10, 100), 101)) == [0, NEVER]
+    assert left(await store.admit(rule(10, 100), 100)) == [9, 0]
+
+
+async def test_zero_allows_nothing(store: Store) -> None:
+    assert waits(await store.admit(rule(0, 0, 0), 1)) == [NEVER, NEVER, NEVER]
+
+
+async def test_requests_at_the_same_time_end_when_they_are_settled(store: Store, clock: Any) -> None:
+    limit = rule(concurrent=2)
+    first, second = granted(await store.admit(limit, 0)), granted(await store.admit(limit, 0))
+    clock.turn(20)
+    assert waits(await store.admit(limit, 0)) == [BUSY]
+    await store.settle(first, 1, 7)
+    third = granted(await store.admit(limit, 0))
+    assert not (await store.admit(limit, 0)).admitted
+    await store.settle(second, 1, 0)
+    await store.settle(third, 1, 0)
+    assert left(await store.admit(limit, 0)) == [1]
+
+
+async def test_changing_a_limit_forgets_nothing(store: Store) -> None:
+    for _ in range(3):
+        await store.admit(rule(3, 100), 20)
+    assert left(await store.admit(rule(5, 200), 20)) == [1, 120]
+    assert left(await store.admit(rule(2, 10), 1)) == [0, 0]
+
+
+async def test_different_owners_and_scopes_do_not_mix(store: Store) -> None:
+    every = [rule(1, owner="a"), rule(1, owner="b"), rule(1, scope="user", owner="a"), rule(1, owner="a:b {}\n€\ud800")]
+    assert all([(await store.admit(one, 0)).admitted for one in every])
+    assert not any([(await store.admit(one, 0)).admitted for one in every])
+
+
+async def test_hundreds_at_once_get_the_limit_exactly(store: Store) -> None:
+    limit = rule(100, 10_000, 60)
+    decisions = await asyncio.gather(*(store.admit(limit, 10) for _ in range(300)))
+    grants = [one.grant for one in decisions if one.grant is not None]
+    assert len(grants) == 60
+    await asyncio.gather(*(store.settle(grant, 1, 100) for grant in grants))
+    again = await asyncio.gather(*(store.admit(limit, 10) for _ in range(300)))
+    assert sum(one.admitted for one in again) == 40  # what is left of the requests
+    assert min(left(one)[1] for one in again) == 10_000 - 60 * 100 - 40 * 10
+
+
+# --- against a log of everything -----------------------------------------------------------------------------------
+
+
+class Log:
+    """The same limits, the slow and obvious way: every charge with its time, summed up each time."""
+
+    def __init__(self, requests: int, tokens: int, concurrent: int) -> None:
+        self.limits = requests, tokens, concurrent
+        self.charges: list[list[int]] = []  # time, requests, tokens
+        self.running = 0
+
+    def used(self, now: int, which: int) -> int:
+        return sum(one[which] for one in self.charges if one[0] // 10**6 + 61 > now // 10**6)
+
+    def wait(self, now: int, which: int, cost: int, most: int) -> int:
+        moments = sorted({now, *((one[0] // 10**6 + 61) * 10**6 for one in self.charges if one[which])})
+        fits = (at - now for at in moments if at >= now and self.used(at, which) + cost <= most)
+        return next(fits, NEVER)
+
+    def waits(self, now: int, cost: int) -> list[int]:
+        requests, tokens, concurrent = self.limits
+        busy = 0 if self.running < concurrent else BUSY if concurrent else NEVER
+        return [self.wait(now, 1, 1, requests), self.wait(now, 2, cost, tokens), busy]
+
+    def in_a_true_minute(self, now: int, which: int) -> int:
+        return sum(one[which] for one in self.charges if now - 60 * 10**6 < one[0])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("admit"), st.integers(1, 40)),
+        st.tuples(st.just("settle"), st.integers(0, 90)),
+        st.tuples(st.just("reject"), st.just(0)),
+        st.tuples(st.just("turn"), st.sampled_from([1, 999_999, 10**6, 7_300_000, 30 * 10**6, 59_999_999, 61 * 10**6])),
+    ),
+    min_size=20,
+    max_size=60,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(limits=st.tuples(st.integers(0, 6), st.integers(0, 120), st.integers(0, 4)), steps=STEPS)
+async def test_every_decision_is_that_of_a_complete_log(
+    fresh: Callable[[Any], Store], clock: Any, limits: tuple[int, int, int], steps: list[tuple[str, int]]
+) -> None:
+    store, log, limit = fresh(clock), Log(*limits), rule(*limits)
+    open_: list[tuple[Grant, list[int]]] = []
+    for what, amount in steps:
+        if what == "turn":
+            clock.now += amount
+            if isinstance(store, RedisStore):
+                await store.beat()
+        elif what == "admit":
+            decision = await store.admit(limit, amount)
+            assert waits(decision) == log.waits(clock.now, amount)
+            if decision.grant is not None:
+                charge = [clock.now, 1, amount]
+                log.charges.append(charge)
+                log.running += 1
+                open_.append((decision.grant, charge))
+                assert log.in_a_true_minute(clock.now, 1) <= limits[0]
+                assert log.in_a_true_minute(clock.now, 2) <= limits[1]
+            used = [log.used(clock.now, 1), log.used(clock.now, 2), log.running]
+            assert left(decision) == [max(0, most - one) for most, one in zip(limits, used, strict=True)]
+        elif open_:
+            grant, charge = open_.pop(amount % len(open_))
+            charge[1:] = [0, 0] if what == "reject" else [1, amount]
+            log.running -= 1
+            await store.settle(grant, charge[1], charge[2])
+
+
+@pytest.mark.parametrize("step", [0.01, 0.4, 1.0, 1.7])
+async def test_no_minute_holds_more_than_the_limit_under_constant_pressure(
+    store: Store, clock: Any, step: float
+) -> None:
+    admitted = []
+    for _ in range(200 if step == 0.01 else 300):
+        if (await store.admit(rule(20), 0)).admitted:
+            admitted.append(clock.now)
+        clock.turn(step)
+    for at in admitted:
+        assert sum(at - 60 * 10**6 < other <= at for other in admitted) <= 20
+    assert len(admitted) >= 20
