@@ -50,7 +50,7 @@ from gatehook.errors import (
 )
 from gatehook.estimates import Estimate, estimate
 from gatehook.hookspecs import hookimpl
-from gatehook.jsonio import Document, MalformedJSON, decode, encode
+from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.model import (
     ANONYMOUS,
@@ -91,15 +91,17 @@ from gatehook.services import (
     DATABASE,
     DIRECTORY,
     LEDGER,
+    QUOTAS,
     Catalog,
     Database,
     Directory,
     Ledger,
     Posting,
+    Quotas,
     ServiceKey,
     Services,
 )
-from gatehook.settings import SecretStr, Section
+from gatehook.settings import ModelSettings, SecretStr, Section
 
 __all__ = (
     "ANONYMOUS",
@@ -109,6 +111,7 @@ __all__ = (
     "LEDGER",
     "NANO",
     "PRINCIPAL",
+    "QUOTAS",
     "Attempt",
     "AttemptLimiter",
     "AuthenticationFailed",
@@ -146,6 +149,7 @@ __all__ = (
     "MalformedJSON",
     "Media",
     "ModelNotFound",
+    "ModelSettings",
     "ModelUsage",
     "NotFound",
     "Observer",
@@ -160,6 +164,7 @@ __all__ = (
     "Posting",
     "Pricing",
     "Principal",
+    "Quotas",
     "RateLimited",
     "Retry",
     "Route",
@@ -188,6 +193,7 @@ __all__ = (
     "User",
     "Vendor",
     "Verdict",
+    "check_depth",
     "completion",
     "data_uri",
     "decode",

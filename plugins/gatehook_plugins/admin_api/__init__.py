@@ -1,0 +1,43 @@
+"""Administration over HTTP: users and what they may use, keys, models, corrections of usage, and who changed what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gatehook import Route, Section, hookimpl
+from gatehook.services import DIRECTORY
+from gatehook_plugins.admin_api.keys import KeyRoutes
+from gatehook_plugins.admin_api.models import ModelRoutes
+from gatehook_plugins.admin_api.records import RecordRoutes
+from gatehook_plugins.admin_api.users import UserRoutes
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["AdminApi"]
+
+
+class AdminApi:
+    """Everything under /admin, for admin credentials only: JSON in and out, errors in OpenAI's shape."""
+
+    class Settings(Section):
+        """[plugins.admin_api]."""
+
+        allow_references: bool = Field(
+            default=False, description="whether models may be given keys as env:NAME or file:PATH, read by the gateway"
+        )
+
+    requires = (DIRECTORY,)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @hookimpl
+    def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+        """All of /admin."""
+        models = ModelRoutes(gateway, allow_references=self._settings.allow_references)
+        rooms = (UserRoutes(gateway), KeyRoutes(gateway), models, RecordRoutes(gateway))
+        return [Route(method, path, handler, auth="admin") for room in rooms for method, path, handler in room.routes()]

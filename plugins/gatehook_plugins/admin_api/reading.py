@@ -1,0 +1,138 @@
+"""Reading requests: bodies and queries into the types of `requests`, and every fault as a 4xx that names the field."""
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gatehook import PRINCIPAL, InvalidRequest, MalformedJSON, decode
+from gatehook.jsonio import check_depth
+from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
+
+__all__ = ["actor", "body", "path_id", "query", "table"]
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_JSON = "application/json"
+_PLAIN = re.compile(PLAIN)
+_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+
+
+def actor(request: web.Request) -> str:
+    """Who makes a change, for the audit: the user, and by which key ("alice/KEY_ID")."""
+    principal = request[PRINCIPAL]
+    if not principal.key_id or principal.key_id == principal.id:
+        return principal.id
+    return f"{principal.id}/{principal.key_id}"
+
+
+def path_id(request: web.Request, name: str) -> str:
+    """The id in the path.
+
+    Raises:
+        InvalidRequest: nothing can have it.
+    """
+    value = request.match_info[name]
+    if len(value) > MAX_ID or not _PLAIN.match(value):
+        raise InvalidRequest(f"{name}: at most {MAX_ID} characters, none of them a control character", param=name)
+    return value
+
+
+def query(request: web.Request, kind: type[T]) -> T:
+    """The parameters after the "?".
+
+    Raises:
+        InvalidRequest: one is wrong, unknown, or given twice.
+    """
+    given = request.query
+    for name in given:
+        if len(given.getall(name)) > 1:
+            raise InvalidRequest(f"{name[:64]}: given more than once", param=name[:64])
+    try:
+        return msgspec.convert(dict(given), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _fault(error, kind.__struct_fields__) from None
+
+
+async def body(request: web.Request, kind: type[T]) -> T:
+    """The body, checked.
+
+    Raises:
+        InvalidRequest: no JSON object, or a field is wrong, missing or unknown.
+    """
+    raw = await _read(request)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise _fault(error, kind.__struct_fields__) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise _malformed(raw) from None
+
+
+async def table(request: web.Request) -> dict[str, Any]:
+    """The body: any JSON object, whose fields somebody else checks.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    raw = await _read(request)
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except msgspec.ValidationError:
+        raise InvalidRequest("the body: expected an object") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise _malformed(raw) from None
+
+
+async def _read(request: web.Request) -> bytes:
+    declared = request.headers.get("Content-Type", _JSON)
+    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
+        message = f"Content-Type is {request.content_type!r}; send application/json"
+        raise InvalidRequest(message, status=415, code="unsupported_media_type")
+    try:
+        raw = await request.read()
+    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
+        raise InvalidRequest(f"the body cannot be read: {error}") from None
+    if not raw:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        check_depth(raw)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
+    return raw
+
+
+def _malformed(raw: bytes) -> InvalidRequest:
+    """What is wrong with a text that msgspec could not read; the slow reader tells more, or takes what is no text."""
+    try:
+        decode(raw)
+    except MalformedJSON as error:
+        return InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json")
+    return InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json")
+
+
+def _fault(error: msgspec.ValidationError, fields: Collection[str]) -> InvalidRequest:
+    """The field and what is wrong with it, in JSON's words; values are not repeated."""
+    match = _FAULT.fullmatch(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    if missed := _MISSING.fullmatch(what):
+        path, what = missed["name"], "required, but missing"
+    elif unknown := _UNKNOWN.fullmatch(what):
+        path, what = unknown["name"][:64], f"no such field{_nearest(unknown['name'], fields)}"
+    elif "matching regex" in what:
+        what = "must not contain control characters"
+    what = what.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    if not path:
+        return InvalidRequest(f"the body: {what}")
+    return InvalidRequest(f"{path}: {what}", param=path)
+
+
+def _nearest(word: str, words: Collection[str]) -> str:
+    """What ends a message about `word`: the word most like it, else all of them."""
+    found = difflib.get_close_matches(word[:64].lower(), words, n=1)
+    return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}"

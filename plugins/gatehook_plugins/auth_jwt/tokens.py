@@ -1,0 +1,204 @@
+"""A token, from its text to claims that can be believed. What is wrong with it is told; the token itself never is."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol
+
+from jwt import PyJWT
+from jwt.exceptions import (
+    DecodeError,
+    ExpiredSignatureError,
+    ImmatureSignatureError,
+    InvalidAudienceError,
+    InvalidIssuerError,
+    InvalidSignatureError,
+    MissingRequiredClaimError,
+    PyJWTError,
+)
+
+from gatehook import AuthenticationFailed
+from gatehook_plugins.auth_jwt.keys import Key
+
+__all__ = ["MAX_LENGTH", "Header", "Keys", "OneKey", "Verifier", "read_header", "refused"]
+
+MAX_LENGTH: Final = 16384
+"""Characters a token may have."""
+
+_FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
+_LATEST: Final = 253_402_300_800
+"""The year 10000, in seconds: times from there on are milliseconds by mistake, and would hold for ever."""
+
+
+def refused(what: str, code: str = "invalid_token") -> AuthenticationFailed:
+    """The error for a token that is ours, and bad: "the token " and what is wrong with it."""
+    return AuthenticationFailed(f"the token {what}", code=code)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a token says of how it is signed. Whatever else it says (jku, x5u, jwk …) is not even read."""
+
+    alg: str
+    kid: str | None
+
+
+class Keys(Protocol):
+    """Where the keys come from."""
+
+    async def key(self, header: Header) -> Key:
+        """The one key that a token with this header may be signed by.
+
+        Raises:
+            AuthenticationFailed: there is none. Unavailable: nobody can tell now.
+        """
+        ...
+
+
+class OneKey:
+    """A single key; what tokens call it does not matter."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    async def key(self, header: Header) -> Key:
+        """The key, if it may be used with the token's algorithm."""
+        if header.alg not in self._key.algorithms:
+            raise refused("is signed by an algorithm that is not accepted (alg)")
+        return self._key
+
+
+def read_header(token: str) -> Header | None:
+    """The header of a JWT (in compact form, signed); None for any other kind of token.
+
+    Raises:
+        AuthenticationFailed: a JWT, but its header cannot be right.
+    """
+    if len(token) > MAX_LENGTH:
+        if token.count(".") == 2 and token.isascii():
+            raise refused(f"is longer than {MAX_LENGTH} characters")
+        return None
+    form = _FORM.fullmatch(token)
+    if form is None:
+        return None
+    try:
+        # "==" is enough for every length; more than is needed does not matter.
+        header = _json(base64.urlsafe_b64decode(form[1] + "=="))
+    except ValueError:
+        return None
+    if not isinstance(header, dict) or "alg" not in header:
+        return None
+    alg, kid = header["alg"], header.get("kid")
+    if not isinstance(alg, str):
+        raise refused("is signed by an algorithm that is not accepted (alg)")
+    if not (kid is None or isinstance(kid, str)):
+        raise refused("has a key id that is no text (kid)")
+    return Header(alg, kid)
+
+
+class Verifier:
+    """Checks tokens: the signature, then what they say of when, by whom and for whom they are."""
+
+    def __init__(self, keys: Keys, *, issuer: Sequence[str], audience: Sequence[str], leeway: float) -> None:
+        """Args: where keys come from; issuers and audiences, empty for not checking; `leeway` in seconds.
+
+        A token that names an audience is refused also where none is expected: it is meant for somebody else.
+        """
+        self._keys = keys
+        self._issuer = list(issuer) or None
+        self._audience = list(audience) or None
+        self._leeway = leeway
+        self._decoder = _Decoder(
+            {"require": ["exp"], "verify_sub": False, "verify_jti": False}
+        )  # who it is: see `claims`
+
+    async def verify(self, token: str) -> dict[str, Any] | None:
+        """The claims of a good token; None for what is no JWT at all.
+
+        Raises:
+            AuthenticationFailed: a bad token. Unavailable: the keys are not there to tell.
+        """
+        header = read_header(token)
+        if header is None:
+            return None
+        key = await self._keys.key(header)
+        try:
+            return self._decoder.decode(
+                token,
+                key.material,
+                algorithms=key.algorithms,
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=self._leeway,
+            )
+        except (PyJWTError, RecursionError) as error:
+            raise _explained(error) from None
+
+
+_REASONS: Final[Sequence[tuple[type[Exception], str]]] = (
+    (ImmatureSignatureError, "is not valid yet (nbf, iat)"),
+    (InvalidIssuerError, "is from an issuer that is not accepted (iss)"),
+    (InvalidAudienceError, "is meant for another audience (aud)"),
+    (InvalidSignatureError, "has a signature that is not right"),
+)
+
+
+def _explained(error: Exception) -> AuthenticationFailed:
+    if isinstance(error, ExpiredSignatureError):
+        return refused("has expired (exp)", code="token_expired")
+    if isinstance(error, MissingRequiredClaimError):
+        return refused(f"lacks the claim {error.claim}")
+    if isinstance(error, _WrongTimeError):
+        return refused(str(error))
+    return refused(next((words for kind, words in _REASONS if isinstance(error, kind)), "is malformed"))
+
+
+class _WrongTimeError(DecodeError):
+    """A time that is none."""
+
+
+class _Decoder(PyJWT):
+    """PyJWT, reading the claims more strictly: it would take two values for one claim, and texts for times."""
+
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        try:
+            claims = _json(decoded["payload"])
+        except ValueError:
+            raise DecodeError("not JSON") from None
+        if not isinstance(claims, dict):
+            raise DecodeError("not an object")
+        for name in ("exp", "nbf", "iat"):
+            if name in claims and not _is_time(claims[name]):
+                raise _WrongTimeError(f"has a time that is no number of seconds since 1970 ({name})")
+        return claims
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < _LATEST
+
+
+def _json(raw: bytes) -> Any:
+    """One JSON text in UTF-8, without repeated names.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError("a name is repeated")
+        found[name] = value
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
