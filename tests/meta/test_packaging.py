@@ -29,7 +29,10 @@ def test_the_installed_version_is_that_of_pyproject() -> None:
     assert distribution("gatehook").version == PROJECT["project"]["version"], "run `make install` again"
 
 
-MINIMAL = {"auth_keys": 'admin_keys = ["0123456789abcdef"]'}
+MINIMAL = {
+    "auth_jwt": 'secret = "0123456789abcdef0123456789abcdef"',
+    "auth_keys": 'admin_keys = ["0123456789abcdef"]',
+}
 """What a plugin cannot do without in its section."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from gatehook.app import Gateway
 from gatehook.cli import main
 from gatehook.plugins import installed, settings_classes
-from gatehook.sections import LimitSettings, ModelSettings, Section
+from gatehook.sections import LimitSettings, ModelSettings, PricingSettings, RateLimitSettings, Section
 from gatehook.settings import TABLES, json_schema, load
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,12 @@ def test_it_names_every_key_of_every_kernel_table(table: str) -> None:
 def test_it_names_every_key_of_a_model() -> None:
     models: list[dict[str, Any]] = tomllib.loads(TEXT)["models"]
     assert {key for model in models for key in model} == set(ModelSettings.model_fields)
-    assert {key for model in models for key in model.get("limits", {})} == set(LimitSettings.model_fields)
+    for name, table in (
+        ("limits", LimitSettings),
+        ("pricing", PricingSettings),
+        ("rate_limit", RateLimitSettings),
+    ):
+        assert {key for model in models for key in model.get(name, {})} == set(table.model_fields), name
 
 
 @pytest.mark.parametrize("table", TABLES)

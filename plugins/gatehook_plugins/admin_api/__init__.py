@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gatehook import Route, Section, hookimpl
-from gatehook.services import DIRECTORY
+from gatehook import DIRECTORY, Route, Section, hookimpl
 from gatehook_plugins.admin_api.keys import KeyRoutes
 from gatehook_plugins.admin_api.models import ModelRoutes
 from gatehook_plugins.admin_api.records import RecordRoutes

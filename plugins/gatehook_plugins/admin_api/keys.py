@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import NotFound
-from gatehook.accounts import Limits
-from gatehook.services import DIRECTORY
+from gatehook import DIRECTORY, Limits, NotFound
 from gatehook_plugins.admin_api.reading import actor, body, path_id, query
 from gatehook_plugins.admin_api.requests import KeyChange, KeyPage, NewKey, Page, Rotation
 from gatehook_plugins.admin_api.routing import USER_ID, Handled

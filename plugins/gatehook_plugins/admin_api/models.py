@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import CATALOG, Conflict, InvalidRequest, ModelNotFound, NotFound, Target
-from gatehook.services import DIRECTORY
-from gatehook.settings import ModelSettings
+from gatehook import CATALOG, DIRECTORY, Conflict, InvalidRequest, ModelNotFound, ModelSettings, NotFound, Target
 from gatehook_plugins.admin_api.reading import actor, body, path_id, table
 from gatehook_plugins.admin_api.requests import Fallbacks
 from gatehook_plugins.admin_api.routing import MODEL_ID, Handled

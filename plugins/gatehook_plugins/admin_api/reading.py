@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from gatehook import PRINCIPAL, InvalidRequest, MalformedJSON, decode
-from gatehook.jsonio import check_depth
+from gatehook import PRINCIPAL, InvalidRequest, MalformedJSON, check_depth, decode
 from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
 
 __all__ = ["actor", "body", "path_id", "query", "table"]

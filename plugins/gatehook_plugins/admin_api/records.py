@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import InvalidRequest, NotFound
-from gatehook.accounts import NANO, UsageRow
-from gatehook.services import DIRECTORY, LEDGER, Ledger
+from gatehook import DIRECTORY, LEDGER, NANO, InvalidRequest, Ledger, NotFound, UsageRow
 from gatehook_plugins.admin_api.reading import actor, body, query
 from gatehook_plugins.admin_api.requests import AuditQuery, Correction, RowsQuery, UsageQuery
 from gatehook_plugins.admin_api.routing import Handled

@@ -9,9 +9,21 @@ from typing import Any, Final
 from aiohttp import web
 from msgspec import UNSET
 
-from gatehook import InvalidRequest, Target, encode
-from gatehook.accounts import Caps, Change, Key, Limits, ModelUsage, Pricing, UsageRow, User, dollars
-from gatehook.settings import ModelSettings
+from gatehook import (
+    Caps,
+    Change,
+    InvalidRequest,
+    Key,
+    Limits,
+    ModelSettings,
+    ModelUsage,
+    Pricing,
+    Target,
+    UsageRow,
+    User,
+    dollars,
+    encode,
+)
 from gatehook_plugins.admin_api.requests import Limited
 from gatehook_plugins.admin_api.values import iso, moment, nano_dollars
 

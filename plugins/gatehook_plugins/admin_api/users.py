@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import NotFound
-from gatehook.accounts import Caps, Limits, User, dollars
-from gatehook.services import DIRECTORY, QUOTAS
+from gatehook import DIRECTORY, QUOTAS, Caps, Limits, NotFound, User, dollars
 from gatehook_plugins.admin_api.reading import actor, body, path_id, query
 from gatehook_plugins.admin_api.requests import NewUser, Page, UserChange
 from gatehook_plugins.admin_api.routing import USER_ID, Handled

@@ -5,8 +5,7 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-from gatehook import InvalidRequest
-from gatehook.accounts import NANO
+from gatehook import NANO, InvalidRequest
 
 __all__ = ["DAY", "iso", "moment", "nano_dollars", "now", "period"]
 

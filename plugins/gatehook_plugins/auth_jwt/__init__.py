@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from gatehook import Authenticator, Section, hookimpl
-from gatehook.services import DIRECTORY
+from gatehook import DIRECTORY, Authenticator, Section, hookimpl
 from gatehook_plugins.auth_jwt.authenticator import JwtAuthenticator
 from gatehook_plugins.auth_jwt.claims import ClaimNames
 from gatehook_plugins.auth_jwt.issuer import Issuer

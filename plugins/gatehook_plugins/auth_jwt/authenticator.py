@@ -8,8 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gatehook import Authenticator, Credential, Principal
-from gatehook.services import Directory
+from gatehook import Authenticator, Credential, Directory, Principal
 from gatehook_plugins.auth_jwt.claims import ClaimNames
 from gatehook_plugins.auth_jwt.tokens import Verifier, refused
 

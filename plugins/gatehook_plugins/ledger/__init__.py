@@ -1,0 +1,91 @@
+"""One row per request: who, what, how many tokens, what it cost, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gatehook import (
+    CATALOG,
+    DATABASE,
+    DIRECTORY,
+    LEDGER,
+    Command,
+    Ledger,
+    Limiter,
+    Observer,
+    Section,
+    ServiceKey,
+    hookimpl,
+)
+from gatehook_plugins.ledger.command import UsageCommand
+from gatehook_plugins.ledger.recorder import Recorder
+from gatehook_plugins.ledger.service import GroupLedger
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["LedgerPlugin"]
+
+
+class LedgerPlugin:
+    """Writes down what is used, exactly once, in the database; until it is there, in a journal on disk."""
+
+    class Settings(Section):
+        """[plugins.ledger]."""
+
+        order: int = Field(default=1000, description="last, so that only what all others admit is written down first")
+        directory: str = Field(
+            default="gatehook-ledger",
+            min_length=1,
+            description="where the journal is, seen from the settings file; on a disk of this machine",
+        )
+        flush_interval: float = Field(
+            default=0.05, ge=0, le=60, description="seconds a row may wait for others to be written with"
+        )
+
+    requires = (DATABASE, DIRECTORY, CATALOG)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ledger: GroupLedger | None = None
+
+    @hookimpl
+    def register_services(self, gateway: Gateway) -> Iterable[tuple[ServiceKey[Ledger], Ledger]]:
+        """The ledger."""
+        return [(LEDGER, self._of(gateway))]
+
+    @hookimpl
+    def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
+        """What writes down that a request is about to be made."""
+        return [self._recorder(gateway)]
+
+    @hookimpl
+    def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
+        """What writes down how it ended."""
+        return [self._recorder(gateway)]
+
+    @hookimpl
+    def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
+        """The journal, and what empties it into the database."""
+        directory = gateway.settings.path.parent / self._settings.directory
+        ledger, interval = self._of(gateway), self._settings.flush_interval
+        return [lambda: ledger.lifespan(directory, interval, lambda: gateway.serving)]
+
+    @hookimpl
+    def register_commands(self, gateway: Gateway) -> Iterable[Command]:
+        """`gatehook usage`."""
+        command = UsageCommand(self._of(gateway), gateway.services)
+        return [Command("usage", "show what was used: --user, --model, --since, --by, --json", command.run)]
+
+    def _recorder(self, gateway: Gateway) -> Recorder:
+        ledger = self._of(gateway)
+        return Recorder(gateway.services[CATALOG], ledger.intend, ledger.enter)
+
+    def _of(self, gateway: Gateway) -> GroupLedger:
+        if self._ledger is None:
+            self._ledger = GroupLedger(gateway.services)
+        return self._ledger

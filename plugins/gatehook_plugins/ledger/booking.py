@@ -1,0 +1,73 @@
+"""Rows into the database, together with what others book of them: all in one transaction, or nothing."""
+
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatehook import DATABASE, Posting, Services, UsageRow
+from gatehook_plugins.ledger.table import to_record, usage
+
+__all__ = ["GROUP", "Booker"]
+
+log = logging.getLogger("gatehook.ledger")
+
+GROUP = 500
+"""Rows of one transaction, at most."""
+
+
+class Booker:
+    """Writes rows, and has them posted."""
+
+    def __init__(self, services: Services) -> None:
+        """Of the services it uses the database, when there is something to write."""
+        self._services = services
+        self._postings: list[Posting] = []
+
+    def add(self, posting: Posting) -> None:
+        """Have every row booked there too."""
+        self._postings.append(posting)
+
+    async def book(self, rows: Sequence[UsageRow], *, again: bool) -> Sequence[UsageRow]:
+        """Write these rows. With `again`, those that are there already are left out; gives the others.
+
+        Raises:
+            Unavailable: the database cannot be written to now. Whether it was, in the end, only asking again tells.
+        """
+        async with self._services[DATABASE].writing() as connection:
+            fresh = await _missing(connection, rows) if again else rows
+            if fresh:
+                await self.write(connection, fresh)
+        return fresh
+
+    async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
+        """Write and post, within somebody's transaction."""
+        await connection.execute(insert(usage), [to_record(row) for row in rows])
+        for posting in self._postings:
+            await posting.post(connection, rows)
+
+    def posted(self, rows: Sequence[UsageRow]) -> None:
+        """Tell that these are in the database for good."""
+        for posting in self._postings:
+            try:
+                posting.posted(rows)
+            except Exception:
+                log.exception("%s could not take note of %d rows", type(posting).__name__, len(rows))
+
+    async def closed(self, owner: str) -> None:
+        """Tell that all of this owner's rows are booked.
+
+        Raises:
+            Unavailable: the database cannot be written to now.
+        """
+        if self._postings:
+            async with self._services[DATABASE].writing() as connection:
+                for posting in self._postings:
+                    await posting.closed(connection, owner)
+
+
+async def _missing(connection: AsyncConnection, rows: Sequence[UsageRow]) -> Sequence[UsageRow]:
+    ids = [row.request_id for row in rows]
+    there = set(await connection.scalars(select(usage.c.request_id).where(usage.c.request_id.in_(ids))))
+    return [row for row in rows if row.request_id not in there]

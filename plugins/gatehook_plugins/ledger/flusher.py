@@ -1,0 +1,208 @@
+"""Group commit: requests end at any time, and go into the database many at once, in the order in which they ended."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from gatehook import Unavailable, UsageRow
+from gatehook_plugins.ledger.booking import GROUP, Booker
+from gatehook_plugins.ledger.journal import Journal, Place
+from gatehook_plugins.ledger.records import Intent
+from gatehook_plugins.ledger.trouble import Trouble
+
+__all__ = ["Flusher"]
+
+log = logging.getLogger("gatehook.ledger")
+
+MOST_WAITING: Final = 100_000
+"""Rows in memory. Later ones are only in the journal, and read back from there."""
+_READ_BACK: Final = 10_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds until a failed group is tried again; doubled each time."""
+
+
+class Flusher:
+    """The rows of this process, from their end until they are in the database.
+
+    A row waits in `_waiting`, or, when there are too many, in the journal from `_behind` on. A group that failed is
+    tried again, without the rows that turn out to be there: the connection may have broken after the commit.
+    """
+
+    def __init__(self, booker: Booker, journal: Journal, interval: float, *, most_waiting: int = MOST_WAITING) -> None:
+        """`interval` is the seconds for which a row may wait for others."""
+        self._booker = booker
+        self._journal = journal
+        self._interval = interval
+        self._most_waiting = most_waiting
+        self._waiting: dict[str, tuple[UsageRow, Place | None]] = {}
+        self._behind: Place | None = None
+        self._ended = self._settled = 0
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._again = False
+        self._wake, self._hurry = asyncio.Event(), asyncio.Event()
+        self._away = Trouble(
+            "the ledger cannot write to the database, and keeps everything in its journal",
+            "the ledger writes to the database again",
+        )
+        self._unwritten = Trouble(
+            "the ledger's journal cannot be written, so requests are refused until it can",
+            "the ledger's journal can be written again",
+        )
+
+    def intend(self, intent: Intent) -> None:
+        """Write into the journal that a request is about to be made.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            self._journal.intend(intent)
+        except OSError as error:
+            self._unwritten.begin(error)
+            raise
+        self._unwritten.end()
+
+    def enter(self, row: UsageRow) -> None:
+        """Take a row. It is in the journal afterwards; if that cannot be written, in memory only."""
+        place = None
+        try:
+            place = self._journal.enter(row)
+        except OSError as error:
+            self._unwritten.begin(error)
+            if row.outcome == "rejected" and len(self._waiting) >= self._most_waiting:
+                return  # it used nothing, and there is no room anywhere
+        else:
+            self._unwritten.end()
+        self._ended += 1
+        if place is not None and self._left_behind(place):
+            return
+        self._waiting[row.request_id] = row, place
+        self._wake.set()
+        if len(self._waiting) >= GROUP and not self._away.lasts:
+            self._hurry.set()
+
+    async def flush(self) -> None:
+        """Wait until all rows taken so far are in the database.
+
+        Raises:
+            Unavailable: it cannot be written to now.
+        """
+        if self._settled == self._ended:
+            return
+        flushed = asyncio.get_running_loop().create_future()
+        self._flushes.append((self._ended, flushed))
+        self._wake.set()
+        self._hurry.set()
+        await flushed
+
+    async def run(self) -> None:
+        """Write groups, for ever."""
+        pause, failures = self._interval, 0
+        while True:
+            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
+            self._wake.clear()
+            self._hurry.clear()
+            try:
+                await self._write_groups()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the rows must get there in the end
+                self._failed(error)
+                pause = min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
+                failures = min(failures + 1, 10)
+            else:
+                self._away.end()
+                pause, failures = self._interval, 0
+
+    def _left_behind(self, place: Place) -> bool:
+        """Whether this row stays in the journal for now."""
+        if self._behind is None and len(self._waiting) >= self._most_waiting:
+            self._behind = place
+        return self._behind is not None
+
+    async def _write_groups(self) -> None:
+        """Write what waits; a last group that is not full may wait for more, unless somebody waits for it."""
+        while self._waiting or self._behind is not None:
+            if self._behind is not None and len(self._waiting) <= self._most_waiting // 2:
+                await self._catch_up(self._behind)
+            if rows := [row for row, _ in islice(self._waiting.values(), GROUP)]:
+                await self._write_group(rows)
+            if len(self._waiting) < GROUP and self._behind is None and not self._flushes:
+                break
+        if self._waiting:
+            self._wake.set()
+        else:
+            self._settled = self._ended
+            self._answer_flushes()
+
+    async def _catch_up(self, place: Place) -> None:
+        try:
+            found, after = await asyncio.to_thread(self._journal.read, place, _READ_BACK)
+        except OSError as error:
+            log.error("rows cannot be read back from the journal, and stay there: %s", error)  # noqa: TRY400
+            self._behind = None
+            return
+        self._waiting.update({row.request_id: (row, place) for row, place in found})
+        self._behind = None if after == self._journal.end else after
+
+    async def _write_group(self, rows: Sequence[UsageRow]) -> None:
+        try:
+            await self._booker.book(rows, again=self._again)
+        except Unavailable:
+            self._again = True
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._again = True
+            await self._write_singly(rows, error)
+        else:
+            self._settle(rows)
+        self._again = False
+
+    async def _write_singly(self, rows: Sequence[UsageRow], error: Exception) -> None:
+        """Find the rows that the database, or a posting, does not take. If it takes none, it is not the rows' fault."""
+        refused: list[UsageRow] = []
+        for row in rows:
+            try:
+                await self._booker.book([row], again=True)
+            except Unavailable:
+                raise
+            except Exception as reason:  # noqa: BLE001
+                refused.append(row)
+                error = reason
+            else:
+                self._settle([row])
+        if len(refused) == len(rows):
+            raise error
+        for row in refused:
+            log.error("%s cannot be entered, and stays in the journal: %r", row, error)
+            del self._waiting[row.request_id]
+            self._settled += 1
+        self._answer_flushes()
+
+    def _settle(self, rows: Sequence[UsageRow]) -> None:
+        """These are in the database."""
+        for row in rows:
+            _, place = self._waiting.pop(row.request_id)
+            self._journal.booked(row, place)
+        self._settled += len(rows)
+        self._booker.posted(rows)
+        self._answer_flushes()
+
+    def _answer_flushes(self) -> None:
+        while self._flushes and self._flushes[0][0] <= self._settled:
+            _, flushed = self._flushes.popleft()
+            if not flushed.done():
+                flushed.set_result(None)
+
+    def _failed(self, error: Exception) -> None:
+        self._away.begin(error)
+        self._wake.set()
+        while self._flushes:
+            _, flushed = self._flushes.popleft()
+            if not flushed.done():
+                flushed.set_exception(Unavailable("the ledger cannot write to the database now; nothing is lost"))

@@ -1,0 +1,139 @@
+"""What is written of a request: the intent before it is made, and at its end one row."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, UsageRow, estimate
+from gatehook_plugins.ledger.records import Intent
+
+__all__ = ["CRASHED", "Recorder", "crashed"]
+
+CRASHED: Final = "gateway_crashed"
+"""The code of a request that its process did not live to end."""
+
+_TEXT = 256
+"""Letters of anything that is kept of a request."""
+_TOKENS = 10**12
+_COST = 10**15
+"""More than one request can be: a million dollars. Sums of these fit into 64 bits."""
+_NOTHING: Final = Usage()
+_FREE: Final = Cost()
+
+
+class Recorder(Observer):
+    """Watches requests, and admits them all, as long as it can write down that they are made.
+
+    A request of nobody (who showed no good key) that asked for nothing yet is not recorded.
+    """
+
+    def __init__(self, catalog: Catalog, intend: Callable[[Intent], None], end: Callable[[UsageRow], None]) -> None:
+        """`intend` writes an intent, and raises OSError if it cannot; `end` takes a row, whatever happens."""
+        self._catalog = catalog
+        self._intend = intend
+        self._end = end
+
+    async def admit(self, call: Call) -> None:
+        """Write the intent.
+
+        Raises:
+            Unavailable: it cannot be written, so the request could not be accounted for.
+        """
+        targets = self._catalog.group(call.model)
+        prompt = min(estimate(call, targets).prompt, _TOKENS)
+        principal = call.principal
+        intent = Intent(
+            call.id,
+            int(time.time() * 1000),
+            _clean(principal.id),
+            _clean(principal.key_id),
+            call.operation,
+            call.surface,
+            _clean(call.model),
+            prompt,
+            next((min(one.pricing.cost(prompt, 0).input, _COST) for one in targets if one.pricing is not None), None),
+        )
+        try:
+            self._intend(intent)
+        except OSError as error:
+            raise Unavailable(
+                "the gateway cannot write down what is used, so it answers nothing now; its log tells why",
+                code="ledger_unavailable",
+            ) from error
+
+    def finished(self, call: Call, outcome: Outcome) -> None:
+        """Write the row."""
+        if call.principal is not ANONYMOUS or call.model:
+            self._end(_row(call, outcome))
+
+
+def crashed(intent: Intent) -> UsageRow:
+    """The row of a request whose process died: its prompt went out, of an answer nothing is known."""
+    return UsageRow(
+        intent.request_id,
+        intent.at,
+        intent.user_id,
+        intent.key_id,
+        intent.operation,
+        intent.surface,
+        intent.model,
+        deployment="",
+        vendor="",
+        outcome="failed",
+        http_status=500,
+        code=CRASHED,
+        provenance="estimated",
+        prompt_tokens=intent.prompt_tokens,
+        input_cost=intent.input_cost,
+        output_cost=None if intent.input_cost is None else 0,
+    )
+
+
+def _row(call: Call, outcome: Outcome) -> UsageRow:
+    principal, target = call.principal, call.target
+    told = None if outcome.status == "cached" else outcome.usage
+    usage = told or _NOTHING
+    cost = _cost(target, told)
+    return UsageRow(
+        call.id,
+        int(time.time() * 1000),
+        _clean(principal.id),
+        _clean(principal.key_id),
+        call.operation,
+        call.surface,
+        _clean(call.model),
+        "" if target is None else _clean(target.key),
+        "" if target is None else _clean(target.vendor),
+        outcome.status,
+        outcome.http_status,
+        _clean(outcome.code),
+        "none" if told is None else "estimated" if told.estimated else "vendor",
+        _bounded(usage.prompt_tokens, _TOKENS),
+        _bounded(usage.completion_tokens, _TOKENS),
+        _bounded(usage.cached_tokens, _TOKENS),
+        _bounded(usage.reasoning_tokens, _TOKENS),
+        None if cost is None else _bounded(cost.input, _COST),
+        None if cost is None else _bounded(cost.output, _COST),
+        round(outcome.duration * 1000),
+        None if outcome.first_token is None else round(outcome.first_token * 1000),
+        call.attempts,
+    )
+
+
+def _cost(target: Target | None, usage: Usage | None) -> Cost | None:
+    """What this costs; None if nobody knows. What was not used costs nothing."""
+    if usage is None:
+        return _FREE
+    return None if target is None or target.pricing is None else usage.cost(target.pricing)
+
+
+def _bounded(figure: int, most: int) -> int:
+    """A vendor's figure, as far as one can be believed at all."""
+    return figure if 0 <= figure <= most else max(0, min(figure, most))
+
+
+def _clean(text: str) -> str:
+    """What every database can keep and every terminal show."""
+    if len(text) <= _TEXT and text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_TEXT])

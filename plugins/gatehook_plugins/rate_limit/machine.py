@@ -1,0 +1,170 @@
+"""Counting in memory that the workers of one machine share: as exact as in one process, and a little slower."""
+
+import contextlib
+import tempfile
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from gatehook_plugins.rate_limit.rules import Rule
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Grant, Reading, Store
+from gatehook_plugins.rate_limit.table import Record, Table
+
+__all__ = ["MachineStore"]
+
+_RUNNING: Final = -1
+"""What the first cell of a record is where running requests are counted."""
+_NOTHING: Final = memoryview(array("q", bytes(8 * SLOTS)))
+
+
+def _monotonic() -> int:
+    return time.monotonic_ns() // 1000  # the same in all processes
+
+
+class MachineStore:
+    """Limits of all workers. `clock` gives microseconds, the same ones to all, and never goes back."""
+
+    immediate: Final = True
+
+    def __init__(self, clock: Callable[[], int] = _monotonic) -> None:
+        self._clock = clock
+        self._worker = 0
+        self._table: Table
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, folder: Path | None, worker: int) -> AsyncIterator[None]:
+        """Share what is counted with all that have the same folder; None is a private one.
+
+        `worker` is this process's number. What ran in another that had it before runs no more: that one is dead.
+        """
+        with ExitStack() as stack:
+            self._table = Table(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), self._is_idle)
+            stack.callback(self._table.close)
+            self._worker = worker
+            with self._table as table:
+                for record in table.all():
+                    if record[0] == _RUNNING:
+                        record[1 + worker] = 0
+            yield
+
+    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+        """See `Store`."""
+        with self._table as table:
+            now = self._clock()
+            slot = now // SECOND
+            charges: list[tuple[Rule, _Gauge, int, int]] = []
+            admitted = True
+            for rule, record in zip(rules, table.records([rule.name for rule in rules]), strict=True):
+                gauge = self._gauge(rule, record, slot)
+                cost = tokens if rule.unit == "tokens" else 1
+                wait = 0 if gauge.used + cost <= rule.most else gauge.wait(cost, rule.most, now)
+                admitted = admitted and not wait
+                charges.append((rule, gauge, cost, wait))
+            if admitted:
+                for _, gauge, cost, _ in charges:
+                    gauge.add(cost)
+            readings = [
+                Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now))
+                for rule, gauge, _, wait in charges
+            ]
+        return Decision(readings, Grant(self, rules, tokens, slot) if admitted else None)
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """See `Store`."""
+        with self._table as table:
+            slot = self._clock() // SECOND
+            for rule, record in zip(grant.rules, table.records([rule.name for rule in grant.rules]), strict=True):
+                if rule.unit == "concurrent":
+                    record[1 + self._worker] -= 1
+                elif excess := tokens - grant.tokens if rule.unit == "tokens" else requests - 1:
+                    _Window(record, slot).amend(grant.slot, excess)
+
+    def _gauge(self, rule: Rule, record: Record, slot: int) -> "_Gauge":
+        return _Running(record, self._worker) if rule.unit == "concurrent" else _Window(record, slot)
+
+    def _is_idle(self, record: Record) -> bool:
+        if record[0] != _RUNNING and record[0] <= self._clock() // SECOND - SLOTS:
+            return True
+        return not any(record[1:])
+
+
+class _Window:
+    """What was used in each second of the window.
+
+    A record's first cell tells the second that was looked at last; in a circle after it are that one and those before
+    it. What is left undone by a process that dies meanwhile is done by the next.
+    """
+
+    __slots__ = ("_cells", "_slot", "used")
+
+    def __init__(self, record: Record, slot: int) -> None:
+        """Drop the seconds that lie wholly before the window."""
+        self._slot = slot
+        cells = self._cells = record[1 : 1 + SLOTS]
+        rolled = record[0]
+        if rolled != slot:
+            if rolled <= slot - SLOTS:
+                cells[:] = _NOTHING
+            else:
+                for gone in range(rolled + 1, slot + 1):
+                    cells[gone % SLOTS] = 0
+            record[0] = slot
+        self.used = sum(cells)
+
+    def wait(self, cost: int, most: int, now: int) -> int:
+        """How long until `cost`, which does not fit in, will: until enough of the oldest seconds have gone."""
+        over = self.used + cost - most
+        for slot in range(self._slot - SLOTS + 1, self._slot + 1):
+            over -= self._cells[slot % SLOTS]
+            if over <= 0:
+                return (slot + SLOTS) * SECOND - now
+        return NEVER
+
+    def add(self, cost: int) -> None:
+        """Charge it to the current second."""
+        self._cells[self._slot % SLOTS] += cost
+        self.used += cost
+
+    def amend(self, slot: int, excess: int) -> None:
+        """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
+        if slot > self._slot - SLOTS:
+            self._cells[slot % SLOTS] += excess
+
+    def reset(self, now: int) -> int:
+        """How long until nothing is used any more."""
+        for slot in range(self._slot, self._slot - SLOTS, -1):
+            if self._cells[slot % SLOTS]:
+                return (slot + SLOTS) * SECOND - now
+        return 0
+
+
+class _Running:
+    """How many requests run now; a cell for each worker, as those of one that dies run no more."""
+
+    __slots__ = ("_cells", "_worker", "used")
+
+    def __init__(self, record: Record, worker: int) -> None:
+        record[0] = _RUNNING
+        self._cells, self._worker = record[1:], worker
+        self.used = sum(self._cells)
+
+    def wait(self, cost: int, most: int, now: int) -> int:
+        """When one of them ends, nobody knows."""
+        return BUSY if most > 0 else NEVER
+
+    def add(self, cost: int) -> None:
+        """One more."""
+        self._cells[self._worker] += cost
+        self.used += cost
+
+    def reset(self, now: int) -> int:
+        """Nothing that can be waited for."""
+        return 0
+
+
+_Gauge = _Window | _Running
+
+_guard: type[Store] = MachineStore

@@ -1,0 +1,148 @@
+"""Records by name that the processes of one machine share: memory of a file, and a lock that one has at a time.
+
+A name is kept as a hash of 64 bits; a record is looked for from its hash's place on, until it is met or a free one is.
+A table that is nearly full is made anew without the records that are idle, beside the old one: a process that is
+killed meanwhile does no harm. Nor does one that is killed at any other time: its lock is then free.
+"""
+
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+__all__ = ["CELLS", "Record", "Table"]
+
+Record: TypeAlias = "memoryview[int]"
+"""`CELLS` signed integers of 64 bits; all are 0 in a new one. Good until the lock is let go."""
+
+CELLS: Final = 129
+_STRIDE: Final = 1 + CELLS
+"""Words of a record: the hash of its name, 0 if it is free, then its cells."""
+_HEAD: Final = 8
+"""Words before the first record."""
+_USED: Final = 0
+"""The word that says how many records are in use."""
+_MOVED: Final = 1
+"""The word that says that there is, or may be, another table in this one's place."""
+_WORD: Final = 8
+"""Bytes."""
+_FEWEST: Final = 512
+"""Records of the smallest table."""
+_REMEMBERED: Final = 10_000
+"""Names whose hashes are kept ready."""
+
+
+class Table:
+    """One process's view of the table in a folder. To be used within `with table:`, which waits for the lock."""
+
+    def __init__(self, folder: Path, is_idle: Callable[[Record], bool]) -> None:
+        """`is_idle` says of a record that it may be forgotten."""
+        self._path = folder / "rate_limit"
+        self._is_idle = is_idle
+        self._hash = lru_cache(_REMEMBERED)(_hash)
+        self._lock = FileIO(folder / "rate_limit.lock", "a")
+        self._words: Record
+        self._capacity = 0
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            if not self._path.exists():
+                self._write(_FEWEST, ())
+            self._open()
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def __enter__(self) -> Self:
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        if self._words[_MOVED]:
+            try:
+                self._open()
+            except BaseException:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Use it no more."""
+        self._lock.close()
+
+    def records(self, names: Sequence[str]) -> list[Record]:
+        """The records of these names; made if there are none.
+
+        Raises:
+            OSError: it has to grow, and there is no memory left.
+        """
+        if 4 * (self._words[_USED] + len(names)) > 3 * self._capacity:
+            self._rebuild(len(names))
+        return [self._record(self._hash(name)) for name in names]
+
+    def all(self) -> Iterator[Record]:
+        """Every record."""
+        for place in range(_HEAD, len(self._words), _STRIDE):
+            if self._words[place]:
+                yield self._words[place + 1 : place + _STRIDE]
+
+    def _record(self, key: int) -> Record:
+        words = self._words
+        place = _find(words, key, self._capacity)
+        if not words[place]:
+            words[place] = key
+            words[_USED] += 1
+        return words[place + 1 : place + _STRIDE]
+
+    def _open(self) -> None:
+        with FileIO(self._path, "r+") as file:
+            self._words = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+        self._capacity = (len(self._words) - _HEAD) // _STRIDE
+
+    def _rebuild(self, more: int) -> None:
+        """Forget what is idle, and have room for so many more, and again as many."""
+        live = [
+            self._words[place : place + _STRIDE]
+            for place in range(_HEAD, len(self._words), _STRIDE)
+            if self._words[place] and not self._is_idle(self._words[place + 1 : place + _STRIDE])
+        ]
+        capacity = _FEWEST
+        while capacity < 3 * (len(live) + more):
+            capacity *= 2
+        self._words[_MOVED] = 1  # before there is another: whoever finds it the same goes on with it
+        self._write(capacity, live)
+        self._open()
+
+    def _write(self, capacity: int, live: Iterable[Record]) -> None:
+        """Put a new table in the old one's place."""
+        beside = self._path.with_suffix(".new")
+        size = (_HEAD + capacity * _STRIDE) * _WORD
+        with FileIO(beside, "w+") as file:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # no memory left is an error here, and later a crash
+                os.posix_fallocate(file.fileno(), 0, size)
+            words = memoryview(mmap.mmap(file.fileno(), size)).cast("q")
+        for record in live:
+            place = _find(words, record[0], capacity)
+            words[place : place + _STRIDE] = record
+            words[_USED] += 1
+        beside.replace(self._path)
+
+
+def _find(words: Record, key: int, capacity: int) -> int:
+    """The place of the record with this hash, or of the free one where it belongs; there always is one."""
+    index = key % capacity
+    while words[place := _HEAD + index * _STRIDE] not in (key, 0):
+        index = (index + 1) % capacity
+    return place
+
+
+def _hash(name: str) -> int:
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1
