@@ -111,6 +111,18 @@ class Settings:
             raise StartupError(*reading.faults)
         return reading.table
 
+    def target(self, table: Mapping[str, Any], key: str) -> Target | None:
+        """The deployment of a [[models]] table that stands elsewhere; None if it is switched off.
+
+        What its `api_key` and `options` refer to is looked up as for those of the files. `key` names it ("gpt-4o#1").
+
+        Raises:
+            pydantic.ValidationError: a value does not fit.
+        """
+        values, unavailable, hidden = _looked_up(dict(table), self._sources)
+        model = ModelSettings(**values)
+        return model.to_target(key, unavailable, hidden) if model.enabled else None
+
 
 def _is_off(value: object) -> bool:
     return value.lower() in _OFF if isinstance(value, str) else value in (False, 0)
@@ -295,12 +307,7 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
     targets: list[Target] = []
     count: dict[str, int] = {}
     for index, table in enumerate(raw):
-        values, unavailable = _with_key(table, layers)
-        hidden: list[str] = []
-        try:
-            values = values | {"options": _with_secrets(values.get("options", {}), layers, hidden)}
-        except MissingSecretError as missing:
-            unavailable = unavailable or f"a value in its options {missing}"
+        values, unavailable, hidden = _looked_up(table, layers)
         reading = Reading(ModelSettings, layers, ("models", index), values)
         faults += reading.faults
         if reading.table is None:
@@ -314,6 +321,17 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
     faults += _repeated(serving, raw, layers)
     faults += _circular_fallbacks(serving, layers)
     return tuple(models.values()), tuple(targets)
+
+
+def _looked_up(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str, list[str]]:
+    """A model's table with its references looked up; why it cannot be called, "" if it can; secrets of its options."""
+    values, unavailable = _with_key(table, layers)
+    hidden: list[str] = []
+    try:
+        values = values | {"options": _with_secrets(values.get("options", {}), layers, hidden)}
+    except MissingSecretError as missing:
+        unavailable = unavailable or f"a value in its options {missing}"
+    return values, unavailable, hidden
 
 
 def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str]:

@@ -135,7 +135,7 @@ def test_the_documented_defaults() -> None:
     assert ServerSettings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "uds": "", "allow_anonymous": False, "shutdown_grace": 30.0,
         "max_body": 32 * 1024 * 1024, "read_timeout": 60.0,
-        "write_timeout": 60.0,
+        "write_timeout": 60.0, "workers": 1,
     }  # fmt: skip
     assert EgressSettings().model_dump() == {
         "connect_timeout": 10.0, "max_response": 64 * 1024 * 1024, "proxy": "", "allow_private_urls": False,

@@ -1,12 +1,21 @@
+import asyncio
 import gc
 import hashlib
+import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import aiohttp
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from gatehook import Authenticator, Credential, Principal
+from gatehook import AuthenticationFailed, Authenticator, Credential, Principal, Services, StartupError
+from gatehook.accounts import Key, User
+from gatehook.services import DIRECTORY
+from gatehook.testing import built, serving
 from gatehook_plugins.auth_keys import AuthKeys
+from gatehook_plugins.auth_keys.holders import Holders
 
 USER = "user-key-0123456789abcdef"
 OTHER = "other-key-0123456789abcdef"
@@ -18,7 +27,7 @@ def plugin(**settings: Any) -> AuthKeys:
 
 
 def authenticator(**settings: Any) -> Authenticator:
-    (one,) = plugin(**settings).register_authenticators(cast("Any", None))
+    (one,) = plugin(**settings).register_authenticators(cast("Any", SimpleNamespace(services=Services())))
     return one
 
 
@@ -70,7 +79,7 @@ async def test_a_principal_has_a_stable_id_that_does_not_tell_the_key() -> None:
     first, second = await who(authenticator(keys=[USER]), USER), await who(authenticator(keys=[OTHER, USER]), USER)
     assert first is not None
     assert first == second
-    assert first.id == "key-" + hashlib.sha256(USER.encode()).hexdigest()[:8]
+    assert first.id == first.key_id == "key-" + hashlib.sha256(USER.encode()).hexdigest()[:8]
     assert USER not in repr(first)
 
 
@@ -94,12 +103,10 @@ def test_digests_differ_from_process_to_process() -> None:
 
 
 def test_no_keys_at_all_would_lock_everybody_out() -> None:
-    assert "nobody could get in" in faults()
-    assert "admin_keys = ['env:GATEHOOK_ADMIN_KEY']" in faults(keys=[])
-
-
-def test_a_disabled_section_needs_no_keys() -> None:
-    assert AuthKeys.Settings(enabled=False).keys == []
+    with pytest.raises(StartupError, match="nobody could get in") as caught:
+        built("[plugins.auth_keys]\nkeys = []\n")
+    assert "admin_keys = ['env:GATEHOOK_ADMIN_KEY']" in str(caught.value)
+    assert "enable [plugins.database]" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["", "short", "k" * 15])
@@ -132,3 +139,144 @@ def test_a_key_written_twice_is_a_fault_told_by_its_places(settings: Any, told: 
     with pytest.raises(ValidationError, match=told):
         AuthKeys.Settings(**settings)
     faults(**settings)
+
+
+# --- keys of the directory --------------------------------------------------------------------------------------------
+
+
+class OneKey:
+    """A directory of one key."""
+
+    def __init__(self, user: User, key: Key) -> None:
+        self.found = user, key
+
+    async def find(self, token: str) -> tuple[User, Key] | None:
+        return self.found if token == "gh-it" else None
+
+
+async def holder(user: User, key: Key, token: str = "gh-it") -> Principal | None:
+    return await who(Holders(cast("Any", OneKey(user, key))), token)
+
+
+async def test_a_holder_is_the_key_s_user() -> None:
+    user, key = User("anna", name="Anna"), Key("key_1", "anna", "gh-it")
+    principal = await holder(user, key)
+    assert principal == Principal("anna", "Anna", key_id="key_1", user=user, key=key)
+    assert await holder(user, key, "other") is None
+
+
+@pytest.mark.parametrize(("user", "key"), [(False, False), (True, False), (False, True), (True, True)])
+async def test_an_admin_s_keys_and_admin_keys_are_admins(user: bool, key: bool) -> None:
+    principal = await holder(User("u", admin=user), Key("k", "u", "", admin=key))
+    assert principal is not None
+    assert principal.admin is (user or key)
+
+
+@pytest.mark.parametrize(
+    ("user", "key", "both"),
+    [
+        (None, None, None),
+        ({"a", "b"}, None, {"a", "b"}),
+        (None, {"b"}, {"b"}),
+        ({"a", "b"}, {"b", "c"}, {"b"}),
+        ({"a"}, {"b"}, set()),
+    ],
+)
+async def test_a_holder_may_use_what_both_the_user_and_the_key_may(user: Any, key: Any, both: Any) -> None:
+    def frozen(names: Any) -> frozenset[str] | None:
+        return None if names is None else frozenset(names)
+
+    principal = await holder(User("u", models=frozen(user)), Key("k", "u", "", models=frozen(key)))
+    assert principal is not None
+    assert principal.models == frozen(both)
+
+
+@pytest.mark.parametrize(
+    ("user", "key", "said"),
+    [
+        (User("u"), Key("k", "u", "", disabled=True), "this API key is disabled"),
+        (User("u", disabled=True), Key("k", "u", ""), "the user of this API key is disabled"),
+        (User("u"), Key("k", "u", "", expires=int(time.time() * 1000) - 1), "this API key has expired"),
+    ],
+)
+async def test_a_key_that_may_not_be_used_says_why_to_its_holder_only(user: User, key: Key, said: str) -> None:
+    with pytest.raises(AuthenticationFailed, match=said):
+        await holder(user, key)
+    assert await holder(user, key, "another") is None
+
+
+async def test_a_key_is_good_until_its_last_millisecond() -> None:
+    assert await holder(User("u"), Key("k", "u", "", expires=int(time.time() * 1000) + 60_000))
+
+
+HOUSE = """
+[server]
+port = 0
+[database]
+url = "{url}"
+secret = "secret-of-the-tests-0123456789"
+[plugins.database]
+[plugins.openai_api]
+[plugins.route_models]
+[plugins.vendor_mock]
+[plugins.auth_keys]
+{more}
+[[models]]
+name = "m"
+vendor = "mock"
+[[models]]
+name = "other"
+vendor = "mock"
+"""
+
+
+async def ask(url: str, key: str, model: str = "m") -> tuple[int, str]:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http,
+        http.post(f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        said = await answer.json()
+        return answer.status, said.get("error", {}).get("message", "")
+
+
+async def test_a_whole_gateway_lets_in_by_both_kinds_of_keys(database_url: str) -> None:
+    async with serving(HOUSE.format(url=database_url, more=f"keys = ['{USER}']")) as served:
+        directory = served.gateway.services[DIRECTORY]
+        await directory.create_user("me", User("anna", models=frozenset({"m"})))
+        key, text = await directory.create_key("me", "anna")
+        assert (await ask(served.url, text))[0] == 200
+        assert (await ask(served.url, USER, "other"))[0] == 200
+        assert await ask(served.url, text, "other") == (403, "this key may not use the model 'other'")
+        assert (await ask(served.url, text[:-1] + "!"))[0] == 401
+        await directory.change_user("me", "anna", {"disabled": True})
+        assert await ask(served.url, text) == (401, "the user of this API key is disabled")
+        await directory.change_user("me", "anna", {"disabled": False})
+        assert (await ask(served.url, text))[0] == 200
+        await directory.revoke_key("me", key.id)
+        assert await ask(served.url, text) == (401, "the API key is not valid")
+
+
+async def test_a_gateway_whose_first_key_is_still_to_be_made_says_how(database_url: str, caplog: Any) -> None:
+    advice = "create the first: gatehook keys create --admin"
+    async with serving(HOUSE.format(url=database_url, more="")) as served:
+        assert advice in caplog.text
+        await served.gateway.services[DIRECTORY].create_user("me", User("u"))
+        await served.gateway.services[DIRECTORY].create_key("me", "u")
+    caplog.clear()
+    async with serving(HOUSE.format(url=database_url, more="")):
+        pass
+    async with serving(HOUSE.format(url=database_url, more=f"keys = ['{USER}']")):
+        pass
+    assert advice not in caplog.text
+
+
+async def test_a_key_made_by_the_program_is_good_in_a_gateway_that_runs(database_url: str, tmp_path: Path) -> None:
+    from gatehook.cli import main
+
+    (tmp_path / "settings.toml").write_text(HOUSE.format(url=database_url, more=""))
+    async with serving(HOUSE.format(url=database_url, more="")) as served:
+        words = ["keys", "create", "--admin", "--config", str(tmp_path / "settings.toml")]
+        assert await asyncio.to_thread(main, words) == 0
+        (key,) = await served.gateway.services[DIRECTORY].keys()
+        assert (key.user_id, key.admin) == ("admin", True)

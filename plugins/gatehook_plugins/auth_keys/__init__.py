@@ -1,13 +1,17 @@
-"""Lets in clients who show one of the keys in the settings."""
+"""Lets in clients who show a key: one of the settings, or one of the directory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Self
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from gatehook import Authenticator, Section, hookimpl
+from gatehook import DATABASE, DIRECTORY, Authenticator, Section, StartupError, hookimpl
+from gatehook_plugins.auth_keys.holders import Holders
 from gatehook_plugins.auth_keys.keyring import Keyring, repeated, sound
 
 if TYPE_CHECKING:
@@ -15,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AuthKeys"]
 
+log: Final = logging.getLogger("gatehook.auth_keys")
+
 Key = Annotated[SecretStr, AfterValidator(sound)]
 
 
 class AuthKeys:
-    """Authenticates by fixed keys, sent as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """Authenticates by keys, sent as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
     class Settings(Section):
         """[plugins.auth_keys]."""
@@ -28,12 +34,7 @@ class AuthKeys:
         admin_keys: list[Key] = Field(default=[], description="keys that may call models and change the gateway")
 
         @model_validator(mode="after")
-        def _lets_somebody_in(self) -> Self:
-            if self.enabled and not (self.keys or self.admin_keys):
-                raise ValueError(
-                    "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEHOOK_ADMIN_KEY'], "
-                    "or set enabled = false"
-                )
+        def _are_different(self) -> Self:
             if fault := repeated({"keys": self.keys, "admin_keys": self.admin_keys}):
                 raise ValueError(fault)
             return self
@@ -44,5 +45,34 @@ class AuthKeys:
 
     @hookimpl
     def register_authenticators(self, gateway: Gateway) -> Iterable[Authenticator]:
-        """One authenticator over all keys."""
+        """One over the keys of the settings, and, where there is a directory, one over its keys.
+
+        Raises:
+            StartupError: there are neither keys nor a directory.
+        """
+        if DIRECTORY in gateway.services:
+            return [self._keyring, Holders(gateway.services[DIRECTORY])]
+        if not self._keyring:
+            raise StartupError(
+                "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEHOOK_ADMIN_KEY'], "
+                "or enable [plugins.database] and make one with: gatehook keys create --admin"
+            )
         return [self._keyring]
+
+    @hookimpl
+    def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
+        """Where all keys are the directory's: a word to whoever has not made any yet."""
+        if self._keyring or DIRECTORY not in gateway.services:
+            return []
+        database, directory = gateway.services[DATABASE], gateway.services[DIRECTORY]
+
+        @contextlib.asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            async with database.opened():
+                if not await directory.keys(limit=1):
+                    log.warning(
+                        "there are no keys yet, so nobody gets in; create the first: gatehook keys create --admin"
+                    )
+            yield
+
+        return [lifespan]

@@ -65,8 +65,12 @@ class Keyring:
     def _add(self, key: str, *, admin: bool) -> None:
         digest = self._digest(key)
         # Stable over restarts, so that limits and logs can name a key; it does not tell the key.
-        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:8]
-        self._owners[digest] = (digest, Principal(id=f"key-{fingerprint}", admin=admin))
+        name = f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        self._owners[digest] = (digest, Principal(id=name, admin=admin, key_id=name))
+
+    def __bool__(self) -> bool:
+        """Whether there are any keys."""
+        return bool(self._owners)
 
     def _digest(self, key: str) -> bytes:
         # A header that is not UTF-8 arrives with its bytes as lone surrogates; that is a wrong key, not a failure.

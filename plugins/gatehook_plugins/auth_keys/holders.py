@@ -1,0 +1,53 @@
+"""The directory's keys: who holds one, and whether it may be used now."""
+
+import time
+
+from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Principal
+
+__all__ = ["Holders"]
+
+
+class Holders:
+    """Tells the holders of keys."""
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def authenticate(self, credential: Credential) -> Principal | None:
+        """The user whose key this is. None for any other token: another authenticator may know it.
+
+        Raises:
+            AuthenticationFailed: the key or its user is disabled, or it has expired. Only its holder is told.
+            Unavailable: the database is away, and has been for too long.
+        """
+        found = await self._directory.find(credential.token)
+        if found is None:
+            return None
+        user, key = found
+        if key.disabled:
+            raise AuthenticationFailed("this API key is disabled", code="key_disabled")
+        if user.disabled:
+            raise AuthenticationFailed("the user of this API key is disabled", code="user_disabled")
+        if key.expires is not None and key.expires <= time.time() * 1000:
+            raise AuthenticationFailed("this API key has expired", code="key_expired")
+        return Principal(
+            id=user.id,
+            name=user.name,
+            admin=user.admin or key.admin,
+            models=_both(user.models, key.models),
+            key_id=key.id,
+            user=user,
+            key=key,
+        )
+
+
+def _both(user: frozenset[str] | None, key: frozenset[str] | None) -> frozenset[str] | None:
+    """What both may use; None is everything."""
+    if user is None or key is None:
+        return key if user is None else user
+    return user & key
+
+
+_guard: type[Authenticator] = Holders

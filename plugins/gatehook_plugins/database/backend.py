@@ -1,0 +1,46 @@
+"""What differs between the databases."""
+
+from typing import Literal, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+__all__ = ["Backend", "reason"]
+
+
+class Backend(Protocol):
+    """One database, as it is opened, locked, and found to be out of order."""
+
+    @property
+    def dialect(self) -> Literal["sqlite", "postgresql"]:
+        """Which one."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Names it in logs and messages, without a password."""
+        ...
+
+    def create(self) -> None:
+        """Make what must be there before anything connects. Blocks.
+
+        Raises:
+            StartupError: it cannot be made.
+        """
+        ...
+
+    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        """One for reading, one for writing."""
+        ...
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Keep every other process out of here until this writing transaction ends."""
+        ...
+
+    def trouble(self, error: Exception) -> str | None:
+        """Why the database cannot be used now, if that is what `error` says; None if the statement is at fault."""
+        ...
+
+
+def reason(error: BaseException) -> str:
+    """An error of a driver, in one line; without the statement and its values."""
+    return " ".join(str(error).split()) or type(error).__name__

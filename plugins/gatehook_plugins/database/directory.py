@@ -1,0 +1,127 @@
+"""Users, keys, models and their audit in one service."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatehook import Change, Database, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
+from gatehook_plugins.database.feed import Feed
+from gatehook_plugins.database.keys import Keys
+from gatehook_plugins.database.memory import Memory
+from gatehook_plugins.database.models import Models
+from gatehook_plugins.database.tables import facts
+from gatehook_plugins.database.trail import Trail
+from gatehook_plugins.database.users import Users
+from gatehook_plugins.database.vault import MIN_SECRET, Vault, made_secret
+
+__all__ = ["SqlDirectory"]
+
+_MIGRATIONS = "gatehook_plugins.database.migrations"
+
+
+class SqlDirectory(Users, Keys, Models):
+    """See `gatehook.services.Directory`; changes are in the base classes, what is asked while serving in Memory."""
+
+    def __init__(self, gateway: Gateway, database: Database, secret_file: Path | None, grace: float) -> None:
+        """`secret_file` keeps a secret where nobody has set one; None if it must be set. `grace` is in seconds."""
+        super().__init__(database, Trail(database), Vault(), gateway)
+        self._secret: SecretStr = gateway.settings.database.secret
+        self._secret_file = secret_file
+        self._memory = Memory(database, self._vault)
+        self._trail.subscribe(self._memory.forget)
+        self._feed = Feed(self._trail, self._memory, grace, self.feed_catalog)
+
+    async def prepare(self) -> None:
+        """Make the tables, and find the secret that goes with them; before anything else, whenever it was opened.
+
+        Raises:
+            StartupError: the tables are newer than this version, or the secret is missing or another one.
+        """
+        await self._database.migrate("database", _MIGRATIONS)
+        of_secret = facts.c.name == "secret"
+        async with self._database.reading() as connection:
+            known = (await connection.execute(select(facts.c.value).where(of_secret))).scalar_one()
+        check = self._vault.unlock(await self._found_secret(is_new=not known))
+        if not known:
+            async with self._database.writing() as connection:
+                # Another process that starts now may be quicker; then its secret is the one.
+                await connection.execute(update(facts).where(of_secret, facts.c.value == "").values(value=check))
+                known = (await connection.execute(select(facts.c.value).where(of_secret))).scalar_one()
+        if known != check:
+            raise StartupError(
+                "[database] secret: not the one that the database was first used with: no key in it would be "
+                f"recognised, no vendor key could be decrypted; {await asyncio.to_thread(self._way_back)}"
+            )
+
+    def _way_back(self) -> str:
+        """What to do about a wrong secret. Blocks."""
+        if not self._secret:
+            return f"restore {self._secret_file} from a backup"
+        if self._secret_file is not None and self._secret_file.exists():
+            return f"there is one in {self._secret_file}, which is used if none is set"
+        return "set the former one"
+
+    async def _found_secret(self, *, is_new: bool) -> str:
+        if self._secret:
+            secret = self._secret.get_secret_value()
+            if len(secret) < MIN_SECRET:
+                raise StartupError(
+                    f"[database] secret: must have at least {MIN_SECRET} characters; make it with: openssl rand -hex 32"
+                )
+            return secret
+        if self._secret_file is None:
+            raise StartupError(
+                '[database] secret: PostgreSQL needs one, the same for all nodes; set secret = "env:GATEHOOK_SECRET", '
+                "made with: openssl rand -hex 32"
+            )
+        return await asyncio.to_thread(made_secret, self._secret_file, create=is_new)
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Answer from memory, and follow what changes.
+
+        Raises:
+            StartupError: the database cannot be read to begin with.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._feed.following())
+            except Unavailable as error:
+                raise StartupError("the database went away while starting; the log tells more") from error
+            yield
+
+    async def find(self, token: str) -> tuple[User, Key] | None:
+        """Whose key this is; None if nobody's. Whether they may be used now (expiry, disabled) the caller checks.
+
+        Raises:
+            Unavailable: the database cannot be asked, and has not been for longer than an answer may be old.
+        """
+        return await self._memory.find(token)
+
+    async def user(self, user_id: str) -> User | None:
+        """One user, from memory if possible.
+
+        Raises:
+            Unavailable: as `find`.
+        """
+        return await self._memory.user(user_id)
+
+    async def audit(self, *, before: int | None = None, limit: int = 100) -> Sequence[Change]:
+        """Changes, the newest first."""
+        return await self._trail.lines(before, limit)
+
+    async def note(self, connection: AsyncConnection, actor: str, action: str, subject: str, detail: Any) -> int:
+        """Add a line to the audit, in a transaction of somebody else's change; gives its id."""
+        return await self._trail.note(connection, actor, action, subject, detail)
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(kind, id)` when something has changed, here or in another process; ("", "") for anything."""
+        self._trail.subscribe(changed)
+
+
+_guard: type[Directory] = SqlDirectory

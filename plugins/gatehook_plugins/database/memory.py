@@ -1,0 +1,197 @@
+"""What is known of keys and users without asking the database: bounded, and forgotten as soon as it changes."""
+
+import asyncio
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import select
+
+from gatehook import Database, Key, Unavailable, User
+from gatehook_plugins.database.tables import api_keys, key_of
+from gatehook_plugins.database.trail import EVERYTHING
+from gatehook_plugins.database.users import user_in
+from gatehook_plugins.database.vault import Vault, is_key
+
+__all__ = ["Lru", "Memory"]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_MOST: Final = 10_000
+"""Keys, users, and unknown keys, of each."""
+
+_ABSENT: Final[Any] = object()
+
+
+class Lru(Generic[K, V]):
+    """So many entries; whichever was not looked at for longest goes first."""
+
+    __slots__ = ("_entries", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K, default: Any = None) -> V | Any:
+        """The entry, or `default`."""
+        found = self._entries.get(key, _ABSENT)
+        if found is _ABSENT:
+            return default
+        self._entries.move_to_end(key)
+        return found
+
+    def put(self, key: K, value: V) -> None:
+        """Add or replace one."""
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+    def drop(self, is_gone: Callable[[K, V], bool]) -> None:
+        """Forget some."""
+        for key in [key for key, value in self._entries.items() if is_gone(key, value)]:
+            del self._entries[key]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class Memory:
+    """Answers whose a key is, from memory while that can be trusted, otherwise from the database."""
+
+    def __init__(self, database: Database, vault: Vault, most: int = _MOST) -> None:
+        self._database = database
+        self._vault = vault
+        self._keys: Lru[bytes, tuple[bytes, Key]] = Lru(most)
+        self._unknown: Lru[bytes, bool] = Lru(most)
+        self._users: Lru[str, User | None] = Lru(most)
+        self._asking: dict[Hashable, asyncio.Task[Any]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changes = 0
+        self._good_until: float | None = None
+        """time.monotonic(); None while nobody follows the changes, as in a command: then nothing is remembered."""
+        self.is_away = False
+        """Whether the database could not be asked the last time."""
+
+    def trust(self, until: float) -> None:
+        """Changes have been followed; what is here is good until then (time.monotonic())."""
+        self._good_until = until
+        self.is_away = False
+
+    async def stop(self) -> None:
+        """Forget everything, and remember no more."""
+        self._good_until = None
+        self.is_away = False
+        self.forget(*EVERYTHING)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def forget(self, kind: str, id: str) -> None:
+        """Forget what has changed; nothing that was asked before now will be remembered."""
+        if kind not in ("", "key", "user"):
+            return
+        self._changes += 1
+        self._asking.clear()
+        if not kind:
+            self._keys.drop(lambda digest, held: True)
+            self._unknown.drop(lambda digest, held: True)
+            self._users.drop(lambda user_id, user: True)
+        elif kind == "key":
+            self._keys.drop(lambda digest, held: held[1].id == id)
+        else:
+            # Its keys too: a user may be deleted, and another come under the same id.
+            self._keys.drop(lambda digest, held: held[1].user_id == id)
+            self._users.drop(lambda user_id, user: user_id == id)
+
+    async def find(self, token: str) -> tuple[User, Key] | None:
+        """Whose key this is; None if nobody's.
+
+        Raises:
+            Unavailable: the database cannot be asked, and has not been for longer than an answer may be old.
+        """
+        if not is_key(token):
+            return None
+        digest = self._vault.digest(token)
+        if self._is_good():
+            held = self._keys.get(digest)
+            if held is not None and hmac.compare_digest(held[0], digest):
+                user = self._users.get(held[1].user_id)
+                if user is not None:
+                    return user, held[1]
+            elif self._unknown.get(digest):
+                return None
+        found: tuple[User, Key] | None = await self._shared(digest, lambda: self._find(digest))
+        return found
+
+    async def user(self, user_id: str) -> User | None:
+        """One user.
+
+        Raises:
+            Unavailable: as `find`.
+        """
+        user: User | None
+        if self._is_good() and (user := self._users.get(user_id, _ABSENT)) is not _ABSENT:
+            return user
+        user = await self._shared(user_id, lambda: self._user(user_id))
+        return user
+
+    def _is_good(self) -> bool:
+        """Whether what is here may be answered."""
+        if self._good_until is None:
+            return False
+        if time.monotonic() > self._good_until:
+            raise _unavailable()
+        return True
+
+    async def _shared(self, what: Hashable, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Ask the database, or wait with whoever asks the same already."""
+        task = self._asking.get(what)
+        if task is None:
+            if self.is_away:
+                raise _unavailable()  # it would only wait for nothing, and so would all who come with it
+            task = self._asking[what] = asyncio.create_task(ask())
+            self._tasks.add(task)
+            task.add_done_callback(lambda done: self._asked(what, done))
+        return await asyncio.shield(task)
+
+    def _asked(self, what: Hashable, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if self._asking.get(what) is task:
+            del self._asking[what]
+        if not task.cancelled():
+            task.exception()  # everybody who waited may have left; then nobody else takes it
+
+    async def _find(self, digest: bytes) -> tuple[User, Key] | None:
+        changes = self._changes
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(api_keys).where(api_keys.c.digest == digest.hex()))).first()
+            key = key_of(row) if row is not None else None
+            user = await user_in(connection, key.user_id) if key is not None else None
+        if self._may_remember(changes):
+            if key is not None and user is not None:
+                self._keys.put(digest, (digest, key))
+                self._users.put(user.id, user)
+            else:
+                self._unknown.put(digest, True)
+        return (user, key) if user is not None and key is not None else None
+
+    async def _user(self, user_id: str) -> User | None:
+        changes = self._changes
+        async with self._database.reading() as connection:
+            user = await user_in(connection, user_id)
+        if self._may_remember(changes):
+            self._users.put(user_id, user)
+        return user
+
+    def _may_remember(self, changes: int) -> bool:
+        """Whether nothing has changed since a question was put; its answer might be from before that."""
+        return changes == self._changes and self._good_until is not None
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the database is not available now; try again in a moment", code="database_unavailable")

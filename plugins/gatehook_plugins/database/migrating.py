@@ -1,0 +1,50 @@
+"""Alembic, driven from code: each plugin has its own revisions, and its own table that says how far they have gone."""
+
+import logging
+from importlib import import_module
+from typing import Final
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, RevisionStep
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+from gatehook import StartupError
+
+__all__ = ["history", "upgrade"]
+
+log: Final = logging.getLogger("gatehook.database")
+logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)  # it tells of every start; we, of changes
+
+
+def history(package: str) -> ScriptDirectory:
+    """The revisions in `package`.versions, read. Blocks."""
+    scripts = ScriptDirectory(next(iter(import_module(package).__path__)))
+    scripts.get_heads()  # reads them all, now rather than within the transaction
+    return scripts
+
+
+def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> None:
+    """Run the revisions that the tables of plugin `name` lack, in the connection's transaction.
+
+    Raises:
+        StartupError: the tables are newer than the revisions.
+    """
+
+    def steps(current: tuple[str, ...], context: MigrationContext) -> list[RevisionStep]:
+        known = {script.revision for script in scripts.walk_revisions()}
+        if newer := sorted(set(current) - known):
+            raise StartupError(
+                f"the tables of plugin {name!r} are at revision {', '.join(newer)}, which this version does not know: "
+                "a newer one has been here; install that, or restore a backup from before"
+            )
+        # What alembic's own commands do; it has no other name.
+        todo = scripts._upgrade_revs("head", current)  # type: ignore[arg-type]  # noqa: SLF001
+        for step in todo:
+            log.info("tables of plugin %r: %s", name, step)
+        return todo
+
+    with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:
+        environment.configure(connection=connection, version_table=f"alembic_version_{name}", render_as_batch=True)
+        environment.run_migrations()

@@ -1,0 +1,271 @@
+"""Models as rows: checked like those of the settings, with their keys encrypted, and fed into the kernel's catalog."""
+
+import asyncio
+import contextlib
+import difflib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatehook import (
+    CATALOG,
+    Conflict,
+    Database,
+    Gateway,
+    InvalidRequest,
+    ModelSettings,
+    NotFound,
+    Target,
+    Unavailable,
+)
+from gatehook_plugins.database.checks import checked_id, is_text
+from gatehook_plugins.database.rows import Rows
+from gatehook_plugins.database.tables import models
+from gatehook_plugins.database.trail import Trail, now
+from gatehook_plugins.database.vault import Vault
+
+__all__ = ["Models"]
+
+log: Final = logging.getLogger("gatehook.database")
+
+_SOURCE: Final = "database"
+_REFERENCES: Final = ("env:", "file:")
+_HIDDEN: Final = frozenset({"api_key", "options"})
+"""Not repeated in the audit: they are secret, or may hold what is."""
+_LONGEST: Final = 1 << 16
+"""Characters of one model's table, as JSON."""
+
+
+class Models(Rows):
+    """See `gatehook.services.Directory`."""
+
+    def __init__(self, database: Database, trail: Trail, vault: Vault, gateway: Gateway) -> None:
+        super().__init__(database, trail, vault)
+        self._settings = gateway.settings
+        self._catalog = gateway.services[CATALOG]
+        self._feeding = asyncio.Lock()
+        self._is_stale = True
+        self._told: dict[str, str] = {}
+        trail.subscribe(self._changed)
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        """The models kept here, each as a [[models]] table plus `id`, without keys: `has_api_key` tells of one."""
+        async with self._database.reading() as connection:
+            return [_shown(row) for row in await connection.execute(select(models).order_by(models.c.id))]
+
+    async def put_model(
+        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool
+    ) -> Mapping[str, Any]:
+        """Add a model (a [[models]] table), or with `create` false change what `table` names of one.
+
+        A value of None takes the key out, so that its default holds.
+
+        Raises:
+            Conflict: there is one already. NotFound: there is none. InvalidRequest: a value that cannot be.
+        """
+        model_id = checked_id(model_id, "model_id", slash=True) if create else model_id
+        given = _known(table)
+        changes: dict[str, Any] = {"updated": now()}
+        if "api_key" in given:
+            changes["api_key"] = self._sealed(given.pop("api_key"), model_id)
+        async with self._trail.change(actor, f"model.{'create' if create else 'change'}", model_id) as line:
+            old = await _row(line.connection, model_id)
+            if create and old is not None:
+                raise Conflict(f"there is a model {model_id!r} already", param="model_id", code="model_exists")
+            if not create and old is None:
+                raise _no_model(model_id)
+            merged = {**(old.settings if old is not None else {}), **given}
+            settings = {name: value for name, value in merged.items() if value is not None}
+            model = _checked(settings)
+            await self._check_fallbacks(line.connection, model_id, model)
+            line.detail = {name: "…" if name in _HIDDEN else value for name, value in table.items()}
+            changes["settings"] = settings
+            if create:
+                await line.connection.execute(insert(models).values(id=model_id, created=changes["updated"], **changes))
+            else:
+                await line.connection.execute(update(models).where(models.c.id == model_id).values(changes))
+            row = await _row(line.connection, model_id)
+        await self._take_effect()
+        return _shown(row)
+
+    async def delete_model(self, actor: str, model_id: str) -> None:
+        """Delete a model; where it is a fallback it is passed over.
+
+        Raises:
+            NotFound: there is none.
+        """
+        async with self._trail.change(actor, "model.delete", model_id) as line:
+            row = await _row(line.connection, model_id)
+            if row is None:
+                raise _no_model(model_id)
+            line.detail = {"name": row.settings.get("name")}
+            await line.connection.execute(delete(models).where(models.c.id == model_id))
+        await self._take_effect()
+
+    async def feed_catalog(self) -> None:
+        """Bring the kernel's catalog up to date, if a model has changed since that was done.
+
+        Raises:
+            Unavailable: the database is away; the catalog stays as it is.
+        """
+        async with self._feeding:
+            if not self._is_stale:
+                return
+            self._is_stale = False
+            try:
+                async with self._database.reading() as connection:
+                    rows = (await connection.execute(select(models).order_by(models.c.created, models.c.id))).all()
+                self._catalog.feed(_SOURCE, await asyncio.to_thread(self._targets, rows))
+            except (Unavailable, asyncio.CancelledError):
+                self._is_stale = True
+                raise
+            except Exception:  # of the catalog or its subscribers; keys shall be good all the same
+                log.exception("the models of the database cannot be served")
+
+    def _changed(self, kind: str, id: str) -> None:
+        self._is_stale |= kind in ("", "model")
+
+    async def _take_effect(self) -> None:
+        """At once, in this process; where that fails, it is tried again soon, and the change is made all the same."""
+        with contextlib.suppress(Unavailable):
+            await self.feed_catalog()
+
+    def _sealed(self, key: object, model_id: str) -> str | None:
+        if key is None or key == "":
+            return None
+        if not isinstance(key, str) or not key.isprintable() or len(key) > 10_000:
+            raise InvalidRequest("api_key: must be a text of one line", param="api_key", code="invalid_value")
+        return key if key.startswith(_REFERENCES) else self._vault.seal(key, model_id)
+
+    def _targets(self, rows: Iterable[Row[Any]]) -> list[Target]:
+        """The deployments of these rows; one that cannot be is logged and left out. Reads files, so it blocks."""
+        targets: list[Target] = []
+        told: dict[str, str] = {}
+        for row in rows:
+            try:
+                target = self._target(row)
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the others are served
+                told[row.id] = _first_fault(error)
+            else:
+                targets += [target] if target is not None else []
+        for model_id in told.keys() - {known for known, why in self._told.items() if told.get(known) == why}:
+            log.error("the model %r of the database is left out: %s", model_id, told[model_id])
+        self._told = told
+        return targets
+
+    def _target(self, row: Row[Any]) -> Target | None:
+        table = dict(row.settings)
+        if row.api_key is not None:
+            table["api_key"] = self._key(row)
+        return self._settings.target(table, f"{table['name']}#db-{row.id}")
+
+    def _key(self, row: Row[Any]) -> str:
+        if row.api_key.startswith(_REFERENCES):
+            return str(row.api_key)
+        try:
+            return self._vault.unseal(row.api_key, row.id)
+        except ValueError as error:
+            raise ValueError(f"its api_key {error}") from None
+
+    async def _check_fallbacks(self, connection: AsyncConnection, model_id: str, model: ModelSettings) -> None:
+        rows = await connection.execute(select(models.c.settings).where(models.c.id != model_id))
+        after: dict[str, list[str]] = {model.name: list(model.fallbacks)}
+        for one in self._settings.models:
+            after.setdefault(one.name, []).extend(one.fallbacks)
+        for (settings,) in rows:
+            after.setdefault(settings.get("name", ""), []).extend(settings.get("fallbacks") or ())
+        for name in model.fallbacks:
+            if name not in after:
+                raise _wrong("fallbacks", f"no model is named {name[:80]!r}{_nearest(name, after)}")
+            if model.fallbacks.count(name) > 1:
+                raise _wrong("fallbacks", f"{name[:80]!r} is named twice")
+        if circle := _circle(model.name, after):
+            raise _wrong("fallbacks", f"goes round in a circle: {' → '.join(circle)}")
+
+
+async def _row(connection: AsyncConnection, model_id: str) -> Row[Any] | None:
+    if not is_text(model_id):
+        return None
+    return (await connection.execute(select(models).where(models.c.id == model_id))).first()
+
+
+def _shown(row: Any) -> Mapping[str, Any]:
+    return {"id": row.id, **row.settings, "has_api_key": row.api_key is not None}
+
+
+def _known(table: Mapping[str, Any]) -> dict[str, Any]:
+    for name in table:
+        if name not in ModelSettings.model_fields:
+            raise _wrong(str(name)[:80], f"unknown key{_nearest(str(name), ModelSettings.model_fields)}")
+    if place := _internal(table):
+        raise _wrong(place[:80], "unknown key")
+    return dict(table)
+
+
+def _internal(table: Mapping[str, Any]) -> str:
+    """A key that pydantic-settings would take for an instruction, such as `_env_file`; "" if there is none."""
+    for name, value in table.items():
+        if isinstance(value, Mapping) and name != "options":
+            for inner in value:
+                if str(inner).startswith("_"):
+                    return f"{name}.{inner}"
+    return ""
+
+
+def _checked(settings: Mapping[str, Any]) -> ModelSettings:
+    try:
+        text = json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest("the model is not valid JSON", code="invalid_value") from None
+    if len(text) > _LONGEST:
+        raise InvalidRequest(f"the model has more than {_LONGEST} characters", code="invalid_value")
+    try:
+        return ModelSettings(**settings)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise _wrong(place, fault["msg"].removeprefix("Value error, ")) from None
+
+
+def _first_fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    return str(error) or repr(error)
+
+
+def _circle(start: str, after: Mapping[str, Sequence[str]]) -> list[str]:
+    """A way from `start` back to it, [] if there is none."""
+    before: dict[str, str] = {}
+    todo = [start]
+    while todo:
+        name = todo.pop()
+        for following in after.get(name, ()):
+            if following == start:
+                way = [start]
+                while name != start:
+                    way.append(name)
+                    name = before[name]
+                return [start, *reversed(way)]
+            if following not in before:
+                before[following] = name
+                todo.append(following)
+    return []
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _wrong(param: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{param}: {what}", param=param, code="invalid_value")
+
+
+def _no_model(model_id: str) -> NotFound:
+    return NotFound(f"there is no model {model_id[:128]!r} in the database", param="model_id", code="model_not_found")

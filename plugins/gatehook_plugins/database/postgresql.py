@@ -1,0 +1,88 @@
+"""PostgreSQL: a pool of connections; each is tried before it is used, so a restart of the server is not noticed."""
+
+import importlib.util
+from typing import Final, Literal
+
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from gatehook import StartupError
+from gatehook_plugins.database.backend import Backend, reason
+
+__all__ = ["Postgresql"]
+
+_MIGRATION_LOCK: Final = 0x6761_7465_686F_6F6B
+"""The same in all gateways, and in nothing else."""
+
+_CLASSES: Final = ("08", "53", "57", "58")
+"""SQLSTATE classes: connection lost; disk, memory or connections used up; shut down or cancelled; I/O errors."""
+
+_STATES: Final = frozenset({"25006", "40001", "40P01", "55P03"})
+"""Read-only (a standby); lost to a concurrent transaction; deadlock; a lock that nobody gave up in time."""
+
+
+class Postgresql:
+    """One database on a server.
+
+    `timeout` is how long, in seconds, a connection or a lock is waited for; a statement may take ten times as long.
+    """
+
+    dialect: Literal["postgresql"] = "postgresql"
+
+    def __init__(self, url: URL, pool_size: int, timeout: float) -> None:
+        if importlib.util.find_spec("asyncpg") is None:
+            raise StartupError("[database] url: PostgreSQL needs asyncpg; pip install 'gatehook[postgres]'")
+        host = url.host or str(url.query.get("host", "localhost"))
+        self.where = f"PostgreSQL database {url.database} at {host}" + (f":{url.port}" if url.port else "")
+        self._url = url
+        self._pool_size = pool_size
+        self._timeout = timeout
+
+    def create(self) -> None:
+        """The database is the operator's to make."""
+
+    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        """Both of one pool."""
+        engine = create_async_engine(
+            self._url,
+            pool_size=self._pool_size,
+            max_overflow=self._pool_size,
+            pool_timeout=self._timeout,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": self._timeout,
+                "command_timeout": 10 * self._timeout,
+                "server_settings": {
+                    "application_name": "gatehook",
+                    "lock_timeout": f"{self._timeout * 1000:.0f}",
+                },
+            },
+            hide_parameters=True,
+        )
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True), engine
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Keep every other process out of here until this transaction ends."""
+        await connection.execute(text("SET LOCAL lock_timeout = 0"))  # whoever has it may have much to do
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+
+    def trouble(self, error: Exception) -> str | None:
+        """Why the server cannot be used now; None if the statement is at fault."""
+        if isinstance(error, PoolTimeout):
+            return f"all connections were taken for {self._timeout:g} s"
+        if isinstance(error, TimeoutError):
+            return "it did not answer in time"
+        if isinstance(error, ConnectionError):
+            return reason(error)
+        if not isinstance(error, DBAPIError):
+            return None
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith(_CLASSES) or state in _STATES:
+            return reason(error.orig or error)
+        return None
+
+
+_guard: type[Backend] = Postgresql

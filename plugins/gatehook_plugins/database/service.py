@@ -1,0 +1,182 @@
+"""The database as other plugins see it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Literal
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gatehook import Database, StartupError, Unavailable
+from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.migrating import history, upgrade
+
+__all__ = ["SqlDatabase"]
+
+log: Final = logging.getLogger("gatehook.database")
+
+
+class _Lane:
+    """One way in, to read or to write. What is wrong there is logged when it begins, when it changes, and its end."""
+
+    def __init__(self, engine: AsyncEngine, what: str, where: str) -> None:
+        self.engine = engine
+        self.trouble = ""
+        self._name = f"the database ({where})"
+        self._what = what
+
+    def failed(self, why: str) -> Unavailable:
+        """Note it; gives what a client is told."""
+        if why != self.trouble:
+            log.error("%s cannot be %s: %s", self._name, self._what, why)
+        self.trouble = why
+        return Unavailable("the database is not available now; try again in a moment", code="database_unavailable")
+
+    def worked(self) -> None:
+        """Note it."""
+        if self.trouble:
+            log.warning("%s can be %s again", self._name, self._what)
+        self.trouble = ""
+
+
+class SqlDatabase:
+    """Reading and writing, with every kind of trouble told as one error, and over when the database is back."""
+
+    def __init__(self, backend: Backend, timeout: float) -> None:
+        """`timeout` is how long, in seconds, a connection is waited for, and as long again for a lock."""
+        self._backend = backend
+        self._patience = 2 * timeout + 1  # for a server that takes the connection and then says nothing
+        self._lanes: tuple[_Lane, _Lane] | None = None
+        self._opening = asyncio.Lock()
+        self._users = 0
+        self._preparations: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def dialect(self) -> Literal["sqlite", "postgresql"]:
+        """Which of the two it is, where that matters (upserts)."""
+        return self._backend.dialect
+
+    def before_use(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Have `prepare` run whenever the database has been opened, before anybody else uses it."""
+        self._preparations.append(prepare)
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Open it, and have it closed; may be nested.
+
+        Raises:
+            StartupError: it cannot be opened, or its tables cannot be made.
+        """
+        async with self._opening:
+            if not self._users:
+                await self._open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            async with self._opening:
+                self._users -= 1
+                if not self._users:
+                    await self._close()
+
+    async def _open(self) -> None:
+        await asyncio.to_thread(self._backend.create)
+        reading, writing = await asyncio.to_thread(self._backend.engines)  # loads the driver
+        where = self._backend.where
+        lanes = self._lanes = (_Lane(reading, "read", where), _Lane(writing, "written to", where))
+        try:
+            async with self.reading():
+                pass  # if it cannot be reached at all, that is what is told
+            for prepare in self._preparations:
+                await prepare()
+        except BaseException as error:
+            await self._close()
+            if isinstance(error, Unavailable):
+                why = lanes[0].trouble or lanes[1].trouble
+                raise StartupError(f"[database] url: {where} cannot be used: {why}") from None
+            raise
+
+    async def _close(self) -> None:
+        for lane in self._lanes or ():
+            await lane.engine.dispose()
+        self._lanes = None
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that only reads, and sees one state of the data.
+
+        Raises:
+            Unavailable: the database cannot be reached, or is locked for too long.
+        """
+        async with self._transaction(self._lane(0)) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end, or, if that raises, rolled back. On SQLite there is one at a time.
+
+        Raises:
+            Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
+        """
+        async with self._transaction(self._lane(1)) as connection:
+            yield connection
+
+    def _lane(self, which: int) -> _Lane:
+        if self._lanes is None:
+            raise RuntimeError("the database is not open: use it within opened()")
+        return self._lanes[which]
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, lane: _Lane) -> AsyncIterator[AsyncConnection]:
+        connection = await self._begin(lane)
+        try:
+            yield connection
+            await connection.commit()
+        except Exception as error:
+            why = self._backend.trouble(error)
+            if why is None:
+                raise
+            if not connection.invalidated:
+                await connection.invalidate(error)  # whatever it is, the next one begins anew
+            raise lane.failed(why) from error
+        else:
+            lane.worked()
+        finally:
+            # Rolls back what is not committed; to the end, even if somebody gives up on us.
+            await asyncio.shield(asyncio.ensure_future(connection.close()))
+
+    async def _begin(self, lane: _Lane) -> AsyncConnection:
+        """A connection in a transaction. Whatever fails here is the database's fault: nobody has asked for a thing."""
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await lane.engine.connect()
+                try:
+                    await connection.begin()
+                except BaseException:
+                    await asyncio.shield(asyncio.ensure_future(connection.close()))
+                    raise
+        except Exception as error:
+            raise lane.failed(self._backend.trouble(error) or reason(error)) from error
+        return connection
+
+    async def migrate(self, name: str, package: str) -> None:
+        """Bring the tables of plugin `name` up to date, by the alembic revisions in `package`.versions.
+
+        Raises:
+            StartupError: the tables are newer than the revisions, or a revision failed.
+        """
+        revisions = await asyncio.to_thread(history, package)  # reads and compiles files
+        failed = f"the tables of plugin {name!r} cannot be brought up to date in {self._backend.where}"
+        try:
+            async with self.writing() as connection:
+                await self._backend.lock(connection)
+                await connection.run_sync(upgrade, name, revisions)
+        except Unavailable:
+            raise StartupError(f"{failed}: {self._lane(1).trouble}") from None
+        except SQLAlchemyError as error:
+            raise StartupError(f"{failed}: {reason(error)}") from error
+
+
+_guard: type[Database] = SqlDatabase

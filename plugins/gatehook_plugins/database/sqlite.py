@@ -1,0 +1,127 @@
+"""SQLite: a file beside the settings. One connection writes, a few read, and readers never wait for the writer."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from gatehook import StartupError
+from gatehook_plugins.database.backend import Backend, reason
+
+__all__ = ["Sqlite"]
+
+_READERS: Final = 4
+
+_OUT_OF_ORDER: Final = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""Result codes that say something of the file, not of the statement."""
+
+
+class Sqlite:
+    """One file. `timeout` is how long, in seconds, a lock is waited for."""
+
+    dialect: Literal["sqlite"] = "sqlite"
+
+    def __init__(self, file: Path, timeout: float) -> None:
+        self.file = file
+        self.where = f"SQLite file {file}"
+        self._timeout = timeout
+
+    def create(self) -> None:
+        """Make the file, for its owner's eyes only, and have it written ahead (WAL). Blocks.
+
+        Raises:
+            StartupError: it cannot be made, or is no SQLite file.
+        """
+        try:
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with contextlib.closing(sqlite3.connect(self.file, timeout=self._timeout, isolation_level=None)) as file:
+                mode = self._write_ahead(file)
+        except OSError as error:
+            raise StartupError(f"[database] url: {self.where} cannot be opened: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise StartupError(f"[database] url: {self.where} cannot be used: {reason(error)}") from None
+        if mode != "wal":
+            raise StartupError(
+                f"[database] url: {self.where} cannot be written ahead (WAL), as on a network's file system; "
+                "choose a local folder, or PostgreSQL"
+            )
+
+    def _write_ahead(self, file: sqlite3.Connection) -> str:
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                return str(file.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+            except sqlite3.OperationalError:
+                # Changing the mode needs the file for itself, and SQLite does not wait for that.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        """A pool of readers, and a pool of one that writes: whoever wants to write waits there for its turn."""
+        return self._engine("BEGIN", _READERS, query_only=1), self._engine("BEGIN IMMEDIATE", 1, query_only=0)
+
+    def _engine(self, begin: str, connections: int, *, query_only: int) -> AsyncEngine:
+        # `mode=rw` never makes a file: one that somebody removed shall be an error, not an empty database.
+        address = URL.create(
+            "sqlite+aiosqlite", database=f"file:{quote(str(self.file))}", query={"mode": "rw", "uri": "true"}
+        )
+        engine = create_async_engine(
+            address,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=self._timeout,
+            connect_args={"timeout": self._timeout, "isolation_level": None},
+            hide_parameters=True,
+        )
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def _connected(connection: Any, record: object) -> None:
+            cursor = connection.cursor()
+            for pragma in ("synchronous=FULL", "foreign_keys=ON", f"query_only={query_only}"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def _begun(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)  # not left to the driver: it would begin late, and without the lock
+
+        return engine
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Every writing transaction is alone anyway."""
+
+    def trouble(self, error: Exception) -> str | None:
+        """Why the file cannot be used now; None if the statement is at fault."""
+        if isinstance(error, PoolTimeout):
+            return f"all connections were taken for {self._timeout:g} s"
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(cause, "sqlite_errorcode", None)
+        is_cut = isinstance(error, DBAPIError) and error.connection_invalidated
+        return reason(cause) if cause and (is_cut or (code is not None and code & 0xFF in _OUT_OF_ORDER)) else None
+
+
+_guard: type[Backend] = Sqlite

@@ -1,0 +1,126 @@
+"""The server's secret: what client keys are hashed with, and vendor keys encrypted.
+
+A client key has 256 random bits, so it cannot be guessed, and one fast HMAC will do. The pepper makes the digests
+worthless to who steals the database alone.
+"""
+
+import base64
+import contextlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gatehook import StartupError
+
+__all__ = ["KEY_LENGTH", "KEY_PREFIX", "MIN_SECRET", "Vault", "is_key", "made_secret", "new_key"]
+
+KEY_PREFIX: Final = "gh-"
+KEY_LENGTH: Final = len(KEY_PREFIX) + 43
+MIN_SECRET: Final = 16
+
+_LOCKED: Final = "the database is not open: use it within opened()"
+
+
+def new_key() -> str:
+    """The text of a new client key."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def is_key(token: str) -> bool:
+    """Whether this could be one of ours; anything else is not worth a look-up."""
+    return len(token) == KEY_LENGTH and token.startswith(KEY_PREFIX) and token.isascii()
+
+
+class Vault:
+    """Everything that is derived from the secret, once it is known; the secret itself is not kept."""
+
+    __slots__ = ("_cipher", "_pepper")
+
+    def __init__(self) -> None:
+        self._pepper: bytes | None = None
+        self._cipher: AESGCM | None = None
+
+    def unlock(self, secret: str) -> str:
+        """Begin to use `secret`, any text, the longer the better. Gives what tells two secrets apart, and no more."""
+        self._pepper = _derived(secret, "client keys")
+        self._cipher = AESGCM(_derived(secret, "vendor keys"))
+        return _derived(secret, "check").hex()
+
+    def digest(self, token: str) -> bytes:
+        """What is stored of a client key."""
+        if self._pepper is None:
+            raise RuntimeError(_LOCKED)
+        return hmac.digest(self._pepper, token.encode(), "sha256")
+
+    def seal(self, text: str, owner: str) -> str:
+        """`text` encrypted, in base64; only the same `owner` can open it."""
+        if self._cipher is None:
+            raise RuntimeError(_LOCKED)
+        nonce = os.urandom(12)
+        return base64.b64encode(nonce + self._cipher.encrypt(nonce, text.encode(), owner.encode())).decode()
+
+    def unseal(self, sealed: str, owner: str) -> str:
+        """What `seal` was given.
+
+        Raises:
+            ValueError: it was sealed with another secret or for another owner, or is damaged.
+        """
+        if self._cipher is None:
+            raise RuntimeError(_LOCKED)
+        try:
+            raw = base64.b64decode(sealed, validate=True)
+            return self._cipher.decrypt(raw[:12], raw[12:], owner.encode()).decode()
+        except (InvalidTag, ValueError):
+            raise ValueError("cannot be decrypted") from None
+
+    def __repr__(self) -> str:
+        return "Vault(…)"
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    return HKDF(SHA256(), 32, salt=b"gatehook", info=purpose.encode()).derive(secret.encode())
+
+
+def made_secret(file: Path, *, create: bool) -> str:
+    """The secret kept in `file`, made there first if there is none. Blocks.
+
+    Raises:
+        StartupError: it cannot be read or made, or (without `create`) is not there.
+    """
+    try:
+        if create and not file.exists():
+            _make(file)
+        secret = file.read_text("ascii").strip()
+    except FileNotFoundError:
+        raise StartupError(
+            f"[database] secret: {file} is gone, and with it what the keys in the database were hashed with; "
+            "restore it from a backup"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds something else"
+        raise StartupError(f"[database] secret: {file} cannot be used: {why}") from None
+    if len(secret) < MIN_SECRET:
+        raise StartupError(f"[database] secret: {file} is damaged; restore it from a backup")
+    return secret
+
+
+def _make(file: Path) -> None:
+    """Write a new secret, whole or not at all; if another process is quicker, its secret stays."""
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as text:
+            text.write(secrets.token_hex(32) + "\n")
+            text.flush()
+            os.fsync(text.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, file)  # a link never replaces what is there
+    finally:
+        draft.unlink()

