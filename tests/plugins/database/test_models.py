@@ -158,6 +158,7 @@ async def test_a_chain_of_a_thousand_fallbacks_is_followed(serving_at: Any, tmp_
 
 async def test_references_are_looked_up_where_the_gateway_runs(one: Any) -> None:
     file = one.gateway.settings.path.with_name("vendor.key")
+    file.parent.mkdir(exist_ok=True)
     file.write_text(VENDOR_KEY)
     table = {"name": "m", "vendor": "mock", "api_key": "file:vendor.key", "options": {"a": ["file:vendor.key"]}}
     await one.directory.put_model("me", "m1", table, create=True)
