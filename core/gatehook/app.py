@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -27,7 +28,7 @@ from gatehook.errors import (
 )
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
-from gatehook.model import Principal
+from gatehook.model import Call, Principal
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
@@ -65,6 +66,10 @@ class Gateway:
         self.settings = settings
         self.serving = False
         self.draining = False
+        self.worker = 0
+        """A number that no other living worker of this server has: 0 to 127; 0 when this is the only process."""
+        self.shared: Path | None = None
+        """A folder that the workers share, there before the first begins; None when there is only one process."""
         self.egress = Egress(settings.egress)
         self.plugins = Plugins(settings, None if available is None else dict(available), gathered)
         self.services = Services()
@@ -178,9 +183,11 @@ class Gateway:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
         app = web.Application(client_max_size=self.settings.server.max_body)
         methods: dict[str, set[str]] = {}
+        writers: dict[str, Writer | None] = {}
         for _, route in self._routes:
             app.router.add_route(route.method, route.path, self._handler(route))
             methods.setdefault(route.path, set()).add(route.method.upper())
+            writers.setdefault(route.path, _writer(route))
         for _, route in self._routes:  # monitors like to ask with HEAD
             if route.method.upper() == "GET" and "HEAD" not in methods[route.path]:
                 app.router.add_route("HEAD", route.path, self._handler(route))
@@ -188,7 +195,7 @@ class Gateway:
         for path, allowed in methods.items():
             if "*" in allowed:
                 continue
-            app.router.add_route("*", path, _not_allowed(sorted(allowed)))
+            app.router.add_route("*", path, _not_allowed(sorted(allowed), writers[path]))
         app.router.add_route("*", "/{path:.*}", _not_found)
         return app
 
@@ -224,9 +231,20 @@ class Gateway:
         return handle
 
 
+Writer = Callable[[GatewayError], bytes]
+"""Writes the body of an error answer."""
+
+
+def _writer(route: Route | Endpoint) -> Writer | None:
+    """How errors at this path are written that never become a call; None is OpenAI's shape."""
+    if isinstance(route, Route):
+        return route.errors
+    return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}), error)
+
+
 def error_response(
     error: GatewayError,
-    written: Callable[[GatewayError], bytes] | None = None,
+    written: Writer | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """An error, as `written` writes it, or in OpenAI's shape, which every path has that no surface owns."""
@@ -240,12 +258,14 @@ def error_response(
     )
 
 
-def _not_allowed(methods: Sequence[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _not_allowed(
+    methods: Sequence[str], written: Writer | None
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     allowed = ", ".join(methods)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
-        return error_response(error, headers={"Allow": allowed})
+        return error_response(error, written, {"Allow": allowed})
 
     return handle
 

@@ -60,9 +60,12 @@ def _settings(options: argparse.Namespace) -> Any:
 def _serve(options: argparse.Namespace) -> int:
     from gatehook.app import Gateway
     from gatehook.server import serve
+    from gatehook.workers import supervise
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = _settings(options)
+    workers = settings.server.workers
+    who = "%(name)s" if workers == 1 else "%(name)s[%(process)d]"
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who}: %(message)s", stream=sys.stderr)
     gateway = Gateway(settings)
     gateway.require_safe()
     for fault in gateway.faults():
@@ -71,14 +74,14 @@ def _serve(options: argparse.Namespace) -> int:
         if target.unavailable:
             print(f"note: model {target.name} is off: {target.unavailable}", file=sys.stderr)
 
-    def ready(address: str) -> None:
-        models = sum(any(not target.unavailable for target in group) for group in gateway.catalog.groups().values())
+    def ready(address: str, models: int) -> None:
         is_open = not gateway.pipeline.concerns.authenticators
         guarded = "; no authentication plugin is on, any key is accepted" if is_open else ""
         count = f"{len(gateway.plugins.names)} plugins and {models} model{'' if models == 1 else 's'}"
-        print(f"Gatehook listens on {address} with {count}{guarded}", file=sys.stderr, flush=True)
+        processes = "" if workers == 1 else f", in {workers} processes"
+        print(f"Gatehook listens on {address} with {count}{processes}{guarded}", file=sys.stderr, flush=True)
 
-    serve(gateway, ready)
+    (serve if workers == 1 else supervise)(gateway, ready)
     return 0
 
 

@@ -163,6 +163,7 @@ class ServerSettings(Table):
     host: Label = Field(default="127.0.0.1", description="address or name to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 picks a free one")
     uds: str = Field(default="", description="listen on this Unix socket instead; LISTEN_MODE=UDS and UDS_PATH set it")
+    workers: int = Field(default=1, ge=1, le=64, description="processes that share the socket")
     allow_anonymous: bool = Field(default=False, description="serve callers without credentials")
     shutdown_grace: float = Field(
         default=30.0, ge=0, allow_inf_nan=False, description="seconds that running requests get when stopping"

@@ -1,4 +1,4 @@
-"""Listening: TCP or a Unix socket, signals, and a shutdown that lets running answers end.
+"""One process that serves: aiohttp's server, signals, and a shutdown that lets running answers end.
 
 Order of the shutdown: stop accepting, tell `/health/ready`, give running requests `server.shutdown_grace` seconds,
 cancel what is left (their upstreams are closed with them), then close the plugins and the egress.
@@ -10,21 +10,26 @@ import gc
 import logging
 import signal
 import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from gatehook.accepting import Door, SharedSocket
 from gatehook.app import Gateway, error_response
-from gatehook.errors import GatewayError, InvalidRequest, StartupError
-from gatehook.sections import ServerSettings
+from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.listening import address, listen, remove_file
 
-__all__ = ["running", "serve"]
+__all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve", "serve_until"]
 
 log = logging.getLogger("gatehook")
+
+Ready = Callable[[str, int], None]
+"""Is told once that clients can connect: the address, and how many models can be called."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 
 _HEADER_LIMIT = 32768
 """Bytes one header line of a client may have (long JWTs fit; more is refused with 431)."""
@@ -83,6 +88,14 @@ def _http_error(status: int, error: BaseException | None) -> GatewayError:
 class _Server(web.Server):
     """aiohttp's server, making `_Protocol` connections."""
 
+    left: Callable[[], None] | None = None
+    """Called when a connection has ended."""
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if self.left is not None:
+            self.left()
+
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
@@ -103,11 +116,15 @@ class _Runner(web.AppRunner):
 
 
 @contextlib.asynccontextmanager
-async def running(gateway: Gateway) -> AsyncIterator[str]:
+async def running(gateway: Gateway, shared: SharedSocket | None = None) -> AsyncIterator[str]:
     """Serve a gateway inside a running loop; gives its address, ``http://HOST:PORT`` or ``unix:PATH``.
 
+    Args:
+        gateway: what to serve.
+        shared: a socket that other processes serve too; without it a new one, bound as the settings say.
+
     Raises:
-        StartupError: the address cannot be listened on.
+        StartupError: the address cannot be listened on, or a plugin cannot start.
     """
     settings = gateway.settings.server
     async with gateway.lifespan():
@@ -122,24 +139,45 @@ async def running(gateway: Gateway) -> AsyncIterator[str]:
         )
         await runner.setup()
         try:
-            sock = _listen(settings)
             try:
-                await web.SockSite(runner, sock, backlog=1024).start()
-                yield _address(settings, sock)
+                async with _accepting(runner, gateway, shared) as sock:
+                    yield address(settings, sock)
             finally:
-                gateway.draining = True
-                if settings.uds:
-                    # Still listened on, so it is ours; later another server may have taken the path.
-                    Path(settings.uds).unlink(missing_ok=True)  # noqa: ASYNC240  # one unlink, when all is over
                 await _drain(runner, settings.shutdown_grace)
         finally:
             await runner.cleanup()
 
 
+@contextlib.asynccontextmanager
+async def _accepting(
+    runner: web.AppRunner, gateway: Gateway, shared: SharedSocket | None
+) -> AsyncIterator[socket.socket]:
+    """Let connections in. Afterwards the gateway is draining."""
+    if shared is None:
+        sock = listen(gateway.settings.server)
+        try:
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
+            yield sock
+        finally:
+            gateway.draining = True
+            remove_file(gateway.settings.server)
+            await site.stop()
+        return
+    server = runner.server
+    assert isinstance(server, _Server)  # noqa: S101  # the runner made it
+    door = Door(shared, server, gateway.worker)
+    server.left = door.left
+    door.open()
+    try:
+        yield shared.sock
+    finally:
+        gateway.draining = True
+        await door.close()
+
+
 async def _drain(runner: web.AppRunner, grace: float) -> None:
-    """Stop accepting, close idle connections, and wait for the busy ones."""
-    for site in list(runner.sites):
-        await site.stop()
+    """Close idle connections, and wait for the busy ones."""
     server = runner.server
     if server is None:
         return
@@ -156,104 +194,81 @@ async def _drain(runner: web.AppRunner, grace: float) -> None:
         log.warning("%d requests did not end within %g s and are cancelled", len(server.connections), grace)
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
-    return _listen_unix(settings.uds) if settings.uds else _listen_tcp(settings.host, settings.port)
+class Stop:
+    """How a serving process is told to end. Made in the task that serves."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # there is one in every coroutine
+        self._task = task
+        self._asked = asyncio.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was told."""
+        return self._asked.is_set()
+
+    def drain(self) -> None:
+        """Accept nothing more, and let running requests end."""
+        self._asked.set()
+
+    def cut(self) -> None:
+        """End at once: running requests are cut off."""
+        self._asked.set()
+        self._task.cancel()
+
+    async def wait(self) -> None:
+        """Until it is told."""
+        await self._asked.wait()
 
 
-def _listen_tcp(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartupError(f"[server] host: cannot listen on {host!r}: {error.strerror or error}") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise StartupError(
-            f"[server] port: cannot listen on {host}:{port}: {error.strerror or error}; "
-            "is another server running there? Set another port, or GATEHOOK_SERVER__PORT"
-        ) from None
-    return sock
-
-
-def _listen_unix(path: str) -> socket.socket:
-    file = Path(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if file.exists():
-            _remove_stale(file)
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        raise StartupError(f"[server] uds: cannot listen on {path!r}: {error.strerror or error}") from None
-    except StartupError:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(file: Path) -> None:
-    """Remove the socket that a killed server left; never one that is served, nor a file of another kind."""
-    if not stat.S_ISSOCK(file.stat().st_mode):
-        raise StartupError(f"[server] uds: {str(file)!r} exists and is not a socket; remove it or name another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(file))
-        except OSError:
-            file.unlink()
-            return
-    raise StartupError(f"[server] uds: another server is listening on {str(file)!r}")
-
-
-def _address(settings: ServerSettings, sock: socket.socket) -> str:
-    if settings.uds:
-        return f"unix:{settings.uds}"
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def serve(gateway: Gateway, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the address. A second signal ends at once.
+async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: SharedSocket | None = None) -> None:
+    """Serve until told to stop; returns when the last request has ended. See `running` and `Ready`.
 
     Raises:
-        StartupError: the address cannot be listened on.
+        StartupError: as `running`.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(gateway, ready))
-
-
-async def _serve(gateway: Gateway, ready: Callable[[str], None]) -> None:
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-    assert main is not None  # noqa: S101
-    stop = asyncio.Event()
-
-    def signalled() -> None:
-        if stop.is_set():
-            main.cancel()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
     try:
-        async with running(gateway) as address:
-            ready(address)
+        async with running(gateway, shared) as at:
+            ready(at, sum(any(not one.unavailable for one in group) for group in gateway.catalog.groups().values()))
             # What start-up made lives as long as the process: keep the collector from walking it over and over.
             gc.collect()
             gc.freeze()
             await stop.wait()
-            log.info("stopping: running requests have %g s", gateway.settings.server.shutdown_grace)
     except asyncio.CancelledError:
-        if not stop.is_set():
+        if not stop.asked:
             raise
-        log.warning("stopped by a second signal: running requests were cut off")
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def serve(gateway: Gateway, ready: Ready) -> None:
+    """Serve in this process until SIGTERM or SIGINT; a second signal ends at once.
+
+    Raises:
+        StartupError: as `running`.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(gateway, ready))
+
+
+async def _serve(gateway: Gateway, ready: Ready) -> None:
+    stop = Stop()
+
+    def signalled() -> None:
+        if stop.asked:
+            log.warning("stopped by a second signal: running requests are cut off")
+            stop.cut()
+        else:
+            log.info("stopping: running requests have %g s", gateway.settings.server.shutdown_grace)
+            stop.drain()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    await serve_until(stop, gateway, ready)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop's where there is one; None is asyncio's own."""
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: the standard loop serves, slower

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from gatehook import CATALOG, Call, GatewayError, Observer, Outcome, Route, Services, Target, UpstreamError, Usage
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.metrics import Metrics
-from gatehook_plugins.metrics.recorder import MAX_CODES, Histogram, Recorder
+from gatehook_plugins.metrics.numbers import Numbers
+from gatehook_plugins.metrics.recorder import MAX_CODES, REQUESTS, Recorder
+from gatehook_plugins.metrics.totals import Totals
 
 TARGET = Target(key="gpt#1", name="gpt", vendor="openai", model="gpt-2024")
 Status = Literal["complete", "partial", "failed", "rejected", "cached"]
@@ -116,7 +118,8 @@ async def test_without_a_catalog_a_call_that_was_not_routed_is_of_an_unknown_mod
     call = Call(operation="chat", surface="test", headers={})
     call.model = "gpt"
     recorder.finished(call, Outcome("rejected", 401))
-    assert list(recorder.snapshot().requests) == [("unknown", "none", "rejected", "")]
+    totals = Totals([(recorder.numbers.page(), True)])
+    assert list(totals.family(REQUESTS)) == [("unknown", "none", "rejected", "")]
 
 
 async def test_requests_in_flight_go_up_and_down() -> None:
@@ -170,11 +173,10 @@ async def test_the_time_to_the_first_token_is_a_histogram_by_model() -> None:
 
 
 def test_a_value_on_a_bound_lies_below_it() -> None:
-    histogram = Histogram((1.0, 2.0))
+    numbers = Numbers()
     for value in (0.5, 1.0, 1.5, 2.0, 2.5):
-        histogram.observe(value)
-    assert histogram.counts == [2, 2, 1]
-    assert histogram.total == 7.5
+        numbers.observe(("values",), (1.0, 2.0), value)
+    assert list(numbers.page().series()) == [(("values",), [2, 2, 1, 7.5])]
 
 
 async def test_feathergate_names_are_exact_and_only_on_demand() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -23,7 +26,7 @@ def _word(value: object) -> object:
 
 
 class Metrics:
-    """GET /metrics: requests, tokens, durations and failures since this process began to serve."""
+    """GET /metrics: requests, tokens, durations and failures since the gateway began to serve, of all its workers."""
 
     class Settings(Section):
         """[plugins.metrics]."""
@@ -40,7 +43,9 @@ class Metrics:
         self._settings = settings
         self._recorder = Recorder()
         self._exposition = Exposition(
-            self._recorder, process=settings.process, feathergate_names=settings.feathergate_names
+            lambda: [(self._recorder.numbers.page(), True)],
+            process=settings.process,
+            feathergate_names=settings.feathergate_names,
         )
 
     @hookimpl
@@ -53,3 +58,21 @@ class Metrics:
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """What shows."""
         return [Route("GET", "/metrics", self._exposition.serve, auth=self._settings.auth)]
+
+    @hookimpl
+    def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
+        """What lets workers see each other's numbers."""
+
+        @contextlib.asynccontextmanager
+        async def shared() -> AsyncIterator[None]:
+            if (folder := gateway.shared) is None:
+                yield
+                return
+            from gatehook_plugins.metrics.workers import own_numbers, pages
+
+            with own_numbers(folder, gateway.worker) as numbers:
+                self._recorder.go_on(numbers)
+                self._exposition.show_workers(functools.partial(pages, folder))
+                yield
+
+        return [shared]

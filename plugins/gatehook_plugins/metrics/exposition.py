@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them: made at the scrape, from a copy, in another thread."""
+"""The numbers as Prometheus reads them: read, added up and written at the scrape, in another thread."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,18 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gatehook_plugins.metrics.recorder import DURATION_BOUNDS, TTFT_BOUNDS, Recorder, Snapshot
+from gatehook_plugins.metrics.numbers import Page
+from gatehook_plugins.metrics.recorder import (
+    DURATION_BOUNDS,
+    DURATIONS,
+    FAILURES,
+    FIRST_TOKENS,
+    REQUESTS,
+    TOKEN_KINDS,
+    TOKENS,
+    TTFT_BOUNDS,
+)
+from gatehook_plugins.metrics.totals import Labels, Totals
 
 __all__ = ["Exposition"]
 
@@ -25,116 +36,135 @@ _OPENMETRICS: Final[_Format] = (
 )
 
 
-class Exposition:
-    """Serves /metrics. Each has a registry of its own, so two gateways in one process do not mix."""
+class Exposition(Collector):
+    """Serves /metrics. `pages` gives what each process has counted, and whether it is there."""
 
-    def __init__(self, recorder: Recorder, *, process: bool, feathergate_names: bool) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, pages: Callable[[], Iterable[tuple[Page, bool]]], *, process: bool, feathergate_names: bool
+    ) -> None:
+        self._pages = pages
+        self._by_worker = False
+        self._process = process
         self._feathergate_names = feathergate_names
-        self._registry = CollectorRegistry(auto_describe=False)
-        if process:
-            ProcessCollector(registry=self._registry)
-            PlatformCollector(registry=self._registry)
-            GCCollector(registry=self._registry)
+
+    def show_workers(self, pages: Callable[[], Iterable[tuple[Page, bool]]]) -> None:
+        """Show what these pages come to from now on: one of each worker."""
+        self._pages, self._by_worker = pages, True
 
     async def serve(self, request: web.Request) -> web.Response:
         """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
         encode, content_type = _TEXT
         if "application/openmetrics-text" in request.headers.get("Accept", ""):
             encode, content_type = _OPENMETRICS
-        scrape = _Scrape(self._recorder.snapshot(), self._registry, feathergate_names=self._feathergate_names)
         # Formatting thousands of lines, and reading /proc, would hold up every stream.
-        body = await asyncio.to_thread(encode, scrape)
+        body = await asyncio.to_thread(encode, self)
         return web.Response(body=body, headers={"Content-Type": content_type})
-
-
-class _Scrape(Collector):
-    """One look at everything."""
-
-    def __init__(self, snapshot: Snapshot, registry: CollectorRegistry, *, feathergate_names: bool) -> None:
-        self._snapshot = snapshot
-        self._registry = registry
-        self._feathergate_names = feathergate_names
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
-        yield from _gateway(self._snapshot)
+        totals = Totals(self._pages())
+        yield from _gateway(totals)
         if self._feathergate_names:
-            yield from _feathergate(self._snapshot)
-        yield from self._registry.collect()
+            yield from _feathergate(totals)
+        if self._process:
+            yield from _workers(totals.processes) if self._by_worker else _this_process()
 
 
-def _gateway(snapshot: Snapshot) -> Iterable[Metric]:
+def _gateway(totals: Totals) -> Iterable[Metric]:
     yield _counter(
         "gateway_requests",
         "Inference requests that have ended. outcome: complete, cached, partial, failed, rejected.",
         ("model", "vendor", "outcome", "code"),
-        snapshot.requests,
+        totals.family(REQUESTS),
     )
     yield GaugeMetricFamily(
-        "gateway_requests_in_flight", "Inference requests being answered now.", value=snapshot.in_flight
+        "gateway_requests_in_flight", "Inference requests being answered now.", value=totals.running
     )
     yield _counter(
         "gateway_tokens",
         "Tokens that vendors used. kind: prompt, completion; cached is part of prompt, reasoning of completion.",
         ("model", "kind"),
-        snapshot.tokens,
+        {
+            (*model, kind): [count]
+            for model, counts in totals.family(TOKENS).items()
+            for kind, count in zip(TOKEN_KINDS, counts, strict=True)
+            if count
+        },
     )
     yield _counter(
         "gateway_upstream_failures",
         "Failed tries of a deployment, also those after which another answered.",
         ("vendor", "model", "code"),
-        snapshot.failures,
+        totals.family(FAILURES),
     )
     yield _histogram(
         "http_request_duration_seconds",
         "Time from an inference request's arrival to the end of its answer.",
         ("operation", "status"),
-        {(operation, str(status)): one for (operation, status), one in snapshot.durations.items()},
+        totals.family(DURATIONS),
         DURATION_BOUNDS,
     )
     yield _histogram(
         "gateway_time_to_first_token_seconds",
         "Time from a streaming request's arrival to the first content of its answer.",
         ("model",),
-        {(model,): one for model, one in snapshot.first_tokens.items()},
+        totals.family(FIRST_TOKENS),
         TTFT_BOUNDS,
     )
 
 
-def _feathergate(snapshot: Snapshot) -> Iterable[Metric]:
+def _feathergate(totals: Totals) -> Iterable[Metric]:
     yield _counter(
         "feathergate_requests",
         "Inference requests that have ended.",
         (),
-        {(): snapshot.successful + snapshot.failed},
+        {(): [totals.ended()]},
     )
+    successful = totals.ended("complete", "cached")
     # FeatherGate's names lack the `_total` that a counter's must have; declared as one they would be renamed.
     for name, help_, value in (
-        ("feathergate_requests_successful", "Those that were answered in full.", snapshot.successful),
-        ("feathergate_requests_failed", "Those that were not.", snapshot.failed),
+        ("feathergate_requests_successful", "Those that were answered in full.", successful),
+        ("feathergate_requests_failed", "Those that were not.", totals.ended() - successful),
     ):
         metric = Metric(name, help_, "unknown")
         metric.add_sample(name, {}, value)
         yield metric
 
 
-def _counter(name: str, help_: str, labels: Sequence[str], values: Mapping[tuple[str, ...], int]) -> Metric:
+def _this_process() -> Iterable[Metric]:
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry.collect()
+
+
+def _workers(processes: Mapping[int, int]) -> Iterable[Metric]:
+    """What can be seen of processes from outside, each by its worker's number."""
+    families: dict[str, Metric] = {}
+    for worker, process in sorted(processes.items()):
+        for told in _seen(process):
+            family = families.setdefault(told.name, Metric(told.name, told.documentation, told.type, told.unit))
+            for sample in told.samples:
+                family.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+    return families.values()
+
+
+def _seen(process: int) -> Iterable[Metric]:
+    return ProcessCollector(pid=lambda: process, registry=None).collect()
+
+
+def _counter(name: str, help_: str, labels: Sequence[str], values: Mapping[Labels, Sequence[float]]) -> Metric:
     family = CounterMetricFamily(name, help_, labels=labels)
-    for key, value in values.items():
+    for key, (value,) in values.items():
         family.add_metric(key, value)
     return family
 
 
 def _histogram(
-    name: str,
-    help_: str,
-    labels: Sequence[str],
-    values: Mapping[tuple[str, ...], tuple[list[int], float]],
-    bounds: Sequence[float],
+    name: str, help_: str, labels: Sequence[str], values: Mapping[Labels, Sequence[float]], bounds: Sequence[float]
 ) -> Metric:
     family = HistogramMetricFamily(name, help_, labels=labels)
     limits = [*map(str, bounds), "+Inf"]
-    for key, (counts, total) in values.items():
+    for key, (*counts, total) in values.items():
         family.add_metric(key, list(zip(limits, accumulate(counts), strict=True)), total)
     return family

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,10 +15,11 @@ from gatehook_plugins.rate_limit.memory import MemoryStore
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
-    from gatehook_plugins.rate_limit.shared import RedisStore
     from gatehook_plugins.rate_limit.store import Store
 
 __all__ = ["RateLimit"]
+
+log = logging.getLogger("gatehook.rate_limit")
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 
@@ -33,7 +35,7 @@ class ModelLimits(BaseModel):
 
 
 class RateLimit:
-    """Keeps callers, models and deployments within their limits; on one node, or with Redis on all of them together."""
+    """Keeps callers, models and deployments within their limits: on one node, or with Redis on all of them together."""
 
     class Settings(Section):
         """[plugins.rate_limit]."""
@@ -54,7 +56,8 @@ class RateLimit:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._shared: RedisStore | None = None
+        self._stores: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+        """The lifespans of the stores that have one."""
 
     @hookimpl
     def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
@@ -63,7 +66,7 @@ class RateLimit:
         Raises:
             StartupError: a Redis is named, but its package is missing, or the address is wrong.
         """
-        store: Store = MemoryStore()
+        store = self._local(gateway)
         if gateway.settings.redis.url.get_secret_value():
             store = self._share(gateway, store)
         models = {name: _limits(limits) for name, limits in self._settings.models.items()}
@@ -71,11 +74,38 @@ class RateLimit:
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The line to Redis, if there is one."""
+        """The memory that workers share, and the line to Redis, where there are such."""
         return [self._lifespan]
 
-    def _lifespan(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._shared is None else self._shared.lifespan()
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for lifespan in self._stores:
+                await stack.enter_async_context(lifespan())
+            yield
+
+    def _local(self, gateway: Gateway) -> Store:
+        """Limits of this node."""
+        workers = gateway.settings.server.workers
+        if workers == 1:
+            return MemoryStore()
+        from gatehook_plugins.rate_limit.machine import MachineStore
+
+        store = MachineStore()
+
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            async with store.lifespan(gateway.shared, gateway.worker):
+                if gateway.worker == 0 and not gateway.settings.redis.url.get_secret_value():
+                    log.info(
+                        "rate limits are shared by the %d workers of this machine; "
+                        "set [redis] url to share them between machines",
+                        workers,
+                    )
+                yield
+
+        self._stores.append(lifespan)
+        return store
 
     def _share(self, gateway: Gateway, local: Store) -> Store:
         try:
@@ -101,8 +131,9 @@ class RateLimit:
             raise StartupError(
                 "[redis] url: expected redis://HOST:PORT/N, rediss://HOST:PORT/N or unix:///PATH"
             ) from None
-        self._shared = RedisStore(link, redis.prefix)
-        return Resilient(self._shared, instead)
+        store = RedisStore(link, redis.prefix)
+        self._stores.append(store.lifespan)
+        return Resilient(store, instead)
 
 
 def _limits(limits: RateLimit.Settings | ModelLimits) -> Limits:

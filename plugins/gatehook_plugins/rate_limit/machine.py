@@ -36,19 +36,23 @@ class MachineStore:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path | None, worker: int) -> AsyncIterator[None]:
-        """Share what is counted with all that have the same folder; None is a private one.
+        """Open it, meanwhile; without a folder there is a private one."""
+        with ExitStack() as stack:
+            self.open(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), worker)
+            stack.callback(self._table.close)
+            yield
+
+    def open(self, folder: Path, worker: int) -> None:
+        """Share what is counted with all that have the same folder.
 
         `worker` is this process's number. What ran in another that had it before runs no more: that one is dead.
         """
-        with ExitStack() as stack:
-            self._table = Table(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), self._is_idle)
-            stack.callback(self._table.close)
-            self._worker = worker
-            with self._table as table:
-                for record in table.all():
-                    if record[0] == _RUNNING:
-                        record[1 + worker] = 0
-            yield
+        self._table = Table(folder, self._is_idle)
+        self._worker = worker
+        with self._table as table:
+            for record in table.all():
+                if record[0] == _RUNNING:
+                    record[1 + worker] = 0
 
     async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
         """See `Store`."""

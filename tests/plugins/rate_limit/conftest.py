@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -21,6 +22,7 @@ from gatehook import Authenticator, Credential, Principal, Section, hookimpl
 from gatehook.testing import Served, serving
 from gatehook_plugins.rate_limit import RateLimit
 from gatehook_plugins.rate_limit.link import Link
+from gatehook_plugins.rate_limit.machine import MachineStore
 from gatehook_plugins.rate_limit.memory import MemoryStore
 from gatehook_plugins.rate_limit.shared import RedisStore
 
@@ -58,15 +60,36 @@ def node(redis_url: str) -> Callable[..., AbstractAsyncContextManager[RedisStore
     return make
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def fresh(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[Clock], Any]]:
+@pytest.fixture(params=["memory", "machine", "redis"])
+async def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[Clock], Any]]:
     """Gives a store in which nothing is counted, each time it is called; the test runs once with each kind."""
     if request.param == "memory":
         yield MemoryStore
         return
+    if request.param == "machine":
+        with contextlib.ExitStack() as stack:
+            yield lambda clock: stack.enter_context(on_machine(clock, tmp_path / str(next(_prefixes))))
+        return
     link = Link(request.getfixturevalue("redis_url"), 5, "it is a test")
     yield lambda clock: RedisStore(link, f"test{next(_prefixes)}", clock)
     await link.close()
+
+
+@contextlib.contextmanager
+def on_machine(clock: Callable[[], int], folder: Path, worker: int = 0) -> Iterator[MachineStore]:
+    """A store as one of the workers has it that share a folder."""
+    folder.mkdir(exist_ok=True)
+    store = MachineStore(clock)
+    store.open(folder, worker)
+    yield store
+    store._table.close()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[..., MachineStore]]:
+    """Makes stores as the workers of one machine have them: `worker(clock, number)`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda clock, number=0: stack.enter_context(on_machine(clock, tmp_path / "shared", number))
 
 
 @pytest.fixture

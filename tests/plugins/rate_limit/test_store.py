@@ -1,4 +1,4 @@
-"""What both stores must do alike: exact sliding windows, all or nothing, settlement."""
+"""What all stores must do alike: exact sliding windows, all or nothing, settlement."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,0 +1,138 @@
+"""Accepting the connections of a socket that several workers share: whoever has fewest takes the next.
+
+Left to themselves, the worker that wakes first takes all there are. Clients and proxies keep their connections: one
+worker would be busy for good, and the others idle.
+"""
+
+import asyncio
+import errno
+import logging
+import mmap
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["Door", "Loads", "SharedSocket"]
+
+log = logging.getLogger("gatehook")
+
+_LEAD: Final = 4
+"""So many more connections than another worker one may have before it lets that one go first."""
+_TURN: Final = 0.002
+"""Seconds for another to take a connection, if it is not busy."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_RECOVERY: Final = 1.0
+"""Seconds to wait when there are no file descriptors left, as connections may be closed meanwhile."""
+_WORKERS: Final = 128
+_AWAY: Final = 1 << 62
+
+
+class Loads:
+    """How many connections each worker has, in memory that processes share by a fork."""
+
+    def __init__(self) -> None:
+        self._counts = memoryview(mmap.mmap(-1, 8 * _WORKERS)).cast("q")
+        for worker in range(_WORKERS):
+            self.leave(worker)
+
+    def join(self, worker: int) -> None:
+        """It accepts connections, and has none yet."""
+        self._counts[worker] = 0
+
+    def leave(self, worker: int) -> None:
+        """It accepts no more."""
+        self._counts[worker] = _AWAY
+
+    def change(self, worker: int, by: int) -> None:
+        """It has so many more, or less."""
+        self._counts[worker] += by
+
+    def lead(self, worker: int) -> int:
+        """How many more than the one with the fewest it has."""
+        return self._counts[worker] - min(self._counts)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSocket:
+    """A socket that is listened on already, and what its workers have accepted."""
+
+    sock: socket.socket
+    loads: Loads = field(default_factory=Loads)
+
+
+class Door:
+    """Where a worker lets connections in."""
+
+    def __init__(self, shared: SharedSocket, handlers: Callable[[], asyncio.Protocol], worker: int) -> None:
+        """`handlers` makes what handles a connection; it calls `left` in the end."""
+        self._sock, self._loads, self._handlers, self._worker = shared.sock, shared.loads, handlers, worker
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._entering: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begin to accept."""
+        self._sock.setblocking(False)
+        self._loads.join(self._worker)
+        self._loop.add_reader(self._sock, self._knocked)
+
+    async def close(self) -> None:
+        """Accept no more; who is in stays."""
+        self._loads.leave(self._worker)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        if self._entering:
+            await asyncio.wait(self._entering)
+
+    def left(self) -> None:
+        """A connection has ended."""
+        self._loads.change(self._worker, -1)
+
+    def _knocked(self) -> None:
+        if self._loads.lead(self._worker) < _LEAD:
+            self._accept()
+        else:
+            self._wait(_TURN)
+
+    def _wait(self, seconds: float) -> None:
+        self._loop.remove_reader(self._sock)
+        self._pause = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._sock, self._knocked)
+        for _ in range(_LEAD):  # nobody took them
+            if not self._accept():
+                break
+
+    def _accept(self) -> bool:
+        """Let one in; whether there was one."""
+        try:
+            connection, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # another took it, or the client gave up
+            return False
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            log.error("connections cannot be accepted: %s", error.strerror)  # noqa: TRY400  # no fault of the code
+            self._wait(_RECOVERY)
+            return False
+        self._loads.change(self._worker, 1)
+        task = self._loop.create_task(self._enter(connection))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+        return True
+
+    async def _enter(self, connection: socket.socket) -> None:
+        try:
+            connection.setblocking(False)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._handlers, connection)
+        except OSError as error:  # it has gone already
+            log.debug("a client broke off: %s", error)
+            connection.close()
+            self.left()

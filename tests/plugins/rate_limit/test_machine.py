@@ -1,0 +1,194 @@
+"""What only the store of one machine's workers must do: share between processes, outlive those that die, and grow."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatehook import Limits
+from gatehook.testing import serving
+from gatehook_plugins.rate_limit.machine import MachineStore
+from gatehook_plugins.rate_limit.rules import rules
+from gatehook_plugins.rate_limit.store import BUSY, Grant
+from gatehook_plugins.rate_limit.table import Record, Table
+
+Workers = Callable[..., MachineStore]
+
+LIMIT = rules("key", "k", Limits(10, 1000, 2))
+
+HAMMER = """
+import asyncio, json, sys, time
+from pathlib import Path
+from gatehook import Limits
+from gatehook_plugins.rate_limit.machine import MachineStore
+from gatehook_plugins.rate_limit.rules import rules
+
+async def main(folder, number):
+    store, limit = MachineStore(), rules("key", "k", Limits(1000, 20_000, 3))
+    most, admitted, busy = 0, 0, 0
+    async with store.lifespan(Path(folder), number):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for turn in range(1500):
+            decision = await store.admit(limit, 10)
+            admitted += decision.admitted
+            busy += not decision.admitted and decision.readings[2].wait > 0
+            if decision.grant:
+                most = max(most, 3 - decision.readings[2].left)
+                await store.settle(decision.grant, 1, 15)
+            await store.admit(rules("key", f"{number}-{turn}", Limits(1)), 0)  # the table grows meanwhile
+    print(json.dumps([admitted, most, busy]))
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+async def granted(store: MachineStore, limit: Any = LIMIT, tokens: int = 10) -> Grant:
+    grant = (await store.admit(limit, tokens)).grant
+    assert grant is not None
+    return grant
+
+
+async def left(store: MachineStore) -> list[int]:
+    """What is left, asked with a request that cannot pass."""
+    probe = LIMIT + rules("key", "nobody", Limits(0))
+    return [one.left for one in (await store.admit(probe, 1)).readings[:3]]
+
+
+def test_processes_that_hammer_one_limit_pass_it_exactly(tmp_path: Path) -> None:
+    hammers = [
+        subprocess.Popen(
+            [sys.executable, "-c", HAMMER, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    for one in hammers:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in hammers:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    told = [json.loads(one.communicate()[0]) for one in hammers]
+    assert [one.returncode for one in hammers] == [0] * 4
+    assert sum(admitted for admitted, _, _ in told) == 1000
+    assert max(most for _, most, _ in told) <= 3
+
+
+async def test_workers_share_every_limit(worker: Workers, clock: Any) -> None:
+    one, other = worker(clock, 0), worker(clock, 1)
+    first = await granted(one)
+    await granted(other)
+    assert [reading.wait for reading in (await one.admit(LIMIT, 10)).readings] == [0, 0, BUSY]
+    await one.settle(first, 1, 300)
+    assert await left(other) == [8, 690, 1]
+
+
+async def test_what_a_dead_worker_ran_is_let_go_when_it_is_replaced_and_what_it_used_stays_used(
+    worker: Workers, clock: Any
+) -> None:
+    dead, other = worker(clock, 0), worker(clock, 1)
+    await granted(dead)
+    await granted(other)
+    assert await left(other) == [8, 980, 0]
+    worker(clock, 0)
+    assert await left(other) == [8, 980, 1]
+
+
+async def test_a_table_grows_and_loses_nothing(worker: Workers, clock: Any) -> None:
+    one, other = worker(clock, 0), worker(clock, 1)
+    grants = [await granted(one, rules("key", str(number), Limits(2, 100, 1)), 10) for number in range(1000)]
+    assert one._table._capacity >= 4096
+    for grant in grants:
+        name = grant.rules[0].owner
+        assert [one.left for one in (await other.admit(rules("key", name, Limits(2, 100, 1)), 1)).readings] == [
+            1,
+            90,
+            0,
+        ]
+        await one.settle(grant, 1, 40)
+    reading = (await other.admit(rules("key", "999", Limits(2, 100, 1)), 60)).readings
+    assert [one.left for one in reading] == [0, 0, 0]
+
+
+async def test_what_is_idle_makes_room(worker: Workers, clock: Any) -> None:
+    store, kept = worker(clock), rules("key", "kept", Limits(10, None, 1))
+    await granted(store, kept)
+    for number in range(3000):
+        await store.admit(rules("key", str(number), Limits(5)), 0)
+        clock.turn(1)
+    assert store._table._capacity == 512
+    assert [one.left for one in (await store.admit(kept, 1)).readings] == [10, 0]
+
+
+async def test_refusals_and_settlements_are_right_long_after(worker: Workers, clock: Any) -> None:
+    store = worker(clock)
+    grant = await granted(store)
+    clock.turn(100_000)
+    await store.settle(grant, 0, 5)
+    assert await left(store) == [10, 1000, 2]
+
+
+@pytest.mark.parametrize("moment", ["begun", "written"])
+def test_a_worker_that_is_killed_while_the_table_is_made_anew_harms_nobody(tmp_path: Path, moment: str) -> None:
+    script = f"""
+import os, sys
+from pathlib import Path
+from gatehook_plugins.rate_limit.table import Table
+table = Table(Path(sys.argv[1]), lambda record: False)
+with table:
+    for number in range(300):
+        table.records([str(number)])[0][0] = number
+    write = table._write
+    def killed(capacity, live):
+        if {moment!r} == "written":
+            write(capacity, live)
+        os.kill(os.getpid(), 9)
+    table._write = killed
+    table.records([str(number) for number in range(1000)])
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    tables = [Table(tmp_path, lambda record: False) for _ in range(2)]
+    for table in tables:
+        with table:
+            (record,) = table.records(["new"])
+            record[0] += 1
+            assert [one[0] for one in table.records([str(number) for number in range(300)])] == list(range(300))
+    with tables[0]:
+        assert tables[0].records(["new"])[0][0] == 2
+        tables[0].records([f"more {number}" for number in range(2000)])
+    with tables[1]:
+        assert tables[1].records(["new"])[0][0] == 2
+        assert len(list(tables[1].all())) == 2301
+    for table in tables:
+        table.close()
+
+
+def test_names_whose_hashes_meet_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(tmp_path, lambda record: False)
+    monkeypatch.setattr(table, "_hash", lambda name: 512 * int(name) - 1)  # one place for all, the last one
+    with table:
+        for number in range(1, 50):
+            table.records([str(number)])[0][0] = number
+
+        def value(record: Record) -> int:
+            return record[0]
+
+        assert [value(table.records([str(number)])[0]) for number in range(1, 50)] == list(range(1, 50))
+    table.close()
+
+
+async def test_a_gateway_of_several_workers_counts_so_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    settings = "[server]\nport = 0\nworkers = 3\n[plugins.rate_limit]\nrequests_per_minute = 5\n"
+    with caplog.at_level("INFO"):
+        async with serving(settings):
+            pass
+    told = "rate limits are shared by the 3 workers of this machine; set [redis] url to share them between machines"
+    assert told in caplog.messages
