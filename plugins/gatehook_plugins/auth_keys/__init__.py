@@ -51,7 +51,8 @@ class AuthKeys:
             StartupError: there are neither keys nor a directory.
         """
         if DIRECTORY in gateway.services:
-            return [self._keyring, Holders(gateway.services[DIRECTORY])]
+            holders = Holders(gateway.services[DIRECTORY])
+            return [self._keyring, holders] if self._keyring else [holders]
         if not self._keyring:
             raise StartupError(
                 "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEHOOK_ADMIN_KEY'], "

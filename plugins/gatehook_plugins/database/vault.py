@@ -41,23 +41,25 @@ def is_key(token: str) -> bool:
 class Vault:
     """Everything that is derived from the secret, once it is known; the secret itself is not kept."""
 
-    __slots__ = ("_cipher", "_pepper")
+    __slots__ = ("_cipher", "_mac")
 
     def __init__(self) -> None:
-        self._pepper: bytes | None = None
+        self._mac: hmac.HMAC | None = None
         self._cipher: AESGCM | None = None
 
     def unlock(self, secret: str) -> str:
         """Begin to use `secret`, any text, the longer the better. Gives what tells two secrets apart, and no more."""
-        self._pepper = _derived(secret, "client keys")
+        self._mac = hmac.new(_derived(secret, "client keys"), digestmod="sha256")
         self._cipher = AESGCM(_derived(secret, "vendor keys"))
         return _derived(secret, "check").hex()
 
     def digest(self, token: str) -> bytes:
         """What is stored of a client key."""
-        if self._pepper is None:
+        if self._mac is None:
             raise RuntimeError(_LOCKED)
-        return hmac.digest(self._pepper, token.encode(), "sha256")
+        mac = self._mac.copy()  # cheaper than to begin anew, and no other thread gets a turn meanwhile
+        mac.update(token.encode())
+        return mac.digest()
 
     def seal(self, text: str, owner: str) -> str:
         """`text` encrypted, in base64; only the same `owner` can open it."""
