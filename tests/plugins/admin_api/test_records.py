@@ -167,8 +167,8 @@ async def test_everything_is_audited_and_no_secret_is_told(admin: Any, caplog: p
 
 
 async def test_the_audit_is_read_page_by_page_and_names_who_did_it_with_which_key(admin: Any) -> None:
-    await admin.done("POST", "/admin/users", {"user_id": "root", "admin": True})
-    key = await admin.done("POST", "/admin/users/root/keys", {})
+    await admin.done("POST", "/admin/users", {"user_id": "boss", "admin": True})
+    key = await admin.done("POST", "/admin/users/boss/keys", {})
     for n in range(5):
         await admin.done("POST", "/admin/users", {"user_id": f"u{n}"}, key=key["key"])
     seen: list[Any] = []
@@ -180,5 +180,5 @@ async def test_the_audit_is_read_page_by_page_and_names_who_did_it_with_which_ke
             break
         query = f"&before={seen[-1]['id']}"
     assert [line["subject"] for line in seen[:5]] == ["u4", "u3", "u2", "u1", "u0"]
-    assert {line["actor"] for line in seen[:5]} == {f"root/{key['key_id']}"}
+    assert {line["actor"] for line in seen[:5]} == {f"boss/{key['key_id']}"}
     assert len({line["id"] for line in seen}) == len(seen) == 7
