@@ -1,0 +1,235 @@
+"""The arithmetic of caps, without any I/O: what a process may spend of a user's caps, and what it must ask for.
+
+Three figures are kept apart. What is *booked* stands in the balances. What a process has been *granted* stands in its
+lease, and all that it lets requests use is within it. Of the lease, some is *held* (reserved by running requests, or
+used by ended ones that are not booked yet), and the rest is *free*: a request that fits there needs to ask nobody.
+
+For every cap, booked + all leases <= cap, but for one request. It may be admitted though its upper bound does not fit,
+if what is expected of it does. It is then held with its bound all the same, so that nothing fits beside it, and nobody
+can go further: the cap can be passed only by what this one request uses beyond what was expected of it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from gatehook import Caps
+
+__all__ = ["NOTHING", "Account", "Amount", "Decision", "Need", "Standing", "decide", "room"]
+
+_SHARE = 16
+"""One in so many of what is left may lie free in a lease: more would be missed elsewhere."""
+_IN_ADVANCE = 8
+"""A lease is asked for so many requests more, as far as that goes: for requests like the largest at hand."""
+_MOST = 10**15
+"""Amounts are cut here: clients may ask for 10**30 tokens, and databases count to 9 * 10**18."""
+
+
+class Amount(Struct, frozen=True):
+    """Tokens and money (nano-dollars): the two things that are capped. Sums and comparisons go by both."""
+
+    tokens: int = 0
+    nano: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.tokens + other.tokens, self.nano + other.nano)
+
+    def __sub__(self, other: "Amount") -> "Amount":
+        return Amount(self.tokens - other.tokens, self.nano - other.nano)
+
+    def __bool__(self) -> bool:
+        return self.tokens != 0 or self.nano != 0
+
+    def positive(self) -> "Amount":
+        """What is above zero."""
+        return Amount(max(self.tokens, 0), max(self.nano, 0))
+
+    def up_to(self, other: "Amount") -> "Amount":
+        """The smaller of each."""
+        return Amount(min(self.tokens, other.tokens), min(self.nano, other.nano))
+
+    def at_least(self, other: "Amount") -> "Amount":
+        """The larger of each."""
+        return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
+
+
+NOTHING = Amount()
+PLENTY = Amount(_MOST * 1000, _MOST * 1000)
+"""The room where there is no cap."""
+
+
+class Need(Struct, frozen=True):
+    """What one request will use: as expected, and at most; both from 0 to 10**15."""
+
+    expected: Amount
+    most: Amount
+
+    @classmethod
+    def of(cls, expected: Amount, most: Amount) -> "Need":
+        """With amounts that can be counted with; the bound is never below what is expected."""
+        limit = Amount(_MOST, _MOST)
+        expected = expected.up_to(limit)
+        return cls(expected, most.up_to(limit).at_least(expected))
+
+    def is_bounded_by(self, room: Amount) -> bool:
+        """Whether it cannot use more than this. What it does not use at all may be lacking."""
+        most = self.most
+        return (most.tokens <= room.tokens or not most.tokens) and (most.nano <= room.nano or not most.nano)
+
+    def is_expected_in(self, room: Amount) -> bool:
+        """Whether it should get by with this."""
+        expected, most = self.expected, self.most
+        return (max(expected.tokens, 1) <= room.tokens or not most.tokens) and (
+            max(expected.nano, 1) <= room.nano or not most.nano
+        )
+
+
+class Standing(Struct, frozen=True):
+    """What the database says of one user at one moment: booked in all, today, this month; leased to other processes."""
+
+    total: Amount = NOTHING
+    day: Amount = NOTHING
+    month: Amount = NOTHING
+    others: Amount = NOTHING
+
+    @property
+    def periods(self) -> tuple[Amount, Amount, Amount]:
+        """In the order of `Caps.of_tokens`."""
+        return self.total, self.day, self.month
+
+
+class Account:
+    """One user, as one process sees it.
+
+    `frozen` while the database is being asked: what is decided there counts on `free` not being used meanwhile.
+    """
+
+    __slots__ = ("caps", "free", "frozen", "held", "lease", "leased", "rewrite", "share", "touched", "user_id")
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.caps = Caps()
+        """As last seen."""
+        self.free = NOTHING
+        """Below zero where requests used, or may use, more than was left."""
+        self.held = NOTHING
+        """Reserved, or used and not yet booked."""
+        self.lease = NOTHING
+        """What the database has, as far as known here: at least this."""
+        self.share = NOTHING
+        """As much may stay free."""
+        self.frozen = False
+        self.leased = False
+        """Whether there was a lease when the database was last told."""
+        self.rewrite = False
+        """The database is to be told of a smaller lease, or caps have changed."""
+        self.touched = False
+        """A request was admitted since this was last looked at."""
+
+    def reserve(self, need: Need) -> bool:
+        """Admit a request within the lease, if its bound fits."""
+        if self.frozen or not need.is_bounded_by(self.free):
+            return False
+        self.free -= need.most
+        self.held += need.most
+        self.touched = True
+        return True
+
+    def settle(self, need: Need, used: Amount) -> None:
+        """A request has ended: instead of its bound, hold what it used until that is booked."""
+        rest = need.most - used
+        self.free += rest
+        self.held -= rest
+        self._tidy()
+
+    def booked(self, used: Amount, row: Amount) -> None:
+        """A row is in the balances and out of the lease; `used` is what was held for it."""
+        self.held -= used
+        self.free += used - row
+        self.lease -= row
+
+    def give_up(self) -> None:
+        """Use nothing more of the lease without asking. Takes effect at once; the database is to be told."""
+        self.free = self.free.up_to(NOTHING)
+        self.rewrite = True
+
+    def decided(self, decision: "Decision", waiting: Sequence[Need]) -> None:
+        """The lease is as decided, and those who waited are admitted. What happened here meanwhile is kept."""
+        for need, admitted in zip(waiting, decision.admitted, strict=True):
+            if admitted:
+                self.held += need.most
+                self.touched = True
+        self.free += decision.change
+        self.lease = decision.lease
+        self.leased = bool(decision.lease)
+        self.share = decision.share
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """See whether more is leased than need be."""
+        free, held, lease, share = self.free, self.held, self.lease, self.share
+        if (
+            free.tokens > share.tokens
+            or free.nano > share.nano
+            or lease.tokens > held.tokens + max(free.tokens, 0)
+            or lease.nano > held.nano + max(free.nano, 0)
+        ):
+            self.rewrite = True
+
+    @property
+    def is_lying_idle(self) -> bool:
+        """Something is leased that no request holds."""
+        return bool(self.free.positive() or (self.leased and not self.held))
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is running, unbooked or leased."""
+        return not (self.held or self.leased or self.frozen or self.rewrite)
+
+
+class Decision(Struct, frozen=True):
+    """What becomes of one account's lease, and of those who wait for it."""
+
+    admitted: Sequence[bool]
+    """Per request that waits."""
+    lease: Amount
+    """As it is to stand in the database. Never less than the account might still use if it is not heard of."""
+    change: Amount
+    """Of `Account.free`."""
+    share: Amount
+    """As much of the lease may stay free."""
+
+
+def room(caps: Caps, standing: Standing, held: Amount = NOTHING) -> Amount:
+    """What is left of all caps together; below zero where more is used or reserved."""
+    taken = standing.others + held
+    tokens = _left(caps.of_tokens, (booked.tokens for booked in standing.periods), PLENTY.tokens)
+    nano = _left(caps.of_money, (booked.nano for booked in standing.periods), PLENTY.nano)
+    return Amount(tokens - taken.tokens, nano - taken.nano)
+
+
+def _left(caps: Iterable[int | None], booked: Iterable[int], most: int) -> int:
+    return min((cap - used for cap, used in zip(caps, booked, strict=True) if cap is not None), default=most)
+
+
+def decide(caps: Caps, standing: Standing, account: Account, waiting: Sequence[Need]) -> Decision:
+    """Admit as many as may be of those who wait, in their order, and take a little in advance while there is plenty.
+
+    The lease that results is within the room, but for one request that goes beyond it, and for what the account had
+    free and may not keep: that is given back by the next decision, once this one is known to be committed.
+    """
+    left = room(caps, standing, account.held)
+    kept, asked, largest = account.free.positive(), NOTHING, NOTHING
+    admitted = []
+    for need in waiting:
+        fits = need.is_bounded_by(left) or need.is_expected_in(left)
+        admitted.append(fits)
+        if fits:
+            left -= need.most
+            asked += need.most
+            largest = largest.at_least(need.most)
+    share = Amount(left.tokens // _SHARE, left.nano // _SHARE).positive()
+    advance = Amount(largest.tokens * _IN_ADVANCE, largest.nano * _IN_ADVANCE).up_to(Amount(_MOST, _MOST))
+    free = left.up_to(share).up_to(advance.at_least(kept - asked))
+    lease = account.held + (asked + free.positive()).at_least(kept)
+    return Decision(admitted, lease, free - account.free, share)

@@ -1,0 +1,81 @@
+"""What a request may cost: by the dearest of all deployments that it may come to."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from gatehook import Catalog, Estimate, Pricing, Target
+from gatehook_plugins.quota.account import Amount, Need
+
+__all__ = ["Prices", "Rates"]
+
+
+class Rates(Struct, frozen=True):
+    """Nano-dollars per 1,000 tokens: of a prompt as expected, and at most (written to a cache), and of an answer."""
+
+    prompt: int = 0
+    prompt_most: int = 0
+    completion: int = 0
+    unpriced: str = ""
+    """A deployment of the model itself that has no price."""
+
+    def need(self, estimate: Estimate) -> Need:
+        """What a request of this size needs."""
+        return Need.of(
+            Amount(estimate.tokens, _cost(estimate.prompt, self.prompt, estimate.completion, self.completion)),
+            Amount(
+                estimate.most,
+                _cost(estimate.prompt_most, self.prompt_most, estimate.completion_most, self.completion),
+            ),
+        )
+
+    def cover(self, pricing: Pricing) -> bool:
+        """Whether nothing there is dearer."""
+        return pricing.output <= self.completion and _dearest(pricing) <= self.prompt_most
+
+
+class Prices:
+    """The rates of every model, worked out when first asked for, and anew when the catalog has changed."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._rates: dict[str, Rates] = {}
+        catalog.subscribe(self._rates.clear)
+
+    def of(self, model: str) -> Rates:
+        """Those of one model, its fallbacks included; nothing for a name the catalog does not have."""
+        rates = self._rates.get(model)
+        if rates is None:
+            rates = self._work_out(model)
+            if self._catalog.group(model):  # clients may ask for any name, and memory is not theirs to fill
+                self._rates[model] = rates
+        return rates
+
+    def _work_out(self, model: str) -> Rates:
+        priced = [target.pricing for target in self._chain(model) if target.pricing is not None]
+        without = (target.key for target in self._catalog.group(model) if target.pricing is None)
+        return Rates(
+            prompt=max((pricing.input for pricing in priced), default=0),
+            prompt_most=max(map(_dearest, priced), default=0),
+            completion=max((pricing.output for pricing in priced), default=0),
+            unpriced=next(without, ""),
+        )
+
+    def _chain(self, model: str) -> Iterator[Target]:
+        """All deployments of a model, of its fallbacks, of theirs, and so on."""
+        names = [model]
+        seen = {model}
+        for name in names:  # grows while it is walked
+            for target in self._catalog.group(name):
+                yield target
+                names += [fallback for fallback in target.fallbacks if fallback not in seen]
+                seen.update(target.fallbacks)
+
+
+def _dearest(pricing: Pricing) -> int:
+    return max(pricing.input, pricing.cached_input or 0, pricing.cache_write or 0)
+
+
+def _cost(prompt: int, prompt_rate: int, completion: int, completion_rate: int) -> int:
+    """Rounded up per side, as costs are."""
+    return -(-prompt * prompt_rate // 1000) - (-completion * completion_rate // 1000)

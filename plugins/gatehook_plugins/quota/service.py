@@ -1,0 +1,81 @@
+"""The parts of the quota, put together: who has which caps, what they have used, and the task that asks for leases."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from gatehook import Caps, Database, Directory, Ledger, Principal, Quotas
+from gatehook_plugins.quota import store
+from gatehook_plugins.quota.account import Account
+from gatehook_plugins.quota.books import Books
+from gatehook_plugins.quota.broker import Broker
+
+__all__ = ["QuotaService"]
+
+
+class QuotaService:
+    """The quota of one gateway, on the services it was given."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Directory,
+        ledger: Ledger,
+        defaults: Caps,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`defaults` are the caps of callers without caps of their own; `now` gives epoch seconds."""
+        self._database = database
+        self._directory = directory
+        self._ledger = ledger
+        self._defaults = defaults
+        self._now = now
+        self.broker = Broker(database, lambda: ledger.owner, self._caps_now, now)
+        self.books = Books(lambda: ledger.owner, self.broker.rewrite)
+        ledger.book(self.books)
+        directory.subscribe(self._changed)
+
+    def caps(self, principal: Principal) -> Caps:
+        """Those of a caller."""
+        own = None if principal.user is None else principal.user.caps
+        return own or self._defaults
+
+    async def used(self, user_id: str) -> Mapping[str, tuple[int, int]]:
+        """Tokens and nano-dollars, by "all", "day" and "month"."""
+        await self._ledger.flush()
+        async with self._database.reading() as connection:
+            amounts = await store.used(connection, user_id, int(self._now() * 1000))
+        return {
+            period: (amount.tokens, amount.nano)
+            for period, amount in zip(("all", "day", "month"), amounts, strict=True)
+        }
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Make the tables, and ask for leases while it lasts. What is still leased at the end, the ledger's end frees.
+
+        Raises:
+            StartupError: the tables cannot be brought up to date.
+        """
+        await self._database.migrate("quota", "gatehook_plugins.quota.migrations")
+        task = asyncio.create_task(self.broker.run(), name="quota")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            self.broker.close()
+
+    async def _caps_now(self, account: Account) -> Caps:
+        """What holds now, whatever held when the request arrived."""
+        user = await self._directory.user(account.user_id)
+        return account.caps if user is None else user.caps or self._defaults
+
+    def _changed(self, kind: str, user_id: str) -> None:
+        if kind in ("user", ""):
+            self.broker.caps_changed(user_id)
+
+
+_guard: type[Quotas] = QuotaService
