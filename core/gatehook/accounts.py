@@ -86,8 +86,9 @@ class Limits(Struct, frozen=True):
     concurrent_requests: int | None = None
 
     def __bool__(self) -> bool:
-        limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
-        return any(limit is not None for limit in limits)
+        return not (
+            self.requests_per_minute is None and self.tokens_per_minute is None and self.concurrent_requests is None
+        )
 
 
 class Caps(Struct, frozen=True):
@@ -101,7 +102,14 @@ class Caps(Struct, frozen=True):
     budget_per_month: int | None = None
 
     def __bool__(self) -> bool:
-        return any(cap is not None for cap in (*self.of_tokens, *self.of_money))
+        return self.has_budget or not (
+            self.tokens is None and self.tokens_per_day is None and self.tokens_per_month is None
+        )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether money is capped."""
+        return not (self.budget is None and self.budget_per_day is None and self.budget_per_month is None)
 
     @property
     def of_tokens(self) -> tuple[int | None, int | None, int | None]:

@@ -19,13 +19,13 @@ __all__ = ["NOTHING", "Account", "Amount", "Decision", "Need", "Standing", "deci
 
 _SHARE = 16
 """One in so many of what is left may lie free in a lease: more would be missed elsewhere."""
-_IN_ADVANCE = 8
+_IN_ADVANCE = 1000
 """A lease is asked for so many requests more, as far as that goes: for requests like the largest at hand."""
 _MOST = 10**15
 """Amounts are cut here: clients may ask for 10**30 tokens, and databases count to 9 * 10**18."""
 
 
-class Amount(Struct, frozen=True):
+class Amount(Struct, frozen=True, gc=False):
     """Tokens and money (nano-dollars): the two things that are capped. Sums and comparisons go by both."""
 
     tokens: int = 0
@@ -58,7 +58,7 @@ PLENTY = Amount(_MOST * 1000, _MOST * 1000)
 """The room where there is no cap."""
 
 
-class Need(Struct, frozen=True):
+class Need(Struct, frozen=True, gc=False):
     """What one request will use: as expected, and at most; both from 0 to 10**15."""
 
     expected: Amount
@@ -67,6 +67,8 @@ class Need(Struct, frozen=True):
     @classmethod
     def of(cls, expected: Amount, most: Amount) -> "Need":
         """With amounts that can be counted with; the bound is never below what is expected."""
+        if expected.tokens <= most.tokens <= _MOST and expected.nano <= most.nano <= _MOST:  # nearly always
+            return cls(expected, most)
         limit = Amount(_MOST, _MOST)
         expected = expected.up_to(limit)
         return cls(expected, most.up_to(limit).at_least(expected))

@@ -97,7 +97,10 @@ class Books:
 
 
 def _amount(row: UsageRow) -> Amount:
-    return Amount(max(-_MOST, min(row.tokens, _MOST)), max(-_MOST, min(row.cost, _MOST)))
+    tokens, cost = row.tokens, row.cost
+    if -_MOST <= tokens <= _MOST and -_MOST <= cost <= _MOST:  # nearly always
+        return Amount(tokens, cost)
+    return Amount(max(-_MOST, min(tokens, _MOST)), max(-_MOST, min(cost, _MOST)))
 
 
 def _used(outcome: Outcome, target: Target | None) -> Amount:
@@ -107,7 +110,10 @@ def _used(outcome: Outcome, target: Target | None) -> Amount:
         return NOTHING
     pricing = None if target is None else target.pricing
     cost = 0 if pricing is None else usage.cost(pricing).total
-    return Amount(usage.total_tokens, cost).positive().up_to(Amount(_MOST, _MOST))
+    tokens = usage.total_tokens
+    if 0 <= tokens <= _MOST and 0 <= cost <= _MOST:  # nearly always
+        return Amount(tokens, cost)
+    return Amount(tokens, cost).positive().up_to(Amount(_MOST, _MOST))
 
 
 def _by_period(amounts: Mapping[tuple[str, store.Periods], Amount]) -> dict[tuple[str, str], Amount]:

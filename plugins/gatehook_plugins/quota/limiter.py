@@ -46,7 +46,7 @@ class QuotaLimiter:
         if not caps:
             return None
         rates = self._prices.of(call.model)
-        budgeted = any(cap is not None for cap in caps.of_money)
+        budgeted = caps.has_budget
         if budgeted and rates.unpriced and not self._allow_unpriced:
             raise _unpriced(rates.unpriced, Retry.NEVER)
         need = rates.need(estimate(call, self._catalog.group(call.model)))

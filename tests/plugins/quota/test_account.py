@@ -363,8 +363,8 @@ def test_a_request_that_costs_nothing_passes_a_budget_that_is_used_up() -> None:
 
 def test_no_more_than_a_share_of_what_is_left_is_taken_in_advance() -> None:
     account = Account("u")
-    admitted(account, Caps(tokens=1610), need(10, 10))
-    assert account.free.tokens == 80  # as for eight more
+    admitted(account, Caps(tokens=10**6), need(10, 10))
+    assert account.free.tokens == 10_000  # as for a thousand more
     other = Account("u")
     admitted(other, Caps(tokens=170), need(10, 10))
     assert other.free.tokens == 10  # a sixteenth of 160

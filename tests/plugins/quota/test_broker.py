@@ -77,10 +77,10 @@ async def test_while_the_database_is_away_the_lease_is_used_and_nothing_else(
         error = await refused(node, other)
         assert (error.status, error.code, error.retry_after) == (503, "quota_unavailable", 1)
         await use(node, user, 10)
-        assert (await refused(node, user, size=4000)).status == 503
+        assert (await refused(node, user, size=100_000)).status == 503
         await use(node, user, 10)
     await use(node, other, 1)
-    await use(node, user, 10, size=4000)
+    await use(node, user, 10, size=100_000)
     await node.settled()
     assert (await world.balances(user))["all"].tokens == 40
     assert await world.leases(user) == {}
@@ -95,10 +95,10 @@ async def test_a_server_that_stops_and_starts_again_is_nobody_s_credit(
     own_postgres.stop()
     await use(node, user, 10)
     assert (await refused(node, other)).status == 503
-    assert (await refused(node, user, size=4000)).status == 503
+    assert (await refused(node, user, size=100_000)).status == 503
     own_postgres.start()
     await use(node, other, 10)
-    await use(node, user, 10, size=4000)
+    await use(node, user, 10, size=100_000)
     await node.settled()
     assert (await world.balances(user))["all"].tokens == 30
     assert await world.leases(user) == {}
@@ -197,7 +197,7 @@ async def test_lowered_caps_take_back_what_was_leased(world: Any) -> None:
     assert (await refused(node, user, size=800)).code == "insufficient_quota"
     await use(other, user, 10, size=40)
     world.change(user, tokens=100_000)
-    await use(node, user, 10, size=4000)
+    await use(node, user, 10, size=100_000)
 
 
 async def test_what_lies_idle_goes_back(world: Any) -> None:
