@@ -95,10 +95,10 @@ async def test_a_server_that_stops_and_starts_again_is_nobody_s_credit(
     own_postgres.stop()
     await use(node, user, 10)
     assert (await refused(node, other)).status == 503
-    assert (await refused(node, user, size=100_000)).status == 503
+    assert (await refused(node, user, size=4000)).status == 503
     own_postgres.start()
     await use(node, other, 10)
-    await use(node, user, 10, size=100_000)
+    await use(node, user, 10, size=4000)
     await node.settled()
     assert (await world.balances(user))["all"].tokens == 30
     assert await world.leases(user) == {}
