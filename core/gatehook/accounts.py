@@ -48,7 +48,7 @@ def nano(amount: float | Decimal | str) -> int:
     return int(exact.to_integral_value())
 
 
-class Cost(Struct, frozen=True):
+class Cost(Struct, frozen=True, gc=False):
     """What one answer costs, in nano-dollars."""
 
     input: int = 0
@@ -70,6 +70,8 @@ class Pricing(Struct, frozen=True):
 
     def cost(self, prompt: int, completion: int, cached: int = 0, cache_write: int = 0) -> Cost:
         """What these tokens cost; cached and cache-write tokens are part of the prompt. Rounded up per side."""
+        if not cached and not cache_write:
+            return Cost(-(-prompt * self.input // 1000), -(-completion * self.output // 1000))
         cached = min(cached, prompt)
         cache_write = min(cache_write, prompt - cached)
         read = self.input if self.cached_input is None else self.cached_input
@@ -86,9 +88,10 @@ class Limits(Struct, frozen=True):
     concurrent_requests: int | None = None
 
     def __bool__(self) -> bool:
-        return not (
-            self.requests_per_minute is None and self.tokens_per_minute is None and self.concurrent_requests is None
-        )
+        return self != _UNLIMITED
+
+
+_UNLIMITED = Limits()
 
 
 class Caps(Struct, frozen=True):
@@ -102,9 +105,7 @@ class Caps(Struct, frozen=True):
     budget_per_month: int | None = None
 
     def __bool__(self) -> bool:
-        return self.has_budget or not (
-            self.tokens is None and self.tokens_per_day is None and self.tokens_per_month is None
-        )
+        return self != _UNCAPPED
 
     @property
     def has_budget(self) -> bool:
@@ -120,6 +121,9 @@ class Caps(Struct, frozen=True):
     def of_money(self) -> tuple[int | None, int | None, int | None]:
         """In all, per day, per month."""
         return self.budget, self.budget_per_day, self.budget_per_month
+
+
+_UNCAPPED = Caps()
 
 
 class User(Struct, frozen=True):

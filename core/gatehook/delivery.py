@@ -179,10 +179,12 @@ class Delivery:
         usage = self._usage
         if self._stream is not None:
             usage = self._streamed(self._stream)
+        pricing = None if call.target is None else call.target.pricing
         return Outcome(
             status=status,  # type: ignore[arg-type]  # one of the literals above
             http_status=http_status,
             usage=usage,
+            cost=None if usage is None or pricing is None else usage.cost(pricing),
             code=self._code,
             duration=time.monotonic() - call.started,
             first_token=None if call.first_token is None else call.first_token - call.started,

@@ -109,7 +109,7 @@ class Target:
         return (self.secret(), *self.hidden)
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Tokens of one answer, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
 
     prompt_tokens: int = 0
@@ -263,6 +263,8 @@ class Outcome(Struct, frozen=True):
     status: Literal["complete", "partial", "failed", "rejected", "cached"]
     http_status: int
     usage: Usage | None = None
+    cost: Cost | None = None
+    """What the usage costs; None without usage, or where nobody knows a price."""
     code: str = ""
     duration: float = 0.0
     first_token: float | None = None

@@ -185,7 +185,10 @@ class Permits:
         if not self._held:
             return
         held, self._held = self._held, []
-        if all(getattr(permit, "immediate", False) for permit in held):
+        for permit in held:
+            if not getattr(permit, "immediate", False):
+                break
+        else:
             await self._settle(held, outcome)  # nothing in it waits, so nothing can cancel it
             return
         settling = asyncio.ensure_future(self._settle(held, outcome))

@@ -132,22 +132,25 @@ class Account:
         """Admit a request within the lease, if its bound fits."""
         if self.frozen or not need.is_bounded_by(self.free):
             return False
-        self.free -= need.most
-        self.held += need.most
+        most, free, held = need.most, self.free, self.held
+        self.free = Amount(free.tokens - most.tokens, free.nano - most.nano)
+        self.held = Amount(held.tokens + most.tokens, held.nano + most.nano)
         self.touched = True
         return True
 
     def settle(self, need: Need, used: Amount) -> None:
         """A request has ended: instead of its bound, hold what it used until that is booked."""
-        rest = need.most - used
-        self.free += rest
-        self.held -= rest
+        most, free, held = need.most, self.free, self.held
+        tokens, nano = most.tokens - used.tokens, most.nano - used.nano
+        self.free = Amount(free.tokens + tokens, free.nano + nano)
+        self.held = Amount(held.tokens - tokens, held.nano - nano)
         self._tidy()
 
     def booked(self, used: Amount, row: Amount) -> None:
         """A row is in the balances and out of the lease; `used` is what was held for it."""
         self.held -= used
-        self.free += used - row
+        if used != row:
+            self.free += used - row
         self.lease -= row
 
     def give_up(self) -> None:

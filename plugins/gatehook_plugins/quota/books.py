@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Call, Outcome, Permit, Posting, Target, UsageRow
+from gatehook import Call, Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING, Account, Amount, Need
 from gatehook_plugins.quota.prices import Rates
@@ -34,7 +34,7 @@ class QuotaPermit:
 
     async def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters."""
-        self._ended(self, _used(outcome, self.call.target))
+        self._ended(self, _used(outcome))
 
 
 class Books:
@@ -103,14 +103,13 @@ def _amount(row: UsageRow) -> Amount:
     return Amount(max(-_MOST, min(tokens, _MOST)), max(-_MOST, min(cost, _MOST)))
 
 
-def _used(outcome: Outcome, target: Target | None) -> Amount:
+def _used(outcome: Outcome) -> Amount:
     """No vendor can make it less than nothing."""
     usage = outcome.usage
     if usage is None or outcome.status == "cached":
         return NOTHING
-    pricing = None if target is None else target.pricing
-    cost = 0 if pricing is None else usage.cost(pricing).total
-    tokens = usage.total_tokens
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    cost = 0 if outcome.cost is None else outcome.cost.input + outcome.cost.output
     if 0 <= tokens <= _MOST and 0 <= cost <= _MOST:  # nearly always
         return Amount(tokens, cost)
     return Amount(tokens, cost).positive().up_to(Amount(_MOST, _MOST))

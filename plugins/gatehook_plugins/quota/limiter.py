@@ -52,7 +52,8 @@ class QuotaLimiter:
         need = rates.need(estimate(call, self._catalog.group(call.model)))
         account = self._broker.account(_recorded(call.principal.id))
         account.caps = caps
-        await self._broker.admit(account, need)
+        if not account.reserve(need):
+            await self._broker.admit(account, need)
         permit = QuotaPermit(call, account, need, rates if budgeted else None, self._books)
         self._books.begun(permit)
         call.state[_STATE] = permit

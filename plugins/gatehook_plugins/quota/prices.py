@@ -21,13 +21,12 @@ class Rates(Struct, frozen=True):
 
     def need(self, estimate: Estimate) -> Need:
         """What a request of this size needs."""
-        return Need.of(
-            Amount(estimate.tokens, _cost(estimate.prompt, self.prompt, estimate.completion, self.completion)),
-            Amount(
-                estimate.most,
-                _cost(estimate.prompt_most, self.prompt_most, estimate.completion_most, self.completion),
-            ),
-        )
+        prompt, answer = estimate.prompt, estimate.completion
+        prompt_most, answer_most = estimate.prompt_most, estimate.completion_most
+        # Rounded up per side, as costs are.
+        expected = -(-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
+        most = -(-prompt_most * self.prompt_most // 1000) - (-answer_most * self.completion // 1000)
+        return Need.of(Amount(prompt + answer, expected), Amount(prompt_most + answer_most, most))
 
     def cover(self, pricing: Pricing) -> bool:
         """Whether nothing there is dearer."""
@@ -74,8 +73,3 @@ class Prices:
 
 def _dearest(pricing: Pricing) -> int:
     return max(pricing.input, pricing.cached_input or 0, pricing.cache_write or 0)
-
-
-def _cost(prompt: int, prompt_rate: int, completion: int, completion_rate: int) -> int:
-    """Rounded up per side, as costs are."""
-    return -(-prompt * prompt_rate // 1000) - (-completion * completion_rate // 1000)

@@ -104,7 +104,9 @@ class Node:
         call.target = next(iter(self.catalog.group(call.model)), None)
         usage = Usage(prompt, completion)
         if permit is not None:
-            await permit.settle(Outcome("complete", 200, usage))
+            pricing = None if call.target is None else call.target.pricing
+            cost = None if pricing is None else usage.cost(pricing)
+            await permit.settle(Outcome("complete", 200, usage, cost))
         row = self.row(call, usage)
         del self.ledger.intents[call.id]
         self.ledger.rows.append(row)
