@@ -22,7 +22,6 @@ _PER_MESSAGE = 16
 """Tokens that a dialect may put around each message or tool."""
 _MEDIUM, _LARGEST_MEDIUM = 1_000, 6_000
 """Tokens of a picture: as most vendors count an ordinary one, and the largest. Sounds and documents: as their bytes."""
-_MEDIA = (b'"image_url"', b'"input_audio"', b'"file"')
 
 
 class Estimate(Struct, frozen=True):
@@ -63,25 +62,34 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
 def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     raw = call.body.raw
     size, pieces = len(raw), 0
-    if any(mark in raw for mark in _MEDIA):
+    if b'"image_url"' in raw or b'"input_audio"' in raw or b'"file"' in raw:
         size, pieces = _without_media(call.payload.get("messages"))
     prompt = -(-size // _BYTES_PER_TOKEN) + pieces * _MEDIUM
     prompt_most = size + raw.count(b"{") * _PER_MESSAGE + pieces * _LARGEST_MEDIUM
-    windows = [target.context_window for target in targets]
-    window = max((one for one in windows if one), default=0) if all(windows) else 0
+    window, longest = _bounds(targets)
     if window:
         prompt, prompt_most = min(prompt, window), min(prompt_most, window)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    completion, completion_most = _answer(call, targets, window)
+    completion, completion_most = _answer(call, longest, window)
     return Estimate(prompt, completion, prompt_most, completion_most)
 
 
-def _answer(call: Call, targets: Sequence[Target], window: int) -> tuple[int, int]:
+def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
+    """The widest context window and the longest answer; 0 where not all of these deployments tell theirs."""
+    window = longest = 0
+    told_window = told_longest = True
+    for target in targets:
+        window = max(window, target.context_window or 0)
+        longest = max(longest, target.max_tokens or 0)
+        told_window = told_window and target.context_window is not None
+        told_longest = told_longest and target.max_tokens is not None
+    return window if told_window else 0, longest if told_longest else 0
+
+
+def _answer(call: Call, longest: int, window: int) -> tuple[int, int]:
     payload = call.payload
     asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
-    limits = [target.max_tokens for target in targets]
-    longest = max((limit for limit in limits if limit), default=0) if all(limits) else 0
     most = asked if isinstance(asked, int) and asked > 0 else longest or window or _LONGEST_ANSWER
     answers = payload.get("n")
     times = answers if isinstance(answers, int) and answers > 1 else 1

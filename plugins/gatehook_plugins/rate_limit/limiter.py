@@ -72,8 +72,9 @@ class RateLimiter:
 
     def _tokens(self, call: Call, found: Sequence[Rule]) -> int:
         """What the call is expected to use; not worked out where no limit asks for it."""
-        if any(rule.unit == "tokens" for rule in found):
-            return max(1, estimate(call, self._catalog.group(call.model)).tokens)
+        for rule in found:
+            if rule.unit == "tokens":
+                return max(1, estimate(call, self._catalog.group(call.model)).tokens)
         return 0
 
 

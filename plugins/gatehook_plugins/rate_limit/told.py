@@ -29,28 +29,39 @@ def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
         readings: of all limits; without any there are no headers.
         now: seconds since the epoch.
     """
-    requests, tokens = _tightest(readings, "requests"), _tightest(readings, "tokens")
+    tightest: dict[Unit, Reading] = {}
+    for reading in readings:
+        unit = reading.rule.unit
+        known = tightest.get(unit)
+        # The one with the least left; of several, the one that stays so longest.
+        if known is None or (reading.left, -reading.reset) < (known.left, -known.reset):
+            tightest[unit] = reading
+    requests, tokens = tightest.get("requests"), tightest.get("tokens")
     said: dict[str, str] = {}
-    if main := requests or tokens or _tightest(readings, "concurrent"):
+    if main := requests or tokens or tightest.get("concurrent"):
         said["X-RateLimit-Limit"] = str(main.rule.most)
         said["X-RateLimit-Remaining"] = str(main.left)
         said["X-RateLimit-Reset"] = str(_ceil(int(now * SECOND) + main.reset, SECOND))
-    for unit, reading in (("requests", requests), ("tokens", tokens)):
-        if reading:
-            said[f"x-ratelimit-limit-{unit}"] = str(reading.rule.most)
-            said[f"x-ratelimit-remaining-{unit}"] = str(reading.left)
-            said[f"x-ratelimit-reset-{unit}"] = duration(reading.reset)
+    if requests:
+        said["x-ratelimit-limit-requests"] = str(requests.rule.most)
+        said["x-ratelimit-remaining-requests"] = str(requests.left)
+        said["x-ratelimit-reset-requests"] = duration(requests.reset)
+    if tokens:
+        said["x-ratelimit-limit-tokens"] = str(tokens.rule.most)
+        said["x-ratelimit-remaining-tokens"] = str(tokens.left)
+        said["x-ratelimit-reset-tokens"] = duration(tokens.reset)
     return said
 
 
 def duration(microseconds: int) -> str:
     """As OpenAI writes it: "120ms", "1s", "6m0s"."""
-    milliseconds = _ceil(microseconds, 1000)
+    milliseconds = -(-microseconds // 1000)
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
     minutes, milliseconds = divmod(milliseconds, 60_000)
-    seconds = f"{milliseconds / 1000:g}s"
-    return f"{minutes}m{seconds}" if minutes else seconds
+    return f"{minutes}m{milliseconds / 1000:g}s"
 
 
 def refusal(readings: Iterable[Reading], tokens: int, retry: Retry | None = None) -> RateLimited:
@@ -83,12 +94,6 @@ def _advice(rule: Rule, reading: Reading, tokens: int) -> str:
         return "try again when a running one has ended"
     again = f"try again in {_ceil(reading.wait, SECOND)} s"
     return f"{reading.left} are left, this request may use about {tokens}; {again}" if rule.unit == "tokens" else again
-
-
-def _tightest(readings: Iterable[Reading], unit: Unit) -> Reading | None:
-    """The one of this unit with the least left; of several, the one that stays so longest."""
-    of_unit = (reading for reading in readings if reading.rule.unit == unit)
-    return min(of_unit, key=lambda one: (one.left, -one.reset), default=None)
 
 
 def _ceil(amount: int, unit: int) -> int:
