@@ -263,11 +263,11 @@ class Outcome(Struct, frozen=True):
     status: Literal["complete", "partial", "failed", "rejected", "cached"]
     http_status: int
     usage: Usage | None = None
-    cost: Cost | None = None
-    """What the usage costs; None without usage, or where nobody knows a price."""
     code: str = ""
     duration: float = 0.0
     first_token: float | None = None
+    cost: Cost | None = None
+    """What the usage costs; None without usage, or where nobody knows a price."""
 
 
 class _Ids:

@@ -268,6 +268,7 @@ def test_every_error_speaks_openais_types(kind: type[GatewayError]) -> None:
         403: "permission_error",
         404: "not_found_error",
         405: "invalid_request_error",
+        409: "invalid_request_error",
         408: "timeout_error",
         413: "invalid_request_error",
         415: "invalid_request_error",

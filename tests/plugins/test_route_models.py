@@ -1,7 +1,6 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,28 +20,6 @@ def call(model: str) -> Call:
     made = Call(operation="chat", surface="test", headers={})
     made.model = model
     return made
-
-
-class LiveCatalog:
-    """A catalog that can change."""
-
-    def __init__(self, *targets: Target) -> None:
-        self._now = LiveCatalog(targets)
-        self._subscribers: list[Callable[[], None]] = []
-
-    def group(self, name: str) -> Sequence[Target]:
-        return self._now.group(name)
-
-    def groups(self) -> Mapping[str, Sequence[Target]]:
-        return self._now.groups()
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        self._subscribers.append(changed)
-
-    def become(self, *targets: Target) -> None:
-        self._now = LiveCatalog(targets)
-        for changed in self._subscribers:
-            changed()
 
 
 def router(*targets: Target, seed: int = 1) -> ModelRouter:
@@ -194,13 +171,14 @@ async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_det
 
 
 async def test_a_change_of_the_catalog_counts_at_once() -> None:
-    catalog = LiveCatalog(target("a#1"))
+    catalog = LiveCatalog([])
+    catalog.feed("test", [target("a#1")])
     one = ModelRouter(catalog, random.random)
     assert await keys(one, "a") == ["a#1"]
-    catalog.become(target("a#9"), target("b#1"), target("b#2"))
+    catalog.feed("test", [target("a#9"), target("b#1"), target("b#2")])
     assert await keys(one, "a") == ["a#9"]
     assert sorted(await keys(one, "b")) == ["b#1", "b#2"]
-    catalog.become(target("b#1", unavailable="no key"))
+    catalog.feed("test", [target("b#1", unavailable="no key")])
     assert await one.route(call("a")) is None
     with pytest.raises(ModelNotFound):
         await one.route(call("b"))

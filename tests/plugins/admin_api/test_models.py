@@ -1,9 +1,8 @@
 """Models added, changed and deleted while the gateway serves, on both databases."""
 
 import json
+from pathlib import Path
 from typing import Any
-
-import pytest
 
 SENTINEL = "sk-sentinel-0123456789abcdef"
 
@@ -161,9 +160,9 @@ async def test_what_keeps_a_model_from_working_is_told(admin: Any) -> None:
 
 
 async def test_references_to_the_gateways_own_secrets_are_refused_unless_allowed(
-    open_admin: Any, monkeypatch: pytest.MonkeyPatch
+    open_admin: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("VENDOR_KEY", SENTINEL)
+    (tmp_path / "vendor.key").write_text(SENTINEL)
     model = {"model_id": "m", "vendor_type": "mock"}
     referring: list[dict[str, Any]] = [
         {"api_key": "env:VENDOR_KEY"}, {"api_key": "file:/etc/passwd"}, {"options": {"a": [{"b": "env:VENDOR_KEY"}]}},
@@ -179,7 +178,7 @@ async def test_references_to_the_gateways_own_secrets_are_refused_unless_allowed
                 error = await admin.refused(400, method, path, body)
                 assert (error["code"], error["param"]) == ("reference_not_allowed", next(iter(more)))
     async with open_admin(allow_references=True) as admin:
-        made = await admin.done("POST", "/admin/models", {**model, "api_key": "env:VENDOR_KEY"})
+        made = await admin.done("POST", "/admin/models", {**model, "api_key": f"file:{tmp_path / 'vendor.key'}"})
         assert made["has_api_key"] is True
         await admin.until(200, admin.key, "m")
 

@@ -106,7 +106,7 @@ class Node:
         if permit is not None:
             pricing = None if call.target is None else call.target.pricing
             cost = None if pricing is None else usage.cost(pricing)
-            await permit.settle(Outcome("complete", 200, usage, cost))
+            await permit.settle(Outcome("complete", 200, usage, cost=cost))
         row = self.row(call, usage)
         del self.ledger.intents[call.id]
         self.ledger.rows.append(row)
