@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy import insert, select
+from msgspec.structs import astuple
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import DATABASE, Posting, Services, UsageRow
-from gatehook_plugins.ledger.table import to_record, usage
+from gatehook_plugins.ledger.table import insertion, usage
 
 __all__ = ["GROUP", "Booker"]
 
@@ -43,7 +44,7 @@ class Booker:
 
     async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Write and post, within somebody's transaction."""
-        await connection.execute(insert(usage), [to_record(row) for row in rows])
+        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), [astuple(row) for row in rows])
         for posting in self._postings:
             await posting.post(connection, rows)
 

@@ -1,7 +1,7 @@
 """What is written of a request: the intent before it is made, and at its end one row."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, UsageRow, estimate
@@ -51,7 +51,7 @@ class Recorder(Observer):
             call.surface,
             _clean(call.model),
             prompt,
-            next((min(one.pricing.cost(prompt, 0).input, _COST) for one in targets if one.pricing is not None), None),
+            _price(targets, prompt),
         )
         try:
             self._intend(intent)
@@ -89,11 +89,19 @@ def crashed(intent: Intent) -> UsageRow:
     )
 
 
+def _price(targets: Sequence[Target], prompt: int) -> int | None:
+    """What the prompt will cost, by the first deployment that has a price."""
+    for target in targets:
+        if target.pricing is not None:
+            return min(-(-prompt * target.pricing.input // 1000), _COST)
+    return None
+
+
 def _row(call: Call, outcome: Outcome) -> UsageRow:
     principal, target = call.principal, call.target
     told = None if outcome.status == "cached" else outcome.usage
     usage = told or _NOTHING
-    cost = _cost(target, told)
+    cost = _FREE if told is None else outcome.cost  # what was not used costs nothing
     return UsageRow(
         call.id,
         int(time.time() * 1000),
@@ -118,13 +126,6 @@ def _row(call: Call, outcome: Outcome) -> UsageRow:
         None if outcome.first_token is None else round(outcome.first_token * 1000),
         call.attempts,
     )
-
-
-def _cost(target: Target | None, usage: Usage | None) -> Cost | None:
-    """What this costs; None if nobody knows. What was not used costs nothing."""
-    if usage is None:
-        return _FREE
-    return None if target is None or target.pricing is None else usage.cost(target.pricing)
 
 
 def _bounded(figure: int, most: int) -> int:

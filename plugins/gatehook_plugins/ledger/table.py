@@ -1,13 +1,12 @@
 """The table `usage`: one row per request, and one per correction. Never changed, only added to."""
 
-from typing import Any
+import functools
 
-from msgspec.structs import asdict
 from sqlalchemy import BigInteger, Column, Integer, MetaData, RowMapping, String, Table
 
 from gatehook import UsageRow
 
-__all__ = ["book", "from_record", "to_record", "usage"]
+__all__ = ["book", "from_record", "insertion", "usage"]
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER key counts up by itself there
 _METADATA = MetaData()
@@ -47,9 +46,15 @@ usage = Table(
 _FIELDS = UsageRow.__struct_fields__
 
 
-def to_record(row: UsageRow) -> dict[str, Any]:
-    """The row as parameters of an insert."""
-    return asdict(row)
+@functools.cache
+def insertion(paramstyle: str) -> str:
+    """The insert of a row, whose parameters are the fields of `UsageRow` in their order, as a driver takes it.
+
+    Handed to the driver as it is: SQLAlchemy would spend more on each row's parameters than the database on the row.
+    """
+    marks = [f"${number}" if paramstyle == "numeric_dollar" else "?" for number in range(1, len(_FIELDS) + 1)]
+    columns = ", ".join(usage.c[name].name for name in _FIELDS)
+    return f"INSERT INTO usage ({columns}) VALUES ({', '.join(marks)})"  # noqa: S608  # names of our own
 
 
 def from_record(record: RowMapping) -> UsageRow:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from sqlalchemy import insert
 
 from gatehook.accounts import UsageRow
 from gatehook.services import Database
 from gatehook_plugins.ledger import queries
-from gatehook_plugins.ledger.table import to_record, usage
+from gatehook_plugins.ledger.table import usage
 
 MakeRow = Callable[..., UsageRow]
 
@@ -40,7 +41,7 @@ async def rows(database: Database, a_row: MakeRow) -> Sequence[UsageRow]:
         for number in range(400)
     ]
     async with database.writing() as connection:
-        await connection.execute(insert(usage), [to_record(row) for row in made])
+        await connection.execute(insert(usage), [asdict(row) for row in made])
     return made
 
 
@@ -111,9 +112,7 @@ async def test_percentiles_of_few(
     database: Database, a_row: MakeRow, count: int, expected: tuple[int, int, int]
 ) -> None:
     async with database.writing() as connection:
-        await connection.execute(
-            insert(usage), [to_record(a_row(number, latency=number + 7)) for number in range(count)]
-        )
+        await connection.execute(insert(usage), [asdict(a_row(number, latency=number + 7)) for number in range(count)])
     async with database.reading() as connection:
         found = await queries.performance(connection, 0, 1 << 60, None, None)
     assert (found.p50, found.p95, found.p99) == expected

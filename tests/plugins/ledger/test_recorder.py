@@ -30,7 +30,9 @@ class Desk:
         self.intents.append(intent)
 
     def row(self, call: Call, status: Any = "complete", http_status: int = 200, **outcome: Any) -> UsageRow:
-        self.recorder.finished(call, Outcome(status, http_status, **outcome))
+        usage, pricing = outcome.get("usage"), call.target.pricing if call.target else None
+        cost = usage.cost(pricing) if usage is not None and pricing is not None else None
+        self.recorder.finished(call, Outcome(status, http_status, **outcome, cost=cost))
         return self.rows[-1]
 
 
