@@ -67,17 +67,15 @@ class Books:
 
     async def post(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Add rows to the balances of their users; what was used here goes out of the lease of this process."""
-        by_day: dict[tuple[str, store.Periods], Amount] = {}
-        taken: dict[str, Amount] = {}
+        by_day: dict[tuple[str, store.Periods], list[Amount]] = {}
+        taken: dict[str, list[Amount]] = {}
         for row in rows:
-            if not (amount := _amount(row)):
-                continue
-            key = row.user_id, store.periods(row.at)
-            by_day[key] = by_day.get(key, NOTHING) + amount
-            if row.request_id in self._open:
-                taken[row.user_id] = taken.get(row.user_id, NOTHING) + amount
-        await store.add(connection, _by_period(by_day))
-        await store.take(connection, self._owner(), taken)
+            if amount := _amount(row):
+                by_day.setdefault((row.user_id, store.periods(row.at)), []).append(amount)
+                if row.request_id in self._open:
+                    taken.setdefault(row.user_id, []).append(amount)
+        await store.add(connection, _by_period({key: _sum(amounts) for key, amounts in by_day.items()}))
+        await store.take(connection, self._owner(), {user: _sum(amounts) for user, amounts in taken.items()})
 
     def posted(self, rows: Sequence[UsageRow]) -> None:
         """The balances hold these rows now, and the lease no longer does."""
@@ -113,6 +111,10 @@ def _used(outcome: Outcome) -> Amount:
     if 0 <= tokens <= _MOST and 0 <= cost <= _MOST:  # nearly always
         return Amount(tokens, cost)
     return Amount(tokens, cost).positive().up_to(Amount(_MOST, _MOST))
+
+
+def _sum(amounts: Sequence[Amount]) -> Amount:
+    return Amount(sum(one.tokens for one in amounts), sum(one.nano for one in amounts))
 
 
 def _by_period(amounts: Mapping[tuple[str, store.Periods], Amount]) -> dict[tuple[str, str], Amount]:
