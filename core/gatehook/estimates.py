@@ -4,10 +4,11 @@ Two figures each: what is expected, and what it can be at most. The bounds hold 
 less than a byte of text, which is all that are in use; pictures, sounds and documents are counted by the piece.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
+from msgspec.json import Decoder
 
 from gatehook.model import Call, Target
 
@@ -22,9 +23,11 @@ _PER_MESSAGE = 16
 """Tokens that a dialect may put around each message or tool."""
 _MEDIUM, _LARGEST_MEDIUM = 1_000, 6_000
 """Tokens of a picture: as most vendors count an ordinary one, and the largest. Sounds and documents: as their bytes."""
+_PICTURE, _ESCAPED = b"image_url", b"\\u00"
+"""What a body holds that has pictures: their name, or an escaped letter of it."""
 
 
-class Estimate(Struct, frozen=True):
+class Estimate(Struct, frozen=True, gc=False):
     """Tokens in and out: expected, and at most."""
 
     prompt: int
@@ -41,6 +44,17 @@ class Estimate(Struct, frozen=True):
     def most(self) -> int:
         """At most in all."""
         return self.prompt_most + self.completion_most
+
+
+class _Asked(Struct, frozen=True, gc=False):
+    """What a request says of its answers; the rest of it is not looked at."""
+
+    max_completion_tokens: Any = None
+    max_tokens: Any = None
+    n: Any = None
+
+
+_decode_asked = Decoder(_Asked).decode
 
 
 def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
@@ -61,18 +75,23 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
 
 def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     raw = call.body.raw
-    size, pieces = len(raw), 0
-    if b'"image_url"' in raw or b'"input_audio"' in raw or b'"file"' in raw:
-        size, pieces = _without_media(call.payload.get("messages"))
-    prompt = -(-size // _BYTES_PER_TOKEN) + pieces * _MEDIUM
-    prompt_most = size + raw.count(b"{") * _PER_MESSAGE + pieces * _LARGEST_MEDIUM
+    size, pictures = len(raw), 0
+    if _PICTURE in raw or (b"\\" in raw and _ESCAPED in raw):
+        pictures, hidden = _pictures(call.payload.get("messages"))
+        size -= hidden
+    prompt = -(-size // _BYTES_PER_TOKEN) + pictures * _MEDIUM
+    prompt_most = size + raw.count(b"{") * _PER_MESSAGE + pictures * _LARGEST_MEDIUM
     window, longest = _bounds(targets)
     if window:
         prompt, prompt_most = min(prompt, window), min(prompt_most, window)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    completion, completion_most = _answer(call, longest, window)
-    return Estimate(prompt, completion, prompt_most, completion_most)
+    asked = _asked(call)
+    most = asked.max_completion_tokens or asked.max_tokens
+    if not isinstance(most, int) or most <= 0:
+        most = longest or window or _LONGEST_ANSWER
+    times = asked.n if isinstance(asked.n, int) and asked.n > 1 else 1
+    return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times)
 
 
 def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
@@ -80,48 +99,35 @@ def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
     window = longest = 0
     told_window = told_longest = True
     for target in targets:
-        window = max(window, target.context_window or 0)
-        longest = max(longest, target.max_tokens or 0)
-        told_window = told_window and target.context_window is not None
-        told_longest = told_longest and target.max_tokens is not None
+        size, most = target.context_window, target.max_tokens
+        if size is None:
+            told_window = False
+        elif size > window:
+            window = size
+        if most is None:
+            told_longest = False
+        elif most > longest:
+            longest = most
     return window if told_window else 0, longest if told_longest else 0
 
 
-def _answer(call: Call, longest: int, window: int) -> tuple[int, int]:
-    payload = call.payload
-    asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
-    most = asked if isinstance(asked, int) and asked > 0 else longest or window or _LONGEST_ANSWER
-    answers = payload.get("n")
-    times = answers if isinstance(answers, int) and answers > 1 else 1
-    return min(most, _EXPECTED_ANSWER) * times, most * times
+def _asked(call: Call) -> _Asked:
+    try:
+        return _decode_asked(call.body.raw)  # much cheaper than all of it, which maybe nobody else needs
+    except (MsgspecError, UnicodeError, RecursionError):
+        payload = call.payload
+        return _Asked(payload.get("max_completion_tokens"), payload.get("max_tokens"), payload.get("n"))
 
 
-def _without_media(messages: Any) -> tuple[int, int]:
-    """Bytes of everything that is text, and how many pieces are not. Sounds and documents count by their bytes."""
-    size = pieces = 0
-    for part in _parts(messages):
-        if part.get("type") == "image_url":
-            pieces += 1
-        else:
-            size += _bytes(part)
-    return size, pieces
-
-
-def _parts(messages: Any) -> Iterable[Mapping[str, Any]]:
+def _pictures(messages: Any) -> tuple[int, int]:
+    """How many there are, and the bytes of their addresses, which may hold them; sounds and documents are text here."""
+    pictures = hidden = 0
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list):
-            yield from (part for part in content if isinstance(part, dict))
-            yield {name: value for name, value in message.items() if name != "content"}
-        elif isinstance(message, dict):
-            yield message
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, dict):
-        return sum(_bytes(name) + _bytes(item) for name, item in value.items())
-    if isinstance(value, list):
-        return sum(map(_bytes, value))
-    return 8
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") == "image_url":
+                pictures += 1
+                picture = part.get("image_url")
+                address = picture.get("url") if isinstance(picture, dict) else picture
+                hidden += len(address) if isinstance(address, str) else 0
+    return pictures, hidden

@@ -78,6 +78,28 @@ def test_a_picture_counts_as_a_picture_and_not_by_its_bytes() -> None:
     assert 6_000 <= made.prompt_most < 6_500
 
 
+@pytest.mark.parametrize("address", ["https://example.com/cat.png", "data:image/png;base64," + "A" * 9_000])
+def test_all_that_stands_beside_a_picture_counts(address: str) -> None:
+    picture = say([{"type": "image_url", "image_url": {"url": address}}])
+    tools = [{"type": "function", "function": {"name": "f", "description": "word " * 2_000}}]
+    made = estimate(call(messages=picture, tools=tools), [target()])
+    assert 3_500 <= made.prompt < 4_000
+    assert made.prompt_most >= 16_000
+
+
+def test_a_picture_whose_name_is_written_in_escapes_is_one() -> None:
+    plain, escaped = call(messages=say([{"type": "image_url", "image_url": "https://example.com/cat.png"}])), call()
+    escaped.body = Document(raw=plain.body.raw.replace(b"image_url", rb"\u0069mage\u005furl"))
+    assert estimate(escaped, [target()]).prompt_most > 6_000
+
+
+@pytest.mark.parametrize("name", ["max_tokens", rb"max\u005ftokens".decode()])
+def test_what_only_the_whole_body_tells_is_read_from_it(name: str) -> None:
+    made = call(messages=say("x"))
+    made.body = Document(raw=b'{"text": "\\ud83d", "%s": 7, "n": 2}' % name.encode())
+    assert estimate(made, [target()]).completion_most == 14
+
+
 def test_a_document_counts_by_its_bytes() -> None:
     parts = [{"type": "file", "file": {"file_data": "x" * 50_000}}]
     assert estimate(call(messages=say(parts)), [target()]).prompt_most > 50_000

@@ -1,11 +1,13 @@
 """Admits calls by the limits of their key, user, model and deployment, and settles what they really used."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from gatehook import Call, Catalog, Limiter, Limits, Outcome, Permit, Retry, Target, estimate
+from msgspec import Struct
+
+from gatehook import Call, Catalog, Key, Limiter, Limits, Outcome, Permit, Principal, Retry, Target, User, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
 from gatehook_plugins.rate_limit.store import Grant, Store
 from gatehook_plugins.rate_limit.told import headers, refusal
@@ -14,6 +16,7 @@ __all__ = ["RateLimiter"]
 
 _REMEMBERED: Final = 10_000
 """Keys, users, models and deployments whose rules are kept ready."""
+_UNLIMITED: Final = Limits()
 
 
 class RateLimiter:
@@ -26,6 +29,7 @@ class RateLimiter:
         self._default = default
         self._models = models
         self._rules = lru_cache(_REMEMBERED)(rules)
+        self._callers: dict[str, _Caller] = {}
 
     async def admit(self, call: Call) -> Permit | None:
         """Reserve a request, and the tokens that it is expected to use, of all limits together.
@@ -34,7 +38,7 @@ class RateLimiter:
             RateLimited: a limit refused. InvalidRequest: the body holds what cannot be decoded.
             Unavailable: Redis is gone, and the settings say to refuse then.
         """
-        found = self._of_caller(call)
+        found = self._of_call(call)
         if not found:
             return None
         tokens = self._tokens(call, found)
@@ -50,51 +54,69 @@ class RateLimiter:
         Raises:
             RateLimited, InvalidRequest, Unavailable: as `admit`.
         """
-        found = self._rules("deployment", target.key, target.rate_limit)
-        if not found:
+        if target.rate_limit == _UNLIMITED:  # as most are
             return None
+        found = self._rules("deployment", target.key, target.rate_limit)
         tokens = self._tokens(call, found)
         decision = await self._store.admit(found, tokens)
         if not decision.admitted:
             raise refusal(decision.readings, tokens, Retry.NEXT)
         return _permit(decision.grant)
 
-    def _of_caller(self, call: Call) -> tuple[Rule, ...]:
-        principal, key, user = call.principal, call.principal.key, call.principal.user
-        found: tuple[Rule, ...] = ()
-        if key is not None:
-            found = self._rules("key", key.id, key.limits)
+    def _of_call(self, call: Call) -> tuple[Rule, ...]:
+        principal = call.principal
+        name = principal.key_id or principal.id
+        caller = self._callers.get(name)
+        if caller is None or not caller.is_of(principal):
+            if len(self._callers) >= _REMEMBERED:
+                self._callers.clear()
+            caller = self._callers[name] = self._caller(principal)
+        if self._models and (limits := self._models.get(call.model)) is not None:
+            return caller.rules + self._rules("model", call.model, limits)
+        return caller.rules
+
+    def _caller(self, principal: Principal) -> "_Caller":
+        key, user = principal.key, principal.user
+        found = self._rules("key", key.id, key.limits) if key is not None else ()
         own = self._rules("user", user.id, user.limits) if user is not None else ()
-        found += own or self._rules("user", principal.id, self._default)
-        if (limits := self._models.get(call.model)) is not None:
-            found += self._rules("model", call.model, limits)
-        return found
+        return _Caller(principal.id, key, user, found + (own or self._rules("user", principal.id, self._default)))
 
     def _tokens(self, call: Call, found: Sequence[Rule]) -> int:
         """What the call is expected to use; not worked out where no limit asks for it."""
         for rule in found:
             if rule.unit == "tokens":
-                return max(1, estimate(call, self._catalog.group(call.model)).tokens)
+                return estimate(call, self._catalog.group(call.model)).tokens
         return 0
 
 
-class Held:
+class _Caller(Struct, frozen=True, gc=False):
+    """Who was limited, and by which rules: ready for the next call."""
+
+    id: str
+    key: Key | None
+    user: User | None
+    rules: tuple[Rule, ...]
+
+    def is_of(self, principal: Principal) -> bool:
+        """Whether nothing has changed: whoever changes a key or a user makes a new one."""
+        return self.key is principal.key and self.user is principal.user and self.id == principal.id
+
+
+class Held(Struct, frozen=True, gc=False):
     """The permit of an admitted call, or of one attempt."""
 
-    __slots__ = ("_grant", "immediate")
+    grant: Grant
+    immediate: bool
 
-    def __init__(self, grant: Grant) -> None:
-        self._grant = grant
-        self.immediate = grant.store.immediate
-
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> Coroutine[Any, Any, None]:
         """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
-        tokens = 0 if outcome.usage is None else outcome.usage.total_tokens
-        await self._grant.store.settle(self._grant, int(outcome.status != "rejected"), tokens)
+        grant, usage = self.grant, outcome.usage
+        tokens = 0 if usage is None else usage.total_tokens
+        return grant.store.settle(grant, 0 if outcome.status == "rejected" else 1, tokens)
 
 
 def _permit(grant: Grant | None) -> Permit | None:
-    return None if grant is None else Held(grant)
+    return None if grant is None else Held(grant, grant.store.immediate)
 
 
 _guards: tuple[type[Limiter], type[Permit]] = (RateLimiter, Held)

@@ -74,7 +74,7 @@ class MachineStore:
                 Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now))
                 for rule, gauge, _, wait in charges
             ]
-        return Decision(readings, Grant(self, rules, tokens, slot) if admitted else None)
+        return Decision(admitted, readings, Grant(self, rules, tokens, slot) if admitted else None)
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Store`."""

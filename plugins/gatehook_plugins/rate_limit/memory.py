@@ -34,23 +34,25 @@ class MemoryStore:
         if slot >= self._next_generation:
             self._older, self._recent = self._recent, {}
             self._next_generation = slot + SLOTS
-        charges: list[tuple[Rule, _Gauge, int, int]] = []
-        admitted = True
+        readings: list[Reading] = []
+        reset = (slot + SLOTS) * SECOND - now  # what is charged to this second is the last to go
         for rule in rules:
-            gauge = self._gauge(rule, slot)
+            window = self._recent.get(rule.name)
+            # Mostly it was looked at in this second already, and is as it should be.
+            gauge = window if window is not None and window.rolled == slot else self._gauge(rule, slot)
             cost = tokens if rule.unit == "tokens" else 1
-            wait = 0 if gauge.used + cost <= rule.most else gauge.wait(cost, rule.most, now)
-            admitted = admitted and not wait
-            charges.append((rule, gauge, cost, wait))
-        if admitted:
-            for rule, gauge, cost, _ in charges:
+            left = rule.most - gauge.used - cost
+            if left < 0:
+                await self.settle(Grant(self, rules[: len(readings)], tokens, slot), 0, 0)  # as if nobody had asked
+                return Decision(False, [self._refused(rule, tokens, now) for rule in rules])
+            if isinstance(gauge, _Window):
                 gauge.add(slot, cost)
-                if isinstance(gauge, _Running):
-                    self._running[rule.name] = gauge
-        readings = [
-            Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now)) for rule, gauge, _, wait in charges
-        ]
-        return Decision(readings, Grant(self, rules, tokens, slot) if admitted else None)
+                readings.append(Reading(rule, left, 0, reset))
+            else:
+                gauge.used += 1
+                self._running[rule.name] = gauge
+                readings.append(Reading(rule, left, 0, 0))
+        return Decision(True, readings, Grant(self, rules, tokens, slot))
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Store`."""
@@ -62,9 +64,15 @@ class MemoryStore:
                     del self._running[rule.name]
                 continue
             excess = tokens - grant.tokens if rule.unit == "tokens" else requests - 1
-            window = self._recent.get(rule.name) or self._older.get(rule.name)
-            if excess and window is not None:
-                window.amend(grant.slot, excess)
+            if excess:
+                window = self._recent.get(rule.name) or self._older.get(rule.name)
+                if window is not None:
+                    window.amend(grant.slot, excess)
+
+    def _refused(self, rule: Rule, tokens: int, now: int) -> Reading:
+        gauge, cost = self._gauge(rule, now // SECOND), tokens if rule.unit == "tokens" else 1
+        wait = 0 if gauge.used + cost <= rule.most else gauge.wait(cost, rule.most, now)
+        return Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now))
 
     def _gauge(self, rule: Rule, slot: int) -> "_Gauge":
         name = rule.name
@@ -111,11 +119,13 @@ class _Window:
 
     def amend(self, slot: int, excess: int) -> None:
         """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
-        if slot not in self._slots:
+        amount = self._slots.get(slot)
+        if amount is None:
             return
-        self._slots[slot] += excess
         self.used += excess
-        if not self._slots[slot]:
+        if amount + excess:
+            self._slots[slot] = amount + excess
+        else:
             del self._slots[slot]
 
     def reset(self, now: int) -> int:
@@ -134,10 +144,6 @@ class _Running:
     def wait(self, cost: int, most: int, now: int) -> int:
         """When one of them ends, nobody knows."""
         return BUSY if most > 0 else NEVER
-
-    def add(self, slot: int, cost: int) -> None:
-        """One more."""
-        self.used += cost
 
     def reset(self, now: int) -> int:
         """Nothing that can be waited for."""

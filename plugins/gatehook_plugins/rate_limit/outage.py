@@ -40,7 +40,7 @@ class Open:
 
     async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
         """Yes, and nothing is counted."""
-        return Decision(())
+        return Decision(True, ())
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""

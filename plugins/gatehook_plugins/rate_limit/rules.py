@@ -12,7 +12,7 @@ Scope = Literal["key", "user", "model", "deployment"]
 Unit = Literal["requests", "tokens", "concurrent"]
 
 
-class Rule(Struct, frozen=True):
+class Rule(Struct, frozen=True, gc=False):
     """One limit: at most so many requests or tokens in any 60 seconds, or so many requests at the same time."""
 
     scope: Scope

@@ -90,10 +90,10 @@ class RedisStore:
             for rule, used, wait, reset in zip(rules, gauges[::3], gauges[1::3], gauges[2::3], strict=True)
         )
         if not admitted:
-            return Decision(readings)
+            return Decision(False, readings)
         if running:
             self._held[holder] = running
-        return Decision(readings, Grant(self, rules, tokens, slot, holder))
+        return Decision(True, readings, Grant(self, rules, tokens, slot, holder))
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Store`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""

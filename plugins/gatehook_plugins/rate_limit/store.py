@@ -20,7 +20,7 @@ NEVER: Final = -1
 """The wait of a request that will not pass however long it waits."""
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, gc=False):
     """What is left of one limit after a decision."""
 
     rule: Rule
@@ -31,7 +31,7 @@ class Reading(Struct, frozen=True):
     """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time."""
 
 
-class Grant(Struct, frozen=True):
+class Grant(Struct, frozen=True, gc=False):
     """What an admitted request has reserved, and where."""
 
     store: Store
@@ -43,17 +43,15 @@ class Grant(Struct, frozen=True):
     """Names this request among those that run at the same time."""
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """Whether a request may go on. All of its limits are decided together: none is charged if one refuses."""
 
+    admitted: bool
+    """Whether no limit refused."""
     readings: Sequence[Reading]
+    """Of all limits."""
     grant: Grant | None = None
     """None if it was refused, or if nobody counts."""
-
-    @property
-    def admitted(self) -> bool:
-        """Whether no limit refused."""
-        return not any(reading.wait for reading in self.readings)
 
 
 class Store(Protocol):

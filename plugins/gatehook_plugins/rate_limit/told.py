@@ -3,11 +3,27 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from multidict import istr
+
 from gatehook import RateLimited, Retry
-from gatehook_plugins.rate_limit.rules import Rule, Unit
+from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.store import NEVER, SECOND, Reading
 
 __all__ = ["duration", "headers", "refusal"]
+
+# Ready for a dictionary that minds no case, so that no answer makes them so once more.
+_LIMIT: Final = istr("X-RateLimit-Limit")
+_REMAINING: Final = istr("X-RateLimit-Remaining")
+_RESET: Final = istr("X-RateLimit-Reset")
+_REQUESTS: Final = istr("x-ratelimit-limit-requests")
+_REQUESTS_LEFT: Final = istr("x-ratelimit-remaining-requests")
+_REQUESTS_RESET: Final = istr("x-ratelimit-reset-requests")
+_TOKENS: Final = istr("x-ratelimit-limit-tokens")
+_TOKENS_LEFT: Final = istr("x-ratelimit-remaining-tokens")
+_TOKENS_RESET: Final = istr("x-ratelimit-reset-tokens")
+
+_FRACTIONS: Final = ("", *(f".{milliseconds:03}".rstrip("0") for milliseconds in range(1, 1000)))
+"""Of seconds, by milliseconds, as they are written."""
 
 _SCOPES: Final[Mapping[str, str]] = {
     "key": "this key",
@@ -29,39 +45,49 @@ def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
         readings: of all limits; without any there are no headers.
         now: seconds since the epoch.
     """
-    tightest: dict[Unit, Reading] = {}
+    requests: Reading | None = None
+    tokens: Reading | None = None
+    running: Reading | None = None
     for reading in readings:
         unit = reading.rule.unit
-        known = tightest.get(unit)
-        # The one with the least left; of several, the one that stays so longest.
-        if known is None or (reading.left, -reading.reset) < (known.left, -known.reset):
-            tightest[unit] = reading
-    requests, tokens = tightest.get("requests"), tightest.get("tokens")
-    said: dict[str, str] = {}
-    if main := requests or tokens or tightest.get("concurrent"):
-        said["X-RateLimit-Limit"] = str(main.rule.most)
-        said["X-RateLimit-Remaining"] = str(main.left)
-        said["X-RateLimit-Reset"] = str(_ceil(int(now * SECOND) + main.reset, SECOND))
-    if requests:
-        said["x-ratelimit-limit-requests"] = str(requests.rule.most)
-        said["x-ratelimit-remaining-requests"] = str(requests.left)
-        said["x-ratelimit-reset-requests"] = duration(requests.reset)
-    if tokens:
-        said["x-ratelimit-limit-tokens"] = str(tokens.rule.most)
-        said["x-ratelimit-remaining-tokens"] = str(tokens.left)
-        said["x-ratelimit-reset-tokens"] = duration(tokens.reset)
+        if unit == "requests":
+            requests = reading if requests is None else _tighter(requests, reading)
+        elif unit == "tokens":
+            tokens = reading if tokens is None else _tighter(tokens, reading)
+        else:
+            running = reading if running is None else _tighter(running, reading)
+    main = requests or tokens or running
+    if main is None:
+        return {}
+    limit, left = str(main.rule.most), str(main.left)
+    said: dict[str, str] = {
+        _LIMIT: limit,
+        _REMAINING: left,
+        _RESET: str(-(-(int(now * SECOND) + main.reset) // SECOND)),
+    }
+    reset = duration(main.reset)
+    if requests is not None:
+        said[_REQUESTS] = limit
+        said[_REQUESTS_LEFT] = left
+        said[_REQUESTS_RESET] = reset
+    if tokens is not None:
+        said[_TOKENS] = str(tokens.rule.most)
+        said[_TOKENS_LEFT] = str(tokens.left)
+        said[_TOKENS_RESET] = reset if tokens.reset == main.reset else duration(tokens.reset)  # mostly the same
     return said
+
+
+def _tighter(one: Reading, other: Reading) -> Reading:
+    """The one with the least left; of the same, the one that stays so longest."""
+    return other if (other.left, -other.reset) < (one.left, -one.reset) else one
 
 
 def duration(microseconds: int) -> str:
     """As OpenAI writes it: "120ms", "1s", "6m0s"."""
-    milliseconds = -(-microseconds // 1000)
-    if 0 < milliseconds < 1000:
-        return f"{milliseconds}ms"
-    if milliseconds < 60_000:
-        return f"{milliseconds / 1000:g}s"
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    return f"{minutes}m{milliseconds / 1000:g}s"
+    seconds, milliseconds = divmod(-(-microseconds // 1000), 1000)
+    if seconds >= 60:
+        return f"{seconds // 60}m{seconds % 60}{_FRACTIONS[milliseconds]}s"
+    return f"{seconds}{_FRACTIONS[milliseconds]}s" if seconds or not milliseconds else f"{milliseconds}ms"
 
 
 def refusal(readings: Iterable[Reading], tokens: int, retry: Retry | None = None) -> RateLimited:

@@ -116,6 +116,24 @@ async def test_anonymous_callers_share_one(gateway: Gateway) -> None:
         assert [(await client.ask()).status for _ in range(2)] == [200, 429]
 
 
+async def test_a_changed_limit_counts_from_the_next_call_on(gateway: Gateway, people: dict[str, Principal]) -> None:
+    changes = [Principal("ann", key_id="k", user=User("ann", limits=one)) for one in (Limits(5), Limits(), Limits(1))]
+    people["t"] = changes[0]
+    async with gateway(f"[plugins.rate_limit]\nrequests_per_minute = 9\n{MODEL}") as client:
+        told = []
+        for people["t"] in changes:  # as when somebody changes them meanwhile
+            answer = await client.ask("t")
+            told.append((answer.status, limits_told(answer)["x-ratelimit-limit-requests"]))
+    assert told == [(200, "5"), (200, "9"), (429, "1")]
+
+
+async def test_callers_are_told_apart_even_by_the_same_key(gateway: Gateway, people: dict[str, Principal]) -> None:
+    people |= {name: Principal(name, key_id="same") for name in ("ann", "bob")}
+    async with gateway(f"[plugins.rate_limit]\nrequests_per_minute = 2\n{MODEL}") as client:
+        answers = [await client.ask(name) for _ in range(3) for name in ("ann", "bob")]
+    assert [one.status for one in answers] == [200] * 4 + [429] * 2
+
+
 async def test_who_has_no_limit_sees_no_header(gateway: Gateway, people: dict[str, Principal]) -> None:
     people["t"] = person(Limits(), Limits())
     async with gateway(f"[plugins.rate_limit]\n{MODEL}") as client:
