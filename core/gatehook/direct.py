@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import StreamReader
@@ -76,7 +76,7 @@ class Request:
 
     host: str
     port: int
-    head: bytes
+    head: bytes = field(repr=False)  # it holds the vendor's key
     """Up to the Content-Length, whose value and the body follow."""
 
     @classmethod

@@ -1,7 +1,7 @@
 """How many tokens a call will use, told before it is made: what limits and budgets reserve.
 
 Two figures each: what is expected, and what it can be at most. The bounds hold for tokenisers that make no token out of
-less than a byte of text, which is all that are in use; pictures, sounds and documents are counted by the piece.
+less than a byte of text, which is all that are in use; pictures are counted by the piece, sounds and documents as text.
 """
 
 from collections.abc import Sequence

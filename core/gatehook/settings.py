@@ -69,6 +69,8 @@ TABLES: Final[Mapping[str, type[Table]]] = {
 _TOP: Final = (*TABLES, "models", "plugins")
 _OFF: Final = frozenset({"false", "0", "off", "f", "no", "n"})  # the words that pydantic reads as False
 _MARKERS: Final = frozenset({"dynaconf_merge", "dynaconf_merge_unique"})
+_SHORTEST_SECRET: Final = 8
+"""Letters; hiding what is shorter would blacken innocent words of vendors' messages."""
 _REFERENCE: Final = re.compile(r"\benv:\s*([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -331,7 +333,15 @@ def _looked_up(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], s
         values = values | {"options": _with_secrets(values.get("options", {}), layers, hidden)}
     except MissingSecretError as missing:
         unavailable = unavailable or f"a value in its options {missing}"
+    hidden += [text for text in _sent_as_headers(values.get("options")) if text not in hidden]
     return values, unavailable, hidden
+
+
+def _sent_as_headers(options: Any) -> Iterator[str]:
+    """The headers among the options: a proxy's own key may be one, also where it is written out."""
+    headers = options.get("headers") if isinstance(options, dict) else None
+    if isinstance(headers, dict):
+        yield from (text for text in headers.values() if isinstance(text, str) and len(text) >= _SHORTEST_SECRET)
 
 
 def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str]:

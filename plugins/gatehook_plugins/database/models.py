@@ -1,4 +1,4 @@
-"""Models as rows: checked like those of the settings, with their keys encrypted, and fed into the kernel's catalog."""
+"""Models as rows: checked like those of the settings, their keys encrypted, and fed into the kernel's catalog."""
 
 import asyncio
 import contextlib
@@ -24,6 +24,7 @@ from gatehook import (
     Unavailable,
 )
 from gatehook_plugins.database.checks import checked_id, is_text
+from gatehook_plugins.database.headers import REFERENCES, hidden, sealed, unsealed
 from gatehook_plugins.database.rows import Rows
 from gatehook_plugins.database.tables import models
 from gatehook_plugins.database.trail import Trail, now
@@ -34,7 +35,6 @@ __all__ = ["Models"]
 log: Final = logging.getLogger("gatehook.database")
 
 _SOURCE: Final = "database"
-_REFERENCES: Final = ("env:", "file:")
 _HIDDEN: Final = frozenset({"api_key", "options"})
 """Not repeated in the audit: they are secret, or may hold what is."""
 _LONGEST: Final = 1 << 16
@@ -73,6 +73,8 @@ class Models(Rows):
         changes: dict[str, Any] = {"updated": now()}
         if "api_key" in given:
             changes["api_key"] = self._sealed(given.pop("api_key"), model_id)
+        if "options" in given:
+            given["options"] = sealed(given["options"], self._vault, model_id)
         async with self._trail.change(actor, f"model.{'create' if create else 'change'}", model_id) as line:
             old = await _row(line.connection, model_id)
             if create and old is not None:
@@ -140,7 +142,7 @@ class Models(Rows):
             return None
         if not isinstance(key, str) or not key.isprintable() or len(key) > 10_000:
             raise InvalidRequest("api_key: must be a text of one line", param="api_key", code="invalid_value")
-        return key if key.startswith(_REFERENCES) else self._vault.seal(key, model_id)
+        return key if key.startswith(REFERENCES) else self._vault.seal(key, model_id)
 
     def _targets(self, rows: Iterable[Row[Any]]) -> list[Target]:
         """The deployments of these rows; one that cannot be is logged and left out. Reads files, so it blocks."""
@@ -162,15 +164,23 @@ class Models(Rows):
         table = dict(row.settings)
         if row.api_key is not None:
             table["api_key"] = self._key(row)
+        if "options" in table:
+            table["options"] = self._options(row)
         return self._settings.target(table, f"{table['name']}#db-{row.id}")
 
     def _key(self, row: Row[Any]) -> str:
-        if row.api_key.startswith(_REFERENCES):
+        if row.api_key.startswith(REFERENCES):
             return str(row.api_key)
         try:
             return self._vault.unseal(row.api_key, row.id)
         except ValueError as error:
             raise ValueError(f"its api_key {error}") from None
+
+    def _options(self, row: Row[Any]) -> Any:
+        try:
+            return unsealed(row.settings["options"], self._vault, row.id)
+        except ValueError as error:
+            raise ValueError(f"a header in its options {error}") from None
 
     async def _check_fallbacks(self, connection: AsyncConnection, model_id: str, model: ModelSettings) -> None:
         rows = await connection.execute(select(models.c.settings).where(models.c.id != model_id))
@@ -195,7 +205,7 @@ async def _row(connection: AsyncConnection, model_id: str) -> Row[Any] | None:
 
 
 def _shown(row: Any) -> Mapping[str, Any]:
-    return {"id": row.id, **row.settings, "has_api_key": row.api_key is not None}
+    return {"id": row.id, **hidden(row.settings), "has_api_key": row.api_key is not None}
 
 
 def _known(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -52,7 +52,7 @@ class Profile:
 
     target: Target
     url: URL
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     adaptive: bool
     """Whether thinking is adaptive and steered by effort, or has a budget of tokens."""
     sampling: bool

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -58,13 +58,17 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool = True
     max_tokens_field: str = ""
 
+    def __repr__(self) -> str:
+        return "Options(…)"  # a header may be secret
+
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """What is the same for every request to one deployment."""
 
+    target: Target
     urls: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     options: Options
 
 
@@ -140,14 +144,15 @@ class OpenAIVendor:
 
     def _prepare(self, target: Target) -> _Prepared:
         known = self._prepared.get(target.key)
-        if known is not None:
+        # A deployment may change under its key while the gateway runs; then it is another Target.
+        if known is not None and known.target is target:
             return known
         base = target.base_url or _BASE_URL
         options = msgspec.convert(dict(target.options), Options)
         headers = {"Content-Type": "application/json", **options.headers}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
-        prepared = _Prepared({name: base + path for name, path in _PATHS.items()}, headers, options)
+        prepared = _Prepared(target, {name: base + path for name, path in _PATHS.items()}, headers, options)
         self._prepared[target.key] = prepared
         return prepared
 
