@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from gatehook import UsageRow
 from gatehook_plugins.ledger.booking import GROUP, Booker
 from gatehook_plugins.ledger.journal import Estate
 from gatehook_plugins.ledger.recorder import crashed
-from gatehook_plugins.ledger.records import Intent, Record
+from gatehook_plugins.ledger.records import Intent, Record, Row
 from gatehook_plugins.ledger.trouble import Trouble
 
 __all__ = ["Adopter"]
@@ -97,20 +96,20 @@ class Adopter:
             lost += await self._book(group)
         return entered + lost, lost
 
-    async def _book(self, rows: list[UsageRow]) -> int:
+    async def _book(self, rows: list[Row]) -> int:
         fresh = await self._booker.book(rows, again=True)
         if fresh:
             self._booker.posted(fresh)
         return len(fresh)
 
 
-def _group(records: Iterator[Record], under_way: dict[str, Intent]) -> list[UsageRow]:
+def _group(records: Iterator[Record], under_way: dict[str, Intent]) -> list[Row]:
     """The next rows; `under_way` is kept up."""
-    rows: list[UsageRow] = []
+    rows: list[Row] = []
     for record in records:
         if isinstance(record, Intent):
             under_way[record.request_id] = record
-        elif isinstance(record, UsageRow):
+        elif isinstance(record, Row):
             under_way.pop(record.request_id, None)
             rows.append(record)
             if len(rows) == GROUP:

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from gatehook import Unavailable, UsageRow
+from gatehook import Unavailable
 from gatehook_plugins.ledger.booking import GROUP, Booker
 from gatehook_plugins.ledger.journal import Journal, Place
-from gatehook_plugins.ledger.records import Intent
+from gatehook_plugins.ledger.records import Row
 from gatehook_plugins.ledger.trouble import Trouble
 
 __all__ = ["Flusher"]
@@ -35,10 +35,11 @@ class Flusher:
     def __init__(self, booker: Booker, journal: Journal, interval: float, *, most_waiting: int = MOST_WAITING) -> None:
         """`interval` is the seconds for which a row may wait for others."""
         self._booker = booker
-        self._journal = journal
+        self.journal = journal
         self._interval = interval
         self._most_waiting = most_waiting
-        self._waiting: dict[str, tuple[UsageRow, Place | None]] = {}
+        self._waiting: dict[str, tuple[Row, int | None]] = {}
+        """By request, each with the segment that it is in; None if it could not be written there."""
         self._behind: Place | None = None
         self._ended = self._settled = 0
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -48,42 +49,18 @@ class Flusher:
             "the ledger cannot write to the database, and keeps everything in its journal",
             "the ledger writes to the database again",
         )
-        self._unwritten = Trouble(
-            "the ledger's journal cannot be written, so requests are refused until it can",
-            "the ledger's journal can be written again",
-        )
 
-    def intend(self, intent: Intent) -> None:
-        """Write into the journal that a request is about to be made.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        try:
-            self._journal.intend(intent)
-        except OSError as error:
-            self._unwritten.begin(error)
-            raise
-        self._unwritten.end()
-
-    def enter(self, row: UsageRow) -> None:
+    def enter(self, row: Row) -> None:
         """Take a row. It is in the journal afterwards; if that cannot be written, in memory only."""
-        place = None
-        try:
-            place = self._journal.enter(row)
-        except OSError as error:
-            self._unwritten.begin(error)
-            if row.outcome == "rejected" and len(self._waiting) >= self._most_waiting:
-                return  # it used nothing, and there is no room anywhere
-        else:
-            self._unwritten.end()
-        self._ended += 1
-        if place is not None and self._left_behind(place):
+        if self._behind is not None or len(self._waiting) >= self._most_waiting:
+            self._leave_behind(row)
             return
-        self._waiting[row.request_id] = row, place
-        self._wake.set()
-        if len(self._waiting) >= GROUP and not self._away.lasts:
-            self._hurry.set()
+        segment: int | None
+        try:
+            segment = self.journal.enter(row)
+        except OSError:
+            segment = None
+        self._wait(row, segment)
 
     async def flush(self) -> None:
         """Wait until all rows taken so far are in the database.
@@ -119,11 +96,24 @@ class Flusher:
                 self._away.end()
                 pause, failures = self._interval, 0
 
-    def _left_behind(self, place: Place) -> bool:
-        """Whether this row stays in the journal for now."""
-        if self._behind is None and len(self._waiting) >= self._most_waiting:
-            self._behind = place
-        return self._behind is not None
+    def _wait(self, row: Row, segment: int | None) -> None:
+        self._ended += 1
+        self._waiting[row.request_id] = row, segment
+        self._wake.set()
+        if len(self._waiting) >= GROUP and not self._away.lasts:
+            self._hurry.set()
+
+    def _leave_behind(self, row: Row) -> None:
+        """Too many wait: this one is in the journal only, for now."""
+        place = self.journal.end
+        try:
+            self.journal.enter(row)
+        except OSError:
+            if row.outcome != "rejected" or len(self._waiting) < self._most_waiting:
+                self._wait(row, None)  # else it used nothing, and there is no room anywhere
+        else:
+            self._ended += 1
+            self._behind = self._behind or place
 
     async def _write_groups(self) -> None:
         """Write what waits; a last group that is not full may wait for more, unless somebody waits for it."""
@@ -142,15 +132,15 @@ class Flusher:
 
     async def _catch_up(self, place: Place) -> None:
         try:
-            found, after = await asyncio.to_thread(self._journal.read, place, _READ_BACK)
+            found, after = await asyncio.to_thread(self.journal.read, place, _READ_BACK)
         except OSError as error:
             log.error("rows cannot be read back from the journal, and stay there: %s", error)  # noqa: TRY400
             self._behind = None
             return
-        self._waiting.update({row.request_id: (row, place) for row, place in found})
-        self._behind = None if after == self._journal.end else after
+        self._waiting.update({row.request_id: (row, segment) for row, segment in found})
+        self._behind = None if after == self.journal.end else after
 
-    async def _write_group(self, rows: Sequence[UsageRow]) -> None:
+    async def _write_group(self, rows: Sequence[Row]) -> None:
         try:
             await self._booker.book(rows, again=self._again)
         except Unavailable:
@@ -163,9 +153,9 @@ class Flusher:
             self._settle(rows)
         self._again = False
 
-    async def _write_singly(self, rows: Sequence[UsageRow], error: Exception) -> None:
+    async def _write_singly(self, rows: Sequence[Row], error: Exception) -> None:
         """Find the rows that the database, or a posting, does not take. If it takes none, it is not the rows' fault."""
-        refused: list[UsageRow] = []
+        refused: list[Row] = []
         for row in rows:
             try:
                 await self._booker.book([row], again=True)
@@ -184,11 +174,17 @@ class Flusher:
             self._settled += 1
         self._answer_flushes()
 
-    def _settle(self, rows: Sequence[UsageRow]) -> None:
+    def _settle(self, rows: Sequence[Row]) -> None:
         """These are in the database."""
+        entered: Counter[int] = Counter()
         for row in rows:
-            _, place = self._waiting.pop(row.request_id)
-            self._journal.booked(row, place)
+            _, segment = self._waiting.pop(row.request_id)
+            if segment is None:
+                self.journal.forget(row.request_id)
+            else:
+                entered[segment] += 1
+        for segment, count in entered.items():
+            self.journal.booked(segment, count)
         self._settled += len(rows)
         self._booker.posted(rows)
         self._answer_flushes()

@@ -1,9 +1,10 @@
 """What the database does not have yet, on disk: written before a request is made and before its answer ends.
 
 Each process has files of its own in one directory: `OWNER.lock`, which it holds locked (flock) as long as it lives, and
-the segments `OWNER-1.journal`, `OWNER-2.journal` and so on, to which it only appends. A line is one write to the file
-system, so it survives the process, if not a power cut. A segment is deleted as soon as all its rows are in the
-database; the requests that are still under way are copied into the next one.
+the segments `OWNER-1.journal`, `OWNER-2.journal` and so on, to which it only appends. A segment is mapped into memory:
+to write a line is to copy it there, without a system call, and what was copied survives the process, if not a power
+cut. What is not written yet is zeros. A segment is deleted as soon as all its rows are in the database; the requests
+that are still under way are copied into the next one.
 
 The lock file holds the name of the book, that is of the database, so that nobody enters the rows of one into another.
 """
@@ -11,9 +12,9 @@ The lock file holds the name of the book, that is of the database, so that nobod
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
+import mmap
 import os
 import secrets
 from collections import Counter
@@ -21,15 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from gatehook import UsageRow
-from gatehook_plugins.ledger.records import Intent, Record, line, records
+from gatehook_plugins.ledger.records import Damage, Intent, Record, Row, line, records
+from gatehook_plugins.ledger.trouble import Trouble
 
 __all__ = ["Estate", "Journal", "Place"]
 
 log = logging.getLogger("gatehook.ledger")
 
-SEGMENT_BYTES = 8 << 20
+SEGMENT_BYTES = 4 << 20
 """When a new segment is begun: some ten thousand requests."""
+_LEAST_RESERVE = 1 << 16
 
 
 class Place(NamedTuple):
@@ -40,7 +42,11 @@ class Place(NamedTuple):
 
 
 class Journal:
-    """The files of this process. Its methods are short enough for the event loop, except `read`."""
+    """The files of this process. Its methods are short enough for the event loop, except `read`.
+
+    A segment has room for as much again as is meant to be written there: if no other can be begun (the disk is full),
+    no request is made any more, but those under way can end.
+    """
 
     def __init__(self, directory: Path, book: str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         """Begin a journal for this book.
@@ -50,21 +56,24 @@ class Journal:
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
-        self._segment_bytes = self._limit = segment_bytes
+        self._segment_bytes = segment_bytes
         self._under_way: dict[str, bytes] = {}
         self._owed: Counter[int] = Counter()
         """Rows of each segment that are not in the database."""
-        self._segment, self._size = 1, 0
+        self._trouble = Trouble(
+            "the ledger's journal cannot be written, so requests are refused until it can",
+            "the ledger's journal can be written again",
+        )
         self.owner, self._lock = _owner(directory, book)
         try:
-            self._file = _created(self._path(1))
+            self._begin(1)
         except OSError:
             self._release()
             raise
 
     @property
     def end(self) -> Place:
-        """Where the next line will begin."""
+        """Where the next line will begin, unless that is in a new segment."""
         return Place(self._segment, self._size)
 
     def intend(self, intent: Intent) -> None:
@@ -74,42 +83,52 @@ class Journal:
             OSError: it cannot be written (the disk is full); nothing of it is left.
         """
         text = line(intent)
-        self._append(text)
+        if self._size + len(text) > self._limit:
+            self._turn()
+        self._file.write(text)
+        self._size += len(text)
         self._under_way[intent.request_id] = text
 
-    def enter(self, row: UsageRow) -> Place:
-        """Write that a request has ended.
+    def enter(self, row: Row) -> int:
+        """Write that a request has ended. Gives the number of the segment.
 
         Raises:
             OSError: as `intend`; the request still counts as under way.
         """
-        place = self._append(line(row))
+        text = line(row)
+        if self._size + len(text) > self._limit:
+            self._turn_or_use_reserve(len(text))
+        self._file.write(text)
+        self._size += len(text)
         self._under_way.pop(row.request_id, None)
-        self._owed[place.segment] += 1
-        return place
+        self._owed[self._segment] += 1
+        return self._segment
 
-    def booked(self, row: UsageRow, place: Place | None) -> None:
-        """This row is in the database; `place` is what `enter` gave, None if it could not be written here."""
-        if place is None:
-            self._under_way.pop(row.request_id, None)
-            return
-        self._owed[place.segment] -= 1
-        self._clear(place.segment)
+    def booked(self, segment: int, count: int) -> None:
+        """So many more of the rows that were entered there are in the database."""
+        self._owed[segment] -= count
+        self._clear(segment)
 
-    def read(self, place: Place, limit: int) -> tuple[list[tuple[UsageRow, Place]], Place]:
-        """Rows from `place` on, at most `limit`, each with its own place, and where to go on. Reads files; slow.
+    def forget(self, request_id: str) -> None:
+        """The row of this request is in the database, though it could not be entered here."""
+        self._under_way.pop(request_id, None)
+
+    def read(self, place: Place, limit: int) -> tuple[list[tuple[Row, int]], Place]:
+        """Rows from `place` on, at most `limit`, each with its segment, and where to go on. Reads files; slow.
 
         Raises:
             OSError: a segment of which rows are not in the database yet cannot be read.
         """
-        found: list[tuple[UsageRow, Place]] = []
-        end = self.end
+        found: list[tuple[Row, int]] = []
+        end = self.end  # what follows may be half written
         segment, offset = place
         while len(found) < limit:
             try:
                 for record, after in records(self._path(segment), offset):
-                    if isinstance(record, UsageRow):
-                        found.append((record, Place(segment, offset)))
+                    if (segment, after) > end:
+                        break
+                    if isinstance(record, Row):
+                        found.append((record, segment))
                     offset = after
                     if len(found) == limit:
                         break
@@ -133,14 +152,14 @@ class Journal:
 
     def close(self) -> None:
         """Leave the files, if there are any, to whoever comes next."""
-        os.close(self._file)
+        self._finish()
         os.close(self._lock)
 
     def remove(self) -> None:
         """Delete the files, of which nothing is needed any more, and close."""
+        self._finish()
         for segment in {*self._owed, self._segment}:
             self._path(segment).unlink(missing_ok=True)
-        os.close(self._file)
         self._release()
 
     def _release(self) -> None:
@@ -150,40 +169,35 @@ class Journal:
     def _path(self, segment: int) -> Path:
         return self._directory / f"{self.owner}-{segment}.journal"
 
-    def _append(self, text: bytes) -> Place:
-        if self._size >= self._limit:
-            self._turn()
+    def _turn_or_use_reserve(self, length: int) -> None:
         try:
-            if os.write(self._file, text) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._turn()
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)  # half a line would spoil the next
-            raise
-        place = Place(self._segment, self._size)
-        self._size += len(text)
-        return place
+            if self._size + length > len(self._file):
+                raise
 
     def _turn(self) -> None:
-        """Go on in a new segment; if that cannot be begun, in this one for now."""
-        carried = b"".join(self._under_way.values())
-        path = self._path(self._segment + 1)
+        """Go on in a new segment."""
+        left, old, size = self._segment, self._file, self._size
         try:
-            file = _created(path)
-            try:
-                _write_all(file, carried)
-            except OSError:
-                os.close(file)
-                path.unlink(missing_ok=True)
-                raise
-        except OSError:
-            self._limit = self._size + self._segment_bytes
-            return
-        os.close(self._file)
-        left = self._segment
-        self._file, self._segment, self._size = file, left + 1, len(carried)
-        self._limit = max(self._segment_bytes, 2 * len(carried))
+            self._begin(left + 1)
+        except OSError as error:
+            self._trouble.begin(error)
+            raise
+        self._trouble.end()
+        _cut(old, self._path(left), size)
         self._clear(left)
+
+    def _begin(self, segment: int) -> None:
+        """Begin a segment with the requests that are under way; if it cannot be made, nothing changes."""
+        carried = b"".join(self._under_way.values())
+        limit = max(self._segment_bytes, 2 * len(carried))
+        self._file = _mapped(self._path(segment), limit + max(limit, _LEAST_RESERVE))
+        self._file.write(carried)
+        self._segment, self._size, self._limit = segment, len(carried), limit
+
+    def _finish(self) -> None:
+        _cut(self._file, self._path(self._segment), self._size)
 
     def _clear(self, segment: int) -> None:
         if segment != self._segment and not self._owed[segment]:
@@ -218,7 +232,7 @@ class Estate:
         """
         for segment in self._segments():
             for record, after in records(segment):
-                if not isinstance(record, Intent | UsageRow):
+                if isinstance(record, Damage):
                     self._damaged.add(segment)
                     log.error("%s: the line that ends at byte %d is damaged; it is left out", segment, after)
                 yield record
@@ -270,10 +284,24 @@ def _locked(path: Path) -> int | None:
 
 
 def _created(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
 
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+def _mapped(path: Path, size: int) -> mmap.mmap:
+    """A new file of this size, in memory. Its room on the disk is taken now: later, a full disk would be a SIGBUS."""
+    file = _created(path)
+    try:
+        os.posix_fallocate(file, 0, size)
+        return mmap.mmap(file, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+
+
+def _cut(file: mmap.mmap, path: Path, size: int) -> None:
+    """Close it, and give back the room that was not written to."""
+    file.close()
+    with contextlib.suppress(OSError):  # somebody has deleted it; or zeros stay at its end
+        os.truncate(path, size)

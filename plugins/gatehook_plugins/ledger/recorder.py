@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, UsageRow, estimate
-from gatehook_plugins.ledger.records import Intent
+from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, estimate
+from gatehook_plugins.ledger.records import Intent, Row
 
 __all__ = ["CRASHED", "Recorder", "crashed"]
 
@@ -14,6 +14,8 @@ CRASHED: Final = "gateway_crashed"
 
 _TEXT = 256
 """Letters of anything that is kept of a request."""
+_KEPT = 10_000
+"""Texts that are remembered as fit to be kept."""
 _TOKENS = 10**12
 _COST = 10**15
 """More than one request can be: a million dollars. Sums of these fit into 64 bits."""
@@ -27,11 +29,12 @@ class Recorder(Observer):
     A request of nobody (who showed no good key) that asked for nothing yet is not recorded.
     """
 
-    def __init__(self, catalog: Catalog, intend: Callable[[Intent], None], end: Callable[[UsageRow], None]) -> None:
+    def __init__(self, catalog: Catalog, intend: Callable[[Intent], None], end: Callable[[Row], None]) -> None:
         """`intend` writes an intent, and raises OSError if it cannot; `end` takes a row, whatever happens."""
         self._catalog = catalog
         self._intend = intend
         self._end = end
+        self._fit = _Fit()
 
     async def admit(self, call: Call) -> None:
         """Write the intent.
@@ -40,18 +43,17 @@ class Recorder(Observer):
             Unavailable: it cannot be written, so the request could not be accounted for.
         """
         targets = self._catalog.group(call.model)
-        prompt = min(estimate(call, targets).prompt, _TOKENS)
-        principal = call.principal
+        principal, fit = call.principal, self._fit
         intent = Intent(
             call.id,
-            int(time.time() * 1000),
-            _clean(principal.id),
-            _clean(principal.key_id),
+            time.time_ns() // 1_000_000,
+            fit[principal.id],
+            fit[principal.key_id],
             call.operation,
             call.surface,
-            _clean(call.model),
-            prompt,
-            _price(targets, prompt),
+            fit[call.model],
+            min(estimate(call, targets).prompt, _TOKENS),
+            _input_price(targets),
         )
         try:
             self._intend(intent)
@@ -64,12 +66,14 @@ class Recorder(Observer):
     def finished(self, call: Call, outcome: Outcome) -> None:
         """Write the row."""
         if call.principal is not ANONYMOUS or call.model:
-            self._end(_row(call, outcome))
+            self._end(_row(call, outcome, self._fit))
 
 
-def crashed(intent: Intent) -> UsageRow:
+def crashed(intent: Intent) -> Row:
     """The row of a request whose process died: its prompt went out, of an answer nothing is known."""
-    return UsageRow(
+    price, prompt = intent.input_price, intent.prompt_tokens
+    cost = None if price is None else min(-(-prompt * price // 1000), _COST)
+    return Row(
         intent.request_id,
         intent.at,
         intent.user_id,
@@ -83,38 +87,54 @@ def crashed(intent: Intent) -> UsageRow:
         http_status=500,
         code=CRASHED,
         provenance="estimated",
-        prompt_tokens=intent.prompt_tokens,
-        input_cost=intent.input_cost,
-        output_cost=None if intent.input_cost is None else 0,
+        prompt_tokens=prompt,
+        input_cost=cost,
+        output_cost=None if cost is None else 0,
     )
 
 
-def _price(targets: Sequence[Target], prompt: int) -> int | None:
-    """What the prompt will cost, by the first deployment that has a price."""
+class _Fit(dict[str, str]):
+    """From a text to what every database can keep and every terminal show of it: nearly always the text itself.
+
+    The same few texts come with every request, so what they become is remembered.
+    """
+
+    def __missing__(self, text: str) -> str:
+        if len(text) > _TEXT:
+            return self[text[:_TEXT]]  # never remembered itself: nobody shall fill the memory
+        if len(self) >= _KEPT:
+            self.clear()
+        fit = text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+        self[text] = fit
+        return fit
+
+
+def _input_price(targets: Sequence[Target]) -> int | None:
+    """Of the first deployment that has one."""
     for target in targets:
         if target.pricing is not None:
-            return min(-(-prompt * target.pricing.input // 1000), _COST)
+            return target.pricing.input
     return None
 
 
-def _row(call: Call, outcome: Outcome) -> UsageRow:
+def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
     principal, target = call.principal, call.target
     told = None if outcome.status == "cached" else outcome.usage
     usage = told or _NOTHING
     cost = _FREE if told is None else outcome.cost  # what was not used costs nothing
-    return UsageRow(
+    return Row(
         call.id,
-        int(time.time() * 1000),
-        _clean(principal.id),
-        _clean(principal.key_id),
+        time.time_ns() // 1_000_000,
+        fit[principal.id],
+        fit[principal.key_id],
         call.operation,
         call.surface,
-        _clean(call.model),
-        "" if target is None else _clean(target.key),
-        "" if target is None else _clean(target.vendor),
+        fit[call.model],
+        "" if target is None else fit[target.key],
+        "" if target is None else fit[target.vendor],
         outcome.status,
         outcome.http_status,
-        _clean(outcome.code),
+        fit[outcome.code],
         "none" if told is None else "estimated" if told.estimated else "vendor",
         _bounded(usage.prompt_tokens, _TOKENS),
         _bounded(usage.completion_tokens, _TOKENS),
@@ -131,10 +151,3 @@ def _row(call: Call, outcome: Outcome) -> UsageRow:
 def _bounded(figure: int, most: int) -> int:
     """A vendor's figure, as far as one can be believed at all."""
     return figure if 0 <= figure <= most else max(0, min(figure, most))
-
-
-def _clean(text: str) -> str:
-    """What every database can keep and every terminal show."""
-    if len(text) <= _TEXT and text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_TEXT])

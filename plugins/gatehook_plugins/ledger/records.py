@@ -1,4 +1,4 @@
-"""The journal's lines: a checksum, what it is, and the thing itself as JSON. Each tells whether it is whole."""
+"""The journal's lines: a checksum, and a JSON list: what it is, and its fields. Each tells whether it is whole."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from gatehook import UsageRow
 
-__all__ = ["Damage", "Intent", "Record", "line", "parse", "records"]
+__all__ = ["Damage", "Intent", "Record", "Row", "line", "parse", "records"]
 
 
-class Intent(Struct, frozen=True):
+class Intent(Struct, frozen=True, array_like=True, tag="i", gc=False):
     """A request that is about to be made. All that is known if the process dies before it ends."""
 
     request_id: str
@@ -27,8 +27,12 @@ class Intent(Struct, frozen=True):
     model: str
     prompt_tokens: int
     """As estimated."""
-    input_cost: int | None
-    """Of those, in nano-dollars; None where no price is known."""
+    input_price: int | None
+    """Nano-dollars for 1000 of those; None where no price is known."""
+
+
+class Row(UsageRow, frozen=True, array_like=True, tag="r", gc=False):
+    """A row of the ledger as the journal writes it: in the order of its fields, without their names."""
 
 
 class Damage(Struct, frozen=True):
@@ -37,20 +41,19 @@ class Damage(Struct, frozen=True):
     offset: int
 
 
-Record = Intent | UsageRow | Damage
+Record = Intent | Row | Damage
 
 _encode = msgspec.json.Encoder().encode
-_intent = msgspec.json.Decoder(Intent)
-_row = msgspec.json.Decoder(UsageRow)
+_decoder: msgspec.json.Decoder[Intent | Row] = msgspec.json.Decoder(Intent | Row)
 
 
-def line(value: Intent | UsageRow) -> bytes:
+def line(value: Intent | Row) -> bytes:
     """One line, with its end."""
-    body = (b"i" if type(value) is Intent else b"r") + _encode(value)
+    body = _encode(value)
     return b"%08x%b\n" % (crc32(body), body)
 
 
-def parse(text: bytes) -> Intent | UsageRow:
+def parse(text: bytes) -> Intent | Row:
     """What a line says, given without its end.
 
     Raises:
@@ -59,16 +62,13 @@ def parse(text: bytes) -> Intent | UsageRow:
     body = text[8:]
     if text[:8] != b"%08x" % crc32(body):
         raise ValueError("the checksum does not match")
-    kind, value = body[:1], body[1:]
-    if kind == b"i":
-        return _intent.decode(value)
-    if kind == b"r":
-        return _row.decode(value)
-    raise ValueError("of a kind that is not known here")
+    return _decoder.decode(body)
 
 
 def records(file: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
-    """Every line from byte `offset` on, each with the offset after it. An unfinished last line is left out.
+    """Every line from byte `offset` on, each with the offset after it.
+
+    A last line that was not written to its end is left out: it has none, or holds zeros that nothing was written over.
 
     Raises:
         OSError: the file cannot be read.
@@ -79,12 +79,19 @@ def records(file: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
 
 
 def _records(opened: BufferedReader, offset: int) -> Iterator[tuple[Record, int]]:
+    torn: tuple[Damage, int] | None = None
     for text in opened:
         if not text.endswith(b"\n"):
             return
+        if torn:
+            yield torn  # not the last line, so not what was being written when the process died
+            torn = None
         after = offset + len(text)
         try:
             yield parse(text[:-1]), after
         except (ValueError, msgspec.MsgspecError):
-            yield Damage(offset), after
+            if b"\0" in text:
+                torn = Damage(offset), after
+            else:
+                yield Damage(offset), after
         offset = after

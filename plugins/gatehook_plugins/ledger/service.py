@@ -28,7 +28,7 @@ from gatehook_plugins.ledger.adoption import Adopter
 from gatehook_plugins.ledger.booking import Booker
 from gatehook_plugins.ledger.flusher import Flusher
 from gatehook_plugins.ledger.journal import Journal
-from gatehook_plugins.ledger.records import Intent
+from gatehook_plugins.ledger.records import Intent, Row
 from gatehook_plugins.ledger.table import book
 
 __all__ = ["GroupLedger"]
@@ -103,9 +103,9 @@ class GroupLedger:
         Raises:
             OSError: that cannot be written.
         """
-        self._running.intend(intent)
+        self._running.journal.intend(intent)
 
-    def enter(self, row: UsageRow) -> None:
+    def enter(self, row: Row) -> None:
         """Take the row of a request that has ended."""
         self._running.enter(row)
 

@@ -1,6 +1,10 @@
-"""A database with the ledger's table, rows to enter into it, and somebody who books them."""
+"""A database with the ledger's table, rows to enter into it, somebody who books them, and a disk that is full."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from gatehook.accounts import UsageRow
 from gatehook.services import DATABASE, Database
 from gatehook_plugins.database.address import backend_of
 from gatehook_plugins.database.service import SqlDatabase
-from gatehook_plugins.ledger.records import Intent
+from gatehook_plugins.ledger.records import Intent, Row
 
 
 class Books:
@@ -58,10 +62,26 @@ def services(database: Database) -> Services:
 
 
 @pytest.fixture
-def a_row() -> Callable[..., UsageRow]:
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """While it is, no segment of a journal can be begun."""
+
+    def allocate(file: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", allocate)
+            yield
+
+    return full
+
+
+@pytest.fixture
+def a_row() -> Callable[..., Row]:
     """Makes the n-th row."""
 
-    def make(number: int, **fields: Any) -> UsageRow:
+    def make(number: int, **fields: Any) -> Row:
         values: dict[str, Any] = {
             "request_id": f"req_{number:06}",
             "at": 1_000_000 + number,
@@ -83,7 +103,7 @@ def a_row() -> Callable[..., UsageRow]:
             "latency": number % 1000,
             "attempts": 1,
         }
-        return UsageRow(**(values | fields))
+        return Row(**(values | fields))
 
     return make
 
@@ -102,7 +122,7 @@ def an_intent() -> Callable[..., Intent]:
             "surface": "openai",
             "model": "m",
             "prompt_tokens": 7,
-            "input_cost": 70,
+            "input_price": 10_000,
         }
         return Intent(**(values | fields))
 

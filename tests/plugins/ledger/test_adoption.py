@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import pytest
+from msgspec.structs import astuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,10 +18,10 @@ from gatehook_plugins.ledger.adoption import Adopter
 from gatehook_plugins.ledger.booking import GROUP, Booker
 from gatehook_plugins.ledger.journal import Journal
 from gatehook_plugins.ledger.queries import rows as select_rows
-from gatehook_plugins.ledger.records import Intent
+from gatehook_plugins.ledger.records import Intent, Row
 from gatehook_plugins.ledger.table import usage
 
-MakeRow = Callable[..., UsageRow]
+MakeRow = Callable[..., Row]
 MakeIntent = Callable[..., Intent]
 
 
@@ -83,7 +84,7 @@ async def test_rows_are_entered_and_requests_that_nobody_ended_become_failures(
     booker = booker_of(database, books)
     await booker.book([a_row(0)], again=False)
     journal.enter(a_row(1))
-    journal.intend(an_intent(3, input_cost=None))
+    journal.intend(an_intent(3, input_price=None))
     owner = journal.owner
     journal.close()
     books.told.clear()
@@ -91,8 +92,8 @@ async def test_rows_are_entered_and_requests_that_nobody_ended_become_failures(
     await Adopter(booker, tmp_path, "b").adopt()
     found = {row.request_id: row for row in await rows_of(database)}
     assert sorted(books.booked) == sorted(found) == [f"req_{number:06}" for number in range(4)]
-    assert found["req_000000"] == a_row(0)
-    assert found["req_000001"] == a_row(1)
+    assert astuple(found["req_000000"]) == astuple(a_row(0))
+    assert astuple(found["req_000001"]) == astuple(a_row(1))
     crashed = found["req_000002"]
     assert (crashed.outcome, crashed.code, crashed.provenance) == ("failed", "gateway_crashed", "estimated")
     assert (crashed.prompt_tokens, crashed.completion_tokens, crashed.cost) == (7, 0, 70)

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,11 +21,14 @@ from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.ledger.booking import GROUP, Booker
 from gatehook_plugins.ledger.flusher import Flusher
 from gatehook_plugins.ledger.journal import Journal
+from gatehook_plugins.ledger.records import Row
 from gatehook_plugins.ledger.table import usage
 
-MakeRow = Callable[..., UsageRow]
+MakeRow = Callable[..., Row]
 LONG = 3600.0
 """An interval that ends in no test."""
+MORE_THAN_FITS = 1000
+"""Rows, into a segment of a journal."""
 
 
 class Booked(Posting, Protocol):
@@ -84,6 +86,7 @@ def made(
     return make
 
 
+FullDisk = Callable[[], AbstractContextManager[None]]
 Made = Callable[..., AbstractAsyncContextManager[tuple[Flusher, Journal]]]
 
 
@@ -242,18 +245,17 @@ async def test_too_many_rows_stay_in_the_journal_and_come_back_in_order(
 
 
 async def test_a_row_that_cannot_be_journalled_still_arrives(
-    made: Made, books: Booked, a_row: MakeRow, caplog: pytest.LogCaptureFixture
+    made: Made, books: Booked, a_row: MakeRow, full_disk: FullDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with made() as (flusher, journal):
-        file, journal._file = journal._file, os.open("/dev/full", os.O_WRONLY)
-        for number in range(3):
-            flusher.enter(a_row(number))
+        with full_disk():
+            for number in range(MORE_THAN_FITS):
+                flusher.enter(a_row(number))
+            assert [segment for _, segment in flusher._waiting.values()][-1] is None
+            await flusher.flush()
+        flusher.enter(a_row(MORE_THAN_FITS))
         await flusher.flush()
-        os.close(journal._file)
-        journal._file = file
-        flusher.enter(a_row(3))
-        await flusher.flush()
-        assert len(books.told) == 4
+        assert len(books.told) == MORE_THAN_FITS + 1
         assert journal.is_settled
     assert [message.split(",")[0] for message in caplog.messages] == [
         "the ledger's journal cannot be written",
@@ -261,15 +263,18 @@ async def test_a_row_that_cannot_be_journalled_still_arrives(
     ]
 
 
-async def test_with_no_room_anywhere_refusals_are_forgotten(made: Made, fickle: Fickle, a_row: MakeRow) -> None:
+async def test_with_no_room_anywhere_refusals_are_forgotten(
+    made: Made, fickle: Fickle, a_row: MakeRow, full_disk: FullDisk
+) -> None:
     async with made(most_waiting=10) as (flusher, journal):
         fickle.is_away = True
-        file, journal._file = journal._file, os.open("/dev/full", os.O_WRONLY)
-        for number in range(100):
-            flusher.enter(a_row(number, outcome="rejected" if number % 10 else "complete"))
+        with full_disk():
+            with contextlib.suppress(OSError):
+                for number in range(MORE_THAN_FITS):
+                    journal.enter(a_row(number, latency=0))
+            for number in range(100):
+                flusher.enter(a_row(number, outcome="rejected" if number % 10 else "complete"))
         assert len(flusher._waiting) == 19, "ten, and then those that used something"
-        os.close(journal._file)
-        journal._file = file
 
 
 async def test_a_locked_file_is_waited_for(tmp_path: Path, a_row: MakeRow) -> None:

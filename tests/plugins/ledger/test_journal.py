@@ -1,22 +1,22 @@
 """The journal: what was written is read back, whatever happened to the files' ends; and whose files they are."""
 
-import errno
-import os
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehook.accounts import UsageRow
-from gatehook_plugins.ledger.journal import Estate, Journal, Place
-from gatehook_plugins.ledger.records import Damage, Intent, Record, line, records
+from gatehook_plugins.ledger.journal import SEGMENT_BYTES, Estate, Journal, Place
+from gatehook_plugins.ledger.records import Damage, Intent, Record, Row, line, records
 
-MakeRow = Callable[..., UsageRow]
+MakeRow = Callable[..., Row]
 MakeIntent = Callable[..., Intent]
+FullDisk = Callable[[], AbstractContextManager[None]]
 
 everything = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -54,7 +54,7 @@ def test_a_line_says_what_was_written(
 def test_a_file_cut_at_any_byte_gives_the_lines_before_the_cut(
     tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent
 ) -> None:
-    written: list[Intent | UsageRow] = [an_intent(1), a_row(1, model="mödel"), an_intent(2)]
+    written: list[Intent | Row] = [an_intent(1), a_row(1, model="mödel"), an_intent(2)]
     whole = b"".join(map(line, written))
     ends = [len(b"".join(map(line, written[:count]))) for count in range(4)]
     path = tmp_path / "x"
@@ -101,14 +101,14 @@ def test_only_its_owner_can_read_it(tmp_path: Path, a_row: MakeRow) -> None:
 
 
 def test_a_segment_goes_when_all_its_rows_are_booked(tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent) -> None:
-    journal = Journal(tmp_path, "b", segment_bytes=2000)
+    journal = Journal(tmp_path, "b", segment_bytes=1000)
     journal.intend(an_intent(999))
     rows = [a_row(number) for number in range(30)]
     places = [journal.enter(row) for row in rows]
     numbers = segments(tmp_path)
     assert len(numbers) > 3
-    for row, place in zip(rows, places, strict=True):
-        journal.booked(row, place)
+    for segment in places:
+        journal.booked(segment, 1)
     assert segments(tmp_path) == numbers[-1:]
     assert not journal.is_settled
     journal.close()
@@ -126,64 +126,92 @@ def test_a_segment_that_only_holds_requests_under_way_moves_on(tmp_path: Path, a
     }
 
 
-def test_a_full_disk_leaves_no_half_line(
-    tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent, monkeypatch: pytest.MonkeyPatch
+def test_on_a_full_disk_no_request_is_made_but_those_under_way_can_end(
+    tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent, full_disk: FullDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = Journal(tmp_path, "b")
+    journal = Journal(tmp_path, "b", segment_bytes=250)
     journal.intend(an_intent(1))
-    write = os.write
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, data: write(file, data[:20]))
-        with pytest.raises(OSError, match="No space left"):
-            journal.enter(a_row(1))
-    journal.intend(an_intent(2))
+    with full_disk():
+        journal.intend(an_intent(2))
+        journal.intend(an_intent(3))
+        for number in range(4, 9):
+            with pytest.raises(OSError, match="No space left"):
+                journal.intend(an_intent(number))
+        assert journal.enter(a_row(1)) == 1
+        assert segments(tmp_path) == [1]
+    journal.intend(an_intent(100))
+    assert journal.enter(a_row(2)) > 1
     journal.close()
-    assert left_by(tmp_path) == [an_intent(1), an_intent(2)]
+    found = left_by(tmp_path)
+    assert [one for one in found if isinstance(one, Row)] == [a_row(1), a_row(2)]
+    assert an_intent(2) in found
+    assert an_intent(100) in found
+    assert len(caplog.messages) == 2, "when it begins, and when it is over"
 
 
-def test_a_device_that_takes_nothing_is_an_error_until_it_does(tmp_path: Path, an_intent: MakeIntent) -> None:
-    journal = Journal(tmp_path, "b")
-    file, journal._file = journal._file, os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(OSError) as caught:  # noqa: PT011  # whatever its words, its number tells
-        journal.intend(an_intent(1))
-    assert caught.value.errno == errno.ENOSPC
-    os.close(journal._file)
-    journal._file = file
-    journal.intend(an_intent(2))
-    journal.close()
-    assert left_by(tmp_path) == [an_intent(2)]
-
-
-def test_a_segment_that_cannot_be_begun_is_put_off(
-    tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent, monkeypatch: pytest.MonkeyPatch
+def test_a_row_for_which_there_is_no_room_at_all_is_an_error(
+    tmp_path: Path, a_row: MakeRow, full_disk: FullDisk
 ) -> None:
     journal = Journal(tmp_path, "b", segment_bytes=500)
-    journal.intend(an_intent(100))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", lambda *rest: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many files")))
-        places = [journal.enter(a_row(number)) for number in range(5)]
-    assert {place.segment for place in places} == {1}
-    assert journal.enter(a_row(9)).segment == 2
+    rows = [a_row(number) for number in range(1000)]
+    entered = []
+    with full_disk(), contextlib.suppress(OSError):
+        for row in rows:
+            journal.enter(row)
+            entered.append(row)
     journal.close()
-    assert len(left_by(tmp_path)) == 8, "the request under way is in both"
+    assert 100 < len(entered) < 1000
+    assert left_by(tmp_path) == entered, "no half line"
+
+
+def test_a_journal_that_cannot_be_begun_leaves_no_files(tmp_path: Path, full_disk: FullDisk) -> None:
+    with full_disk(), pytest.raises(OSError, match="No space left"):
+        Journal(tmp_path, "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_half_copied_when_the_process_died_is_left_out(tmp_path: Path, a_row: MakeRow) -> None:
+    """A copy may begin anywhere: a line may have its end, but zeros before."""
+    whole, half = line(a_row(1)), line(a_row(2))
+    path = tmp_path / "x"
+    for start in range(1, len(half)):
+        path.write_bytes(whole + bytes(start) + half[start:] + bytes(5000))
+        assert read(path) == [a_row(1)]
+        path.write_bytes(whole + half[:start] + bytes(5000))
+        assert read(path) == [a_row(1)]
+    path.write_bytes(bytes(100) + whole + half)
+    assert read(path) == [Damage(0), a_row(2)], "something follows: the file was damaged"
+
+
+def test_a_segment_takes_no_more_of_the_disk_than_it_needs_once_it_is_left(
+    tmp_path: Path, an_intent: MakeIntent
+) -> None:
+    journal = Journal(tmp_path, "b")
+    (path,) = tmp_path.glob("*.journal")
+    assert path.stat().st_blocks * 512 >= SEGMENT_BYTES, "taken before it is written to"
+    journal.intend(an_intent(1))
+    journal.close()
+    assert path.read_bytes() == line(an_intent(1))
 
 
 def test_rows_are_read_back_piece_by_piece(tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent) -> None:
     journal = Journal(tmp_path, "b", segment_bytes=3000)
     rows = [a_row(number) for number in range(50)]
-    places = []
+    entered = []
     for row in rows:
         journal.intend(an_intent(row.attempts))
-        places.append(journal.enter(row))
-    for row, place in list(zip(rows, places, strict=True))[:10]:
-        journal.booked(row, place)
-    found: list[tuple[UsageRow, Place]] = []
-    place = places[10]
+        entered.append((row, journal.enter(row)))
+    found: list[tuple[Row, int]] = []
+    place = Place(1, 0)
     while place != journal.end:
         some, place = journal.read(place, 7)
         assert len(some) <= 7
         found += some
-    assert found == list(zip(rows, places, strict=True))[10:]
+    assert found == entered
+    for _, segment in entered:
+        journal.booked(segment, 1)
+    journal.enter(a_row(50))
+    assert journal.read(place, 7)[0] == [(a_row(50), entered[-1][1])], "segments that are gone are passed over"
     journal.close()
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -249,7 +248,10 @@ async def test_many_at_once(client: Client) -> None:
 
 
 async def test_without_a_journal_nothing_is_asked_of_a_vendor(
-    serve_on: Serve, database_url: str, caplog: pytest.LogCaptureFixture
+    serve_on: Serve,
+    database_url: str,
+    full_disk: Callable[[], AbstractContextManager[None]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     message = {"role": "assistant", "content": "hello"}
     said = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
@@ -257,12 +259,11 @@ async def test_without_a_journal_nothing_is_asked_of_a_vendor(
         more = f'[[models]]\nname = "real"\nvendor = "openai"\nbase_url = "{stub.url}"\n'
         async with serve_on(database_url, more) as client:
             journal: Any = client.ledger._journal  # type: ignore[attr-defined]
-            file, journal._file = journal._file, os.open("/dev/full", os.O_WRONLY)
-            for _ in range(3):
-                status, answer = await client.ask("real")
-                assert (status, answer["error"]["code"]) == (503, "ledger_unavailable")
-            os.close(journal._file)
-            journal._file = file
+            journal._limit = 0  # the next line begins a segment
+            with full_disk():
+                for _ in range(3):
+                    status, answer = await client.ask("real")
+                    assert (status, answer["error"]["code"]) == (503, "ledger_unavailable")
             assert (await client.ask("real"))[0] == 200
             assert [row.outcome for row in await client.rows(4)] == ["complete", "rejected", "rejected", "rejected"]
         assert len(stub.requests) == 1

@@ -25,18 +25,22 @@ async def rows(database: Database, a_row: MakeRow) -> Sequence[UsageRow]:
     """A few hundred of all kinds, in the table."""
     draw = random.Random(7)
     made = [
-        a_row(
-            number,
-            at=draw.randrange(3 * DAY),
-            user_id=draw.choice(["ann", "bob"]),
-            model=draw.choice(["m", "n", "o"]),
-            outcome=draw.choice(["complete", "cached", "partial", "failed", "rejected", "correction"]),
-            prompt_tokens=draw.randrange(-5, 1000),
-            completion_tokens=draw.randrange(1000),
-            input_cost=draw.choice([None, draw.randrange(10**15)]),
-            output_cost=draw.choice([None, draw.randrange(10**15)]),
-            latency=draw.randrange(5000),
-            first_token=draw.choice([None, 3]),
+        UsageRow(
+            **asdict(
+                a_row(
+                    number,
+                    at=draw.randrange(3 * DAY),
+                    user_id=draw.choice(["ann", "bob"]),
+                    model=draw.choice(["m", "n", "o"]),
+                    outcome=draw.choice(["complete", "cached", "partial", "failed", "rejected", "correction"]),
+                    prompt_tokens=draw.randrange(-5, 1000),
+                    completion_tokens=draw.randrange(1000),
+                    input_cost=draw.choice([None, draw.randrange(10**15)]),
+                    output_cost=draw.choice([None, draw.randrange(10**15)]),
+                    latency=draw.randrange(5000),
+                    first_token=draw.choice([None, 3]),
+                )
+            )
         )
         for number in range(400)
     ]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from gatehook import Call, Document, Outcome, Principal, Target, Unavailable, Usage, encode
-from gatehook.accounts import Pricing, UsageRow
+from gatehook.accounts import Pricing
 from gatehook.catalog import LiveCatalog
-from gatehook_plugins.ledger.recorder import Recorder
-from gatehook_plugins.ledger.records import Intent, line
+from gatehook_plugins.ledger.recorder import Recorder, crashed
+from gatehook_plugins.ledger.records import Intent, Row, line
 
 PRICED = Target("gpt#1", "gpt", "openai", "gpt-2024", pricing=Pricing(1_000_000, 2_000_000))
 UNPRICED = Target("raw#1", "raw", "openai", "raw")
@@ -20,7 +20,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.intents: list[Intent] = []
-        self.rows: list[UsageRow] = []
+        self.rows: list[Row] = []
         self.error: OSError | None = None
         self.recorder = Recorder(LiveCatalog([PRICED, UNPRICED]), self._intend, self.rows.append)
 
@@ -29,7 +29,7 @@ class Desk:
             raise self.error
         self.intents.append(intent)
 
-    def row(self, call: Call, status: Any = "complete", http_status: int = 200, **outcome: Any) -> UsageRow:
+    def row(self, call: Call, status: Any = "complete", http_status: int = 200, **outcome: Any) -> Row:
         usage, pricing = outcome.get("usage"), call.target.pricing if call.target else None
         cost = usage.cost(pricing) if usage is not None and pricing is not None else None
         self.recorder.finished(call, Outcome(status, http_status, **outcome, cost=cost))
@@ -120,10 +120,10 @@ async def test_the_intent_tells_the_prompt_and_what_it_costs(desk: Desk) -> None
     (intent,) = desk.intents
     assert (intent.request_id, intent.user_id, intent.key_id, intent.model) == (call.id, "ann", "k1", "gpt")
     assert 1000 <= intent.prompt_tokens <= 1050
-    assert intent.input_cost == intent.prompt_tokens * 1000
+    assert crashed(intent).input_cost == intent.prompt_tokens * 1000
     await desk.recorder.admit(a_call(model="raw"))
     await desk.recorder.admit(a_call(model="unknown"))
-    assert [one.input_cost for one in desk.intents[1:]] == [None, None]
+    assert [crashed(one).input_cost for one in desk.intents[1:]] == [None, None]
 
 
 async def test_what_cannot_be_written_down_is_refused(desk: Desk) -> None:
