@@ -86,7 +86,7 @@ def program(accounts_text: Callable[..., str], redis_url: str, tmp_path: Path) -
         accounts_text(
             {"name": "m", **mock},
             {"name": "e", "vendor": "mock", "pricing": PRICING},
-            redis={"url": redis_url},
+            redis={"url": redis_url, "timeout": 10},
             plugin_auth_keys={"keys": [], "admin_keys": []},
             plugin_auth_jwt=off,
         )

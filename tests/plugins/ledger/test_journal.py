@@ -183,9 +183,7 @@ def test_what_was_half_copied_when_the_process_died_is_left_out(tmp_path: Path, 
     assert read(path) == [Damage(0), a_row(2)], "something follows: the file was damaged"
 
 
-def test_a_segment_takes_no_more_of_the_disk_than_it_needs_once_it_is_left(
-    tmp_path: Path, an_intent: MakeIntent
-) -> None:
+def test_a_journal_that_is_left_takes_no_more_of_the_disk_than_it_needs(tmp_path: Path, an_intent: MakeIntent) -> None:
     journal = Journal(tmp_path, "b")
     (path,) = tmp_path.glob("*.journal")
     assert path.stat().st_blocks * 512 >= SEGMENT_BYTES, "taken before it is written to"

@@ -269,7 +269,7 @@ async def test_two_gateways_on_one_redis_share_their_limits(
     gateway: Gateway, people: dict[str, Principal], redis_url: str
 ) -> None:
     people["t"] = person(key=Limits(30))
-    settings = f'[redis]\nurl = "{redis_url}"\n[plugins.rate_limit]\n{MODEL}'
+    settings = f'[redis]\nurl = "{redis_url}"\ntimeout = 10\n[plugins.rate_limit]\n{MODEL}'
     async with gateway(settings) as one, gateway(settings) as other:
         answers = await asyncio.gather(*(client.ask("t") for _ in range(30) for client in (one, other)))
     assert sorted(answer.status for answer in answers) == [200] * 30 + [429] * 30
