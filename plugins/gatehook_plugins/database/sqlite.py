@@ -39,6 +39,20 @@ _OUT_OF_ORDER: Final = frozenset(
 """Result codes that say something of the file, not of the statement."""
 
 
+class _Connection(sqlite3.Connection):
+    """Gives up its locks when it is closed.
+
+    SQLite puts that off for as long as there is a statement. One that somebody gave up waiting for is kept by the
+    error's traceback: until then, nobody else could write.
+    """
+
+    def close(self) -> None:
+        """Roll back, and close."""
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+
 class Sqlite:
     """One file. `timeout` is how long, in seconds, a lock is waited for."""
 
@@ -94,7 +108,7 @@ class Sqlite:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=self._timeout,
-            connect_args={"timeout": self._timeout, "isolation_level": None},
+            connect_args={"timeout": self._timeout, "isolation_level": None, "factory": _Connection},
             hide_parameters=True,
         )
 

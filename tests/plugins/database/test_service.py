@@ -83,6 +83,29 @@ async def test_cancelling_at_any_moment_breaks_nothing(thing: Any) -> None:
     assert (await rows(thing))[-1] == 1000
 
 
+async def test_who_gives_up_in_the_middle_of_a_statement_leaves_no_lock(node_at: Any, tmp_path: Path) -> None:
+    """Even while somebody keeps its error, and with it all that the statement held."""
+    one = node_at(f"sqlite:///{tmp_path}/gatehook.db", timeout=2.0)
+    long = "WITH RECURSIVE count(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM count LIMIT 100000) SELECT n FROM count"
+
+    async def fill() -> None:
+        async with one.database.writing() as connection:
+            await connection.execute(text(f"INSERT INTO thing {long}"))
+
+    async with one.database.opened():
+        async with one.database.writing() as connection:
+            await connection.execute(text("CREATE TABLE thing (n BIGINT PRIMARY KEY)"))
+        given_up = []
+        for turns in range(0, 100, 2):
+            given_up.append(asyncio.create_task(fill()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            given_up[-1].cancel()
+            await asyncio.wait(given_up)
+            await add(one, -turns)
+        assert await rows(one) == list(range(-98, 1, 2))
+
+
 async def test_a_statement_s_own_fault_is_the_caller_s_to_handle(thing: Any) -> None:
     from sqlalchemy.exc import DBAPIError, IntegrityError
 
