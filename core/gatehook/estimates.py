@@ -7,8 +7,7 @@ less than a byte of text, which is all that are in use; pictures are counted by 
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import MsgspecError, Struct
-from msgspec.json import Decoder
+from msgspec import Struct
 
 from gatehook.model import Call, Target
 
@@ -46,17 +45,6 @@ class Estimate(Struct, frozen=True, gc=False):
         return self.prompt_most + self.completion_most
 
 
-class _Asked(Struct, frozen=True, gc=False):
-    """What a request says of its answers; the rest of it is not looked at."""
-
-    max_completion_tokens: Any = None
-    max_tokens: Any = None
-    n: Any = None
-
-
-_decode_asked = Decoder(_Asked).decode
-
-
 def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     """What `call` will use at one of these deployments.
 
@@ -86,11 +74,8 @@ def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
         prompt, prompt_most = min(prompt, window), min(prompt_most, window)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    asked = _asked(call)
-    most = asked.max_completion_tokens or asked.max_tokens
-    if not isinstance(most, int) or most <= 0:
-        most = longest or window or _LONGEST_ANSWER
-    times = asked.n if isinstance(asked.n, int) and asked.n > 1 else 1
+    asked, times = _asked(call)
+    most = asked or longest or window or _LONGEST_ANSWER
     return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times)
 
 
@@ -111,12 +96,14 @@ def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
     return window if told_window else 0, longest if told_longest else 0
 
 
-def _asked(call: Call) -> _Asked:
-    try:
-        return _decode_asked(call.body.raw)  # much cheaper than all of it, which maybe nobody else needs
-    except (MsgspecError, UnicodeError, RecursionError):
-        payload = call.payload
-        return _Asked(payload.get("max_completion_tokens"), payload.get("max_tokens"), payload.get("n"))
+def _asked(call: Call) -> tuple[int, int]:
+    """How long an answer may be (0 where nobody says), and how many there will be."""
+    if call.choices is not None:
+        return call.max_tokens or 0, call.choices
+    said = call.payload
+    most = said.get("max_completion_tokens") or said.get("max_tokens")
+    times = [asked for asked in (said.get("n"), said.get("best_of")) if isinstance(asked, int)]
+    return max(most, 0) if isinstance(most, int) else 0, max(times, default=1) if min(times, default=1) > 0 else 1
 
 
 def _pictures(messages: Any) -> tuple[int, int]:

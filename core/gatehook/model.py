@@ -306,6 +306,10 @@ class Call(Struct, eq=False):
     stream: bool = False
     include_usage: bool = False
     """Whether the client asked for the usage event at the end of a stream."""
+    max_tokens: int | None = None
+    """How long each answer may be, as the client said, if the surface tells `choices`."""
+    choices: int | None = None
+    """How many answers are to be made; None if the surface does not tell, and the body is to be read for it."""
     body: Document = EMPTY
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""

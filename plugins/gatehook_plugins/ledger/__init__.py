@@ -44,7 +44,7 @@ class LedgerPlugin:
             description="where the journal is, seen from the settings file; on a disk of this machine",
         )
         flush_interval: float = Field(
-            default=0.1, ge=0, le=60, description="seconds a row may wait for others to be written with"
+            default=0.25, ge=0, le=60, description="seconds a row may wait for others to be written with"
         )
 
     requires = (DATABASE, DIRECTORY, CATALOG)

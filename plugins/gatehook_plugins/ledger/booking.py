@@ -14,7 +14,7 @@ __all__ = ["GROUP", "Booker"]
 
 log = logging.getLogger("gatehook.ledger")
 
-GROUP = 500
+GROUP = 2000
 """Rows of one transaction, at most."""
 
 

@@ -211,6 +211,16 @@ class ChatRequest(Struct):
     service_tier: str | None = None
     store: bool | None = None
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of one answer."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def answers(self) -> int:
+        """How many are made."""
+        return self.n or 1
+
 
 class CompletionRequest(Struct):
     """POST /v1/completions."""
@@ -233,6 +243,16 @@ class CompletionRequest(Struct):
     suffix: str | None = None
     seed: int | None = None
     user: str | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of one answer."""
+        return self.max_tokens
+
+    @property
+    def answers(self) -> int:
+        """How many are made; the worse ones of `best_of` are thrown away, and paid for."""
+        return max(self.n or 1, self.best_of or 1)
 
 
 class EmbeddingRequest(Struct):

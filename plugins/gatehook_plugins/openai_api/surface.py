@@ -55,6 +55,7 @@ class OpenAISurface:
         if isinstance(parsed, EmbeddingRequest):
             _check_encoding(parsed)
             return
+        call.max_tokens, call.choices = parsed.longest, parsed.answers
         call.stream = parsed.stream is True
         if parsed.stream_options is not None:
             if not call.stream:

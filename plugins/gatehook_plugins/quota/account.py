@@ -59,30 +59,39 @@ PLENTY = Amount(_MOST * 1000, _MOST * 1000)
 
 
 class Need(Struct, frozen=True, gc=False):
-    """What one request will use: as expected, and at most; both from 0 to 10**15."""
+    """What one request will use at most, and what is expected of it; all from 0 to 10**15."""
 
-    expected: Amount
-    most: Amount
+    tokens: int
+    nano: int
+    expected_tokens: int
+    expected_nano: int
 
     @classmethod
-    def of(cls, expected: Amount, most: Amount) -> "Need":
+    def of(cls, tokens: int, nano: int, expected_tokens: int, expected_nano: int) -> "Need":
         """With amounts that can be counted with; the bound is never below what is expected."""
-        if expected.tokens <= most.tokens <= _MOST and expected.nano <= most.nano <= _MOST:  # nearly always
-            return cls(expected, most)
-        limit = Amount(_MOST, _MOST)
-        expected = expected.up_to(limit)
-        return cls(expected, most.up_to(limit).at_least(expected))
+        if not (expected_tokens <= tokens <= _MOST and expected_nano <= nano <= _MOST):  # hardly ever
+            expected_tokens, expected_nano = min(expected_tokens, _MOST), min(expected_nano, _MOST)
+            tokens, nano = max(min(tokens, _MOST), expected_tokens), max(min(nano, _MOST), expected_nano)
+        return cls(tokens, nano, expected_tokens, expected_nano)
+
+    @property
+    def most(self) -> Amount:
+        """Its bound."""
+        return Amount(self.tokens, self.nano)
+
+    @property
+    def expected(self) -> Amount:
+        """What it should get by with."""
+        return Amount(self.expected_tokens, self.expected_nano)
 
     def is_bounded_by(self, room: Amount) -> bool:
         """Whether it cannot use more than this. What it does not use at all may be lacking."""
-        most = self.most
-        return (most.tokens <= room.tokens or not most.tokens) and (most.nano <= room.nano or not most.nano)
+        return (self.tokens <= room.tokens or not self.tokens) and (self.nano <= room.nano or not self.nano)
 
     def is_expected_in(self, room: Amount) -> bool:
         """Whether it should get by with this."""
-        expected, most = self.expected, self.most
-        return (max(expected.tokens, 1) <= room.tokens or not most.tokens) and (
-            max(expected.nano, 1) <= room.nano or not most.nano
+        return (max(self.expected_tokens, 1) <= room.tokens or not self.tokens) and (
+            max(self.expected_nano, 1) <= room.nano or not self.nano
         )
 
 
@@ -100,26 +109,42 @@ class Standing(Struct, frozen=True):
         return self.total, self.day, self.month
 
 
+class _Purse:
+    """One of the two things, as one process has it of one user. Whole numbers: this is counted with at every request."""
+
+    __slots__ = ("free", "held", "lease", "share")
+
+    def __init__(self) -> None:
+        self.free = 0
+        """Below zero where requests used, or may use, more than was left."""
+        self.held = 0
+        """Reserved, or used and not yet booked."""
+        self.lease = 0
+        """What the database has, as far as known here: at least this."""
+        self.share = 0
+        """As much may stay free."""
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether more is leased than need be."""
+        free, held = self.free, self.held
+        return free > self.share or self.lease > (held + free if free > 0 else held)
+
+
 class Account:
     """One user, as one process sees it.
 
-    `frozen` while the database is being asked: what is decided there counts on `free` not being used meanwhile.
+    `frozen` while the database is being asked: what is decided there counts on what is free not being used meanwhile.
     """
 
-    __slots__ = ("caps", "free", "frozen", "held", "lease", "leased", "rewrite", "share", "touched", "user_id")
+    __slots__ = ("_money", "_tokens", "caps", "frozen", "leased", "rewrite", "touched", "user_id")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         self.caps = Caps()
         """As last seen."""
-        self.free = NOTHING
-        """Below zero where requests used, or may use, more than was left."""
-        self.held = NOTHING
-        """Reserved, or used and not yet booked."""
-        self.lease = NOTHING
-        """What the database has, as far as known here: at least this."""
-        self.share = NOTHING
-        """As much may stay free."""
+        self._tokens = _Purse()
+        self._money = _Purse()
         self.frozen = False
         self.leased = False
         """Whether there was a lease when the database was last told."""
@@ -128,57 +153,73 @@ class Account:
         self.touched = False
         """A request was admitted since this was last looked at."""
 
+    @property
+    def free(self) -> Amount:
+        """Of the lease, what no request holds; below zero where requests hold more than was left."""
+        return Amount(self._tokens.free, self._money.free)
+
+    @property
+    def held(self) -> Amount:
+        """Reserved, or used and not yet booked."""
+        return Amount(self._tokens.held, self._money.held)
+
+    @property
+    def share(self) -> Amount:
+        """As much may stay free."""
+        return Amount(self._tokens.share, self._money.share)
+
     def reserve(self, need: Need) -> bool:
         """Admit a request within the lease, if its bound fits."""
-        if self.frozen or not need.is_bounded_by(self.free):
+        tokens, money, most, nano = self._tokens, self._money, need.tokens, need.nano
+        if self.frozen or (most > tokens.free and most) or (nano > money.free and nano):
             return False
-        most, free, held = need.most, self.free, self.held
-        self.free = Amount(free.tokens - most.tokens, free.nano - most.nano)
-        self.held = Amount(held.tokens + most.tokens, held.nano + most.nano)
+        tokens.free -= most
+        tokens.held += most
+        money.free -= nano
+        money.held += nano
         self.touched = True
         return True
 
-    def settle(self, need: Need, used: Amount) -> None:
+    def settle(self, need: Need, tokens: int, nano: int) -> None:
         """A request has ended: instead of its bound, hold what it used until that is booked."""
-        most, free, held = need.most, self.free, self.held
-        tokens, nano = most.tokens - used.tokens, most.nano - used.nano
-        self.free = Amount(free.tokens + tokens, free.nano + nano)
-        self.held = Amount(held.tokens - tokens, held.nano - nano)
+        purse, spared = self._tokens, need.tokens - tokens
+        purse.free += spared
+        purse.held -= spared
+        purse, spared = self._money, need.nano - nano
+        purse.free += spared
+        purse.held -= spared
         self._tidy()
 
-    def booked(self, used: Amount, row: Amount) -> None:
-        """A row is in the balances and out of the lease; `used` is what was held for it."""
-        self.held -= used
-        if used != row:
-            self.free += used - row
-        self.lease -= row
+    def booked(self, used: Amount, rows: Amount) -> None:
+        """Rows are in the balances and out of the lease; `used` is what was held for them."""
+        for purse, held, row in ((self._tokens, used.tokens, rows.tokens), (self._money, used.nano, rows.nano)):
+            purse.held -= held
+            purse.free += held - row
+            purse.lease -= row
 
     def give_up(self) -> None:
         """Use nothing more of the lease without asking. Takes effect at once; the database is to be told."""
-        self.free = self.free.up_to(NOTHING)
+        for purse in (self._tokens, self._money):
+            purse.free = min(purse.free, 0)
         self.rewrite = True
 
     def decided(self, decision: "Decision", waiting: Sequence[Need]) -> None:
         """The lease is as decided, and those who waited are admitted. What happened here meanwhile is kept."""
+        tokens, money = self._tokens, self._money
         for need, admitted in zip(waiting, decision.admitted, strict=True):
             if admitted:
-                self.held += need.most
+                tokens.held += need.tokens
+                money.held += need.nano
                 self.touched = True
-        self.free += decision.change
-        self.lease = decision.lease
+        tokens.free += decision.change.tokens
+        money.free += decision.change.nano
+        tokens.lease, money.lease = decision.lease.tokens, decision.lease.nano
+        tokens.share, money.share = decision.share.tokens, decision.share.nano
         self.leased = bool(decision.lease)
-        self.share = decision.share
         self._tidy()
 
     def _tidy(self) -> None:
-        """See whether more is leased than need be."""
-        free, held, lease, share = self.free, self.held, self.lease, self.share
-        if (
-            free.tokens > share.tokens
-            or free.nano > share.nano
-            or lease.tokens > held.tokens + max(free.tokens, 0)
-            or lease.nano > held.nano + max(free.nano, 0)
-        ):
+        if self._tokens.is_too_large or self._money.is_too_large:
             self.rewrite = True
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Call, Outcome, Permit, Posting, UsageRow
+from gatehook import Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING, Account, Amount, Need
 from gatehook_plugins.quota.prices import Rates
@@ -18,23 +18,31 @@ _MOST = 10**15
 class QuotaPermit:
     """One admitted request: its bound is reserved until it ends, and what it used is held until that is booked."""
 
-    __slots__ = ("_ended", "account", "call", "need", "rates", "used")
+    __slots__ = ("_books", "account", "has_ended", "nano", "need", "rates", "request_id", "tokens")
 
     immediate = True
 
-    def __init__(self, call: Call, account: Account, need: Need, rates: Rates | None, books: "Books") -> None:
+    def __init__(self, request_id: str, account: Account, need: Need, rates: Rates | None, books: "Books") -> None:
         """`rates` are those that `need` was told by, if money matters; `books` are told what was used."""
-        self.call = call
+        self.request_id = request_id
         self.account = account
         self.need = need
         self.rates = rates
-        self.used: Amount | None = None
-        """None while it runs."""
-        self._ended = books.ended
+        self.has_ended = False
+        self.tokens = self.nano = 0
+        """What it used, once it has ended."""
+        self._books = books
 
     async def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters."""
-        self._ended(self, _used(outcome))
+        usage = outcome.usage
+        if usage is not None and outcome.status != "cached":
+            cost = outcome.cost
+            # No vendor can make it less than nothing.
+            self.tokens = max(0, min(usage.prompt_tokens + usage.completion_tokens, _MOST))
+            self.nano = 0 if cost is None else max(0, min(cost.input + cost.output, _MOST))
+        self.has_ended = True
+        self._books.ended(self)
 
 
 class Books:
@@ -50,78 +58,91 @@ class Books:
 
     def begun(self, permit: QuotaPermit) -> None:
         """A request was admitted."""
-        self._open[permit.call.id] = permit
+        self._open[permit.request_id] = permit
 
-    def ended(self, permit: QuotaPermit, used: Amount) -> None:
+    def ended(self, permit: QuotaPermit) -> None:
         """A request has ended. If it used nothing, no row of it will matter here."""
-        if permit.call.id in self._early:
-            self._early.discard(permit.call.id)
-            del self._open[permit.call.id]
-            used = NOTHING
-        elif not used:
-            del self._open[permit.call.id]
-        permit.used = used
-        permit.account.settle(permit.need, used)
-        if permit.account.rewrite:
-            self._rewrite(permit.account)
+        account = permit.account
+        if permit.request_id in self._early:
+            self._early.discard(permit.request_id)
+            del self._open[permit.request_id]
+            account.settle(permit.need, 0, 0)
+        else:
+            if not (permit.tokens or permit.nano):
+                del self._open[permit.request_id]
+            account.settle(permit.need, permit.tokens, permit.nano)
+        if account.rewrite:
+            self._rewrite(account)
 
     async def post(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Add rows to the balances of their users; what was used here goes out of the lease of this process."""
-        by_day: dict[tuple[str, store.Periods], list[Amount]] = {}
-        taken: dict[str, list[Amount]] = {}
+        used: dict[tuple[str, store.Periods], _Sum] = {}
+        taken: dict[str, _Sum] = {}
         for row in rows:
-            if amount := _amount(row):
-                by_day.setdefault((row.user_id, store.periods(row.at)), []).append(amount)
-                if row.request_id in self._open:
-                    taken.setdefault(row.user_id, []).append(amount)
-        await store.add(connection, _by_period({key: _sum(amounts) for key, amounts in by_day.items()}))
-        await store.take(connection, self._owner(), {user: _sum(amounts) for user, amounts in taken.items()})
+            tokens, nano = _counted(row.tokens), _counted(row.cost)
+            if not (tokens or nano):
+                continue
+            day = row.user_id, store.periods(row.at)
+            if (total := used.get(day)) is None:
+                total = used[day] = _Sum()
+            total.add(tokens, nano)
+            if row.request_id in self._open:
+                if (total := taken.get(row.user_id)) is None:
+                    total = taken[row.user_id] = _Sum()
+                total.add(tokens, nano)
+        await store.add(connection, _by_period(used))
+        await store.take(connection, self._owner(), {user: total.amount for user, total in taken.items()})
 
     def posted(self, rows: Sequence[UsageRow]) -> None:
         """The balances hold these rows now, and the lease no longer does."""
+        booked: dict[Account, tuple[_Sum, _Sum]] = {}
         for row in rows:
             permit = self._open.get(row.request_id)
             if permit is None:
                 continue
-            if permit.used is None:
-                self._early.add(row.request_id)
-            else:
+            if permit.has_ended:
                 del self._open[row.request_id]
-            permit.account.booked(permit.used or NOTHING, _amount(row))
+            else:
+                self._early.add(row.request_id)
+            if (sums := booked.get(permit.account)) is None:
+                sums = booked[permit.account] = _Sum(), _Sum()
+            sums[0].add(permit.tokens, permit.nano)
+            sums[1].add(_counted(row.tokens), _counted(row.cost))
+        for account, (used, entered) in booked.items():
+            account.booked(used.amount, entered.amount)
 
     async def closed(self, connection: AsyncConnection, owner: str) -> None:
         """What a process that has ended still held is free."""
         await store.free_leases(connection, owner)
 
 
-def _amount(row: UsageRow) -> Amount:
-    tokens, cost = row.tokens, row.cost
-    if -_MOST <= tokens <= _MOST and -_MOST <= cost <= _MOST:  # nearly always
-        return Amount(tokens, cost)
-    return Amount(max(-_MOST, min(tokens, _MOST)), max(-_MOST, min(cost, _MOST)))
+class _Sum:
+    """Amounts of many rows."""
+
+    __slots__ = ("nano", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = self.nano = 0
+
+    def add(self, tokens: int, nano: int) -> None:
+        self.tokens += tokens
+        self.nano += nano
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.tokens, self.nano)
 
 
-def _used(outcome: Outcome) -> Amount:
-    """No vendor can make it less than nothing."""
-    usage = outcome.usage
-    if usage is None or outcome.status == "cached":
-        return NOTHING
-    tokens = usage.prompt_tokens + usage.completion_tokens
-    cost = 0 if outcome.cost is None else outcome.cost.input + outcome.cost.output
-    if 0 <= tokens <= _MOST and 0 <= cost <= _MOST:  # nearly always
-        return Amount(tokens, cost)
-    return Amount(tokens, cost).positive().up_to(Amount(_MOST, _MOST))
+def _counted(figure: int) -> int:
+    """As far as a row is believed."""
+    return figure if -_MOST <= figure <= _MOST else max(-_MOST, min(figure, _MOST))
 
 
-def _sum(amounts: Sequence[Amount]) -> Amount:
-    return Amount(sum(one.tokens for one in amounts), sum(one.nano for one in amounts))
-
-
-def _by_period(amounts: Mapping[tuple[str, store.Periods], Amount]) -> dict[tuple[str, str], Amount]:
+def _by_period(used: Mapping[tuple[str, store.Periods], _Sum]) -> dict[tuple[str, str], Amount]:
     summed: dict[tuple[str, str], Amount] = {}
-    for (user, periods), amount in amounts.items():
+    for (user, periods), total in used.items():
         for name in periods.names:
-            summed[user, name] = summed.get((user, name), NOTHING) + amount
+            summed[user, name] = summed.get((user, name), NOTHING) + total.amount
     return summed
 
 

@@ -229,7 +229,7 @@ class Broker:
             _turn_away(entry.waiting)
 
     def _withdraw(self, account: Account, need: Need) -> None:
-        account.settle(need, Amount())
+        account.settle(need, 0, 0)
         if account.rewrite:
             self.rewrite(account)
 

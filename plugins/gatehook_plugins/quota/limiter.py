@@ -54,7 +54,7 @@ class QuotaLimiter:
         account.caps = caps
         if not account.reserve(need):
             await self._broker.admit(account, need)
-        permit = QuotaPermit(call, account, need, rates if budgeted else None, self._books)
+        permit = QuotaPermit(call.id, account, need, rates if budgeted else None, self._books)
         self._books.begun(permit)
         call.state[_STATE] = permit
         return permit

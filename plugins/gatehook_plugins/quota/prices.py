@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from gatehook import Catalog, Estimate, Pricing, Target
-from gatehook_plugins.quota.account import Amount, Need
+from gatehook_plugins.quota.account import Need
 
 __all__ = ["Prices", "Rates"]
 
@@ -26,7 +26,7 @@ class Rates(Struct, frozen=True):
         # Rounded up per side, as costs are.
         expected = -(-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
         most = -(-prompt_most * self.prompt_most // 1000) - (-answer_most * self.completion // 1000)
-        return Need.of(Amount(prompt + answer, expected), Amount(prompt_most + answer_most, most))
+        return Need.of(prompt_most + answer_most, most, prompt + answer, expected)
 
     def cover(self, pricing: Pricing) -> bool:
         """Whether nothing there is dearer."""

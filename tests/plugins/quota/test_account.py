@@ -25,6 +25,10 @@ def of(amount: Amount, dimension: int) -> int:
     return amount.nano if dimension else amount.tokens
 
 
+def need_of(expected: Amount, most: Amount) -> Need:
+    return Need.of(most.tokens, most.nano, expected.tokens, expected.nano)
+
+
 class Request:
     def __init__(self, need: Need) -> None:
         self.need = need
@@ -147,7 +151,7 @@ class World:
         draw = self.random.randint
         largest = self.random.choice([1, self.largest])
         expected = Amount(draw(0, largest), draw(0, largest))
-        request = Request(Need.of(expected, expected + Amount(draw(0, self.beyond), draw(0, self.beyond))))
+        request = Request(need_of(expected, expected + Amount(draw(0, self.beyond), draw(0, self.beyond))))
         if process.account.reserve(request.need):
             process.running.append(request)
         else:
@@ -186,7 +190,7 @@ class World:
         request = process.running.pop(self.random.randrange(len(process.running)))
         share = self.random.choice([1.0, 1.0, 1.0, 0.9, 0.5, 0.0])
         used = Amount(round(request.need.most.tokens * share), round(request.need.most.nano * share))
-        process.account.settle(request.need, used)
+        process.account.settle(request.need, used.tokens, used.nano)
         self.record(process, request, used)
 
     def record(self, process: Process, request: Request, used: Amount) -> None:
@@ -322,7 +326,7 @@ def test_no_interleaving_of_requests_failures_and_crashes_passes_a_cap(changes: 
 
 
 def need(expected: int, most: int) -> Need:
-    return Need.of(Amount(expected), Amount(most))
+    return need_of(Amount(expected), Amount(most))
 
 
 def admitted(account: Account, caps: Caps, *needs: Need) -> Sequence[bool]:
@@ -334,7 +338,7 @@ def admitted(account: Account, caps: Caps, *needs: Need) -> Sequence[bool]:
 def test_what_a_request_was_granted_beyond_the_cap_is_nobody_elses() -> None:
     account, caps, large = Account("u"), Caps(tokens=100), need(90, 130)
     assert admitted(account, caps, large) == [True]
-    account.settle(large, Amount(95))
+    account.settle(large, 95, 0)
     assert account.free.tokens == 5
     assert account.rewrite
     assert not account.reserve(need(6, 6))
@@ -344,7 +348,7 @@ def test_what_a_request_was_granted_beyond_the_cap_is_nobody_elses() -> None:
 def test_only_one_request_at_a_time_may_go_beyond_a_cap() -> None:
     account, caps = Account("u"), Caps(tokens=100)
     assert admitted(account, caps, need(10, 101), need(1, 1), need(0, 5)) == [True, False, False]
-    account.settle(need(10, 101), Amount(99))
+    account.settle(need(10, 101), 99, 0)
     assert admitted(account, caps, need(1, 500), need(1, 1)) == [True, False]
 
 
@@ -358,7 +362,7 @@ def test_while_the_database_is_asked_nothing_is_admitted_without() -> None:
 
 def test_a_request_that_costs_nothing_passes_a_budget_that_is_used_up() -> None:
     account, caps = Account("u"), Caps(budget=0)
-    assert admitted(account, caps, Need.of(Amount(5), Amount(9)), Need.of(Amount(5), Amount(9, 1))) == [True, False]
+    assert admitted(account, caps, need_of(Amount(5), Amount(9)), need_of(Amount(5), Amount(9, 1))) == [True, False]
 
 
 def test_no_more_than_a_share_of_what_is_left_is_taken_in_advance() -> None:
