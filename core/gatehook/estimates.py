@@ -74,7 +74,7 @@ def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
         prompt, prompt_most = min(prompt, window), min(prompt_most, window)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    asked, times = _asked(call)
+    asked, times = (call.max_tokens, call.choices) if call.choices is not None else _asked(call)
     most = asked or longest or window or _LONGEST_ANSWER
     return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times)
 
@@ -97,9 +97,7 @@ def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
 
 
 def _asked(call: Call) -> tuple[int, int]:
-    """How long an answer may be (0 where nobody says), and how many there will be."""
-    if call.choices is not None:
-        return call.max_tokens or 0, call.choices
+    """How long an answer may be (0 where nobody says), and how many there will be, by the body."""
     said = call.payload
     most = said.get("max_completion_tokens") or said.get("max_tokens")
     times = [asked for asked in (said.get("n"), said.get("best_of")) if isinstance(asked, int)]

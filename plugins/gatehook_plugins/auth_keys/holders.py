@@ -1,19 +1,24 @@
 """The directory's keys: who holds one, and whether it may be used now."""
 
 import time
+from typing import Final
 
-from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Principal
+from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Key, Principal, User
 
 __all__ = ["Holders"]
+
+_REMEMBERED: Final = 10_000
 
 
 class Holders:
     """Tells the holders of keys."""
 
-    __slots__ = ("_directory",)
+    __slots__ = ("_directory", "_known")
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+        self._known: dict[str, Principal] = {}
+        """By the id of their key; good as long as neither the key nor its user has changed."""
 
     async def authenticate(self, credential: Credential) -> Principal | None:
         """The user whose key this is. None for any other token: another authenticator may know it.
@@ -32,15 +37,25 @@ class Holders:
             raise AuthenticationFailed("the user of this API key is disabled", code="user_disabled")
         if key.expires is not None and key.expires <= time.time() * 1000:
             raise AuthenticationFailed("this API key has expired", code="key_expired")
-        return Principal(
-            id=user.id,
-            name=user.name,
-            admin=user.admin or key.admin,
-            models=_both(user.models, key.models),
-            key_id=key.id,
-            user=user,
-            key=key,
-        )
+        known = self._known.get(key.id)
+        if known is not None and known.key is key and known.user is user:
+            return known
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        principal = self._known[key.id] = _principal(user, key)
+        return principal
+
+
+def _principal(user: User, key: Key) -> Principal:
+    return Principal(
+        id=user.id,
+        name=user.name,
+        admin=user.admin or key.admin,
+        models=_both(user.models, key.models),
+        key_id=key.id,
+        user=user,
+        key=key,
+    )
 
 
 def _both(user: frozenset[str] | None, key: frozenset[str] | None) -> frozenset[str] | None:

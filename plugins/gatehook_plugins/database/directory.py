@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,13 @@ class SqlDirectory(Users, Keys, Models):
                 raise StartupError("the database went away while starting; the log tells more") from error
             yield
 
-    async def find(self, token: str) -> tuple[User, Key] | None:
+    def find(self, token: str) -> Coroutine[Any, Any, tuple[User, Key] | None]:
         """Whose key this is; None if nobody's. Whether they may be used now (expiry, disabled) the caller checks.
 
         Raises:
             Unavailable: the database cannot be asked, and has not been for longer than an answer may be old.
         """
-        return await self._memory.find(token)
+        return self._memory.find(token)
 
     async def user(self, user_id: str) -> User | None:
         """One user, from memory if possible.

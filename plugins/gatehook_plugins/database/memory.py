@@ -65,7 +65,7 @@ class Memory:
     def __init__(self, database: Database, vault: Vault, most: int = _MOST) -> None:
         self._database = database
         self._vault = vault
-        self._keys: Lru[bytes, tuple[bytes, Key]] = Lru(most)
+        self._keys: Lru[bytes, tuple[bytes, Key, User]] = Lru(most)
         self._unknown: Lru[bytes, bool] = Lru(most)
         self._users: Lru[str, User | None] = Lru(most)
         self._asking: dict[Hashable, asyncio.Task[Any]] = {}
@@ -120,10 +120,8 @@ class Memory:
         if self._is_good():
             held = self._keys.get(digest)
             if held is not None and hmac.compare_digest(held[0], digest):
-                user = self._users.get(held[1].user_id)
-                if user is not None:
-                    return user, held[1]
-            elif self._unknown.get(digest):
+                return held[2], held[1]
+            if self._unknown.get(digest):
                 return None
         found: tuple[User, Key] | None = await self._shared(digest, lambda: self._find(digest))
         return found
@@ -174,7 +172,7 @@ class Memory:
             user = await user_in(connection, key.user_id) if key is not None else None
         if self._may_remember(changes):
             if key is not None and user is not None:
-                self._keys.put(digest, (digest, key))
+                self._keys.put(digest, (digest, key, user))
                 self._users.put(user.id, user)
             else:
                 self._unknown.put(digest, True)

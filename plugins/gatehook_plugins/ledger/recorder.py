@@ -120,8 +120,10 @@ def _input_price(targets: Sequence[Target]) -> int | None:
 def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
     principal, target = call.principal, call.target
     told = None if outcome.status == "cached" else outcome.usage
-    usage = told or _NOTHING
+    usage = _NOTHING if told is None else _believed(told)
     cost = _FREE if told is None else outcome.cost  # what was not used costs nothing
+    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
+        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
     return Row(
         call.id,
         time.time_ns() // 1_000_000,
@@ -136,18 +138,35 @@ def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
         outcome.http_status,
         fit[outcome.code],
         "none" if told is None else "estimated" if told.estimated else "vendor",
-        _bounded(usage.prompt_tokens, _TOKENS),
-        _bounded(usage.completion_tokens, _TOKENS),
-        _bounded(usage.cached_tokens, _TOKENS),
-        _bounded(usage.reasoning_tokens, _TOKENS),
-        None if cost is None else _bounded(cost.input, _COST),
-        None if cost is None else _bounded(cost.output, _COST),
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        None if cost is None else cost.input,
+        None if cost is None else cost.output,
         round(outcome.duration * 1000),
         None if outcome.first_token is None else round(outcome.first_token * 1000),
         call.attempts,
     )
 
 
+def _believed(usage: Usage) -> Usage:
+    """A vendor's figures, as far as they can be believed at all."""
+    if (
+        0 <= usage.prompt_tokens <= _TOKENS
+        and 0 <= usage.completion_tokens <= _TOKENS
+        and 0 <= usage.cached_tokens <= _TOKENS
+        and 0 <= usage.reasoning_tokens <= _TOKENS
+    ):  # nearly always
+        return usage
+    return Usage(
+        _bounded(usage.prompt_tokens, _TOKENS),
+        _bounded(usage.completion_tokens, _TOKENS),
+        _bounded(usage.cached_tokens, _TOKENS),
+        reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
+        estimated=usage.estimated,
+    )
+
+
 def _bounded(figure: int, most: int) -> int:
-    """A vendor's figure, as far as one can be believed at all."""
-    return figure if 0 <= figure <= most else max(0, min(figure, most))
+    return max(0, min(figure, most))

@@ -110,7 +110,7 @@ class Standing(Struct, frozen=True):
 
 
 class _Purse:
-    """One of the two things, as one process has it of one user. Whole numbers: this is counted with at every request."""
+    """One of the two, as one process has it of one user; in whole numbers, since every request counts with it."""
 
     __slots__ = ("free", "held", "lease", "share")
 
@@ -124,12 +124,6 @@ class _Purse:
         self.share = 0
         """As much may stay free."""
 
-    @property
-    def is_too_large(self) -> bool:
-        """Whether more is leased than need be."""
-        free, held = self.free, self.held
-        return free > self.share or self.lease > (held + free if free > 0 else held)
-
 
 class Account:
     """One user, as one process sees it.
@@ -137,12 +131,14 @@ class Account:
     `frozen` while the database is being asked: what is decided there counts on what is free not being used meanwhile.
     """
 
-    __slots__ = ("_money", "_tokens", "caps", "frozen", "leased", "rewrite", "touched", "user_id")
+    __slots__ = ("_money", "_tokens", "caps", "frozen", "is_budgeted", "leased", "rewrite", "touched", "user_id")
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         self.caps = Caps()
         """As last seen."""
+        self.is_budgeted = False
+        """Whether they cap money."""
         self._tokens = _Purse()
         self._money = _Purse()
         self.frozen = False
@@ -168,6 +164,11 @@ class Account:
         """As much may stay free."""
         return Amount(self._tokens.share, self._money.share)
 
+    def see(self, caps: Caps) -> None:
+        """These hold now."""
+        self.caps = caps
+        self.is_budgeted = caps.has_budget
+
     def reserve(self, need: Need) -> bool:
         """Admit a request within the lease, if its bound fits."""
         tokens, money, most, nano = self._tokens, self._money, need.tokens, need.nano
@@ -182,13 +183,15 @@ class Account:
 
     def settle(self, need: Need, tokens: int, nano: int) -> None:
         """A request has ended: instead of its bound, hold what it used until that is booked."""
-        purse, spared = self._tokens, need.tokens - tokens
-        purse.free += spared
-        purse.held -= spared
-        purse, spared = self._money, need.nano - nano
-        purse.free += spared
-        purse.held -= spared
-        self._tidy()
+        self._settle(self._tokens, need.tokens - tokens)
+        self._settle(self._money, need.nano - nano)
+
+    def _settle(self, purse: _Purse, spared: int) -> None:
+        """So much is free again; see whether more is leased than need be."""
+        purse.free = free = purse.free + spared
+        purse.held = held = purse.held - spared
+        if free > purse.share or purse.lease > (held + free if free > 0 else held):
+            self.rewrite = True
 
     def booked(self, used: Amount, rows: Amount) -> None:
         """Rows are in the balances and out of the lease; `used` is what was held for them."""
@@ -216,11 +219,8 @@ class Account:
         tokens.lease, money.lease = decision.lease.tokens, decision.lease.nano
         tokens.share, money.share = decision.share.tokens, decision.share.nano
         self.leased = bool(decision.lease)
-        self._tidy()
-
-    def _tidy(self) -> None:
-        if self._tokens.is_too_large or self._money.is_too_large:
-            self.rewrite = True
+        self._settle(tokens, 0)
+        self._settle(money, 0)
 
     @property
     def is_lying_idle(self) -> bool:

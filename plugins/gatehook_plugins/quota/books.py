@@ -38,9 +38,11 @@ class QuotaPermit:
         usage = outcome.usage
         if usage is not None and outcome.status != "cached":
             cost = outcome.cost
-            # No vendor can make it less than nothing.
-            self.tokens = max(0, min(usage.prompt_tokens + usage.completion_tokens, _MOST))
-            self.nano = 0 if cost is None else max(0, min(cost.input + cost.output, _MOST))
+            tokens = usage.prompt_tokens + usage.completion_tokens
+            nano = 0 if cost is None else cost.input + cost.output
+            if not (0 <= tokens <= _MOST and 0 <= nano <= _MOST):  # no vendor can make it less than nothing
+                tokens, nano = max(0, min(tokens, _MOST)), max(0, min(nano, _MOST))
+            self.tokens, self.nano = tokens, nano
         self.has_ended = True
         self._books.ended(self)
 
@@ -79,17 +81,14 @@ class Books:
         used: dict[tuple[str, store.Periods], _Sum] = {}
         taken: dict[str, _Sum] = {}
         for row in rows:
-            tokens, nano = _counted(row.tokens), _counted(row.cost)
-            if not (tokens or nano):
-                continue
             day = row.user_id, store.periods(row.at)
             if (total := used.get(day)) is None:
                 total = used[day] = _Sum()
-            total.add(tokens, nano)
+            total.enter(row)
             if row.request_id in self._open:
                 if (total := taken.get(row.user_id)) is None:
                     total = taken[row.user_id] = _Sum()
-                total.add(tokens, nano)
+                total.enter(row)
         await store.add(connection, _by_period(used))
         await store.take(connection, self._owner(), {user: total.amount for user, total in taken.items()})
 
@@ -107,7 +106,7 @@ class Books:
             if (sums := booked.get(permit.account)) is None:
                 sums = booked[permit.account] = _Sum(), _Sum()
             sums[0].add(permit.tokens, permit.nano)
-            sums[1].add(_counted(row.tokens), _counted(row.cost))
+            sums[1].enter(row)
         for account, (used, entered) in booked.items():
             account.booked(used.amount, entered.amount)
 
@@ -128,21 +127,25 @@ class _Sum:
         self.tokens += tokens
         self.nano += nano
 
+    def enter(self, row: UsageRow) -> None:
+        """Add what a row says, as far as it is believed."""
+        tokens, nano = row.tokens, row.cost
+        if not (-_MOST <= tokens <= _MOST and -_MOST <= nano <= _MOST):
+            tokens, nano = max(-_MOST, min(tokens, _MOST)), max(-_MOST, min(nano, _MOST))
+        self.tokens += tokens
+        self.nano += nano
+
     @property
     def amount(self) -> Amount:
         return Amount(self.tokens, self.nano)
 
 
-def _counted(figure: int) -> int:
-    """As far as a row is believed."""
-    return figure if -_MOST <= figure <= _MOST else max(-_MOST, min(figure, _MOST))
-
-
 def _by_period(used: Mapping[tuple[str, store.Periods], _Sum]) -> dict[tuple[str, str], Amount]:
     summed: dict[tuple[str, str], Amount] = {}
     for (user, periods), total in used.items():
-        for name in periods.names:
-            summed[user, name] = summed.get((user, name), NOTHING) + total.amount
+        if amount := total.amount:
+            for name in periods.names:
+                summed[user, name] = summed.get((user, name), NOTHING) + amount
     return summed
 
 

@@ -186,7 +186,7 @@ class Broker:
     async def _ask(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Standing, Decision]]:
         for entry in batch:
             entry.account.rewrite = False
-            entry.account.caps = await self._caps(entry.account)
+            entry.account.see(await self._caps(entry.account))
         answers: list[tuple[_Entry, Standing, Decision]] = []
         leases: dict[str, Amount] = {}
         async with self._database.writing() as connection:

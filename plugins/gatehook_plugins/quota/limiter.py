@@ -45,13 +45,14 @@ class QuotaLimiter:
         caps = self._caps(call.principal)
         if not caps:
             return None
+        account = self._broker.account(_recorded(call.principal.id))
+        if account.caps is not caps:
+            account.see(caps)
         rates = self._prices.of(call.model)
-        budgeted = caps.has_budget
+        budgeted = account.is_budgeted
         if budgeted and rates.unpriced and not self._allow_unpriced:
             raise _unpriced(rates.unpriced, Retry.NEVER)
         need = rates.need(estimate(call, self._catalog.group(call.model)))
-        account = self._broker.account(_recorded(call.principal.id))
-        account.caps = caps
         if not account.reserve(need):
             await self._broker.admit(account, need)
         permit = QuotaPermit(call.id, account, need, rates if budgeted else None, self._books)

@@ -1,15 +1,15 @@
 """Admits calls by the limits of their key, user, model and deployment, and settles what they really used."""
 
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
-from gatehook import Call, Catalog, Key, Limiter, Limits, Outcome, Permit, Principal, Retry, Target, User, estimate
+from gatehook import Call, Catalog, Key, Limiter, Limits, Permit, Principal, Retry, Target, User, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
-from gatehook_plugins.rate_limit.store import Grant, Store
+from gatehook_plugins.rate_limit.store import Store
 from gatehook_plugins.rate_limit.told import headers, refusal
 
 __all__ = ["RateLimiter"]
@@ -46,7 +46,7 @@ class RateLimiter:
         call.answer_headers.update(headers(decision.readings, time.time()))
         if not decision.admitted:
             raise refusal(decision.readings, tokens)
-        return _permit(decision.grant)
+        return decision.grant
 
     async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """The same for the limits of one deployment; another one may still have room.
@@ -61,7 +61,7 @@ class RateLimiter:
         decision = await self._store.admit(found, tokens)
         if not decision.admitted:
             raise refusal(decision.readings, tokens, Retry.NEXT)
-        return _permit(decision.grant)
+        return decision.grant
 
     def _of_call(self, call: Call) -> tuple[Rule, ...]:
         principal = call.principal
@@ -102,21 +102,4 @@ class _Caller(Struct, frozen=True, gc=False):
         return self.key is principal.key and self.user is principal.user and self.id == principal.id
 
 
-class Held(Struct, frozen=True, gc=False):
-    """The permit of an admitted call, or of one attempt."""
-
-    grant: Grant
-    immediate: bool
-
-    def settle(self, outcome: Outcome) -> Coroutine[Any, Any, None]:
-        """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
-        grant, usage = self.grant, outcome.usage
-        tokens = 0 if usage is None else usage.total_tokens
-        return grant.store.settle(grant, 0 if outcome.status == "rejected" else 1, tokens)
-
-
-def _permit(grant: Grant | None) -> Permit | None:
-    return None if grant is None else Held(grant, grant.store.immediate)
-
-
-_guards: tuple[type[Limiter], type[Permit]] = (RateLimiter, Held)
+_guard: type[Limiter] = RateLimiter

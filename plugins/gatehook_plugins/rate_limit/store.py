@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from gatehook import Outcome, Permit
 from gatehook_plugins.rate_limit.rules import Rule
 
 __all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Grant", "Reading", "Store"]
@@ -32,7 +33,7 @@ class Reading(Struct, frozen=True, gc=False):
 
 
 class Grant(Struct, frozen=True, gc=False):
-    """What an admitted request has reserved, and where."""
+    """What an admitted request, or one attempt of it, has reserved, and where: the `Permit` of it."""
 
     store: Store
     rules: Sequence[Rule]
@@ -41,6 +42,17 @@ class Grant(Struct, frozen=True, gc=False):
     """The second of the admission, by the store's clock."""
     holder: str = ""
     """Names this request among those that run at the same time."""
+
+    @property
+    def immediate(self) -> bool:
+        """Whether to settle it never really waits."""
+        return self.store.immediate
+
+    def settle(self, outcome: Outcome) -> Coroutine[Any, Any, None]:
+        """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
+        usage = outcome.usage
+        tokens = 0 if usage is None else usage.total_tokens
+        return self.store.settle(self, 0 if outcome.status == "rejected" else 1, tokens)
 
 
 class Decision(Struct, frozen=True, gc=False):
@@ -69,3 +81,6 @@ class Store(Protocol):
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go."""
         ...
+
+
+_guard: type[Permit] = Grant

@@ -59,7 +59,7 @@ def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
     main = requests or tokens or running
     if main is None:
         return {}
-    limit, left = str(main.rule.most), str(main.left)
+    limit, left = main.rule.shown, str(main.left)
     said: dict[str, str] = {
         _LIMIT: limit,
         _REMAINING: left,
@@ -71,7 +71,7 @@ def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
         said[_REQUESTS_LEFT] = left
         said[_REQUESTS_RESET] = reset
     if tokens is not None:
-        said[_TOKENS] = str(tokens.rule.most)
+        said[_TOKENS] = tokens.rule.shown
         said[_TOKENS_LEFT] = str(tokens.left)
         said[_TOKENS_RESET] = reset if tokens.reset == main.reset else duration(tokens.reset)  # mostly the same
     return said
