@@ -68,6 +68,7 @@ from gatehook.model import (
     ToolCall,
     Usage,
     Verdict,
+    Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
@@ -80,6 +81,7 @@ from gatehook.protocols import (
     Observer,
     OwnStatus,
     Permit,
+    Prober,
     Route,
     Router,
     Surface,
@@ -87,13 +89,17 @@ from gatehook.protocols import (
     Vendor,
 )
 from gatehook.services import (
+    BALANCING,
     CATALOG,
     DATABASE,
     DIRECTORY,
+    HEALTH,
     LEDGER,
     QUOTAS,
+    Balancing,
     Catalog,
     Database,
+    DeploymentHealth,
     Directory,
     Ledger,
     Posting,
@@ -105,9 +111,11 @@ from gatehook.settings import ModelSettings, SecretStr, Section
 
 __all__ = (
     "ANONYMOUS",
+    "BALANCING",
     "CATALOG",
     "DATABASE",
     "DIRECTORY",
+    "HEALTH",
     "LEDGER",
     "NANO",
     "PRINCIPAL",

@@ -30,6 +30,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "Verdict",
+    "Vitality",
 ]
 
 Operation = Literal["chat", "completions", "embeddings"]
@@ -107,6 +108,18 @@ class Target:
     def secrets(self) -> tuple[str, ...]:
         """Everything that no message may show."""
         return (self.secret(), *self.hidden)
+
+
+class Vitality(Struct, frozen=True):
+    """How a deployment does: healthy, degraded (it has failed lately), or unavailable (it is given a rest)."""
+
+    state: Literal["healthy", "degraded", "unavailable"] = "healthy"
+    failures: int = 0
+    """In a row."""
+    retry_after: float = 0.0
+    """Seconds until it is tried again, if it is given a rest."""
+    last_check: float | None = None
+    """Epoch seconds of the last call or check that told something; None if there was none."""
 
 
 class Usage(Struct, frozen=True, gc=False):

@@ -38,6 +38,7 @@ __all__ = [
     "Observer",
     "OwnStatus",
     "Permit",
+    "Prober",
     "Route",
     "Router",
     "Surface",
@@ -148,10 +149,23 @@ class Vendor(Protocol):
 
 
 @runtime_checkable
+class Prober(Protocol):
+    """What a vendor may also be: one that can tell whether a deployment answers, without making anybody pay."""
+
+    async def probe(self, target: Target) -> None:
+        """Ask it something that costs nothing.
+
+        Raises:
+            GatewayError: it does not answer, or refuses the key.
+        """
+        ...
+
+
+@runtime_checkable
 class Cache(Protocol):
     """Keeps answers. Failures are logged and never fail a call."""
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes, call: Call) -> Entry | None:
         """The stored answer; `key` is 32 bytes made by the kernel from everything that changes the answer."""
         ...
 

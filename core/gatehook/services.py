@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from gatehook.accounts import Change, Key, Limits, ModelUsage, Performance, UsageRow, User
 from gatehook.errors import StartupError
-from gatehook.model import Target
+from gatehook.model import Target, Vitality
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = [
+    "BALANCING",
     "CATALOG",
     "DATABASE",
     "DIRECTORY",
+    "HEALTH",
     "LEDGER",
     "QUOTAS",
+    "Balancing",
     "Catalog",
     "Database",
+    "DeploymentHealth",
     "Directory",
     "Ledger",
     "Posting",
@@ -93,8 +97,34 @@ class Catalog(Protocol):
         """Replace everything that `source` (a plugin's name) has added to the deployments of the settings."""
         ...
 
+    def amend(self, source: str, amended: Callable[[Target], Target]) -> None:
+        """Have every deployment pass through `amended`, in place of the function that `source` gave before."""
+        ...
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever a group has changed."""
+        ...
+
+
+class Balancing(Protocol):
+    """How calls are shared among the deployments of a model."""
+
+    @property
+    def strategies(self) -> Sequence[str]:
+        """The names of those there are."""
+        ...
+
+    @property
+    def strategy(self) -> str:
+        """The one that holds now."""
+        ...
+
+
+class DeploymentHealth(Protocol):
+    """Which deployments answer, as far as it is known to all workers, and with Redis to all nodes."""
+
+    def of(self, target: Target) -> Vitality:
+        """How one deployment does. Costs no I/O."""
         ...
 
 
@@ -266,7 +296,30 @@ class Directory(Protocol):
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """Call `changed(kind, id)` when something has changed, here or in another process; ("", "") for anything.
 
-        `kind` is what stands before the dot of the audit's action: "user", "key", "model".
+        `kind` is what stands before the dot of the audit's action: "user", "key", "model", "config".
+        """
+        ...
+
+    def config(self, name: str) -> tuple[Mapping[str, Any], int]:
+        """What an administrator has set under `name` ("load-balancing"), and its revision; ({}, 0) if nothing.
+
+        From memory, at most a second old while serving. Changes are told to subscribers as ("config", name).
+        """
+        ...
+
+    async def put_config(
+        self, actor: str, name: str, value: Mapping[str, Any], *, revision: int | None = None
+    ) -> tuple[Mapping[str, Any], int]:
+        """Set it, in the place of what was there; gives it with its new revision. It outlives a restart.
+
+        Args:
+            actor: who does.
+            name: of what.
+            value: a JSON object.
+            revision: the one that was changed; None: whichever it is.
+
+        Raises:
+            Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
         """
         ...
 
@@ -348,8 +401,10 @@ class Quotas(Protocol):
         ...
 
 
+BALANCING: ServiceKey[Balancing] = ServiceKey("balancing", provider="route_models")
 CATALOG: ServiceKey[Catalog] = ServiceKey("catalog", provider="kernel")
 DATABASE: ServiceKey[Database] = ServiceKey("database", provider="database")
 DIRECTORY: ServiceKey[Directory] = ServiceKey("directory", provider="database")
+HEALTH: ServiceKey[DeploymentHealth] = ServiceKey("health", provider="cooldown")
 LEDGER: ServiceKey[Ledger] = ServiceKey("ledger", provider="ledger")
 QUOTAS: ServiceKey[Quotas] = ServiceKey("quotas", provider="quota")

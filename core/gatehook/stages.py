@@ -224,7 +224,7 @@ class Answers:
             return None
         for cache in self._caches:
             try:
-                entry = await cache.get(key)
+                entry = await cache.get(key, call)
             except Exception:
                 log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                 continue

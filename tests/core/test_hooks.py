@@ -814,7 +814,7 @@ class Memory:
         self.keys: list[bytes] = []
         self.stored = asyncio.Event()
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes, call: Call) -> Entry | None:
         self.keys.append(key)
         if self.broken:
             raise self.broken

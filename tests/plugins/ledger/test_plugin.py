@@ -218,7 +218,7 @@ class Shelf:
     def __init__(self, settings: Settings) -> None:
         self._kept: dict[bytes, Entry] = {}
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes, call: Call) -> Entry | None:
         return self._kept.get(key)
 
     async def put(self, key: bytes, call: Call, entry: Entry) -> None:

@@ -146,7 +146,7 @@ class Kept(Cache):
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes, call: Call) -> Entry | None:
         return self.entries.get(key)
 
     async def put(self, key: bytes, call: Call, entry: Entry) -> None:
