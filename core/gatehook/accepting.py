@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Door", "Loads", "SharedSocket"]
+__all__ = ["WORKERS", "Door", "Loads", "SharedSocket"]
 
 log = logging.getLogger("gatehook")
 
@@ -24,7 +24,8 @@ _TURN: Final = 0.002
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RECOVERY: Final = 1.0
 """Seconds to wait when there are no file descriptors left, as connections may be closed meanwhile."""
-_WORKERS: Final = 128
+WORKERS: Final = 128
+"""Most that can live at the same time."""
 _AWAY: Final = 1 << 62
 
 
@@ -32,8 +33,8 @@ class Loads:
     """How many connections each worker has, in memory that processes share by a fork."""
 
     def __init__(self) -> None:
-        self._counts = memoryview(mmap.mmap(-1, 8 * _WORKERS)).cast("q")
-        for worker in range(_WORKERS):
+        self._counts = memoryview(mmap.mmap(-1, 8 * WORKERS)).cast("q")
+        for worker in range(WORKERS):
             self.leave(worker)
 
     def join(self, worker: int) -> None:

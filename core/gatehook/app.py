@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from gatehook.catalog import LiveCatalog
+from gatehook.control import ask
 from gatehook.deadlines import Deadlines
 from gatehook.egress import Egress
 from gatehook.errors import (
@@ -23,6 +24,7 @@ from gatehook.errors import (
     NotFound,
     PermissionDenied,
     StartupError,
+    Unavailable,
     envelope,
     tell,
 )
@@ -66,6 +68,11 @@ class Gateway:
         self.settings = settings
         self.serving = False
         self.draining = False
+        """Whether it is shutting down: what comes still is answered, on connections that are open already."""
+        self.retiring = False
+        """Whether other processes have taken over, and this one only ends what it has begun."""
+        self.control: Path | None = None
+        """Where the parent process can be spoken to; None if there is none."""
         self.worker = 0
         """A number that no other living worker of this server has: 0 to 127; 0 when this is the only process."""
         self.shared: Path | None = None
@@ -153,6 +160,20 @@ class Gateway:
                 yield f"[[models]] {target.key}: no enabled plugin provides vendor {target.vendor!r}, only: {known}"
             elif (check := getattr(vendor, "check", None)) is not None:
                 yield from (f"[[models]] {target.key}: {fault}" for fault in check(target))
+
+    async def reload(self) -> Mapping[str, Any]:
+        """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.
+
+        Raises:
+            StartupError: the new settings cannot be served, with every fault found; nothing has changed.
+            Unavailable: there is no parent process to do it.
+        """
+        if self.control is None:
+            raise Unavailable("this gateway cannot be reloaded from within: its process has no parent that would do it")
+        said = await asyncio.to_thread(ask, self.control, "reload")
+        if faults := said.pop("faults"):
+            raise StartupError(*faults)
+        return said
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""The `gatehook` program: serve, check, plugins, models, schema, and what plugins add."""
+"""The `gatehook` program: serve, reload, check, plugins, models, schema, and what plugins add."""
 
 import argparse
 import json
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gatehook", description="A plugin-based gateway in front of language models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", parents=[shared], help="serve until SIGTERM or Ctrl-C")
+    commands.add_parser("reload", parents=[shared], help="have the running gateway take over changed settings")
     commands.add_parser("check", parents=[shared], help="check the settings without serving; tells every fault")
     plugins = commands.add_parser("plugins", parents=[shared], help="list the installed plugins")
     plugins.add_argument("--json", action="store_true", help="print JSON")
@@ -58,50 +59,69 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from gatehook.app import Gateway
-    from gatehook.server import serve
-    from gatehook.workers import supervise
+    from gatehook.supervisor import supervise
 
-    settings = _settings(options)
-    workers = settings.server.workers
-    who = "%(name)s" if workers == 1 else "%(name)s[%(process)d]"
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who}: %(message)s", stream=sys.stderr)
-    gateway = Gateway(settings)
-    gateway.require_safe()
-    for fault in gateway.faults():
-        print(f"warning: {fault}", file=sys.stderr)
-    for target in settings.targets:
-        if target.unavailable:
-            print(f"note: model {target.name} is off: {target.unavailable}", file=sys.stderr)
+    def build() -> Any:
+        gateway = _built(options)
+        for fault in gateway.faults():
+            print(f"warning: {fault}", file=sys.stderr)
+        for target in gateway.settings.targets:
+            if target.unavailable:
+                print(f"note: model {target.name} is off: {target.unavailable}", file=sys.stderr)
+        return gateway
 
-    def ready(address: str, models: int) -> None:
+    def ready(gateway: Any, address: str, models: int) -> None:
         is_open = not gateway.pipeline.concerns.authenticators
         guarded = "; no authentication plugin is on, any key is accepted" if is_open else ""
         count = f"{len(gateway.plugins.names)} plugins and {models} model{'' if models == 1 else 's'}"
+        workers = gateway.settings.server.workers
         processes = "" if workers == 1 else f", in {workers} processes"
         print(f"Gatehook listens on {address} with {count}{processes}{guarded}", file=sys.stderr, flush=True)
 
-    (serve if workers == 1 else supervise)(gateway, ready)
+    form = "%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+    supervise(build, ready)
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _built(options: argparse.Namespace, *, strict: bool = False) -> Any:
+    """The gateway of these settings; `strict` takes for a fault what it could serve without.
+
+    Raises:
+        StartupError: with every fault; those of one room do not hide those of the next.
+    """
     from gatehook.app import Gateway
     from gatehook.settings import load
 
     faults: list[str] = []
-    try:  # every fault is gathered, those of one room do not hide those of the next
-        settings = load(options.config, gathered=faults)
-        gateway = Gateway(settings, gathered=faults)
-        faults += gateway.faults()
+    try:
+        gateway = Gateway(load(options.config, gathered=faults), gathered=faults)
+        faults += gateway.faults() if strict else ()
         gateway.require_safe()
     except StartupError as error:
         faults += error.faults
-    for fault in dict.fromkeys(faults):
-        print(fault, file=sys.stderr)
-    if not faults:
-        print(f"{settings.path}: fine; {len(gateway.plugins.names)} plugins, {len(settings.targets)} deployments")
-    return 1 if faults else 0
+    if faults:
+        raise StartupError(*dict.fromkeys(faults))
+    return gateway
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from gatehook.control import ask, control_path
+    from gatehook.settings import located
+
+    said = ask(control_path(located(options.config)), "reload")
+    if faults := said["faults"]:
+        raise StartupError(*faults, "the old settings stay in force")
+    workers = said["workers"]
+    print(f"reloaded: {said['models']} models at {said['address']}, {workers} worker{'' if workers == 1 else 's'}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    gateway = _built(options, strict=True)
+    settings = gateway.settings
+    print(f"{settings.path}: fine; {len(gateway.plugins.names)} plugins, {len(settings.targets)} deployments")
+    return 0
 
 
 def _plugins(options: argparse.Namespace) -> int:
@@ -193,7 +213,14 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"serve": _serve, "check": _check, "plugins": _plugins, "models": _models, "schema": _schema}
+_COMMANDS = {
+    "serve": _serve,
+    "reload": _reload,
+    "check": _check,
+    "plugins": _plugins,
+    "models": _models,
+    "schema": _schema,
+}
 
 
 def _plugin_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:

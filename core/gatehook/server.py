@@ -1,14 +1,15 @@
-"""One process that serves: aiohttp's server, signals, and a shutdown that lets running answers end.
+"""One process that serves: aiohttp's server, and an end that lets running answers end.
 
 Order of the shutdown: stop accepting, tell `/health/ready`, give running requests `server.shutdown_grace` seconds,
-cancel what is left (their upstreams are closed with them), then close the plugins and the egress.
+cancel what is left (their upstreams are closed with them), then close the plugins and the egress. A process that only
+makes room for the next generation closes no connection under a client's hands: it answers what still comes on those it
+has, and asks for a new connection with each answer.
 """
 
 import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -21,7 +22,7 @@ from gatehook.app import Gateway, error_response
 from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.listening import address, listen, remove_file
 
-__all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve", "serve_until"]
+__all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
 
 log = logging.getLogger("gatehook")
 
@@ -30,6 +31,9 @@ Ready = Callable[[str, int], None]
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
+
+_LINGER = 5.0
+"""Seconds that idle connections are left open when another process takes over; each next answer on them is the last."""
 
 _YOUNG_OBJECTS = 10_000
 """New objects after which the garbage collector looks at them; Python's own 700 is about every tenth request."""
@@ -65,10 +69,13 @@ class _Protocol(web.RequestHandler):
         return response
 
 
-def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Any:
+def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], gateway: Gateway) -> Any:
     """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if gateway.retiring or gateway.draining:
+            # As if the client had asked for it: aiohttp has no other way to say it before an answer is begun.
+            request._message = request._message._replace(should_close=True)  # noqa: SLF001
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -106,11 +113,15 @@ class _Server(web.Server):
 class _Runner(web.AppRunner):
     """An AppRunner with a `_Server`."""
 
+    def __init__(self, gateway: Gateway, **options: Any) -> None:
+        super().__init__(gateway.app(), **options)
+        self._gateway = gateway
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         # aiohttp offers no way to a connection class of one's own but making the server again with the same parts.
         return _Server(
-            _in_shape(made.request_handler),
+            _in_shape(made.request_handler, self._gateway),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
@@ -132,7 +143,7 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
     settings = gateway.settings.server
     async with gateway.lifespan():
         runner = _Runner(
-            gateway.app(),
+            gateway,
             handler_cancellation=True,  # a client that leaves ends its upstream call at once
             access_log=None,
             shutdown_timeout=0.01,  # `_drain` has waited already; to aiohttp, 0 means without end
@@ -146,7 +157,7 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
                 async with _accepting(runner, gateway, shared) as sock:
                     yield address(settings, sock)
             finally:
-                await _drain(runner, settings.shutdown_grace)
+                await _drain(runner, gateway)
         finally:
             await runner.cleanup()
 
@@ -163,7 +174,7 @@ async def _accepting(
             await site.start()
             yield sock
         finally:
-            gateway.draining = True
+            gateway.draining = not gateway.retiring
             remove_file(gateway.settings.server)
             await site.stop()
         return
@@ -175,21 +186,23 @@ async def _accepting(
     try:
         yield shared.sock
     finally:
-        gateway.draining = True
+        gateway.draining = not gateway.retiring
         await door.close()
 
 
-async def _drain(runner: web.AppRunner, grace: float) -> None:
+async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
     """Close idle connections, and wait for the busy ones."""
-    server = runner.server
+    server, loop = runner.server, asyncio.get_running_loop()
     if server is None:
         return
+    begun, grace = loop.time(), gateway.settings.server.shutdown_grace
+    while gateway.retiring and server.connections and loop.time() < begun + min(_LINGER, grace):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
     server.pre_shutdown()
     for connection in server.connections:
         if isinstance(connection, _Protocol) and not connection.busy:
             connection.force_close()
-    loop = asyncio.get_running_loop()
-    end = loop.time() + grace
+    end = begun + grace
     await asyncio.sleep(0)  # the connections just closed leave the list
     while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
         await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
@@ -243,33 +256,6 @@ async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: Shared
     except asyncio.CancelledError:
         if not stop.asked:
             raise
-
-
-def serve(gateway: Gateway, ready: Ready) -> None:
-    """Serve in this process until SIGTERM or SIGINT; a second signal ends at once.
-
-    Raises:
-        StartupError: as `running`.
-    """
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(gateway, ready))
-
-
-async def _serve(gateway: Gateway, ready: Ready) -> None:
-    stop = Stop()
-
-    def signalled() -> None:
-        if stop.asked:
-            log.warning("stopped by a second signal: running requests are cut off")
-            stop.cut()
-        else:
-            log.info("stopping: running requests have %g s", gateway.settings.server.shutdown_grace)
-            stop.drain()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
-    await serve_until(stop, gateway, ready)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -53,6 +53,7 @@ __all__ = [
     "faults_of_plugin_names",
     "json_schema",
     "load",
+    "located",
 ]
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -146,7 +147,7 @@ def load(
             plugins are checked by `Settings.plugin_section`.
     """
     environ = dict(os.environ if environ is None else environ)
-    path = _find(path, environ)
+    path = located(path, environ)
     faults: list[str] = []
     files = _read_files(path)
     variables = _variable_layers(files, environ, faults)
@@ -167,7 +168,13 @@ def load(
     )
 
 
-def _find(path: Path | None, environ: Mapping[str, str]) -> Path:
+def located(path: Path | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The settings file's absolute path; see `load`.
+
+    Raises:
+        StartupError: none is named, and there is none here.
+    """
+    environ = os.environ if environ is None else environ
     if path is None and environ.get("GATEHOOK_CONFIG"):
         path = Path(environ["GATEHOOK_CONFIG"])
     if path is not None:

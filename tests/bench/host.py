@@ -71,10 +71,10 @@ def _process_cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants."""
-    pages = sum(int((PROC / str(member) / "statm").read_text().split()[1]) for member in family(pid))
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory_bytes(pid: int) -> int:
+    """Memory of a process and its descendants; what they share is counted once (the kernel's PSS)."""
+    rollups = ((PROC / str(member) / "smaps_rollup").read_text() for member in family(pid))
+    return sum(int(line.split()[1]) << 10 for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None, *, method: str = "GET", body: bytes = b"") -> int:

@@ -11,7 +11,7 @@ MICRO = 1e6
 MEGA = 1e6
 CPU_LIMIT = 1.3  # times the bare proxy's
 ACCOUNTS_LIMIT = 1.5  # times the same without accounts
-RSS_LIMIT = 80 * MEGA
+MEMORY_LIMIT = 80 * MEGA
 GROWTH_LIMIT = 1 * MEGA  # what an allocator may keep without anything having leaked
 YARDSTICK = "bare"
 BASELINE = "direct"
@@ -88,7 +88,7 @@ class Results:
     contestants: list[str]
     rate: float
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=lambda: defaultdict(list))
-    memory: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # contestant: (requests, RSS bytes), …
+    memory: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # contestant: (requests, PSS bytes), …
 
     def add(self, scenario: str, contestant: str, sample: Sample) -> None:
         self.samples[scenario, contestant].append(sample)
@@ -125,9 +125,9 @@ def table(results: Results) -> str:
 
 
 def memory_table(results: Results) -> str:
-    rows = [["RSS in MB"]]
+    rows = [["memory (PSS) in MB"]]
     for name, readings in results.memory.items():
-        rows[0] = ["RSS in MB", *["idle" if not count else f"{count:,} requests" for count, _ in readings]]
+        rows[0] = ["memory (PSS) in MB", *["idle" if not count else f"{count:,} requests" for count, _ in readings]]
         rows.append([name, *[show(size / MEGA, "{:.1f}") for _, size in readings]])
     return aligned(rows)
 
@@ -187,7 +187,9 @@ def memory_aims(readings: list[tuple[int, int]]) -> list[Aim]:
     (count, first), (total, last) = warm[0], warm[-1]
     found = [
         Aim(
-            f"RSS under {RSS_LIMIT / MEGA:.0f} MB after {count:,} requests", f"{first / MEGA:.1f} MB", first < RSS_LIMIT
+            f"memory under {MEMORY_LIMIT / MEGA:.0f} MB after {count:,} requests",
+            f"{first / MEGA:.1f} MB",
+            first < MEMORY_LIMIT,
         )
     ]
     if total > count:
@@ -205,7 +207,7 @@ def summary(results: Results) -> dict[str, object]:
                 for figure in FIGURES
             },
             "ratio_to_bare": {figure.key: results.ratio(figure, name) for figure in FIGURES},
-            "rss_bytes": dict(results.memory.get(name, [])),
+            "pss_bytes": dict(results.memory.get(name, [])),
         }
         for name in results.contestants
     }

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a fil
 
 from tests.bench import report
 from tests.bench.contestants import KNOWN, MODEL, PACED_MODEL, Contestant, start, start_stub, versus
-from tests.bench.host import StartError, busy_seconds, cores, cpu_seconds, pin, rss_bytes
+from tests.bench.host import StartError, busy_seconds, cores, cpu_seconds, memory_bytes, pin
 from tests.bench.load import LoadError, Request, Sample, Shape, measure
 
 SOAK_STEPS = (1_000, 10_000, 20_000, 50_000, 100_000)
@@ -117,16 +117,16 @@ class Bench:
         assert contestant.process is not None
         plain, stream = (contestant.request(MODEL, stream=stream) for stream in (False, True))
         requests = [plain] * (SOAK_MIX - 1) + [stream]
-        readings = self.results.memory.setdefault(name, [(0, rss_bytes(contestant.process.pid))])
+        readings = self.results.memory.setdefault(name, [(0, memory_bytes(contestant.process.pid))])
         for count in SOAK_STEPS:
             if count > self._args.soak:
                 break
             shape = Shape(16, 600.0, quota=count - readings[-1][0])
             sample = self._measure("soak", contestant, requests, shape)
-            readings.append((count, rss_bytes(contestant.process.pid)))
+            readings.append((count, memory_bytes(contestant.process.pid)))
             progress(
                 f"soak  {name}  {count:9,} requests  {report.per_second(sample):8,.0f}/s"
-                f"  RSS {readings[-1][1] / report.MEGA:6.1f} MB"
+                f"  PSS {readings[-1][1] / report.MEGA:6.1f} MB"
             )
 
 

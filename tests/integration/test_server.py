@@ -576,7 +576,7 @@ def test_an_unknown_command_names_those_there_are(
     assert ended.value.code == 2
     err = capsys.readouterr().err
     assert "serv" in err
-    assert "serve, check" in err
+    assert "serve, reload, check" in err
 
 
 def test_check_tells_the_faults_of_every_room_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from gatehook import shared
 from gatehook.accepting import SharedSocket
 from gatehook.shared import shared_folder
 from gatehook.testing import Reply, StubUpstream
-from gatehook.workers import Generation, Worker
+from gatehook.generation import Generation, Worker
 
 Wire = Any
 Wait = Callable[..., Any]
@@ -38,7 +38,7 @@ from pathlib import Path
 from aiohttp import web
 from gatehook import Route, Section, StartupError, hookimpl
 from gatehook.testing import built
-from gatehook.workers import supervise
+from gatehook.supervisor import supervise
 
 class Probe:
     """Tells which worker answers, and fails to start on demand."""
@@ -75,8 +75,8 @@ class Probe:
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
 try:
     supervise(
-        built(Path(sys.argv[1]).read_text(), plugins={"probe": Probe}),
-        lambda address, models: print("listens on", address, "with", models, file=sys.stderr, flush=True),
+        lambda: built(Path(sys.argv[1]).read_text(), plugins={"probe": Probe}),
+        lambda gateway, address, models: print("listens on", address, "with", models, file=sys.stderr, flush=True),
     )
 except StartupError as error:
     print(*error.faults, sep="\\n", file=sys.stderr)
@@ -407,7 +407,7 @@ async def test_kill_9_of_a_worker_under_load_hurts_its_own_requests_only_and_it_
 
 def test_successors_of_workers_that_die_young_wait_longer_and_longer() -> None:
     settings = SimpleNamespace(server=SimpleNamespace(workers=1, shutdown_grace=1))
-    generation = Generation(cast("Any", SimpleNamespace(settings=settings)), SharedSocket(cast("Any", None)))
+    generation = Generation(cast("Any", SimpleNamespace(settings=settings)), SharedSocket(cast("Any", None)), [0])
     now, waits = 0.0, []
     for age in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 100.0, 1.0):
         line = SimpleNamespace(close=lambda: None)

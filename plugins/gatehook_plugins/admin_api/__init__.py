@@ -1,4 +1,4 @@
-"""Administration over HTTP: users and what they may use, keys, models, corrections of usage, and who changed what."""
+"""Administration over HTTP: users and what they may use, keys, models, usage and its corrections, the audit, reload."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gatehook import DIRECTORY, Route, Section, hookimpl
 from gatehook_plugins.admin_api.keys import KeyRoutes
+from gatehook_plugins.admin_api.lifecycle import LifecycleRoutes
 from gatehook_plugins.admin_api.models import ModelRoutes
 from gatehook_plugins.admin_api.records import RecordRoutes
 from gatehook_plugins.admin_api.users import UserRoutes
@@ -38,5 +39,5 @@ class AdminApi:
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """All of /admin."""
         models = ModelRoutes(gateway, allow_references=self._settings.allow_references)
-        rooms = (UserRoutes(gateway), KeyRoutes(gateway), models, RecordRoutes(gateway))
+        rooms = (UserRoutes(gateway), KeyRoutes(gateway), models, RecordRoutes(gateway), LifecycleRoutes(gateway))
         return [Route(method, path, handler, auth="admin") for room in rooms for method, path, handler in room.routes()]
