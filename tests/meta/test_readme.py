@@ -432,7 +432,9 @@ def written(command: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "words", [words for line in COMMANDS for words in written(line) if words[0] != "serve"], ids=" ".join
+    "words",
+    [words for line in COMMANDS for words in written(line) if words[0] not in ("serve", "reload")],
+    ids=" ".join,
 )
 def test_a_command_of_the_block_runs(
     beside_settings: Path, capsys: pytest.CaptureFixture[str], words: list[str]
@@ -465,12 +467,13 @@ def test_the_block_has_every_command_of_the_help(capsys: pytest.CaptureFixture[s
     assert [command.split()[1] for command in COMMANDS] == helped
 
 
-async def test_the_unix_socket_s_command_serves_until_sigterm(beside_settings: Path) -> None:
+async def test_the_unix_socket_s_command_serves_and_reloads_until_sigterm(beside_settings: Path) -> None:
     (command,) = re.findall(r"`(LISTEN_MODE=[^`]*)`", README)
     *variables, program, word = command.split()
     assert (program, word) == ("gatehook", "serve")
     environ = dict(variable.split("=", 1) for variable in variables)
     with tempfile.TemporaryDirectory() as folder:  # tmp_path may be too long for a socket's name
+        environ["XDG_RUNTIME_DIR"] = folder
         environ["UDS_PATH"] = path = environ["UDS_PATH"].replace("/run/", f"{folder}/")
         assert path.startswith(folder)
         process = await asyncio.create_subprocess_exec(
@@ -492,6 +495,12 @@ async def test_the_unix_socket_s_command_serves_until_sigterm(beside_settings: P
                 http.post(f"http://gatehook{CHAT}", json=HELLO) as answer,
             ):
                 assert (await answer.json())["choices"][0]["message"]["content"] == ANSWER
+            reload = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gatehook", "reload",
+                env=surroundings(**environ), cwd=beside_settings, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            said, _ = await reload.communicate()
+            assert said.startswith(b"reloaded: ")
         finally:
             process.send_signal(signal.SIGTERM)
             await process.communicate()
