@@ -41,7 +41,7 @@ Ready = Callable[[Gateway, str, int], None]
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def supervise(build: Callable[[], Gateway], ready: Ready) -> None:
+def supervise(build: Callable[[], Gateway], ready: Ready, *, start_limit: float = 60.0) -> None:
     """Serve with `server.workers` processes until SIGTERM or SIGINT; a second signal cuts requests off, a third kills.
 
     SIGHUP, or somebody on the control socket, has `build` called again, and a new generation take over.
@@ -49,22 +49,24 @@ def supervise(build: Callable[[], Gateway], ready: Ready) -> None:
     Args:
         build: makes the gateway from the settings as they are then.
         ready: is told that the first generation serves.
+        start_limit: seconds that a later one has until it must serve.
 
     Raises:
         StartupError: the settings are wrong, the address cannot be listened on, or a worker cannot start.
     """
     gateway = build()
     with shared_folder() as folder, listening(gateway.settings.path) as control:
-        Supervisor(build, folder, control).run(gateway, ready)
+        Supervisor(build, folder, start_limit, control).run(gateway, ready)
 
 
 class Supervisor:
     """Forks workers, waits for signals and for what workers say, and does not return before the last has ended."""
 
-    def __init__(self, build: Callable[[], Gateway], folder: Path, control: Control | None = None) -> None:
-        """`folder` is what the workers share."""
+    def __init__(self, build: Callable[[], Gateway], folder: Path, start_limit: float, control: Control | None) -> None:
+        """`folder` is what the workers share; see `supervise`."""
         self._build = build
         self._folder = folder
+        self._start_limit = start_limit
         self._control = control
         self._serving: Generation | None = None
         self._coming: Generation | None = None
@@ -76,7 +78,10 @@ class Supervisor:
         """Who has asked for another reload meanwhile; None for a signal."""
         self._told = 0
         """How often it was told to stop."""
-        self._had_terminal = _has_terminal()
+        # `nohup` says that the terminal does not matter.
+        self._had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        self._deadline = math.inf
+        """When the one that is coming must serve."""
         self._wakeup, self._signalled = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signalled.setblocking(False)
@@ -94,7 +99,8 @@ class Supervisor:
                     for generation in generations:
                         for index in generation.missing(time.monotonic()):
                             self._fork(generation, index)
-                    self._wait(min(one.next_event() for one in generations) - time.monotonic())
+                    events = [one.next_event() for one in generations]
+                    self._wait(min(*events, self._deadline) - time.monotonic())
                     self._reap()
                     if self._change() and self._serving is first:
                         ready(gateway, self._address(first), first.models)
@@ -137,30 +143,45 @@ class Supervisor:
 
     def _change(self) -> bool:
         """See what has become of the generations; whether another serves now."""
-        now, changed, coming = time.monotonic(), False, self._coming
-        if coming is not None and coming.established and not coming.stopping:
-            old, self._serving, self._coming, changed = self._serving, coming, None, True
-            if old is not None:
-                old.stop(YIELD, now)
-                self._leaving.append(old)
-                self._retire(old, coming)
-                log.info(
-                    "the new settings are in force: %d plugins, %d models, %d workers; the old generation lets its "
-                    "requests end", len(coming.gateway.plugins.names), coming.models, len(coming.indexes),
-                )  # fmt: skip
-            self._tell(faults=[], address=self._address(coming), models=coming.models, workers=len(coming.indexes))
-        elif coming is not None and coming.ended:
+        coming, took_over = self._coming, False
+        if coming is not None and coming.ended:
             self._coming = None
-            if self._serving is not None:
-                self._retire(coming, self._serving)
-                self._refuse(coming.faults or ["it was told to stop"])
+            self._give_up(coming)
+        elif coming is not None and not coming.stopping:
+            if coming.established:
+                self._coming, took_over = None, True
+                self._take_over(coming)
+            elif time.monotonic() >= self._deadline:
+                coming.faults.append(f"the new workers did not serve within {self._start_limit:g} s")
+                coming.stop(CUT, time.monotonic())
+        if self._coming is None or self._coming.stopping:
+            self._deadline = math.inf
         if self._serving is not None and self._serving.ended:
             self._serving = None
         self._leaving = [one for one in self._leaving if not one.ended]
         if self._coming is None and self._serving is not None and not self._told and self._waiting:
             waiting, self._waiting = self._waiting, []
             self._reload([asker for asker in waiting if asker is not None])
-        return changed
+        return took_over
+
+    def _take_over(self, coming: Generation) -> None:
+        old, self._serving = self._serving, coming
+        size, place = len(coming.indexes), self._address(coming)
+        if old is not None:
+            old.stop(YIELD, time.monotonic())
+            self._leaving.append(old)
+            self._retire(old, coming)
+            log.info(
+                "the new settings are in force: %d plugins, %d models, %d workers; the old ones let their requests end",
+                len(coming.gateway.plugins.names), coming.models, size,
+            )  # fmt: skip
+        self._tell(faults=[], address=place, models=coming.models, workers=size)
+
+    def _give_up(self, coming: Generation) -> None:
+        """It could not start, or was told to stop before it had."""
+        if self._serving is not None and not self._told:
+            self._retire(coming, self._serving)
+            self._refuse(coming.faults)
 
     def _retire(self, old: Generation, other: Generation) -> None:
         """Give up the address of a generation, if the other one has another."""
@@ -177,6 +198,7 @@ class Supervisor:
         importlib.invalidate_caches()  # a plugin may have been installed meanwhile
         try:
             self._coming = self._generation(self._build())
+            self._deadline = time.monotonic() + self._start_limit
         except StartupError as error:
             self._refuse(error.faults)
         except Exception as error:

@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from gatehook import shared
 from gatehook.accepting import SharedSocket
+from gatehook.generation import Generation, Worker
 from gatehook.shared import shared_folder
 from gatehook.testing import Reply, StubUpstream
-from gatehook.generation import Generation, Worker
 
 Wire = Any
 Wait = Callable[..., Any]
@@ -77,6 +77,7 @@ try:
     supervise(
         lambda: built(Path(sys.argv[1]).read_text(), plugins={"probe": Probe}),
         lambda gateway, address, models: print("listens on", address, "with", models, file=sys.stderr, flush=True),
+        start_limit=1,
     )
 except StartupError as error:
     print(*error.faults, sep="\\n", file=sys.stderr)
@@ -467,6 +468,17 @@ async def test_a_start_that_hangs_can_be_ended(text: Text, tmp_path: Path) -> No
         for _ in range(2):
             program.process.send_signal(signal.SIGTERM)
             await program.line("stop")
+        assert await program.ended() == 0
+
+
+async def test_new_workers_that_hang_are_given_up_and_the_old_ones_go_on(text: Text, tmp_path: Path) -> None:
+    async with served(text(workers=2), tmp_path) as program, lines(program.port, workers=2) as opened:
+        (tmp_path / "settings.toml").write_text(text(workers=2, probe={"fails": "hang", "worker": 3}))
+        program.process.send_signal(signal.SIGHUP)
+        await program.line("the old settings stay in force: the new workers did not serve within 1 s")
+        for line in opened:
+            assert await line.ask("/health/ready") == {"status": "ok"}
+        program.process.send_signal(signal.SIGTERM)
         assert await program.ended() == 0
 
 
