@@ -88,7 +88,7 @@ class Results:
     contestants: list[str]
     rate: float
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=lambda: defaultdict(list))
-    memory: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # contestant: (requests, PSS bytes), …
+    memory: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # contestant: (requests, bytes), …
 
     def add(self, scenario: str, contestant: str, sample: Sample) -> None:
         self.samples[scenario, contestant].append(sample)
@@ -125,9 +125,9 @@ def table(results: Results) -> str:
 
 
 def memory_table(results: Results) -> str:
-    rows = [["memory (PSS) in MB"]]
+    rows = [["memory in MB"]]
     for name, readings in results.memory.items():
-        rows[0] = ["memory (PSS) in MB", *["idle" if not count else f"{count:,} requests" for count, _ in readings]]
+        rows[0] = ["memory in MB", *["idle" if not count else f"{count:,} requests" for count, _ in readings]]
         rows.append([name, *[show(size / MEGA, "{:.1f}") for _, size in readings]])
     return aligned(rows)
 
@@ -207,7 +207,7 @@ def summary(results: Results) -> dict[str, object]:
                 for figure in FIGURES
             },
             "ratio_to_bare": {figure.key: results.ratio(figure, name) for figure in FIGURES},
-            "pss_bytes": dict(results.memory.get(name, [])),
+            "memory_bytes": dict(results.memory.get(name, [])),
         }
         for name in results.contestants
     }

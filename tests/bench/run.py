@@ -126,7 +126,7 @@ class Bench:
             readings.append((count, memory_bytes(contestant.process.pid)))
             progress(
                 f"soak  {name}  {count:9,} requests  {report.per_second(sample):8,.0f}/s"
-                f"  PSS {readings[-1][1] / report.MEGA:6.1f} MB"
+                f"  memory {readings[-1][1] / report.MEGA:6.1f} MB"
             )
 
 
