@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -369,6 +370,46 @@ async def test_sigterm_in_the_middle_of_a_reload_ends_both_generations(text: Tex
         program.process.send_signal(signal.SIGTERM)
         assert await program.ended() == 0
         assert time.monotonic() - begun < 15
+
+
+# --- what the generations share
+
+
+async def scraped(url: str) -> float:
+    """All requests that the metrics know of."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        found = re.findall(r"^gateway_requests_total{.*} ([0-9.]+)$", await answer.text(), re.MULTILINE)
+        return sum(map(float, found))
+
+
+async def test_the_metrics_of_several_workers_outlive_their_generation(text: Text, tmp_path: Path) -> None:
+    async with served(text(workers=2, plugin_metrics={}), tmp_path) as program:
+        for generation in range(1, 4):
+            for _ in range(10):
+                async with aiohttp.ClientSession() as http, http.post(f"{program.url}/v1/chat/completions", json=ASK):
+                    pass
+            async with asyncio.timeout(10):
+                while await scraped(program.url) != 10 * generation:  # a request is counted just after its answer
+                    pass
+            assert (await program.reload())[0] == 0
+            assert await scraped(program.url) == 10 * generation
+            await program.told(ENDED, times=2 * generation)
+            assert await scraped(program.url) == 10 * generation
+
+
+async def test_the_limits_of_several_workers_outlive_their_generation(text: Text, tmp_path: Path) -> None:
+    limited = text(workers=2, plugin_rate_limit={"requests_per_minute": 6})
+    async with served(limited, tmp_path) as program:
+        statuses = []
+        for _ in range(4):
+            for _ in range(2):
+                async with (
+                    aiohttp.ClientSession() as http,
+                    http.post(f"{program.url}/v1/chat/completions", json=ASK) as answer,
+                ):
+                    statuses.append(answer.status)
+            assert (await program.reload())[0] == 0
+        assert statuses == [200] * 6 + [429] * 2
 
 
 # --- the admin API
