@@ -12,6 +12,7 @@ from gatehook.accounts import (
     Pricing,
     UsageRow,
     User,
+    common_models,
     dollars,
     nano,
 )
@@ -206,6 +207,7 @@ __all__ = (
     "Verdict",
     "Vitality",
     "check_depth",
+    "common_models",
     "completion",
     "data_uri",
     "decode",

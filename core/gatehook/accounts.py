@@ -3,6 +3,7 @@
 Money is in nano-dollars (10⁻⁹ US dollars), so that sums are exact; times are epoch milliseconds, UTC.
 """
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ __all__ = [
     "Pricing",
     "UsageRow",
     "User",
+    "common_models",
+    "covers",
     "dollars",
     "nano",
 ]
@@ -46,6 +49,18 @@ def nano(amount: float | Decimal | str) -> int:
     if not exact.is_finite() or abs(exact) >= 10**18:
         raise ValueError("expected an amount of dollars under a thousand million, such as 12.50")
     return int(exact.to_integral_value())
+
+
+def covers(allowed: Iterable[str], model: str) -> bool:
+    """Whether `model` is one of these names, or begins as one of them that ends in `*` does ("openai/*")."""
+    return any(model == one or (one.endswith("*") and model.startswith(one[:-1])) for one in allowed)
+
+
+def common_models(some: frozenset[str] | None, others: frozenset[str] | None) -> frozenset[str] | None:
+    """The models that two lists both allow, patterns such as "openai/*" among them; None is a list of everything."""
+    if some is None or others is None:
+        return others if some is None else some
+    return frozenset({one for one in some if covers(others, one)} | {other for other in others if covers(some, other)})
 
 
 class Cost(Struct, frozen=True, gc=False):

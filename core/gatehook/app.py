@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gatehook.answers import Answers
 from gatehook.catalog import LiveCatalog
 from gatehook.control import ask
 from gatehook.deadlines import Deadlines
@@ -36,7 +37,7 @@ from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
-from gatehook.stages import Answers, Concerns, Observers, authenticate
+from gatehook.stages import Concerns, Observers, authenticate
 from gatehook.tools import Tools
 
 __all__ = ["PRINCIPAL", "Gateway"]
@@ -129,13 +130,22 @@ class Gateway:
             tools=Tools(frozen("register_tool_policies")),
             answers=Answers(frozen("register_caches")),
             observers=observers,
+            catalog=self.catalog,
             deadlines=deadlines,
             max_body=self.settings.server.max_body,
             read_timeout=self.settings.server.read_timeout,
             write_timeout=self.settings.server.write_timeout,
+            heartbeat=self.settings.server.heartbeat or math.inf,
         )
         by_attempt = [limiter for limiter in concerns.limiters if isinstance(limiter, AttemptLimiter)]
-        failover = Failover(self.settings.failover, self.vendors, deadlines, observers.attempt_failed, by_attempt)
+        failover = Failover(
+            self.settings.failover,
+            self.vendors,
+            deadlines,
+            observers.attempt_failed,
+            by_attempt,
+            self.catalog.canonical,
+        )
         return Pipeline(concerns, failover)
 
     def require_safe(self) -> None:

@@ -34,7 +34,7 @@ def completion(
         "id": "chatcmpl-" + call.id.removeprefix("req_"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": call.model,
+        "model": call.public_name,
         "choices": list(choices),
         "usage": usage.as_openai() if usage else None,
         "system_fingerprint": None,
@@ -51,7 +51,7 @@ class StreamBuilder:
             "id": "chatcmpl-" + call.id.removeprefix("req_"),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": call.model,
+            "model": call.public_name,
             "system_fingerprint": None,
         }
         self._include_usage = call.include_usage

@@ -22,6 +22,9 @@ class Limit(NamedTuple):
     seconds: float
     error: Callable[[], Exception]
     until: float = math.inf
+    beat: Callable[[], None] | None = None
+    """Called every `beat_seconds` of the wait."""
+    beat_seconds: float = math.inf
 
 
 class Deadlines:
@@ -68,7 +71,18 @@ class Watch:
     armed anew for every wait.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_error", "_expired", "_limit", "_loop", "_task", "deadline")
+    __slots__ = (
+        "_beat_at",
+        "_beating",
+        "_cancelling",
+        "_deadlines",
+        "_error",
+        "_expired",
+        "_limit",
+        "_loop",
+        "_task",
+        "deadline",
+    )
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -76,6 +90,9 @@ class Watch:
         self.deadline = math.inf
         self._error: Callable[[], Exception] | None = None
         self._limit: Limit | None = None
+        self._beating: Limit | None = None
+        """The limit whose beat is to be called next at `_beat_at`."""
+        self._beat_at = math.inf
         self._expired = False
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -89,7 +106,7 @@ class Watch:
         deadline = self._loop.time() + seconds
         self.deadline = min(until, deadline)
         self._error = error
-        self._limit = None
+        self._limit = self._beating = None
         return self
 
     def again(self, limit: Limit) -> None:
@@ -99,7 +116,7 @@ class Watch:
     def pause(self) -> None:
         """Do not watch until it is armed anew: what is waited for now has limits of its own."""
         self.deadline = math.inf
-        self._limit = None
+        self._limit = self._beating = None
 
     def is_over(self, now: float) -> bool:
         """Whether the time is over; begins to count it if this is the first look since `again`."""
@@ -107,6 +124,11 @@ class Watch:
         if limit is not None:
             self._error = limit.error
             self.deadline = min(now + limit.seconds, limit.until)
+            self._beating, self._beat_at = limit, now + limit.beat_seconds
+        elif self._beating is not None and self._beat_at <= now < self.deadline:
+            self._beat_at = now + self._beating.beat_seconds
+            if self._beating.beat is not None:
+                self._beating.beat()
         return self.deadline <= now
 
     def expire(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from gatehook.answers import Lookup
+from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
-from gatehook.failover import Stream
 from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.stages import Concerns
@@ -22,6 +23,7 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
 }
+_COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
 """Bytes of a plain answer that are written at once."""
 
@@ -82,7 +84,7 @@ class Delivery:
         self._status = ("complete", 200)
         return response
 
-    async def stream(self, stream: Stream, key: bytes | None) -> web.StreamResponse:
+    async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
         Raises:
@@ -104,7 +106,7 @@ class Delivery:
                 await self._write(response, watch, b"".join(begun))
                 untouched = gate is None and kept is None and self._untouched
                 unread = Limit(concerns.write_timeout, _client_too_slow)
-                async for batch in stream.watched(watch):
+                async for batch in stream.watched(watch, self._tell_alive, concerns.heartbeat):
                     if untouched and isinstance(batch, Frames):
                         if batch.data:
                             watch.again(unread)
@@ -251,6 +253,14 @@ class Delivery:
                 watch(call, chunk)
             framed.append(event(call, chunk))
         return b"".join(framed)
+
+    def _tell_alive(self) -> None:
+        """Send a comment, which readers of events ignore, unless what was sent before is still unread."""
+        response, transport = self._response, self._request.transport
+        if response is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return
+        with contextlib.suppress(StopIteration, ConnectionError):
+            response.write(_COMMENT).send(None)  # written at once: there is nothing yet that it could wait for
 
     async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
         """Write, waiting while the client's buffer is full, but not for ever."""

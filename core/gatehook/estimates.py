@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from gatehook.model import Call, Target
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "has_pictures"]
 
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
+"""Of text, as expected."""
 _EXPECTED_ANSWER = 500
 """Tokens of an answer that nobody limits."""
 _LONGEST_ANSWER = 16_384
@@ -64,19 +65,41 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
 def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     raw = call.body.raw
     size, pictures = len(raw), 0
-    if _PICTURE in raw or (b"\\" in raw and _ESCAPED in raw):
+    if _may_show(raw):
         pictures, hidden = _pictures(call.payload.get("messages"))
         size -= hidden
-    prompt = -(-size // _BYTES_PER_TOKEN) + pictures * _MEDIUM
+    prompt = -(-size // BYTES_PER_TOKEN) + pictures * _MEDIUM
     prompt_most = size + raw.count(b"{") * _PER_MESSAGE + pictures * _LARGEST_MEDIUM
     window, longest = _bounds(targets)
     if window:
         prompt, prompt_most = min(prompt, window), min(prompt_most, window)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    asked, times = (call.max_tokens, call.choices) if call.choices is not None else _asked(call)
-    most = asked or longest or window or _LONGEST_ANSWER
+    limit, times = asked(call)
+    most = limit or longest or window or _LONGEST_ANSWER
     return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times)
+
+
+def has_pictures(call: Call) -> bool:
+    """Whether the request shows pictures.
+
+    Raises:
+        InvalidRequest: the body holds what cannot be decoded.
+    """
+    return _may_show(call.body.raw) and _pictures(call.payload.get("messages"))[0] > 0
+
+
+def asked(call: Call) -> tuple[int, int]:
+    """How long an answer may be, in tokens (0 where the request does not say), and how many there will be.
+
+    Raises:
+        InvalidRequest: the body holds what cannot be decoded.
+    """
+    return (call.max_tokens or 0, call.choices) if call.choices is not None else _asked(call)
+
+
+def _may_show(raw: bytes) -> bool:
+    return _PICTURE in raw or (b"\\" in raw and _ESCAPED in raw)
 
 
 def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
@@ -84,7 +107,7 @@ def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
     window = longest = 0
     told_window = told_longest = True
     for target in targets:
-        size, most = target.context_window, target.max_tokens
+        size, most = target.context_window, target.defaults.get("max_tokens") or target.max_tokens
         if size is None:
             told_window = False
         elif size > window:

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 from msgspec import Struct, field
 from pydantic import SecretStr
 
-from gatehook.accounts import Cost, Key, Limits, Pricing, User
+from gatehook.accounts import Cost, Key, Limits, Pricing, User, covers
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import Document, MalformedJSON
 
@@ -49,6 +49,8 @@ class Credential(Struct, frozen=True):
 class Principal(Struct, frozen=True):
     """Who is calling. `models` is None for "all", otherwise the public names this principal may use.
 
+    A name that ends in `*` allows all that begin as it does.
+
     `id` is what limits, budgets and the ledger go by: the user's, where there are users. `user` and `key` are what the
     directory knows of them, `key_id` names the key also where it is not from there.
     """
@@ -61,9 +63,10 @@ class Principal(Struct, frozen=True):
     user: User | None = None
     key: Key | None = None
 
-    def may_use(self, model: str) -> bool:
-        """Whether this principal may call the model with this public name."""
-        return self.models is None or model in self.models
+    def may_use(self, *names: str) -> bool:
+        """Whether this principal may call a model that is known by these names: one of them is enough."""
+        allowed = self.models
+        return allowed is None or any(name in allowed or covers(allowed, name) for name in names)
 
 
 ANONYMOUS = Principal(id="anonymous", admin=False)
@@ -94,8 +97,12 @@ class Target:
     pricing: Pricing | None = None
     rate_limit: Limits = dataclass_field(default_factory=Limits)
     capabilities: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other names that clients may ask for its model by."""
     strict: bool = False
     options: Mapping[str, Any] = dataclass_field(default_factory=dict, repr=False)
+    defaults: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    """Parameters, by OpenAI's names, for requests that do not give them: `temperature`, `max_tokens`."""
     unavailable: str = ""
     """Why this deployment cannot be called at all ("its key $OPENAI_API_KEY is not set"); "" when it can."""
     hidden: tuple[str, ...] = dataclass_field(default=(), repr=False)
@@ -263,6 +270,10 @@ class Entry(Struct, frozen=True):
 
     completion: Completion | None = None
     chunks: Sequence[Chunk] = ()
+    at: float = 0.0
+    """Epoch seconds of when it was made; the gateway says so when it is stored, and a cache gives it back."""
+    dropped: tuple[str, ...] = ()
+    """Parameters that the vendor had no place for; likewise."""
 
 
 class Outcome(Struct, frozen=True):
@@ -326,6 +337,8 @@ class Call(Struct, eq=False):
     body: Document = EMPTY
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""
+    served: str = ""
+    """The public name of the model that answers: the one asked for, or that of a fallback; "" while none does."""
     attempts: int = 0
     dropped: tuple[str, ...] = ()
     """Parameters that the answering vendor has no place for; named in a response header."""
@@ -338,6 +351,11 @@ class Call(Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"Call({self.id}, {self.operation}, {self.model!r})"  # headers hold secrets, bodies what people say
+
+    @property
+    def public_name(self) -> str:
+        """The name of a model that the answer bears."""
+        return self.served or self.model
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -361,7 +379,9 @@ class Attempt(Struct, eq=False):
     call: Call
     target: Target
     sifted: Mapping[str, Any] | None = None
-    """The request without the parameters the vendor's table drops; None if the vendor has no table."""
+    """The request without the parameters the vendor's table drops, and with `defaults`; None if it is as it came."""
+    defaults: Mapping[str, Any] = {}
+    """Parameters that the request leaves open and the deployment sets; in `payload` they are there already."""
     dropped: list[str] = field(default_factory=list)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from gatehook.errors import InvalidRequest, Retry
 
-__all__ = ["Parameter", "dropped", "mapped", "refused", "sift"]
+__all__ = ["Parameter", "dropped", "left_open", "mapped", "refused", "sift"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,28 @@ def sift(
                 )
             lost.append(name)
     return kept, lost
+
+
+_LIMITS = ("max_tokens", "max_completion_tokens")
+"""Two names of one thing: who gives either has set a limit."""
+
+
+def left_open(
+    payload: Mapping[str, Any], defaults: Mapping[str, Any], table: Mapping[str, Parameter] | None = None
+) -> dict[str, Any]:
+    """Those of a deployment's defaults that the request leaves open: the parameter is absent or null.
+
+    Args:
+        payload: the request in OpenAI's shape.
+        defaults: parameter to value.
+        table: the vendor's; what it does not map is left out, as nobody asked for it.
+    """
+    return {
+        name: value
+        for name, value in defaults.items()
+        if all(payload.get(one) is None for one in (_LIMITS if name in _LIMITS else (name,)))
+        and (table is None or table.get(name, _UNKNOWN).disposition == "mapped")
+    }
 
 
 _UNKNOWN = dropped("not a parameter this vendor's translation knows")

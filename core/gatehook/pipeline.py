@@ -12,6 +12,7 @@ from aiohttp import web
 from gatehook.delivery import Delivery
 from gatehook.errors import GatewayError
 from gatehook.failover import Failover
+from gatehook.fitness import fitting
 from gatehook.model import Call, Entry
 from gatehook.protocols import Endpoint
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
@@ -39,7 +40,7 @@ class Pipeline:
             concerns.observers.started(call)
             call.principal = await authenticate(concerns.authenticators, request)
             endpoint.surface.parse(call, request, await read_body(request, concerns))
-            authorize(call)
+            authorize(call, concerns.catalog)
             await permits.admit(concerns.limiters, call)
             await concerns.tools.offer(call)
 
@@ -48,7 +49,7 @@ class Pipeline:
                 await concerns.tools.judge_again(call, entry)
                 return await delivery.replay(entry)
 
-            targets = await route(concerns.routers, call)
+            targets = fitting(call, await route(concerns.routers, call))
             if call.stream:
                 return await delivery.stream(await self.failover.stream(call, targets, permits), key)
 

@@ -175,6 +175,15 @@ class Cache(Protocol):
 
 
 @runtime_checkable
+class Scoped(Protocol):
+    """What a cache may also be: one that says who shares its answers. Those of others are for one user each."""
+
+    def scope(self, principal: Principal) -> str:
+        """The same text for all who may get each other's answers."""
+        ...
+
+
+@runtime_checkable
 class ToolPolicy(Protocol):
     """Decides which tools a model may see and which calls may go out."""
 

@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gatehook.accounts import Limits, Pricing, nano
 from gatehook.model import Target
+from gatehook.names import is_pattern
 
 __all__ = [
     "ByteSize",
@@ -171,6 +172,12 @@ class ServerSettings(Table):
     max_body: ByteSize = Field(default=32 << 20, description="largest request body: bytes, or a size such as '32MB'")
     read_timeout: Seconds = Field(default=60.0, description="seconds a client may take to send its request's body")
     write_timeout: Seconds = Field(default=60.0, description="seconds a client may leave its answer unread")
+    heartbeat: float = Field(
+        default=15.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of silence in a stream after which a comment tells the client that it lives; 0: never",
+    )
 
     def is_loopback(self) -> bool:
         """Whether only this machine can connect: a Unix socket, "localhost", or a loopback address."""
@@ -203,6 +210,8 @@ class FailoverSettings(Table):
 
     first_token_timeout: Seconds = Field(default=30.0, description="seconds until a stream's first content")
     stall_timeout: Seconds = Field(default=30.0, description="seconds of silence within a stream")
+    max_attempts: int = Field(default=8, ge=1, le=100, description="calls of vendors for one request, at most")
+    budget: Seconds = Field(default=120.0, description="seconds after which no further attempt is begun")
     retries: int = Field(default=2, ge=0, le=10, description="further tries of one deployment, on transient errors")
     retry_after_cap: Seconds = Field(default=10.0, description="longest wait, in seconds, that a vendor may ask for")
 
@@ -278,10 +287,23 @@ class RateLimitSettings(Table):
         return Limits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
 
+class ParameterSettings(Table):
+    """`parameters` of a model: for requests that do not say."""
+
+    default_temperature: float | None = Field(default=None, ge=0, le=2, description="temperature, if none is given")
+    max_tokens: PositiveInt | None = Field(default=None, description="most tokens of an answer, if none are given")
+
+    def to_defaults(self) -> dict[str, Any]:
+        """The same by OpenAI's names."""
+        named = {"temperature": self.default_temperature, "max_tokens": self.max_tokens}
+        return {name: value for name, value in named.items() if value is not None}
+
+
 class ModelSettings(Table):
     """[[models]]: one deployment of a model. Several with one name share its calls."""
 
-    name: Label = Field(description="what clients ask for")
+    name: Label = Field(description="what clients ask for; with a '*' at its end, all names that begin so")
+    aliases: list[Label] = Field(default=[], description="other names that clients may ask for it by")
     vendor: Label = Field(description="name of the vendor, in any case")
     model: str = Field(default="", description="what the vendor calls it; the name, if not given")
     base_url: str = Field(default="", description="where the vendor is; its own address, if not given")
@@ -293,7 +315,8 @@ class ModelSettings(Table):
     rate_limit: RateLimitSettings = RateLimitSettings()
     pricing: PricingSettings | None = Field(default=None, description="US dollars per 1,000 tokens, if known")
     limits: LimitSettings = LimitSettings()
-    capabilities: list[Label] = Field(default=[], description="what it can do, for lists of models")
+    parameters: ParameterSettings = ParameterSettings()
+    capabilities: list[Label] = Field(default=[], description="what it can do; calls that need more pass it over")
     strict: bool = Field(default=False, description="refuse parameters the vendor has no place for, not drop them")
     options: dict[str, Any] = Field(  # no repr: it may hold secrets
         default={}, repr=False, description="what only this vendor knows; 'env:NAME' and 'file:PATH' are looked up"
@@ -307,10 +330,33 @@ class ModelSettings(Table):
     def _lower(cls, vendor: str) -> str:
         return vendor.lower()
 
+    @field_validator("name")
+    @classmethod
+    def _one_wildcard(cls, name: str) -> str:
+        if "*" in name[:-1]:
+            raise ValueError("may hold one '*', at its end")
+        return name
+
+    @field_validator("aliases")
+    @classmethod
+    def _plain(cls, aliases: list[str], info: ValidationInfo) -> list[str]:
+        name = str(info.data.get("name", ""))
+        if aliases and is_pattern(name):
+            raise ValueError("a model whose name ends in '*' has none: it serves many names")
+        for alias in aliases:
+            if "*" in alias:
+                raise ValueError("must not hold '*'")
+            if alias == name:
+                raise ValueError("must not be the model's own name")
+        return aliases
+
     @field_validator("model")
     @classmethod
     def _named(cls, model: str, info: ValidationInfo) -> str:
-        return _label(model) if model else str(info.data.get("name", ""))
+        name = str(info.data.get("name", ""))
+        if "*" in model and not (is_pattern(name) and model.count("*") == 1):
+            raise ValueError("may hold one '*', which stands for the rest of the name, where the name ends in '*'")
+        return _label(model) if model else name
 
     def to_target(self, key: str, unavailable: str = "", hidden: Sequence[str] = ()) -> Target:
         """The deployment as routers and vendors see it.
@@ -336,8 +382,10 @@ class ModelSettings(Table):
             pricing=None if self.pricing is None else self.pricing.to_pricing(),
             rate_limit=self.rate_limit.to_limits(),
             capabilities=tuple(self.capabilities),
+            aliases=tuple(self.aliases),
             strict=self.strict,
             options=self.options,
+            defaults=self.parameters.to_defaults(),
             unavailable=unavailable,
             hidden=tuple(hidden),
         )

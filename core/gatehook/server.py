@@ -246,7 +246,7 @@ async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: Shared
     """
     try:
         async with running(gateway, shared) as at:
-            ready(at, sum(any(not one.unavailable for one in group) for group in gateway.catalog.groups().values()))
+            ready(at, _models(gateway))
             # What start-up made lives as long as the process: keep the collector from walking it over and over.
             gc.collect()
             gc.freeze()
@@ -256,6 +256,13 @@ async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: Shared
     except asyncio.CancelledError:
         if not stop.asked:
             raise
+
+
+def _models(gateway: Gateway) -> int:
+    """How many can be called; other names of a model count for nothing."""
+    catalog = gateway.catalog
+    own = (group for name, group in catalog.groups().items() if catalog.canonical(name) == name)
+    return sum(any(not one.unavailable for one in group) for group in own)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

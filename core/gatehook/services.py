@@ -86,11 +86,18 @@ class Catalog(Protocol):
     """All deployments, grouped by the public names clients ask for."""
 
     def group(self, name: str) -> Sequence[Target]:
-        """The deployments of one public name, () if there is none."""
+        """The deployments that answer for one name (a model's, an alias, one that a wildcard serves), () if none do."""
         ...
 
     def groups(self) -> Mapping[str, Sequence[Target]]:
-        """All groups, in the order of the settings."""
+        """All models, in the order of the settings, wildcards ("openai/*") among them; then all aliases."""
+        ...
+
+    def canonical(self, name: str) -> str:
+        """The name of the model, or the wildcard, that answers for `name`; `name` itself if nobody does.
+
+        What is counted by model is counted by this: aliases are the same model, and clients write what wildcards serve.
+        """
         ...
 
     def feed(self, source: str, targets: Sequence[Target]) -> None:
@@ -122,6 +129,21 @@ class Balancing(Protocol):
 
 class DeploymentHealth(Protocol):
     """Which deployments answer, as far as it is known to all workers, and with Redis to all nodes."""
+
+    @property
+    def failure_threshold(self) -> int:
+        """Failures in a row after which a deployment is given a rest; as it holds now."""
+        ...
+
+    @property
+    def recovery_threshold(self) -> int:
+        """Successes in a row after which it is up again; as it holds now."""
+        ...
+
+    @property
+    def health_check_interval(self) -> float:
+        """Seconds between two checks of a deployment that nobody asks for, 0 for none; as it holds now."""
+        ...
 
     def of(self, target: Target) -> Vitality:
         """How one deployment does. Costs no I/O."""
@@ -264,24 +286,27 @@ class Directory(Protocol):
         ...
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        """The models kept here, each as a [[models]] table plus `id`, without keys: `has_api_key` tells of one."""
+        """The models kept here, each as a [[models]] table plus `id` and `revision`, with `has_api_key` for its key."""
         ...
 
     async def put_model(
-        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool
+        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool, revision: int | None = None
     ) -> Mapping[str, Any]:
         """Add a model (a [[models]] table), or with `create` false change what `table` names of one.
 
+        `revision` is the one that was changed; None: whichever it is.
+
         Raises:
-            Conflict: there is one already. NotFound: there is none. InvalidRequest: a value that cannot be.
+            Conflict: there is one already, or somebody else has changed it meanwhile. NotFound: there is none.
+            InvalidRequest: a value that cannot be.
         """
         ...
 
-    async def delete_model(self, actor: str, model_id: str) -> None:
+    async def delete_model(self, actor: str, model_id: str, *, revision: int | None = None) -> None:
         """Delete a model.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none. Conflict: somebody else has changed it meanwhile.
         """
         ...
 
@@ -310,7 +335,9 @@ class Directory(Protocol):
     async def put_config(
         self, actor: str, name: str, value: Mapping[str, Any], *, revision: int | None = None
     ) -> tuple[Mapping[str, Any], int]:
-        """Set it, in the place of what was there; gives it with its new revision. It outlives a restart.
+        """Set it, in the place of what was there; gives it with its new revision, the audit's id of this change.
+
+        It outlives a restart.
 
         Args:
             actor: who does.
@@ -319,6 +346,54 @@ class Directory(Protocol):
             revision: the one that was changed; None: whichever it is.
 
         Raises:
+            Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
+        """
+        ...
+
+    async def merge_config(
+        self,
+        actor: str,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        revision: int | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> tuple[Mapping[str, Any], int]:
+        """Change what `changes` names, as a JSON merge patch (RFC 7396) does: None takes out. Nobody's is lost.
+
+        Args:
+            actor: who does.
+            name: of what.
+            changes: a JSON object.
+            revision: the one that was changed; None: whichever it is.
+            check: looks at the whole before it holds, and may raise.
+
+        Raises:
+            Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
+        """
+        ...
+
+    def override(self, name: str) -> tuple[Mapping[str, Any], int]:
+        """What is set of a model (by its public name) or a deployment (by its key), and its revision; ({}, 0) if none.
+
+        The keys are those of `put_override`. Changes are told as ("config", "model:NAME").
+        """
+        ...
+
+    async def put_override(
+        self, actor: str, name: str, changes: Mapping[str, Any], *, revision: int | None = None
+    ) -> tuple[Mapping[str, Any], int]:
+        """Set something of a model or a deployment, in place of what its table says; the catalog shows it.
+
+        Args:
+            actor: who does.
+            name: the public name of a model, for all its deployments, or the key of one deployment.
+            changes: some of `enabled`, `priority`, `rate_limit` (`requests_per_minute`, `tokens_per_minute`),
+                `fallback_models` and `parameters` (`default_temperature`, `max_tokens`); None takes back what was set.
+            revision: the one that was changed; None: whichever it is.
+
+        Raises:
+            ModelNotFound: there is none. InvalidRequest: a value that cannot be.
             Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
         """
         ...

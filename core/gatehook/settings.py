@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from gatehook import _env_layer
 from gatehook._env_layer import PREFIX
 from gatehook._reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at
+from gatehook._together import faults_among
 from gatehook.errors import StartupError, tell
 from gatehook.model import Target
 from gatehook.sections import (
@@ -325,10 +326,7 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
         if model.enabled:
             count[model.name] = count.get(model.name, 0) + 1
             targets.append(model.to_target(f"{model.name}#{count[model.name]}", unavailable, hidden))
-    faults += _lost_fallbacks(models, raw, layers)
-    serving = {index: model for index, model in models.items() if model.enabled}
-    faults += _repeated(serving, raw, layers)
-    faults += _circular_fallbacks(serving, layers)
+    faults += faults_among(models, raw, layers)
     return tuple(models.values()), tuple(targets)
 
 
@@ -376,57 +374,6 @@ def _with_secrets(options: Any, layers: Layers, hidden: list[str]) -> Any:
         hidden.append(found)
         return found
     return options
-
-
-def _repeated(models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers) -> Iterator[str]:
-    first: dict[str, int] = {}
-    for index, model in models.items():
-        # The key as written: two that lead nowhere are still two.
-        identity = repr(
-            (model.name, model.vendor, model.model, model.base_url, model.options, raw[index].get("api_key"))
-        )
-        if identity in first:
-            other = layers.where(("models", first[identity]))
-            yield f"{layers.where(('models', index))}: the same deployment as {other}; weight gives one more calls"
-        first.setdefault(identity, index)
-
-
-def _lost_fallbacks(
-    models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers
-) -> Iterator[str]:
-    names = [table["name"] for table in raw if isinstance(table.get("name"), str)]
-    for index, model in models.items():
-        place = f"{layers.where(('models', index, 'fallbacks'))}"
-        for n, name in enumerate(model.fallbacks):
-            if name not in names:
-                yield f"{place}: no model is named '{name}'{nearest(name, names)}"
-            elif name in model.fallbacks[:n]:
-                yield f"{place}: '{name}' is named twice"
-
-
-def _circular_fallbacks(models: Mapping[int, ModelSettings], layers: Layers) -> Iterator[str]:
-    after: dict[str, list[str]] = {}
-    for model in models.values():
-        after.setdefault(model.name, []).extend(model.fallbacks)
-    done: set[str] = set()
-    for index, model in models.items():
-        circle = _circle(model.name, after, done, [])
-        if circle:
-            place = layers.where(("models", index, "fallbacks"))
-            yield f"{place}: goes round in a circle: {' → '.join(circle)}"
-
-
-def _circle(name: str, after: Mapping[str, Sequence[str]], done: set[str], trail: list[str]) -> list[str]:
-    """The first circle met from `name` on, [] if none; each name is searched once."""
-    if name in trail:
-        return [*trail[trail.index(name) :], name]
-    if name in done:
-        return []
-    done.add(name)
-    for following in after.get(name, ()):
-        if circle := _circle(following, after, done, [*trail, name]):
-            return circle
-    return []
 
 
 def faults_of_plugin_names(settings: Settings, installed: Collection[str]) -> list[str]:

@@ -4,7 +4,6 @@ Each returns at once when no plugin has signed up for it.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from multidict import istr
 
+from gatehook.answers import Answers
 from gatehook.deadlines import Deadlines
 from gatehook.errors import (
     AuthenticationFailed,
@@ -25,12 +25,13 @@ from gatehook.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from gatehook.jsonio import MalformedJSON, check_depth, encode
-from gatehook.model import ANONYMOUS, Call, Credential, Entry, Outcome, Principal, Target
-from gatehook.protocols import AttemptLimiter, Authenticator, Cache, Limiter, Observer, Permit, Router
+from gatehook.jsonio import MalformedJSON, check_depth
+from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
+from gatehook.services import Catalog
 from gatehook.tools import Tools
 
-__all__ = ["Answers", "Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
+__all__ = ["Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
 
 log = logging.getLogger("gatehook")
 
@@ -46,12 +47,15 @@ class Concerns:
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
     tools: Tools
-    answers: "Answers"
+    answers: Answers
     observers: "Observers"
+    catalog: Catalog
     deadlines: Deadlines
     max_body: int
     read_timeout: float
     write_timeout: float
+    heartbeat: float
+    """Of silence in a stream; infinite for none."""
 
 
 async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
@@ -112,13 +116,13 @@ def _body_too_slow() -> GatewayError:
     return RequestTimeout("the body did not arrive in time (server.read_timeout)")
 
 
-def authorize(call: Call) -> None:
-    """Check that the model is this principal's to use.
+def authorize(call: Call, catalog: Catalog) -> None:
+    """Check that the model is this principal's to use: by the name that was asked for, or the one it is an alias of.
 
     Raises:
         PermissionDenied: it is not.
     """
-    if not call.principal.may_use(call.model):
+    if not call.principal.may_use(call.model, catalog.canonical(call.model)):
         raise PermissionDenied(
             f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
         )
@@ -203,53 +207,6 @@ class Permits:
                 await permit.settle(outcome)
             except Exception:
                 log.exception("a permit of %s could not be settled", type(permit).__name__)
-
-
-class Answers:
-    """The response caches."""
-
-    def __init__(self, caches: Sequence[Cache]) -> None:
-        self._caches = tuple(caches)
-
-    def key(self, call: Call) -> bytes | None:
-        """32 bytes from everything that changes the answer and from whose it is; None if nothing caches."""
-        if not self._caches:
-            return None
-        parts = (call.principal.id, call.operation, call.model, call.stream, call.include_usage, _sorted(call.payload))
-        return hashlib.sha256(encode(parts)).digest()
-
-    async def get(self, call: Call, key: bytes | None) -> Entry | None:
-        """The first hit."""
-        if key is None:
-            return None
-        for cache in self._caches:
-            try:
-                entry = await cache.get(key, call)
-            except Exception:
-                log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
-                continue
-            if entry is not None:
-                call.answer_headers["X-Cache"] = "hit"
-                return entry
-        call.answer_headers["X-Cache"] = "miss"
-        return None
-
-    async def put(self, call: Call, key: bytes | None, entry: Entry) -> None:
-        """Store a complete answer everywhere."""
-        if key is None:
-            return
-        for cache in self._caches:
-            try:
-                await cache.put(key, call, entry)
-            except Exception:
-                log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
-
-
-def _sorted(value: Any) -> Any:
-    """The same JSON value whatever the order of its keys."""
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(one) for one in value] if isinstance(value, list) else value
 
 
 class Observers:

@@ -135,7 +135,7 @@ def test_the_documented_defaults() -> None:
     assert ServerSettings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "uds": "", "allow_anonymous": False, "shutdown_grace": 30.0,
         "max_body": 32 * 1024 * 1024, "read_timeout": 60.0,
-        "write_timeout": 60.0, "workers": 1,
+        "write_timeout": 60.0, "workers": 1, "heartbeat": 15.0,
     }  # fmt: skip
     assert EgressSettings().model_dump() == {
         "connect_timeout": 10.0, "max_response": 64 * 1024 * 1024, "proxy": "", "allow_private_urls": False,
@@ -143,6 +143,7 @@ def test_the_documented_defaults() -> None:
     }  # fmt: skip
     assert FailoverSettings().model_dump() == {
         "first_token_timeout": 30.0, "stall_timeout": 30.0, "retries": 2, "retry_after_cap": 10.0,
+        "max_attempts": 8, "budget": 120.0,
     }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ async def test_deployments_are_tried_in_turn_then_the_fallback(
     assert (status, text) == (200, "third")
     assert headers["X-Gatehook-Deployment"].startswith("n")
     told = json.loads(answer.split(b"\n\n")[0][6:]) if body is STREAM else answer
-    assert told["model"] == "m"
+    assert told["model"] == "n", "the answer names the model that gave it"
     assert [key for key, _ in watcher.failed] == ["m#1", "m#2"]
     assert [(one.status, one.http_status) for one in watcher.outcomes] == [("complete", 200)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gatehook import CATALOG, DIRECTORY, Conflict, InvalidRequest, ModelNotFound, ModelSettings, NotFound, Target
-from gatehook_plugins.admin_api.reading import actor, body, path_id, table
+from gatehook_plugins.admin_api.reading import actor, asked_revision, body, changed_meanwhile, path_id, table
 from gatehook_plugins.admin_api.requests import Fallbacks
 from gatehook_plugins.admin_api.routing import MODEL_ID, Handled
 from gatehook_plugins.admin_api.shapes import answer, settings_model, stored_model
@@ -20,7 +20,10 @@ __all__ = ["ModelRoutes"]
 
 
 class ModelRoutes:
-    """Models and their fallbacks. A row has an id, which is its public name too unless it says another."""
+    """Models and their fallbacks. A row has an id, which is its public name too unless it says another.
+
+    Changes may name the revision that they were made of, by `If-Match` or `revision`: of two editors one is refused.
+    """
 
     def __init__(self, gateway: Gateway, *, allow_references: bool) -> None:
         self._directory = gateway.services[DIRECTORY]
@@ -55,49 +58,57 @@ class ModelRoutes:
         if any(target.key == model_id for target in self._gateway.settings.targets):
             raise _in_file(model_id)
         row = await self._directory.put_model(actor(request), model_id, {"name": model_id, **given}, create=True)
-        return answer(self._stored(row), 201)
+        return self._answer(row, 201)
 
     async def one(self, request: web.Request) -> web.Response:
         """One model."""
-        return answer(await self._model(path_id(request, "model_id")))
+        model = await self._model(path_id(request, "model_id"))
+        return _tagged(answer(model), model)
 
     async def change(self, request: web.Request) -> web.Response:
         """Some of a model's fields."""
-        return await self._put(request, path_id(request, "model_id"), await self._table(request))
+        return self._answer(await self._put(request, path_id(request, "model_id"), await self._table(request)))
 
     async def replace(self, request: web.Request) -> web.Response:
         """All of a model's fields: what is not named has its default again."""
         model_id, given = path_id(request, "model_id"), await self._table(request)
-        return await self._put(
-            request, model_id, {**dict.fromkeys(ModelSettings.model_fields), "name": model_id, **given}
-        )
+        whole = {**dict.fromkeys(ModelSettings.model_fields), "name": model_id, **given}
+        return self._answer(await self._put(request, model_id, whole))
 
     async def fallbacks(self, request: web.Request) -> web.Response:
         """The models that follow when this one fails, in order."""
         model_id = path_id(request, "model_id")
-        return answer({"model_id": model_id, "fallbacks": (await self._model(model_id))["fallbacks"]})
+        model = await self._model(model_id)
+        return _tagged(answer({"model_id": model_id, "fallbacks": model["fallbacks"]}), model)
 
     async def set_fallbacks(self, request: web.Request) -> web.Response:
         """Other fallbacks, instead of those it had."""
         model_id, asked = path_id(request, "model_id"), await body(request, Fallbacks)
-        await self._put(request, model_id, {"fallbacks": asked.fallbacks})
-        return answer({"model_id": model_id, "fallbacks": asked.fallbacks})
+        row = await self._put(request, model_id, {"fallbacks": asked.fallbacks, "revision": asked.revision})
+        return _tagged(answer({"model_id": model_id, "fallbacks": asked.fallbacks}), row)
 
     async def delete(self, request: web.Request) -> web.Response:
         """A model's end."""
         model_id = path_id(request, "model_id")
         try:
-            await self._directory.delete_model(actor(request), model_id)
+            await self._directory.delete_model(actor(request), model_id, revision=asked_revision(request))
         except NotFound:
             raise self._missing(model_id) from None
+        except Conflict as error:
+            raise changed_meanwhile(request, error) from None
         return answer({"model_id": model_id, "deleted": True})
 
-    async def _put(self, request: web.Request, model_id: str, fields: Mapping[str, Any]) -> web.Response:
+    async def _put(self, request: web.Request, model_id: str, fields: dict[str, Any]) -> Mapping[str, Any]:
+        revision = asked_revision(request, fields.pop("revision", None))
         try:
-            row = await self._directory.put_model(actor(request), model_id, fields, create=False)
+            return await self._directory.put_model(actor(request), model_id, fields, create=False, revision=revision)
         except NotFound:
             raise self._missing(model_id) from None
-        return answer(self._stored(row))
+        except Conflict as error:
+            raise changed_meanwhile(request, error) from None
+
+    def _answer(self, row: Mapping[str, Any], status: int = 200) -> web.Response:
+        return _tagged(answer(self._stored(row), status), row)
 
     async def _table(self, request: web.Request) -> dict[str, Any]:
         """The body as a [[models]] table, `vendor_type` being the vendor; the directory checks all else.
@@ -142,13 +153,16 @@ class ModelRoutes:
 
     def _stored(self, row: Mapping[str, Any]) -> dict[str, Any]:
         model = stored_model(row)
-        key = f"{model['name']}#db-{row['id']}"
-        target = next((one for one in self._catalog.group(model["name"]) if one.key == key), None)
+        target = self._served(model["name"], f"{model['name']}#db-{row['id']}")
         left_out = ["not in use yet; if that lasts, the gateway's log tells why"] if model["enabled"] else []
         return {**model, "faults": left_out if target is None else self._faults(target)}
 
     def _of_settings(self, target: Target) -> dict[str, Any]:
-        return {**settings_model(target), "faults": self._faults(target)}
+        return {**settings_model(target), "faults": self._faults(self._served(target.name, target.key) or target)}
+
+    def _served(self, name: str, key: str) -> Target | None:
+        """A deployment as calls find it, with what an administrator has set of it."""
+        return next((one for one in self._catalog.groups().get(name, ()) if one.key == key), None)
 
     def _faults(self, target: Target) -> Sequence[str]:
         """Why a deployment cannot be called, [] if it can."""
@@ -171,6 +185,13 @@ class ModelRoutes:
         return ModelNotFound(
             f"there is no model {model_id!r}; GET /admin/models lists those there are", param="model_id"
         )
+
+
+def _tagged(response: web.Response, model: Mapping[str, Any]) -> web.Response:
+    """With the revision as `ETag`; a model of the settings has none."""
+    if "revision" in model:
+        response.headers["ETag"] = f'"{model["revision"]}"'
+    return response
 
 
 def _in_file(model_id: str) -> Conflict:

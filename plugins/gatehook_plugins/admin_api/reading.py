@@ -6,17 +6,18 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from gatehook import PRINCIPAL, InvalidRequest, MalformedJSON, check_depth, decode
+from gatehook import PRINCIPAL, Conflict, InvalidRequest, MalformedJSON, check_depth, decode
 from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
 
-__all__ = ["actor", "body", "path_id", "query", "table"]
+__all__ = ["actor", "asked_revision", "body", "changed_meanwhile", "path_id", "query", "table"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _JSON = "application/json"
 _PLAIN = re.compile(PLAIN)
+_REVISION = re.compile(r"[0-9]{1,18}")
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
@@ -56,6 +57,29 @@ def query(request: web.Request, kind: type[T]) -> T:
         return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
         raise _fault(error, kind.__struct_fields__) from None
+
+
+def asked_revision(request: web.Request, stated: object = None) -> int | None:
+    """The revision that a change was made of: by `If-Match`, or as the body has `stated` it. None: whichever it is.
+
+    Raises:
+        InvalidRequest: the body does not state a number.
+    """
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int)):
+        raise InvalidRequest("revision: expected a whole number", param="revision")
+    if hdrs.IF_MATCH not in request.headers:
+        return stated
+    tags = request.if_match or ()
+    if any(tag.value == "*" for tag in tags):
+        return stated
+    # Revisions only rise: of several, only the newest can be the one that holds. Nothing is ever at -1.
+    return max((int(tag.value) for tag in tags if not tag.is_weak and _REVISION.fullmatch(tag.value)), default=-1)
+
+
+def changed_meanwhile(request: web.Request, error: Conflict) -> Conflict:
+    """The refusal of a change that was made of an older revision: 412 where `If-Match` told of it (RFC 9110)."""
+    status = 412 if hdrs.IF_MATCH in request.headers and error.code == "revision_conflict" else error.status
+    return Conflict(error.message, param=error.param, code=error.code, status=status)
 
 
 async def body(request: web.Request, kind: type[T]) -> T:

@@ -99,9 +99,10 @@ class Rotation(Struct, forbid_unknown_fields=True):
 
 
 class Fallbacks(Struct, forbid_unknown_fields=True):
-    """Public names of models, in the order in which they are tried."""
+    """Public names of models, in the order in which they are tried; perhaps of a certain revision of the model."""
 
     fallbacks: Ids
+    revision: Natural | None = None
 
 
 class Correction(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -164,6 +164,7 @@ def settings_model(target: Target) -> dict[str, Any]:
         "source": "settings",
         "vendor_type": target.vendor,
         "name": target.name,
+        "aliases": target.aliases,
         "vendor": target.vendor,
         "model": target.model,
         "base_url": target.base_url,

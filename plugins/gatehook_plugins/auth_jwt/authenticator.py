@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gatehook import Authenticator, Credential, Directory, Principal
+from gatehook import Authenticator, Credential, Directory, Principal, common_models
 from gatehook_plugins.auth_jwt.claims import ClaimNames
 from gatehook_plugins.auth_jwt.tokens import Verifier, refused
 
@@ -109,9 +109,7 @@ class JwtAuthenticator:
             return principal
         if user.disabled:
             raise refused("is good, but its user is disabled", code="user_disabled")
-        models = principal.models
-        if user.models is not None:
-            models = user.models if models is None else models & user.models
+        models = common_models(principal.models, user.models)
         return replace(
             principal, name=user.name or principal.name, admin=principal.admin or user.admin, models=models, user=user
         )

@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Key, Principal, User
+from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Key, Principal, User, common_models
 
 __all__ = ["Holders"]
 
@@ -51,18 +51,11 @@ def _principal(user: User, key: Key) -> Principal:
         id=user.id,
         name=user.name,
         admin=user.admin or key.admin,
-        models=_both(user.models, key.models),
+        models=common_models(user.models, key.models),
         key_id=key.id,
         user=user,
         key=key,
     )
-
-
-def _both(user: frozenset[str] | None, key: frozenset[str] | None) -> frozenset[str] | None:
-    """What both may use; None is everything."""
-    if user is None or key is None:
-        return key if user is None else user
-    return user & key
 
 
 _guard: type[Authenticator] = Holders

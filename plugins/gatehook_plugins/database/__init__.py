@@ -1,4 +1,4 @@
-"""Keeps users, their keys, and models, in SQLite or PostgreSQL; and lends the database to other plugins."""
+"""Keeps users, keys, models and what is configured at run time, in SQLite or PostgreSQL; and lends the database."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Users, keys, models and their audit in one service."""
+"""Users, keys, models, the configuration and their audit in one service."""
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from gatehook_plugins.database.keys import Keys
 from gatehook_plugins.database.memory import Memory
 from gatehook_plugins.database.models import Models
 from gatehook_plugins.database.tables import facts
-from gatehook_plugins.database.trail import Trail
+from gatehook_plugins.database.trail import EVERYTHING, Trail
 from gatehook_plugins.database.users import Users
 from gatehook_plugins.database.vault import MIN_SECRET, Vault, made_secret
 
 __all__ = ["SqlDirectory"]
+
+log = logging.getLogger("gatehook.database")
 
 _MIGRATIONS = "gatehook_plugins.database.migrations"
 
@@ -34,7 +37,7 @@ class SqlDirectory(Users, Keys, Models):
         self._secret_file = secret_file
         self._memory = Memory(database, self._vault)
         self._trail.subscribe(self._memory.forget)
-        self._feed = Feed(self._trail, self._memory, grace, self.feed_catalog)
+        self._feed = Feed(self._trail, self._memory, grace, self._catch_up, self._show)
 
     async def prepare(self) -> None:
         """Make the tables, and find the secret that goes with them; before anything else, whenever it was opened.
@@ -94,6 +97,30 @@ class SqlDirectory(Users, Keys, Models):
             except Unavailable as error:
                 raise StartupError("the database went away while starting; the log tells more") from error
             yield
+
+    async def _catch_up(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Read the configuration again if it is among what has changed: whoever is told shall find it new.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        if EVERYTHING not in changes and not any(kind == "config" for kind, _ in changes):
+            return
+        try:
+            await self.read_config(afresh=EVERYTHING in changes)
+        except Unavailable:
+            raise
+        except Exception:  # a value that was damaged by hand; keys and users shall be followed all the same
+            log.exception("the configuration in the database cannot be read; what was known of it holds")
+
+    async def _show(self) -> None:
+        """Have the catalog show what has changed of models.
+
+        Raises:
+            Unavailable: the database is away; the catalog stays as it is.
+        """
+        await self.feed_catalog()
+        self.tell_unused()
 
     def find(self, token: str) -> Coroutine[Any, Any, tuple[User, Key] | None]:
         """Whose key this is; None if nobody's. Whether they may be used now (expiry, disabled) the caller checks.

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 from gatehook import Unavailable
 from gatehook_plugins.database.memory import Memory
-from gatehook_plugins.database.trail import Trail
+from gatehook_plugins.database.trail import EVERYTHING, Trail
 
 __all__ = ["Feed"]
 
@@ -22,13 +22,22 @@ _PERIOD: Final = 0.3
 class Feed:
     """Tells the memory, and whoever else has subscribed, what has changed; and how long they may trust what they know.
 
-    `grace` is how long, in seconds, memory is good while the database is away. `after` follows each look.
+    `grace` is how long, in seconds, memory is good while the database is away. `before` is given what has changed,
+    and brings up to date what others will look at when they are told; `after` follows each look.
     """
 
-    def __init__(self, trail: Trail, memory: Memory, grace: float, after: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        memory: Memory,
+        grace: float,
+        before: Callable[[Sequence[tuple[str, str]]], Awaitable[None]],
+        after: Callable[[], Awaitable[None]],
+    ) -> None:
         self._trail = trail
         self._memory = memory
         self._grace = grace
+        self._before = before
         self._after = after
         self._last = 0
         self._looked = 0.0
@@ -43,6 +52,8 @@ class Feed:
         """
         self._looked = time.monotonic()
         self._last = await self._trail.number()
+        await self._before([EVERYTHING])
+        self._trail.tell([EVERYTHING])
         self._memory.trust(self._looked + self._grace)
         await self._after()
         task = asyncio.create_task(self._follow())
@@ -61,7 +72,7 @@ class Feed:
             except Unavailable:
                 self._missed()
             except Exception:  # whatever it is, the next look may go well; without looks nobody could be let in
-                log.exception("changes of users, keys and models cannot be followed")
+                log.exception("changes cannot be followed")
                 self._missed()
 
     async def look(self) -> None:
@@ -71,7 +82,9 @@ class Feed:
             Unavailable: the database is away.
         """
         began = time.monotonic()
-        self._last, changes = await self._trail.since(self._last)
+        last, changes = await self._trail.since(self._last)
+        await self._before(changes)
+        self._last = last
         self._trail.tell(changes)
         self._looked = began
         if self._memory.is_away:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import difflib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +23,10 @@ from gatehook import (
     Unavailable,
 )
 from gatehook_plugins.database.checks import checked_id, is_text
+from gatehook_plugins.database.config import require_revision
+from gatehook_plugins.database.fallbacks import check_fallbacks, nearest
 from gatehook_plugins.database.headers import REFERENCES, hidden, sealed, unsealed
-from gatehook_plugins.database.rows import Rows
+from gatehook_plugins.database.overrides import Overrides
 from gatehook_plugins.database.tables import models
 from gatehook_plugins.database.trail import Trail, now
 from gatehook_plugins.database.vault import Vault
@@ -41,13 +42,12 @@ _LONGEST: Final = 1 << 16
 """Characters of one model's table, as JSON."""
 
 
-class Models(Rows):
+class Models(Overrides):
     """See `gatehook.services.Directory`."""
 
     def __init__(self, database: Database, trail: Trail, vault: Vault, gateway: Gateway) -> None:
-        super().__init__(database, trail, vault)
+        super().__init__(database, trail, vault, gateway.services[CATALOG])
         self._settings = gateway.settings
-        self._catalog = gateway.services[CATALOG]
         self._feeding = asyncio.Lock()
         self._is_stale = True
         self._told: dict[str, str] = {}
@@ -59,14 +59,15 @@ class Models(Rows):
             return [_shown(row) for row in await connection.execute(select(models).order_by(models.c.id))]
 
     async def put_model(
-        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool
+        self, actor: str, model_id: str, table: Mapping[str, Any], *, create: bool, revision: int | None = None
     ) -> Mapping[str, Any]:
         """Add a model (a [[models]] table), or with `create` false change what `table` names of one.
 
         A value of None takes the key out, so that its default holds.
 
         Raises:
-            Conflict: there is one already. NotFound: there is none. InvalidRequest: a value that cannot be.
+            Conflict: there is one already, or it is at another revision. NotFound: there is none.
+            InvalidRequest: a value that cannot be.
         """
         model_id = checked_id(model_id, "model_id", slash=True) if create else model_id
         given = _known(table)
@@ -81,12 +82,14 @@ class Models(Rows):
                 raise Conflict(f"there is a model {model_id!r} already", param="model_id", code="model_exists")
             if not create and old is None:
                 raise _no_model(model_id)
+            if old is not None:
+                require_revision(model_id, old.revision, revision)
             merged = {**(old.settings if old is not None else {}), **given}
             settings = {name: value for name, value in merged.items() if value is not None}
             model = _checked(settings)
             await self._check_fallbacks(line.connection, model_id, model)
             line.detail = {name: "…" if name in _HIDDEN else value for name, value in table.items()}
-            changes["settings"] = settings
+            changes |= {"settings": settings, "revision": line.number}
             if create:
                 await line.connection.execute(insert(models).values(id=model_id, created=changes["updated"], **changes))
             else:
@@ -95,16 +98,17 @@ class Models(Rows):
         await self._take_effect()
         return _shown(row)
 
-    async def delete_model(self, actor: str, model_id: str) -> None:
+    async def delete_model(self, actor: str, model_id: str, *, revision: int | None = None) -> None:
         """Delete a model; where it is a fallback it is passed over.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none. Conflict: it is at another revision.
         """
         async with self._trail.change(actor, "model.delete", model_id) as line:
             row = await _row(line.connection, model_id)
             if row is None:
                 raise _no_model(model_id)
+            require_revision(model_id, row.revision, revision)
             line.detail = {"name": row.settings.get("name")}
             await line.connection.execute(delete(models).where(models.c.id == model_id))
         await self._take_effect()
@@ -166,7 +170,7 @@ class Models(Rows):
             table["api_key"] = self._key(row)
         if "options" in table:
             table["options"] = self._options(row)
-        return self._settings.target(table, f"{table['name']}#db-{row.id}")
+        return self._settings.target(table, _deployment(table["name"], row.id))
 
     def _key(self, row: Row[Any]) -> str:
         if row.api_key.startswith(REFERENCES):
@@ -183,19 +187,29 @@ class Models(Rows):
             raise ValueError(f"a header in its options {error}") from None
 
     async def _check_fallbacks(self, connection: AsyncConnection, model_id: str, model: ModelSettings) -> None:
-        rows = await connection.execute(select(models.c.settings).where(models.c.id != model_id))
-        after: dict[str, list[str]] = {model.name: list(model.fallbacks)}
-        for one in self._settings.models:
-            after.setdefault(one.name, []).extend(one.fallbacks)
-        for (settings,) in rows:
-            after.setdefault(settings.get("name", ""), []).extend(settings.get("fallbacks") or ())
-        for name in model.fallbacks:
-            if name not in after:
-                raise _wrong("fallbacks", f"no model is named {name[:80]!r}{_nearest(name, after)}")
-            if model.fallbacks.count(name) > 1:
-                raise _wrong("fallbacks", f"{name[:80]!r} is named twice")
-        if circle := _circle(model.name, after):
-            raise _wrong("fallbacks", f"goes round in a circle: {' → '.join(circle)}")
+        """Check the chain that calls would follow: overrides stand in it in place of what the tables say."""
+        rows = await connection.execute(select(models.c.id, models.c.settings).where(models.c.id != model_id))
+        after: dict[str, list[str]] = {one.name: [] for one in self._settings.models}
+
+        def follow(name: str, key: str, fallbacks: Iterable[str]) -> None:
+            now = self.override_of(name, key).get("fallback_models", fallbacks)
+            after.setdefault(name, []).extend(self.aliased(now))
+
+        for target in self._settings.targets:
+            follow(target.name, target.key, target.fallbacks)
+        for row in rows:
+            name = row.settings.get("name", "")
+            follow(name, _deployment(name, row.id), row.settings.get("fallbacks") or ())
+        follow(model.name, _deployment(model.name, model_id), model.fallbacks)
+        catalog = self._catalog
+        check_fallbacks(
+            "fallbacks", model.name, model.fallbacks, after, lambda name: name in after or bool(catalog.group(name))
+        )
+
+
+def _deployment(name: str, model_id: str) -> str:
+    """The key of a row's deployment."""
+    return f"{name}#db-{model_id}"
 
 
 async def _row(connection: AsyncConnection, model_id: str) -> Row[Any] | None:
@@ -205,13 +219,13 @@ async def _row(connection: AsyncConnection, model_id: str) -> Row[Any] | None:
 
 
 def _shown(row: Any) -> Mapping[str, Any]:
-    return {"id": row.id, **hidden(row.settings), "has_api_key": row.api_key is not None}
+    return {"id": row.id, **hidden(row.settings), "has_api_key": row.api_key is not None, "revision": row.revision}
 
 
 def _known(table: Mapping[str, Any]) -> dict[str, Any]:
     for name in table:
         if name not in ModelSettings.model_fields:
-            raise _wrong(str(name)[:80], f"unknown key{_nearest(str(name), ModelSettings.model_fields)}")
+            raise _wrong(str(name)[:80], f"unknown key{nearest(str(name), ModelSettings.model_fields)}")
     if place := _internal(table):
         raise _wrong(place[:80], "unknown key")
     return dict(table)
@@ -247,30 +261,6 @@ def _first_fault(error: Exception) -> str:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
     return str(error) or repr(error)
-
-
-def _circle(start: str, after: Mapping[str, Sequence[str]]) -> list[str]:
-    """A way from `start` back to it, [] if there is none."""
-    before: dict[str, str] = {}
-    todo = [start]
-    while todo:
-        name = todo.pop()
-        for following in after.get(name, ()):
-            if following == start:
-                way = [start]
-                while name != start:
-                    way.append(name)
-                    name = before[name]
-                return [start, *reversed(way)]
-            if following not in before:
-                before[following] = name
-                todo.append(following)
-    return []
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _wrong(param: str, what: str) -> InvalidRequest:

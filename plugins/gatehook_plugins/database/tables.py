@@ -12,6 +12,7 @@ __all__ = [
     "api_keys",
     "audit",
     "change_of",
+    "config",
     "facts",
     "key_of",
     "models",
@@ -82,8 +83,20 @@ models: Final = Table(
     Column("api_key", Text),
     Column("created", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
 )
-"""`settings` is a [[models]] table without its key; `api_key` is encrypted, or a reference such as "env:NAME"."""
+"""`settings` is a [[models]] table without its key; `api_key` is encrypted, or a reference such as "env:NAME";
+`revision` is the audit's id of the last change."""
+
+config: Final = Table(
+    "config",
+    METADATA,
+    Column("name", _sorted_text(200), primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+"""What is configured while the gateway runs: JSON objects by name, each with the audit's id of its last change."""
 
 audit: Final = Table(
     "audit",

@@ -33,13 +33,20 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _nothing() -> None: ...
+
+
 @dataclass(slots=True)
 class Line:
     """A change being made: its transaction, and what the audit will say of it."""
 
     connection: AsyncConnection
     action: str
+    number: int
+    """The audit's id of it: higher than of any change before, so it is the revision of what is changed, too."""
     detail: dict[str, Any] = field(default_factory=dict)
+    committed: Callable[[], None] = _nothing
+    """Called once it is, before anybody is told."""
 
 
 class Trail:
@@ -58,9 +65,10 @@ class Trail:
         """
         async with self._database.writing() as connection:
             number = await _next(connection)
-            line = Line(connection, action)
+            line = Line(connection, action, number)
             yield line
             await _write(connection, number, actor, line.action, subject, line.detail)
+        line.committed()
         self.tell([(action.partition(".")[0], subject)])
 
     async def note(self, connection: AsyncConnection, actor: str, action: str, subject: str, detail: Any) -> int:

@@ -1,12 +1,12 @@
 """What the health paths answer. Nothing here waits or calls a vendor: a probe must not be slow, nor cost money."""
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gatehook import Catalog, encode
+from gatehook import Catalog, Target, encode
 
 __all__ = ["Lifecycle", "Report"]
 
@@ -44,7 +44,7 @@ class Report:
                 "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
                 "manager_initialized": self._gateway.serving,
                 "engines": {},
-                "models": len(self._catalog.groups()),
+                "models": len(self._models()),
                 "issues": list(self._issues()),
             }
         )
@@ -65,10 +65,15 @@ class Report:
             return _answer({"status": "starting"}, 503)
         return _answer({"status": "ok"})
 
+    def _models(self) -> Mapping[str, Sequence[Target]]:
+        """The groups of the catalog, each once, whatever its aliases."""
+        catalog = self._catalog
+        return {name: group for name, group in catalog.groups().items() if catalog.canonical(name) == name}
+
     def _issues(self) -> Iterable[str]:
         if self._gateway.draining:
             yield "The gateway is shutting down; running requests are finished, new ones should go elsewhere."
-        for name, group in self._catalog.groups().items():
+        for name, group in self._models().items():
             if away := sum(1 for target in group if target.unavailable):
                 # Without the reason: it names files and variables, and this path needs no key.
                 yield (

@@ -131,7 +131,7 @@ def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
         fit[principal.key_id],
         call.operation,
         call.surface,
-        fit[call.model],
+        fit[call.public_name],
         "" if target is None else fit[target.key],
         "" if target is None else fit[target.vendor],
         outcome.status,

@@ -1,4 +1,4 @@
-"""Surface E: the multi-LLM API under /api/llm and /api/v1/llm: answers with their cost, models, health, statistics."""
+"""Surface E: the multi-LLM API under /api/llm and /api/v1/llm: answers with their cost, models, statistics, changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gatehook import CATALOG, LEDGER, Endpoint, Observer, Route, Section, hookimpl
+from gatehook_plugins.llm_api.balancing import LoadBalancing
 from gatehook_plugins.llm_api.errors import error_body, nothing_here
 from gatehook_plugins.llm_api.models import Models
 from gatehook_plugins.llm_api.monitor import Monitor
+from gatehook_plugins.llm_api.overrides import ModelConfig
 from gatehook_plugins.llm_api.stats import Statistics
 from gatehook_plugins.llm_api.surface import LlmSurface
 
@@ -21,12 +23,12 @@ MOUNTS = ("/api/llm", "/api/v1/llm")
 
 
 class LlmApi:
-    """Serves /generate, /generate/stream, /models, /health and /stats at both mounts."""
+    """Serves /generate, /generate/stream, /models, /health, /stats and /config at both mounts."""
 
     class Settings(Section):
         """[plugins.llm_api]."""
 
-    requires = (CATALOG,)  # without the ledger, only the statistics are missing
+    requires = (CATALOG,)  # without the ledger only the statistics are missing, without the database only changes
 
     def __init__(self, settings: Settings) -> None:
         """`settings` has no keys beyond every plugin's."""
@@ -46,6 +48,7 @@ class LlmApi:
         plain, streaming = LlmSurface(), LlmSurface(always_streams=True)
         models = Models(gateway, catalog, self._monitor, has_ledger=ledger is not None)
         statistics = Statistics(ledger)
+        balancing, model = LoadBalancing(gateway.services), ModelConfig(gateway.services)
         for mount in MOUNTS:
             yield Endpoint(f"{mount}/generate", "chat", plain)
             yield Endpoint(f"{mount}/generate/stream", "chat", streaming)
@@ -54,4 +57,7 @@ class LlmApi:
             yield Route("GET", f"{mount}/health", models.health, auth=False, errors=error_body)
             yield Route("GET", f"{mount}/stats/usage", statistics.usage, errors=error_body)
             yield Route("GET", f"{mount}/stats/performance", statistics.performance, errors=error_body)
+            for path, room in (("load-balancing", balancing), ("models/{id:.+}", model)):
+                yield Route("GET", f"{mount}/config/{path}", room.get, auth="admin", errors=error_body)
+                yield Route("PUT", f"{mount}/config/{path}", room.put, auth="admin", errors=error_body)
             yield Route("*", f"{mount}/{{path:.*}}", nothing_here, auth=False, errors=error_body)

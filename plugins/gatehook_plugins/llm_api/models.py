@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gatehook import PRINCIPAL, Catalog, Pricing, Target, dollars, encode
+from gatehook import PRINCIPAL, Catalog, Pricing, Principal, Target, dollars, encode
 from gatehook_plugins.llm_api.errors import UnknownModel
 from gatehook_plugins.llm_api.monitor import Health, Monitor, can_be_called
 
@@ -38,9 +38,16 @@ class Models:
         self._has_ledger = has_ledger
 
     async def list(self, request: web.Request) -> web.Response:
-        """All models that the caller may use, in the order of the settings; also those that cannot be called now."""
+        """All models that the caller may use, in the order of the settings; also those that cannot be called now.
+
+        Aliases are last, and wildcards are not listed: nobody can ask for them as they stand.
+        """
         principal = request[PRINCIPAL]
-        models = [self._model(name, group) for name, group in self._catalog.groups().items() if principal.may_use(name)]
+        models = [
+            self._model(name, group)
+            for name, group in self._catalog.groups().items()
+            if self._catalog.group(name) and self._may_use(principal, name)
+        ]
         return _json({"models": models})
 
     async def status(self, request: web.Request) -> web.Response:
@@ -51,7 +58,7 @@ class Models:
         """
         name = request.match_info["id"]
         group = self._catalog.group(name)
-        if not group or not request[PRINCIPAL].may_use(name):
+        if not group or not self._may_use(request[PRINCIPAL], name):
             raise UnknownModel(name)
         vitals = self._monitor.vitals(name, group)
         return _json(
@@ -70,7 +77,8 @@ class Models:
 
         A model that is off for want of a key is not available, but the gateway is none the worse for it.
         """
-        groups = self._catalog.groups()
+        catalog = self._catalog
+        groups = {name: group for name, group in catalog.groups().items() if catalog.canonical(name) == name}
         health = {name: self._monitor.vitals(name, group).health for name, group in groups.items()}
         counts = Counter(health.values())
         available = counts["healthy"] + counts["degraded"]
@@ -94,6 +102,9 @@ class Models:
                 },
             }
         )
+
+    def _may_use(self, principal: Principal, name: str) -> bool:
+        return principal.may_use(name, self._catalog.canonical(name))
 
     def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
         """One model, as the deployment that is tried first has it."""

@@ -64,14 +64,18 @@ class Monitor(Observer):
     def finished(self, call: Call, outcome: Outcome) -> None:
         """Remember a call that tells something of the vendor."""
         failed = _vendor_failed(outcome)
-        if failed is None or self._catalog is None or not self._catalog.group(call.model):
+        if failed is None or self._catalog is None:
             return
-        seen = self._seen.setdefault(call.model, deque(maxlen=_KEPT))
+        name = self._catalog.canonical(call.model)
+        if name not in self._catalog.groups():
+            return
+        seen = self._seen.setdefault(name, deque(maxlen=_KEPT))
         seen.append(_Seen(self._clock(), outcome.duration, failed))
 
     def vitals(self, name: str, group: Sequence[Target]) -> Vitals:
         """How the model `name`, whose deployments are `group`, does."""
         now = self._clock()
+        name = name if self._catalog is None else self._catalog.canonical(name)
         seen = [one for one in self._seen.get(name, ()) if now - one.at <= _WINDOW]
         if not seen:
             return Vitals("healthy" if can_be_called(group) else "unavailable")
@@ -90,7 +94,7 @@ class Monitor(Observer):
     def _forget(self) -> None:
         """The catalog has changed: what is no model any more is not remembered either."""
         assert self._catalog is not None  # noqa: S101  # it is the one that calls
-        self._seen = {name: seen for name, seen in self._seen.items() if self._catalog.group(name)}
+        self._seen = {name: seen for name, seen in self._seen.items() if name in self._catalog.groups()}
 
 
 def can_be_called(group: Sequence[Target]) -> bool:

@@ -63,7 +63,7 @@ class Recorder(Observer):
 
     def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
         """A deployment failed; the call may still succeed at another."""
-        self.numbers.count((FAILURES, target.vendor, target.name, self._bounded(error.code or error.type)))
+        self.numbers.count((FAILURES, target.vendor, self._model(target), self._bounded(error.code or error.type)))
 
     def finished(self, call: Call, outcome: Outcome) -> None:
         """One less is running; all that is counted of a call is counted here."""
@@ -71,7 +71,7 @@ class Recorder(Observer):
         numbers.running(-1)
         target = call.target
         if target is not None:
-            model, vendor = target.name, target.vendor
+            model, vendor = self._model(target), target.vendor
         else:
             model, vendor = self._name(call.model), NONE
         numbers.count((REQUESTS, model, vendor, outcome.status, self._bounded(outcome.code)))
@@ -84,9 +84,14 @@ class Recorder(Observer):
                 (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             )
 
+    def _model(self, target: Target) -> str:
+        """The model of a deployment; a wildcard is one, whatever names it serves."""
+        return target.name if self.catalog is None else self.catalog.canonical(target.name)
+
     def _name(self, model: str) -> str:
         """What a call that was not routed asked for, if that is a model at all."""
-        return model if self.catalog is not None and self.catalog.group(model) else UNKNOWN
+        found = "" if self.catalog is None else self.catalog.canonical(model)
+        return found if self.catalog is not None and found in self.catalog.groups() else UNKNOWN
 
     def _bounded(self, code: str) -> str:
         codes = self._codes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import CATALOG, PRINCIPAL, ModelNotFound, Target, encode
+from gatehook import CATALOG, PRINCIPAL, ModelNotFound, Principal, Target, encode
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -22,12 +22,12 @@ class ModelList:
         self._created = int(time.time())
 
     async def list(self, request: web.Request) -> web.Response:
-        """All of them, in the order of the settings."""
+        """All of them, in the order of the settings; aliases are last, and wildcards are not listed."""
         principal = request[PRINCIPAL]
         models = [
             self._model(name, group)
             for name, group in self._catalog.groups().items()
-            if principal.may_use(name) and _available(group)
+            if self._catalog.group(name) and _available(group) and self._may_use(principal, name)
         ]
         return _json({"object": "list", "data": models})
 
@@ -39,9 +39,12 @@ class ModelList:
         """
         name = request.match_info["id"]
         group = self._catalog.group(name)
-        if not _available(group) or not request[PRINCIPAL].may_use(name):
+        if not _available(group) or not self._may_use(request[PRINCIPAL], name):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
         return _json(self._model(name, group))
+
+    def _may_use(self, principal: Principal, name: str) -> bool:
+        return principal.may_use(name, self._catalog.canonical(name))
 
     def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
         return {

@@ -43,11 +43,12 @@ class Prices:
 
     def of(self, model: str) -> Rates:
         """Those of one model, its fallbacks included; nothing for a name the catalog does not have."""
-        rates = self._rates.get(model)
+        name = self._catalog.canonical(model)
+        rates = self._rates.get(name)
         if rates is None:
             rates = self._work_out(model)
-            if self._catalog.group(model):  # clients may ask for any name, and memory is not theirs to fill
-                self._rates[model] = rates
+            if name in self._catalog.groups():  # clients may ask for any name, and memory is not theirs to fill
+                self._rates[name] = rates
         return rates
 
     def _work_out(self, model: str) -> Rates:

@@ -71,8 +71,10 @@ class RateLimiter:
             if len(self._callers) >= _REMEMBERED:
                 self._callers.clear()
             caller = self._callers[name] = self._caller(principal)
-        if self._models and (limits := self._models.get(call.model)) is not None:
-            return caller.rules + self._rules("model", call.model, limits)
+        if self._models:
+            model = self._catalog.canonical(call.model)
+            if (limits := self._models.get(model)) is not None:
+                return caller.rules + self._rules("model", model, limits)
         return caller.rules
 
     def _caller(self, principal: Principal) -> "_Caller":

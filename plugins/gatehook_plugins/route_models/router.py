@@ -1,51 +1,57 @@
 """The order in which deployments are tried.
 
-What can be known before a call is worked out when the catalog changes: a model whose order holds no chance is answered
-with the same tuple every time. Chance enters only where several deployments of one priority share the calls.
+What can be known before a call is worked out when something changes: a model whose order is always the same is answered
+with the same tuple every time. A strategy is asked only where several deployments of one priority share the calls.
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gatehook import Call, Catalog, ModelNotFound, Router, Target
+from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Router, Target
+from gatehook_plugins.route_models.affinity import Affinity
+from gatehook_plugins.route_models.balance import Balance
+from gatehook_plugins.route_models.loads import Loads
+from gatehook_plugins.route_models.strategies import Strategy
+from gatehook_plugins.route_models.tiers import Tier, tiers
 
 __all__ = ["ModelRouter"]
 
 log: Final = logging.getLogger("gatehook.route_models")
 
+_UNLISTED: Final = 1_000
+"""Names served by wildcards whose plans are kept."""
 
-@dataclass(frozen=True, slots=True)
-class _Tier:
-    """Deployments tried one after another: as they stand, or, with weights, in an order drawn anew for each call."""
-
-    targets: tuple[Target, ...]
-    weights: tuple[float, ...] | None = None
-
-    def draw(self, chance: Callable[[], float]) -> Iterable[Target]:
-        """The order of this call: weighted, without replacement."""
-        if self.weights is None:
-            return self.targets
-        # A race of exponential clocks: the one that rings first is each target with the probability of its weight,
-        # and so is the next among those left (Efraimidis and Spirakis, 2006).
-        rings = [-math.log(1.0 - chance()) / weight for weight in self.weights]
-        return [self.targets[place] for place in sorted(range(len(rings)), key=rings.__getitem__)]
+Plan = tuple[Tier, ...]
 
 
 class ModelRouter:
-    """Routes by the catalog's groups."""
+    """Routes by the catalog's groups, as the balance says."""
 
-    def __init__(self, catalog: Catalog, chance: Callable[[], float]) -> None:
-        """`chance` gives numbers in [0, 1)."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        balance: Balance,
+        strategies: Mapping[str, Strategy],
+        loads: Loads,
+        *,
+        affinity: Affinity | None = None,
+        health: DeploymentHealth | None = None,
+    ) -> None:
+        """`loads` measures for those of the `strategies` that need it; `health` tells who is given a rest."""
         self._catalog = catalog
-        self._chance = chance
+        self._balance = balance
+        self._strategies = strategies
+        self._loads = loads
+        self._affinity = affinity
+        self._health = health
+        self._strategy = strategies[balance.strategy]
         self._fixed: dict[str, tuple[Target, ...]] = {}
-        self._drawn: dict[str, tuple[_Tier, ...]] = {}
+        self._shared: dict[str, Plan] = {}
+        self._unlisted: dict[str, Plan] = {}
         self._rebuild()
         catalog.subscribe(self._rebuild)
+        balance.subscribe(self._rebuild)
 
     async def route(self, call: Call) -> Sequence[Target] | None:
         """The deployments to try, best first, fallbacks after them; None for a name the catalog does not have.
@@ -56,10 +62,9 @@ class ModelRouter:
         name = call.model
         if fixed := self._fixed.get(name):
             return fixed
-        if tiers := self._drawn.get(name):
-            chance = self._chance
-            return [target for tier in tiers for target in tier.draw(chance)]
-        if fixed is None:
+        if plan := self._shared.get(name) or self._plan_of_unlisted(name):
+            return self._order(plan, call)
+        if not self._catalog.group(name):
             return None
         raise ModelNotFound(
             f"the model {name!r} is configured but not available: its deployment has no API key, or cannot be called "
@@ -67,59 +72,73 @@ class ModelRouter:
             param="model",
         )
 
+    def _order(self, plan: Plan, call: Call) -> Sequence[Target]:
+        session = None if self._affinity is None else self._affinity.session(call)
+        ordered: list[Target] = []
+        for tier in plan:
+            if len(tier.targets) == 1:
+                ordered += tier.targets
+            else:
+                ordered += self._order_tier(tier, call, session)
+        return ordered
+
+    def _order_tier(self, tier: Tier, call: Call, session: bytes | None) -> Sequence[Target]:
+        if session is not None and self._affinity is not None:
+            order = self._affinity.order(tier, session)
+        else:
+            order = self._strategy.order(tier, call)
+        if self._health is not None and self._rests(order[0]):
+            return sorted(order, key=self._rests)
+        return order
+
+    def _rests(self, target: Target) -> bool:
+        return self._health is not None and self._health.of(target).state == "unavailable"
+
     def _rebuild(self) -> None:
         fixed: dict[str, tuple[Target, ...]] = {}
-        drawn: dict[str, tuple[_Tier, ...]] = {}
-        for name, group in self._catalog.groups().items():
-            tiers = _merge(tier for member in self._chain(name) for tier in _tiers(member))
-            if len(tiers) == 1 and tiers[0].weights is None:
-                fixed[name] = tiers[0].targets
-            elif tiers:
-                drawn[name] = tiers
+        shared: dict[str, Plan] = {}
+        strategy = self._strategies[self._balance.strategy]
+        is_fixed = strategy.is_fixed and self._affinity is None and self._health is None
+        for name in self._catalog.groups():
+            plan = self._plan(name)
+            if is_fixed or all(len(tier.targets) == 1 for tier in plan):
+                fixed[name] = tuple(target for tier in plan for target in tier.targets)
             else:
-                fixed[name] = ()
-                reasons = "; ".join(f"{target.key}: {target.unavailable}" for target in group)
-                log.debug("model %r cannot be called, and has no fallback that can: %s", name, reasons)
+                shared[name] = plan
+        if self._affinity is not None:
+            self._affinity.forget()
+        self._loads.is_measuring = strategy.is_measuring
         # Assigned last and together: a call that comes between two changes sees one catalog, not half of each.
-        self._fixed, self._drawn = fixed, drawn
+        self._strategy, self._fixed, self._shared, self._unlisted = strategy, fixed, shared, {}
+
+    def _plan_of_unlisted(self, name: str) -> Plan:
+        """The plan of a name that a wildcard serves; () if none does, or nothing of it can be called."""
+        plan = self._unlisted.get(name)
+        if plan is None and name not in self._fixed and self._catalog.group(name):
+            plan = self._unlisted[name] = self._plan(name)
+            if len(self._unlisted) > _UNLISTED:
+                del self._unlisted[next(iter(self._unlisted))]
+        return plan or ()
+
+    def _plan(self, name: str) -> Plan:
+        weights, group = self._balance.weights, self._catalog.group(name)
+        plan = tuple(tier for member in self._chain(name) for tier in tiers(member, weights))
+        if group and not plan:
+            reasons = "; ".join(f"{target.key}: {target.unavailable}" for target in group)
+            log.debug("model %r cannot be called, and has no fallback that can: %s", name, reasons)
+        return plan
 
     def _chain(self, name: str) -> Iterable[Sequence[Target]]:
         """The group of `name`, its fallbacks' groups, theirs, and so on in breadth; each group once."""
         names = [name]
-        seen = {name}
+        seen: set[str] = set()
         for current in names:  # grows while it is walked
             group = self._catalog.group(current)
+            if not group or group[0].name in seen:  # an alias has the deployments of its model
+                continue
+            seen.add(group[0].name)
             yield group
-            for target in group:
-                for fallback in target.fallbacks:
-                    if fallback not in seen:
-                        seen.add(fallback)
-                        names.append(fallback)
-
-
-def _tiers(group: Sequence[Target]) -> Iterable[_Tier]:
-    """The deployments of one group that can be called, by rising priority."""
-    callable_ = sorted((target for target in group if not target.unavailable), key=lambda target: target.priority)
-    for _, members in groupby(callable_, key=lambda target: target.priority):
-        tier = list(members)
-        sharing = tuple(target for target in tier if target.weight > 0)
-        if len(sharing) > 1:
-            yield _Tier(sharing, tuple(target.weight for target in sharing))
-        elif sharing:
-            yield _Tier(sharing)
-        if resort := tuple(target for target in tier if target.weight <= 0):
-            yield _Tier(resort)
-
-
-def _merge(tiers: Iterable[_Tier]) -> tuple[_Tier, ...]:
-    """Neighbours without chance, joined."""
-    merged: list[_Tier] = []
-    for tier in tiers:
-        if merged and tier.weights is None and merged[-1].weights is None:
-            merged[-1] = _Tier(merged[-1].targets + tier.targets)
-        else:
-            merged.append(tier)
-    return tuple(merged)
+            names += [fallback for target in group for fallback in target.fallbacks]
 
 
 _guard: type[Router] = ModelRouter

@@ -72,7 +72,7 @@ class Batches:
                 {"object": "embedding", "index": index, "embedding": _packed(vector) if self._base64 else vector}
                 for index, vector in enumerate(self._vectors)
             ],
-            "model": self._attempt.call.model,
+            "model": self._attempt.call.public_name,
             "usage": {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens},
         }
         return Completion(data, usage=usage)

@@ -39,7 +39,7 @@ def embed(call: Call, payload: Mapping[str, Any], options: Options) -> Completio
             }
             for index, one in enumerate(inputs)
         ],
-        "model": call.model,
+        "model": call.public_name,
         "usage": {"prompt_tokens": used, "total_tokens": used} if options.report_usage else None,
     }
     return Completion(data, usage=Usage(prompt_tokens=used) if options.report_usage else None)

@@ -53,7 +53,7 @@ class StreamReader:
     def __init__(self, attempt: Attempt) -> None:
         call = attempt.call
         self._target = attempt.target
-        self._public = call.model
+        self._public = call.public_name
         self._chat = call.operation == "chat"
         self._own_id = ("chatcmpl-" if self._chat else "cmpl-") + call.id.removeprefix("req_")
         self._wants_usage = call.include_usage

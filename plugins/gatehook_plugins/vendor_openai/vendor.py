@@ -184,6 +184,8 @@ def _body(attempt: Attempt, options: Options) -> bytes:
         raw = with_member(raw, "stream_options", {**(given or {}), "include_usage": True})
     elif call.stream and not options.include_usage and mentions(raw, "stream_options"):
         raw = without(raw, "stream_options")
+    for name, value in attempt.defaults.items():
+        raw = with_member(raw, name, value)
     if options.max_tokens_field:
         raw = _with_limit(raw, options.max_tokens_field)
     return raw
@@ -211,7 +213,7 @@ def _completion(attempt: Attempt, raw: bytes) -> Completion:
             raise failure.from_body(target, error)
         raise failure.malformed(target, "the answer has neither a result nor an error")
     try:
-        raw = _mended(raw, whole, call.model)
+        raw = _mended(raw, whole, call.public_name)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(target, "the answer is not valid JSON") from None
     return Completion(raw=raw, usage=usage_of(whole.usage))

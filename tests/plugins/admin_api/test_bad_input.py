@@ -22,6 +22,8 @@ ROUTES = [
     ("PUT", "/admin/models/{}/fallbacks"), ("GET", "/admin/usage"), ("GET", "/admin/usage/requests"),
     ("POST", "/admin/usage/corrections"), ("GET", "/admin/audit"),
 ]  # fmt: skip
+RELOAD = ("POST", "/admin/reload")
+"""Takes no body, and is refused where no parent process would do it."""
 WITH_BODY = [(method, path) for method, path in ROUTES if method in ("POST", "PUT", "PATCH")]
 
 
@@ -31,14 +33,14 @@ async def test_these_are_all_the_routes(admin: Any) -> None:
         for plugin, route in admin.gateway._routes
         if plugin == "admin_api" and ":quota" not in route.path
     }
-    assert served == set(ROUTES) - {("POST", "/admin/users/quota")}
+    assert served == {*ROUTES, RELOAD} - {("POST", "/admin/users/quota")}
     assert all(route.auth == "admin" for plugin, route in admin.gateway._routes if plugin == "admin_api")
 
 
 async def test_only_admins_get_in(admin: Any) -> None:
     await admin.done("POST", "/admin/users", {"user_id": "alice"})
     ordinary = (await admin.done("POST", "/admin/users/alice/keys", {}))["key"]
-    for method, path in ROUTES:
+    for method, path in [*ROUTES, RELOAD]:
         path = path.format("alice")
         for key in (ordinary, admin.ordinary):
             assert (await admin.refused(403, method, path, key=key))["code"] == "admin_required"
@@ -53,7 +55,7 @@ async def test_without_any_authentication_it_is_closed(database_url: str) -> Non
 
     text = f'[database]\nurl = "{database_url}"\nsecret = "{"pepper" * 8}"\n[plugins.database]\n[plugins.admin_api]\n'
     async with serving(text) as served, aiohttp.ClientSession() as http:
-        for method, path in ROUTES:
+        for method, path in [*ROUTES, RELOAD]:
             async with http.request(method, served.url + path.format("x")) as answer:
                 assert answer.status == 403
 

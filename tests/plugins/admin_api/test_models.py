@@ -1,5 +1,6 @@
 """Models added, changed and deleted while the gateway serves, on both databases."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ async def test_put_replaces_what_patch_would_have_kept(admin: Any) -> None:
     made = await admin.done("POST", "/admin/models", body)
     assert (made["weight"], made["strict"], made["has_api_key"]) == (2, True, True)
     replaced = await admin.done("PUT", "/admin/models/m", {"vendor_type": "mock", "priority": 4})
-    assert replaced == {**made, "weight": 1, "priority": 4, "strict": False, "has_api_key": False}
+    assert replaced == {**made, "revision": 2, "weight": 1, "priority": 4, "strict": False, "has_api_key": False}
     await admin.refused(404, "PUT", "/admin/models/other", {"vendor_type": "mock"})
     await admin.refused(400, "PUT", "/admin/models/m", {"weight": 2})
 
@@ -116,6 +117,48 @@ async def test_fallbacks_are_set_and_read_and_really_followed(admin: Any) -> Non
     await admin.refused(400, "PUT", "/admin/models/m/fallbacks", {"fallbacks": ["broken"]})
     await admin.refused(404, "PUT", "/admin/models/nobody/fallbacks", {"fallbacks": []})
     assert await admin.done("GET", "/admin/models/broken/fallbacks") == answer
+
+
+async def test_of_two_editors_of_one_revision_the_second_is_refused(admin: Any) -> None:
+    made = await admin.done("POST", "/admin/models", {"model_id": "m", "vendor_type": "mock"})
+    _, headers, _ = await admin.raw("GET", "/admin/models/m")
+    tag = headers["ETag"]
+    assert tag == f'"{made["revision"]}"'
+    changed = await admin.done("PATCH", "/admin/models/m", {"weight": 2}, headers={"If-Match": tag})
+    assert changed["revision"] > made["revision"]
+    whole = {"vendor_type": "mock", "weight": 3}
+    for method, path, body in (
+        ("PATCH", "", {"weight": 3}), ("PUT", "", whole), ("DELETE", "", None), ("PUT", "/fallbacks", {"fallbacks": []})
+    ):  # fmt: skip
+        stale: tuple[str, ...] = (tag, f"W/{tag}", "nonsense", '"x"')
+        for one in stale:
+            error = await admin.refused(412, method, f"/admin/models/m{path}", body, headers={"If-Match": one})
+            assert error["code"] == "revision_conflict"
+            assert f"revision {changed['revision']}" in error["message"]
+        if body is not None:
+            stated = {**body, "revision": made["revision"]}
+            assert (await admin.refused(409, method, f"/admin/models/m{path}", stated))["code"] == "revision_conflict"
+            for wrong in ("1", 1.5, True):
+                await admin.refused(400, method, f"/admin/models/m{path}", {**body, "revision": wrong})
+    assert await admin.done("GET", "/admin/models/m") == changed
+    changed = await admin.done("PUT", "/admin/models/m", {**whole, "revision": changed["revision"]})
+    fallbacks = {"fallbacks": ["mock"], "revision": changed["revision"]}
+    _, headers, _ = await admin.raw("PUT", "/admin/models/m/fallbacks", fallbacks)
+    assert (await admin.raw("GET", "/admin/models/m/fallbacks"))[1]["ETag"] == headers["ETag"]
+    await admin.done("PATCH", "/admin/models/m", {"weight": 1}, headers={"If-Match": "*"})
+    _, headers, _ = await admin.raw("GET", "/admin/models/m")
+    await admin.done("DELETE", "/admin/models/m", headers={"If-Match": headers["ETag"]})
+    again = await admin.done("POST", "/admin/models", {"model_id": "m", "vendor_type": "mock"})
+    assert again["revision"] > changed["revision"], "a new model of an old name is another"
+
+
+async def test_two_gateways_change_one_model_and_one_is_refused(open_admin: Any) -> None:
+    async with open_admin() as here, open_admin() as there:
+        made = await here.done("POST", "/admin/models", {"model_id": "m", "vendor_type": "mock"})
+        bodies = [{"weight": n, "revision": made["revision"]} for n in (2, 3)]
+        asked = zip((here, there), bodies, strict=True)
+        done = await asyncio.gather(*(one.call("PATCH", "/admin/models/m", body) for one, body in asked))
+        assert sorted(status for status, _ in done) == [200, 409]
 
 
 async def test_what_cannot_be_a_model_is_refused_by_its_field(admin: Any) -> None:

@@ -1,7 +1,7 @@
 """Tokens at a whole gateway: what clients see, what users may do, and what a token costs when it is known."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,6 +81,11 @@ class People:
         if self.away:
             raise Unavailable("the database is away")
         return self.users.get(user_id)
+
+    def config(self, name: str) -> tuple[dict[str, Any], int]:
+        return {}, 0
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None: ...
 
 
 class PeoplePlugin:

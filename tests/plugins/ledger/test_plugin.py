@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_in_the_middle_pays_for_what_came(client: Cli
 async def test_a_fallback_is_one_row_of_the_deployment_that_answered(client: Client) -> None:
     assert (await client.ask("falls"))[0] == 200
     (row,) = await client.rows(1)
-    assert (row.model, row.deployment, row.outcome, row.attempts) == ("falls", "m#1", "complete", 2)
+    assert (row.model, row.deployment, row.outcome, row.attempts) == ("m", "m#1", "complete", 2)
 
 
 async def test_an_error_costs_nothing(client: Client) -> None:

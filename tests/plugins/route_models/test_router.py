@@ -1,15 +1,19 @@
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from gatehook import CATALOG, Call, ModelNotFound, Router, Services, Target
+from gatehook import CATALOG, Call, Catalog, ModelNotFound, Router, Services, Target
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.route_models import RouteModels
+from gatehook_plugins.route_models.balance import Balance
+from gatehook_plugins.route_models.loads import Loads
 from gatehook_plugins.route_models.router import ModelRouter
+from gatehook_plugins.route_models.strategies import strategies
 
 
 def target(key: str, **fields: Any) -> Target:
@@ -23,7 +27,12 @@ def call(model: str) -> Call:
 
 
 def router(*targets: Target, seed: int = 1) -> ModelRouter:
-    return ModelRouter(LiveCatalog(targets), random.Random(seed).random)
+    return over(LiveCatalog(targets), random.Random(seed).random)
+
+
+def over(catalog: Catalog, chance: Callable[[], float]) -> ModelRouter:
+    loads = Loads()
+    return ModelRouter(catalog, Balance("weighted"), strategies(loads, chance), loads)
 
 
 async def keys(router: Router, model: str) -> list[str]:
@@ -94,7 +103,7 @@ async def test_weight_zero_everywhere_still_serves() -> None:
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0 - 2**-53])
 async def test_any_random_number_and_any_weight_will_do(chance: float) -> None:
     group = [target("a#1", weight=5e-324), target("a#2", weight=1.7e308), target("a#3")]
-    one = ModelRouter(LiveCatalog(group), lambda: chance)
+    one = over(LiveCatalog(group), lambda: chance)
     assert sorted(await keys(one, "a")) == ["a#1", "a#2", "a#3"]
 
 
@@ -173,7 +182,7 @@ async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_det
 async def test_a_change_of_the_catalog_counts_at_once() -> None:
     catalog = LiveCatalog([])
     catalog.feed("test", [target("a#1")])
-    one = ModelRouter(catalog, random.random)
+    one = over(catalog, random.random)
     assert await keys(one, "a") == ["a#1"]
     catalog.feed("test", [target("a#9"), target("b#1"), target("b#2")])
     assert await keys(one, "a") == ["a#9"]
@@ -191,3 +200,29 @@ async def test_the_plugin_routes_over_the_catalog_service() -> None:
     (made,) = plugin.register_routers(cast("Any", SimpleNamespace(services=services)))
     assert isinstance(made, Router)
     assert await keys(made, "a") == ["a#1"]
+
+
+async def test_an_alias_has_the_order_of_its_model_and_is_followed_only_once() -> None:
+    one = router(target("a#1", aliases=("other",), fallbacks=("other", "b")), target("b#1", fallbacks=("other",)))
+    assert await keys(one, "other") == await keys(one, "a") == ["a#1", "b#1"]
+
+
+async def test_a_name_that_a_wildcard_serves_is_routed_and_its_fallbacks_follow() -> None:
+    one = router(target("o/*#1", name="o/*", model="*", fallbacks=("o/mini", "b")), target("b#1"))
+    found = await one.route(call("o/large"))
+    assert found is not None
+    assert [(each.key, each.model) for each in found] == [("o/*#1", "large"), ("o/*#1", "mini"), ("b#1", "m")]
+    assert await one.route(call("o/*")) is None
+    assert await one.route(call("p/large")) is None
+
+
+async def test_a_wildcard_that_cannot_be_called_says_so() -> None:
+    with pytest.raises(ModelNotFound, match="'o/x' is configured but not available"):
+        await router(target("o/*#1", name="o/*", unavailable="no key")).route(call("o/x"))
+
+
+async def test_names_that_clients_make_up_do_not_fill_the_memory() -> None:
+    one = router(target("*#1", name="*", model="*"))
+    for number in range(1_500):
+        assert await keys(one, f"m{number}") == ["*#1"]
+    assert len(one._unlisted) <= 1_000

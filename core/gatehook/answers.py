@@ -1,0 +1,165 @@
+"""The response caches at work: whose answer it is, what the client wants of them, and what may be kept."""
+
+import hashlib
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import hdrs
+from msgspec import Struct, structs
+from multidict import MultiMapping
+
+from gatehook.errors import GatewayError
+from gatehook.jsonio import encode
+from gatehook.model import Call, Entry, Frames, Principal
+from gatehook.protocols import Cache, Scoped
+
+__all__ = ["Answers", "Lookup"]
+
+log = logging.getLogger("gatehook")
+
+_FORMAT = b"1"
+"""Changed when entries change: a gateway never reads those of another format."""
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+_SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
+"""An answer that its vendor cut short. Inside a text the quotes would be escaped."""
+
+
+class Lookup(Struct, frozen=True):
+    """What the caches are asked for one call: a digest of the request, and the client's wishes (RFC 9111, 5.2.1)."""
+
+    digest: bytes
+    read: bool = True
+    only_stored: bool = False
+    max_age: float = math.inf
+    """Seconds."""
+
+
+class Answers:
+    """The response caches."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self._caches = tuple((cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches)
+
+    def key(self, call: Call) -> Lookup | None:
+        """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
+
+        Raises:
+            GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
+            InvalidRequest: the body holds what cannot be decoded.
+        """
+        if not self._caches:
+            return None
+        if hdrs.CACHE_CONTROL not in call.headers:
+            return Lookup(_digest(call))
+        wishes = _directives(call)
+        only_stored = "only-if-cached" in wishes
+        if "no-store" in wishes:
+            if only_stored:
+                raise _not_stored()
+            return None
+        max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
+        return Lookup(_digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+
+    async def get(self, call: Call, key: Lookup | None) -> Entry | None:
+        """The first hit that the client accepts; marks the answer.
+
+        Raises:
+            GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
+        """
+        if key is None:
+            return None
+        for cache, scope in self._caches if key.read else ():
+            try:
+                entry = await cache.get(_owned(key, scope(call.principal)), call)
+            except Exception:
+                log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
+                continue
+            if entry is not None and (age := time.time() - entry.at) <= key.max_age:
+                call.answer_headers["X-Cache"] = "hit"
+                call.answer_headers["Age"] = str(max(0, int(age)))
+                call.dropped = entry.dropped
+                return entry
+        if key.only_stored:
+            raise _not_stored()
+        call.answer_headers["X-Cache"] = "miss"
+        return None
+
+    async def put(self, call: Call, key: Lookup | None, entry: Entry) -> None:
+        """Store a complete answer everywhere, unless its vendor cut it short."""
+        if key is None or _is_spoilt(entry):
+            return
+        entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
+        for cache, scope in self._caches:
+            try:
+                await cache.put(_owned(key, scope(call.principal)), call, entry)
+            except Exception:
+                log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
+
+
+def _user(principal: Principal) -> str:
+    return principal.id
+
+
+def _owned(key: Lookup, scope: str) -> bytes:
+    return hashlib.sha256(key.digest + scope.encode("utf-8", "surrogatepass")).digest()
+
+
+def _digest(call: Call) -> bytes:
+    """32 bytes of all that changes the answer.
+
+    Every field of the body counts, those too that hardly change an answer: `user` may tell apart whom one key serves,
+    `metadata` and `store` what a vendor shall keep, and of a field that nobody knows nothing can be said. Which surface
+    asked does not matter: what is stored is OpenAI's shape.
+    """
+    head = encode((call.operation, call.model, call.stream, call.include_usage))
+    return hashlib.sha256(b"%b %b %b" % (_FORMAT, head, _text(call))).digest()
+
+
+def _text(call: Call) -> bytes:
+    """The request, the same whatever the order of its keys and the space between them."""
+    payload, raw = call.payload, call.body.raw
+    try:
+        text = _canonical(payload)
+    except (UnicodeEncodeError, OverflowError):  # lone surrogates, numbers of more than 64 bits
+        text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    # A key that stands twice is lost in the payload, but a vendor that gets the bytes may read the other one: then,
+    # with a colon too few, only the very same bytes are the same request. An escaped colon would make up for it.
+    if raw.count(b":") != text.count(b":") or b"\\u003a" in raw or b"\\u003A" in raw:
+        return raw
+    return text
+
+
+def _directives(call: Call) -> dict[str, str]:
+    """The directives of all `Cache-Control` lines, and their arguments."""
+    headers = call.headers
+    lines = headers.getall(hdrs.CACHE_CONTROL) if isinstance(headers, MultiMapping) else [headers[hdrs.CACHE_CONTROL]]
+    found = (directive.partition("=") for directive in ",".join(lines).lower().split(","))
+    return {name.strip(): argument.strip(' \t"') for name, _, argument in found}
+
+
+def _seconds(text: str) -> float:
+    """0 for what is no number: an answer of a doubtful age is too old."""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _is_spoilt(entry: Entry) -> bool:
+    if entry.completion is not None:
+        return _SPOILT.search(entry.completion.raw) is not None
+    if isinstance(entry.chunks, Frames):
+        return _SPOILT.search(entry.chunks.data) is not None
+    return any(_SPOILT.search(chunk.raw) for chunk in entry.chunks)
+
+
+def _not_stored() -> GatewayError:
+    return GatewayError(
+        "there is no stored answer to this request, and Cache-Control: only-if-cached wants no other",
+        status=504,
+        code="not_cached",
+    )

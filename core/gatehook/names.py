@@ -1,0 +1,48 @@
+"""Which model a name stands for: its own, an alias, or whatever a wildcard such as "openai/*" serves."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+__all__ = ["Names", "is_pattern"]
+
+_SEGMENT: Final = r"(?!\.+(?:/|$))[\w.:@+-]+"
+_REST: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
+"""What may stand in the place of a `*`. Clients write it, and vendors put it into addresses."""
+_LONGEST: Final = 256
+"""Characters of a name that a wildcard serves."""
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a model's name is a wildcard, which serves all names that begin as it does."""
+    return name.endswith("*")
+
+
+class Names:
+    """All names of some models. A model's own name goes before an alias, an alias before a wildcard."""
+
+    def __init__(self, models: Mapping[str, Iterable[str]]) -> None:
+        """`models` gives the aliases of each model, by its name; of two models with one alias the first has it."""
+        self._models = {name for name in models if not is_pattern(name)}
+        self._patterns = sorted((name for name in models if is_pattern(name)), key=len, reverse=True)
+        self.aliases: dict[str, str] = {}
+        """The models that aliases stand for."""
+        self.clashes: list[tuple[str, str, str]] = []
+        """Aliases that cannot be: of which model, which, and whose name it is already."""
+        for name, aliases in models.items():
+            for alias in dict.fromkeys(aliases):
+                owner = alias if alias in self._models else self.aliases.setdefault(alias, name)
+                if owner != name:
+                    self.clashes.append((name, alias, owner))
+        self.aliases = {alias: name for alias, name in self.aliases.items() if alias not in self._models}
+
+    def find(self, name: str) -> str:
+        """The model that answers for `name`: a model's own name, or a wildcard; "" if there is none."""
+        return name if name in self._models else self.aliases.get(name) or self.pattern(name)
+
+    def pattern(self, name: str) -> str:
+        """The wildcard that serves `name`, which is no model's and no alias; the longest one, "" if there is none."""
+        for pattern in self._patterns if len(name) <= _LONGEST else ():
+            if name.startswith(pattern[:-1]) and _REST.fullmatch(name, len(pattern) - 1):
+                return pattern
+        return ""

@@ -1,0 +1,29 @@
+"""The one that has the fewest requests to do."""
+
+from collections.abc import Sequence
+
+from gatehook import Call, Target
+from gatehook_plugins.route_models.loads import Loads
+from gatehook_plugins.route_models.strategies.base import by_score
+from gatehook_plugins.route_models.strategies.round_robin import Turns
+from gatehook_plugins.route_models.tiers import Tier
+
+__all__ = ["LeastBusy"]
+
+
+class LeastBusy:
+    """By the requests that this process has running at each deployment; equals take turns."""
+
+    is_fixed = False
+    is_measuring = True
+
+    def __init__(self, loads: Loads) -> None:
+        self._loads = loads
+        self._turns = Turns()
+
+    def order(self, tier: Tier, call: Call) -> Sequence[Target]:
+        """By rising load."""
+        turn = self._turns.next(tier)
+        targets, keys = tier.targets[turn:] + tier.targets[:turn], tier.keys[turn:] + tier.keys[:turn]
+        running = self._loads.running
+        return by_score(targets, [running.get(key, 0) for key in keys])

@@ -1,0 +1,19 @@
+"""As they stand in the settings."""
+
+from collections.abc import Sequence
+
+from gatehook import Call, Target
+from gatehook_plugins.route_models.tiers import Tier
+
+__all__ = ["Priority"]
+
+
+class Priority:
+    """The first that answers; nothing is shared."""
+
+    is_fixed = True
+    is_measuring = False
+
+    def order(self, tier: Tier, call: Call) -> Sequence[Target]:
+        """As they stand."""
+        return tier.targets

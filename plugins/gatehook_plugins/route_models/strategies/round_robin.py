@@ -1,0 +1,40 @@
+"""One after another."""
+
+from collections.abc import Sequence
+
+from gatehook import Call, Target
+from gatehook_plugins.route_models.tiers import Tier
+
+__all__ = ["RoundRobin", "Turns"]
+
+
+class Turns:
+    """Whose turn it is in each tier: by its first deployment, so that a change of the catalog or an alias is no start.
+
+    A process counts for itself.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, int] = {}
+
+    def next(self, tier: Tier) -> int:
+        """The place in the tier."""
+        first = tier.targets[0].key
+        turn = self._turns.get(first, 0)
+        self._turns[first] = turn + 1
+        return turn % len(tier.targets)
+
+
+class RoundRobin:
+    """Each deployment in turn, whatever its weight (0 still is the last resort)."""
+
+    is_fixed = False
+    is_measuring = False
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+
+    def order(self, tier: Tier, call: Call) -> Sequence[Target]:
+        """From the next one on."""
+        turn, targets = self._turns.next(tier), tier.targets
+        return targets[turn:] + targets[:turn]
