@@ -295,21 +295,27 @@ class Outcome(Struct, frozen=True):
 
 
 class _Ids:
-    """Request ids from pooled randomness: one system call in 256, not one per request."""
+    """Request ids: the millisecond, then pooled randomness; one system call in 256, not one per request.
 
-    __slots__ = ("_pool", "_position")
+    The time comes first because ids are indexed: a database that gets them in their order appends to its index, where
+    random ones would have it rewrite a page of it for each, the larger the table the dearer.
+    """
+
+    __slots__ = ("_begin", "_pool", "_position")
 
     def __init__(self) -> None:
+        self._begin = ""
         self._pool = ""
         self._position = 0
 
     def next(self) -> str:
         if self._position >= len(self._pool):
-            self._pool = os.urandom(16 * 256).hex()
+            self._begin = f"req_{time.time_ns() // 1_000_000:012x}"
+            self._pool = os.urandom(10 * 256).hex()
             self._position = 0
         start = self._position
-        self._position = start + 32
-        return "req_" + self._pool[start : start + 32]
+        self._position = start + 20
+        return self._begin + self._pool[start : start + 20]
 
 
 _ids = _Ids()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,6 +40,16 @@ def test_ids_are_unique_over_many() -> None:
     ids = [call().id for _ in range(20_000)]
     assert len(set(ids)) == len(ids)
     assert all(len(one) == 36 and one.startswith("req_") and int(one[4:], 16) >= 0 for one in ids)
+
+
+def test_ids_made_later_sort_later_but_for_the_256_that_share_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**18, 10**19, 10**6))
+    monkeypatch.setattr("gatehook.model.time.time_ns", lambda: next(clock))
+    ids = [call().id for _ in range(256 * 8)]
+    pools = [ids[start : start + 256] for start in range(256, len(ids), 256)]  # one may have been begun before
+    borders = [sorted(pool) for pool in pools]
+    assert all(len({one[:16] for one in pool}) <= 2 for pool in pools)
+    assert all(one[0] < other[0] for one, other in pairwise(borders))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
