@@ -53,6 +53,7 @@ from gatehook.estimates import Estimate, estimate
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.misfit import misfit
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -219,6 +220,7 @@ __all__ = (
     "from_base64",
     "hookimpl",
     "mapped",
+    "misfit",
     "nano",
     "read_conversation",
     "redact",

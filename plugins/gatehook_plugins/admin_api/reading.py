@@ -1,14 +1,12 @@
 """Reading requests: bodies and queries into the types of `requests`, and every fault as a 4xx that names the field."""
 
-import difflib
 import re
-from collections.abc import Collection
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
 
-from gatehook import PRINCIPAL, Conflict, InvalidRequest, MalformedJSON, check_depth, decode
+from gatehook import PRINCIPAL, Conflict, InvalidRequest, MalformedJSON, check_depth, decode, misfit
 from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
 
 __all__ = ["actor", "asked_revision", "body", "changed_meanwhile", "path_id", "query", "table"]
@@ -18,9 +16,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 _JSON = "application/json"
 _PLAIN = re.compile(PLAIN)
 _REVISION = re.compile(r"[0-9]{1,18}")
-_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
 def actor(request: web.Request) -> str:
@@ -56,7 +51,7 @@ def query(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _fault(error, kind.__struct_fields__) from None
+        raise misfit(error, kind.__struct_fields__) from None
 
 
 def asked_revision(request: web.Request, stated: object = None) -> int | None:
@@ -92,7 +87,7 @@ async def body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise _fault(error, kind.__struct_fields__) from None
+        raise misfit(error, kind.__struct_fields__) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise _malformed(raw) from None
 
@@ -137,25 +132,3 @@ def _malformed(raw: bytes) -> InvalidRequest:
     except MalformedJSON as error:
         return InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json")
     return InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json")
-
-
-def _fault(error: msgspec.ValidationError, fields: Collection[str]) -> InvalidRequest:
-    """The field and what is wrong with it, in JSON's words; values are not repeated."""
-    match = _FAULT.fullmatch(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    if missed := _MISSING.fullmatch(what):
-        path, what = missed["name"], "required, but missing"
-    elif unknown := _UNKNOWN.fullmatch(what):
-        path, what = unknown["name"][:64], f"no such field{_nearest(unknown['name'], fields)}"
-    elif "matching regex" in what:
-        what = "must not contain control characters"
-    what = what.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
-    if not path:
-        return InvalidRequest(f"the body: {what}")
-    return InvalidRequest(f"{path}: {what}", param=path)
-
-
-def _nearest(word: str, words: Collection[str]) -> str:
-    """What ends a message about `word`: the word most like it, else all of them."""
-    found = difflib.get_close_matches(word[:64].lower(), words, n=1)
-    return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}"

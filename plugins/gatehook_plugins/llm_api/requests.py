@@ -4,13 +4,12 @@ Only types are checked, and the bounds without which nothing makes sense: what a
 vendor to say. Parameters that are not named here go through as they are.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from gatehook import InvalidRequest, MalformedJSON, decode
+from gatehook import InvalidRequest, MalformedJSON, decode, misfit
 
 __all__ = ["as_chat", "read_object"]
 
@@ -212,7 +211,7 @@ def as_chat(data: dict[str, Any]) -> dict[str, Any]:
     try:
         request = msgspec.convert(data, GenerateRequest)
     except msgspec.ValidationError as error:
-        raise _fault(error) from None
+        raise misfit(error) from None
     except UnicodeEncodeError:
         raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
     nested = data.get("parameters") or {}
@@ -282,18 +281,3 @@ def _missing_among(parameters: Parameters) -> str | None:
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         return "response_format.json_schema"
     return None
-
-
-_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
-_FIELD = re.compile(r"Object missing required field `(?P<name>\w+)`")
-
-
-def _fault(error: msgspec.ValidationError) -> InvalidRequest:
-    """The field and what is wrong with it, in JSON's words."""
-    match = _FAULT.fullmatch(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    if missed := _FIELD.fullmatch(what):
-        path = f"{path}.{missed['name']}" if path else missed["name"]
-        what = "required, but missing"
-    what = what[:200].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
-    return InvalidRequest(f"{path or 'the body'}: {what}", param=path or None)

@@ -1,6 +1,5 @@
 """OpenAI's dialect as spoken with clients. It is the canonical form, so answers go out as they are."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from gatehook import (
     decode,
     encode,
     envelope,
+    misfit,
 )
 from gatehook.sse import DONE, frame
 from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest, missing
@@ -30,9 +30,6 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "completions": msgspec.json.Decoder(CompletionRequest),
     "embeddings": msgspec.json.Decoder(EmbeddingRequest),
 }
-
-_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
-_FIELD = re.compile(r"Object missing required field `(?P<name>\w+)`")
 
 
 class OpenAISurface:
@@ -90,7 +87,7 @@ def _parsed(operation: str, body: bytes) -> Any:
             body.decode()  # fields that are not looked at must not smuggle anything else to a vendor
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _fault(error) from None
+        raise misfit(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Not JSON, or JSON with lone surrogates, which msgspec cannot hold; the slow reader tells which.
         try:
@@ -98,22 +95,9 @@ def _parsed(operation: str, body: bytes) -> Any:
         except MalformedJSON as error:
             raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
         except msgspec.ValidationError as error:
-            raise _fault(error) from None
+            raise misfit(error) from None
         except UnicodeEncodeError:
             raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
-
-
-def _fault(error: msgspec.ValidationError) -> InvalidRequest:
-    """The field and what is wrong with it, in JSON's words."""
-    match = _FAULT.fullmatch(str(error))
-    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
-    if missed := _FIELD.fullmatch(what):
-        path = f"{path}.{missed['name']}" if path else missed["name"]
-        what = "required, but missing"
-    what = what.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
-    if not path:
-        return InvalidRequest(f"the body: {what}")
-    return InvalidRequest(f"{path}: {what}", param=path)
 
 
 def _check_encoding(request: EmbeddingRequest) -> None:
