@@ -16,7 +16,7 @@ from gatehook.accounts import (
     dollars,
     nano,
 )
-from gatehook.app import PRINCIPAL, Gateway
+from gatehook.app import PRINCIPAL, Gateway, read_body
 from gatehook.canonical import StreamBuilder, completion, tool_call_id
 from gatehook.conversation import (
     Conversation,
@@ -222,6 +222,7 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "read_body",
     "read_conversation",
     "redact",
     "refused",

@@ -38,9 +38,10 @@ from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
+from gatehook.stages import read_body as read_in_time
 from gatehook.tools import Tools
 
-__all__ = ["PRINCIPAL", "Gateway"]
+__all__ = ["PRINCIPAL", "Gateway", "read_body"]
 
 log = logging.getLogger("gatehook")
 
@@ -49,6 +50,18 @@ _SETTLING_SECONDS = 10.0
 
 PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
 """Who calls a plugin's own route: ``request[PRINCIPAL]``."""
+
+_CONCERNS = web.AppKey("_CONCERNS", Concerns)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The JSON text of a request to a plugin's own route, at least one byte; it may still be malformed.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `server.max_body` and `server.read_timeout`.
+        InvalidRequest: there is none, the line was cut, or it is nested absurdly deep.
+    """
+    return await read_in_time(request, request.app[_CONCERNS])
 
 
 class Gateway:
@@ -213,6 +226,7 @@ class Gateway:
     def app(self) -> web.Application:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
         app = web.Application(client_max_size=self.settings.server.max_body)
+        app[_CONCERNS] = self.pipeline.concerns
         methods: dict[str, set[str]] = {}
         writers: dict[str, Writer | None] = {}
         for _, route in self._routes:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import cast
 
 from gatehook.deadlines import Deadlines, Limit, Watch
@@ -47,10 +47,9 @@ class Stream:
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())
 
-    def watched(self, watch: Watch, beat: Callable[[], None], seconds: float) -> "Stream":
-        """Iterate under this watch, and have `beat` called every so many seconds of silence."""
+    def watched(self, watch: Watch) -> "Stream":
+        """Iterate under this watch. Whatever the vendor sends ends its silence, if only to say that it still thinks."""
         self._watch = watch
-        self._silence = self._silence._replace(beat=beat, beat_seconds=seconds)
         return self
 
     def __aiter__(self) -> "Stream":

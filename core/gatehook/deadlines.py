@@ -22,9 +22,6 @@ class Limit(NamedTuple):
     seconds: float
     error: Callable[[], Exception]
     until: float = math.inf
-    beat: Callable[[], None] | None = None
-    """Called every `beat_seconds` of the wait."""
-    beat_seconds: float = math.inf
 
 
 class Deadlines:
@@ -72,8 +69,9 @@ class Watch:
     """
 
     __slots__ = (
+        "_beat",
         "_beat_at",
-        "_beating",
+        "_beat_seconds",
         "_cancelling",
         "_deadlines",
         "_error",
@@ -82,6 +80,7 @@ class Watch:
         "_loop",
         "_task",
         "deadline",
+        "heard",
     )
 
     def __init__(self, deadlines: Deadlines) -> None:
@@ -90,9 +89,10 @@ class Watch:
         self.deadline = math.inf
         self._error: Callable[[], Exception] | None = None
         self._limit: Limit | None = None
-        self._beating: Limit | None = None
-        """The limit whose beat is to be called next at `_beat_at`."""
-        self._beat_at = math.inf
+        self.heard = False
+        """Set whenever the one that beats are for has been told something else."""
+        self._beat: Callable[[], None] | None = None
+        self._beat_seconds = self._beat_at = math.inf
         self._expired = False
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -106,7 +106,7 @@ class Watch:
         deadline = self._loop.time() + seconds
         self.deadline = min(until, deadline)
         self._error = error
-        self._limit = self._beating = None
+        self._limit = None
         return self
 
     def again(self, limit: Limit) -> None:
@@ -116,7 +116,12 @@ class Watch:
     def pause(self) -> None:
         """Do not watch until it is armed anew: what is waited for now has limits of its own."""
         self.deadline = math.inf
-        self._limit = self._beating = None
+        self._limit = None
+
+    def beat(self, beat: Callable[[], None] | None, seconds: float = math.inf) -> None:
+        """Call `beat` whenever nothing was `heard` for so many seconds, also while paused; None for no more."""
+        self._beat, self._beat_seconds = beat, seconds
+        self.heard = True
 
     def is_over(self, now: float) -> bool:
         """Whether the time is over; begins to count it if this is the first look since `again`."""
@@ -124,11 +129,12 @@ class Watch:
         if limit is not None:
             self._error = limit.error
             self.deadline = min(now + limit.seconds, limit.until)
-            self._beating, self._beat_at = limit, now + limit.beat_seconds
-        elif self._beating is not None and self._beat_at <= now < self.deadline:
-            self._beat_at = now + self._beating.beat_seconds
-            if self._beating.beat is not None:
-                self._beating.beat()
+        if self.heard:
+            self.heard = False
+            self._beat_at = now + self._beat_seconds
+        elif self._beat is not None and self._beat_at <= now < self.deadline:
+            self._beat_at = now + self._beat_seconds
+            self._beat()
         return self.deadline <= now
 
     def expire(self) -> None:
@@ -152,6 +158,7 @@ class Watch:
     ) -> None:
         self._deadlines.remove(self)
         self.pause()
+        self.beat(None)
         task, self._task = self._task, None
         if not self._expired or task is None:
             return

@@ -99,6 +99,7 @@ class Delivery:
                 if stream.contents:
                     call.first_token = time.monotonic()
                 response = await self._open(watch)
+                watch.beat(self._tell_alive, concerns.heartbeat)
                 if stream.contents:
                     concerns.observers.first_token(call)
                 watch.pause()  # a tool policy may take its time; that is not the vendor's silence
@@ -106,10 +107,11 @@ class Delivery:
                 await self._write(response, watch, b"".join(begun))
                 untouched = gate is None and kept is None and self._untouched
                 unread = Limit(concerns.write_timeout, _client_too_slow)
-                async for batch in stream.watched(watch, self._tell_alive, concerns.heartbeat):
+                async for batch in stream.watched(watch):
                     if untouched and isinstance(batch, Frames):
                         if batch.data:
                             watch.again(unread)
+                            watch.heard = True
                             await response.write(batch.data)
                     else:
                         watch.pause()
@@ -117,6 +119,7 @@ class Delivery:
                 watch.pause()
                 if gate is not None:
                     await self._write(response, watch, self._framed(await gate.rest()))
+            watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._streamed(stream)))
         self._status = ("complete", 200)
@@ -266,6 +269,7 @@ class Delivery:
         """Write, waiting while the client's buffer is full, but not for ever."""
         if data:
             watch.arm(self._concerns.write_timeout, _client_too_slow)
+            watch.heard = True
             await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import io
 import ipaddress
-import math
 import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from yarl import URL
 from gatehook import direct
 from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
+from gatehook.retry_after import retry_after
 from gatehook.settings import EgressSettings
 
 __all__ = ["Egress", "Fetched", "Upstream", "is_public"]
@@ -62,12 +62,8 @@ class Upstream:
 
     @property
     def retry_after(self) -> float | None:
-        """The Retry-After header in seconds, None if absent or a date."""
-        try:
-            seconds = float(self.headers["Retry-After"])
-            return max(0.0, seconds) if math.isfinite(seconds) else None
-        except (KeyError, ValueError):
-            return None
+        """How many seconds the vendor asks to be left alone, None if it does not say."""
+        return retry_after(self.headers)
 
     @property
     def is_event_stream(self) -> bool:

@@ -249,6 +249,9 @@ _QUOTA_WORDS = (
     "credit balance is too low",
 )
 
+_MISDIRECTED = frozenset({405, 406, 407, 415, 421, 426, 501, 505})
+"""What a vendor answers to a request that is not for this address, or not in this form: its client cannot mend that."""
+
 
 def upstream_error(
     vendor: str,
@@ -273,6 +276,8 @@ def upstream_error(
     """
     # Redacted before it is cut: half a key at the cut would not be recognised.
     message, secrets = message.strip()[:65536], tuple(secrets)
+    if 300 <= status < 400:
+        message = f"answered {status}, a redirect; base_url must name the final address"
     text = f"{vendor}: {redact(message, secrets)[:2000] or 'no message'}"
     words = f"{code or ''} {message}".lower()
     code = redact(code, secrets) if code else None
@@ -285,6 +290,8 @@ def upstream_error(
         return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT)
     if status == 429:
         return RateLimited(text, retry_after=retry_after)
+    if status in _MISDIRECTED or 300 <= status < 400:
+        return UpstreamError(text, code="upstream_misconfigured", retry=Retry.NEXT)
     if status in (401, 403):
         return UpstreamError(text, code="upstream_credential_rejected", retry=Retry.NEXT)
     if status in (404, 410):
@@ -293,6 +300,6 @@ def upstream_error(
         return UpstreamTimeout(text)
     if status in (503, 529):
         return UpstreamError(text, status=503, code="upstream_overloaded", retry_after=retry_after)
-    if 400 <= status < 500 and status not in (405, 409, 425):
+    if 400 <= status < 500 and status not in (409, 425, 499):
         return InvalidRequest(text, code=code, param=param, status=status if status in (413, 422) else 400)
     return UpstreamError(text, retry_after=retry_after)

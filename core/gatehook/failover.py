@@ -177,12 +177,14 @@ class Course:
         settings = self._settings
         if error.retry is not Retry.SAME or self._tries >= settings.retries:
             return None
-        if error.retry_after is not None:
-            return error.retry_after if error.retry_after <= min(settings.retry_after_cap, left) else None
         if isinstance(error, UpstreamTimeout):
             # It has cost a whole time limit already; another deployment is the better bet.
             return None
         wait = random.uniform(0, _FIRST_BACKOFF * 2**self._tries)  # noqa: S311  # jitter, not a secret
+        if error.retry_after is not None:
+            if error.retry_after > settings.retry_after_cap:
+                return None
+            wait = max(wait, error.retry_after)  # "at once", said again and again, would be no patience at all
         return wait if wait <= left else None
 
     def _moved_on(self, error: GatewayError) -> bool:

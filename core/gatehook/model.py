@@ -105,6 +105,8 @@ class Target:
     """Parameters, by OpenAI's names, for requests that do not give them: `temperature`, `max_tokens`."""
     unavailable: str = ""
     """Why this deployment cannot be called at all ("its key $OPENAI_API_KEY is not set"); "" when it can."""
+    switched_off: bool = False
+    """Whether it is unavailable because an administrator wants it so."""
     hidden: tuple[str, ...] = dataclass_field(default=(), repr=False)
     """Secrets among the options, in clear."""
 

@@ -34,7 +34,7 @@ class Pipeline:
     async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answer one inference call of a client; errors become the surface's own, never an exception."""
         call = Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
-        concerns, permits = self.concerns, Permits()
+        concerns, permits = self.concerns, Permits(self.settlements)
         delivery = Delivery(call, endpoint.surface, request, concerns)
         try:
             concerns.observers.started(call)
@@ -71,6 +71,6 @@ class Pipeline:
         finally:
             outcome = delivery.outcome()
             try:
-                await permits.settle(outcome, self.settlements)
+                await permits.settle(outcome)
             finally:
                 concerns.observers.finished(call, outcome)

@@ -79,6 +79,8 @@ class Limiter(Protocol):
     async def admit(self, call: Call) -> Permit | None:
         """Reserve what this call may use; None if this limiter has nothing to say about it.
 
+        Nothing may stay reserved if it is cancelled.
+
         Raises:
             RateLimited: over the limit; nothing stays reserved.
         """
@@ -91,6 +93,8 @@ class AttemptLimiter(Protocol):
 
     async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """Reserve what an attempt may use; settled when it fails, or with the call if it answers.
+
+        Nothing may stay reserved if it is cancelled.
 
         Raises:
             RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.

@@ -88,7 +88,8 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     """The request's JSON text.
 
     Raises:
-        UnsupportedMediaType, BodyTooLarge, InvalidRequest: not JSON by its declaration, too large, too deep, too slow.
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest, RequestTimeout: not JSON by its declaration, too large, too
+            deep, too slow.
     """
     declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
     if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
@@ -108,7 +109,7 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     try:
         check_depth(body)
     except MalformedJSON as error:
-        raise InvalidRequest(f"the body is {error}") from None
+        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
     return body
 
 
@@ -146,9 +147,11 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
 class Permits:
     """What the limiters reserved for one call, and for the attempt it is in."""
 
-    __slots__ = ("_attempt", "_held")
+    __slots__ = ("_attempt", "_held", "_settlements")
 
-    def __init__(self) -> None:
+    def __init__(self, settlements: set[asyncio.Future[None]]) -> None:
+        """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
+        self._settlements = settlements
         self._held: list[Permit] = []
         self._attempt = 0
         """How many of them are not the attempt's alone."""
@@ -179,16 +182,17 @@ class Permits:
     async def attempt_failed(self, error: GatewayError) -> None:
         """Settle what was reserved for this attempt only: another deployment may follow."""
         held, self._held[self._attempt :] = self._held[self._attempt :], []
-        await self._settle(held, Outcome("failed", error.status, code=error.code or error.type))
+        if held:
+            await self._settle_all(held, Outcome("failed", error.status, code=error.code or error.type))
 
-    async def settle(self, outcome: Outcome, settlements: set[asyncio.Future[None]]) -> None:
-        """Settle every permit once, in reverse; to the end, even when the client's leaving cancels the caller.
+    async def settle(self, outcome: Outcome) -> None:
+        """Settle every permit that is left."""
+        if self._held:
+            held, self._held = self._held, []
+            await self._settle_all(held, outcome)
 
-        `settlements` holds what is still going on, so that a shutdown can wait for it.
-        """
-        if not self._held:
-            return
-        held, self._held = self._held, []
+    async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
+        """Settle each once, in reverse; to the end, even when the client's leaving cancels the caller."""
         for permit in held:
             if not getattr(permit, "immediate", False):
                 break
@@ -196,8 +200,8 @@ class Permits:
             await self._settle(held, outcome)  # nothing in it waits, so nothing can cancel it
             return
         settling = asyncio.ensure_future(self._settle(held, outcome))
-        settlements.add(settling)
-        settling.add_done_callback(settlements.discard)
+        self._settlements.add(settling)
+        settling.add_done_callback(self._settlements.discard)
         await asyncio.shield(settling)
 
     @staticmethod

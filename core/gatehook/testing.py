@@ -12,11 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from multidict import CIMultiDict
+
 from gatehook.app import Gateway
 from gatehook.egress import Egress, Fetched
 from gatehook.jsonio import Document
 from gatehook.model import Attempt, Call, Operation, Target
 from gatehook.plugins import installed
+from gatehook.retry_after import retry_after
 from gatehook.server import running
 from gatehook.settings import load
 
@@ -272,8 +275,7 @@ class Replay:
         self.status = status
         self.headers: Mapping[str, str] = {"Content-Type": content_type, **(headers or {})}
         self.is_event_stream = content_type.startswith("text/event-stream")
-        waits = self.headers.get("Retry-After", "")
-        self.retry_after: float | None = float(waits) if waits.replace(".", "", 1).isdigit() else None
+        self.retry_after = retry_after(CIMultiDict(self.headers))
         self.closed = False
         self._pieces = [pieces] if isinstance(pieces, bytes) else list(pieces)
         self._fails = fails

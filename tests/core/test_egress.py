@@ -319,7 +319,7 @@ class TestRequest:
             ("3", 3.0),
             ("0.5", 0.5),
             ("-4", 0.0),
-            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
             ("nan", None),
             ("inf", None),
             ("", None),

@@ -25,7 +25,6 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (400, "bad field", None, 400, "invalid_request_error", None, Retry.NEVER),
     (422, "bad field", None, 422, "invalid_request_error", None, Retry.NEVER),
     (413, "too big", None, 413, "invalid_request_error", None, Retry.NEVER),
-    (406, "no", None, 400, "invalid_request_error", None, Retry.NEVER),
     (451, "no", None, 400, "invalid_request_error", None, Retry.NEVER),
     # The context is too long: not here, but perhaps elsewhere.
     (400, "maximum context length is 8192", None, 400, "invalid_request_error", "context_length_exceeded", Retry.NEXT),
@@ -86,6 +85,11 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     # The operator named a model that is not there.
     (404, "no such model", "model_not_found", 502, "server_error", "upstream_model_not_found", Retry.NEXT),
     (410, "gone", None, 502, "server_error", "upstream_model_not_found", Retry.NEXT),
+    # The operator named another address than the vendor's, or another form.
+    *(
+        (status, "no", None, 502, "server_error", "upstream_misconfigured", Retry.NEXT)
+        for status in (405, 406, 407, 415, 421, 426, 501, 505)
+    ),
     # Time.
     (408, "late", None, 504, "timeout_error", "upstream_timeout", Retry.SAME),
     (504, "late", None, 504, "timeout_error", "upstream_timeout", Retry.SAME),
@@ -96,10 +100,9 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (500, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
     (502, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
     (520, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
-    (405, "no", None, 502, "server_error", "upstream_error", Retry.SAME),
+    (499, "cancelled", None, 502, "server_error", "upstream_error", Retry.SAME),
     (409, "conflict", None, 502, "server_error", "upstream_error", Retry.SAME),
     (425, "early", None, 502, "server_error", "upstream_error", Retry.SAME),
-    (302, "moved", None, 502, "server_error", "upstream_error", Retry.SAME),
     (200, "in band", None, 502, "server_error", "upstream_error", Retry.SAME),
     (500, "maximum context length", None, 502, "server_error", "upstream_error", Retry.SAME),
 ]
@@ -117,6 +120,13 @@ def test_what_a_vendors_error_becomes(
     assert (error.status, error.type, error.code, error.retry) == (ours, kind, our_code, retry)
     assert error.message == f"acme: {message}"
     assert error.param == ("p" if ours in (400, 413, 422) else None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_tells_the_operator_what_to_mend_and_not_where_it_leads(status: int) -> None:
+    error = upstream_error("acme", status, "moved to https://other.example")
+    assert (error.status, error.code, error.retry) == (502, "upstream_misconfigured", Retry.NEXT)
+    assert error.message == f"acme: answered {status}, a redirect; base_url must name the final address"
 
 
 @given(st.integers(100, 599), st.text(max_size=30), st.none() | st.text(max_size=10))

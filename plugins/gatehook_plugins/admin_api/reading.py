@@ -6,14 +6,13 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import hdrs, web
 
-from gatehook import PRINCIPAL, Conflict, InvalidRequest, MalformedJSON, check_depth, decode, misfit
+from gatehook import PRINCIPAL, Conflict, InvalidRequest, MalformedJSON, decode, misfit, read_body
 from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
 
 __all__ = ["actor", "asked_revision", "body", "changed_meanwhile", "path_id", "query", "table"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_JSON = "application/json"
 _PLAIN = re.compile(PLAIN)
 _REVISION = re.compile(r"[0-9]{1,18}")
 
@@ -81,9 +80,9 @@ async def body(request: web.Request, kind: type[T]) -> T:
     """The body, checked.
 
     Raises:
-        InvalidRequest: no JSON object, or a field is wrong, missing or unknown.
+        GatewayError: no JSON object, or a field is wrong, missing or unknown; it is too large, or too slow.
     """
-    raw = await _read(request)
+    raw = await read_body(request)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
@@ -96,33 +95,15 @@ async def table(request: web.Request) -> dict[str, Any]:
     """The body: any JSON object, whose fields somebody else checks.
 
     Raises:
-        InvalidRequest: it is none.
+        GatewayError: it is none; it is too large, or too slow.
     """
-    raw = await _read(request)
+    raw = await read_body(request)
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except msgspec.ValidationError:
         raise InvalidRequest("the body: expected an object") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise _malformed(raw) from None
-
-
-async def _read(request: web.Request) -> bytes:
-    declared = request.headers.get("Content-Type", _JSON)
-    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
-        message = f"Content-Type is {request.content_type!r}; send application/json"
-        raise InvalidRequest(message, status=415, code="unsupported_media_type")
-    try:
-        raw = await request.read()
-    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
-        raise InvalidRequest(f"the body cannot be read: {error}") from None
-    if not raw:
-        raise InvalidRequest("the body is empty; send a JSON object")
-    try:
-        check_depth(raw)
-    except MalformedJSON as error:
-        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
-    return raw
 
 
 def _malformed(raw: bytes) -> InvalidRequest:

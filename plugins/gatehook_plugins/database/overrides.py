@@ -172,7 +172,7 @@ def _overrides(known: Known) -> tuple[dict[str, Value], dict[str, str]]:
 def _overridden(target: Target, override: Value) -> Target:
     changes: dict[str, Any] = {}
     if override.get("enabled") is False:
-        changes["unavailable"] = _SWITCHED_OFF
+        changes |= {"unavailable": _SWITCHED_OFF, "switched_off": True}
     if "priority" in override:
         changes["priority"] = override["priority"]
     if "rate_limit" in override:

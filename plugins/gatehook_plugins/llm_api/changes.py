@@ -6,12 +6,11 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from gatehook import PRINCIPAL, Conflict, Directory, InvalidRequest, MalformedJSON, Unavailable, check_depth, encode
+from gatehook import PRINCIPAL, Conflict, Directory, Unavailable, encode, read_body
 from gatehook_plugins.llm_api.requests import read_object
 
 __all__ = ["actor", "answer", "asked_revision", "changed_meanwhile", "opened", "read_changes"]
 
-_JSON: Final = "application/json"
 _TAG: Final = re.compile(r"[0-9]{1,18}")
 _NEVER: Final = -1
 """A revision that nothing is at."""
@@ -60,25 +59,12 @@ async def read_changes(request: web.Request) -> dict[str, Any]:
     """The body's JSON object.
 
     Raises:
-        InvalidRequest: it is none, or its declaration says so.
+        GatewayError: it is none, or its declaration says so; it is too large, or too slow.
     """
-    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
-    if not (declared == _JSON or request.content_type == _JSON or request.content_type.endswith("+json")):
-        message = f"Content-Type is {request.content_type!r}; send application/json"
-        raise InvalidRequest(message, status=415, code="unsupported_media_type")
-    try:
-        body = await request.read()
-        check_depth(body)
-    except MalformedJSON as error:
-        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
-    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
-        raise InvalidRequest(f"the body cannot be read: {error}") from None
-    if not body:
-        raise InvalidRequest("the body is empty; send a JSON object with what is to change")
-    return read_object(body)
+    return read_object(await read_body(request))
 
 
 def answer(value: Mapping[str, Any], revision: int) -> web.Response:
     """What holds, and the revision of what was set, as its `ETag`."""
-    headers = {"Content-Type": _JSON, "Cache-Control": "no-store", "ETag": f'"{revision}"'}
+    headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "ETag": f'"{revision}"'}
     return web.Response(body=encode(value), headers=headers)

@@ -59,6 +59,6 @@ async def nothing_here(request: web.Request) -> web.Response:
 def _code(error: GatewayError) -> str:
     if isinstance(error, ModelNotFound):
         return "MODEL_NOT_FOUND"
-    if isinstance(error, Unavailable):  # the gateway itself lacks something; no model is to blame
+    if isinstance(error, Unavailable) and error.code != "model_disabled":  # the gateway itself lacks something
         return "SERVICE_UNAVAILABLE"
     return _CODES.get(error.status) or ("INVALID_REQUEST" if error.status < 500 else "INTERNAL_ERROR")

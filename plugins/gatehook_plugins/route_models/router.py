@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Router, Target
+from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Router, Target, Unavailable
 from gatehook_plugins.route_models.affinity import Affinity
 from gatehook_plugins.route_models.balance import Balance
 from gatehook_plugins.route_models.loads import Loads
@@ -57,6 +57,7 @@ class ModelRouter:
         """The deployments to try, best first, fallbacks after them; None for a name the catalog does not have.
 
         Raises:
+            Unavailable: an administrator has switched it off, and it has no fallback that can be called.
             ModelNotFound: the catalog has it, but neither it nor a fallback of it can be called.
         """
         name = call.model
@@ -64,8 +65,10 @@ class ModelRouter:
             return fixed
         if plan := self._shared.get(name) or self._plan_of_unlisted(name):
             return self._order(plan, call)
-        if not self._catalog.group(name):
+        if not (group := self._catalog.group(name)):
             return None
+        if any(target.switched_off for target in group):
+            raise Unavailable(f"the model {name!r} is switched off by an administrator", code="model_disabled")
         raise ModelNotFound(
             f"the model {name!r} is configured but not available: its deployment has no API key, or cannot be called "
             "for another reason that the gateway's log tells",
@@ -122,7 +125,10 @@ class ModelRouter:
 
     def _plan(self, name: str) -> Plan:
         weights, group = self._balance.weights, self._catalog.group(name)
-        plan = tuple(tier for member in self._chain(name) for tier in tiers(member, weights))
+        plan: Plan = ()
+        for member in self._chain(name):
+            # Weights are set for what is configured: what a wildcard serves has those of the wildcard.
+            plan += tuple(tiers(member, weights, self._catalog.canonical(member[0].name)))
         if group and not plan:
             reasons = "; ".join(f"{target.key}: {target.unavailable}" for target in group)
             log.debug("model %r cannot be called, and has no fallback that can: %s", name, reasons)

@@ -34,15 +34,16 @@ class Tier:
         self.has_equal_prices = len(set(self.prices)) < len(self.prices)
 
 
-def tiers(group: Sequence[Target], weights: Weights) -> Iterable[Tier]:
+def tiers(group: Sequence[Target], weights: Weights, name: str) -> Iterable[Tier]:
     """The deployments of one model that can be called, by rising priority.
 
-    What weighs nothing comes after all others of its priority, one by one.
+    What weighs nothing comes after all others of its priority, one by one. `name` is the model's, under which weights
+    are set.
     """
     callable_ = sorted((target for target in group if not target.unavailable), key=_priority)
     for _, members in groupby(callable_, key=_priority):
         tier = list(members)
-        weighed = list(zip(tier, weights.of(tier), strict=True))
+        weighed = list(zip(tier, weights.of(tier, name), strict=True))
         if sharing := [one for one in weighed if one[1] > 0]:
             yield Tier(*zip(*sharing, strict=True))
         yield from (Tier([target], [1.0]) for target, weight in weighed if weight <= 0)

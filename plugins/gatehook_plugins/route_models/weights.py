@@ -23,16 +23,19 @@ class Weights:
         self.values = values
         self._told: set[tuple[str, int]] = set()
 
-    def of(self, tier: Sequence[Target]) -> Sequence[float]:
-        """The weights of deployments of one model and priority. If those set leave nobody, their own hold."""
+    def of(self, tier: Sequence[Target], name: str) -> Sequence[float]:
+        """The weights of deployments of one model and priority. If those set leave nobody, their own hold.
+
+        `name` is what the model, or the wildcard, is configured under.
+        """
         own = [target.weight for target in tier]
         values = self.values
         if not values:
             return own
-        found = [values.get(target.key, values.get(target.name, target.weight)) for target in tier]
+        found = [values.get(target.key, values.get(name, target.weight)) for target in tier]
         if any(found) or found == own:
             return found
-        self._tell(tier[0].name, tier[0].priority)
+        self._tell(name, tier[0].priority)
         return own
 
     def _tell(self, name: str, priority: int) -> None:

@@ -10,12 +10,29 @@ __all__ = ["MALFORMED", "bare", "from_answer", "from_body", "malformed"]
 MALFORMED = "upstream_malformed"
 
 _STATUS_OF_CODE = {
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "context_length_exceeded": 400,
-    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_hard_limit_reached": 429,
+    "billing_not_active": 429,
     "content_filter": 400,
+    "content_policy_violation": 400,
+    "context_length_exceeded": 400,
+    "engine_overloaded": 503,
+    "incorrect_api_key": 401,
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "invalid_request_error": 400,
+    "model_not_found": 404,
+    "overloaded_error": 503,
+    "permission_denied": 403,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "requests": 429,
+    "service_unavailable": 503,
+    "tokens": 429,
 }
+"""The HTTP status that an error stands for which came with a 200, or in a stream. The last of the types are OpenAI's
+own, of rate limits: per minute, so many requests or tokens."""
 
 
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
@@ -23,8 +40,6 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     body = await upstream.read()
     status = upstream.status
     message, code, param = _told(body)
-    if 300 <= status < 400:
-        return UpstreamError(f"{target.vendor}: answered {status}, a redirect; base_url must name the final address")
     return upstream_error(
         target.vendor,
         status,
@@ -41,7 +56,9 @@ def from_body(target: Target, error: Any) -> GatewayError:
     message, code, param = _fields(error)
     status = _status(error) if isinstance(error, Mapping) else None
     if status is None:
-        status = _STATUS_OF_CODE.get(code or "", 502)
+        kind = error.get("type") if isinstance(error, Mapping) else None
+        told = (_STATUS_OF_CODE.get(word) for word in (code, kind) if isinstance(word, str))
+        status = next(filter(None, told), 502)
     return upstream_error(
         target.vendor,
         status,

@@ -67,7 +67,7 @@ def test_shares_converge_to_the_weights_and_zero_is_never_first(weights: list[in
     from gatehook_plugins.route_models.weights import Weights
 
     group = [Target(f"a#{n}", "a", "mock", "m", weight=weight) for n, weight in enumerate(weights)]
-    first = next(iter(tiers(group, Weights({}))))
+    first = next(iter(tiers(group, Weights({}), group[0].name)))
     assert {one.key for one in first.targets} == {one.key for one in group if one.weight}
     if len(first.targets) == 1:
         return

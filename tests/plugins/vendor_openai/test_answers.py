@@ -220,7 +220,7 @@ ERRORS: list[tuple[int, Any, type[GatewayError], int, str | None, str]] = [
     (500, 17, UpstreamError, 502, "upstream_error", "answered 500"),
     (500, "just words", UpstreamError, 502, "upstream_error", "just words"),
     (409, {"error": {"message": "conflict"}}, UpstreamError, 502, "upstream_error", "conflict"),
-    (405, {"error": {"message": "POST"}}, UpstreamError, 502, "upstream_error", "POST"),
+    (405, {"error": {"message": "POST"}}, UpstreamError, 502, "upstream_misconfigured", "POST"),
     (413, {"error": {"message": "too big"}}, InvalidRequest, 413, None, "too big"),
     (204, {}, UpstreamError, 502, "upstream_error", "answered 204"),
     (599, {}, UpstreamError, 502, "upstream_error", "answered 599"),
