@@ -52,6 +52,7 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
+from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.misfit import misfit
 from gatehook.model import (
@@ -119,6 +120,7 @@ __all__ = (
     "DIRECTORY",
     "HEALTH",
     "LEDGER",
+    "LOCAL_MODELS",
     "NANO",
     "PRINCIPAL",
     "QUOTAS",
@@ -158,6 +160,9 @@ __all__ = (
     "Ledger",
     "Limiter",
     "Limits",
+    "LocalLimits",
+    "LocalModel",
+    "LocalModels",
     "MalformedJSON",
     "Media",
     "ModelNotFound",
