@@ -86,7 +86,7 @@ class Failover:
                     self._attempt_failed(call, target, error)
                     log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
                 else:
-                    log.info("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
+                    log.debug("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
                 wait = course.after(error, tried=tried)
         raise course.verdict
 
@@ -151,7 +151,8 @@ class Course:
         stops = error.retry is Retry.NEVER and not self._at_fallback
         # A limit of our own, or a request that this vendor cannot take, says nothing about those that were really
         # tried: a fallback that refuses the request must not make the failure of the model look like the caller's.
-        if stops or self._verdict is None or (tried and not isinstance(error, InvalidRequest)):
+        tells = tried and not isinstance(error, InvalidRequest)
+        if stops or self._verdict is None or tells or self._is_sooner(error, self._verdict):
             self._verdict = error
         if stops:
             return None
@@ -162,6 +163,12 @@ class Course:
         elif not self._moved_on(error):
             return None
         return None if self._is_spent(now) else wait or 0.0
+
+    def _is_sooner(self, error: GatewayError, verdict: GatewayError) -> bool:
+        """Whether, where nothing was tried at all, this one tells the client to come back earlier."""
+        if self._call.attempts or error.retry_after is None or verdict.retry_after is None:
+            return False
+        return error.retry_after < verdict.retry_after
 
     @property
     def _at_fallback(self) -> bool:

@@ -129,6 +129,8 @@ class Vitality(Struct, frozen=True):
     """Seconds until it is tried again, if it is given a rest."""
     last_check: float | None = None
     """Epoch seconds of the last call or check that told something; None if there was none."""
+    rests: int = 0
+    """How many it was given in all."""
 
 
 class Usage(Struct, frozen=True, gc=False):

@@ -237,6 +237,21 @@ async def test_every_worker_answers_under_its_own_index(text: Text, tmp_path: Pa
         assert not folder.exists()
 
 
+async def test_a_deployment_that_failed_in_one_worker_is_given_a_rest_in_all(text: Text, tmp_path: Path) -> None:
+    broken = Reply.of_json({"error": {"message": "out of order"}}, status=500)
+    async with StubUpstream(broken) as bad:
+        base = {"name": "m", "vendor": "openai", "base_url": f"{bad.url}/v1"}
+        models = [{**base, "priority": place, "model": f"x{place}"} for place in (1, 2)]
+        settings = text(*models, workers=2, plugin_cooldown={"failure_threshold": 2})
+        async with served(settings, tmp_path) as program, lines(program.port, workers=2) as opened:
+            one, other = opened
+            assert await one.status(ASK) == 502
+            assert await other.status(ASK) == 502, "each has told the other of its failure"
+            assert len(bad.requests) == 4
+            assert {await line.status(ASK) for line in (one, other, one, other)} == {503}
+            assert len(bad.requests) == 4
+
+
 async def test_the_program_tells_in_one_line_where_it_listens_and_in_how_many_processes(
     settings_text: Text, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gatehook import CATALOG, LEDGER, Endpoint, Observer, Route, Section, hookimpl
+from gatehook import CATALOG, HEALTH, LEDGER, Endpoint, Observer, Route, Section, hookimpl
 from gatehook_plugins.llm_api.balancing import LoadBalancing
 from gatehook_plugins.llm_api.errors import error_body, nothing_here
 from gatehook_plugins.llm_api.models import Models
@@ -37,7 +37,7 @@ class LlmApi:
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
         """What knows how the models do."""
-        self._monitor.follow(gateway.services[CATALOG])
+        self._monitor.follow(gateway.services[CATALOG], gateway.services.get(HEALTH))
         return [self._monitor]
 
     @hookimpl

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gatehook import Call, Catalog, Observer, Outcome, Target
+from gatehook import Call, Catalog, DeploymentHealth, Observer, Outcome, Target
 
 __all__ = ["Health", "Monitor", "Vitals", "can_be_called"]
 
@@ -23,6 +23,7 @@ _DEGRADED: Final = 0.1
 """Share of failures from which on a model is not healthy."""
 _ENOUGH: Final = 3
 """Failures, and nothing else, that make it unavailable."""
+_WORSE: Final[Sequence[Health]] = ("healthy", "degraded", "unavailable")
 _VENDOR_FAILURES: Final = frozenset({429, 502, 503, 504})
 
 
@@ -45,7 +46,7 @@ class Vitals:
     response_time: float | None = None
     """Mean duration, in seconds, of those it answered."""
     age: float | None = None
-    """Seconds since the last one ended."""
+    """Seconds since the last one ended, or a deployment was checked."""
 
 
 class Monitor(Observer):
@@ -55,10 +56,12 @@ class Monitor(Observer):
         self._clock = clock
         self._seen: dict[str, deque[_Seen]] = {}
         self._catalog: Catalog | None = None
+        self._deployments: DeploymentHealth | None = None
 
-    def follow(self, catalog: Catalog) -> None:
-        """Watch the models of this catalog."""
+    def follow(self, catalog: Catalog, deployments: DeploymentHealth | None = None) -> None:
+        """Watch the models of this catalog. `deployments`, if somebody knows, tells which of them are given a rest."""
         self._catalog = catalog
+        self._deployments = deployments
         catalog.subscribe(self._forget)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
@@ -76,20 +79,37 @@ class Monitor(Observer):
         """How the model `name`, whose deployments are `group`, does."""
         now = self._clock()
         name = name if self._catalog is None else self._catalog.canonical(name)
+        known, checked = self._known(group)
         seen = [one for one in self._seen.get(name, ()) if now - one.at <= _WINDOW]
         if not seen:
-            return Vitals("healthy" if can_be_called(group) else "unavailable")
+            return Vitals(known, age=checked)
         answered = [one.duration for one in seen if not one.failed]
         error_rate = (len(seen) - len(answered)) / len(seen)
-        health: Health = "healthy" if error_rate < _DEGRADED else "degraded"
-        if not can_be_called(group) or (not answered and len(seen) >= _ENOUGH):
+        health: Health = known if error_rate < _DEGRADED else max(known, "degraded", key=_WORSE.index)
+        if not answered and len(seen) >= _ENOUGH and (self._deployments is None or known == "degraded"):
             health = "unavailable"
         return Vitals(
             health=health,
             error_rate=error_rate,
             response_time=sum(answered) / len(answered) if answered else None,
-            age=now - seen[-1].at,
+            age=now - seen[-1].at if checked is None else min(checked, now - seen[-1].at),
         )
+
+    def _known(self, group: Sequence[Target]) -> tuple[Health, float | None]:
+        """How its deployments do, and how many seconds ago something was learnt of one.
+
+        A model is as well as the best of them; if some do worse it is degraded.
+        """
+        deployments = [target for target in group if not target.unavailable]
+        if not deployments:
+            return "unavailable", None
+        if self._deployments is None:
+            return "healthy", None
+        found = [self._deployments.of(target) for target in deployments]
+        states = {one.state for one in found}
+        checked = max((one.last_check for one in found if one.last_check is not None), default=None)
+        health: Health = states.pop() if len(states) == 1 else "degraded"
+        return health, None if checked is None else max(0.0, time.time() - checked)
 
     def _forget(self) -> None:
         """The catalog has changed: what is no model any more is not remembered either."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, Observer, Route, Section, hookimpl
+from gatehook import CATALOG, HEALTH, Observer, Route, Section, hookimpl
+from gatehook_plugins.metrics.deployments import vitalities
 from gatehook_plugins.metrics.exposition import Exposition
 from gatehook_plugins.metrics.recorder import Recorder
 
@@ -51,7 +52,9 @@ class Metrics:
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
         """What counts."""
-        self._recorder.catalog = gateway.services[CATALOG]
+        catalog = self._recorder.catalog = gateway.services[CATALOG]
+        if (health := gateway.services.get(HEALTH)) is not None:
+            self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
         return [self._recorder]
 
     @hookimpl

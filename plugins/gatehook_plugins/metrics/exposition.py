@@ -11,6 +11,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from gatehook import Vitality
+from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.numbers import Page
 from gatehook_plugins.metrics.recorder import (
     DURATION_BOUNDS,
@@ -44,12 +46,17 @@ class Exposition(Collector):
     ) -> None:
         self._pages = pages
         self._by_worker = False
+        self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
         self._process = process
         self._feathergate_names = feathergate_names
 
     def show_workers(self, pages: Callable[[], Iterable[tuple[Page, bool]]]) -> None:
         """Show what these pages come to from now on: one of each worker."""
         self._pages, self._by_worker = pages, True
+
+    def show_deployments(self, vitalities: Callable[[], Mapping[str, Vitality]]) -> None:
+        """Show also how the deployments do."""
+        self._deployments = vitalities
 
     async def serve(self, request: web.Request) -> web.Response:
         """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
@@ -64,6 +71,8 @@ class Exposition(Collector):
         """All metrics."""
         totals = Totals(self._pages())
         yield from _gateway(totals)
+        if self._deployments is not None:
+            yield from deployment_metrics(self._deployments())
         if self._feathergate_names:
             yield from _feathergate(totals)
         if self._process:

@@ -66,6 +66,15 @@ class Anthropic:
                         batch = [chunk_from_chat(attempt.call, chunk) for chunk in batch]
                     yield batch
 
+    async def probe(self, target: Target) -> None:
+        """Ask for one of the models. A server in front of Anthropic's that has no list answers all the same."""
+        found = self._profile(target)
+        url = found.url.with_name("models").with_query(limit=1)
+        async with await self._egress.request(target, "GET", url, headers=found.headers) as upstream:
+            if upstream.status not in (200, 404, 405, 501):
+                raise failure(upstream, await upstream.read(), target)
+            await upstream.drain()
+
     async def _send(self, attempt: Attempt) -> Upstream:
         found = self._profile(attempt.target)
         payload = attempt.payload

@@ -22,7 +22,7 @@ Method = Literal["generateContent", "streamGenerateContent", "batchEmbedContents
 class Endpoint:
     """The URLs and headers of one deployment. The key travels in a header only: URLs end up in logs."""
 
-    __slots__ = ("_urls", "headers", "target")
+    __slots__ = ("_urls", "headers", "models", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -33,6 +33,7 @@ class Endpoint:
             "streamGenerateContent": URL(f"{root}:streamGenerateContent?alt=sse", encoded=True),
             "batchEmbedContents": URL(f"{root}:batchEmbedContents", encoded=True),
         }
+        self.models = URL(f"{_base(target)}/models?pageSize=1", encoded=True)
         headers = {"Content-Type": "application/json"}
         if secret := target.secret():
             headers["x-goog-api-key"] = secret

@@ -78,6 +78,14 @@ class Gemini:
             if reader.fault is not None:
                 raise reader.fault
 
+    async def probe(self, target: Target) -> None:
+        """Ask for one of the models. A server in front of Gemini's that has no list answers all the same."""
+        endpoint = self._endpoint(target)
+        async with await self._egress.request(target, "GET", endpoint.models, headers=endpoint.headers) as upstream:
+            if upstream.status not in (200, 404, 405, 501):
+                raise failure(target, upstream.status, await upstream.read(), upstream.retry_after)
+            await upstream.drain()
+
     async def _embed(self, attempt: Attempt) -> Completion:
         batches = Batches(attempt)
         try:

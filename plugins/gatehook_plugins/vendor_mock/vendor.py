@@ -64,6 +64,9 @@ class MockVendor:
         """What is wrong with a deployment's options."""
         return option_faults(target.options)
 
+    async def probe(self, target: Target) -> None:
+        """Nobody is there who could be away."""
+
     async def complete(self, attempt: Attempt) -> Completion:
         """A whole answer, after `first_delay`."""
         options, turn, fault = self._next(attempt.target)

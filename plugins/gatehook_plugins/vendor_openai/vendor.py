@@ -68,6 +68,7 @@ class _Prepared:
 
     target: Target
     urls: Mapping[str, str]
+    models: str
     headers: Mapping[str, str] = field(repr=False)
     options: Options
 
@@ -131,6 +132,14 @@ class OpenAIVendor:
                 yield owed
             await upstream.drain()
 
+    async def probe(self, target: Target) -> None:
+        """Ask for the list of models. A server without one answers all the same."""
+        prepared = self._prepare(target)
+        async with await self._egress.request(target, "GET", prepared.models, headers=prepared.headers) as upstream:
+            if upstream.status not in (200, 404, 405, 501):
+                raise await failure.from_answer(target, upstream)
+            await upstream.drain()
+
     async def _send(self, attempt: Attempt) -> Upstream:
         prepared = self._prepare(attempt.target)
         operation = attempt.call.operation
@@ -152,7 +161,8 @@ class OpenAIVendor:
         headers = {"Content-Type": "application/json", **options.headers}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
-        prepared = _Prepared(target, {name: base + path for name, path in _PATHS.items()}, headers, options)
+        urls: dict[str, str] = {name: base + path for name, path in _PATHS.items()}
+        prepared = _Prepared(target, urls, base + "/models", headers, options)
         self._prepared[target.key] = prepared
         return prepared
 

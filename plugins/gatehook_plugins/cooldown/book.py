@@ -1,0 +1,130 @@
+"""The conditions of all deployments, in memory or shared by the workers of one machine."""
+
+import contextlib
+import fcntl
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from gatehook_plugins.cooldown.condition import SOUND, Condition
+
+__all__ = ["Book", "Step"]
+
+Step: TypeAlias = Callable[[Condition], Condition]
+"""From one condition to the next; the same one if nothing changes."""
+
+_WORD: Final = 8
+"""Bytes."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[dict[str, Condition]] = msgspec.msgpack.Decoder(dict[str, Condition])
+
+
+class Book:
+    """Conditions by the keys of deployments; those of whom nothing was ever learnt are not in it.
+
+    Until it is shared it is this process's own. To look something up takes no lock and no system call.
+    """
+
+    def __init__(self) -> None:
+        self._conditions: dict[str, Condition] = {}
+        self._file: _SharedFile | None = None
+
+    @contextlib.contextmanager
+    def shared(self, folder: Path) -> Iterator[None]:
+        """Share it, meanwhile, with every process that has the same folder."""
+        with contextlib.closing(_SharedFile(folder)) as self._file:
+            yield
+        self._file = None
+
+    def get(self, key: str) -> Condition | None:
+        """How this deployment does."""
+        return self.all().get(key)
+
+    def all(self) -> Mapping[str, Condition]:
+        """How all do."""
+        if self._file is not None and self._file.is_news:
+            self._conditions = self._file.reread()
+        return self._conditions
+
+    def change(self, key: str, step: Step) -> tuple[Condition, Condition]:
+        """Take one step of this deployment, while nobody else takes one; gives where it was, and where it is."""
+        if self._file is None:
+            return self._step(key, step)
+        with self._file.locked():
+            self._conditions = self._file.reread()
+            before, after = self._step(key, step)
+            if after is not before:
+                self._file.write(self._conditions)
+        return before, after
+
+    def keep(self, keys: set[str]) -> None:
+        """Forget all other deployments."""
+        if self.all().keys() - keys:
+            with self._file.locked() if self._file is not None else contextlib.nullcontext():
+                kept = self._file.reread() if self._file is not None else self._conditions
+                self._conditions = {key: condition for key, condition in kept.items() if key in keys}
+                if self._file is not None:
+                    self._file.write(self._conditions)
+
+    def _step(self, key: str, step: Step) -> tuple[Condition, Condition]:
+        before = self._conditions.get(key, SOUND)
+        after = step(before)
+        if after is not before:
+            self._conditions = {**self._conditions, key: after}  # others may be walking through the old ones
+        return before, after
+
+
+class _SharedFile:
+    """A file of conditions, always replaced as a whole, and beside it, mapped into memory, the number of its version.
+
+    A process that is killed at any moment leaves the old file or the new one, and the lock free.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "cooldown"
+        self._lock = FileIO(folder / "cooldown.version", "a+")
+        with self.locked():
+            if not self._path.exists():
+                self._lock.truncate(_WORD)
+                self._replace({})
+        self._versions = memoryview(mmap.mmap(self._lock.fileno(), _WORD)).cast("Q")
+        self._seen = -1
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it was written since it was read."""
+        return self._versions[0] != self._seen
+
+    def reread(self) -> dict[str, Condition]:
+        """What it says now. Whoever wrote it last may have been killed before it could tell of it."""
+        self._seen = self._versions[0]  # looked at first: what is written meanwhile is read once more
+        return _decoder.decode(self._path.read_bytes())
+
+    def write(self, conditions: dict[str, Condition]) -> None:
+        """Have it say this. To be used while it is locked."""
+        self._replace(conditions)
+        self._versions[0] += 1
+        self._seen = self._versions[0]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes meanwhile."""
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Use it no more."""
+        self._lock.close()
+
+    def _replace(self, conditions: dict[str, Condition]) -> None:
+        beside = self._path.with_suffix(".new")
+        beside.write_bytes(_encode(conditions))
+        beside.replace(self._path)

@@ -1,0 +1,33 @@
+"""How the deployments do, as the plugin says that gives those that fail a rest."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from gatehook import Catalog, DeploymentHealth, Vitality
+
+__all__ = ["deployment_metrics", "vitalities"]
+
+_STATES = ("healthy", "degraded", "unavailable")
+"""Their places are their values."""
+
+
+def vitalities(catalog: Catalog, health: DeploymentHealth) -> Mapping[str, Vitality]:
+    """Of every deployment, by its key."""
+    return {target.key: health.of(target) for group in catalog.groups().values() for target in group}
+
+
+def deployment_metrics(found: Mapping[str, Vitality]) -> Iterable[Metric]:
+    """A gauge of the state of each, and a counter of its rests."""
+    states = GaugeMetricFamily(
+        "gateway_deployment_state",
+        "How a deployment does: 0 healthy, 1 degraded, 2 unavailable, that is given a rest.",
+        labels=("deployment",),
+    )
+    rests = CounterMetricFamily(
+        "gateway_deployment_rests", "How often a deployment was given a rest.", labels=("deployment",)
+    )
+    for key, vitality in found.items():
+        states.add_metric((key,), _STATES.index(vitality.state))
+        rests.add_metric((key,), vitality.rests)
+    return states, rests

@@ -1,0 +1,98 @@
+"""Conditions that several processes share: real processes, killed at bad moments too."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from gatehook_plugins.cooldown.book import Book
+from gatehook_plugins.cooldown.condition import Condition
+
+COUNT = """
+import sys
+from pathlib import Path
+from msgspec.structs import replace
+from gatehook_plugins.cooldown.book import Book
+
+book = Book()
+with book.shared(Path(sys.argv[1])):
+    print("ready", flush=True)
+    for _ in range(int(sys.argv[2])):
+        book.change("d", lambda one: replace(one, failures=one.failures + 1))
+"""
+
+
+def more(condition: Condition) -> Condition:
+    return replace(condition, failures=condition.failures + 1)
+
+
+def test_alone_it_is_memory() -> None:
+    book = Book()
+    assert book.get("d") is None
+    before, after = book.change("d", more)
+    assert (before.failures, after.failures) == (0, 1)
+    assert book.get("d") is after
+    book.keep({"e"})
+    assert book.get("d") is None
+
+
+def test_what_one_writes_the_other_sees_at_its_next_look(tmp_path: Path) -> None:
+    one, other = Book(), Book()
+    with one.shared(tmp_path), other.shared(tmp_path):
+        one.change("d", more)
+        seen = other.get("d")
+        assert seen is not None
+        assert seen.failures == 1
+        other.change("d", more)
+        assert one.get("d") == Condition(failures=2)
+        other.keep(set())
+        assert one.get("d") is None
+
+
+def test_no_change_of_several_processes_is_lost(tmp_path: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path), "300"]) for _ in range(3)]
+    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    book = Book()
+    with book.shared(tmp_path):
+        assert book.get("d") == Condition(failures=900)
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_book_and_no_lock(tmp_path: Path) -> None:
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", COUNT, str(tmp_path), "1000000"], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        with process, process.stdout:
+            assert process.stdout.readline() == "ready\n"
+            book = Book()
+            with book.shared(tmp_path):
+                while (book.get("d") or Condition()).failures < 20:
+                    os.sched_yield()
+                process.send_signal(signal.SIGKILL)
+                process.wait(10)
+                before, after = book.change("d", lambda one: Condition())
+                assert before.failures >= 20
+                assert book.get("d") == after == Condition()
+
+
+def test_a_look_while_another_thread_changes_it_sees_a_whole_state() -> None:
+    book, stop = Book(), threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for key in "abcdef":
+                book.change(key, more)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(2000):
+            assert all(condition.failures > 0 for condition in book.all().values())
+    finally:
+        stop.set()
+        thread.join()
