@@ -244,7 +244,7 @@ async def test_a_deployment_that_failed_in_one_worker_is_given_a_rest_in_all(tex
         models = [{**base, "priority": place, "model": f"x{place}"} for place in (1, 2)]
         settings = text(*models, workers=2, plugin_cooldown={"failure_threshold": 2})
         async with served(settings, tmp_path) as program, lines(program.port, workers=2) as opened:
-            one, other = opened
+            one, other = {line.worker: line for line in opened}.values()
             assert await one.status(ASK) == 502
             assert await other.status(ASK) == 502, "each has told the other of its failure"
             assert len(bad.requests) == 4
