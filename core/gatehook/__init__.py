@@ -54,6 +54,7 @@ from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.metrics_page import METRICS, MetricsPage
 from gatehook.misfit import misfit
 from gatehook.model import (
     ANONYMOUS,
@@ -121,6 +122,7 @@ __all__ = (
     "HEALTH",
     "LEDGER",
     "LOCAL_MODELS",
+    "METRICS",
     "NANO",
     "PRINCIPAL",
     "QUOTAS",
@@ -165,6 +167,7 @@ __all__ = (
     "LocalModels",
     "MalformedJSON",
     "Media",
+    "MetricsPage",
     "ModelNotFound",
     "ModelSettings",
     "ModelUsage",

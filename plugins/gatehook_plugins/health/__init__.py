@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gatehook import CATALOG, Route, Section, hookimpl
+from gatehook import CATALOG, LOCAL_MODELS, Route, Section, hookimpl
 from gatehook_plugins.health.report import Report
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Health:
     @hookimpl
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """The three paths."""
-        report = Report(gateway, gateway.services[CATALOG])
+        report = Report(gateway, gateway.services[CATALOG], gateway.services.get(LOCAL_MODELS))
         health = report.simple if self._settings.style == "simple" else report.full
         return [
             Route("GET", "/health", health, auth=False),

@@ -1,4 +1,4 @@
-"""What the health paths answer. Nothing here waits or calls a vendor: a probe must not be slow, nor cost money."""
+"""What the health paths answer. Nothing here calls a vendor: a probe must not be slow, nor cost money."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gatehook import Catalog, Target, encode
+from gatehook import Catalog, LocalModels, Target, Unavailable, encode
 
 __all__ = ["Lifecycle", "Report"]
 
@@ -31,21 +31,24 @@ class Lifecycle(Protocol):
 class Report:
     """The handlers."""
 
-    def __init__(self, gateway: Lifecycle, catalog: Catalog) -> None:
+    def __init__(self, gateway: Lifecycle, catalog: Catalog, local: LocalModels | None) -> None:
+        """`local` are the models of this machine, if a plugin runs any."""
+        self._local = local
         self._gateway = gateway
         self._catalog = catalog
 
     async def full(self, request: web.Request) -> web.Response:
         """Everything that is known. A model that cannot be called is an issue; the gateway itself is still healthy."""
+        engine, troubles = await self._engine()
         return _answer(
             {
                 "status": "healthy",
                 "service": _SERVICE,
                 "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
                 "manager_initialized": self._gateway.serving,
-                "engines": {},
+                "engines": {} if self._local is None else {self._local.engine: engine},
                 "models": len(self._models()),
-                "issues": list(self._issues()),
+                "issues": [*self._issues(), *troubles],
             }
         )
 
@@ -64,6 +67,22 @@ class Report:
         if not self._gateway.serving:
             return _answer({"status": "starting"}, 503)
         return _answer({"status": "ok"})
+
+    async def _engine(self) -> tuple[dict[str, Any], Sequence[str]]:
+        """How the engine of this machine does, and what there is to say about its models."""
+        if self._local is None:
+            return {}, ()
+        try:
+            models = await self._local.models()
+        except Unavailable:
+            return {"status": "unavailable", "loaded_models": 0}, [
+                "The process that runs local models does not answer."
+            ]
+        loaded = sum(model.loaded for model in models)
+        failed = [
+            f"Model {model.name!r} could not be loaded; the gateway's log tells why." for model in models if model.error
+        ]
+        return {"status": "ready", "loaded_models": loaded}, failed
 
     def _models(self) -> Mapping[str, Sequence[Target]]:
         """The groups of the catalog, each once, whatever its aliases."""

@@ -6,11 +6,12 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from aiohttp import web
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, HEALTH, Observer, Route, Section, hookimpl
+from gatehook import CATALOG, HEALTH, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
 from gatehook_plugins.metrics.deployments import vitalities
 from gatehook_plugins.metrics.exposition import Exposition
 from gatehook_plugins.metrics.recorder import Recorder
@@ -49,6 +50,16 @@ class Metrics:
             feathergate_names=settings.feathergate_names,
         )
 
+    @property
+    def auth(self) -> Literal[False, "user", "admin"]:
+        """See `MetricsPage`."""
+        return self._settings.auth
+
+    @hookimpl
+    def register_services(self) -> Iterable[tuple[ServiceKey[Any], object]]:
+        """The page, for surfaces that have an address of their own for it."""
+        return [(METRICS, self)]
+
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
         """What counts."""
@@ -57,10 +68,19 @@ class Metrics:
             self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
         return [self._recorder]
 
+    def tell_inference(self) -> None:
+        """See `MetricsPage`."""
+        self._recorder.times_models = True
+        self._exposition.show_inference()
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """See `MetricsPage`."""
+        return await self._exposition.serve(request)
+
     @hookimpl
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """What shows."""
-        return [Route("GET", "/metrics", self._exposition.serve, auth=self._settings.auth)]
+        return [Route("GET", "/metrics", self.serve, auth=self.auth)]
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
@@ -79,3 +99,6 @@ class Metrics:
                 yield
 
         return [shared]
+
+
+_guard: type[MetricsPage] = Metrics

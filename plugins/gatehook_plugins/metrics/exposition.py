@@ -19,6 +19,7 @@ from gatehook_plugins.metrics.recorder import (
     DURATIONS,
     FAILURES,
     FIRST_TOKENS,
+    INFERENCES,
     REQUESTS,
     TOKEN_KINDS,
     TOKENS,
@@ -47,6 +48,7 @@ class Exposition(Collector):
         self._pages = pages
         self._by_worker = False
         self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
+        self._shows_inference = False
         self._process = process
         self._feathergate_names = feathergate_names
 
@@ -57,6 +59,10 @@ class Exposition(Collector):
     def show_deployments(self, vitalities: Callable[[], Mapping[str, Vitality]]) -> None:
         """Show also how the deployments do."""
         self._deployments = vitalities
+
+    def show_inference(self) -> None:
+        """Show also what the generation API promises, under its names."""
+        self._shows_inference = True
 
     async def serve(self, request: web.Request) -> web.Response:
         """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
@@ -73,6 +79,8 @@ class Exposition(Collector):
         yield from _gateway(totals)
         if self._deployments is not None:
             yield from deployment_metrics(self._deployments())
+        if self._shows_inference:
+            yield from _inference(totals)
         if self._feathergate_names:
             yield from _feathergate(totals)
         if self._process:
@@ -120,6 +128,17 @@ def _gateway(totals: Totals) -> Iterable[Metric]:
         totals.family(FIRST_TOKENS),
         TTFT_BOUNDS,
     )
+
+
+def _inference(totals: Totals) -> Iterable[Metric]:
+    yield _histogram(
+        "model_inference_seconds",
+        "Time from a request's arrival to the end of its answer, of those that a model answered.",
+        ("model",),
+        totals.family(INFERENCES),
+        DURATION_BOUNDS,
+    )
+    yield GaugeMetricFamily("active_connections", "Inference requests being answered now.", value=totals.running)
 
 
 def _feathergate(totals: Totals) -> Iterable[Metric]:

@@ -14,6 +14,7 @@ __all__ = [
     "DURATION_BOUNDS",
     "FAILURES",
     "FIRST_TOKENS",
+    "INFERENCES",
     "MAX_CODES",
     "REQUESTS",
     "TOKENS",
@@ -34,6 +35,8 @@ FAILURES: Final = "failures"
 """Labels: vendor, model, code."""
 DURATIONS: Final = "durations"
 """Labels: operation, HTTP status. A histogram."""
+INFERENCES: Final = "inferences"
+"""Label: model. A histogram of those that a vendor answered."""
 FIRST_TOKENS: Final = "first_tokens"
 """Label: model. A histogram."""
 
@@ -50,6 +53,8 @@ class Recorder(Observer):
     def __init__(self, catalog: Catalog | None = None) -> None:
         self.catalog = catalog
         self.numbers = Numbers()
+        self.times_models = False
+        """Whether durations are counted by model, too."""
         self._codes: set[str] = {""}
 
     def go_on(self, numbers: Numbers) -> None:
@@ -76,6 +81,8 @@ class Recorder(Observer):
             model, vendor = self._name(call.model), NONE
         numbers.count((REQUESTS, model, vendor, outcome.status, self._bounded(outcome.code)))
         numbers.observe((DURATIONS, call.operation, outcome.http_status), DURATION_BOUNDS, outcome.duration)
+        if self.times_models and outcome.status in ("complete", "partial"):
+            numbers.observe((INFERENCES, model), DURATION_BOUNDS, outcome.duration)
         if (first := outcome.first_token) is not None:
             numbers.observe((FIRST_TOKENS, model), TTFT_BOUNDS, first)
         if (usage := outcome.usage) is not None:

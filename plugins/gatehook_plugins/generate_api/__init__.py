@@ -1,0 +1,60 @@
+"""Surface C: the generation API of local models under /api/v1: prompts in, texts out; models loaded and unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, Observer, Route, Section, hookimpl
+from gatehook_plugins.generate_api.errors import error_body, nothing_here
+from gatehook_plugins.generate_api.models import Models
+from gatehook_plugins.generate_api.surface import GenerateSurface
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["GenerateApi"]
+
+_MOUNT = "/api/v1"
+
+
+class GenerateApi:
+    """Serves /api/v1/generate, /generate/stream, /batch/generate, /models, /health and /metrics for every vendor."""
+
+    class Settings(Section):
+        """[plugins.generate_api]."""
+
+        default_model: str = Field(
+            default="", description="what no model, or 'default', stands for; '' is the first that can be called"
+        )
+
+    requires = (CATALOG,)  # without local models there is nothing to load; without metrics no /api/v1/metrics
+
+    def __init__(self, settings: Settings) -> None:
+        self._default_model = settings.default_model
+        self._models: Models
+
+    @hookimpl
+    def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
+        """What knows how many calls are running."""
+        services = gateway.services
+        self._models = Models(services[CATALOG], services.get(LOCAL_MODELS), self._default_model)
+        return [self._models]
+
+    @hookimpl
+    def register_routes(self, gateway: Gateway) -> Iterable[Route | Endpoint]:
+        """All paths."""
+        models = self._models
+        plain = GenerateSurface(models.default)
+        yield Endpoint(f"{_MOUNT}/generate", "chat", plain)
+        yield Endpoint(f"{_MOUNT}/generate/stream", "chat", GenerateSurface(models.default, always_streams=True))
+        yield Route("GET", f"{_MOUNT}/health", models.health, auth=False, errors=error_body)
+        yield Route("GET", f"{_MOUNT}/models", models.list, errors=error_body)
+        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/load", models.load, errors=error_body)
+        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/unload", models.unload, errors=error_body)
+        yield Route("*", f"{_MOUNT}/{{path:.*}}", nothing_here, auth=False, errors=error_body)
+        if (metrics := gateway.services.get(METRICS)) is not None:
+            metrics.tell_inference()
+            yield Route("GET", f"{_MOUNT}/metrics", metrics.serve, auth=metrics.auth, errors=error_body)

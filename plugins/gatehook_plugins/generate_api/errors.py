@@ -1,0 +1,50 @@
+"""Errors in this API's own shape, under the statuses that its clients know."""
+
+from typing import Final
+
+from aiohttp import web
+
+from gatehook import GatewayError, ModelNotFound, NotFound, Unavailable, encode
+
+__all__ = ["error_body", "known_status", "nothing_here"]
+
+_CODES: Final = {
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    429: "RATE_LIMIT_EXCEEDED",
+    503: "MODEL_UNAVAILABLE",
+}
+
+
+def known_status(error: GatewayError) -> int:
+    """503 whenever a model cannot answer now, whoever is to blame; 400 for whatever else is wrong with a request."""
+    if error.status in (502, 504):
+        return 503
+    return error.status if error.status in _CODES or error.status >= 500 else 400
+
+
+def error_body(error: GatewayError) -> bytes:
+    """``{"error": {"code", "message", "details": {"reason", "param", "retry_after"}}}``; the reason is finer."""
+    details = {"reason": error.code or error.type, "param": error.param, "retry_after": error.retry_after}
+    return encode({"error": {"code": _code(error), "message": error.message, "details": details}})
+
+
+async def nothing_here(request: web.Request) -> web.Response:
+    """Any other path below the mount.
+
+    Raises:
+        NotFound: always.
+    """
+    raise NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
+
+
+def _code(error: GatewayError) -> str:
+    if error.code == "model_not_loaded":
+        return "MODEL_NOT_LOADED"
+    if isinstance(error, ModelNotFound):
+        return "MODEL_NOT_FOUND"
+    if isinstance(error, Unavailable):  # the gateway itself lacks something; no model is to blame
+        return "SERVICE_UNAVAILABLE"
+    status = known_status(error)
+    return _CODES.get(status) or ("INVALID_REQUEST" if status < 500 else "INTERNAL_ERROR")

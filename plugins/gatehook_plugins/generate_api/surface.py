@@ -1,0 +1,105 @@
+"""This API's dialect as spoken with clients: a prompt in, its text out."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from gatehook import (
+    Call,
+    Chunk,
+    Completion,
+    Document,
+    GatewayError,
+    MalformedJSON,
+    Surface,
+    UpstreamError,
+    Usage,
+    encode,
+)
+from gatehook.sse import frame
+from gatehook_plugins.generate_api.errors import error_body, known_status
+from gatehook_plugins.generate_api.requests import as_chat, read_object
+
+__all__ = ["GenerateSurface", "result"]
+
+
+class GenerateSurface:
+    """Implements `gatehook.Surface`."""
+
+    name = "generate"
+    canonical = False
+
+    def __init__(self, default_model: Callable[[], str], *, always_streams: bool = False) -> None:
+        """`default_model` tells the model to use where none is named; `always_streams`: whatever `stream` says."""
+        self._default_model = default_model
+        self._always_streams = always_streams
+
+    def parse(self, call: Call, request: web.Request, body: bytes) -> None:
+        """Check the body and fill the call from it.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        chat = as_chat(read_object(body), self._default_model())
+        call.model = chat["model"]
+        call.stream = chat.pop("stream", False) or self._always_streams
+        if call.stream:
+            chat["stream"] = True
+        call.body = Document(chat)
+
+    def answer(self, call: Call, completion: Completion) -> bytes:
+        """``{"text", "usage", "latency"}``; the latency is in seconds."""
+        return encode({**result(completion), "latency": round(time.monotonic() - call.started, 3)})
+
+    def event(self, call: Call, chunk: Chunk) -> bytes:
+        """``data: {"token", "finished": false}``; nothing where a chunk has no text."""
+        text = _text(chunk, "delta")
+        return frame(encode({"token": text, "finished": False})) if text else b""
+
+    def end(self, call: Call, usage: Usage | None) -> bytes:
+        """``data: {"token": "", "finished": true}``."""
+        return frame(encode({"token": "", "finished": True}))
+
+    def error(self, call: Call, error: GatewayError) -> bytes:
+        """``{"error": {"code", "message", "details"}}``."""
+        return error_body(error)
+
+    def status(self, error: GatewayError) -> int:
+        """One that this API's clients know."""
+        return known_status(error)
+
+    def error_event(self, call: Call, error: GatewayError) -> bytes:
+        """The error object as an event; no finished token follows it."""
+        return frame(error_body(error))
+
+
+def result(completion: Completion) -> dict[str, Any]:
+    """``{"text", "usage"}``; the text is empty where the model said none."""
+    usage = completion.usage
+    return {
+        "text": _text(completion, "message"),
+        "usage": {
+            "prompt_tokens": usage and usage.prompt_tokens,
+            "completion_tokens": usage and usage.completion_tokens,
+            "total_tokens": usage and usage.total_tokens,
+        },
+    }
+
+
+def _text(document: Document, part: str) -> str:
+    """What the first choice says.
+
+    Raises:
+        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
+    """
+    try:
+        choices = document.data.get("choices") or ()
+    except MalformedJSON as error:
+        raise UpstreamError(f"the answer cannot be read: {error}", code="upstream_malformed") from None
+    said = (choice[part].get("content") for choice in choices if choice.get("index", 0) == 0 and choice.get(part))
+    return "".join(text for text in said if isinstance(text, str))
+
+
+_guard: type[Surface] = GenerateSurface

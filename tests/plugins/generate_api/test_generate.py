@@ -1,0 +1,118 @@
+"""Prompts in, texts out: plain, streamed, and what is wrong with them."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+Api = Callable[..., AbstractAsyncContextManager[Any]]
+
+MODELS = """
+[[models]]
+name = "m"
+vendor = "mock"
+options = { text = "The sky is blue.", chunk_size = 4 }
+[[models]]
+name = "echo"
+vendor = "mock"
+options = { mode = "echo" }
+[[models]]
+name = "broken"
+vendor = "mock"
+options = { fault = { kind = "status", status = 500 } }
+[[models]]
+name = "cut"
+vendor = "mock"
+options = { text = "The sky is blue.", chunk_size = 4, fault = { kind = "cut", after = 2 } }
+[failover]
+retries = 0
+"""
+
+
+async def test_a_prompt_becomes_a_text_with_its_usage_and_seconds(api: Api) -> None:
+    async with api(MODELS) as ask:
+        answer = await ask("POST", "/generate", {"prompt": "Why?", "model": "m", "max_tokens": 50, "temperature": 0.7})
+        assert answer.status == 200
+        assert set(answer.json) == {"text", "usage", "latency"}
+        assert answer.json["text"] == "The sky is blue."
+        usage = answer.json["usage"]
+        assert set(usage) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
+        assert 0 <= answer.json["latency"] < 20
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream"])
+async def test_a_stream_is_tokens_of_which_the_last_says_that_it_has_finished(api: Api, path: str) -> None:
+    async with api(MODELS) as ask:
+        answer = await ask("POST", path, {"prompt": "Why?", "model": "m", "stream": path == "/generate"})
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        *tokens, last = answer.events
+        assert last == {"token": "", "finished": True}
+        assert len(tokens) > 2
+        assert all(set(token) == {"token", "finished"} and token["finished"] is False for token in tokens)
+        assert "".join(token["token"] for token in tokens) == "The sky is blue."
+
+
+@pytest.mark.parametrize("model", [None, "default"])
+async def test_no_model_and_default_are_the_settings_choice_else_the_first(api: Api, model: str | None) -> None:
+    body = {"prompt": "Why?"} | ({} if model is None else {"model": model})
+    async with api(MODELS) as ask:
+        assert (await ask("POST", "/generate", body)).json["text"] == "The sky is blue."
+    chosen = '[plugins.generate_api]\ndefault_model = "echo"\n'
+    async with api(MODELS, generate=chosen) as ask:
+        assert (await ask("POST", "/generate", body)).json["text"] == "Why?"
+
+
+async def test_a_system_text_and_other_parameters_go_to_the_model(api: Api) -> None:
+    async with api(MODELS) as ask:
+        body = {"prompt": "aé😀", "model": "echo", "system": "Be brief.", "top_p": 0.5, "stop": None}
+        assert (await ask("POST", "/generate", body)).json["text"] == "aé😀"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 3}, "prompt"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "x", "max_tokens": -5}, "max_tokens"),
+        ({"prompt": "x", "max_tokens": "9"}, "max_tokens"),
+        ({"prompt": "x", "temperature": 50}, "temperature"),
+        ({"prompt": "x", "temperature": -1}, "temperature"),
+        ({"prompt": "x", "stream": "yes"}, "stream"),
+        ({"prompt": "x", "n": 2}, "n"),
+        ({"prompt": "x", "model": ""}, "model"),
+        ({"prompt": "x", "model": 5}, "model"),
+        ({"prompt": "x", "messages": []}, "messages"),
+        (b"{", None),
+        (b"[]", None),
+        (b"", None),
+        (b'{"prompt": "x", "temperature": NaN}', None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream"])
+async def test_what_is_wrong_is_named(api: Api, path: str, body: Any, param: str | None) -> None:
+    async with api(MODELS) as ask:
+        error = (await ask("POST", path, body)).error(400, "INVALID_REQUEST")
+        assert error["details"]["param"] == param
+        assert set(error["details"]) == {"reason", "param", "retry_after"}
+
+
+async def test_errors_have_this_apis_shape_and_statuses(api: Api) -> None:
+    auth = '[plugins.auth_keys]\nkeys = ["sk-0123456789abcdef"]\n'
+    async with api(MODELS, more=auth) as ask:
+        (await ask("POST", "/generate", {"prompt": "x"})).error(401, "UNAUTHORIZED")
+        (await ask("GET", "/models")).error(401, "UNAUTHORIZED")
+    async with api(MODELS) as ask:
+        (await ask("POST", "/generate", {"prompt": "x", "model": "none"})).error(404, "MODEL_NOT_FOUND")
+        (await ask("POST", "/generate", {"prompt": "x", "model": "broken"})).error(503, "MODEL_UNAVAILABLE")
+        (await ask("GET", "/nothing")).error(404, "NOT_FOUND")
+        (await ask("GET", "/generate")).error(405, "INVALID_REQUEST")
+
+
+async def test_a_stream_that_breaks_ends_with_the_error_and_without_a_finished_token(api: Api) -> None:
+    async with api(MODELS) as ask:
+        with pytest.raises(Exception, match=r"(?i)payload|not completed"):
+            await ask("POST", "/generate/stream", {"prompt": "x", "model": "cut"})
