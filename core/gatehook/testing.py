@@ -114,8 +114,8 @@ class Reply:
 
     `body` is one piece, or several that are written one after another. `end`: "close" and "keep" end the answer
     properly, "cut" closes the line before its end, "reset" resets it, "silence" says nothing more and keeps the line.
-    With status 0 no answer is begun at all. `pause` is in seconds, before every piece but the first; `before` likewise
-    before the head.
+    With status 0 no answer is begun at all; `raw` is sent as it is, in place of an answer. `pause` is in seconds,
+    before every piece but the first; `before` likewise before the head.
     """
 
     body: bytes | Sequence[bytes] = b""
@@ -125,6 +125,7 @@ class Reply:
     end: Literal["keep", "close", "cut", "reset", "silence"] = "keep"
     before: float = 0.0
     pause: float = 0.0
+    raw: bytes = b""
 
     @classmethod
     def of_json(cls, value: Any, **rest: Any) -> Self:
@@ -202,7 +203,10 @@ class StubUpstream:
         gone = asyncio.create_task(self._watch(reader))
         try:
             await asyncio.sleep(reply.before)
-            if reply.status:
+            if reply.raw:
+                writer.write(reply.raw)
+                await writer.drain()
+            elif reply.status:
                 await self._write(reply, writer, gone)
         finally:
             gone.cancel()
