@@ -119,6 +119,13 @@ class Wall:
         """How often each deployment was called."""
         return len(self.first.requests), len(self.second.requests)
 
+    async def play(self, *replies: Reply, **more: Any) -> tuple[Answer, tuple[int, int]]:
+        """Ask while the first deployment gives these replies: the answer, and how often each was called for it."""
+        self.first.script(*replies)
+        before = self.calls
+        answer = await self.ask(**more)
+        return answer, (self.calls[0] - before[0], self.calls[1] - before[1])
+
     async def ask(self, **more: Any) -> Answer:
         self.asked += 1
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": self.streams, **more}
@@ -143,7 +150,7 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     @contextlib.asynccontextmanager
     async def opened(
         wire: Wire,
-        first: Sequence[Reply],
+        first: Sequence[Reply] = (),
         second: Sequence[Reply] | None = None,
         *,
         streams: bool = False,
