@@ -144,7 +144,10 @@ OpenWall = Callable[..., AbstractAsyncContextManager[Wall]]
 
 @pytest.fixture
 def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> OpenWall:
-    """Opens a wall before deployments that play these replies; `second` None: there is only one."""
+    """Opens a wall before deployments that play these replies; `second` None: there is only one.
+
+    With `fallback` the second is a model of its own; `attempt` is how long one may take, in seconds.
+    """
     monkeypatch.setattr("gatehook.failover._FIRST_BACKOFF", 0.002)
 
     @contextlib.asynccontextmanager
@@ -156,6 +159,8 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
         streams: bool = False,
         fallback: bool = False,
         other: Wire = None,
+        plugins: Mapping[str, type] | None = None,
+        attempt: float | None = None,
         **changes: Any,
     ) -> AsyncIterator[Wall]:
         watcher, turnstile = Watcher(), Turnstile()
@@ -176,14 +181,13 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
 
         failover = {"retries": 1, "retry_after_cap": 1, "first_token_timeout": 0.2, "stall_timeout": 0.2}
         async with StubUpstream(*first) as one, StubUpstream(*(second or ())) as two:
-            models = [
-                wire.deployment(one, timeout=2 if streams else 0.25, **({"fallbacks": ["n"]} if fallback else {}))
-            ]
+            patience = attempt or (5 if streams else 0.25)
+            models = [wire.deployment(one, timeout=patience, **({"fallbacks": ["n"]} if fallback else {}))]
             if second is not None:
                 place = {"name": "n"} if fallback else {"priority": 2}
                 models.append((other or wire).deployment(two, **place))
             changes["failover"] = failover | changes.get("failover", {})
-            async with house(*models, plugins={"watch": Watch}, plugin_watch={}, **changes) as home:
+            async with house(*models, plugins={"watch": Watch, **(plugins or {})}, plugin_watch={}, **changes) as home:
                 wall = Wall(home, one, two, streams, watcher, turnstile)
                 yield wall
                 await settled(lambda: len(watcher.outcomes) == wall.asked)
