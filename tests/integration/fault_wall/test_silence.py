@@ -90,7 +90,8 @@ def policy(seconds: float) -> type:
 async def test_a_tool_call_that_is_held_back_is_silence_to_the_client(wall: OpenWall, dialect: Dialect) -> None:
     whole = list(dialect.wire.calls_stream([CALL], "Let me look.").body)
     spoken = next(number for number, piece in enumerate(whole) if b"Let me look." in piece) + 1
-    slow = Reply.of_events([b"".join(whole[:spoken]), *whole[spoken:]], pause=0.15)
+    held = [one for piece in whole[spoken:] for one in (*pings(dialect, 5), piece)]
+    slow = Reply.of_events([b"".join(whole[:spoken]), *held], pause=0.05)
     async with wall(
         dialect.wire, [slow], streams=True, server={"heartbeat": 0.1}, plugins={"policy": policy(0)}, plugin_policy={}
     ) as opened:
