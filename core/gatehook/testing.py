@@ -291,6 +291,10 @@ class Replay:
             raise self._fails
         return b"".join(self._pieces)
 
+    async def read_error(self) -> bytes:
+        """All pieces joined, also if the line is cut after them."""
+        return b"".join(self._pieces)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The pieces, one by one."""
         for piece in self._pieces:
