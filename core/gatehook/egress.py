@@ -33,6 +33,9 @@ __all__ = ["Egress", "Fetched", "Upstream", "is_public"]
 
 _FETCH_SECONDS = 20.0
 _DRAIN_SECONDS = 0.25
+_ERROR_SECONDS = 5.0
+_LONGEST_ERROR = 1 << 18
+"""Bytes that are read of the body of an error."""
 _MAX_REDIRECTS = 3
 _MOST_PREPARED = 1000
 # Compressed streams hold events back in the vendor's compressor; ask for none.
@@ -89,6 +92,18 @@ class Upstream:
                 )
             parts.append(part)
         return b"".join(parts)
+
+    async def read_error(self) -> bytes:
+        """The body of an answer that is no success, for its words: its beginning, if it is long, slow or cut.
+
+        What the status says must not be lost for what is wrong with the words.
+        """
+        body = bytearray()
+        with contextlib.suppress(*_LINE_ERRORS):
+            async with asyncio.timeout(_ERROR_SECONDS):
+                while len(body) < _LONGEST_ERROR and (part := await self._receive()):
+                    body += part
+        return bytes(body[:_LONGEST_ERROR])
 
     async def receive(self) -> bytes:
         """What has arrived of the body, at least one byte; b"" at its end.

@@ -236,7 +236,9 @@ _POLICY_WORDS = (
     "content_policy",
     "content policy",
     "content_filter",
+    "content filtering policy",
     "content management policy",
+    "violating our usage polic",
     "responsibleaipolicy",
 )
 # Not "billing" alone: OpenAI advertises its billing page in ordinary rate limits, and requests may speak of bills too.

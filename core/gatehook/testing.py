@@ -114,8 +114,8 @@ class Reply:
 
     `body` is one piece, or several that are written one after another. `end`: "close" and "keep" end the answer
     properly, "cut" closes the line before its end, "reset" resets it, "silence" says nothing more and keeps the line.
-    With status 0 no answer is begun at all. `pause` is in seconds, before every piece but the first; `before` likewise
-    before the head.
+    With status 0 no answer is begun at all. `raw` sends the pieces as they are, without a head and unframed. `pause` is
+    in seconds, before every piece but the first; `before` likewise before the head.
     """
 
     body: bytes | Sequence[bytes] = b""
@@ -125,6 +125,7 @@ class Reply:
     end: Literal["keep", "close", "cut", "reset", "silence"] = "keep"
     before: float = 0.0
     pause: float = 0.0
+    raw: bool = False
 
     @classmethod
     def of_json(cls, value: Any, **rest: Any) -> Self:
@@ -226,14 +227,17 @@ class StubUpstream:
         head += [f"{name}: {value}" for name, value in reply.headers.items()]
         if reply.end == "close":
             head.append("Connection: close")
-        writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
+        if not reply.raw:
+            writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
         for number, piece in enumerate(pieces):
             if number and reply.pause:
                 await asyncio.wait([gone], timeout=reply.pause)
-            if piece:
+            if reply.raw:
+                writer.write(piece)
+            elif piece:
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
-        if reply.end in ("keep", "close"):
+        if reply.end in ("keep", "close") and not reply.raw:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
 
@@ -285,6 +289,10 @@ class Replay:
         """All pieces joined."""
         if self._fails:
             raise self._fails
+        return b"".join(self._pieces)
+
+    async def read_error(self) -> bytes:
+        """All pieces joined, also if the line is cut after them."""
         return b"".join(self._pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:

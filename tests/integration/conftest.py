@@ -404,5 +404,11 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 
 @pytest.fixture
+def wires() -> Sequence[Wire]:
+    """All vendors."""
+    return WIRES
+
+
+@pytest.fixture
 def openai_wire() -> Wire:
     return WIRES[0]

@@ -13,8 +13,10 @@ from gatehook import (
     MalformedJSON,
     Operation,
     Parameter,
+    Retry,
     Target,
     Upstream,
+    UpstreamError,
     Vendor,
     decode,
     encode,
@@ -45,7 +47,7 @@ class Anthropic:
     async def complete(self, attempt: Attempt) -> Completion:
         """See `Vendor.complete`."""
         async with await self._send(attempt) as upstream:
-            body = await upstream.read()
+            body = await (upstream.read() if upstream.status == 200 else upstream.read_error())
         try:
             data = decode(body) if upstream.status == 200 else None
         except MalformedJSON:
@@ -59,7 +61,7 @@ class Anthropic:
         """See `Vendor.stream`. A read that completes no event, or only pings, gives an empty batch: no stall."""
         async with await self._send(attempt) as upstream:
             if upstream.status != 200 or not upstream.is_event_stream:
-                raise failure(upstream, await upstream.read(), attempt.target)
+                raise failure(upstream, await upstream.read_error(), attempt.target)
             async with contextlib.aclosing(self._translated(attempt, upstream)) as batches:
                 async for batch in batches:
                     if attempt.call.operation == "completions":
@@ -119,7 +121,7 @@ def _take(translation: Translation, events: Iterable[Event], batch: list[Chunk])
 
 
 def _told(error: GatewayError | EventTooLarge) -> GatewayError:
-    return error if isinstance(error, GatewayError) else garbled(str(error))
+    return error if isinstance(error, GatewayError) else UpstreamError(f"{NAME}: {error}", retry=Retry.NEXT)
 
 
 _guard: type[Vendor] = Anthropic

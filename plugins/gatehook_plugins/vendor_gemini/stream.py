@@ -12,6 +12,7 @@ from gatehook import (
     Chunk,
     GatewayError,
     MalformedJSON,
+    Retry,
     StreamBuilder,
     UpstreamError,
     Usage,
@@ -45,7 +46,7 @@ class StreamReader:
         try:
             events: Sequence[Event] = self._events.feed(data)
         except EventTooLarge as error:
-            self.fault = UpstreamError(f"{self._attempt.target.vendor}: {error}")
+            self.fault = UpstreamError(f"{self._attempt.target.vendor}: {error}", retry=Retry.NEXT)
             return []
         return self._read(events)
 

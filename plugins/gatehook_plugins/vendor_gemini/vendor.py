@@ -65,9 +65,9 @@ class Gemini:
         url = endpoint.url("streamGenerateContent")
         async with await self._egress.request(target, "POST", url, headers=endpoint.headers, body=body) as upstream:
             if upstream.status != 200:
-                raise failure(target, upstream.status, await upstream.read(), upstream.retry_after)
+                raise failure(target, upstream.status, await upstream.read_error(), upstream.retry_after)
             if not upstream.is_event_stream:
-                raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read())
+                raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read_error())
             reader = StreamReader(attempt)
             async for data in upstream.chunks():
                 yield _batch(attempt, reader.feed(data), legacy)
@@ -101,9 +101,9 @@ class Gemini:
         async with await self._egress.request(
             target, "POST", endpoint.url(method), headers=endpoint.headers, body=encode(body)
         ) as upstream:
-            raw = await upstream.read()
             if upstream.status != 200:
-                raise failure(target, upstream.status, raw, upstream.retry_after)
+                raise failure(target, upstream.status, await upstream.read_error(), upstream.retry_after)
+            raw = await upstream.read()
         try:
             response = decode(raw)
         except MalformedJSON:

@@ -37,7 +37,7 @@ own, of rate limits: per minute, so many requests or tokens."""
 
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     """The error of an answer that is not a 200."""
-    body = await upstream.read()
+    body = await upstream.read_error()
     status = upstream.status
     message, code, param = _told(body)
     return upstream_error(

@@ -16,6 +16,7 @@ from gatehook import (
     MalformedJSON,
     Operation,
     Parameter,
+    Retry,
     Target,
     Upstream,
     UpstreamError,
@@ -110,7 +111,7 @@ class OpenAIVendor:
             if upstream.status != 200:
                 raise await failure.from_answer(target, upstream)
             if not upstream.is_event_stream:
-                raise _no_stream(target, await upstream.read())
+                raise _no_stream(target, await upstream.read_error())
             reader, answer = Reader(), StreamReader(attempt)
             try:
                 while not (answer.done or answer.failure):
@@ -127,7 +128,7 @@ class OpenAIVendor:
                 if answer.failure:
                     raise answer.failure
             except EventTooLarge as error:
-                raise failure.malformed(target, str(error)) from None
+                raise UpstreamError(f"{target.vendor}: {error}", code=failure.MALFORMED, retry=Retry.NEXT) from None
             if (owed := answer.end()).data:
                 yield owed
             await upstream.drain()

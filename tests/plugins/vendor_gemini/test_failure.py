@@ -100,7 +100,7 @@ def quota(name: str) -> dict[str, Any]:
         (504, error(504, "DEADLINE_EXCEEDED", "late"), UpstreamTimeout, "upstream_timeout", Retry.SAME),
         (503, [error(503, "UNAVAILABLE", "overloaded")], UpstreamError, "upstream_overloaded", Retry.SAME),
         (502, b"<html>Bad gateway</html>", UpstreamError, "upstream_error", Retry.SAME),
-        (302, b"", UpstreamError, "upstream_error", Retry.SAME),
+        (302, b"", UpstreamError, "upstream_misconfigured", Retry.NEXT),
         (500, {"error": None}, UpstreamError, "upstream_error", Retry.SAME),
         (400, {"error": {"message": ["x"], "status": 5, "details": {"a": 1}}}, InvalidRequest, None, Retry.NEVER),
         (
