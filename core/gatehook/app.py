@@ -31,7 +31,7 @@ from gatehook.errors import (
 )
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
-from gatehook.model import Call, Principal
+from gatehook.model import Call, Completion, Principal
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
@@ -183,6 +183,14 @@ class Gateway:
                 yield f"[[models]] {target.key}: no enabled plugin provides vendor {target.vendor!r}, only: {known}"
             elif (check := getattr(vendor, "check", None)) is not None:
                 yield from (f"[[models]] {target.key}: {fault}" for fault in check(target))
+
+    async def run(self, call: Call) -> Completion:
+        """Make a plain call that has no connection of its own; see `Pipeline.run`.
+
+        Raises:
+            GatewayError: what its client is to be told.
+        """
+        return await self.pipeline.run(call)
 
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.

@@ -1,4 +1,4 @@
-"""Writing to the client: whole answers, streams, errors in the surface's own shape, and how it all ended."""
+"""Writing to the client: whole answers, streams, and errors in the surface's own shape."""
 
 import contextlib
 import math
@@ -11,8 +11,9 @@ from gatehook.answers import Lookup
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
-from gatehook.model import Call, Chunk, Completion, Entry, Frames, Outcome, Usage
+from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
+from gatehook.record import Record
 from gatehook.stages import Concerns
 from gatehook.tools import Gate
 
@@ -30,42 +31,27 @@ _PIECE = 1 << 16
 _HEADER_LENGTH = 4000
 """Many clients and proxies refuse an answer with a header longer than 8 KB."""
 
-_CLIENT_LEFT = 499
-"""HTTP has no status for a client that left; nginx's is the one people know."""
-
 
 class Delivery:
-    """One call's answer, written by `answer`, `stream`, `replay` or `refuse`, and how it ended."""
+    """One call's answer, written by `answer`, `stream`, `replay` or `refuse`."""
 
     __slots__ = (
         "_call",
-        "_chunks",
-        "_code",
         "_concerns",
+        "_record",
         "_request",
         "_response",
-        "_status",
-        "_stream",
         "_surface",
-        "_usage",
     )
 
-    def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns) -> None:
+    def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns, record: Record) -> None:
+        """`record` is told how it ends."""
         self._call = call
         self._surface = surface
         self._request = request
         self._concerns = concerns
+        self._record = record
         self._response: web.StreamResponse | None = None
-        self._stream: Stream | None = None
-        self._usage: Usage | None = None
-        self._status: tuple[str, int] = ("failed", 500)
-        self._code = ""
-
-    def spent(self, completion: Completion) -> None:
-        """A vendor has made this answer, and will be paid for it whatever becomes of it."""
-        if completion.usage is None:
-            completion.usage = _estimate(self._call, len(completion.raw) // 4)
-        self._usage = completion.usage
 
     async def answer(self, completion: Completion) -> web.StreamResponse:
         """A whole answer.
@@ -81,7 +67,7 @@ class Delivery:
             response = web.Response(body=body, headers=headers)
         else:
             response = await self._write_pieces(body, headers)
-        self._status = ("complete", 200)
+        self._record.complete()
         return response
 
     async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
@@ -90,7 +76,7 @@ class Delivery:
         Raises:
             ConnectionError: the client left, or does not read its answer.
         """
-        self._stream = stream
+        self._record.stream = stream
         call, concerns = self._call, self._concerns
         gate = concerns.tools.gate(call)
         kept: list[Chunk] | None = [] if key is not None else None
@@ -121,8 +107,8 @@ class Delivery:
                     await self._write(response, watch, self._framed(await gate.rest()))
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
-            await response.write_eof(self._surface.end(call, self._streamed(stream)))
-        self._status = ("complete", 200)
+            await response.write_eof(self._surface.end(call, self._record.streamed()))
+        self._record.complete()
         if kept is not None:
             await concerns.answers.put(call, key, Entry(chunks=tuple(kept)))
         return response
@@ -141,18 +127,15 @@ class Delivery:
                 response = await self._open(watch)
                 await self._write(response, watch, self._framed(entry.chunks))
                 await response.write_eof(self._surface.end(self._call, None))
-        self._status, self._usage = ("cached", 200), Usage()
+        self._record.cached()
         return response
 
     async def refuse(self, error: GatewayError) -> web.StreamResponse:
         """An error: an HTTP status while that is still possible, afterwards the dialect's event and a cut line."""
-        self._code = error.code or error.type
+        self._record.refused(error, begun=self._response is not None)
         if self._response is not None:
-            self._status = ("partial", 200)
             await self._break_off(self._response, error)
             return self._response
-        rejected = self._call.attempts == 0
-        self._status = ("rejected" if rejected else "failed", error.status)
         headers = self._headers()
         headers["Content-Type"] = "application/json"
         if error.retry_after is not None:
@@ -171,33 +154,10 @@ class Delivery:
 
     def client_left(self) -> web.StreamResponse:
         """The client closed its connection or does not read, or the gateway shuts down: nobody gets the answer."""
-        self._status = ("partial" if self._response is not None else "failed", _CLIENT_LEFT)
-        self._code = "client_left"
+        self._record.client_left(begun=self._response is not None)
         if self._request.transport is not None:
             self._request.transport.abort()
-        return self._response or web.Response(status=_CLIENT_LEFT)
-
-    def outcome(self) -> Outcome:
-        """How it ended."""
-        call = self._call
-        status, http_status = self._status
-        usage = self._usage
-        if self._stream is not None:
-            usage = self._streamed(self._stream)
-        pricing = None if call.target is None else call.target.pricing
-        return Outcome(
-            status=status,  # type: ignore[arg-type]  # one of the literals above
-            http_status=http_status,
-            usage=usage,
-            cost=None if usage is None or pricing is None else usage.cost(pricing),
-            code=self._code,
-            duration=time.monotonic() - call.started,
-            first_token=None if call.first_token is None else call.first_token - call.started,
-        )
-
-    def _streamed(self, stream: Stream) -> Usage:
-        """What a stream used so far."""
-        return stream.usage or _estimate(self._call, stream.contents)
+        return self._response or web.Response(status=499)  # nobody sees it
 
     def _headers(self) -> dict[str, str]:
         call = self._call
@@ -287,11 +247,6 @@ class _ClientTooSlow(ConnectionError):
 
 def _client_too_slow() -> ConnectionError:
     return _ClientTooSlow()
-
-
-def _estimate(call: Call, completion_tokens: int) -> Usage:
-    """What was used, when the vendor tells nothing: four bytes a token in, one event a token out of a stream."""
-    return Usage(len(call.body.raw) // 4, completion_tokens, estimated=True)
 
 
 def _header_value(text: str) -> str:

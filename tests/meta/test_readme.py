@@ -303,6 +303,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/api/llm/generate": HELLO,
     "/api/llm/generate/stream": HELLO,
     "/api/v1/generate": {"prompt": "Hello!"},
+    "/api/v1/batch/generate": {"requests": [{"prompt": "Hello!"}]},
     "/api/v1/generate/stream": {"prompt": "Hello!"},
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, Observer, Route, Section, hookimpl
+from gatehook_plugins.generate_api.batch import Batch
 from gatehook_plugins.generate_api.errors import error_body, nothing_here
 from gatehook_plugins.generate_api.models import Models
 from gatehook_plugins.generate_api.surface import GenerateSurface
@@ -50,6 +51,8 @@ class GenerateApi:
         plain = GenerateSurface(models.default)
         yield Endpoint(f"{_MOUNT}/generate", "chat", plain)
         yield Endpoint(f"{_MOUNT}/generate/stream", "chat", GenerateSurface(models.default, always_streams=True))
+        batch = Batch(gateway, models.default)
+        yield Route("POST", f"{_MOUNT}/batch/generate", batch.generate, errors=error_body)
         yield Route("GET", f"{_MOUNT}/health", models.health, auth=False, errors=error_body)
         yield Route("GET", f"{_MOUNT}/models", models.list, errors=error_body)
         yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/load", models.load, errors=error_body)

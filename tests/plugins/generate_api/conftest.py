@@ -84,7 +84,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def api(shelf: Shelf) -> Callable[..., AbstractAsyncContextManager[Any]]:
-    """`async with api(models, local=True) as ask`; `await ask("POST", "/generate", {...})`, below /api/v1, or `"//health"`."""
+    """`async with api(models, local=True) as ask`, then `await ask("POST", "/generate", {...})`."""
 
     class Local:
         Settings = Section

@@ -1,0 +1,93 @@
+"""Many prompts in one request: side by side, in order, and each for itself."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Api = Callable[..., AbstractAsyncContextManager[Any]]
+
+MODELS = """
+[[models]]
+name = "echo"
+vendor = "mock"
+options = { mode = "echo" }
+[[models]]
+name = "slow"
+vendor = "mock"
+options = { mode = "echo", first_delay = 0.3 }
+[[models]]
+name = "broken"
+vendor = "mock"
+options = { fault = { kind = "status", status = 500 } }
+[failover]
+retries = 0
+"""
+BATCH = "/batch/generate"
+
+
+async def test_results_come_in_the_order_of_the_requests_and_one_that_fails_leaves_the_others(api: Api) -> None:
+    async with api(MODELS) as ask:
+        requests: list[Any] = [{"prompt": f"number {number}", "max_tokens": 20} for number in range(20)]
+        requests[3] = {"prompt": "x", "model": "broken"}
+        requests[5] = {"prompt": "x", "max_tokens": 0}
+        requests[7] = "no object"
+        requests[9] = {"prompt": "x", "model": "none"}
+        requests[11]["stream"] = True
+        answer = await ask("POST", BATCH, {"requests": requests})
+        assert answer.status == 200
+        assert set(answer.json) == {"results"}
+        results = answer.json["results"]
+        assert len(results) == 20
+        codes = {3: "MODEL_UNAVAILABLE", 5: "INVALID_REQUEST", 7: "INVALID_REQUEST", 9: "MODEL_NOT_FOUND"}
+        for number, result in enumerate(results):
+            if number in codes:
+                assert result["error"]["code"] == codes[number]
+            else:
+                assert set(result) == {"text", "usage"}
+                assert result["text"] == f"number {number}"
+                assert result["usage"]["total_tokens"] > 0
+
+
+async def test_they_run_side_by_side(api: Api) -> None:
+    async with api(MODELS) as ask:
+        began = time.monotonic()
+        answer = await ask("POST", BATCH, {"requests": [{"prompt": "x", "model": "slow"}] * 10})
+        assert [result["text"] for result in answer.json["results"]] == ["x"] * 10
+        assert time.monotonic() - began < 10 * 0.3, "one after another would take longer than this"
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"requests": []}, {"requests": {}}, {"requests": [{"prompt": "x"}] * 101}, b"[", b"", b"[]"]
+)
+async def test_a_batch_that_is_none_is_refused(api: Api, body: Any) -> None:
+    async with api(MODELS) as ask:
+        (await ask("POST", BATCH, body)).error(400, "INVALID_REQUEST")
+
+
+async def test_each_of_them_counts_against_the_limits_of_its_caller(api: Api, tmp_path: Path) -> None:
+    more = '[plugins.auth_keys]\nkeys = ["sk-0123456789abcdef"]\n[plugins.rate_limit]\nrequests_per_minute = 3\n'
+    async with api(MODELS, more=more) as ask:
+        (await ask("POST", BATCH, {"requests": [{"prompt": "x"}]})).error(401, "UNAUTHORIZED")
+        answer = await ask(
+            "POST", BATCH, {"requests": [{"prompt": "x"}] * 5}, Authorization="Bearer sk-0123456789abcdef"
+        )
+        codes = [result.get("error", {}).get("code") for result in answer.json["results"]]
+        assert codes == [None, None, None, "RATE_LIMIT_EXCEEDED", "RATE_LIMIT_EXCEEDED"]
+
+
+async def test_each_of_them_is_a_row_of_the_ledger(api: Api, tmp_path: Path) -> None:
+    admin = "sk-admin-0123456789abcdef"
+    more = (
+        f'[plugins.auth_keys]\nadmin_keys = ["{admin}"]\n[plugins.database]\n[plugins.ledger]\n[plugins.llm_api]\n'
+        f'[database]\nurl = "sqlite+aiosqlite:///{tmp_path / "g.db"}"\n'
+    )
+    async with api(MODELS, more=more) as ask:
+        as_admin = {"Authorization": f"Bearer {admin}"}
+        requests = [{"prompt": "x"}, {"prompt": "y"}, {"prompt": "x", "model": "broken"}]
+        assert (await ask("POST", BATCH, {"requests": requests}, **as_admin)).status == 200
+        usage = (await ask("GET", "//api/llm/stats/usage", **as_admin)).json
+        assert usage["total_requests"] == 3, usage
