@@ -77,6 +77,7 @@ from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
+    Bounded,
     Cache,
     Command,
     Endpoint,
@@ -87,10 +88,12 @@ from gatehook.protocols import (
     Prober,
     Route,
     Router,
+    Scoped,
     Surface,
     ToolPolicy,
     Vendor,
 )
+from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
     CATALOG,
@@ -131,6 +134,8 @@ __all__ = (
     "Balancing",
     "Blob",
     "BodyTooLarge",
+    "Bounded",
+    "ByteSize",
     "Cache",
     "Call",
     "Caps",
@@ -187,6 +192,7 @@ __all__ = (
     "Retry",
     "Route",
     "Router",
+    "Scoped",
     "SecretStr",
     "Section",
     "ServiceKey",
