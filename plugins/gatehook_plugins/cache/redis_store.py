@@ -20,8 +20,8 @@ __all__ = ["RedisStore"]
 log = logging.getLogger("gatehook.cache")
 
 _CONNECTIONS: Final = 32
-_WRITES: Final = 64
-"""Answers that may be on their way to Redis; what comes on top is not kept."""
+_WRITES: Final = 16
+"""Answers that may be on their way to Redis; what comes on top is not kept, and leaves connections for reading."""
 _PAUSE: Final = 1.0
 """Seconds after a failure in which Redis is not asked."""
 
@@ -64,7 +64,11 @@ class RedisStore:
             yield
         finally:
             if running := self._commands | self._writes:
-                await asyncio.wait(running, timeout=self._timeout)
+                # For a connection, for it to open, for the answer: then what is left will not come.
+                _, late = await asyncio.wait(running, timeout=3 * self._timeout)
+                for command in late:
+                    command.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
             with contextlib.suppress(RedisError, OSError):
                 await self._client.aclose()
 
