@@ -78,6 +78,7 @@ from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
+    Bounded,
     Cache,
     Command,
     Endpoint,
@@ -88,10 +89,12 @@ from gatehook.protocols import (
     Prober,
     Route,
     Router,
+    Scoped,
     Surface,
     ToolPolicy,
     Vendor,
 )
+from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
     CATALOG,
@@ -133,6 +136,8 @@ __all__ = (
     "Balancing",
     "Blob",
     "BodyTooLarge",
+    "Bounded",
+    "ByteSize",
     "Cache",
     "Call",
     "Caps",
@@ -190,6 +195,7 @@ __all__ = (
     "Retry",
     "Route",
     "Router",
+    "Scoped",
     "SecretStr",
     "Section",
     "ServiceKey",

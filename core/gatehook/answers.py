@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import hdrs
@@ -15,10 +15,10 @@ from multidict import MultiMapping
 
 from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
-from gatehook.model import Call, Entry, Frames, Principal
-from gatehook.protocols import Cache, Scoped
+from gatehook.model import Call, Chunk, Entry, Frames, Principal
+from gatehook.protocols import Bounded, Cache, Scoped
 
-__all__ = ["Answers", "Lookup"]
+__all__ = ["Answers", "Lookup", "Recording"]
 
 log = logging.getLogger("gatehook")
 
@@ -41,11 +41,44 @@ class Lookup(Struct, frozen=True):
     """Seconds."""
 
 
+class Recording:
+    """What a stream brings, as long as somebody may want to keep it."""
+
+    __slots__ = ("_batches", "_most", "_size")
+
+    def __init__(self, most: float) -> None:
+        """`most`: bytes beyond which nobody wants it."""
+        self._most = most
+        self._size = 0
+        self._batches: list[Sequence[Chunk]] = []
+
+    def add(self, batch: Sequence[Chunk]) -> None:
+        """The next batch; frames stay one piece."""
+        if self._size > self._most:
+            return
+        self._size += len(batch.data) if isinstance(batch, Frames) else sum(len(chunk.raw) for chunk in batch)
+        self._batches.append(batch)
+        if self._size > self._most:
+            self._batches = []
+
+    def entry(self) -> Entry | None:
+        """All of it, once it has ended well; None if it is too large."""
+        if self._size > self._most:
+            return None
+        framed = [batch for batch in self._batches if isinstance(batch, Frames)]
+        if framed and len(framed) == len(self._batches):
+            return Entry(chunks=framed[0].joined(framed[1:]))
+        return Entry(chunks=tuple(chunk for batch in self._batches for chunk in batch))
+
+
 class Answers:
     """The response caches."""
 
     def __init__(self, caches: Sequence[Cache]) -> None:
-        self._caches = tuple((cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches)
+        self._caches: Sequence[tuple[Cache, Callable[[Principal], str]]] = tuple(
+            (cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches
+        )
+        self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
 
     def key(self, call: Call) -> Lookup | None:
         """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
@@ -91,9 +124,16 @@ class Answers:
         call.answer_headers["X-Cache"] = "miss"
         return None
 
-    async def put(self, call: Call, key: Lookup | None, entry: Entry) -> None:
-        """Store a complete answer everywhere, unless its vendor cut it short."""
-        if key is None or _is_spoilt(entry):
+    def recording(self, key: Lookup | None) -> Recording | None:
+        """To collect a stream in; None if it is not to be stored."""
+        return None if key is None else Recording(self._most)
+
+    async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
+        """Store a complete answer everywhere, unless its vendor cut it short, or another model gave it.
+
+        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back.
+        """
+        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:

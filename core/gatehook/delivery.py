@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from gatehook.answers import Lookup
+from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
@@ -79,7 +79,7 @@ class Delivery:
         self._record.stream = stream
         call, concerns = self._call, self._concerns
         gate = concerns.tools.gate(call)
-        kept: list[Chunk] | None = [] if key is not None else None
+        kept = concerns.answers.recording(key)
         with concerns.deadlines.watch() as watch:
             async with contextlib.aclosing(stream):
                 if stream.contents:
@@ -91,10 +91,12 @@ class Delivery:
                 watch.pause()  # a tool policy may take its time; that is not the vendor's silence
                 begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
                 await self._write(response, watch, b"".join(begun))
-                untouched = gate is None and kept is None and self._untouched
+                untouched = gate is None and self._untouched
                 unread = Limit(concerns.write_timeout, _client_too_slow)
                 async for batch in stream.watched(watch):
                     if untouched and isinstance(batch, Frames):
+                        if kept is not None:
+                            kept.add(batch)
                         if batch.data:
                             watch.again(unread)
                             watch.heard = True
@@ -110,7 +112,7 @@ class Delivery:
             await response.write_eof(self._surface.end(call, self._record.streamed()))
         self._record.complete()
         if kept is not None:
-            await concerns.answers.put(call, key, Entry(chunks=tuple(kept)))
+            await concerns.answers.put(call, key, kept.entry())
         return response
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
@@ -125,7 +127,9 @@ class Delivery:
         else:
             with self._concerns.deadlines.watch() as watch:
                 response = await self._open(watch)
-                await self._write(response, watch, self._framed(entry.chunks))
+                view = memoryview(self._framed(entry.chunks))
+                for start in range(0, len(view), _PIECE):
+                    await self._write(response, watch, bytes(view[start : start + _PIECE]))
                 await response.write_eof(self._surface.end(self._call, None))
         self._record.cached()
         return response
@@ -193,10 +197,10 @@ class Delivery:
             await response.write_eof()
         return response
 
-    async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: list[Chunk] | None) -> bytes:
+    async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
         """The batch as the client gets it, after the tool policies; kept for the cache if there is one."""
         if kept is not None:
-            kept += batch
+            kept.add(batch)
         return self._framed(batch if gate is None else await gate.passed(batch))
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, Literal, overload
@@ -232,6 +232,18 @@ class Frames(Sequence[Chunk]):
         self.usage = usage
         self._split = split
         self._chunks: Sequence[Chunk] | None = None
+
+    def joined(self, rest: Iterable["Frames"]) -> "Frames":
+        """These and the following frames of the same stream as one."""
+        frames = [self, *rest]
+        usage = next((one.usage for one in reversed(frames) if one.usage is not None), None)
+        return Frames(
+            b"".join([one.data for one in frames]),
+            self._split,
+            contents=sum(one.contents for one in frames),
+            finished=any(one.finished for one in frames),
+            usage=usage,
+        )
 
     @property
     def chunks(self) -> Sequence[Chunk]:

@@ -31,6 +31,7 @@ from gatehook.parameters import Parameter
 __all__ = [
     "AttemptLimiter",
     "Authenticator",
+    "Bounded",
     "Cache",
     "Command",
     "Endpoint",
@@ -41,6 +42,7 @@ __all__ = [
     "Prober",
     "Route",
     "Router",
+    "Scoped",
     "Surface",
     "ToolPolicy",
     "Vendor",
@@ -184,6 +186,16 @@ class Scoped(Protocol):
 
     def scope(self, principal: Principal) -> str:
         """The same text for all who may get each other's answers."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """What a cache may also be: one that keeps no large answers. The gateway then does not collect them for it."""
+
+    @property
+    def max_entry(self) -> int:
+        """The most bytes of one answer."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 `POST …/chat/completions` gets a JSON completion, or, when the body says `"stream": true`, an SSE answer. How the
 stream is written rides in the model name: `mock-n64` sends 64 content events in one write, `mock-n64-d10000` writes
-one event every 10,000 µs. `GET` anything is 200, so a readiness check works here too.
+one event every 10,000 µs, and a completion after as long. `GET` anything is 200, so a readiness check works here too.
 """
 
 import argparse
@@ -110,11 +110,15 @@ class Upstream(asyncio.Protocol):
     def _answer(self, request: bytes, body_at: int) -> None:
         if request.startswith(b"GET"):
             self._transport.write(HEALTH_ANSWER)
-        elif STREAM.search(request, body_at) is None:
-            self._transport.write(PLAIN_ANSWER)
+            return
+        knobs = KNOBS.search(request, body_at)
+        events, delay_us = (int(knobs[1]), int(knobs[2] or 0)) if knobs else (64, 0)
+        if STREAM.search(request, body_at) is not None:
+            self._stream(events, delay_us)
+        elif delay_us:
+            self._timer = self._loop.call_later(delay_us / 1e6, self._tick, (PLAIN_ANSWER,), 0, 0.0)
         else:
-            knobs = KNOBS.search(request, body_at)
-            self._stream(int(knobs[1]) if knobs else 64, int(knobs[2] or 0) if knobs else 0)
+            self._transport.write(PLAIN_ANSWER)
 
     def _stream(self, events: int, delay_us: int) -> None:
         if not delay_us:
