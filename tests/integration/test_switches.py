@@ -12,11 +12,14 @@ from gatehook.testing import serving
 SHIPPED = Path(__file__).parents[2].joinpath("settings.toml").read_text("utf-8").replace("port = 8080", "port = 0")
 CHAT: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": "Hi"}]}
 LOST: dict[str, dict[str, Any]] = {
+    "cooldown": {},
+    "generate_api": {},
     "health": {"/health": 404},
     "llm_api": {},
     "metrics": {"/metrics": 404},
     "openai_api": {"/v1/models": 404, "chat": (404, "unknown_path")},
     "route_models": {"chat": (503, "no_router")},
+    "system_api": {},
     "vendor_anthropic": {},
     "vendor_gemini": {},
     "vendor_mock": {"chat": (400, "unknown_vendor")},
