@@ -1,4 +1,4 @@
-"""The `gatehook` program: serve, reload, check, plugins, models, schema, and what plugins add."""
+"""The `gatehook` program: serve, reload, check, plugins, models, chat, schema, and what plugins add."""
 
 import argparse
 import json
@@ -43,11 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", parents=[shared], help="check the settings without serving; tells every fault")
     plugins = commands.add_parser("plugins", parents=[shared], help="list the installed plugins")
     plugins.add_argument("--json", action="store_true", help="print JSON")
-    models = commands.add_parser("models", parents=[shared], help="list the models and their deployments")
+    models = commands.add_parser(
+        "models", parents=[shared], help="list the models and their deployments; `models add PATH` adds local ones"
+    )
+    models.add_argument("what", nargs="*", metavar="add PATH", help="a file or a folder with models of this machine")
+    models.add_argument("--name", help="what the model that is added is to be called")
     models.add_argument(
         "--params", metavar="NAME", help="what becomes of each parameter at this model's or vendor's deployments"
     )
     models.add_argument("--json", action="store_true", help="print JSON")
+    chat = commands.add_parser("chat", parents=[shared], help="talk to a model in the terminal")
+    chat.add_argument("model")
+    chat.add_argument("--key", help="an API key of the gateway (default: $GATEHOOK_KEY)")
     commands.add_parser("schema", parents=[shared], help="print the JSON Schema of settings.toml")
     return parser
 
@@ -144,6 +151,8 @@ def _plugins(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     from gatehook.app import Gateway
 
+    if options.what:
+        return _add_models(options)
     gateway = Gateway(_settings(options))
     if options.params is not None:
         return _params(gateway, options.params, options.json)
@@ -167,6 +176,24 @@ def _models(options: argparse.Namespace) -> int:
     rows = [(t.name, t.key, t.vendor, t.model, f"off: {t.unavailable}" if t.unavailable else "on") for t in targets]
     _print_table(("NAME", "DEPLOYMENT", "VENDOR", "UPSTREAM MODEL", "STATE"), rows)
     return 0
+
+
+def _add_models(options: argparse.Namespace) -> int:
+    from gatehook.adding import add
+
+    if options.what[0] != "add" or len(options.what) != 2:
+        raise StartupError(f"gatehook models {' '.join(options.what)}: expected `gatehook models add PATH`")
+    file, names = add(options.config, Path(options.what[1]), options.name)
+    print(f"{file}: added {', '.join(names)}")
+    print(f"Talk to it: gatehook chat {names[0]}. A gateway that is running takes it over by: gatehook reload")
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from gatehook.terminal import chat
+
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    return chat(options.config, options.model, options.key)
 
 
 def _params(gateway: Any, name: str, as_json: bool) -> int:
@@ -219,6 +246,7 @@ _COMMANDS = {
     "check": _check,
     "plugins": _plugins,
     "models": _models,
+    "chat": _chat,
     "schema": _schema,
 }
 
