@@ -146,7 +146,8 @@ OpenWall = Callable[..., AbstractAsyncContextManager[Wall]]
 def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> OpenWall:
     """Opens a wall before deployments that play these replies; `second` None: there is only one.
 
-    With `fallback` the second is a model of its own; `attempt` is how long one may take, in seconds.
+    With `fallback` the second is a model of its own. `patience` is with its silence, `attempt` how long one may take
+    in all, in seconds.
     """
     monkeypatch.setattr("gatehook.failover._FIRST_BACKOFF", 0.002)
 
@@ -160,6 +161,7 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
         fallback: bool = False,
         other: Wire = None,
         plugins: Mapping[str, type] | None = None,
+        patience: float = 5.0,
         attempt: float | None = None,
         **changes: Any,
     ) -> AsyncIterator[Wall]:
@@ -179,10 +181,10 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
             def register_limiters(self) -> list[Turnstile]:
                 return [turnstile]
 
-        failover = {"retries": 1, "retry_after_cap": 1, "first_token_timeout": 0.2, "stall_timeout": 0.2}
+        failover = {"retries": 1, "retry_after_cap": 1, "first_token_timeout": patience, "stall_timeout": patience}
         async with StubUpstream(*first) as one, StubUpstream(*(second or ())) as two:
-            patience = attempt or (5 if streams else 0.25)
-            models = [wire.deployment(one, timeout=patience, **({"fallbacks": ["n"]} if fallback else {}))]
+            limit = attempt or (20 if streams else patience)
+            models = [wire.deployment(one, timeout=limit, **({"fallbacks": ["n"]} if fallback else {}))]
             if second is not None:
                 place = {"name": "n"} if fallback else {"priority": 2}
                 models.append((other or wire).deployment(two, **place))

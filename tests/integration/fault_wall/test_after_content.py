@@ -38,15 +38,13 @@ def told(kind: str) -> Callable[[Dialect], Reply]:
     return lambda dialect: followed(dialect.event(kind))(dialect)
 
 
-TRUNCATED = "upstream_truncated"
-# How it goes on: the error's status and code, if a status could still be told; code None is any.
-BREAKS: dict[str, tuple[Callable[[Dialect], Reply], str, str | None]] = {
+# How it goes on, and the type and code of the error that the client is told; a code of None is any.
+Breaks = dict[str, tuple[Callable[[Dialect], Reply], str, str | None]]
+BREAKS: Breaks = {
     "cut": (lambda dialect: dialect.begun(end="cut"), "server_error", None),
     "reset": (lambda dialect: dialect.begun(end="reset"), "server_error", None),
     "ended without its marker": (lambda dialect: dialect.begun(), "server_error", None),
     "closed without its marker": (lambda dialect: dialect.begun(end="close"), "server_error", None),
-    "stalled": (lambda dialect: dialect.begun(end="silence"), "timeout_error", "upstream_timeout"),
-    "stalled in an event": (followed(b'data: {"id"'), "timeout_error", "upstream_timeout"),
     "garbage": (followed(b"data: <html>\n\n"), "server_error", None),
     "half of JSON": (followed(b'data: {"choices": [{\n\n'), "server_error", None),
     "not an object": (followed(b"data: [1]\n\n"), "server_error", None),
@@ -58,11 +56,19 @@ BREAKS: dict[str, tuple[Callable[[Dialect], Reply], str, str | None]] = {
     "a failure": (told("broken"), "server_error", "upstream_error"),
     "a filter": (told("filter"), "invalid_request_error", "content_filter"),
 }
+STALLS: Breaks = {
+    "stalled": (lambda dialect: dialect.begun(end="silence"), "timeout_error", "upstream_timeout"),
+    "stalled in an event": (followed(b'data: {"id"'), "timeout_error", "upstream_timeout"),
+}
 
 
-async def test_the_client_is_told_and_nobody_else_is_asked(wall: OpenWall, dialect: Dialect) -> None:
-    async with wall(dialect.wire, second=[dialect.wire.stream(["other"])], streams=True) as opened:
-        for name, (reply, kind, code) in BREAKS.items():
+@pytest.mark.parametrize(("breaks", "patience"), [(BREAKS, 5.0), (STALLS, 0.3)], ids=["breaks", "stalls"])
+async def test_the_client_is_told_and_nobody_else_is_asked(
+    wall: OpenWall, dialect: Dialect, breaks: Any, patience: float
+) -> None:
+    other = dialect.wire.stream(["other"])
+    async with wall(dialect.wire, second=[other], streams=True, patience=patience) as opened:
+        for name, (reply, kind, code) in breaks.items():
             answer, calls = await opened.play(reply(dialect))
             assert (name, calls) == (name, (1, 0))
             assert (name, answer.status, answer.text, answer.cut) == (name, 200, PARTIAL, True)

@@ -137,11 +137,13 @@ FAMILIES: dict[str, dict[str, Fault]] = {
     "the line": {
         "reset": Fault(lambda dialect, streams: Reply(status=0, end="reset"), 2, 502, "upstream_error"),
         "closed": Fault(lambda dialect, streams: Reply(status=0, end="close"), 2, 502, "upstream_error"),
-        "no answer": Fault(lambda dialect, streams: Reply(status=0, end="silence"), 1, 504, "upstream_timeout"),
-        "head, then silence": Fault(silent, 1, 504, "upstream_timeout"),
         "cut": Fault(cut("cut"), 2, 502, None),
         "reset in the body": Fault(cut("reset"), 2, 502, None),
         "ended, not finished": Fault(cut("keep"), 2, 502, None),
+    },
+    "silence": {
+        "no answer": Fault(lambda dialect, streams: Reply(status=0, end="silence"), 1, 504, "upstream_timeout"),
+        "head, then silence": Fault(silent, 1, 504, "upstream_timeout"),
     },
     "garbage": {
         "not JSON": Fault(garbage(b"PARTIAL- <oops>"), 2, 502, None),
@@ -175,7 +177,13 @@ FAMILIES: dict[str, dict[str, Fault]] = {
     },
 }  # fmt: skip
 FAULTS = {name: fault for family in FAMILIES.values() for name, fault in family.items()}
+SHORT = 0.25
+"""Seconds, for those of whom nothing else is to come; all others have more than they need."""
 EACH = pytest.mark.parametrize("family", FAMILIES)
+
+
+def patience_with(family: str) -> float:
+    return SHORT if family == "silence" else 5.0
 
 
 def good(wire: Any, streams: bool) -> Reply:
@@ -189,7 +197,9 @@ async def test_another_deployment_answers(
     wall: OpenWall, dialect: Dialect, other: Any, streams: bool, family: str
 ) -> None:
     expected: list[str] = []
-    async with wall(dialect.wire, second=[good(other, streams)], other=other, streams=streams) as opened:
+    async with wall(
+        dialect.wire, second=[good(other, streams)], other=other, streams=streams, patience=patience_with(family)
+    ) as opened:
         for name, fault in FAMILIES[family].items():
             answer, calls = await opened.play(fault.reply(dialect, streams))
             expected += ["m#1"] * fault.tries
@@ -210,7 +220,7 @@ async def test_another_deployment_answers(
 async def test_with_no_other_the_client_gets_an_honest_error(
     wall: OpenWall, dialect: Dialect, streams: bool, family: str
 ) -> None:
-    async with wall(dialect.wire, streams=streams) as opened:
+    async with wall(dialect.wire, streams=streams, patience=patience_with(family)) as opened:
         for name, fault in FAMILIES[family].items():
             answer, calls = await opened.play(fault.reply(dialect, streams))
             error = json.loads(answer.body)["error"]
@@ -273,7 +283,7 @@ async def test_who_is_slow_within_the_limit_is_waited_for(wall: OpenWall, dialec
 async def test_signs_of_life_are_no_first_token(wall: OpenWall, dialect: Dialect) -> None:
     pings = [b'event: ping\ndata: {"type": "ping"}\n\n' if dialect.wire.name == "anthropic" else b": ping\n\n"] * 20
     thinking = Reply.of_events([*dialect.opening(), *pings], pause=0.04, end="silence")
-    async with wall(dialect.wire, [thinking], [dialect.wire.stream(["fine"])], streams=True) as opened:
+    async with wall(dialect.wire, [thinking], [dialect.wire.stream(["fine"])], streams=True, patience=SHORT) as opened:
         answer = await opened.ask()
         assert (answer.status, answer.text, opened.calls) == (200, "fine", (1, 1))
     assert opened.watcher.failed == [("m#1", "upstream_timeout")]

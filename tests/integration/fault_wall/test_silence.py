@@ -42,20 +42,19 @@ async def test_a_vendor_that_only_pings_is_no_reason_to_leave_the_client_in_sile
 
 async def test_pings_are_signs_of_life_until_the_time_of_the_attempt_is_over(wall: OpenWall, dialect: Dialect) -> None:
     endless = Reply.of_events([b"".join(dialect.begun().body), *pings(dialect, 1000)], pause=0.02)
-    failover = {"stall_timeout": 0.1}
-    async with wall(dialect.wire, [endless], streams=True, failover=failover, attempt=0.6) as opened:
+    async with wall(dialect.wire, [endless], streams=True, patience=0.3, attempt=0.9) as opened:
         begun = asyncio.get_running_loop().time()
         answer = await opened.ask()
         lasted = asyncio.get_running_loop().time() - begun
         assert (answer.cut, answer.error["code"]) == (True, "upstream_timeout")
-    assert 0.6 <= lasted < 2, "not the silence of the stall limit, but the time of the whole attempt"
+    assert 0.9 <= lasted < 5, "not the silence of the stall limit, but the time of the whole attempt"
 
 
 async def test_who_hears_something_all_the_time_hears_no_heartbeat(wall: OpenWall, dialect: Dialect) -> None:
-    steady = dialect.wire.stream([f"{number} " for number in range(10)], pause=0.05)
+    steady = dialect.wire.stream([f"{number} " for number in range(8)], pause=0.05)
     async with wall(dialect.wire, [steady], streams=True, server={"heartbeat": 0.4}) as opened:
         answer = await opened.ask()
-        assert answer.text.split() == [str(number) for number in range(10)]
+        assert answer.text.split() == [str(number) for number in range(8)]
     assert COMMENT not in answer.body
 
 
@@ -90,7 +89,7 @@ def policy(seconds: float) -> type:
 async def test_a_tool_call_that_is_held_back_is_silence_to_the_client(wall: OpenWall, dialect: Dialect) -> None:
     whole = list(dialect.wire.calls_stream([CALL], "Let me look.").body)
     spoken = next(number for number, piece in enumerate(whole) if b"Let me look." in piece) + 1
-    held = [one for piece in whole[spoken:] for one in (*pings(dialect, 5), piece)]
+    held = [one for piece in whole[spoken:] for one in (*pings(dialect, 3), piece)]
     slow = Reply.of_events([b"".join(whole[:spoken]), *held], pause=0.05)
     async with wall(
         dialect.wire, [slow], streams=True, server={"heartbeat": 0.1}, plugins={"policy": policy(0)}, plugin_policy={}
@@ -109,13 +108,14 @@ async def test_a_tool_policy_that_thinks_is_silence_to_the_client_and_not_the_ve
         [dialect.wire.calls_stream([CALL])],
         streams=True,
         server={"heartbeat": 0.1},
-        failover={"stall_timeout": 0.15},
-        plugins={"policy": policy(0.5)},
+        patience=0.3,
+        plugins={"policy": policy(0.6)},
         plugin_policy={},
     ) as opened:
         answer = await opened.ask(tools=TOOLS)
         assert (answer.finish, answer.cut) == ("tool_calls", False)
-        again = await opened.ask(tools=TOOLS)  # on the same connection: nothing came after the end of the first
-        assert again.finish == "tool_calls"
+        opened.first.script(dialect.wire.stream(["fine"]))
+        again = await opened.ask()  # on the same connection: nothing came after the end of the first
+        assert again.text == "fine"
     assert answer.body.count(COMMENT) >= 2
     assert answer.body.endswith(b"data: [DONE]\n\n")

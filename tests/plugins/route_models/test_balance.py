@@ -81,6 +81,25 @@ async def test_weights_hold_for_a_model_or_a_deployment_which_goes_first(routed:
     assert (await one.keys())[2] == "a#0"
 
 
+async def test_weights_of_a_wildcard_hold_for_what_it_serves(routed: Make, target: Make) -> None:
+    one = routed(target("o/*#1", name="o/*", weight=1.0), target("o/*#2", name="o/*", weight=1.0))
+    told = following(one)
+    for values, first in (
+        ({"o/*#1": 0}, "o/*#2"),
+        ({"o/*": 0, "o/*#1": 1}, "o/*#1"),
+        ({"o/*": 5, "o/*#2": 0}, "o/*#1"),
+    ):
+        told.put({"weights": values})
+        assert {await one.first("o/x") for _ in range(50)} == {first}
+        assert {await one.first("o/y") for _ in range(50)} == {first}
+
+
+async def test_weights_of_a_model_hold_for_its_alias(routed: Make, target: Make) -> None:
+    one = routed(target("a#1", aliases=("other",)), target("a#2", aliases=("other",)))
+    following(one).put({"weights": {"a": 0, "a#2": 3}})
+    assert {await one.first("other") for _ in range(50)} == {"a#2"}
+
+
 async def test_what_cannot_be_is_logged_once_and_passed_over(
     routed: Make, tier: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatehook import CATALOG, Call, Catalog, ModelNotFound, Router, Services, Target
+from gatehook import CATALOG, Call, Catalog, ModelNotFound, Router, Services, Target, Unavailable
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.route_models import RouteModels
 from gatehook_plugins.route_models.balance import Balance
@@ -177,6 +177,18 @@ async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_det
     assert caught.value.param == "model"
     assert "SECRET_NAME" not in caught.value.message
     assert "a#1: its api_key refers to $SECRET_NAME" in caplog.text
+
+
+async def test_a_model_that_is_switched_off_says_so_unless_a_fallback_answers() -> None:
+    off: dict[str, Any] = {"unavailable": "switched off", "switched_off": True}
+    one = router(target("a#1", **off), target("b#1", fallbacks=("a",), **off), target("c#1", fallbacks=("d",), **off),
+                 target("d#1"), target("o/*#1", name="o/*", **off),
+                 target("e#1", unavailable="no key"), target("e#2", **off))  # fmt: skip
+    for model in ("a", "b", "o/x", "e"):
+        with pytest.raises(Unavailable, match=f"the model '{model}' is switched off by an administrator") as caught:
+            await one.route(call(model))
+        assert (caught.value.status, caught.value.code) == (503, "model_disabled")
+    assert await keys(one, "c") == ["d#1"]
 
 
 async def test_a_change_of_the_catalog_counts_at_once() -> None:
