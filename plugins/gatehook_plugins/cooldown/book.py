@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
@@ -13,6 +14,8 @@ import msgspec
 from gatehook_plugins.cooldown.condition import SOUND, Condition
 
 __all__ = ["Book", "Step"]
+
+log: Final = logging.getLogger("gatehook.cooldown")
 
 Step: TypeAlias = Callable[[Condition], Condition]
 """From one condition to the next; the same one if nothing changes."""
@@ -38,8 +41,10 @@ class Book:
     def shared(self, folder: Path) -> Iterator[None]:
         """Share it, meanwhile, with every process that has the same folder."""
         with contextlib.closing(_SharedFile(folder)) as self._file:
-            yield
-        self._file = None
+            try:
+                yield
+            finally:
+                self._file = None
 
     def get(self, key: str) -> Condition | None:
         """How this deployment does."""
@@ -48,35 +53,54 @@ class Book:
     def all(self) -> Mapping[str, Condition]:
         """How all do."""
         if self._file is not None and self._file.is_news:
-            self._conditions = self._file.reread()
+            with self._or_alone():
+                self._conditions = self._file.reread()
         return self._conditions
 
     def change(self, key: str, step: Step) -> tuple[Condition, Condition]:
         """Take one step of this deployment, while nobody else takes one; gives where it was, and where it is."""
-        if self._file is None:
-            return self._step(key, step)
-        with self._file.locked():
-            self._conditions = self._file.reread()
-            before, after = self._step(key, step)
+        with self._latest():
+            before = self._conditions.get(key, SOUND)
+            after = step(before)
             if after is not before:
-                self._file.write(self._conditions)
+                self._put({**self._conditions, key: after})  # others may be walking through the old ones
         return before, after
 
     def keep(self, keys: set[str]) -> None:
         """Forget all other deployments."""
         if self.all().keys() - keys:
-            with self._file.locked() if self._file is not None else contextlib.nullcontext():
-                kept = self._file.reread() if self._file is not None else self._conditions
-                self._conditions = {key: condition for key, condition in kept.items() if key in keys}
-                if self._file is not None:
-                    self._file.write(self._conditions)
+            with self._latest():
+                self._put({key: condition for key, condition in self._conditions.items() if key in keys})
 
-    def _step(self, key: str, step: Step) -> tuple[Condition, Condition]:
-        before = self._conditions.get(key, SOUND)
-        after = step(before)
-        if after is not before:
-            self._conditions = {**self._conditions, key: after}  # others may be walking through the old ones
-        return before, after
+    @contextlib.contextmanager
+    def _latest(self) -> Iterator[None]:
+        """Nobody else changes anything meanwhile, and what they did before is known."""
+        if self._file is None:
+            yield
+            return
+        with self._file.locked():
+            with self._or_alone():
+                self._conditions = self._file.reread()
+            yield
+
+    def _put(self, conditions: dict[str, Condition]) -> None:
+        self._conditions = conditions
+        if self._file is not None:
+            with self._or_alone():
+                self._file.write(conditions)
+
+    @contextlib.contextmanager
+    def _or_alone(self) -> Iterator[None]:
+        """Go on with what is known here if the file fails: no request may fail for it."""
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            log.warning(
+                "what is known of deployments can no longer be shared with the other workers (%s); this worker goes on "
+                "by what it learns itself until the gateway is started anew",
+                error,
+            )
 
 
 class _SharedFile:

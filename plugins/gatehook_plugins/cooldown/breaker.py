@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from msgspec.structs import replace
-
 from gatehook import (
     AttemptLimiter,
     Call,
@@ -37,7 +35,6 @@ log: Final = logging.getLogger("gatehook.cooldown")
 _TRIAL_SECONDS: Final = 30.0
 """After which another request may try a deployment, though the first has not ended: it may be a long one."""
 _REMEMBERED: Final = 10_000
-_NEVER: Final = 1 << 62
 
 
 class Breaker(Observer):
@@ -78,8 +75,8 @@ class Breaker(Observer):
         now = self._clock()
         resting = condition.is_resting(now)
         return Vitality(
-            "unavailable" if resting else "degraded" if condition.on_trial or condition.failures else "healthy",
-            condition.failures,
+            "unavailable" if resting else "degraded" if condition.on_trial or condition.strikes else "healthy",
+            condition.strikes,
             condition.until - now if resting else 0.0,
             condition.checked or None,
             condition.all_rests,
@@ -97,14 +94,9 @@ class Breaker(Observer):
         key = target.key
         condition = self._book.get(key)
         if condition is not None and (condition.on_trial or condition.until):
-            now = self._clock()
-            if condition.is_resting(now):
-                raise _passed_over(target, condition, now)
-            if condition.on_trial:
-                before, after = self._book.change(key, lambda one: one.tried(now, _TRIAL_SECONDS))
-                if after is before and before.on_trial:
-                    raise _passed_over(target, before, now)
-                return _Trial(self, target)
+            trial = self._trial(target, condition)
+            if trial is not None:
+                return trial
         known = self._permits.get(key)
         if known is None or known.target is not target:
             if len(self._permits) >= _REMEMBERED:
@@ -112,22 +104,40 @@ class Breaker(Observer):
             known = self._permits[key] = _Attempt(self, target)
         return known
 
+    def _trial(self, target: Target, condition: Condition) -> "_Trial | None":
+        """The right to try it alone; None where nobody needs that.
+
+        Raises:
+            Unavailable: it rests, or somebody else has that right.
+        """
+        now = self._clock()
+        if not (condition.on_trial or condition.is_resting(now)) or self._is_alone(target):
+            return None
+        before, after = self._book.change(target.key, lambda one: one.tried(now, _TRIAL_SECONDS))
+        if after is not before:
+            return _Trial(self, target, after.tried_until)
+        if before.on_trial or before.is_resting(now):
+            raise _passed_over(target, before, now)
+        return None
+
     def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
         """See `Observer`."""
         self.failed(target, error)
 
-    def failed(self, target: Target, error: GatewayError) -> None:
-        """An attempt, or a check, failed."""
+    def failed(self, target: Target, error: GatewayError, *, checked: bool = False) -> None:
+        """An attempt failed; or a check, if it was `checked`."""
+        if not blames(error):
+            return
         now, rules = self._clock(), self._thresholds.rules
         if self._is_alone(target):
-            if blames(error):
-                self._change(target, lambda one: one.failed(now, replace(rules, failure_threshold=_NEVER)))
+            self._change(target, lambda one: one.kept_on(now))
         elif isinstance(error, RateLimited) and error.retry_after:
             wait = error.retry_after
             self._change(target, lambda one: one.told_to_wait(wait, now, rules), error.message)
-        elif blames(error):
+        else:
             jitter = random.uniform(0.9, 1.1)  # noqa: S311  # not all nodes shall come back at once
-            self._change(target, lambda one: one.failed(now, rules, jitter), error.message)
+            fail = Condition.checked_badly if checked else Condition.failed
+            self._change(target, lambda one: fail(one, now, rules, jitter), error.message)
 
     def answered(self, target: Target) -> None:
         """An attempt succeeded."""
@@ -148,11 +158,11 @@ class Breaker(Observer):
         elif outcome.status == "partial" and outcome.code.startswith(("upstream_", "vendor_plugin_")):
             self.failed(target, UpstreamError(f"its stream broke ({outcome.code})"))
 
-    def let_go(self, target: Target) -> None:
-        """A request that was a trial has ended."""
+    def let_go(self, target: Target, tried_until: float) -> None:
+        """The request that tried it until then has ended."""
         condition = self._book.get(target.key)
-        if condition is not None and condition.tried_until:
-            self._book.change(target.key, Condition.let_go)
+        if condition is not None and condition.tried_until == tried_until:
+            self._book.change(target.key, lambda one: one.let_go(tried_until))
 
     def _is_alone(self, target: Target) -> bool:
         if self._catalog is None or target.fallbacks:
@@ -161,7 +171,7 @@ class Breaker(Observer):
 
     def _change(self, target: Target, step: Step, why: str = "") -> None:
         before, after = self._book.change(target.key, step)
-        if after.until > before.until:
+        if after.all_rests > before.all_rests:  # not for each of many requests that prolong one
             seconds = after.until - after.checked
             log.warning("deployment %s is given a rest of %.0f s: %s", target.key, seconds, why)
         elif before.on_trial and not after.on_trial:
@@ -187,12 +197,17 @@ class _Attempt:
 class _Trial(_Attempt):
     """The one attempt that tries a deployment which has rested."""
 
-    __slots__ = ()
+    __slots__ = ("_until",)
+
+    def __init__(self, breaker: Breaker, target: Target, until: float) -> None:
+        """`until`, in epoch seconds, it is the only one."""
+        super().__init__(breaker, target)
+        self._until = until
 
     async def settle(self, outcome: Outcome) -> None:
         """Another one may try it, if this one told nothing."""
         self._breaker.ended(self.target, outcome)
-        self._breaker.let_go(self.target)
+        self._breaker.let_go(self.target, self._until)
 
 
 def blames(error: GatewayError) -> bool:
@@ -202,7 +217,8 @@ def blames(error: GatewayError) -> bool:
 
 def _passed_over(target: Target, condition: Condition, now: float) -> Unavailable:
     wait = max(condition.until, condition.tried_until) - now
-    why = f"after {condition.failures} failures" if condition.failures else "as its vendor asks"
+    strikes = condition.strikes
+    why = f"after {strikes} failure{'' if strikes == 1 else 's'}" if strikes else "as its vendor asks"
     return Unavailable(
         f"deployment {target.key!r} is given a rest {why}; try again in {max(1, round(wait))} s",
         code="deployment_resting",

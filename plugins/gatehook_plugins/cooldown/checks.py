@@ -66,7 +66,10 @@ class Checks:
             interval = self._thresholds.health_check_interval
             self._changed.clear()
             if interval:
-                await self.round(interval)
+                try:
+                    await self.round(interval)
+                except Exception:
+                    log.exception("deployments could not be checked; trying again")
             with contextlib.suppress(TimeoutError):
                 # Not all processes at the same moment; each is a little early, so that no turn is missed.
                 async with asyncio.timeout(interval * random.uniform(0.8, 1.0) if interval else None):  # noqa: S311
@@ -96,7 +99,8 @@ class Checks:
         now = time.time()
 
         def step(one: Condition) -> Condition:
-            return one if now - one.claimed < 0.8 * interval else replace(one, claimed=now)
+            is_taken = 0 <= now - one.claimed < 0.8 * interval  # a clock that was put back takes nobody's turn
+            return one if is_taken else replace(one, claimed=now)
 
         before, after = self._book.change(target.key, step)
         return after is not before
@@ -106,9 +110,10 @@ class Checks:
             async with asyncio.timeout(_TIMEOUT):
                 await vendor.probe(target)
         except GatewayError as error:
-            self._breaker.failed(target, error)
+            self._breaker.failed(target, error, checked=True)
         except TimeoutError:
-            self._breaker.failed(target, UpstreamTimeout(f"{target.vendor}: no answer to a check in {_TIMEOUT:g} s"))
+            late = UpstreamTimeout(f"{target.vendor}: no answer to a check in {_TIMEOUT:g} s")
+            self._breaker.failed(target, late, checked=True)
         except Exception:
             log.exception("deployment %s could not be checked: its vendor's plugin failed", target.key)
         else:

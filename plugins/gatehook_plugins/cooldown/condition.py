@@ -31,7 +31,9 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
     """What is known of one deployment. Times are epoch seconds."""
 
     failures: int = 0
-    """In a row."""
+    """Of requests, in a row."""
+    missed: int = 0
+    """Checks in a row that failed. Counted apart: a check that is answered does not undo the failures of requests."""
     rests: int = 0
     """In a row: with no request answered between them."""
     until: float = 0.0
@@ -53,26 +55,44 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
     @property
     def is_sound(self) -> bool:
         """Whether an answer of it would be no news."""
-        return not (self.failures or self.rests or self.on_trial)
+        return not (self.strikes or self.rests or self.on_trial)
+
+    @property
+    def strikes(self) -> int:
+        """Failures in a row, of requests and checks together."""
+        return self.failures + self.missed
 
     def is_resting(self, now: float) -> bool:
         """Whether it is to be left alone."""
         return now < self.until
 
     def failed(self, now: float, rules: Rules, jitter: float = 1.0) -> "Condition":
-        """A request or a check failed. While it rests that is no news: the request began before.
+        """A request failed. While it rests that is no news: the request began before.
 
         `jitter`, about 1, is what the rest is multiplied by.
         """
         if self.is_resting(now):
             return self
-        failures = self.failures + 1
-        if not self.on_trial and failures < rules.failure_threshold:
-            return replace(self, failures=failures, checked=now)
+        return self._struck(self.failures + 1, self.missed, now, rules, jitter)
+
+    def checked_badly(self, now: float, rules: Rules, jitter: float = 1.0) -> "Condition":
+        """A check failed; while it rests the proofs before it are void. `jitter` as in `failed`."""
+        if self.is_resting(now):
+            return replace(self, proofs=0, checked=now)
+        return self._struck(self.failures, self.missed + 1, now, rules, jitter)
+
+    def kept_on(self, now: float) -> "Condition":
+        """A request or a check failed, and it is given no rest for that: there is no other one to answer."""
+        return replace(self, failures=self.failures + 1, proofs=0, checked=now)
+
+    def _struck(self, failures: int, missed: int, now: float, rules: Rules, jitter: float) -> "Condition":
+        if not self.on_trial and failures + missed < rules.failure_threshold:
+            return replace(self, failures=failures, missed=missed, checked=now)
         pause = min(rules.rest * 2 ** min(self.rests, _MOST_DOUBLINGS), rules.longest_rest)
         return replace(
             self,
             failures=failures,
+            missed=missed,
             rests=self.rests + 1,
             until=now + pause * jitter,
             on_trial=True,
@@ -103,25 +123,30 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
         if self.is_resting(now):
             return self
         if not self.on_trial:
-            return replace(self, failures=0, rests=0, checked=now)
+            return replace(self, failures=0, missed=0, rests=0, checked=now)
         return self._proved(now, rules, rests=0)
 
     def checked_well(self, now: float, rules: Rules) -> "Condition":
         """A check was answered: a proof, also while it rests; no more than that, as no request was answered."""
-        return self._proved(now, rules, rests=self.rests) if self.on_trial else replace(self, checked=now)
+        return self._proved(now, rules, rests=self.rests) if self.on_trial else replace(self, missed=0, checked=now)
 
     def tried(self, now: float, seconds: float) -> "Condition":
-        """A request tries it, for so long at most; the same condition if another one does already."""
-        return self if now < self.tried_until else replace(self, tried_until=now + seconds)
+        """A request tries it, for so long at most; the same condition if it may not.
 
-    def let_go(self) -> "Condition":
-        """The request that tried it has ended, and told nothing."""
-        return replace(self, tried_until=0.0)
+        It need not prove itself, or not yet, or another one tries it already.
+        """
+        if not self.on_trial or now < max(self.until, self.tried_until):
+            return self
+        return replace(self, tried_until=now + seconds)
+
+    def let_go(self, tried_until: float) -> "Condition":
+        """The request that tried it until then has ended. It may have lasted longer, and another one have followed."""
+        return replace(self, tried_until=0.0) if self.tried_until == tried_until else self
 
     def _proved(self, now: float, rules: Rules, rests: int) -> "Condition":
         proofs = self.proofs + 1
         if proofs < rules.recovery_threshold:
-            return replace(self, proofs=proofs, tried_until=0.0, checked=now)
+            return replace(self, proofs=proofs, checked=now)
         return Condition(rests=rests, changed=now, checked=now, all_rests=self.all_rests, claimed=self.claimed)
 
 

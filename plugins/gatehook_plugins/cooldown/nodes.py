@@ -100,6 +100,8 @@ class Nodes:
                     reason = redact(f"{type(error).__name__}: {error}", [self._password])
                     log.warning("Redis is gone (%s); until it answers, each node rests deployments by itself", reason)
                 self._is_away = True
+            except Exception:
+                log.exception("rests could not be shared between nodes; trying again")
             else:
                 if self._is_away:
                     log.warning("Redis answers again; rests of deployments are shared between nodes")

@@ -13,7 +13,10 @@ log: Final = logging.getLogger("gatehook.cooldown")
 
 _NAME: Final = "load-balancing"
 """Under which it is configured."""
-_MOST: Final = 10_000
+_HIGHEST: Final = 10_000
+"""Of the thresholds; as in the settings."""
+_LONGEST: Final = 86_400
+"""Seconds between two checks; likewise."""
 
 
 class Thresholds:
@@ -53,22 +56,23 @@ class Thresholds:
     def _hold(self, value: Mapping[str, Any]) -> None:
         unsound: list[str] = []
 
-        def told(name: str, settled: float, *, least: float) -> float:
+        def told(name: str, settled: float, *, least: float, most: float) -> float:
             number = value.get(name)
             if number is None:
                 return settled
-            if isinstance(number, bool) or not isinstance(number, int | float) or number < least:
-                unsound.append(f"{name} {number!r:.80} must be a number from {least:g} on")
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if not is_number or not least <= number <= most:  # NaN is not
+                unsound.append(f"{name} {number!r:.80} must be a number from {least} to {most}")
                 return settled
-            return number
+            return float(number)
 
         rules = Rules(
-            int(min(told("failure_threshold", self._settled.failure_threshold, least=1), _MOST)),
-            int(min(told("recovery_threshold", self._settled.recovery_threshold, least=1), _MOST)),
+            int(told("failure_threshold", self._settled.failure_threshold, least=1, most=_HIGHEST)),
+            int(told("recovery_threshold", self._settled.recovery_threshold, least=1, most=_HIGHEST)),
             self._settled.rest,
             self._settled.longest_rest,
         )
-        interval = told("health_check_interval", self._settled_interval, least=0)
+        interval = told("health_check_interval", self._settled_interval, least=0, most=_LONGEST)
         if tuple(unsound) != self._unsound:
             self._unsound = tuple(unsound)
             for what in unsound:

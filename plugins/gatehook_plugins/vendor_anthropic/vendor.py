@@ -74,7 +74,7 @@ class Anthropic:
         url = found.url.with_name("models").with_query(limit=1)
         async with await self._egress.request(target, "GET", url, headers=found.headers) as upstream:
             if upstream.status not in (200, 404, 405, 501):
-                raise failure(upstream, await upstream.read(), target)
+                raise failure(upstream, await upstream.read_error(), target)
             await upstream.drain()
 
     async def _send(self, attempt: Attempt) -> Upstream:

@@ -83,7 +83,7 @@ class Gemini:
         endpoint = self._endpoint(target)
         async with await self._egress.request(target, "GET", endpoint.models, headers=endpoint.headers) as upstream:
             if upstream.status not in (200, 404, 405, 501):
-                raise failure(target, upstream.status, await upstream.read(), upstream.retry_after)
+                raise failure(target, upstream.status, await upstream.read_error(), upstream.retry_after)
             await upstream.drain()
 
     async def _embed(self, attempt: Attempt) -> Completion:

@@ -1,5 +1,6 @@
 """Conditions that several processes share: real processes, killed at bad moments too."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from gatehook_plugins.cooldown.book import Book
@@ -96,3 +98,32 @@ def test_a_look_while_another_thread_changes_it_sees_a_whole_state() -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_book_that_can_no_longer_be_written_goes_on_alone_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = Book(), Book()
+    with one.shared(tmp_path), other.shared(tmp_path):
+        one.change("d", more)
+        blocker = tmp_path / "cooldown.new"
+        blocker.mkdir()
+        with caplog.at_level(logging.WARNING, "gatehook.cooldown"):
+            for _ in range(3):
+                one.change("d", more)
+        assert one.get("d") == Condition(failures=4)
+        assert caplog.text.count("can no longer be shared") == 1
+        assert other.get("d") == Condition(failures=1), "whole, as it was"
+        blocker.rmdir()
+        assert other.change("d", more)[1] == Condition(failures=2), "nobody holds the lock"
+
+
+def test_a_book_is_its_processs_own_again_however_sharing_ends(tmp_path: Path) -> None:
+    book = Book()
+    try:
+        with book.shared(tmp_path):
+            book.change("d", more)
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert book.change("d", more)[1] == Condition(failures=2)

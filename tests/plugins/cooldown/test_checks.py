@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,45 @@ async def test_a_vendors_plugin_that_fails_at_a_check_says_nothing_of_the_deploy
     assert "could not be checked" in caplog.text
     assert breaker.of(catalog.group("m")[0]).state == "healthy"
     assert json.dumps(sorted(vendor.asked)) == '["m#0", "m#1"]'
+
+
+async def test_a_round_that_fails_is_not_the_last(wait: Any, caplog: pytest.LogCaptureFixture) -> None:
+    vendor, catalog, book = Counting(), Listed(), Book()
+    thresholds = Thresholds(Rules(1, 1, 30, 60), 0.01)
+
+    async def claim(key: str, seconds: float) -> bool:
+        if vendor.asked.count("failed") < 2:
+            vendor.asked.append("failed")
+            raise RuntimeError("a bug")
+        return True
+
+    checks = Checks(catalog, {"fake": vendor}, Breaker(book, thresholds), book, thresholds, claim)  # type: ignore[arg-type]
+    async with checks.running():
+        await wait(lambda: {"m#0", "m#1"} <= set(vendor.asked))
+    assert "deployments could not be checked" in caplog.text
+
+
+async def test_a_clock_that_was_put_back_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor, catalog, book = Counting(), Listed(), Book()
+    thresholds = Thresholds(Rules(1, 1, 30, 60), 60)
+    checks = Checks(catalog, {"fake": vendor}, Breaker(book, thresholds), book, thresholds)  # type: ignore[arg-type]
+    await checks.round(60)
+    await checks.round(60)
+    assert len(vendor.asked) == 2
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    await checks.round(60)
+    assert len(vendor.asked) == 4
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])
+async def test_what_a_status_says_is_not_lost_for_a_body_that_is_cut(vendor: str) -> None:
+    cut = Reply(b'{"error": {"message": "no', status=401, end="cut")
+    async with StubUpstream(cut) as stub:
+        text = f'[plugins.vendor_{vendor}]\n[[models]]\nname = "m"\nvendor = "{vendor}"\nmodel = "x"\n'
+        async with serving(text + f'base_url = "{stub.url}"\napi_key = "sk-upstream-0123456789"\n') as served:
+            prober, target = served.gateway.vendors[vendor], served.gateway.catalog.group("m")[0]
+            assert isinstance(prober, Prober)
+            with pytest.raises(GatewayError) as caught:
+                await prober.probe(target)
+            assert caught.value.code == "upstream_credential_rejected"

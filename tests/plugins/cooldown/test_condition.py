@@ -65,6 +65,32 @@ def test_a_check_that_succeeds_does_not_undo_failures_of_requests() -> None:
     assert failed(failed(SOUND, 2).checked_well(NOW, RULES)).is_resting(NOW)
 
 
+def test_checks_that_fail_count_in_a_row_and_together_with_requests() -> None:
+    condition = SOUND
+    for _ in range(9):
+        condition = condition.checked_badly(NOW, RULES).checked_badly(NOW, RULES).checked_well(NOW, RULES)
+    assert condition.is_sound, "never three in a row, though nobody asked it anything"
+    assert failed(SOUND, 2).checked_badly(NOW, RULES).is_resting(NOW)
+    assert SOUND.checked_badly(NOW, RULES).answered(NOW, RULES).is_sound
+
+
+def test_a_check_that_fails_during_a_rest_voids_the_proofs_before_it() -> None:
+    resting = failed(SOUND, 3)
+    flapping = resting.checked_well(NOW, RULES).checked_badly(NOW, RULES).checked_well(NOW, RULES)
+    assert flapping.is_resting(NOW)
+    assert flapping.until == resting.until
+    assert not flapping.checked_well(NOW, RULES).is_resting(NOW)
+
+
+def test_the_only_one_collects_failures_and_never_a_rest() -> None:
+    condition = SOUND
+    for _ in range(9):
+        condition = condition.kept_on(NOW)
+    assert condition.failures == 9
+    assert not condition.is_resting(NOW)
+    assert condition.answered(NOW, RULES).is_sound
+
+
 def test_a_vendor_that_asks_to_be_left_alone_is_and_without_a_trial() -> None:
     told = SOUND.told_to_wait(7, NOW, RULES)
     assert told.is_resting(NOW + 6.9)
@@ -81,21 +107,33 @@ def test_one_request_at_a_time_tries_it() -> None:
     assert tried is not rested
     assert tried.tried(rested.until + 29, 30) is tried
     assert tried.tried(rested.until + 31, 30) is not tried, "the first was never heard of again"
-    assert tried.let_go().tried(rested.until + 1, 30) is not tried
+    assert tried.let_go(tried.tried_until).tried(rested.until + 1, 30) is not tried
+    assert SOUND.tried(NOW, 30) is SOUND, "nobody needs to try it"
+    assert failed(SOUND, 3).tried(NOW + 1, 30).tried_until == 0, "not while it rests"
+
+
+def test_only_who_tries_it_now_lets_another_one_try() -> None:
+    rested = failed(SOUND, 3)
+    first = rested.tried(rested.until, 30)
+    second = first.tried(rested.until + 31, 30)
+    assert second.let_go(first.tried_until) is second
+    assert second.checked_well(rested.until + 32, RULES).tried_until == second.tried_until
+    assert second.answered(rested.until + 32, RULES).tried_until == second.tried_until
 
 
 Step = tuple[str, float]
+KINDS = ["failed", "answered", "checked badly", "checked well", "wait"]
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["failed", "answered", "checked", "wait"]), st.floats(0, 50)), max_size=60),
+    st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0, 50)), max_size=60),
     st.integers(1, 4),
     st.integers(1, 4),
 )
 def test_it_rests_exactly_when_a_naive_model_says_so(steps: list[Step], failures: int, recoveries: int) -> None:
     rules = Rules(failures, recoveries, 30, 100)
     condition, now = SOUND, NOW
-    bad = good = rests = 0
+    bad = missed = good = rests = 0
     until, trial = 0.0, False
     for kind, seconds in steps:
         now += seconds
@@ -103,22 +141,28 @@ def test_it_rests_exactly_when_a_naive_model_says_so(steps: list[Step], failures
         if kind == "wait":
             condition = condition.told_to_wait(20, now, rules)
             until = max(until, now + 20)
-        elif kind == "failed":
-            condition = condition.failed(now, rules)
+        elif kind in ("failed", "checked badly"):
+            fail = condition.failed if kind == "failed" else condition.checked_badly
+            condition = fail(now, rules)
+            if kind == "checked badly" or not resting:
+                good = 0
             if not resting:
-                bad, good = bad + 1, 0
-                if trial or bad >= failures:
+                bad, missed = bad + (kind == "failed"), missed + (kind == "checked badly")
+                if trial or bad + missed >= failures:
                     until, trial, rests = now + min(30 * 2**rests, 100), True, rests + 1
         else:
             step: Callable[..., Condition] = condition.answered if kind == "answered" else condition.checked_well
             condition = step(now, rules)
-            if trial and (kind == "checked" or not resting):
+            if trial and (kind == "checked well" or not resting):
                 good += 1
                 if good >= recoveries:
-                    bad, good, until, trial = 0, 0, 0.0, False
+                    bad, missed, good, until, trial = 0, 0, 0, 0.0, False
                     rests = 0 if kind == "answered" else rests
             elif kind == "answered" and not resting:
-                bad = rests = 0
+                bad = missed = rests = 0
+            elif kind == "checked well" and not trial:
+                missed = 0
         assert condition.is_resting(now) == (now < until)
         assert condition.on_trial == trial
         assert condition.rests == rests
+        assert condition.strikes == bad + missed

@@ -99,3 +99,22 @@ async def test_two_gateways_share_a_rest(
             await wait(lambda: other.gateway.services[HEALTH].of(target).state == "unavailable")
             await client(session, other.url).ask()
             assert len(bad.requests) == 1
+
+
+async def test_what_nobody_expected_does_not_end_the_sharing(
+    redis_url: str, prefix: str, wait: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book, other = Book(), Book()
+    nodes, elsewhere = Nodes(redis_url, 5, prefix, book), Nodes(redis_url, 5, prefix, other)
+    exchange, failures = nodes.exchange, iter([RuntimeError("a bug")])
+
+    async def at_first_fails() -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+        await exchange()
+
+    monkeypatch.setattr(nodes, "exchange", at_first_fails)
+    other.change("d", lambda known: known.failed(NOW, RULES))
+    async with elsewhere.running(), nodes.running():
+        await wait(lambda: book.get("d") is not None)
+    assert "could not be shared between nodes" in caplog.text
