@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="print JSON")
     chat = commands.add_parser("chat", parents=[shared], help="talk to a model in the terminal")
     chat.add_argument("model")
-    chat.add_argument("--key", help="an API key of the gateway (default: $GATEHOOK_KEY)")
+    chat.add_argument("--key", default="", help="an API key of the gateway, or env:NAME")
     commands.add_parser("schema", parents=[shared], help="print the JSON Schema of settings.toml")
     return parser
 

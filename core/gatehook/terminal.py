@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import aiohttp
 
 from gatehook.app import Gateway
+from gatehook.errors import StartupError
 from gatehook.server import running
 from gatehook.settings import load
 from gatehook.sse import Reader
@@ -21,7 +22,7 @@ __all__ = ["chat"]
 _PROMPT = "> "
 
 
-def chat(config: Path | None, model: str, key: str | None) -> int:
+def chat(config: Path | None, model: str, key: str) -> int:
     """Talk until the input ends; gives the exit status.
 
     From a terminal each line is a turn of the conversation; what is piped in is one prompt.
@@ -30,8 +31,22 @@ def chat(config: Path | None, model: str, key: str | None) -> int:
         StartupError: the settings cannot be served.
     """
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_chat(config, model, key or os.environ.get("GATEHOOK_KEY", "")))
+        return asyncio.run(_chat(config, model, _named(key)))
     return 130
+
+
+def _named(key: str) -> str:
+    """The key itself, of which an environment variable may tell: other people see what a command is given.
+
+    Raises:
+        StartupError: the variable is not set.
+    """
+    scheme, _, name = key.partition(":")
+    if scheme != "env":
+        return key
+    if name not in os.environ:
+        raise StartupError(f"--key: the environment variable {name} is not set")
+    return os.environ[name]
 
 
 async def _chat(config: Path | None, model: str, key: str) -> int:
