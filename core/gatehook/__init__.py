@@ -52,6 +52,7 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
+from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.model import (
     ANONYMOUS,
@@ -118,6 +119,7 @@ __all__ = (
     "DIRECTORY",
     "HEALTH",
     "LEDGER",
+    "LOCAL_MODELS",
     "NANO",
     "PRINCIPAL",
     "QUOTAS",
@@ -157,6 +159,9 @@ __all__ = (
     "Ledger",
     "Limiter",
     "Limits",
+    "LocalLimits",
+    "LocalModel",
+    "LocalModels",
     "MalformedJSON",
     "Media",
     "ModelNotFound",
