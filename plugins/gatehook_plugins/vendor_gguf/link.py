@@ -1,0 +1,281 @@
+"""A worker's line to the host: opened when the worker begins, and again, with a new host if need be, when it was lost."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from gatehook import GatewayError, Retry, StartupError, Unavailable
+from gatehook_plugins.vendor_gguf.host import LONGEST_PATH, engine_socket, host_socket
+from gatehook_plugins.vendor_gguf.messages import (
+    Acquire,
+    Bye,
+    Done,
+    Hello,
+    Leased,
+    Load,
+    Refused,
+    Release,
+    Reply,
+    Report,
+    Rules,
+    Spec,
+    Told,
+    Unload,
+    line,
+    read_reply,
+)
+
+__all__ = ["Lease", "Link"]
+
+log = logging.getLogger("gatehook.vendor_gguf")
+
+_PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.host")
+_LINE: Final = 16 << 20
+_STARTING: Final = 30.0
+"""Seconds that a host may take to begin; and to end all models, at the end."""
+
+R = TypeVar("R", bound=Reply)
+
+
+class _Lost(Exception):
+    """The host has gone; what it was asked may have been done or not."""
+
+
+class Lease:
+    """A loaded model, for one request. Give it back."""
+
+    __slots__ = ("_id", "_link", "_writer", "socket")
+
+    def __init__(self, link: "Link", writer: asyncio.StreamWriter, id: int, socket: str) -> None:
+        self._link = link
+        self._writer = writer
+        self._id = id
+        self.socket = socket
+        """Where the model's engine listens."""
+
+    def release(self) -> None:
+        """The request has ended."""
+        self._link.release(self._writer, self._id)
+
+
+class Link:
+    """Speaks with the host. Use within `lifespan()`."""
+
+    def __init__(self, rules: Rules) -> None:
+        """`rules` are told to the host, which goes by the newest it was told."""
+        self._rules = rules
+        self._folder: Path | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._opening = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+        self._ids = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Reply]] = {}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, folder: Path) -> AsyncIterator[None]:
+        """Open the line to the host of this folder; begin it if there is none.
+
+        Raises:
+            StartupError: the host cannot be begun.
+        """
+        longest = len(os.fsencode(engine_socket(folder, 1 << 32)))
+        if longest > LONGEST_PATH:
+            raise StartupError(
+                f"[plugins.vendor_gguf] the path {folder} is too long: with the names of sockets in it, it has {longest} "
+                f"bytes, and {LONGEST_PATH} are possible; set TMPDIR to a shorter one"
+            )
+        self._folder = folder
+        try:
+            await self._opened()
+        except Unavailable as error:
+            raise StartupError(f"[plugins.vendor_gguf] {error.message}") from None
+        try:
+            yield
+        finally:
+            await self._close()
+
+    def tell(self, rules: Rules) -> None:
+        """Have the host go by other rules."""
+        self._rules = rules
+        if self._writer is not None:
+            self._writer.write(line(Hello(rules)))
+
+    async def acquire(self, spec: Spec) -> Lease:
+        """A lease of a model, which is loaded first if need be.
+
+        Raises:
+            Unavailable: it cannot be loaded, or there is no room for it.
+        """
+        for last in (False, True):
+            writer, id = await self._opened(), next(self._ids)
+            try:
+                leased = await self._answer(writer, Acquire(id, spec), Leased)
+            except asyncio.CancelledError:
+                self.release(writer, id)
+                raise
+            except _Lost:
+                if last:
+                    raise _gone() from None
+            else:
+                return Lease(self, writer, id, leased.socket)
+        raise AssertionError
+
+    def release(self, writer: asyncio.StreamWriter, id: int) -> None:
+        """Give a lease back, or the wish for one; if its host is gone, so are they."""
+        if writer is self._writer and not writer.is_closing():
+            writer.write(line(Release(id)))
+
+    async def load(self, spec: Spec) -> None:
+        """Have this loaded; returns when it is.
+
+        Raises:
+            Unavailable: as `acquire`.
+        """
+        await self._done(Load(next(self._ids), spec))
+
+    async def unload(self, name: str) -> None:
+        """Unload a model when its requests are answered; returns when its memory is free.
+
+        Raises:
+            Unavailable: the host is gone.
+        """
+        await self._done(Unload(next(self._ids), name))
+
+    async def report(self) -> Told:
+        """How all models are.
+
+        Raises:
+            Unavailable: the host is gone.
+        """
+        try:
+            return await self._answer(await self._opened(), Report(next(self._ids)), Told)
+        except _Lost:
+            raise _gone() from None
+
+    async def _done(self, message: Load | Unload) -> None:
+        writer = await self._opened()
+        try:
+            await self._answer(writer, message, Done)
+        except _Lost:
+            raise _gone() from None
+        except asyncio.CancelledError:
+            self.release(writer, message.id)
+            raise
+
+    async def _answer(
+        self, writer: asyncio.StreamWriter, message: "Acquire | Load | Unload | Report", kind: type[R]
+    ) -> R:
+        """What the host answers.
+
+        Raises:
+            _Lost: the line broke before it did. GatewayError: it refuses.
+        """
+        if writer is not self._writer:
+            raise _Lost
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asked[message.id] = future
+        try:
+            writer.write(line(message))
+            reply = await future
+        finally:
+            self._asked.pop(message.id, None)
+        if isinstance(reply, Refused):
+            raise _refusal(reply)
+        assert isinstance(reply, kind), reply  # noqa: S101
+        return reply
+
+    async def _opened(self) -> asyncio.StreamWriter:
+        """The line, opened if it is not.
+
+        Raises:
+            Unavailable: there is no host, and none can be begun.
+        """
+        if self._writer is not None:
+            return self._writer
+        async with self._opening:
+            if self._writer is None:
+                reader, writer = await self._connected()
+                writer.write(line(Hello(self._rules)))
+                self._writer = writer
+                self._listener = asyncio.create_task(self._listen(reader, writer))
+            return self._writer
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self._folder is not None, "enter lifespan() first"  # noqa: S101
+        path = host_socket(self._folder)
+        with contextlib.suppress(OSError):
+            return await asyncio.open_unix_connection(path, limit=_LINE)
+        fault = await asyncio.to_thread(_begin_host, self._folder)
+        try:
+            return await asyncio.open_unix_connection(path, limit=_LINE)
+        except OSError as error:
+            raise Unavailable(
+                f"the process that keeps local models cannot be begun: {fault or error.strerror or error}",
+                code="engine_host_failed",
+            ) from None
+
+    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass answers on to those who wait for them, until the line ends."""
+        try:
+            while said := await reader.readline():
+                reply = read_reply(said)
+                future = self._asked.get(reply.id)
+                if future is not None and not future.done():
+                    future.set_result(reply)
+                elif isinstance(reply, Leased):  # for somebody who left at this moment
+                    self.release(writer, reply.id)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            log.warning("the line to the process that keeps local models broke: %s", error)
+        finally:
+            self._writer = None
+            writer.close()
+            for future in self._asked.values():
+                if not future.done():
+                    future.set_exception(_Lost())
+
+    async def _close(self) -> None:
+        """Say good-bye; if this is the last worker, the models end before this returns."""
+        writer, listener = self._writer, self._listener
+        if writer is not None and listener is not None:
+            writer.write(line(Bye()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STARTING):
+                    await listener
+
+
+def _begin_host(folder: Path) -> str:
+    """Have a host begun, if there is none; why it was not, "" if it was."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*_PROGRAM, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=_STARTING,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = done.stdout.decode("utf-8", "replace").strip()
+    return said or (f"it ended with status {done.returncode}" if done.returncode else "")
+
+
+def _gone() -> Unavailable:
+    return Unavailable(
+        "the process that keeps local models has ended; another takes its place",
+        code="engine_host_lost",
+        retry=Retry.SAME,
+        retry_after=1.0,
+    )
+
+
+def _refusal(refused: Refused) -> GatewayError:
+    return Unavailable(refused.message, code=refused.code, retry_after=refused.retry_after)
