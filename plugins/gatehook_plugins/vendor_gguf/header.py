@@ -14,22 +14,8 @@ from typing import Any, BinaryIO, Final
 
 __all__ = ["BadFile", "Header", "Headers", "read_header", "shards"]
 
-_SCALARS: Final[Mapping[int, struct.Struct]] = {
-    kind: struct.Struct("<" + code)
-    for kind, code in {
-        0: "B",
-        1: "b",
-        2: "H",
-        3: "h",
-        4: "I",
-        5: "i",
-        6: "f",
-        7: "?",
-        10: "Q",
-        11: "q",
-        12: "d",
-    }.items()
-}
+_CODES: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS: Final = {kind: struct.Struct("<" + code) for kind, code in _CODES.items()}
 _STRING: Final = 8
 _ARRAY: Final = 9
 _U32, _U64 = _SCALARS[4], _SCALARS[10]

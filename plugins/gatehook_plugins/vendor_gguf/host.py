@@ -168,8 +168,8 @@ class _Line:
                 self._run(id, self._acquire(id, spec))
             case Release(id):
                 self._release(id)
-            case Load(id, spec):
-                self._run(id, self._done(id, self._manager.load(spec)))
+            case Load(id, spec, exact):
+                self._run(id, self._done(id, self._manager.load(spec, exact=exact)))
             case Unload(id, name):
                 self._run(id, self._done(id, self._manager.unload(name)))
             case Report(id):

@@ -1,4 +1,4 @@
-"""A worker's line to the host: opened when the worker begins, and again, with a new host if need be, when it was lost."""
+"""A worker's line to the host. When it is lost it is opened again, to a new host if need be."""
 
 import asyncio
 import contextlib
@@ -90,8 +90,8 @@ class Link:
         longest = len(os.fsencode(engine_socket(folder, 1 << 32)))
         if longest > LONGEST_PATH:
             raise StartupError(
-                f"[plugins.vendor_gguf] the path {folder} is too long: with the names of sockets in it, it has {longest} "
-                f"bytes, and {LONGEST_PATH} are possible; set TMPDIR to a shorter one"
+                f"[plugins.vendor_gguf] the path of {folder} is too long: sockets in it would have {longest} bytes, "
+                f"and {LONGEST_PATH} are possible; set TMPDIR to a shorter one"
             )
         self._folder = folder
         try:
@@ -116,17 +116,17 @@ class Link:
             Unavailable: it cannot be loaded, or there is no room for it.
         """
         for last in (False, True):
-            writer, id = await self._opened(), next(self._ids)
+            writer, wish = await self._opened(), Acquire(next(self._ids), spec)
             try:
-                leased = await self._answer(writer, Acquire(id, spec), Leased)
+                leased = await self._answer(writer, wish, Leased)
             except asyncio.CancelledError:
-                self.release(writer, id)
+                self.release(writer, wish.id)
                 raise
             except _Lost:
                 if last:
                     raise _gone() from None
             else:
-                return Lease(self, writer, id, leased.socket)
+                return Lease(self, writer, wish.id, leased.socket)
         raise AssertionError
 
     def release(self, writer: asyncio.StreamWriter, id: int) -> None:
@@ -134,13 +134,13 @@ class Link:
         if writer is self._writer and not writer.is_closing():
             writer.write(line(Release(id)))
 
-    async def load(self, spec: Spec) -> None:
-        """Have this loaded; returns when it is.
+    async def load(self, spec: Spec, *, exact: bool = True) -> None:
+        """Have this loaded, or if not `exact` any quantization of it; returns when it is.
 
         Raises:
             Unavailable: as `acquire`.
         """
-        await self._done(Load(next(self._ids), spec))
+        await self._done(Load(next(self._ids), spec, exact))
 
     async def unload(self, name: str) -> None:
         """Unload a model when its requests are answered; returns when its memory is free.

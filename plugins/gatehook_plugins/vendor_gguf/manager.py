@@ -94,19 +94,19 @@ class Manager:
         resident.give_back()
         self._settle(resident)
 
-    async def load(self, spec: Spec) -> None:
-        """Have exactly this loaded, in the place of another quantization of it; returns when it is.
+    async def load(self, spec: Spec, *, exact: bool = True) -> None:
+        """Have this loaded, in the place of another quantization of it unless that will do; returns when it is.
 
         Raises:
             Refusal: as `acquire`.
         """
         self._failures.forget(spec.name)
         resident = self._residents.get(spec.name)
-        if resident is not None and resident.spec.content != spec.content:
+        if resident is not None and exact and resident.spec.content != spec.content:
             self._leave(resident)
         elif resident is not None and resident.ready:
             return
-        if (want := self._wants.get(spec.name)) is not None:
+        if exact and (want := self._wants.get(spec.name)) is not None:
             want.spec = spec  # the latest word
         self.release(await self._awaited(spec, self._rules.queue_timeout))
 
@@ -237,7 +237,7 @@ class Manager:
             raise Refusal(
                 "model_too_large",
                 f"the model {spec.name!r} needs {size_text(spec.need)} of memory, and memory_limit is "
-                f"{size_text(rules.memory_limit)}{taken}; a smaller quantization, context or number of slots needs less",
+                f"{size_text(rules.memory_limit)}{taken}; a smaller quantization or context, or fewer slots, need less",
             )
 
     # --- making room
@@ -338,7 +338,7 @@ class Manager:
                 await resident.ended.wait()
                 wait = 0.0
             except Refusal as refusal:
-                log.error("the pinned model %s is not loaded: %s", spec.name, refusal.message)
+                log.warning("the pinned model %s is not loaded: %s", spec.name, refusal.message)
                 wait = refusal.retry_after or 60.0
             await asyncio.sleep(wait)
 

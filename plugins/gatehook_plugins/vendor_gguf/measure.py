@@ -23,8 +23,8 @@ __all__ = ["measured"]
 
 _PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.measure")
 _SECONDS: Final = 20.0
-_BUFFER: Final = re.compile(rb"(?:KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB", re.IGNORECASE)
-"""What the library logs of each buffer that it would allocate."""
+_BUFFER: Final = re.compile(rb"(?:llama_(?:kv_cache|memory)\w*: +size|(?:compute|output) buffer size) *= *([\d.]+) MiB")
+"""What the library logs of each buffer that it would allocate; of caches, the sum of several."""
 
 
 async def measured(options: EngineOptions) -> int | None:
@@ -59,10 +59,10 @@ def _measure(options: EngineOptions) -> int:
     header = read_header(Path(options.path))
     said: list[bytes] = []
 
-    @llama_cpp.llama_log_callback
-    def listen(level: int, text: bytes, data: Any) -> None:
+    def hear(level: int, text: bytes, data: Any) -> None:
         said.append(text)
 
+    listen = llama_cpp.llama_log_callback(hear)  # a name, or it would be collected while the library has it
     llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
     how = llama_cpp.llama_model_default_params()
     how.no_alloc, how.load_mode, how.n_gpu_layers = True, llama_cpp.LLAMA_LOAD_MODE_NONE, options.gpu_layers

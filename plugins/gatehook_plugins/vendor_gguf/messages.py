@@ -1,7 +1,7 @@
 """What workers and the host say to each other: JSON, one message a line. The host answers every `id`."""
 
 import hashlib
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -94,6 +94,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     spec: Spec
+    exact: bool = True
+    """Whether another quantization of it will not do, if it is that which is loaded."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -139,8 +141,8 @@ class State(msgspec.Struct, frozen=True):
     """A model that is not simply unloaded."""
 
     name: str
-    status: str
-    """loading, loaded or failed."""
+    status: Literal["loading", "loaded", "failed"]
+    """What the model is doing."""
     spec: Spec
     context: int = 0
     progress: float | None = None
