@@ -1,6 +1,6 @@
-"""``python -m gatehook_plugins.vendor_gguf.host FOLDER``: the process that keeps all local models of one gateway.
+"""``python -m gatehook_plugins.vendor_gguf.host FOLDER [ENGINE ...]``: the process that keeps all local models.
 
-It listens in FOLDER, which is the gateway's own, and goes into the background; the command returns when workers can
+There is one for each gateway; ENGINE is the command of its engines, if not our own. It listens in FOLDER, which is the gateway's own, and goes into the background; the command returns when workers can
 connect, and does nothing where a host is there already. It lives for as long as a worker holds a line to it, and a
 moment longer if one was lost without a word, as its successor will come soon. Its models end with it.
 """
@@ -13,13 +13,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from gatehook_plugins.vendor_gguf.engine_process import EngineProcess
+from gatehook_plugins.vendor_gguf.engine_process import PROGRAM, EngineProcess
 from gatehook_plugins.vendor_gguf.failures import Refusal
 from gatehook_plugins.vendor_gguf.manager import Manager
 from gatehook_plugins.vendor_gguf.measure import measured
@@ -69,9 +69,10 @@ def engine_socket(folder: Path, number: int) -> Path:
 class Host:
     """Listens to workers, and has a `Manager` do what they ask for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Engines listen in `folder`."""
+    def __init__(self, folder: Path, program: Sequence[str] = PROGRAM) -> None:
+        """Engines, begun by `program`, listen in `folder`."""
         self._folder = folder
+        self._program = program
         self._numbers = itertools.count(1)
         self._lines: set[_Line] = set()
         self._over = asyncio.Event()
@@ -119,7 +120,7 @@ class Host:
 
     def _engine(self, spec: Spec) -> Engine:
         at = engine_socket(self._folder, next(self._numbers))
-        return EngineProcess(msgspec.structs.replace(spec.options, socket=str(at)))
+        return EngineProcess(msgspec.structs.replace(spec.options, socket=str(at)), self._program)
 
 
 class _Line:
@@ -247,7 +248,7 @@ def _listen(path: Path) -> socket.socket:
     return sock
 
 
-def _live(folder: Path, sock: socket.socket) -> None:
+def _live(host: Host, sock: socket.socket) -> None:
     """Be the host, in the background."""
     os.setsid()  # what is typed at the gateway's terminal is for the gateway
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -256,13 +257,10 @@ def _live(folder: Path, sock: socket.socket) -> None:
     os.close(nothing)
     logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
 
-    async def serve() -> None:
-        await Host(folder).serve(sock)
-
-    asyncio.run(serve())
+    asyncio.run(host.serve(sock))
 
 
-def _main(folder: Path) -> int:
+def _main(folder: Path, program: Sequence[str]) -> int:
     try:
         with _alone(folder):
             if _answers(host_socket(folder)):
@@ -274,7 +272,7 @@ def _main(folder: Path) -> int:
         sys.stdout.write(f"{error.strerror or error}: {host_socket(folder)}\n")
         return 1
     try:
-        _live(folder, sock)
+        _live(Host(folder, program or PROGRAM), sock)
     except BaseException:
         log.exception("the process that keeps local models failed")
         os._exit(1)
@@ -282,4 +280,4 @@ def _main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))
+    sys.exit(_main(Path(sys.argv[1]), sys.argv[2:]))

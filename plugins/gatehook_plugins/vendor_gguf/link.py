@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,6 +39,8 @@ __all__ = ["Lease", "Link"]
 log = logging.getLogger("gatehook.vendor_gguf")
 
 _PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.host")
+_ENGINE: Sequence[str] = ()
+"""The command of engines, if not our own."""
 _LINE: Final = 16 << 20
 _STARTING: Final = 30.0
 """Seconds that a host may take to begin; and to end all models, at the end."""
@@ -256,7 +258,7 @@ def _begin_host(folder: Path) -> str:
     """Have a host begun, if there is none; why it was not, "" if it was."""
     try:
         done = subprocess.run(  # noqa: S603
-            [*_PROGRAM, str(folder)],
+            [*_PROGRAM, str(folder), *_ENGINE],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             check=False,

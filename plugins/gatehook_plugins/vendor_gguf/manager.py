@@ -93,6 +93,7 @@ class Manager:
         """Give a lease back."""
         resident.give_back()
         self._settle(resident)
+        self._pump()
 
     async def load(self, spec: Spec, *, exact: bool = True) -> None:
         """Have this loaded, in the place of another quantization of it unless that will do; returns when it is.
@@ -307,6 +308,7 @@ class Manager:
             await resident.load(self._rules.load_timeout)
             log.info("%s is loaded", name)
             self._settle(resident)
+            self._pump()
             await resident.engine.wait()
             log.info("%s is unloaded", name)
         except EngineFailed as failed:
@@ -354,8 +356,6 @@ class Manager:
                 resident.engine.stop()
         else:
             self._watch_idle(resident)
-        if self._wants:
-            self._pump()
 
     def _watch_idle(self, resident: Resident) -> None:
         """Unload it when nobody has used it for `idle_ttl`."""
