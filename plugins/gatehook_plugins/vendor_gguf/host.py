@@ -1,8 +1,10 @@
-"""``python -m gatehook_plugins.vendor_gguf.host FOLDER [ENGINE ...]``: the process that keeps all local models.
+"""``python -m gatehook_plugins.vendor_gguf.host FOLDER [ENGINE ...]``: the process that keeps a gateway's local models.
 
-There is one for each gateway; ENGINE is the command of its engines, if not our own. It listens in FOLDER, which is the gateway's own, and goes into the background; the command returns when workers can
-connect, and does nothing where a host is there already. It lives for as long as a worker holds a line to it, and a
-moment longer if one was lost without a word, as its successor will come soon. Its models end with it.
+It listens in FOLDER, which is the gateway's own, and goes into the background; the command returns when workers can
+connect, and does nothing where a host is there already. ENGINE is the command of the engines, if not our own.
+
+It lives for as long as a worker holds a line to it, and a moment longer if one was lost without a word, as its
+successor will come soon. Its models end with it.
 """
 
 import asyncio

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -68,8 +67,7 @@ class Engine:
         return response
 
 
-async def load(options: dict[str, Any]) -> None:
-    data = Path(options["path"]).read_bytes()
+async def load(options: dict[str, Any], data: bytes) -> None:
     if data[:4] != b"GGUF":
         say(failed={"code": "bad_file", "message": "is no GGUF file"})
         sys.exit(1)
@@ -81,7 +79,7 @@ async def load(options: dict[str, Any]) -> None:
     if wish == "hang":
         await asyncio.Event().wait()
     if wish.startswith("wait"):
-        while not Path(wish.split()[1]).exists():
+        while not os.path.exists(wish.split()[1]):  # noqa: ASYNC110, ASYNC240, PTH110
             await asyncio.sleep(0.01)
 
 
@@ -89,8 +87,10 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     options = json.loads(sys.stdin.buffer.readline())
+    with open(options["path"], "rb") as file:  # noqa: ASYNC230, PTH123
+        data = file.read()
     loop.add_reader(0, lambda: os.read(0, 1024) or ended.set())
-    loading = asyncio.create_task(load(options))
+    loading = asyncio.create_task(load(options, data))
     done, _ = await asyncio.wait([loading, asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
     if loading not in done:
         return

@@ -1,5 +1,6 @@
 """Headers are read as they are, and what is no header is told so, whatever it is."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_what_is_not_told_is_nothing(tmp_path: Path, gguf_header: Head) -> None:
 
 
 @pytest.mark.parametrize(
-    "data, what",
+    ("data", "what"),
     [
         (b"", "is no GGUF file"),
         (b"PK\x03\x04 a zip", "is no GGUF file"),
@@ -86,10 +87,8 @@ def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPa
     kind = st.integers(0, 13).map(lambda one: one.to_bytes(4, "little"))
     pieces = st.lists(st.one_of(length, kind, st.binary(max_size=12)), max_size=12).map(b"".join)
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(8) + data.draw(length) + data.draw(pieces))
-    try:
+    with contextlib.suppress(BadFile):
         assert read_header(path).architecture
-    except BadFile as error:
-        assert str(error)
     path.unlink()
 
 

@@ -114,10 +114,15 @@ async def world() -> AsyncIterator[Callable[..., World]]:
         assert one.living == []
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0)
+
+
 async def started(world: World, count: int) -> Engine:
     """The engine that is begun as the `count`-th."""
-    while len(world.started) < count:
-        await asyncio.sleep(0)
+    await until(lambda: len(world.started) >= count)
     return world.started[count - 1]
 
 
@@ -160,8 +165,7 @@ async def test_a_lease_that_comes_as_its_waiter_leaves_is_given_back(
     await tick()
     engine.loaded.set()
     resident = here.manager._residents["a"]
-    while not resident.leases:
-        await asyncio.sleep(0)
+    await until(lambda: resident.leases > 0)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         here.manager.release(await waiting)
@@ -234,8 +238,7 @@ async def test_a_model_that_is_always_busy_makes_room_for_one_that_waits(
     here = world(max_concurrent_models=1, switch_after=0.01)
     busy = await here.manager.acquire(spec_of("a"))
     other = asyncio.create_task(here.manager.acquire(spec_of("b")))
-    while not busy.leaving:
-        await asyncio.sleep(0.001)
+    await until(lambda: busy.leaving)
     again = asyncio.create_task(here.manager.acquire(spec_of("a")))
     await tick()
     assert not other.done()
@@ -248,8 +251,7 @@ async def test_a_model_that_is_always_busy_makes_room_for_one_that_waits(
 
 async def test_pinned_models_are_loaded_at_once_and_make_no_room(world: Callable[..., World], spec_of: Make) -> None:
     here = world(pinned=(spec_of("p", need=4),), max_concurrent_models=2, memory_limit=10)
-    while here.status() != {"p": "loaded"}:
-        await asyncio.sleep(0)
+    await until(lambda: here.status() == {"p": "loaded"})
     for name in "abc":
         here.manager.release(await here.manager.acquire(spec_of(name)))
     assert "p" not in [one.name for one in here.stopped]
@@ -274,8 +276,7 @@ async def test_where_all_places_are_pinned_the_others_are_refused_at_once(
     world: Callable[..., World], spec_of: Make
 ) -> None:
     here = world(pinned=(spec_of("p"), spec_of("q")))
-    while here.status() != {"p": "loaded", "q": "loaded"}:
-        await asyncio.sleep(0)
+    await until(lambda: here.status() == {"p": "loaded", "q": "loaded"})
     with pytest.raises(Refusal, match=r"all 2 that may be loaded \(max_concurrent_models\) are pinned"):
         await here.manager.acquire(spec_of("a"))
 
@@ -411,7 +412,8 @@ async def test_whatever_happens_nobody_is_lost_and_no_limit_is_broken(
             try:
                 resident: Resident = await here.manager.acquire(spec_of(name, need=needs[name]))
             except Refusal as refusal:
-                assert refusal.code == "engine_crashed"
+                if refusal.code not in ("engine_crashed", "model_load_failed"):  # stopped while it was being loaded
+                    raise
                 await asyncio.sleep(0.01)
                 here.manager._failures.forget(name)
                 continue
