@@ -89,7 +89,7 @@ class EngineProcess:
         self._ready_at = time.monotonic()
 
     async def wait(self) -> None:
-        """Return when it has ended after `stop()`.
+        """Return when it has ended as it should, after `stop()`.
 
         Raises:
             EngineFailed: it has ended for another reason.
@@ -97,7 +97,7 @@ class EngineProcess:
         assert self._process is not None  # noqa: S101  # begun before
         await self._process.wait()
         await self._heard_out()
-        if not self._stopping:
+        if not self._stopping or self._process.returncode not in (0, -signal.SIGKILL):
             served = time.monotonic() - (self._ready_at or time.monotonic())
             raise EngineFailed(self._how_it_ended(self._process), served=served)
 

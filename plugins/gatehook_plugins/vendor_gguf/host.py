@@ -44,28 +44,17 @@ from gatehook_plugins.vendor_gguf.messages import (
     read_message,
 )
 from gatehook_plugins.vendor_gguf.resident import Engine, Resident
+from gatehook_plugins.vendor_gguf.sockets import engine_socket, host_socket
 
-__all__ = ["LONGEST_PATH", "Host", "engine_socket", "host_socket"]
+__all__ = ["Host"]
 
 log = logging.getLogger("gatehook.vendor_gguf")
 
-LONGEST_PATH: Final = 107
-"""Bytes that the path of a Unix socket may have."""
 _LINGER: Final = 5.0
 """Seconds that it lives on without a worker, if none has said that it ends."""
 _LINE: Final = 4 << 20
 """Bytes of a message, at most: a chat template may be in it."""
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
-
-
-def host_socket(folder: Path) -> Path:
-    """Where the host of this folder listens."""
-    return folder / "host.sock"
-
-
-def engine_socket(folder: Path, number: int) -> Path:
-    """Where an engine of it listens; a host that takes the place of one that was killed uses other names."""
-    return folder / f"{os.getpid():x}-{number:x}.sock"
 
 
 class Host:
@@ -169,8 +158,8 @@ class _Line:
                 self._manager.adopt(rules)
             case Acquire(id, spec):
                 self._run(id, self._acquire(id, spec))
-            case Release(id):
-                self._release(id)
+            case Release(id, broken):
+                self._release(id, broken=broken)
             case Load(id, spec, exact):
                 self._run(id, self._done(id, self._manager.load(spec, exact=exact)))
             case Unload(id, name):
@@ -202,8 +191,10 @@ class _Line:
         await work
         self._say(Done(id))
 
-    def _release(self, id: int) -> None:
+    def _release(self, id: int, *, broken: bool) -> None:
         if (resident := self._leases.pop(id, None)) is not None:
+            if broken:
+                self._manager.doubt(resident)
             self._manager.release(resident)
         elif (task := self._tasks.get(id)) is not None:
             task.cancel()

@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 import msgspec
 
 from gatehook import GatewayError, Retry, StartupError, Unavailable
-from gatehook_plugins.vendor_gguf.host import LONGEST_PATH, engine_socket, host_socket
 from gatehook_plugins.vendor_gguf.messages import (
     Acquire,
     Bye,
@@ -33,6 +32,7 @@ from gatehook_plugins.vendor_gguf.messages import (
     line,
     read_reply,
 )
+from gatehook_plugins.vendor_gguf.sockets import LONGEST_PATH, engine_socket, host_socket
 
 __all__ = ["Lease", "Link"]
 
@@ -55,18 +55,30 @@ class _Lost(Exception):
 class Lease:
     """A loaded model, for one request. Give it back."""
 
-    __slots__ = ("_id", "_link", "_writer", "socket")
+    __slots__ = ("_id", "_link", "_spec", "_writer", "socket")
 
-    def __init__(self, link: "Link", writer: asyncio.StreamWriter, id: int, socket: str) -> None:
+    def __init__(self, link: "Link", spec: Spec, writer: asyncio.StreamWriter, id: int, socket: str) -> None:
         self._link = link
-        self._writer = writer
+        self._spec = spec
+        self._writer: asyncio.StreamWriter | None = writer
         self._id = id
         self.socket = socket
         """Where the model's engine listens."""
 
-    def release(self) -> None:
-        """The request has ended."""
-        self._link.release(self._writer, self._id)
+    def release(self, *, broken: bool = False) -> None:
+        """The request has ended; or it was not even begun, as the engine is `broken`."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._link.release(writer, self._id, broken=broken)
+
+    async def renew(self) -> None:
+        """Have another engine in the place of one that takes no requests: it has just ended.
+
+        Raises:
+            Unavailable: there is none, as for `Link.acquire`.
+        """
+        self.release(broken=True)
+        self._writer, self._id, self.socket = await self._link.take(self._spec)
 
 
 class Link:
@@ -117,6 +129,10 @@ class Link:
         Raises:
             Unavailable: it cannot be loaded, or there is no room for it.
         """
+        return Lease(self, spec, *await self.take(spec))
+
+    async def take(self, spec: Spec) -> tuple[asyncio.StreamWriter, int, str]:
+        """What a lease is made of: the line it came by, its number there, and the engine's socket."""
         for last in (False, True):
             writer, wish = await self._opened(), Acquire(next(self._ids), spec)
             try:
@@ -128,13 +144,13 @@ class Link:
                 if last:
                     raise _gone() from None
             else:
-                return Lease(self, writer, wish.id, leased.socket)
+                return writer, wish.id, leased.socket
         raise AssertionError
 
-    def release(self, writer: asyncio.StreamWriter, id: int) -> None:
+    def release(self, writer: asyncio.StreamWriter, id: int, *, broken: bool = False) -> None:
         """Give a lease back, or the wish for one; if its host is gone, so are they."""
         if writer is self._writer and not writer.is_closing():
-            writer.write(line(Release(id)))
+            writer.write(line(Release(id, broken)))
 
     async def load(self, spec: Spec, *, exact: bool = True) -> None:
         """Have this loaded, or if not `exact` any quantization of it; returns when it is.

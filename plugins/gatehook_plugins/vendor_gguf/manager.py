@@ -95,6 +95,12 @@ class Manager:
         self._settle(resident)
         self._pump()
 
+    def doubt(self, resident: Resident) -> None:
+        """Lease it no more: its engine cannot be reached. It has ended, which will be noticed soon, or is to end."""
+        if not resident.leaving:
+            log.warning("the engine of %s cannot be reached", resident.spec.name)
+            resident.leaving = True
+
     async def load(self, spec: Spec, *, exact: bool = True) -> None:
         """Have this loaded, in the place of another quantization of it unless that will do; returns when it is.
 

@@ -87,6 +87,8 @@ class Release(msgspec.Struct, frozen=True, tag=True):
     """The request has ended; or nobody waits for the model any more. Not answered."""
 
     id: int
+    broken: bool = False
+    """Whether the model's engine did not take the request."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):

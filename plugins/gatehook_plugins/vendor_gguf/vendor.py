@@ -124,10 +124,22 @@ class GGUFVendor:
         body: dict[str, Any] = {**attempt.payload, "model": call.public_name}
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        raw, url = encode(body), _URLS[call.operation]
         with _crash_told():
-            return await self._egress.request(
-                target, "POST", _URLS[call.operation], headers=_HEADERS, body=encode(body), uds=lease.socket
-            )
+            try:
+                return await self._egress.request(target, "POST", url, headers=_HEADERS, body=raw, uds=lease.socket)
+            except UpstreamError as error:
+                if not _is_refused(error):
+                    raise
+            await lease.renew()
+            return await self._egress.request(target, "POST", url, headers=_HEADERS, body=raw, uds=lease.socket)
+
+
+def _is_refused(error: UpstreamError) -> bool:
+    """Whether nobody listens there any more: what was to be sent has not been."""
+    cause = error.__cause__
+    refused = getattr(cause, "os_error", cause)  # the client library's own error has the system's in it
+    return isinstance(refused, ConnectionRefusedError | FileNotFoundError)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ async def load(options: dict[str, Any], data: bytes) -> None:
     say(progress=0.5)
     if wish == "exit":
         print("tensor data is not within the file bounds", file=sys.stderr, flush=True)
-        sys.exit(3)
+        os._exit(3)
     if wish == "hang":
         await asyncio.Event().wait()
     if wish.startswith("wait"):
@@ -89,7 +89,7 @@ async def main() -> None:
     options = json.loads(sys.stdin.buffer.readline())
     with open(options["path"], "rb") as file:  # noqa: ASYNC230, PTH123
         data = file.read()
-    loop.add_reader(0, lambda: os.read(0, 1024) or ended.set())
+    loop.add_reader(0, lambda: None if os.read(0, 1024) else ended.set())
     loading = asyncio.create_task(load(options, data))
     done, _ = await asyncio.wait([loading, asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
     if loading not in done:

@@ -35,16 +35,14 @@ class Engine:
         self.world.living.append(self)
         self.world.check()
         progress(0.5)
-        loaded = asyncio.create_task(self.loaded.wait())
-        try:
-            await asyncio.wait([loaded, self.ended], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            loaded.cancel()
+        self.ended.add_done_callback(lambda _: self.loaded.set())
+        await self.loaded.wait()
         if self.spec.name in self.world.broken:
             self.world.living.remove(self)
             raise EngineFailed("is broken")
         if self.ended.done():
             self.world.living.remove(self)
+            self.ended.exception()
             raise EngineFailed("was stopped")
 
     async def wait(self) -> None:
