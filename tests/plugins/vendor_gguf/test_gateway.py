@@ -317,7 +317,7 @@ async def test_loading_does_not_count_as_silence(local: Open, gguf: Write, tmp_p
         async def ask() -> int:
             async with here.post("late", "Hi", stream=True) as answer:
                 await answer.read()
-                return answer.status
+                return int(answer.status)
 
         asking = asyncio.create_task(ask())
         await asyncio.wait([asking], timeout=0.6)
