@@ -157,12 +157,14 @@ class EngineProcess:
                 continue
 
     async def _heard_out(self) -> None:
-        """Read what it said last; not for ever, as a child of its own may hold the pipe."""
+        """It has ended: read what it said last (not for ever, as a child of its own may hold the pipe), and tidy up."""
         await asyncio.wait(self._listeners, timeout=1.0)
         for listener in self._listeners:
             listener.cancel()
         if self._killer is not None:
             self._killer.cancel()
+        with contextlib.suppress(OSError):
+            os.unlink(self.options.socket)  # noqa: PTH108  # on the gateway's own folder, in memory where there is one
 
     def _end(self, process: asyncio.subprocess.Process) -> None:
         if self._killer is None and process.returncode is None:

@@ -31,7 +31,7 @@ def need(header: Header, options: EngineOptions) -> int:
     The weights, the key-value cache of all slots, and what one step of computing needs.
     """
     tokens = context_of(header, options.context) * max(1, options.slots)
-    step = options.batch * (4 * header.vocabulary + 32 * header.width)
+    step = options.batch * (4 * header.vocabulary + 64 * header.width)
     return header.size + tokens * header.cells * _CELL + step + PROCESS
 
 
