@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import tempfile
@@ -11,7 +12,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 from pydantic import ByteSize, Field, PositiveFloat, PositiveInt
 
 from gatehook import CATALOG, LOCAL_MODELS, GatewayError, Router, Section, ServiceKey, StartupError, Vendor, hookimpl
@@ -19,7 +19,7 @@ from gatehook_plugins.vendor_gguf.deployments import VENDOR, Defaults, Deploymen
 from gatehook_plugins.vendor_gguf.estimate import machine_memory
 from gatehook_plugins.vendor_gguf.library import Library
 from gatehook_plugins.vendor_gguf.link import Link
-from gatehook_plugins.vendor_gguf.messages import Rules
+from gatehook_plugins.vendor_gguf.messages import Rules, Spec
 from gatehook_plugins.vendor_gguf.service import LocalGGUF
 from gatehook_plugins.vendor_gguf.shelf import Shelf
 from gatehook_plugins.vendor_gguf.vendor import INSTALL, GGUFVendor, is_installed
@@ -80,10 +80,9 @@ class VendorGGUF:
     @hookimpl
     def register_services(self, gateway: Gateway) -> Iterable[tuple[ServiceKey[Any], object]]:
         """`LOCAL_MODELS`."""
-        rules = self._rules()
-        self._link = Link(rules)
-        self._shelf = Shelf(self._deployments(gateway, rules.memory_limit), gateway.services[CATALOG])
-        return [(LOCAL_MODELS, LocalGGUF(self._shelf, self._link, rules, self._settings.pinned))]
+        self._link = Link()
+        self._shelf = Shelf(self._deployments(gateway), gateway.services[CATALOG])
+        return [(LOCAL_MODELS, LocalGGUF(self._shelf, self._link))]
 
     @hookimpl
     def register_vendors(self, gateway: Gateway) -> Iterable[Vendor]:
@@ -105,26 +104,30 @@ class VendorGGUF:
                 raise StartupError(f"[plugins.vendor_gguf] {INSTALL}; or set enabled = false")
             async with self._shelf.lifespan():
                 with _folder(gateway.runtime) as folder:
-                    self._link.tell(await self._with_pinned())
-                    async with self._link.lifespan(folder):
+                    async with self._link.lifespan(folder, await self._rules()):
                         yield
 
         return [lifespan]
 
-    def _rules(self) -> Rules:
+    def _memory(self) -> int:
+        """Bytes of memory that all models may take."""
+        return int(self._settings.memory_limit) or int(_SHARE * machine_memory())
+
+    async def _rules(self) -> Rules:
         settings = self._settings
         return Rules(
             stamp=self._stamp,
             max_concurrent_models=settings.max_concurrent_models,
-            memory_limit=int(settings.memory_limit) or int(_SHARE * machine_memory()),
+            memory_limit=await asyncio.to_thread(self._memory),
             auto_load=settings.auto_load,
             idle_ttl=settings.idle_ttl,
             queue_timeout=settings.queue_timeout,
             load_timeout=settings.load_timeout,
             switch_after=settings.switch_after,
+            pinned=await self._pinned(),
         )
 
-    def _deployments(self, gateway: Gateway, memory: int) -> Deployments:
+    def _deployments(self, gateway: Gateway) -> Deployments:
         settings = self._settings
         defaults = Defaults(
             settings.quantization,
@@ -133,7 +136,7 @@ class VendorGGUF:
             settings.batch,
             settings.threads,
             settings.gpu_layers,
-            memory,
+            self._memory,
         )
         base = gateway.settings.path.parent
         folder = base / Path(settings.models_dir).expanduser() if settings.models_dir else None
@@ -141,8 +144,8 @@ class VendorGGUF:
         trusted = {str(target.options.get("path", "")) for target in local}
         return Deployments(Library(folder), defaults, base, trusted, self._stamp)
 
-    async def _with_pinned(self) -> Rules:
-        """The rules, with the models that are always loaded.
+    async def _pinned(self) -> tuple[Spec, ...]:
+        """The models that are always loaded.
 
         Raises:
             StartupError: one of them is not there, or they are too many.
@@ -155,7 +158,7 @@ class VendorGGUF:
                 raise StartupError(f"[plugins.vendor_gguf] pinned: {error.message}") from None
         if len(pinned) > self._settings.max_concurrent_models:
             raise StartupError("[plugins.vendor_gguf] pinned: more models than max_concurrent_models")
-        return msgspec.structs.replace(self._rules(), pinned=tuple(pinned))
+        return tuple(pinned)
 
 
 @contextlib.contextmanager

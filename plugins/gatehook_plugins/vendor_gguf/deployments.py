@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -73,8 +73,8 @@ class Defaults:
     batch: int
     threads: int
     gpu_layers: int
-    memory: int
-    """Bytes that there are: of several quantizations, the largest that fits into it."""
+    memory: Callable[[], int]
+    """Tells how many bytes there are: of several quantizations, the largest that fits is chosen."""
 
 
 class Deployments:
@@ -114,7 +114,7 @@ class Deployments:
         targets = []
         for name, family in found.items():
             if name not in taken and not files & {variant.path for variant in family.variants}:
-                target = Target(key=f"{name}#1", name=name, vendor=VENDOR, model=name)
+                target = Target(key=f"{name}#gguf", name=name, vendor=VENDOR, model=name)
                 targets.append(self.described(target, self._chosen(family, DeploymentOptions(), None).header))
         return targets
 
@@ -215,7 +215,8 @@ class Deployments:
             return next(one for one in family.variants if one.path == file)
         if self._defaults.quantization and (found := family.find(self._defaults.quantization)) is not None:
             return found
-        fitting = (one for one in family.variants if one.header.size < self._defaults.memory)
+        memory = self._defaults.memory()
+        fitting = (one for one in family.variants if one.header.size < memory)
         return next(fitting, family.variants[-1])
 
     def _engine(self, target: Target, options: DeploymentOptions, variant: Variant) -> EngineOptions:

@@ -84,9 +84,10 @@ class Lease:
 class Link:
     """Speaks with the host. Use within `lifespan()`."""
 
-    def __init__(self, rules: Rules) -> None:
-        """`rules` are told to the host, which goes by the newest it was told."""
-        self._rules = rules
+    def __init__(self) -> None:
+        """Nothing is opened yet."""
+        self.rules = Rules()
+        """What the host is told, which goes by the newest that it was told."""
         self._folder: Path | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._opening = asyncio.Lock()
@@ -95,8 +96,12 @@ class Link:
         self._asked: dict[int, asyncio.Future[Reply]] = {}
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, folder: Path) -> AsyncIterator[None]:
+    async def lifespan(self, folder: Path, rules: Rules) -> AsyncIterator[None]:
         """Open the line to the host of this folder; begin it if there is none.
+
+        Args:
+            folder: private, and the same for all workers.
+            rules: how the host is to keep models.
 
         Raises:
             StartupError: the host cannot be begun.
@@ -107,7 +112,7 @@ class Link:
                 f"[plugins.vendor_gguf] the path of {folder} is too long: sockets in it would have {longest} bytes, "
                 f"and {LONGEST_PATH} are possible; set TMPDIR to a shorter one"
             )
-        self._folder = folder
+        self._folder, self.rules = folder, rules
         try:
             await self._opened()
         except Unavailable as error:
@@ -116,12 +121,6 @@ class Link:
             yield
         finally:
             await self._close()
-
-    def tell(self, rules: Rules) -> None:
-        """Have the host go by other rules."""
-        self._rules = rules
-        if self._writer is not None:
-            self._writer.write(line(Hello(rules)))
 
     async def acquire(self, spec: Spec) -> Lease:
         """A lease of a model, which is loaded first if need be.
@@ -222,7 +221,7 @@ class Link:
         async with self._opening:
             if self._writer is None:
                 reader, writer = await self._connected()
-                writer.write(line(Hello(self._rules)))
+                writer.write(line(Hello(self.rules)))
                 self._writer = writer
                 self._listener = asyncio.create_task(self._listen(reader, writer))
             return self._writer

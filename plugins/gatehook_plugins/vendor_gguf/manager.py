@@ -319,6 +319,10 @@ class Manager:
             log.info("%s is unloaded", name)
         except EngineFailed as failed:
             self._failed(resident, failed)
+        except Exception as error:
+            log.exception("%s is in disorder", name)
+            resident.engine.stop()
+            self._failed(resident, EngineFailed(f"could not be run: {error}"))
         finally:
             del self._residents[name]
             resident.ended.set()

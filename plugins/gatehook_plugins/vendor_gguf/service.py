@@ -1,14 +1,14 @@
 """The service `LOCAL_MODELS`: what a worker knows of the files, joined with how the host says that they are."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from gatehook import GatewayError, LocalLimits, LocalModel, LocalModels, Target
+from gatehook import GatewayError, LocalLimits, LocalModel, LocalModels, ModelNotFound, Target
 from gatehook_plugins.vendor_gguf.deployments import VENDOR
 from gatehook_plugins.vendor_gguf.library import Family, Variant
 from gatehook_plugins.vendor_gguf.link import Link
-from gatehook_plugins.vendor_gguf.messages import Rules, State
+from gatehook_plugins.vendor_gguf.messages import State
 from gatehook_plugins.vendor_gguf.shelf import Shelf
 
 __all__ = ["LocalGGUF"]
@@ -19,11 +19,9 @@ class LocalGGUF:
 
     engine = VENDOR
 
-    def __init__(self, shelf: Shelf, link: Link, rules: Rules, pinned: Collection[str]) -> None:
+    def __init__(self, shelf: Shelf, link: Link) -> None:
         self._shelf = shelf
         self._link = link
-        self._rules = rules
-        self._pinned = frozenset(pinned)
 
     async def models(self) -> Sequence[LocalModel]:
         """All local models, by name."""
@@ -34,21 +32,29 @@ class LocalGGUF:
 
     async def load(self, name: str, quantization: str | None = None, prefer_gpu: bool | None = None) -> LocalModel:
         """Load one, or wait until it is loaded."""
-        target = self._shelf.target(name)
+        target = await self._target(name)
         spec = await asyncio.to_thread(self._shelf.deployments.spec, target, quantization, prefer_gpu)
         await self._link.load(spec, exact=quantization is not None or prefer_gpu is not None)
         return await self._one(target)
 
     async def unload(self, name: str) -> LocalModel:
         """Unload one when its requests are answered."""
-        target = self._shelf.target(name)
+        target = await self._target(name)
         await self._link.unload(target.name)
         return await self._one(target)
 
     async def limits(self) -> LocalLimits:
         """How much they may take, and take."""
         told = await self._link.report()
-        return LocalLimits(self._rules.max_concurrent_models, self._rules.memory_limit, told.memory)
+        rules = self._link.rules
+        return LocalLimits(rules.max_concurrent_models, rules.memory_limit, told.memory)
+
+    async def _target(self, name: str) -> Target:
+        try:
+            return self._shelf.target(name)
+        except ModelNotFound:
+            await self._shelf.look()  # its file may be new
+            return self._shelf.target(name)
 
     async def _one(self, target: Target) -> LocalModel:
         told = await self._link.report()
@@ -69,7 +75,7 @@ class LocalGGUF:
             quantizations=tuple(variant.quantization for variant in family.variants),
             architecture=header.architecture,
             context_length=target.context_window or header.context_length,
-            pinned=target.name in self._pinned,
+            pinned=any(spec.name == target.name for spec in self._link.rules.pinned),
         )
         return model if state is None else _with_state(model, state)
 

@@ -71,6 +71,7 @@ def of_process(pid: int, what: str) -> str:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: tuple[str, ...]) -> Open:
     """Opens a gateway whose models lie in tmp_path."""
     monkeypatch.setattr(link, "_ENGINE", stand_in)
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: True)  # it is not needed
 
     @contextlib.asynccontextmanager
     async def opened(more: str = "", models: str = "", failover: str = "") -> AsyncIterator[Local]:
@@ -209,7 +210,7 @@ async def test_an_engine_that_dies_in_a_stream_is_an_honest_error_and_is_begun_a
 ) -> None:
     gguf("a.gguf")
     gguf("b.gguf")
-    async with local() as here:
+    async with local(models="[plugins.metrics]") as here:
         other = await here.pid("b")
         async with here.post("a", "die", stream=True) as stream:
             data = b""
@@ -220,6 +221,11 @@ async def test_an_engine_that_dies_in_a_stream_is_an_honest_error_and_is_begun_a
         assert b'"code":"engine_crashed"' in data
         assert (await here.said("a"))[0] == "a"
         assert await here.pid("b") == other
+        async with here.http.get(f"{here.served.url}/metrics") as page:
+            counted = [line for line in (await page.text()).splitlines() if 'code="engine_crashed"' in line]
+        assert counted == [
+            'gateway_requests_total{code="engine_crashed",model="a",outcome="partial",vendor="gguf"} 1.0'
+        ]
     assert "a ended by signal SIGABRT: GGML_ASSERT(logits != nullptr) failed" in capfd.readouterr().err
 
 

@@ -38,8 +38,8 @@ async def opened(
 
     @contextlib.asynccontextmanager
     async def lines(rules: Rules | None = None) -> AsyncIterator[Link]:
-        line = Link(rules or Rules(stamp=1.0))
-        async with line.lifespan(folder):
+        line = Link()
+        async with line.lifespan(folder, rules or Rules(stamp=1.0)):
             yield line
 
     yield lines
@@ -98,13 +98,13 @@ async def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused_at_the_st
     folder = tmp_path / ("x" * 60) / ("y" * 60)
     folder.mkdir(parents=True)
     with pytest.raises(StartupError, match=r"too long: sockets in it would have \d+ bytes, and 107 are possible"):
-        async with Link(Rules()).lifespan(folder):
+        async with Link().lifespan(folder, Rules()):
             raise AssertionError
 
 
 async def test_a_host_that_cannot_be_begun_is_a_fault_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"cannot be begun: No such file or directory: .*host\.sock"):
-        async with Link(Rules()).lifespan(tmp_path / "none"):
+        async with Link().lifespan(tmp_path / "none", Rules()):
             raise AssertionError
 
 

@@ -18,7 +18,9 @@ Write = Callable[..., Path]
 PROGRAM = """
 import sys
 from gatehook.cli import main
+import gatehook_plugins.vendor_gguf as plugin
 from gatehook_plugins.vendor_gguf import link
+plugin.is_installed = lambda: True
 link._ENGINE = sys.argv[2:]
 sys.exit(main(["serve", "--config", sys.argv[1]]))
 """
