@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
@@ -156,6 +157,7 @@ class _Line:
         match message:
             case Hello(rules):
                 self._manager.adopt(rules)
+                self._say(Done(0))
             case Acquire(id, spec):
                 self._run(id, self._acquire(id, spec))
             case Release(id, broken):
@@ -243,7 +245,10 @@ def _listen(path: Path) -> socket.socket:
 
 def _live(host: Host, sock: socket.socket) -> None:
     """Be the host, in the background."""
-    os.setsid()  # what is typed at the gateway's terminal is for the gateway
+    os.setsid()
+    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Whoever sends them to all processes of a service means the gateway, which drains. Engines inherit this.
+        signal.signal(stop, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)
     for place in (0, 1):  # errors go where the gateway's go
         os.dup2(nothing, place)

@@ -45,7 +45,15 @@ _LINE: Final = 16 << 20
 _STARTING: Final = 30.0
 """Seconds that a host may take to begin; and to end all models, at the end."""
 
+_WAITS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds before a host is begun in the place of one that does not answer; to try as often."""
+_ATTEMPTS: Final = 3
+"""To ask a host, each time another one."""
+_PAUSE: Final = 5.0
+"""Seconds until a host is begun again that could not be."""
+
 R = TypeVar("R", bound=Reply)
+_Question = Acquire | Load | Unload | Report
 
 
 class _Lost(Exception):
@@ -117,9 +125,12 @@ class Link:
             await self._opened()
         except Unavailable as error:
             raise StartupError(f"[plugins.vendor_gguf] {error.message}") from None
+        keeper = asyncio.create_task(self._keep_open())
         try:
             yield
         finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
             await self._close()
 
     async def acquire(self, spec: Spec) -> Lease:
@@ -132,19 +143,9 @@ class Link:
 
     async def take(self, spec: Spec) -> tuple[asyncio.StreamWriter, int, str]:
         """What a lease is made of: the line it came by, its number there, and the engine's socket."""
-        for last in (False, True):
-            writer, wish = await self._opened(), Acquire(next(self._ids), spec)
-            try:
-                leased = await self._answer(writer, wish, Leased)
-            except asyncio.CancelledError:
-                self.release(writer, wish.id)
-                raise
-            except _Lost:
-                if last:
-                    raise _gone() from None
-            else:
-                return writer, wish.id, leased.socket
-        raise AssertionError
+        wish = Acquire(next(self._ids), spec)
+        writer, leased = await self._ask(wish, Leased)
+        return writer, wish.id, leased.socket
 
     def release(self, writer: asyncio.StreamWriter, id: int, *, broken: bool = False) -> None:
         """Give a lease back, or the wish for one; if its host is gone, so are they."""
@@ -157,7 +158,7 @@ class Link:
         Raises:
             Unavailable: as `acquire`.
         """
-        await self._done(Load(next(self._ids), spec, exact))
+        await self._ask(Load(next(self._ids), spec, exact), Done)
 
     async def unload(self, name: str) -> None:
         """Unload a model when its requests are answered; returns when its memory is free.
@@ -165,7 +166,7 @@ class Link:
         Raises:
             Unavailable: the host is gone.
         """
-        await self._done(Unload(next(self._ids), name))
+        await self._ask(Unload(next(self._ids), name), Done)
 
     async def report(self) -> Told:
         """How all models are.
@@ -173,24 +174,32 @@ class Link:
         Raises:
             Unavailable: the host is gone.
         """
-        try:
-            return await self._answer(await self._opened(), Report(next(self._ids)), Told)
-        except _Lost:
-            raise _gone() from None
+        _, told = await self._ask(Report(next(self._ids)), Told)
+        return told
 
-    async def _done(self, message: Load | Unload) -> None:
-        writer = await self._opened()
-        try:
-            await self._answer(writer, message, Done)
-        except _Lost:
-            raise _gone() from None
-        except asyncio.CancelledError:
-            self.release(writer, message.id)
-            raise
+    async def _ask(self, message: _Question, kind: type[R]) -> tuple[asyncio.StreamWriter, R]:
+        """The host's answer, and the line it came by. Asked again if the line is lost: no question does harm twice.
 
-    async def _answer(
-        self, writer: asyncio.StreamWriter, message: "Acquire | Load | Unload | Report", kind: type[R]
-    ) -> R:
+        Raises:
+            Unavailable: the host refuses, or is gone.
+        """
+        for _ in range(_ATTEMPTS):
+            writer = await self._opened()
+            try:
+                return writer, await self._answer(writer, message, kind)
+            except asyncio.CancelledError:
+                self.release(writer, message.id)
+                raise
+            except _Lost:
+                continue
+        raise Unavailable(
+            "the process that keeps local models has ended; another takes its place",
+            code="engine_host_lost",
+            retry=Retry.SAME,
+            retry_after=1.0,
+        )
+
+    async def _answer(self, writer: asyncio.StreamWriter, message: _Question, kind: type[R]) -> R:
         """What the host answers.
 
         Raises:
@@ -221,24 +230,56 @@ class Link:
         async with self._opening:
             if self._writer is None:
                 reader, writer = await self._connected()
-                writer.write(line(Hello(self.rules)))
                 self._writer = writer
                 self._listener = asyncio.create_task(self._listen(reader, writer))
             return self._writer
 
+    async def _keep_open(self) -> None:
+        """Open the line again when it was lost, also if no request needs it: pinned models are to be there."""
+        while True:
+            if self._listener is not None:
+                await asyncio.wait([self._listener])
+            try:
+                await self._opened()
+            except Unavailable as error:
+                log.error("%s", error.message)  # noqa: TRY400  # the message tells it all
+                await asyncio.sleep(_PAUSE)
+
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A line to a host that lives, begun if there is none.
+
+        Raises:
+            Unavailable: none can be begun.
+        """
         assert self._folder is not None, "enter lifespan() first"  # noqa: S101
-        path = host_socket(self._folder)
-        with contextlib.suppress(OSError):
-            return await asyncio.open_unix_connection(path, limit=_LINE)
-        fault = await asyncio.to_thread(_begin_host, self._folder)
+        fault = ""
+        for wait in _WAITS:
+            with contextlib.suppress(OSError, TimeoutError):
+                return await self._greeted(host_socket(self._folder))
+            await asyncio.sleep(wait)
+            if fault := await asyncio.to_thread(_begin_host, self._folder):
+                break
+        raise Unavailable(
+            f"the process that keeps local models cannot be begun: {fault or 'it does not answer'}",
+            code="engine_host_failed",
+        )
+
+    async def _greeted(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A line to the host, which has answered: one that is just ending may take a line and never look at it.
+
+        Raises:
+            OSError: there is no host, or it is ending. TimeoutError: it does not answer.
+        """
+        reader, writer = await asyncio.open_unix_connection(path, limit=_LINE)
         try:
-            return await asyncio.open_unix_connection(path, limit=_LINE)
-        except OSError as error:
-            raise Unavailable(
-                f"the process that keeps local models cannot be begun: {fault or error.strerror or error}",
-                code="engine_host_failed",
-            ) from None
+            writer.write(line(Hello(self.rules)))
+            async with asyncio.timeout(_STARTING):
+                if not await reader.readline():
+                    raise ConnectionResetError
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass answers on to those who wait for them, until the line ends."""
@@ -283,15 +324,6 @@ def _begin_host(folder: Path) -> str:
         return str(error)
     said = done.stdout.decode("utf-8", "replace").strip()
     return said or (f"it ended with status {done.returncode}" if done.returncode else "")
-
-
-def _gone() -> Unavailable:
-    return Unavailable(
-        "the process that keeps local models has ended; another takes its place",
-        code="engine_host_lost",
-        retry=Retry.SAME,
-        retry_after=1.0,
-    )
 
 
 def _refusal(refused: Refused) -> GatewayError:

@@ -368,8 +368,8 @@ class Manager:
             self._watch_idle(resident)
 
     def _watch_idle(self, resident: Resident) -> None:
-        """Unload it when nobody has used it for `idle_ttl`."""
-        ttl = self._rules.idle_ttl
+        """Unload it when nobody has used it for `idle_ttl`; but not where requests could not have it loaded again."""
+        ttl = self._rules.idle_ttl if self._rules.auto_load else 0.0
         if ttl and resident.evictable and not resident.watched:
             resident.watched = True
             loop = asyncio.get_running_loop()

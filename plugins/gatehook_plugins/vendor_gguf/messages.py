@@ -71,7 +71,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The first message of a worker."""
+    """The first message of a worker; answered by `Done`, with the `id` 0."""
 
     rules: Rules
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
@@ -35,7 +36,7 @@ class Shelf:
         self._headers: Mapping[str, Header] = {}
         """What the files of the settings' deployments say, by the deployments' keys."""
         self._specs: dict[str, tuple[Target, Spec, float]] = {}
-        self._looked = 0.0
+        self._looked = -math.inf
         self._looking = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -51,14 +52,14 @@ class Shelf:
 
     async def route(self, call: Call) -> Sequence[Target] | None:
         """The deployments of a model whose file is new; None if there is none."""
-        if time.monotonic() - self._looked < _SOON:
-            return None
-        await self.look()
+        await self.look(unless_within=_SOON)
         return self._catalog.group(call.model) or None
 
-    async def look(self) -> None:
-        """Look at the files, and show in the catalog what there is."""
+    async def look(self, *, unless_within: float = 0.0) -> None:
+        """Look at the files, and show in the catalog what there is; but not if that was done so many seconds ago."""
         async with self._looking:
+            if time.monotonic() - self._looked < unless_within:
+                return
             own = self._others()
             found, headers = await asyncio.to_thread(self._read, own)
             self._looked = time.monotonic()

@@ -74,12 +74,11 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: tuple[str, 
     monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: True)  # it is not needed
 
     @contextlib.asynccontextmanager
-    async def opened(more: str = "", models: str = "", failover: str = "") -> AsyncIterator[Local]:
+    async def opened(more: str = "", models: str = "", failover: str = "retries = 0") -> AsyncIterator[Local]:
         settings = f"""
             [plugins.openai_api]
             [plugins.route_models]
             [failover]
-            retries = 0
             {failover}
             [plugins.vendor_gguf]
             models_dir = "{tmp_path}"
@@ -130,7 +129,7 @@ async def test_a_new_file_is_a_model_without_a_restart_and_a_removed_one_is_none
     async with local() as here:
         path = gguf("two-Q4_0.gguf", {"general.file_type": 2})
         shelf = here.served.gateway.vendors["gguf"]._shelf  # type: ignore[attr-defined]
-        shelf._looked = 0.0  # some seconds have passed
+        shelf._looked -= 2  # some seconds have passed
         assert (await here.said("two"))[0] == "two"
         path.unlink()
         assert [one.name for one in await here.models.models()] == ["one"]
@@ -210,7 +209,8 @@ async def test_an_engine_that_dies_in_a_stream_is_an_honest_error_and_is_begun_a
 ) -> None:
     gguf("a.gguf")
     gguf("b.gguf")
-    async with local(models="[plugins.metrics]") as here:
+    # One retry: while the process is being torn down, a connection may still be taken, and cut at once.
+    async with local(models="[plugins.metrics]", failover="retries = 1") as here:
         other = await here.pid("b")
         async with here.post("a", "die", stream=True) as stream:
             data = b""
@@ -238,6 +238,30 @@ async def test_kill_9_of_an_engine_between_requests_is_not_noticed(local: Open, 
             while await here.loaded():  # noqa: ASYNC110  # nothing tells of it
                 await asyncio.sleep(0.01)
         assert await here.pid("a") != pid
+
+
+async def test_signals_that_are_meant_for_the_gateway_end_no_model(local: Open, gguf: Write) -> None:
+    gguf("a.gguf")
+    async with local() as here:
+        pid = await here.pid("a")
+        async with here.post("a", "slow", stream=True) as stream:
+            await stream.content.readany()
+            for process in (pid, int(of_process(pid, "PPid"))):
+                for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    os.kill(process, stop)
+            await stream.content.readany()
+        assert await here.pid("a") == pid
+
+
+async def test_a_pinned_model_is_back_after_kill_9_of_the_host_though_nobody_asks(local: Open, gguf: Write) -> None:
+    gguf("p.gguf")
+    async with local('pinned = ["p"]') as here:
+        pid = await here.pid("p")
+        assert (await here.model("p")).pinned
+        os.kill(int(of_process(pid, "PPid")), signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while await here.loaded() != ["p"] or of_process(pid, "State")[:1] not in ("", "Z"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_kill_9_of_the_host_ends_its_models_and_another_takes_its_place(local: Open, gguf: Write) -> None:

@@ -290,12 +290,13 @@ async def test_an_idle_model_goes_after_its_time(world: Callable[..., World], sp
 
 
 async def test_without_auto_load_only_load_loads(world: Callable[..., World], spec_of: Make) -> None:
-    here = world(auto_load=False)
+    here = world(auto_load=False, idle_ttl=0.01)
     with pytest.raises(Refusal, match="not loaded, and auto_load is off") as refused:
         await here.manager.acquire(spec_of("a"))
     assert refused.value.code == "model_not_loaded"
     await here.manager.load(spec_of("a"))
-    here.manager.release(await here.manager.acquire(spec_of("a")))
+    await asyncio.sleep(0.03)
+    here.manager.release(await here.manager.acquire(spec_of("a")))  # who loads it by hand means it to stay
     await here.manager.unload("a")
     with pytest.raises(Refusal):
         await here.manager.acquire(spec_of("a"))
