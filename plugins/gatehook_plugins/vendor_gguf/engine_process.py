@@ -46,6 +46,8 @@ class EngineProcess:
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._listeners: list[asyncio.Task[None]] = []
         self._killer: asyncio.TimerHandle | None = None
+        self._was_killed = False
+        """Whether we have killed it."""
 
     @property
     def socket(self) -> str:
@@ -97,7 +99,7 @@ class EngineProcess:
         assert self._process is not None  # noqa: S101  # begun before
         await self._process.wait()
         await self._heard_out()
-        if not self._stopping or self._process.returncode not in (0, -signal.SIGKILL):
+        if not self._stopping or (self._process.returncode and not self._was_killed):
             served = time.monotonic() - (self._ready_at or time.monotonic())
             raise EngineFailed(self._how_it_ended(self._process), served=served)
 
@@ -170,12 +172,18 @@ class EngineProcess:
         if self._killer is None and process.returncode is None:
             if process.stdin is not None:
                 process.stdin.close()
-            self._killer = asyncio.get_running_loop().call_later(_ENDING, _kill, process)
+            self._killer = asyncio.get_running_loop().call_later(_ENDING, self._kill, process)
 
     async def _killed(self, process: asyncio.subprocess.Process) -> None:
-        _kill(process)
+        self._kill(process)
         await process.wait()
         await self._heard_out()
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            self._was_killed = True
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     def _how_it_ended(self, process: asyncio.subprocess.Process) -> str:
         status = process.returncode or 0
@@ -186,11 +194,6 @@ class EngineProcess:
         else:
             how = f"ended with status {status}"
         return f"{how}: {' | '.join(self._words)}" if self._words else how
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
 
 
 def _decoded(said: bytes) -> dict[str, Any]:

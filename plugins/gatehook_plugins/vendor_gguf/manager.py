@@ -331,7 +331,7 @@ class Manager:
     def _failed(self, resident: Resident, failed: EngineFailed) -> None:
         if self._closed:
             _refuse(resident.waiters, Refusal(*_SHUTTING_DOWN))
-        elif not resident.leaving or resident.wanted:
+        elif failed.served is not None or not resident.leaving or resident.wanted:  # else it was stopped while loading
             now = asyncio.get_running_loop().time()
             failure = self._failures.note(resident.spec, failed, now)
             log.error("%s %s", resident.spec.name, failed.reason)
