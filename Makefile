@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Not for this machine's processor alone, and without the parts for pictures.
+BUILD_GGUF = { echo 'Building llama.cpp for local models: some minutes, the first time.' \
+    && c++ --version >/dev/null \
+    && CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(BIN)/python -m pip install --editable '.[gguf]'; }
+
 .PHONY: run test install dev lint types unit bench clean
 run: $(VENV)/.installed
 	$(BIN)/gatehook serve
@@ -21,6 +26,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || $(BUILD_GGUF) \
+	    || echo 'Local models are left out: llama.cpp cannot be built here (on Debian and Ubuntu: apt install g++); their tests are skipped.' >&2
 	touch $@
 
 lint: $(VENV)/.dev

@@ -91,6 +91,8 @@ class Gateway:
         """A number that no other living worker of this server has: 0 to 127; 0 when this is the only process."""
         self.shared: Path | None = None
         """A folder that the workers share, there before the first begins; None when there is only one process."""
+        self.runtime: Path | None = None
+        """A private folder of this server, which outlives its workers and reloads; None where there is no parent."""
         self.egress = Egress(settings.egress)
         self.plugins = Plugins(settings, None if available is None else dict(available), gathered)
         self.services = Services()

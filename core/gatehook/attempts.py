@@ -35,14 +35,23 @@ class Stream:
         self.usage: Usage | None = None
         self.contents = 0
 
-    async def begin(self, watch: Watch, timeout: float) -> None:
-        """Read until the first content, or the end of an answer without any."""
+    async def begin(self, watch: Watch, timeout: float, *, prepares: bool = False) -> None:
+        """Read until the first content, or the end of an answer without any.
+
+        Args:
+            watch: is armed for it.
+            timeout: seconds until the first content.
+            prepares: the first batch tells that the vendor is ready, and the seconds count from there.
+        """
 
         def late() -> GatewayError:
             return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
 
         until = watch.now() + self._attempt.target.timeout
         self._silence = Limit(self._silence.seconds, self._stalled, until)
+        if prepares:
+            watch.arm(self._attempt.target.timeout, self._unprepared)
+            self.begun.append(await self.__anext__())
         watch.arm(timeout, late, until)
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())
@@ -84,6 +93,10 @@ class Stream:
 
     def _stalled(self) -> GatewayError:
         return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
+
+    def _unprepared(self) -> GatewayError:
+        target = self._attempt.target
+        return UpstreamTimeout(f"{target.vendor}: not ready within {target.timeout:g} s")
 
     async def aclose(self) -> None:
         """Close the upstream, wherever the stream is."""
@@ -130,7 +143,8 @@ class Attempts:
         stream = Stream(attempt, source, self._settings.stall_timeout)
         try:
             with self._deadlines.watch() as watch:
-                await stream.begin(watch, self._settings.first_token_timeout)
+                prepares = getattr(vendor, "prepares", False)
+                await stream.begin(watch, self._settings.first_token_timeout, prepares=prepares)
         except BaseException:
             # Also when cancelled: the client's leaving must not leave the upstream running.
             with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""The egress's short way: HTTP/1.1 over plain TCP on aiohttp's own response protocol, without its ClientSession.
+"""The egress's short way: HTTP/1.1 over TCP or a Unix socket on aiohttp's response protocol, without ClientSession.
 
 ClientSession spends more on a request than all the rest of the gateway (objects for the request, a task for its body,
 timers, cookies); none of it is needed to send ready bytes to an operator's own http:// address and read the answer.
@@ -75,13 +75,14 @@ class Request:
     """What is the same for every request to one URL with the same headers: where it goes, and its head."""
 
     host: str
+    """Or the path of a Unix socket, which begins with a slash."""
     port: int
     head: bytes = field(repr=False)  # it holds the vendor's key
     """Up to the Content-Length, whose value and the body follow."""
 
     @classmethod
-    def to(cls, method: str, url: URL, headers: Mapping[str, str]) -> "Request":
-        """Prepare a request that `suits`.
+    def to(cls, method: str, url: URL, headers: Mapping[str, str], uds: str = "") -> "Request":
+        """Prepare a request that `suits`; for `uds`, the absolute path of a Unix socket, if it is given.
 
         Raises:
             ValueError: a header that would break out of its line.
@@ -96,6 +97,8 @@ class Request:
                 raise ValueError(f"a character that cannot be sent in the header {name!r}")
             lines.append(f"{name}: {value}")
         head = "\r\n".join([*lines, "Content-Length: "]).encode("utf-8")
+        if uds:
+            return cls(uds, 0, head)
         return cls(url.raw_host or "", url.port if url.port is not None else 80, head)
 
 
@@ -294,7 +297,10 @@ class Pool:
     async def _dial(self, origin: tuple[str, int]) -> "_Connection":
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout):
-            _, connection = await loop.create_connection(lambda: _Connection(loop), *origin)
+            if origin[0].startswith("/"):
+                _, connection = await loop.create_unix_connection(lambda: _Connection(loop), origin[0])
+            else:
+                _, connection = await loop.create_connection(lambda: _Connection(loop), *origin)
         if connection.transport is not None:  # not yet lost; uvloop tells nothing of one that was cancelled just here
             self._open.add(connection)
             connection.among = self._open

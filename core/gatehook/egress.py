@@ -154,9 +154,11 @@ class Egress:
 
     def __init__(self, settings: EgressSettings) -> None:
         self._settings = settings
-        self._pool = direct.Pool(settings.connect_timeout) if direct.available and not settings.proxy else None
+        self._pool = direct.Pool(settings.connect_timeout) if direct.available else None
         self._prepared: dict[tuple[object, ...], direct.Request | None] = {}
         self._vendors: aiohttp.ClientSession | None = None
+        self._local: dict[str, aiohttp.ClientSession] = {}
+        """By Unix socket, where the short way cannot be gone."""
         self._public: aiohttp.ClientSession | None = None
 
     @contextlib.asynccontextmanager
@@ -187,11 +189,23 @@ class Egress:
                 self._vendors = self._public = None
                 if self._pool is not None:
                     self._pool.close()
+                for session in self._local.values():
+                    await session.close()
+                self._local.clear()
 
     async def request(
-        self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        target: Target,
+        method: str,
+        url: str | URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        uds: str = "",
     ) -> Upstream:
         """Send one request to a deployment; returns when the answer's headers are in.
+
+        With `uds`, the absolute path of a Unix socket, it goes there, whatever host the http:// URL names.
 
         Redirects are not followed: they would carry the key to a place the operator never named. No time limit is set
         here beyond connecting; the caller's watch (see `failover`) cancels.
@@ -203,27 +217,38 @@ class Egress:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
         response: aiohttp.ClientResponse | direct.Answer
         try:
-            prepared = self._directly(method, url, headers)
+            prepared = self._directly(method, url, headers, uds)
             if prepared is not None and self._pool is not None:
                 response = await self._pool.send(prepared, body or b"")
             else:
-                response = await self._vendors.request(
+                session = self._through(uds) if uds else self._vendors
+                response = await session.request(
                     method,
                     url,
                     data=_in_pieces(body),
                     headers=headers,
                     allow_redirects=False,
-                    proxy=self._settings.proxy or None,
+                    proxy=None if uds else self._settings.proxy or None,
                 )
         except _LINE_ERRORS as error:
             raise _mapped(target, error) from error
         return Upstream(response, target, self._settings.max_response)
 
-    def _directly(self, method: str, url: str | URL, headers: Mapping[str, str]) -> direct.Request | None:
+    def _through(self, uds: str) -> aiohttp.ClientSession:
+        """The client library's session for a Unix socket."""
+        if uds not in self._local:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
+            connector = aiohttp.UnixConnector(uds, limit=0)
+            self._local[uds] = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, headers=_HEADERS
+            )
+        return self._local[uds]
+
+    def _directly(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
         """The request prepared for the short way; None if it must take the long one (TLS, a proxy, …)."""
-        if self._pool is None:
+        if self._pool is None or (self._settings.proxy and not uds):
             return None
-        place = (method, str(url), *headers.items())
+        place = (method, str(url), uds, *headers.items())
         if place not in self._prepared:
             if len(self._prepared) >= _MOST_PREPARED:
                 self._prepared.clear()
@@ -231,7 +256,7 @@ class Egress:
             merged = CIMultiDict(_HEADERS)
             merged.update(headers)
             suits = direct.suits(method, parsed, merged)
-            self._prepared[place] = direct.Request.to(method, parsed, merged) if suits else None
+            self._prepared[place] = direct.Request.to(method, parsed, merged, uds) if suits else None
         return self._prepared[place]
 
     async def fetch(self, url: str, *, param: str) -> Fetched:

@@ -120,6 +120,9 @@ class Vendor(Protocol):
     `name` is what `vendor = "…"` in settings refers to (lower case), `operations` what it can do, `parameters` its
     table of dispositions per operation: what each OpenAI parameter becomes. An operation without a table gets the
     request as the client sent it, unknown fields included.
+
+    A vendor that has to get ready first (load a model) may say so with ``prepares = True``: the first batch of its
+    streams, an empty one, then tells that it is, and `failover.first_token_timeout` counts from there.
     """
 
     @property

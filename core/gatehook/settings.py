@@ -152,7 +152,8 @@ def load(
     faults: list[str] = []
     files = _read_files(path)
     variables = _variable_layers(files, environ, faults)
-    items = tuple(_sift(layer, faults) for layer in (*files, *variables, *_listen_layers(environ, faults)))
+    known = (*_listen_layers(environ, faults), *_model_layers((*files, *variables), environ))
+    items = tuple(_sift(layer, faults) for layer in (*files, *variables, *known))
     from gatehook._stack import stack
 
     layers = Layers(items, stack(items), environ, path.parent)
@@ -258,6 +259,14 @@ def _listen_layers(environ: Mapping[str, str], faults: list[str]) -> list[Layer]
     elif mode:
         faults.append("$LISTEN_MODE: [server] uds: LISTEN_MODE is TCP or UDS")
     return []
+
+
+def _model_layers(layers: Sequence[Layer], environ: Mapping[str, str]) -> list[Layer]:
+    """MAX_CONCURRENT_MODELS, known from other servers. It switches nothing on: it adds to a table that is there."""
+    said = environ.get("MAX_CONCURRENT_MODELS", "").strip()
+    if not said or not any(layer.sets(("plugins", "vendor_gguf")) for layer in layers):
+        return []
+    return [Layer("$MAX_CONCURRENT_MODELS", {"plugins": {"vendor_gguf": {"max_concurrent_models": said}}})]
 
 
 def _sift(layer: Layer, faults: list[str]) -> Layer:

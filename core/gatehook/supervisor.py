@@ -134,6 +134,7 @@ class Supervisor:
             shared.sock.listen(BACKLOG)
         # One process keeps its counts to itself, which is quicker.
         gateway.shared = self._folder if size > 1 else None
+        gateway.runtime = self._folder
         gateway.control = None if self._control is None else self._control.path
         loop_factory()  # imported once, for all
         gc.unfreeze()

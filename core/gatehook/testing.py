@@ -332,7 +332,14 @@ class ReplayEgress(Egress):
         self._fetched = dict(fetched or {})
 
     async def request(
-        self, target: Target, method: str, url: Any, *, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        target: Target,
+        method: str,
+        url: Any,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        uds: str = "",
     ) -> Any:
         """Record, and give the next replay."""
         self.requests.append(Recorded(method, str(url), dict(headers), body or b""))

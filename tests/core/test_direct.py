@@ -892,4 +892,5 @@ class TestFallback:
             assert (upstream.status, await upstream.read()) == (200, b"x")
 
     def test_with_a_proxy_the_public_way_is_taken(self) -> None:
-        assert Egress(EgressSettings(proxy="http://127.0.0.1:1"))._pool is None
+        egress = Egress(EgressSettings(proxy="http://127.0.0.1:1"))
+        assert egress._directly("GET", "http://127.0.0.1:2/", {}, "") is None

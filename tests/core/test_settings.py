@@ -565,6 +565,21 @@ def test_is_loopback(server: ServerSettings, expected: bool) -> None:
     assert server.is_loopback() is expected
 
 
+def test_max_concurrent_models_adds_to_the_plugin_s_table_and_makes_none(at: Files) -> None:
+    class Local(Section):
+        max_concurrent_models: int = 3
+
+    at.write("")
+    assert at.load(MAX_CONCURRENT_MODELS="5").plugin_names() == []
+    at.write("[plugins.vendor_gguf]\nenabled = false\nmax_concurrent_models = 2")
+    for environ, found in (({}, 2), ({"MAX_CONCURRENT_MODELS": "5"}, 5), ({"MAX_CONCURRENT_MODELS": " "}, 2)):
+        settings = at.load(**environ)
+        assert not settings.plugin_enabled("vendor_gguf")
+        assert settings.plugin_section("vendor_gguf", Local).max_concurrent_models == found
+    with pytest.raises(StartupError, match=r"\$MAX_CONCURRENT_MODELS: \[plugins.vendor_gguf\] max_concurrent_models"):
+        at.load(MAX_CONCURRENT_MODELS="many").plugin_section("vendor_gguf", Local)
+
+
 def test_listen_mode(at: Files) -> None:
     at.write("[server]\nuds = '/from/file'")
     assert at.load(UDS_PATH="/ignored").server.uds == "/from/file"

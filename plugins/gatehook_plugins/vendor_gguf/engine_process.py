@@ -1,0 +1,204 @@
+"""One model in a process of its own, as the host sees it: begun, listened to, ended."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from gatehook_plugins.vendor_gguf.failures import EngineFailed
+from gatehook_plugins.vendor_gguf.options import EngineOptions
+
+__all__ = ["PROGRAM", "EngineProcess"]
+
+log = logging.getLogger("gatehook.vendor_gguf")
+
+PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine")
+
+_LINE: Final = 1 << 20
+"""Bytes of the longest line that is read."""
+_LAST_WORDS: Final = 5
+_ENDING: Final = 5.0
+"""Seconds to end in, before it is killed."""
+
+
+class EngineProcess:
+    """A process that loads one model and answers on a Unix socket. It ends when its standard input does."""
+
+    def __init__(self, options: EngineOptions, program: Sequence[str] = PROGRAM) -> None:
+        """Nothing is begun yet."""
+        self.options = options
+        self.context = 0
+        """Tokens of a request and its answer, once it is ready."""
+        self._program = tuple(program)
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._ready_at: float | None = None
+        self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._listeners: list[asyncio.Task[None]] = []
+        self._killer: asyncio.TimerHandle | None = None
+        self._was_killed = False
+        """Whether we have killed it."""
+
+    @property
+    def socket(self) -> str:
+        """Where it answers."""
+        return self.options.socket
+
+    async def begin(self, progress: Callable[[float], None], timeout: float) -> None:
+        """Begin it, and wait until it answers.
+
+        Args:
+            progress: is told how much is loaded, 0 to 1.
+            timeout: seconds.
+
+        Raises:
+            EngineFailed: it cannot be begun, or cannot load the model, or not in time.
+        """
+        environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger would be begun otherwise, at each abort
+        pipe = asyncio.subprocess.PIPE
+        try:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._program, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, limit=_LINE
+            )
+        except OSError as error:
+            raise EngineFailed(f"cannot be begun: {error.strerror or error}") from None
+        assert process.stdin is not None  # noqa: S101
+        self._listeners = [asyncio.create_task(self._hear_words(process))]
+        with contextlib.suppress(ConnectionError):  # it has ended; why, its output tells
+            process.stdin.write(msgspec.json.encode(self.options) + b"\n")
+            await process.stdin.drain()
+        if self._stopping:  # while it was being begun
+            self._end(process)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait_ready(process, progress)
+        except TimeoutError:
+            await self._killed(process)
+            raise EngineFailed(f"was not loaded within {timeout:g} s (load_timeout)") from None
+        except BaseException:
+            await self._killed(process)
+            raise
+        self._ready_at = time.monotonic()
+
+    async def wait(self) -> None:
+        """Return when it has ended as it should, after `stop()`.
+
+        Raises:
+            EngineFailed: it has ended for another reason.
+        """
+        assert self._process is not None  # noqa: S101  # begun before
+        await self._process.wait()
+        await self._heard_out()
+        if not self._stopping or (self._process.returncode and not self._was_killed):
+            served = time.monotonic() - (self._ready_at or time.monotonic())
+            raise EngineFailed(self._how_it_ended(self._process), served=served)
+
+    def stop(self) -> None:
+        """Have it end, now or as soon as it is begun."""
+        self._stopping = True
+        if self._process is not None:
+            self._end(self._process)
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that it has in memory now; None if that cannot be told."""
+        if self._process is None:
+            return None
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1]
+        except (OSError, IndexError):
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    async def _wait_ready(self, process: asyncio.subprocess.Process, progress: Callable[[float], None]) -> None:
+        assert process.stdout is not None  # noqa: S101
+        while said := await self._line(process.stdout):
+            word = _decoded(said)
+            if isinstance(told := word.get("progress"), int | float):
+                progress(float(told))
+            elif isinstance(failed := word.get("failed"), dict):
+                await self._killed(process)
+                raise EngineFailed(f"could not be loaded: {failed.get('message') or failed.get('code')}")
+            elif isinstance(ready := word.get("ready"), dict):
+                self.context = int(ready.get("context") or 0)
+                self._listeners.append(asyncio.create_task(self._drain(process.stdout)))
+                return
+        await process.wait()
+        await self._heard_out()
+        raise EngineFailed(self._how_it_ended(process))
+
+    async def _hear_words(self, process: asyncio.subprocess.Process) -> None:
+        """Keep the last lines of what it writes for people."""
+        assert process.stderr is not None  # noqa: S101
+        while said := await self._line(process.stderr):
+            if text := said.decode("utf-8", "replace").strip():
+                self._words.append(text[:500])
+                log.debug("%s: %s", self.options.name, text)
+
+    async def _drain(self, stream: asyncio.StreamReader) -> None:
+        while await stream.read(_LINE):
+            pass
+
+    @staticmethod
+    async def _line(stream: asyncio.StreamReader) -> bytes:
+        """The next line; what is too long for one is passed over."""
+        while True:
+            try:
+                return await stream.readline()
+            except ValueError:
+                continue
+
+    async def _heard_out(self) -> None:
+        """It has ended: read what it said last (not for ever, as a child of its own may hold the pipe), and tidy up."""
+        await asyncio.wait(self._listeners, timeout=1.0)
+        for listener in self._listeners:
+            listener.cancel()
+        if self._killer is not None:
+            self._killer.cancel()
+        with contextlib.suppress(OSError):
+            os.unlink(self.options.socket)  # noqa: PTH108  # on the gateway's own folder, in memory where there is one
+
+    def _end(self, process: asyncio.subprocess.Process) -> None:
+        if self._killer is None and process.returncode is None:
+            if process.stdin is not None:
+                process.stdin.close()
+            self._killer = asyncio.get_running_loop().call_later(_ENDING, self._kill, process)
+
+    async def _killed(self, process: asyncio.subprocess.Process) -> None:
+        self._kill(process)
+        await process.wait()
+        await self._heard_out()
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            self._was_killed = True
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def _how_it_ended(self, process: asyncio.subprocess.Process) -> str:
+        status = process.returncode or 0
+        if status == -signal.SIGKILL:
+            how = "was killed (SIGKILL), as the system does when memory runs out"
+        elif status < 0:
+            how = f"ended by signal {signal.Signals(-status).name}"
+        else:
+            how = f"ended with status {status}"
+        return f"{how}: {' | '.join(self._words)}" if self._words else how
+
+
+def _decoded(said: bytes) -> dict[str, Any]:
+    try:
+        word = json.loads(said)
+    except ValueError:  # a library printed something
+        return {}
+    return word if isinstance(word, dict) else {}

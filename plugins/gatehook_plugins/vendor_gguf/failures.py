@@ -1,0 +1,90 @@
+"""What goes wrong with models, how it is told, and how long a model that failed is left alone."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from gatehook_plugins.vendor_gguf.messages import Spec
+
+__all__ = ["EngineFailed", "Failure", "Failures", "Refusal"]
+
+_FIRST_WAIT: Final = 1.0
+_LONGEST_WAIT: Final = 60.0
+_OLD: Final = 60.0
+"""Seconds of service after which what happened before does not count."""
+
+
+class Refusal(Exception):
+    """A worker does not get the model; `code` and the message go to the client."""
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class EngineFailed(Exception):
+    """A model's process could not load it, or ended without being asked to."""
+
+    def __init__(self, reason: str, *, served: float | None = None) -> None:
+        """`reason` reads on from the model's name; `served` is for how many seconds it served, None if not at all."""
+        super().__init__(reason)
+        self.reason = reason
+        self.served = served
+
+
+class Failure:
+    """The last failure of one model."""
+
+    def __init__(self, spec: Spec, reason: str, times: int, until: float, *, loading: bool) -> None:
+        self.spec = spec
+        self.reason = reason
+        self.times = times
+        """How often in a row."""
+        self.until = until
+        """The loop's time before which it is not tried again."""
+        self.loading = loading
+        """Whether it could not even be loaded."""
+
+    def refusal(self, now: float) -> Refusal:
+        """What those are told who want the model."""
+        code, how = ("model_load_failed", "cannot be loaded") if self.loading else ("engine_crashed", "has failed")
+        wait = max(0.0, self.until - now)
+        return Refusal(code, f"the model {self.spec.name!r} {how}: it {self.reason}", retry_after=max(1.0, wait))
+
+
+class Failures:
+    """Models that failed. Who crashes for the first time is begun again at once; after that, each time later."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, Failure] = {}
+
+    def note(self, spec: Spec, failed: EngineFailed, now: float) -> Failure:
+        """A model has failed."""
+        before = self._failures.get(spec.name)
+        fresh = before is None or before.spec.content != spec.content or (failed.served or 0.0) > _OLD
+        times = 1 if fresh or before is None else before.times + 1
+        loading = failed.served is None
+        doublings = times - 1 if loading else times - 2
+        wait = min(_FIRST_WAIT * 2.0 ** min(doublings, 10), _LONGEST_WAIT) if doublings >= 0 else 0.0
+        failure = self._failures[spec.name] = Failure(spec, failed.reason, times, now + wait, loading=loading)
+        return failure
+
+    def check(self, spec: Spec, now: float) -> None:
+        """Refuse a model that is to be left alone; its file, or how it is to run, may have changed since.
+
+        Raises:
+            Refusal: it failed a moment ago.
+        """
+        failure = self._failures.get(spec.name)
+        if failure is not None and now < failure.until and failure.spec.content == spec.content:
+            raise failure.refusal(now)
+
+    def forget(self, name: str) -> None:
+        """Try this model again at once."""
+        self._failures.pop(name, None)
+
+    def all(self) -> Iterable[Failure]:
+        """Those that failed and have not been forgotten."""
+        return self._failures.values()

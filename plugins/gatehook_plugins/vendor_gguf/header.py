@@ -1,0 +1,276 @@
+"""What a GGUF file says of itself at its beginning: read without the library, without weights, without the vocabulary.
+
+The reader takes nothing on trust: each length is held against what is left of the file and against limits of its own,
+so that a hostile file costs a moment and ends in a `BadFile`.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+__all__ = ["BadFile", "Header", "Headers", "read_header", "shards"]
+
+_CODES: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS: Final = {kind: struct.Struct("<" + code) for kind, code in _CODES.items()}
+_STRING: Final = 8
+_ARRAY: Final = 9
+_U32, _U64 = _SCALARS[4], _SCALARS[10]
+
+_MOST_KEYS: Final = 65_536
+_LONGEST_KEY: Final = 65_535
+_LONGEST_TEXT: Final = 1 << 20
+"""Of a value that is kept; chat templates have some ten thousand bytes. Longer ones are passed over."""
+_MOST_KEPT: Final = 512
+"""Items of an array that is kept: numbers by layer are; the vocabulary is passed over."""
+_MOST_ITEMS: Final = 4_000_000
+"""Texts of all arrays together: the largest vocabularies have 256,000, twice with their merges."""
+
+_QUANTIZATIONS: Final[Mapping[int, str]] = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+"""llama.cpp's file types; of those it has dropped, nothing is told."""
+
+_POOLINGS: Final = ("", "mean", "cls", "last", "rank")
+
+_SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+
+
+class BadFile(ValueError):
+    """The file is no GGUF, or not all of one; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of itself. What it does not say is "" or 0."""
+
+    name: str
+    architecture: str
+    quantization: str
+    context_length: int
+    """Tokens it was trained for."""
+    template: str
+    """The chat template, in Jinja."""
+    pooling: str
+    """How an embedding model makes one vector of many: mean, cls, last, rank; "" for a model that writes text."""
+    layers: int
+    width: int
+    """Of the embedding."""
+    cells: int
+    """Numbers that the key-value cache keeps for each token."""
+    vocabulary: int
+    size: int
+    """Bytes of the file, or of all its parts."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings, and writes no text."""
+        return bool(self.pooling)
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a file; of one in parts, that of the first, and the size of all.
+
+    Raises:
+        BadFile: it is no GGUF, or not all of one. OSError: it cannot be read.
+    """
+    files = shards(path)
+    with files[0].open("rb") as file:
+        values = _Reader(file).values()
+    return _described(values, sum(one.stat().st_size for one in files))
+
+
+def shards(path: Path) -> Sequence[Path]:
+    """The files that a model is made of, the first one first: `path` alone, or all of NAME-00001-of-0000N.gguf.
+
+    Raises:
+        BadFile: one is missing.
+    """
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if not 1 <= int(match["number"]) <= count <= 999:
+        raise BadFile(f"{path.name}: there is no such part")
+    ending = path.suffix
+    files = [path.with_name(f"{match['stem']}-{number:05}-of-{count:05}{ending}") for number in range(1, count + 1)]
+    for file in files:
+        if not file.is_file():
+            raise BadFile(f"{file.name} is missing, one of its {count} parts")
+    return files
+
+
+class Headers:
+    """Headers, read again only when a file has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], Header | str]] = {}
+
+    def of(self, path: Path) -> Header:
+        """The header of a file.
+
+        Raises:
+            BadFile: as `read_header`; also what cannot be read.
+        """
+        try:
+            told = path.stat()
+            stamp = (told.st_size, told.st_mtime_ns)
+            known = self._known.get(path)
+            if known is None or known[0] != stamp:
+                known = self._known[path] = (stamp, _read(path))
+        except OSError as error:
+            raise BadFile(f"cannot be read: {error.strerror or type(error).__name__}") from None
+        if isinstance(known[1], str):
+            raise BadFile(known[1])
+        return known[1]
+
+
+def _read(path: Path) -> Header | str:
+    """The header, or what is wrong with the file: that, too, is found out once."""
+    try:
+        return read_header(path)
+    except BadFile as error:
+        return str(error)
+
+
+class _Reader:
+    """Reads the key-value pairs at the beginning of a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._items = 0
+
+    def values(self) -> Mapping[str, Any]:
+        """All values that are kept; of an array that is not, its length.
+
+        Raises:
+            BadFile: it is no GGUF, or ends too soon.
+        """
+        if self._file.read(4) != b"GGUF":
+            raise BadFile("is no GGUF file")
+        version = self._number(_U32)
+        if version not in (2, 3):
+            raise BadFile(f"has the GGUF version {version}; 2 and 3 can be read")
+        self._number(_U64)  # tensors
+        count = self._number(_U64)
+        if count > _MOST_KEYS:
+            raise BadFile(f"says that it has {count} keys, which is not credible")
+        found: dict[str, Any] = {}
+        for _ in range(count):
+            key = self._text(_LONGEST_KEY)
+            if key is None:
+                raise BadFile("has a key of absurd length")
+            found[key] = self._value(self._number(_U32))
+        return found
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._text(_LONGEST_TEXT)
+        if kind == _ARRAY:
+            return self._array()
+        if kind not in _SCALARS:
+            raise BadFile(f"has a value of the unknown type {kind}")
+        return self._number(_SCALARS[kind])
+
+    def _array(self) -> Any:
+        kind, length = self._number(_U32), self._number(_U64)
+        if kind in _SCALARS:
+            if length <= _MOST_KEPT:
+                return [self._number(_SCALARS[kind]) for _ in range(length)]
+            self._skip(length * _SCALARS[kind].size)
+        elif kind == _STRING:
+            self._items += length
+            if self._items > _MOST_ITEMS:
+                raise BadFile("has arrays of absurd length")
+            for _ in range(length):
+                self._skip(self._number(_U64))
+        else:
+            raise BadFile("has an array of a type that cannot be read")
+        return _Skipped(length)
+
+    def _text(self, longest: int) -> str | None:
+        """A text, None for one that is too long to be kept."""
+        length = self._number(_U64)
+        if length > longest:
+            self._skip(length)
+            return None
+        data = self._file.read(length)
+        if len(data) < length:
+            raise BadFile("ends in the middle of its header")
+        return data.decode("utf-8", "replace")
+
+    def _number(self, shape: struct.Struct) -> Any:
+        data = self._file.read(shape.size)
+        if len(data) < shape.size:
+            raise BadFile("ends in the middle of its header")
+        return shape.unpack(data)[0]
+
+    def _skip(self, count: int) -> None:
+        if count > self._size or self._file.seek(count, os.SEEK_CUR) > self._size:
+            raise BadFile("ends in the middle of its header")
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """An array that was passed over."""
+
+    length: int
+
+
+def _described(values: Mapping[str, Any], size: int) -> Header:
+    architecture = _text(values, "general.architecture")
+    if not architecture:
+        raise BadFile("does not say what architecture it has (general.architecture)")
+
+    def number(name: str) -> int:
+        return _count(values.get(f"{architecture}.{name}"))
+
+    tokens = values.get("tokenizer.ggml.tokens")
+    pooling = number("pooling_type")
+    return Header(
+        name=_text(values, "general.name"),
+        architecture=architecture,
+        quantization=_QUANTIZATIONS.get(_count(values.get("general.file_type"), missing=-1), ""),
+        context_length=number("context_length"),
+        template=_text(values, "tokenizer.chat_template"),
+        pooling=_POOLINGS[pooling] if pooling < len(_POOLINGS) else "mean",
+        layers=number("block_count"),
+        width=number("embedding_length"),
+        cells=_cells(values, architecture),
+        vocabulary=tokens.length if isinstance(tokens, _Skipped) else len(tokens) if isinstance(tokens, list) else 0,
+        size=size,
+    )
+
+
+def _cells(values: Mapping[str, Any], architecture: str) -> int:
+    """Keys and values of one token, over all layers, which may differ in the number of their heads."""
+
+    def value(name: str) -> Any:
+        return values.get(f"{architecture}.{name}")
+
+    layers, heads = _count(value("block_count")), value("attention.head_count")
+    most = max((_count(one) for one in heads), default=0) if isinstance(heads, list) else _count(heads)
+    by_layer = value("attention.head_count_kv")
+    if by_layer is None:
+        by_layer = heads
+    total = sum(map(_count, by_layer)) if isinstance(by_layer, list) else layers * _count(by_layer)
+    usual = _count(value("embedding_length")) // most if most else 0
+    length = _count(value("attention.key_length"), usual) + _count(value("attention.value_length"), usual)
+    return total * length
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any, missing: int = 0) -> int:
+    """A whole number that can be true; `missing` for anything else."""
+    return value if isinstance(value, int) and 0 <= value < 1 << 32 else missing

@@ -1,0 +1,175 @@
+"""The real library and real engines, with a trained model of 660 kB, through a whole gateway."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gatehook import LOCAL_MODELS, LocalModel, LocalModels
+from gatehook.testing import Served, serving
+from gatehook_plugins import vendor_gguf
+from gatehook_plugins.vendor_gguf.vendor import INSTALL, is_installed
+
+ENGINE = Path(vendor_gguf.__file__).parent / "engine" / "__main__.py"
+
+pytestmark = [
+    pytest.mark.skipif(not is_installed(), reason=INSTALL),
+    pytest.mark.skipif(not ENGINE.is_file(), reason="there is no engine"),
+]
+
+FRANCE = "What is the capital of France?"
+
+
+class Real:
+    """A gateway with copies of the trained model."""
+
+    def __init__(self, served: Served, http: aiohttp.ClientSession) -> None:
+        self.models: LocalModels = served.gateway.services[LOCAL_MODELS]
+        self._http = http
+        self._url = f"{served.url}/v1/chat/completions"
+
+    def post(self, model: str, text: str, **more: Any) -> Any:
+        body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, **more}
+        return self._http.post(self._url, json=body)
+
+    async def said(self, model: str, text: str = FRANCE) -> str:
+        async with self.post(model, text, max_tokens=64) as answer:
+            told = await answer.json()
+            assert answer.status == 200, told
+            assert told["model"] == model
+            return str(told["choices"][0]["message"]["content"])
+
+    async def streamed(self, model: str, text: str = FRANCE) -> str:
+        async with self.post(model, text, max_tokens=64, stream=True) as answer:
+            events = [line[6:] for line in (await answer.text()).split("\n\n") if line.startswith("data: ")]
+        assert events[-1] == "[DONE]", events[-1]
+        chunks = [json.loads(one) for one in events[:-1]]
+        assert {chunk["model"] for chunk in chunks} == {model}
+        return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+
+    async def model(self, name: str) -> LocalModel:
+        return next(one for one in await self.models.models() if one.name == name)
+
+
+@contextlib.asynccontextmanager
+async def gateway(folder: Path, more: str = "") -> AsyncIterator[Real]:
+    settings = f"""
+        [plugins.openai_api]
+        [plugins.route_models]
+        [plugins.vendor_gguf]
+        models_dir = "{folder}"
+        context = 256
+        slots = 2
+        threads = 1
+        {more}
+    """
+    async with serving(settings) as served, aiohttp.ClientSession() as http:
+        yield Real(served, http)
+
+
+def engines(folder: Path) -> list[int]:
+    """The processes that have loaded a model of this folder."""
+    found = []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if str(folder) in maps.read_text():
+                found.append(int(maps.parent.name))
+    return found
+
+
+async def test_a_real_model_answers_plainly_and_streamed(tmp_path: Path, trained: Path) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    async with gateway(tmp_path) as real:
+        assert "Paris" in await real.said("tiny")
+        assert await real.streamed("tiny") == await real.said("tiny")
+        model = await real.model("tiny")
+        assert (model.status, model.quantization, model.architecture) == ("loaded", "Q8_0", "llama")
+        assert model.context_length == 256
+        assert (model.memory or 0) > model.size
+
+
+async def test_kill_9_of_a_model_in_a_stream_is_honest_and_the_next_request_is_answered(
+    tmp_path: Path, trained: Path
+) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    async with gateway(tmp_path) as real:
+        await real.said("tiny")
+        (engine,) = engines(tmp_path)
+        os.kill(engine, signal.SIGSTOP)  # it says nothing more, however quick it is
+        asking = asyncio.create_task(real.post("tiny", "Tell me a story.", stream=True).__aenter__())
+        async with asyncio.timeout(10):
+            while not (await real.model("tiny")).active:  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.01)
+        os.kill(engine, signal.SIGKILL)
+        answer = await asking
+        body = await answer.read()
+        assert answer.status == 200, "nothing of it had been sent: it was asked again"
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert engines(tmp_path) != [engine]
+
+
+async def test_a_truncated_file_says_so_and_the_others_live(tmp_path: Path, trained: Path) -> None:
+    shutil.copy(trained, tmp_path / "good.gguf")
+    shutil.copy(trained, tmp_path / "short.gguf")
+    os.truncate(tmp_path / "short.gguf", 200_000)
+    async with gateway(tmp_path) as real:
+        async with real.post("short", FRANCE) as answer:
+            error = (await answer.json())["error"]
+            assert (answer.status, error["code"]) == (503, "model_load_failed")
+            assert "short" in error["message"]
+        assert "Paris" in await real.said("good")
+
+
+async def test_memory_is_back_when_a_model_is_unloaded(tmp_path: Path, trained: Path) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    async with gateway(tmp_path) as real:
+        for _ in range(2):
+            await real.said("tiny")
+            assert (await real.models.limits()).memory_used > 0
+            assert len(engines(tmp_path)) == 1
+            assert (await real.models.unload("tiny")).status == "unloaded"
+            assert (await real.models.limits()).memory_used == 0
+            assert engines(tmp_path) == []
+
+
+async def test_two_hundred_requests_over_five_models_in_two_places(tmp_path: Path, trained: Path) -> None:
+    """Random arrivals, plain and streamed, some of whose clients leave: none is lost, and nothing stays behind."""
+    names = ["a", "b", "c", "d", "e"]
+    for name in names:
+        shutil.copy(trained, tmp_path / f"{name}.gguf")
+    dice, ended = random.Random(3), Counter[str]()
+    async with gateway(tmp_path, "max_concurrent_models = 2\nswitch_after = 0.2") as real:
+        expected = await real.said("a")
+
+        async def request(number: int) -> None:
+            await asyncio.sleep(dice.random() * 2)
+            name = dice.choice(names)
+            if number % 10 == 3:
+                with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+                    async with asyncio.timeout(0.02 + dice.random() * 0.1):
+                        await real.streamed(name, "Tell me a story.")
+                ended["left"] += 1
+            elif number % 2:
+                assert await real.streamed(name) == expected
+                ended["streamed"] += 1
+            else:
+                assert await real.said(name) == expected
+                ended["plain"] += 1
+
+        await asyncio.gather(*(request(number) for number in range(200)))
+        assert ended == {"left": 20, "streamed": 80, "plain": 100}
+        assert len(engines(tmp_path)) <= 2
+        for name in names:
+            await real.models.unload(name)
+        assert (await real.models.limits()).memory_used == 0
+        assert engines(tmp_path) == []
