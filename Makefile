@@ -8,9 +8,13 @@ BUILD_GGUF = { echo 'Building llama.cpp for local models: some minutes, the firs
     && c++ --version >/dev/null \
     && CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(BIN)/python -m pip install --editable '.[gguf]'; }
 
-.PHONY: run test install dev lint types unit bench clean
+.PHONY: run run-local test install dev lint types unit bench clean
 run: $(VENV)/.installed
 	$(BIN)/gatehook serve
+
+# A real model, without a key and without a download: 660 kB that greet, know three capitals and call a tool.
+run-local: $(VENV)/.dev
+	GATEHOOK_PLUGINS__VENDOR_GGUF__ENABLED=true GATEHOOK_PLUGINS__VENDOR_GGUF__MODELS_DIR=tests/models $(BIN)/gatehook serve
 
 test: lint types unit
 

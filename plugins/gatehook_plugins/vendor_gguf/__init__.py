@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from pydantic import ByteSize, Field, PositiveFloat, PositiveInt
 from gatehook import CATALOG, LOCAL_MODELS, GatewayError, Router, Section, ServiceKey, StartupError, Vendor, hookimpl
 from gatehook_plugins.vendor_gguf.deployments import VENDOR, Defaults, Deployments
 from gatehook_plugins.vendor_gguf.estimate import machine_memory
+from gatehook_plugins.vendor_gguf.header import BadFile
 from gatehook_plugins.vendor_gguf.library import Library
 from gatehook_plugins.vendor_gguf.link import Link
 from gatehook_plugins.vendor_gguf.messages import Rules, Spec
@@ -70,6 +71,29 @@ class VendorGGUF:
         gpu_layers: int = Field(default=0, ge=-1, description="layers on a GPU; -1: all")
 
     requires = (CATALOG,)
+
+    @staticmethod
+    def models_at(path: Path) -> Sequence[Mapping[str, Any]]:
+        """What `gatehook models add` writes of a GGUF file, or of a folder of them.
+
+        Raises:
+            StartupError: it should be a GGUF file, and is none.
+        """
+        try:
+            if path.is_file():
+                found = [Library(None).family_at(path)] if path.suffix.lower() == ".gguf" else []
+            else:
+                found = list(Library(path).families().values())
+        except BadFile as error:
+            raise StartupError(f"{path}: {error}") from None
+        return [
+            {
+                "name": one.name,
+                "vendor": VENDOR,
+                "options": {"path": str(path if path.is_file() else one.variants[0].path)},
+            }
+            for one in found
+        ]
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
