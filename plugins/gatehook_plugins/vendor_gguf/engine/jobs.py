@@ -1,0 +1,133 @@
+"""One text to be written, and what is told about it while it is."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from gatehook_plugins.vendor_gguf.engine.errors import EngineError
+from gatehook_plugins.vendor_gguf.engine.llama import Model
+from gatehook_plugins.vendor_gguf.engine.sampling import Sampler, TokenChance
+from gatehook_plugins.vendor_gguf.engine.text import Withheld
+
+__all__ = ["Chance", "Job", "News", "Reason"]
+
+Reason = Literal["stop", "length"]
+_UNREAD: Final = 256
+"""Tokens that nobody has taken yet, after which no more are written."""
+
+
+class Chance(Struct):
+    """A token of the answer, its chance, and what else was likely."""
+
+    at: int
+    """The character of the answer it begins at."""
+    chosen: TokenChance
+    likeliest: list[TokenChance]
+
+
+class News(Struct):
+    """What one step brought."""
+
+    text: str = ""
+    chances: Sequence[Chance] = ()
+    reason: Reason | None = None
+    """Why it is over, if it is."""
+    failure: EngineError | None = None
+
+
+class Job:
+    """Asked for on the event loop, written by the thread that computes."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        most: int,
+        sampler: Sampler,
+        *,
+        stops: Sequence[str] = (),
+        special: bool = False,
+        top: int | None = None,
+    ) -> None:
+        """Nothing is begun by this.
+
+        Args:
+            prompt: its tokens, at least one.
+            most: tokens of the answer, at least one; with the prompt no more than the context has.
+            sampler: closed when the job is over.
+            stops: texts that end the answer, and are no part of it.
+            special: whether control tokens show in the text.
+            top: how many likely tokens to tell beside each; None for no chances at all.
+        """
+        self.prompt = prompt
+        self.most = most
+        self.special = special
+        self.cached = 0
+        """Tokens of the prompt that did not have to be computed."""
+        self.written = 0
+        """Tokens of the answer, the one that ended it too."""
+        self.cancelled = False
+        self._sampler = sampler
+        self._top = top
+        self._text = Withheld(stops)
+        self._chances: list[Chance] = []
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._unread = 0
+
+    # The event loop's side.
+
+    async def news(self) -> News:
+        """What is new; after one with a reason or a failure there is none any more."""
+        news = await self._news.get()
+        self._unread = 0 if self._news.empty() else self._unread
+        return news
+
+    def tell(self, news: News) -> None:
+        """Put it where `news` finds it."""
+        self._news.put_nowait(news)
+
+    # The computing thread's side.
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nobody reads it, so that writing more is of no use now."""
+        return self._unread >= _UNREAD
+
+    @property
+    def sampler(self) -> Sampler:
+        """What chooses its tokens."""
+        return self._sampler
+
+    @property
+    def top(self) -> int | None:
+        """See `__init__`."""
+        return self._top
+
+    def take(self, model: Model, token: int, chance: tuple[TokenChance, list[TokenChance]] | None) -> News:
+        """Go on by a token."""
+        self.written += 1
+        self._unread += 1
+        reason: Reason | None = None
+        piece = b""
+        if model.ends(token):
+            reason = "stop"
+        else:
+            piece = model.piece(token, special=self.special)
+            if chance is not None:
+                self._chances.append(Chance(self._text.length, *chance))
+            if self.written >= self.most:
+                reason = "length"
+        said = self._text.push(piece, last=reason is not None)
+        if self._text.stopped:
+            reason = "stop"
+        return News(said, self._released(all_of_it=reason is not None), reason)
+
+    def _released(self, *, all_of_it: bool) -> list[Chance]:
+        """The chances of the tokens whose text was said; what was cut off has none."""
+        if not self._chances:
+            return []
+        over = all_of_it and not self._text.stopped
+        said = [each for each in self._chances if over or each.at < self._text.said]
+        self._chances = [] if all_of_it else self._chances[len(said) :]
+        return said
