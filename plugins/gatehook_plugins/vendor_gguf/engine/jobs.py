@@ -74,14 +74,21 @@ class Job:
         self._chances: list[Chance] = []
         self._news: asyncio.Queue[News] = asyncio.Queue()
         self._unread = 0
+        self.placed_at = 0.0
+        """When it was given a slot, in the seconds of `time.monotonic`."""
 
     # The event loop's side.
 
     async def news(self) -> News:
         """What is new; after one with a reason or a failure there is none any more."""
-        news = await self._news.get()
-        self._unread = 0 if self._news.empty() else self._unread
-        return news
+        return await self._news.get()
+
+    def caught_up(self) -> bool:
+        """Whether all news is taken, and it was stalled until now."""
+        if not self._news.empty():
+            return False
+        stalled, self._unread = self.stalled, 0
+        return stalled
 
     def tell(self, news: News) -> None:
         """Put it where `news` finds it."""
@@ -107,7 +114,6 @@ class Job:
     def take(self, model: Model, token: int, chance: tuple[TokenChance, list[TokenChance]] | None) -> News:
         """Go on by a token."""
         self.written += 1
-        self._unread += 1
         reason: Reason | None = None
         piece = b""
         if model.ends(token):
@@ -121,7 +127,9 @@ class Job:
         said = self._text.push(piece, last=reason is not None)
         if self._text.stopped:
             reason = "stop"
-        return News(said, self._released(all_of_it=reason is not None), reason)
+        news = News(said, self._released(all_of_it=reason is not None), reason)
+        self._unread += bool(said)  # only what is told: taking it is what makes this 0 again
+        return news
 
     def _released(self, *, all_of_it: bool) -> list[Chance]:
         """The chances of the tokens whose text was said; what was cut off has none."""

@@ -93,7 +93,7 @@ class Choice(Struct):
 
 
 class _Schema(Struct):
-    schema_: dict[str, Any] | bool = field(name="schema", default_factory=dict)
+    schema_: dict[str, Any] = field(name="schema", default_factory=dict)
     name: str = ""
 
 

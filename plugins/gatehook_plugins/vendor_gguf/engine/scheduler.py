@@ -104,9 +104,12 @@ class Scheduler:
             job.cancelled = True
         self._inbox.put(None)
 
-    def resume(self) -> None:
-        """Somebody has read what was written."""
-        self._inbox.put(None)
+    async def news(self, job: Job) -> News:
+        """What is new about a job; see `Job.news`."""
+        news = await job.news()
+        if job.caught_up():
+            self._inbox.put(None)
+        return news
 
     def status(self) -> Status:
         """What there is to do just now."""
@@ -174,7 +177,7 @@ class Scheduler:
         """Give slots to those who wait, in their order; only who waits for another's prompt is passed by."""
         if self._waiting:
             before = len(self._waiting)
-            self._waiting = deque(job for job in self._waiting if not self._slots.place(job))
+            self._waiting = deque(job for job in self._waiting if not self._slots.place(job, time.monotonic()))
             self._placed += before - len(self._waiting)
 
     def _choose(self) -> tuple[list[Slot], list[tuple[Slot, int]]]:
@@ -258,6 +261,7 @@ class Scheduler:
 
     def _end(self, slot: Slot) -> None:
         assert slot.job is not None  # noqa: S101
+        self._took += (time.monotonic() - slot.job.placed_at - self._took) * _WEIGHT
         slot.job.sampler.close()
         self._slots.release(slot)
 

@@ -50,7 +50,7 @@ class Slots:
         """Cells that hold a token."""
         return sum(len(slot.cells) for slot in self.all)
 
-    def place(self, job: Job) -> bool:
+    def place(self, job: Job, now: float) -> bool:
         """Give it a slot, with as much of its prompt as is computed anywhere.
 
         False if there is none, or if it is better to wait: another prompt with the same beginning is just being read.
@@ -71,7 +71,7 @@ class Slots:
         # The last token has to be computed in any case: the answer begins with what follows it.
         self._cut(slot, min(common(slot.cells, prompt), len(prompt) - 1))
         slot.job, slot.pending = job, prompt[len(slot.cells) :]
-        job.cached = len(slot.cells)
+        job.cached, job.placed_at = len(slot.cells), now
         return True
 
     def release(self, slot: Slot) -> None:
