@@ -108,7 +108,7 @@ class CallReader:
         return True
 
 
-def _calls(value: Any, name: str | None) -> list[Call]:  # noqa: ANN401
+def _calls(value: Any, name: str | None) -> list[Call]:
     """The calls in a JSON value; none if it is something else."""
     if name is not None:
         return [Call(name, _dumps(value))] if isinstance(value, dict) else []
@@ -116,10 +116,10 @@ def _calls(value: Any, name: str | None) -> list[Call]:  # noqa: ANN401
     return [call for call in calls if call] if all(calls) else []
 
 
-def _call(value: Any) -> Call | None:  # noqa: ANN401
+def _call(value: Any) -> Call | None:
     if not isinstance(value, dict) or not isinstance(name := value.get("name"), str):
         return None
-    arguments = next((value[key] for key in ("arguments", "parameters") if key in value), {})
+    arguments: Any = next((value[key] for key in ("arguments", "parameters") if key in value), {})
     if isinstance(arguments, str):  # some write JSON in JSON
         try:
             arguments = json.loads(arguments)

@@ -10,7 +10,7 @@ _SAMPLES: Final = 9
 _WARMUP: Final = 2
 """Steps of a size that are not counted: the library sets itself up in them."""
 _EXPLORE: Final = 128
-"""After so many decisions the size measured longest ago is measured again: contexts grow, and neighbours come and go."""
+"""After so many decisions the size measured longest ago is measured again: contexts grow, neighbours come."""
 _MARGIN: Final = 1.08
 """How much faster fewer sequences must be: all together is smoother for those who read."""
 
@@ -38,7 +38,7 @@ class StepCosts:
 
     def choose(self, running: int) -> int:
         """How many of the sequences that want a token should have one in the next step."""
-        if running < 2:  # noqa: PLR2004
+        if running < 2:
             return running
         self._decisions += 1
         sizes = [running, *(size for size in (1, 2, 4, 8, 16, 32) if size < running)]

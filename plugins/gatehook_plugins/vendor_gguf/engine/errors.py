@@ -5,7 +5,7 @@ from typing import Any
 __all__ = ["Busy", "EngineError", "Invalid", "TooLong"]
 
 
-class EngineError(Exception):  # noqa: N818
+class EngineError(Exception):
     """A request that gets no answer."""
 
     status = 500
@@ -31,7 +31,7 @@ class Invalid(EngineError):
 
     status = 400
     type = "invalid_request_error"
-    code = None
+    code: str | None = None
 
 
 class TooLong(Invalid):

@@ -22,7 +22,8 @@ class Rules:
     def __init__(self) -> None:
         from llama_cpp.llama_grammar import SchemaConverter
 
-        self._converter: Any = SchemaConverter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+        make: Any = SchemaConverter  # without types
+        self._converter = make(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
         self._alternatives: list[str] = []
 
     def add_format(self, format: Format) -> None:
@@ -69,7 +70,7 @@ class Rules:
         before, after = family.around(name)
         return f"{_literal(before)} {arguments} {_literal(after)}"
 
-    def _rule(self, schema: Any, name: str, param: str) -> str:  # noqa: ANN401
+    def _rule(self, schema: Any, name: str, param: str) -> str:
         """The name of the rule for what a schema describes."""
         try:
             _check_repetitions(schema)
@@ -85,7 +86,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
-def _check_repetitions(schema: Any) -> None:  # noqa: ANN401
+def _check_repetitions(schema: Any) -> None:
     """Refuse numbers that make a grammar explode.
 
     Raises:

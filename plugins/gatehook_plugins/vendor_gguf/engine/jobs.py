@@ -1,7 +1,7 @@
 """One text to be written, and what is told about it while it is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from gatehook_plugins.vendor_gguf.engine.llama import Model
 from gatehook_plugins.vendor_gguf.engine.sampling import Sampler, TokenChance
 from gatehook_plugins.vendor_gguf.engine.text import Withheld
 
-__all__ = ["Chance", "Job", "News", "Reason"]
+__all__ = ["Chance", "Job", "Mail", "News", "Reason"]
 
 Reason = Literal["stop", "length"]
 _UNREAD: Final = 256
@@ -55,7 +55,7 @@ class Job:
         Args:
             prompt: its tokens, at least one.
             most: tokens of the answer, at least one; with the prompt no more than the context has.
-            sampler: closed when the job is over.
+            sampler: of this job alone.
             stops: texts that end the answer, and are no part of it.
             special: whether control tokens show in the text.
             top: how many likely tokens to tell beside each; None for no chances at all.
@@ -66,40 +66,23 @@ class Job:
         self.cached = 0
         """Tokens of the prompt that did not have to be computed."""
         self.written = 0
-        """Tokens of the answer, the one that ended it too."""
+        """Tokens of the answer."""
         self.cancelled = False
         self._sampler = sampler
         self._top = top
         self._text = Withheld(stops)
         self._chances: list[Chance] = []
-        self._news: asyncio.Queue[News] = asyncio.Queue()
-        self._unread = 0
+        self.unread = 0
+        """Tokens that were told since somebody listened last."""
+        self.mail: Mail
+        """Where its news goes."""
         self.placed_at = 0.0
         """When it was given a slot, in the seconds of `time.monotonic`."""
-
-    # The event loop's side.
-
-    async def news(self) -> News:
-        """What is new; after one with a reason or a failure there is none any more."""
-        return await self._news.get()
-
-    def caught_up(self) -> bool:
-        """Whether all news is taken, and it was stalled until now."""
-        if not self._news.empty():
-            return False
-        stalled, self._unread = self.stalled, 0
-        return stalled
-
-    def tell(self, news: News) -> None:
-        """Put it where `news` finds it."""
-        self._news.put_nowait(news)
-
-    # The computing thread's side.
 
     @property
     def stalled(self) -> bool:
         """Whether nobody reads it, so that writing more is of no use now."""
-        return self._unread >= _UNREAD
+        return self.unread >= _UNREAD
 
     @property
     def sampler(self) -> Sampler:
@@ -113,12 +96,12 @@ class Job:
 
     def take(self, model: Model, token: int, chance: tuple[TokenChance, list[TokenChance]] | None) -> News:
         """Go on by a token."""
-        self.written += 1
         reason: Reason | None = None
         piece = b""
         if model.ends(token):
             reason = "stop"
         else:
+            self.written += 1
             piece = model.piece(token, special=self.special)
             if chance is not None:
                 self._chances.append(Chance(self._text.length, *chance))
@@ -128,7 +111,7 @@ class Job:
         if self._text.stopped:
             reason = "stop"
         news = News(said, self._released(all_of_it=reason is not None), reason)
-        self._unread += bool(said)  # only what is told: taking it is what makes this 0 again
+        self.unread += bool(said)  # only what is told: taking it is what makes this 0 again
         return news
 
     def _released(self, *, all_of_it: bool) -> list[Chance]:
@@ -139,3 +122,33 @@ class Job:
         said = [each for each in self._chances if over or each.at < self._text.said]
         self._chances = [] if all_of_it else self._chances[len(said) :]
         return said
+
+
+class Mail:
+    """The news about the jobs of one request, for who waits for them on the event loop."""
+
+    def __init__(self, jobs: Sequence[Job], wake: Callable[[], None]) -> None:
+        """`wake` is called when jobs that were stalled can go on."""
+        self._jobs = jobs
+        self._wake = wake
+        self._news: list[tuple[Job, News]] = []
+        self._come = asyncio.Event()
+        for job in jobs:
+            job.mail = self
+
+    def put(self, job: Job, news: News) -> None:
+        """Something is new."""
+        self._news.append((job, news))
+        self._come.set()
+
+    async def take(self) -> list[tuple[Job, News]]:
+        """All that is new, at least one thing. After a reason or a failure a job has no news any more."""
+        await self._come.wait()
+        self._come.clear()
+        news, self._news = self._news, []
+        stalled = any(job.stalled for job in self._jobs)
+        for job in self._jobs:
+            job.unread = 0
+        if stalled:
+            self._wake()
+        return news

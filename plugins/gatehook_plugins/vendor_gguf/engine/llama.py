@@ -53,7 +53,7 @@ _PIECE: Final = 256
 """Bytes that most tokens fit in."""
 
 
-class LoadFailed(Exception):  # noqa: N818
+class LoadFailed(Exception):
     """The model cannot be loaded; the text says why."""
 
 
@@ -114,7 +114,6 @@ class Model:
         self.causal = self.metadata("general.architecture") not in (None, "clip") and bool(
             api.llama_model_has_decoder(self._model)
         )
-        self._buffer = ctypes.create_string_buffer(_PIECE)
 
     @property
     def library(self) -> Library:
@@ -122,7 +121,7 @@ class Model:
         return self._library
 
     @property
-    def handle(self) -> Any:  # noqa: ANN401
+    def handle(self) -> Any:
         """The library's pointer."""
         return self._model
 
@@ -157,13 +156,15 @@ class Model:
         return tokens[:found]
 
     def piece(self, token: int, *, special: bool) -> bytes:
-        """The bytes of a token; a control token has some only with `special`. One thread at a time."""
+        """The bytes of a token; a control token has some only with `special`."""
         to_piece = self.call["llama_token_to_piece"]
-        length = to_piece(self.vocab, token, self._buffer, _PIECE, 0, special)
-        if length >= 0:
-            return self._buffer.raw[:length]
-        longer = ctypes.create_string_buffer(-length)
-        return longer.raw[: to_piece(self.vocab, token, longer, -length, 0, special)]
+        size = _PIECE
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = to_piece(self.vocab, token, buffer, size, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
 
     def ends(self, token: int) -> bool:
         """Whether it ends an answer."""
@@ -244,7 +245,7 @@ class Context:
             ("seq_id", self._pointers),
             ("logits", self.output),
         ):
-            kind = dict(api.llama_batch._fields_)[name]  # noqa: SLF001
+            kind = dict(api.llama_batch._fields_)[name]
             setattr(self._batch, name, ctypes.cast(array.ctypes.data, kind))
 
     def put(self, at: int, sequence: int, first: int, tokens: Sequence[int], *, output: bool) -> int:
@@ -281,17 +282,19 @@ class Context:
         if self._memory:
             self.call["llama_memory_clear"](self._memory, False)
 
-    def logits(self, index: int, size: int) -> Any:  # noqa: ANN401
+    def logits(self, index: int, size: int) -> Any:
         """What was computed at a place of the last step, as an array that the next one overwrites."""
         import numpy as np
 
         return np.ctypeslib.as_array(self.call["llama_get_logits_ith"](self._context, index), (size,))
 
-    def embedding(self, sequence: int) -> Any:  # noqa: ANN401
+    def embedding(self, sequence: int) -> Any:
         """The pooled embedding of a sequence of the last step, as an array of its own."""
         import numpy as np
 
-        return np.ctypeslib.as_array(self.call["llama_get_embeddings_seq"](self._context, sequence), (self.width,)).copy()
+        return np.ctypeslib.as_array(
+            self.call["llama_get_embeddings_seq"](self._context, sequence), (self.width,)
+        ).copy()
 
 
 def default_threads() -> int:
@@ -299,7 +302,7 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
-def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401
+def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:
     function = getattr(library, name)
     function.restype, function.argtypes = result, arguments
     return function

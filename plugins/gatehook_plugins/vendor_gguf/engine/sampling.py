@@ -11,7 +11,7 @@ from gatehook_plugins.vendor_gguf.engine.errors import Invalid
 from gatehook_plugins.vendor_gguf.engine.llama import Context, Model
 from gatehook_plugins.vendor_gguf.engine.requests import Sampling
 
-__all__ = ["Grammar", "Sampler", "TokenChance", "chances", "new_seed"]
+__all__ = ["Grammar", "GrammarEnded", "Sampler", "TokenChance", "chances", "new_seed"]
 
 _WINDOW: Final = 1024
 """Tokens of the answer, the last ones, that penalties look at."""
@@ -45,11 +45,9 @@ class Grammar:
         """Whether the token may come next."""
         return _allowed(self._call, self.handle, token)
 
-    def close(self) -> None:
-        """Give back its memory."""
+    def __del__(self) -> None:
         if self.handle:
             self._call["llama_sampler_free"](self.handle)
-            self.handle = None
 
 
 class Sampler:
@@ -61,7 +59,7 @@ class Sampler:
         self._model = model
         self._grammar = grammar
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        for sampler in _samplers(model, wishes, seed % _SEEDS):
+        for sampler in _samplers(model, wishes, seed % _SEEDS):  # they are freed with the chain
             self._call["llama_sampler_chain_add"](self._chain, sampler)
 
     def choose(self, context: Context, index: int) -> int:
@@ -78,15 +76,10 @@ class Sampler:
             self._call["llama_sampler_accept"](sampler, token)
         return token
 
-    def close(self) -> None:
-        """Give back its memory."""
-        if self._chain:
-            self._call["llama_sampler_free"](self._chain)
-            self._chain = None
-        if self._grammar is not None:
-            self._grammar.close()
+    def __del__(self) -> None:
+        self._call["llama_sampler_free"](self._chain)
 
-    def _apply(self, context: Context, index: int, *samplers: Any) -> int:  # noqa: ANN401
+    def _apply(self, context: Context, index: int, *samplers: Any) -> int:
         import numpy as np
 
         api, size = self._model.library.api, self._model.tokens
@@ -101,7 +94,7 @@ class Sampler:
         return int(array.data[array.selected].id)
 
 
-class GrammarEnded(Exception):  # noqa: N818
+class GrammarEnded(Exception):
     """No token may follow, not even one that ends the answer."""
 
 
@@ -117,7 +110,7 @@ def chances(context: Context, index: int, token: int, size: int, top: int) -> tu
     logits = context.logits(index, size).astype(np.float64)
     peak = logits.max()
     total = peak + math.log(np.exp(logits - peak).sum())
-    best = np.argpartition(logits, -top)[-top:] if top else []
+    best: Any = np.argpartition(logits, -top)[-top:] if top else []
     likeliest = sorted((TokenChance(int(each), float(logits[each] - total)) for each in best), key=_by_chance)
     return TokenChance(token, float(logits[token] - total)), likeliest
 
@@ -155,7 +148,7 @@ def _biases(wishes: Sampling, tokens: int) -> dict[int, float]:
     """
     found = {}
     for name, bias in (wishes.logit_bias or {}).items():
-        token = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else tokens  # noqa: PLR2004
+        token = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else tokens
         if token >= tokens:
             raise Invalid(f"logit_bias: {name!r} is no token; they are 0 to {tokens - 1}", param="logit_bias")
         found[token] = bias
@@ -166,7 +159,7 @@ def _given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _allowed(call: dict[str, Any], grammar: Any, token: int) -> bool:  # noqa: ANN401
+def _allowed(call: dict[str, Any], grammar: Any, token: int) -> bool:
     import llama_cpp
 
     one = llama_cpp.llama_token_data(id=token, logit=1.0, p=0.0)

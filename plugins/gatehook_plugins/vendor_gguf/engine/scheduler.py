@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gatehook_plugins.vendor_gguf.engine.costs import StepCosts
 from gatehook_plugins.vendor_gguf.engine.errors import Busy, EngineError
-from gatehook_plugins.vendor_gguf.engine.jobs import Job, News
+from gatehook_plugins.vendor_gguf.engine.jobs import Job, Mail, News
 from gatehook_plugins.vendor_gguf.engine.llama import Context, Model
 from gatehook_plugins.vendor_gguf.engine.sampling import GrammarEnded, TokenChance, chances
 from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
@@ -85,7 +85,7 @@ class Scheduler:
 
     # The event loop's side.
 
-    def submit(self, jobs: Sequence[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> Mail:
         """Have them written, all or none.
 
         Raises:
@@ -95,21 +95,16 @@ class Scheduler:
         if waiting and waiting + len(jobs) > self._room:
             raise Busy(waiting, max(1, min(60, round(waiting * self._took / len(self._slots.all)))))
         self._queued += len(jobs)
+        mail = Mail(jobs, self._wake)
         for job in jobs:
             self._inbox.put(job)
+        return mail
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
+    def cancel(self, jobs: Iterable[Job]) -> None:
         """Stop writing them, before the next step; nothing is told about them any more."""
         for job in jobs:
             job.cancelled = True
-        self._inbox.put(None)
-
-    async def news(self, job: Job) -> News:
-        """What is new about a job; see `Job.news`."""
-        news = await job.news()
-        if job.caught_up():
-            self._inbox.put(None)
-        return news
+        self._wake()
 
     def status(self) -> Status:
         """What there is to do just now."""
@@ -124,8 +119,11 @@ class Scheduler:
     async def close(self) -> None:
         """End the thread; what is being written is not finished."""
         self._closing = True
-        self._inbox.put(None)
+        self._wake()
         await asyncio.to_thread(self._thread.join)
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
 
     # The thread's side.
 
@@ -168,9 +166,7 @@ class Scheduler:
                 self._end(slot)
         if any(job.cancelled for job in self._waiting):
             for job in self._waiting:
-                if job.cancelled:
-                    job.sampler.close()
-                    self._placed += 1
+                self._placed += job.cancelled
             self._waiting = deque(job for job in self._waiting if not job.cancelled)
 
     def _place(self) -> None:
@@ -262,7 +258,6 @@ class Scheduler:
     def _end(self, slot: Slot) -> None:
         assert slot.job is not None  # noqa: S101
         self._took += (time.monotonic() - slot.job.placed_at - self._took) * _WEIGHT
-        slot.job.sampler.close()
         self._slots.release(slot)
 
     def _fail(self, took: Sequence[tuple[Slot, int]], failure: EngineError, told: Told) -> None:
@@ -294,4 +289,4 @@ class _Rate:
 
 def _tell(told: Told) -> None:
     for job, news in told:
-        job.tell(news)
+        job.mail.put(job, news)

@@ -16,11 +16,11 @@ PLAIN: Final = (
 """ChatML, for files that have no template."""
 
 
-class TemplateFault(Exception):  # noqa: N818
+class TemplateFault(Exception):
     """The template is none; the text says where."""
 
 
-class _Raised(Exception):  # noqa: N818
+class _Raised(Exception):
     """A template's own complaint about a conversation."""
 
 
@@ -78,7 +78,7 @@ class ChatTemplate:
             raise Invalid(f"messages: the model's chat template fails at them: {reason}", param="messages") from None
 
 
-def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:  # noqa: ANN401, FBT001, FBT002
+def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """As in transformers: nothing is escaped for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
@@ -91,7 +91,7 @@ def _raise(message: str) -> None:
     raise _Raised(message)
 
 
-def _generation_tag() -> Any:  # noqa: ANN401
+def _generation_tag() -> Any:
     """{% generation %} marks what a model is trained on; here its content is all that counts."""
     from jinja2 import nodes
     from jinja2.ext import Extension

@@ -179,8 +179,10 @@ def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param
         if isinstance(each, int):
             raise Invalid(f"{param}[{at}]: tokens and texts are mixed; use lists of tokens", param=param)
         where = f"{param}[{at}]"
-        is_text = isinstance(each, str)
-        prompts.append(_tokens(model, each, where, begin=True) if is_text else _known(model, each, where))
+        if isinstance(each, str):
+            prompts.append(_tokens(model, each, where, begin=True))
+        else:
+            prompts.append(_known(model, each, where))
     return prompts
 
 
