@@ -111,9 +111,8 @@ class Model:
         """How many tokens it knows."""
         self.trained_context: int = self.call["llama_model_n_ctx_train"](self._model)
         self.width: int = self.call["llama_model_n_embd"](self._model)
-        self.causal = self.metadata("general.architecture") not in (None, "clip") and bool(
-            api.llama_model_has_decoder(self._model)
-        )
+        self.decodes = bool(api.llama_model_has_decoder(self._model))
+        """False for those that only encode."""
 
     @property
     def library(self) -> Library:
@@ -229,7 +228,7 @@ class Context:
         self.width = model.width
         self.pooling: int = self.call["llama_pooling_type"](self._context)
         self._memory = api.llama_get_memory(self._context)
-        self._decode = api.llama_decode if model.causal else api.llama_encode
+        self._decode = api.llama_decode if model.decodes else api.llama_encode
         self.size = batch
         self.token: Any = np.zeros(batch, np.int32)
         self.position: Any = np.zeros(batch, np.int32)
