@@ -1,7 +1,7 @@
 """Write a GGUF file with random weights: valid, the same for the same seed, and saying nothing that makes sense.
 
-    python make_gguf.py tiny.gguf                                  # 2 layers, 64 dimensions, 0.3 MB
-    python make_gguf.py big.gguf --layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000  # 150 MB
+python make_gguf.py tiny.gguf                                  # 2 layers, 64 dimensions, 0.3 MB
+python make_gguf.py big.gguf --layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000  # 150 MB
 """
 
 import argparse
@@ -99,8 +99,7 @@ def tensors(args: argparse.Namespace, words: int) -> dict[str, Any]:
 
 def write(file: BinaryIO, keys: dict[str, Any], weights: dict[str, Any], kind: int) -> None:
     file.write(struct.pack("<4sIQQ", b"GGUF", 3, len(weights), len(keys)))
-    for key, value in keys.items():
-        file.write(text(key) + valued(*value))
+    file.writelines(text(key) + valued(*value) for key, value in keys.items())
     data, offset = [], 0
     for name, weight in weights.items():
         stored = F32 if weight.ndim == 1 else kind

@@ -183,14 +183,8 @@ class Scheduler:
         size = self._costs.choose(len(writers))
         chosen = sorted(writers, key=lambda slot: slot.turn)[:size]
         took = [(slot, 1) for slot in chosen]
-        readers = sorted((slot for slot in ready if slot.reading), key=lambda slot: len(slot.pending))
         room = self._chunk(_PAUSE if writers else _ALONE) - len(took)
-        for left, slot in zip(range(len(readers), 0, -1), readers, strict=True):
-            # Even shares, and what a short prompt leaves goes to the longer ones: none waits for another's end.
-            tokens = min(len(slot.pending), max(room // left, min(room, _SMALLEST)))
-            room -= tokens
-            if tokens > 0:
-                took.append((slot, tokens))
+        took += _shares([slot for slot in ready if slot.reading], room)
         return chosen, sorted(took, key=lambda each: each[0].sequence)
 
     def _chunk(self, seconds: float) -> int:
@@ -266,6 +260,23 @@ class Scheduler:
                 told.append((slot.job, News(failure=failure)))
                 self._end(slot)
         self._slots.forget([slot for slot, _ in took])
+
+
+def _shares(readers: Sequence[Slot], room: int) -> list[tuple[Slot, int]]:
+    """How much is read of which prompts: the shortest first, so that most begin soon; the oldest always goes on."""
+    if not readers:
+        return []
+    oldest = min(readers, key=_age)
+    shares = dict.fromkeys(readers, 0)
+    shares[oldest] = min(len(oldest.pending), max(1, room // 4))
+    for slot in sorted(readers, key=lambda slot: (len(slot.pending), _age(slot))):
+        left = max(0, room - sum(shares.values()))
+        shares[slot] += min(len(slot.pending) - shares[slot], left)
+    return [(slot, tokens) for slot, tokens in shares.items() if tokens]
+
+
+def _age(slot: Slot) -> float:
+    return slot.job.placed_at if slot.job else 0.0
 
 
 class _Rate:
