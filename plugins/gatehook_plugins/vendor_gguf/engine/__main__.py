@@ -1,0 +1,138 @@
+"""Load a model, and serve it until standard input ends."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+from aiohttp import web
+
+from gatehook_plugins.vendor_gguf.engine.embeddings import Embedder
+from gatehook_plugins.vendor_gguf.engine.llama import Context, Library, LoadFailed, Model
+from gatehook_plugins.vendor_gguf.engine.scheduler import Scheduler
+from gatehook_plugins.vendor_gguf.engine.server import EmbeddingServer, Endpoints, TextServer, application
+from gatehook_plugins.vendor_gguf.engine.templates import PLAIN, ChatTemplate, TemplateFault
+from gatehook_plugins.vendor_gguf.engine.writer import Writer
+from gatehook_plugins.vendor_gguf.options import EngineOptions
+
+__all__ = ["main"]
+
+_LONGEST_DEFAULT: Final = 8192
+"""Tokens of context where nobody says how many: models are trained for more than most machines can hold."""
+Tell = Callable[[dict[str, Any]], None]
+
+
+def main() -> int:
+    """The exit status: 1 after a failure, which is told."""
+    # What the library or anything else prints must not come between the lines that are told.
+    told = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def tell(word: dict[str, Any]) -> None:
+        told.write(msgspec.json.encode(word) + b"\n")
+
+    try:
+        options = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineOptions)
+    except msgspec.MsgspecError as error:
+        tell({"failed": {"code": "bad_options", "message": f"the options are not understood: {error}"}})
+        return 1
+    _end_with(sys.stdin.buffer, options.socket)
+    threading.excepthook = _end_process
+    try:
+        asyncio.run(_serve(options, tell))
+    except (LoadFailed, TemplateFault) as error:
+        tell({"failed": {"code": "load_failed", "message": str(error)}})
+    except ImportError as error:
+        why = f"llama-cpp-python cannot be used: {error}; pip install 'gatehook[gguf]'"
+        tell({"failed": {"code": "not_installed", "message": why}})
+    except OSError as error:
+        tell({"failed": {"code": "socket_failed", "message": f"{options.socket}: {error.strerror or error}"}})
+    return 1
+
+
+async def _serve(options: EngineOptions, tell: Tell) -> None:
+    model = await asyncio.to_thread(_load, options, tell)
+    length = options.context or min(model.trained_context or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
+    context = await asyncio.to_thread(_context, model, options, length)
+    endpoints = _endpoints(options, model, context, length)
+    runner = web.AppRunner(application(endpoints), access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await asyncio.to_thread(Path(options.socket).unlink, missing_ok=True)
+    mask = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, options.socket).start()
+    finally:
+        os.umask(mask)
+    tell({"ready": {"context": length, "slots": options.slots, "memory": _resident()}})
+    await asyncio.Event().wait()
+
+
+def _load(options: EngineOptions, tell: Tell) -> Model:
+    if not Path(options.path).is_file():
+        raise LoadFailed(f"{options.path}: there is no such file")
+    return Model(Library(), options.path, options.gpu_layers, lambda done: tell({"progress": done}))
+
+
+def _context(model: Model, options: EngineOptions, length: int) -> Context:
+    return Context(
+        model,
+        context=length,
+        sequences=options.slots,
+        # An embedding may need the whole text in one step.
+        batch=length if options.embedding else min(options.batch, length * options.slots),
+        threads=options.threads,
+        embedding=options.embedding,
+        pooling=options.pooling,
+    )
+
+
+def _endpoints(options: EngineOptions, model: Model, context: Context, length: int) -> Endpoints:
+    if options.embedding:
+        if context.pooling == 0:
+            raise LoadFailed(f"{options.path}: it does not say how embeddings are pooled; set pooling, as in 'mean'")
+        return EmbeddingServer(model, Embedder(context, sequences=options.slots), name=options.name, length=length)
+    source = options.chat_template or model.metadata("tokenizer.chat_template") or PLAIN
+    template = ChatTemplate(source, bos=model.text_of("bos"), eos=model.text_of("eos"))
+    writer = Writer(model, template, context=length, reasoning=options.reasoning, seed=options.seed)
+    scheduler = Scheduler(model, context, slots=options.slots, length=length)
+    return TextServer(model, writer, scheduler, name=options.name, reasoning=options.reasoning)
+
+
+def _end_with(stream: BinaryIO, socket: str) -> None:
+    """End at once when `stream` does: who began this process has ended, or wants it to."""
+
+    def wait() -> None:
+        while stream.read(1 << 16):
+            pass
+        with contextlib.suppress(OSError):
+            Path(socket).unlink(missing_ok=True)
+        os._exit(0)  # also while the library loads or computes
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _end_process(fault: threading.ExceptHookArgs) -> None:
+    """A thread that computes has failed: nothing would ever be answered again."""
+    traceback.print_exception(fault.exc_type, fault.exc_value, fault.exc_traceback, file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _resident() -> int:
+    """Bytes in memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError):  # no Linux: the most there ever were
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""llama.cpp as the engine uses it: a model, its words, and a context that computes steps for several sequences.
+
+Only what takes long (loading, computing a step) gives up Python's lock. ctypes gives it up for every call otherwise,
+and a thread may wait 5 ms to have it back while another one is busy: for each token that is sampled.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+__all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
+
+_P, _I32, _F32, _BOOL, _CHARS = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float, ctypes.c_bool, ctypes.c_char_p
+_LOCKED: Final[dict[str, tuple[Any, ...]]] = {
+    # name: (result, arguments...); called with Python's lock held
+    "llama_get_logits_ith": (ctypes.POINTER(_F32), _P, _I32),
+    "llama_get_embeddings_seq": (ctypes.POINTER(_F32), _P, _I32),
+    "llama_memory_clear": (None, _P, _BOOL),
+    "llama_memory_seq_cp": (None, _P, _I32, _I32, _I32, _I32),
+    "llama_memory_seq_rm": (_BOOL, _P, _I32, _I32, _I32),
+    "llama_model_meta_val_str": (_I32, _P, _CHARS, _CHARS, ctypes.c_size_t),
+    "llama_model_n_ctx_train": (_I32, _P),
+    "llama_model_n_embd": (_I32, _P),
+    "llama_pooling_type": (_I32, _P),
+    "llama_sampler_accept": (None, _P, _I32),
+    "llama_sampler_apply": (None, _P, _P),
+    "llama_sampler_chain_add": (None, _P, _P),
+    "llama_sampler_free": (None, _P),
+    "llama_sampler_init_dist": (_P, ctypes.c_uint32),
+    "llama_sampler_init_greedy": (_P,),
+    "llama_sampler_init_logit_bias": (_P, _I32, _I32, _P),
+    "llama_sampler_init_min_p": (_P, _F32, ctypes.c_size_t),
+    "llama_sampler_init_penalties": (_P, _I32, _F32, _F32, _F32),
+    "llama_sampler_init_temp": (_P, _F32),
+    "llama_sampler_init_top_k": (_P, _I32),
+    "llama_sampler_init_top_p": (_P, _F32, ctypes.c_size_t),
+    "llama_sampler_sample": (_I32, _P, _P, _I32),
+    "llama_token_to_piece": (_I32, _P, _I32, _CHARS, _I32, _I32, _BOOL),
+    "llama_vocab_bos": (_I32, _P),
+    "llama_vocab_eos": (_I32, _P),
+    "llama_vocab_get_add_bos": (_BOOL, _P),
+    "llama_vocab_get_add_eos": (_BOOL, _P),
+    "llama_vocab_get_text": (_CHARS, _P, _I32),
+    "llama_vocab_is_eog": (_BOOL, _P, _I32),
+    "llama_vocab_n_tokens": (_I32, _P),
+}
+_WARNING: Final = 3
+_CONTINUED: Final = 5
+_POOLINGS: Final = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3}
+_PIECE: Final = 256
+"""Bytes that most tokens fit in."""
+
+
+class LoadFailed(Exception):
+    """The model cannot be loaded; the text says why."""
+
+
+class Library:
+    """The library, loaded and started. One per process."""
+
+    def __init__(self) -> None:
+        """Load it.
+
+        Raises:
+            ImportError: llama-cpp-python is not installed.
+        """
+        import llama_cpp
+
+        self.api: Any = llama_cpp
+        self.errors: list[str] = []
+        """What it complained about since this was emptied last."""
+        quick = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)  # noqa: SLF001
+        self.locked: dict[str, Any] = {name: _declared(quick, name, *types) for name, types in _LOCKED.items()}
+        self._callback = llama_cpp.llama_log_callback(self._log)  # kept: the library calls it as long as it lives
+        self._continued = False
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+
+    def _log(self, level: int, text: bytes, _: object) -> None:
+        """Pass on warnings and errors; the rest is a flood."""
+        self._continued = self._continued if level == _CONTINUED else level >= _WARNING
+        if self._continued and (line := text.decode("utf-8", "replace").strip()):
+            self.errors[:] = [*self.errors[-7:], line]
+            print(line, file=sys.stderr, flush=True)  # noqa: T201  # the process that began this one listens
+
+
+class Model:
+    """The weights and the vocabulary."""
+
+    def __init__(self, library: Library, path: str, gpu_layers: int, progress: Callable[[float], None]) -> None:
+        """Load it; `progress` is told how much is there, 0 to 1.
+
+        Raises:
+            LoadFailed: it is no GGUF file, is cut off, or needs what this library or machine does not have.
+        """
+        api = library.api
+        self._library = library
+        self.call: dict[str, Any] = library.locked
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else -1
+        callback = api.llama_progress_callback(_every_percent(progress))
+        params.progress_callback = callback
+        library.errors.clear()
+        self._model = api.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            raise LoadFailed(f"{path}: {_reason(library.errors)}")
+        self.vocab = api.llama_model_get_vocab(self._model)
+        self.tokens: int = self.call["llama_vocab_n_tokens"](self.vocab)
+        """How many tokens it knows."""
+        self.trained_context: int = self.call["llama_model_n_ctx_train"](self._model)
+        self.width: int = self.call["llama_model_n_embd"](self._model)
+        self.decodes = bool(api.llama_model_has_decoder(self._model))
+        """False for those that only encode."""
+
+    @property
+    def library(self) -> Library:
+        """Where its functions are."""
+        return self._library
+
+    @property
+    def handle(self) -> Any:
+        """The library's pointer."""
+        return self._model
+
+    def metadata(self, key: str) -> str | None:
+        """The text of a header's key; None if it has none."""
+        size = _PIECE
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = self.call["llama_model_meta_val_str"](self._model, key.encode(), buffer, size)
+            if length < size:
+                return None if length < 0 else buffer.raw[:length].decode("utf-8", "replace")
+            size = length + 1
+
+    def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
+        """The tokens of `text`.
+
+        Args:
+            text: any.
+            special: whether the names of control tokens stand for them.
+            begin: whether to begin as the model wants a text to begin, mostly with a token of its own.
+
+        Raises:
+            UnicodeEncodeError: the text has lone surrogates.
+        """
+        raw = text.encode()
+        room = len(raw) + 16
+        tokens = (_I32 * room)()
+        found: int = self._library.api.llama_tokenize(self.vocab, raw, len(raw), tokens, room, begin, special)
+        if found < 0:  # never seen: tokens are no shorter than a byte
+            tokens = (_I32 * -found)()
+            found = self._library.api.llama_tokenize(self.vocab, raw, len(raw), tokens, -found, begin, special)
+        return tokens[:found]
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """The bytes of a token; a control token has some only with `special`."""
+        to_piece = self.call["llama_token_to_piece"]
+        size = _PIECE
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = to_piece(self.vocab, token, buffer, size, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def ends(self, token: int) -> bool:
+        """Whether it ends an answer."""
+        return bool(self.call["llama_vocab_is_eog"](self.vocab, token))
+
+    def text_of(self, which: str) -> str:
+        """The text of the token that begins ("bos") or ends ("eos") a text; "" if there is none."""
+        token = self.call[f"llama_vocab_{which}"](self.vocab)
+        return "" if token < 0 else (self.call["llama_vocab_get_text"](self.vocab, token) or b"").decode()
+
+    @property
+    def begins_with_bos(self) -> bool:
+        """Whether each text begins with a token of its own."""
+        return bool(self.call["llama_vocab_get_add_bos"](self.vocab))
+
+
+class Context:
+    """The memory of several sequences, and the steps that are computed on it. For one thread."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context: int,
+        sequences: int,
+        batch: int,
+        threads: int,
+        embedding: bool = False,
+        pooling: str = "",
+    ) -> None:
+        """Make it.
+
+        Args:
+            model: whose.
+            context: tokens that one sequence may have.
+            sequences: how many there may be.
+            batch: tokens that one step may have.
+            threads: to compute with; 0 for all cores but one.
+            embedding: whether embeddings are made, and no text.
+            pooling: of embeddings: mean, cls or last; "" for what the file says.
+
+        Raises:
+            LoadFailed: there is not enough memory.
+        """
+        import numpy as np
+
+        library = model.library
+        api, self.call = library.api, library.locked
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = context * sequences, sequences
+        params.n_batch = params.n_ubatch = batch
+        params.n_threads = params.n_threads_batch = threads or default_threads()
+        params.embeddings = embedding
+        params.kv_unified = embedding  # text: each sequence has cells of its own, and looks at no other's
+        params.pooling_type = _POOLINGS[pooling]
+        params.no_perf = True
+        library.errors.clear()
+        self._context = api.llama_init_from_model(model.handle, params)
+        if not self._context:
+            raise LoadFailed(f"not enough memory for {sequences} x {context} tokens: {_reason(library.errors)}")
+        self.handle = self._context
+        self.width = model.width
+        self.pooling: int = self.call["llama_pooling_type"](self._context)
+        self._memory = api.llama_get_memory(self._context)
+        self._decode = api.llama_decode if model.decodes else api.llama_encode
+        self.size = batch
+        self.token: Any = np.zeros(batch, np.int32)
+        self.position: Any = np.zeros(batch, np.int32)
+        self.sequence: Any = np.zeros(batch, np.int32)
+        self.output: Any = np.zeros(batch, np.int8)
+        self._counts = np.ones(batch, np.int32)
+        self._pointers = self.sequence.ctypes.data + np.arange(batch, dtype=np.uint64) * 4
+        self._batch = api.llama_batch(0, *(None,) * 6)
+        for name, array in (
+            ("token", self.token),
+            ("pos", self.position),
+            ("n_seq_id", self._counts),
+            ("seq_id", self._pointers),
+            ("logits", self.output),
+        ):
+            kind = dict(api.llama_batch._fields_)[name]
+            setattr(self._batch, name, ctypes.cast(array.ctypes.data, kind))
+
+    def put(self, at: int, sequence: int, first: int, tokens: Sequence[int], *, output: bool) -> int:
+        """Put tokens of a sequence, from its position `first`, into the next step, from `at`; gives what follows.
+
+        `output` tells whether something will be read at the last of them.
+        """
+        end = at + len(tokens)
+        self.token[at:end] = tokens
+        self.position[at:end] = range(first, first + len(tokens))
+        self.sequence[at:end] = sequence
+        self.output[at:end] = 0
+        self.output[end - 1] = output
+        return end
+
+    def compute(self, tokens: int) -> int:
+        """Compute the step of the first `tokens` that were put; 0, or the library's code: 1 is no room."""
+        self._batch.n_tokens = tokens
+        return int(self._decode(self._context, self._batch))
+
+    def keep(self, sequence: int, tokens: int) -> bool:
+        """Forget all but the first tokens of a sequence; False if this model cannot forget a part."""
+        if not self._memory:
+            return False
+        return bool(self.call["llama_memory_seq_rm"](self._memory, sequence, tokens, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Have a sequence begin as another one; what it had is forgotten."""
+        self.keep(target, 0)
+        self.call["llama_memory_seq_cp"](self._memory, source, target, -1, -1)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        if self._memory:
+            self.call["llama_memory_clear"](self._memory, False)
+
+    def logits(self, index: int, size: int) -> Any:
+        """What was computed at a place of the last step, as an array that the next one overwrites."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(self.call["llama_get_logits_ith"](self._context, index), (size,))
+
+    def embedding(self, sequence: int) -> Any:
+        """The pooled embedding of a sequence of the last step, as an array of its own."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(
+            self.call["llama_get_embeddings_seq"](self._context, sequence), (self.width,)
+        ).copy()
+
+
+def default_threads() -> int:
+    """All cores that this process may use but one: the gateway works beside it, and a step waits for its slowest."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def _every_percent(progress: Callable[[float], None]) -> Callable[[float, object], bool]:
+    told = -1
+
+    def tell(done: float, _: object) -> bool:
+        nonlocal told
+        if (percent := int(done * 100)) > told:
+            told = percent
+            progress(percent / 100)
+        return True
+
+    return tell
+
+
+def _reason(errors: Sequence[str]) -> str:
+    """The first complaint; the others say that something failed because of it."""
+    return next(iter(errors), "the library gives no reason").removeprefix("llama_model_load: ")

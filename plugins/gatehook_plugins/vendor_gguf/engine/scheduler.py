@@ -1,0 +1,303 @@
+"""The thread that computes: step after step, a token for each running text, and a part of the prompts that wait."""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from msgspec import Struct
+
+from gatehook_plugins.vendor_gguf.engine.costs import StepCosts
+from gatehook_plugins.vendor_gguf.engine.errors import Busy, EngineError
+from gatehook_plugins.vendor_gguf.engine.jobs import Job, Mail, News
+from gatehook_plugins.vendor_gguf.engine.llama import Context, Model
+from gatehook_plugins.vendor_gguf.engine.sampling import GrammarEnded, TokenChance, chances
+from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
+
+__all__ = ["Scheduler", "Status"]
+
+_WAITING: Final = 16
+"""Jobs that may wait, for each slot."""
+_PAUSE: Final = 0.1
+"""Seconds by which prompts may hold up the texts that are written."""
+_ALONE: Final = 0.5
+"""Seconds that a step takes when nobody is held up: after each it is seen who has left."""
+_SMALLEST: Final = 16
+"""Tokens of a prompt that are worth a step."""
+_WEIGHT: Final = 0.2
+"""Of what was measured last, in the averages."""
+_NO_ROOM: Final = 1
+
+Told = list[tuple[Job, News]]
+
+
+class Status(Struct):
+    """How much there is to do."""
+
+    active: int
+    """Texts that are written, or whose prompts are read."""
+    queued: int
+    kv_used: int
+    """Cells that hold a token."""
+    kv_total: int
+    tokens_per_second: float
+    """Written, in the last seconds."""
+
+
+class Scheduler:
+    """Continuous batching on one context."""
+
+    def __init__(self, model: Model, context: Context, *, slots: int, length: int) -> None:
+        """Begin the thread; on the event loop.
+
+        Args:
+            model: what the context is of.
+            context: belongs to the thread from now on.
+            slots: sequences of the context.
+            length: tokens of each.
+        """
+        self.length = length
+        self._model = model
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._slots = Slots(context, slots)
+        self._costs = StepCosts(slots)
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._room = _WAITING * slots
+        self._queued = 0
+        """Jobs that have no slot yet; counted on the event loop and by the thread, each its own."""
+        self._placed = 0
+        self._reading = 0.0
+        """Tokens of prompts that are read in a second; 0 as long as nobody knows."""
+        self._took = 1.0
+        """Seconds that a job takes."""
+        self._steps = 0
+        self._rate = _Rate()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._thread.start()
+
+    # The event loop's side.
+
+    def submit(self, jobs: Sequence[Job]) -> Mail:
+        """Have them written, all or none.
+
+        Raises:
+            Busy: too many wait.
+        """
+        waiting = self._queued - self._placed
+        if waiting and waiting + len(jobs) > self._room:
+            raise Busy(waiting, max(1, min(60, round(waiting * self._took / len(self._slots.all)))))
+        self._queued += len(jobs)
+        mail = Mail(jobs, self._wake)
+        for job in jobs:
+            self._inbox.put(job)
+        return mail
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Stop writing them, before the next step; nothing is told about them any more."""
+        for job in jobs:
+            job.cancelled = True
+        self._wake()
+
+    def status(self) -> Status:
+        """What there is to do just now."""
+        return Status(
+            active=len(self._slots.busy),
+            queued=self._queued - self._placed,
+            kv_used=self._slots.used,
+            kv_total=self.length * len(self._slots.all),
+            tokens_per_second=round(self._rate.now(), 1),
+        )
+
+    async def close(self) -> None:
+        """End the thread; what is being written is not finished."""
+        self._closing = True
+        self._wake()
+        await asyncio.to_thread(self._thread.join)
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
+
+    # The thread's side.
+
+    def _run(self) -> None:
+        while not self._closing:
+            idle = not self._step()
+            self._receive(wait=idle)
+
+    def _receive(self, *, wait: bool) -> None:
+        """Take in what was asked for; with `wait` there is nothing else to do."""
+        try:
+            while True:
+                job = self._inbox.get(block=wait)
+                if job is not None:
+                    self._waiting.append(job)
+                wait = False
+        except Empty:
+            pass
+
+    def _step(self) -> bool:
+        """One step, and what it brings told; False if there is nothing to compute."""
+        self._drop_cancelled()
+        self._place()
+        chosen, took = self._choose()
+        if not took:
+            return False
+        self._steps += 1
+        told: Told = []
+        try:
+            self._compute(chosen, took, told)
+        except Exception as error:  # noqa: BLE001  # a fault of ours ends these answers, not the engine
+            traceback.print_exc(file=sys.stderr)
+            self._fail(took, EngineError(f"the engine failed: {type(error).__name__}: {error}"), told)
+        self._loop.call_soon_threadsafe(_tell, told)
+        return True
+
+    def _drop_cancelled(self) -> None:
+        for slot in self._slots.busy:
+            if slot.job is not None and slot.job.cancelled:
+                self._end(slot)
+        if any(job.cancelled for job in self._waiting):
+            for job in self._waiting:
+                self._placed += job.cancelled
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+
+    def _place(self) -> None:
+        """Give slots to those who wait, in their order; only who waits for another's prompt is passed by."""
+        if self._waiting:
+            before = len(self._waiting)
+            self._waiting = deque(job for job in self._waiting if not self._slots.place(job, time.monotonic()))
+            self._placed += before - len(self._waiting)
+
+    def _choose(self) -> tuple[list[Slot], list[tuple[Slot, int]]]:
+        """Who writes in the next step, and for each slot in it how many tokens are computed."""
+        ready = [slot for slot in self._slots.busy if slot.job is not None and not slot.job.stalled]
+        writers = [slot for slot in ready if not slot.reading]
+        size = self._costs.choose(len(writers))
+        chosen = sorted(writers, key=lambda slot: slot.turn)[:size]
+        took = [(slot, 1) for slot in chosen]
+        room = self._chunk(_PAUSE if writers else _ALONE) - len(took)
+        took += _shares([slot for slot in ready if slot.reading], room)
+        return chosen, sorted(took, key=lambda each: each[0].sequence)
+
+    def _chunk(self, seconds: float) -> int:
+        """Tokens of prompts that can be read in so long, within bounds."""
+        size = self._context.size
+        if not self._reading:
+            return min(size, 4 * _SMALLEST + len(self._slots.all))
+        return max(min(size, _SMALLEST + len(self._slots.all)), min(size, int(self._reading * seconds)))
+
+    def _compute(self, chosen: Sequence[Slot], took: Sequence[tuple[Slot, int]], told: Told) -> None:
+        filled = 0
+        outputs: list[tuple[Slot, int]] = []
+        for slot, tokens in took:
+            last = tokens == len(slot.pending)
+            filled = self._context.put(filled, slot.sequence, len(slot.cells), slot.pending[:tokens], output=last)
+            if last:
+                outputs.append((slot, filled - 1))
+        began = time.perf_counter()
+        code = self._context.compute(filled)
+        if code == _NO_ROOM:
+            self._slots.forget([slot for slot in self._slots.all if slot.job is None])
+            code = self._context.compute(filled)
+        if code:
+            why = "no room is left in its memory" if code == _NO_ROOM else f"llama_decode gave {code}"
+            self._fail(took, EngineError(f"the step could not be computed: {why}"), told)
+            return
+        self._measure(time.perf_counter() - began, len(chosen), filled)
+        for slot, tokens in took:
+            slot.cells += slot.pending[:tokens]
+            slot.pending = slot.pending[tokens:]
+            slot.turn = self._steps
+        for slot, index in outputs:
+            self._write(slot, index, told)
+        self._rate.add(len(outputs))
+
+    def _measure(self, seconds: float, writers: int, tokens: int) -> None:
+        """Learn what steps cost: of texts by how many they carry, of prompts by the token."""
+        if tokens == writers:
+            self._costs.record(writers, seconds)
+        elif (read := tokens - writers) >= _SMALLEST:
+            rate = read / max(seconds - (self._costs.seconds(writers) or 0.0 if writers else 0.0), seconds / 4)
+            self._reading += (rate - self._reading) * (_WEIGHT if self._reading else 1.0)
+
+    def _write(self, slot: Slot, index: int, told: Told) -> None:
+        """Choose the next token of a text."""
+        job, chance = slot.job, None
+        assert job is not None  # noqa: S101
+        try:
+            token = job.sampler.choose(self._context, index)
+        except GrammarEnded:
+            news = News(reason="stop")
+        else:
+            if job.top is not None:
+                chance = self._chances(job.top, index, token)
+            news = job.take(self._model, token, chance)
+            slot.pending = [token]
+        if news.text or news.chances or news.reason:
+            told.append((job, news))
+        if news.reason:
+            self._end(slot)
+
+    def _chances(self, top: int, index: int, token: int) -> tuple[TokenChance, list[TokenChance]]:
+        return chances(self._context, index, token, self._model.tokens, top)
+
+    def _end(self, slot: Slot) -> None:
+        assert slot.job is not None  # noqa: S101
+        self._took += (time.monotonic() - slot.job.placed_at - self._took) * _WEIGHT
+        self._slots.release(slot)
+
+    def _fail(self, took: Sequence[tuple[Slot, int]], failure: EngineError, told: Told) -> None:
+        for slot, _ in took:
+            if slot.job is not None:
+                told.append((slot.job, News(failure=failure)))
+                self._end(slot)
+        self._slots.forget([slot for slot, _ in took])
+
+
+def _shares(readers: Sequence[Slot], room: int) -> list[tuple[Slot, int]]:
+    """How much is read of which prompts: the shortest first, so that most begin soon; the oldest always goes on."""
+    if not readers:
+        return []
+    oldest = min(readers, key=_age)
+    shares = dict.fromkeys(readers, 0)
+    shares[oldest] = min(len(oldest.pending), max(1, room // 4))
+    for slot in sorted(readers, key=lambda slot: (len(slot.pending), _age(slot))):
+        left = max(0, room - sum(shares.values()))
+        shares[slot] += min(len(slot.pending) - shares[slot], left)
+    return [(slot, tokens) for slot, tokens in shares.items() if tokens]
+
+
+def _age(slot: Slot) -> float:
+    return slot.job.placed_at if slot.job else 0.0
+
+
+class _Rate:
+    """Tokens per second, over the last seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=5)
+
+    def add(self, tokens: int) -> None:
+        now = int(time.monotonic())
+        if self._seconds and self._seconds[-1][0] == now:
+            tokens += self._seconds.pop()[1]
+        self._seconds.append((now, tokens))
+
+    def now(self) -> float:
+        """Of the whole seconds before this one."""
+        now = int(time.monotonic())
+        recent = [tokens for second, tokens in list(self._seconds) if now - 5 < second < now]
+        return sum(recent) / max(1, len(recent))
+
+
+def _tell(told: Told) -> None:
+    for job, news in told:
+        job.mail.put(job, news)

@@ -1,0 +1,212 @@
+"""Local models: Gatehook's engine, llama_cpp.server, and a bare `Llama` object, on the same file with as many threads.
+
+    python tests/bench/gguf.py [--threads 2] [--type F16] [--rounds 3] [--streams 1 2 4 8 16]
+
+The file is made here: 74 million random parameters, bound by memory as real models are. Each stream is a chat of its
+own with 64 tokens of answer. Rounds alternate, so that a busy neighbour hits all; told is the median. llama_cpp.server
+takes part where it is installed: pip install 'llama-cpp-python[server]'. A bare object answers one after another.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+
+MAKER = Path(__file__).parents[1] / "models" / "make_gguf.py"
+SIZE = "--layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000 --context 4096"
+ENDS = {"2": -100}
+"""The token that ends an answer, kept away: all answers have the same length."""
+TOKENS = 64
+
+
+@dataclass
+class Figures:
+    """Of one round."""
+
+    rate: float
+    """Tokens per second of all streams together."""
+    first: float
+    """Seconds until the first token, the median."""
+
+
+Contestant = Callable[[int], Awaitable[Figures]]
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--type", choices=["F16", "Q8_0"], default=None, help="of the weights; both if not given")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    args = parser.parse_args()
+    for kind in [args.type] if args.type else ["F16", "Q8_0"]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "bench.gguf"
+            subprocess.run([sys.executable, MAKER, path, "--type", kind, *SIZE.split()], check=True)
+            print(f"\n{kind}, {path.stat().st_size / 1e6:.0f} MB, {args.threads} threads, {TOKENS} tokens an answer")
+            await compare(path, args)
+
+
+async def compare(path: Path, args: argparse.Namespace) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(our_engine(path, args.threads, max(args.streams)))
+        contestants: dict[str, Contestant] = {"Gatehook": engine}
+        if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "sse_starlette")):
+            contestants["llama_cpp.server"] = await stack.enter_async_context(their_server(path, args.threads))
+        else:
+            print("llama_cpp.server is not installed: pip install 'llama-cpp-python[server]'")
+        contestants["bare Llama"] = bare(path, args.threads)
+        for contestant in contestants.values():
+            await contestant(1)  # warm
+        alone = 0.0
+        for streams in args.streams:
+            figures: dict[str, list[Figures]] = {name: [] for name in contestants}
+            for _ in range(args.rounds):
+                for name, contestant in contestants.items():
+                    figures[name].append(await contestant(streams))
+            told = {name: middle(found) for name, found in figures.items()}
+            alone = alone or told["Gatehook"].rate
+            show(streams, told, alone)
+        before, after = await turns(engine.client)
+        print(
+            f"second turn: {after * 1000:.0f} ms to the first token, first turn {before * 1000:.0f}: x{after / before:.2f}"
+        )
+
+
+def show(streams: int, told: dict[str, Figures], alone: float) -> None:
+    ours = told["Gatehook"]
+    line = [f"{name} {f.rate:5.0f} tok/s {f.first * 1000:5.0f} ms" for name, f in told.items()]
+    ratios = [
+        f"x{ours.rate / f.rate:.2f} rate, x{ours.first / f.first:.2f} first, of {name}"
+        for name, f in told.items()
+        if name != "Gatehook"
+    ]
+    print(f"{streams:3} streams: {'; '.join(line)}")
+    print(f"             {'; '.join(ratios)}; x{ours.rate / alone:.2f} of taking turns", flush=True)
+
+
+def middle(figures: list[Figures]) -> Figures:
+    return Figures(median(each.rate for each in figures), median(each.first for each in figures))
+
+
+class Chats:
+    """A server with OpenAI's endpoints."""
+
+    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
+        self.client = client
+        self._url = url
+
+    async def __call__(self, streams: int) -> Figures:
+        began = time.perf_counter()
+        # What is asked begins differently each time: this is not about prefixes.
+        asked = [f"{time.perf_counter_ns()} tell me a story about number {nth}" for nth in range(streams)]
+        firsts = await asyncio.gather(*(chat(self.client, self._url, [user(text)]) for text in asked))
+        return Figures(streams * TOKENS / (time.perf_counter() - began), median(firsts))
+
+
+async def chat(client: aiohttp.ClientSession, url: str, messages: list[Any], tokens: int = TOKENS) -> float:
+    """One stream; the seconds until its first content."""
+    body = {"messages": messages, "max_tokens": tokens, "temperature": 0.0, "stream": True, "logit_bias": ENDS}
+    began, first = time.perf_counter(), 0.0
+    async with client.post(url, json=body) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            if not first and line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+                first = time.perf_counter() - began
+    return first or time.perf_counter() - began
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+async def turns(client: aiohttp.ClientSession) -> tuple[float, float]:
+    """Seconds to the first token of a long conversation, and of its next turn."""
+    url, said = "http://engine/v1/chat/completions", [user(f"{time.time_ns()} " + "a long story, " * 60)]
+    first = await chat(client, url, said, 8)
+    second = await chat(client, url, [*said, {"role": "assistant", "content": "Yes."}, user("Go on.")], 8)
+    return first, second
+
+
+@contextlib.asynccontextmanager
+async def our_engine(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
+    place = str(path.with_suffix(".sock"))
+    program = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine")
+    options = {"path": str(path), "socket": place, "name": "bench", "threads": threads, "slots": slots, "context": 2048}
+    engine = await asyncio.create_subprocess_exec(*program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert engine.stdin is not None
+    assert engine.stdout is not None
+    engine.stdin.write(json.dumps(options).encode() + b"\n")
+    while b"ready" not in (line := await engine.stdout.readline()):
+        assert line, "the engine has ended"
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
+        yield Chats(client, "http://engine/v1/chat/completions")
+    engine.stdin.close()
+    await engine.wait()
+
+
+@contextlib.asynccontextmanager
+async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = {
+        "model": path, "port": port, "n_ctx": 2048, "n_threads": threads, "n_threads_batch": threads,
+        "flash_attn": True, "interrupt_requests": False, "verbose": False,
+    }  # fmt: skip
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "llama_cpp.server", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    base = f"http://127.0.0.1:{port}/v1"
+    async with aiohttp.ClientSession() as client:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with client.get(f"{base}/models"):
+                    break
+            await asyncio.sleep(0.1)
+        yield Chats(client, f"{base}/chat/completions")
+    server.terminate()
+    await server.wait()
+
+
+def bare(path: Path, threads: int) -> Contestant:
+    from llama_cpp import Llama
+
+    llama = Llama(str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False)
+
+    def answer(text: str) -> float:
+        prompt = llama.tokenize(f"<s><|user|>{text}</s><|assistant|>".encode(), add_bos=False, special=True)
+        llama.reset()
+        began, first = time.perf_counter(), 0.0
+        generated = llama.generate(prompt, temp=0.0)
+        for _ in range(TOKENS):
+            llama.detokenize([next(generated)])
+            first = first or time.perf_counter() - began
+        return first
+
+    async def contestant(streams: int) -> Figures:
+        began, firsts = time.perf_counter(), []
+        for nth in range(streams):
+            waited = time.perf_counter() - began
+            firsts.append(waited + answer(f"{time.perf_counter_ns()} tell me a story about number {nth}"))
+        return Figures(streams * TOKENS / (time.perf_counter() - began), median(firsts))
+
+    return contestant
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
