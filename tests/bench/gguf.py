@@ -55,9 +55,13 @@ async def main() -> None:
     for kind in [args.type] if args.type else ["F16", "Q8_0"]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "bench.gguf"
-            subprocess.run([sys.executable, MAKER, path, "--type", kind, *SIZE.split()], check=True)
+            make(path, kind)
             print(f"\n{kind}, {path.stat().st_size / 1e6:.0f} MB, {args.threads} threads, {TOKENS} tokens an answer")
             await compare(path, args)
+
+
+def make(path: Path, kind: str) -> None:
+    subprocess.run([sys.executable, MAKER, path, "--type", kind, *SIZE.split()], check=True)
 
 
 async def compare(path: Path, args: argparse.Namespace) -> None:
@@ -81,9 +85,8 @@ async def compare(path: Path, args: argparse.Namespace) -> None:
             alone = alone or told["Gatehook"].rate
             show(streams, told, alone)
         before, after = await turns(engine.client)
-        print(
-            f"second turn: {after * 1000:.0f} ms to the first token, first turn {before * 1000:.0f}: x{after / before:.2f}"
-        )
+        times = f"{after * 1000:.0f} ms to the first token, of the first {before * 1000:.0f} ms"
+        print(f"second turn: {times}: x{after / before:.2f}")
 
 
 def show(streams: int, told: dict[str, Figures], alone: float) -> None:
@@ -186,7 +189,7 @@ async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
 def bare(path: Path, threads: int) -> Contestant:
     from llama_cpp import Llama
 
-    llama = Llama(str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False)
+    llama: Any = Llama(str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False)
 
     def answer(text: str) -> float:
         prompt = llama.tokenize(f"<s><|user|>{text}</s><|assistant|>".encode(), add_bos=False, special=True)

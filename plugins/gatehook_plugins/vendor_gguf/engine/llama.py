@@ -12,40 +12,39 @@ from typing import Any, Final
 
 __all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
 
-_P, _I32, _F32, _BOOL, _CHARS = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float, ctypes.c_bool, ctypes.c_char_p
-_LOCKED: Final[dict[str, tuple[Any, ...]]] = {
-    # name: (result, arguments...); called with Python's lock held
-    "llama_get_logits_ith": (ctypes.POINTER(_F32), _P, _I32),
-    "llama_get_embeddings_seq": (ctypes.POINTER(_F32), _P, _I32),
-    "llama_memory_clear": (None, _P, _BOOL),
-    "llama_memory_seq_cp": (None, _P, _I32, _I32, _I32, _I32),
-    "llama_memory_seq_rm": (_BOOL, _P, _I32, _I32, _I32),
-    "llama_model_meta_val_str": (_I32, _P, _CHARS, _CHARS, ctypes.c_size_t),
-    "llama_model_n_ctx_train": (_I32, _P),
-    "llama_model_n_embd": (_I32, _P),
-    "llama_pooling_type": (_I32, _P),
-    "llama_sampler_accept": (None, _P, _I32),
-    "llama_sampler_apply": (None, _P, _P),
-    "llama_sampler_chain_add": (None, _P, _P),
-    "llama_sampler_free": (None, _P),
-    "llama_sampler_init_dist": (_P, ctypes.c_uint32),
-    "llama_sampler_init_greedy": (_P,),
-    "llama_sampler_init_logit_bias": (_P, _I32, _I32, _P),
-    "llama_sampler_init_min_p": (_P, _F32, ctypes.c_size_t),
-    "llama_sampler_init_penalties": (_P, _I32, _F32, _F32, _F32),
-    "llama_sampler_init_temp": (_P, _F32),
-    "llama_sampler_init_top_k": (_P, _I32),
-    "llama_sampler_init_top_p": (_P, _F32, ctypes.c_size_t),
-    "llama_sampler_sample": (_I32, _P, _P, _I32),
-    "llama_token_to_piece": (_I32, _P, _I32, _CHARS, _I32, _I32, _BOOL),
-    "llama_vocab_bos": (_I32, _P),
-    "llama_vocab_eos": (_I32, _P),
-    "llama_vocab_get_add_bos": (_BOOL, _P),
-    "llama_vocab_get_add_eos": (_BOOL, _P),
-    "llama_vocab_get_text": (_CHARS, _P, _I32),
-    "llama_vocab_is_eog": (_BOOL, _P, _I32),
-    "llama_vocab_n_tokens": (_I32, _P),
-}
+_LOCKED: Final = (
+    "llama_get_logits_ith",
+    "llama_get_embeddings_seq",
+    "llama_memory_clear",
+    "llama_memory_seq_cp",
+    "llama_memory_seq_rm",
+    "llama_model_meta_val_str",
+    "llama_model_n_ctx_train",
+    "llama_model_n_embd",
+    "llama_pooling_type",
+    "llama_sampler_accept",
+    "llama_sampler_apply",
+    "llama_sampler_chain_add",
+    "llama_sampler_free",
+    "llama_sampler_init_dist",
+    "llama_sampler_init_greedy",
+    "llama_sampler_init_logit_bias",
+    "llama_sampler_init_min_p",
+    "llama_sampler_init_penalties",
+    "llama_sampler_init_temp",
+    "llama_sampler_init_top_k",
+    "llama_sampler_init_top_p",
+    "llama_sampler_sample",
+    "llama_token_to_piece",
+    "llama_vocab_bos",
+    "llama_vocab_eos",
+    "llama_vocab_get_add_bos",
+    "llama_vocab_get_add_eos",
+    "llama_vocab_get_text",
+    "llama_vocab_is_eog",
+    "llama_vocab_n_tokens",
+)
+"""What is called with Python's lock held."""
 _WARNING: Final = 3
 _CONTINUED: Final = 5
 _POOLINGS: Final = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3}
@@ -72,7 +71,7 @@ class Library:
         self.errors: list[str] = []
         """What it complained about since this was emptied last."""
         quick = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)  # noqa: SLF001
-        self.locked: dict[str, Any] = {name: _declared(quick, name, *types) for name, types in _LOCKED.items()}
+        self.locked: dict[str, Any] = {name: _as_declared(llama_cpp, quick, name) for name in _LOCKED}
         self._callback = llama_cpp.llama_log_callback(self._log)  # kept: the library calls it as long as it lives
         self._continued = False
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
@@ -147,10 +146,10 @@ class Model:
         """
         raw = text.encode()
         room = len(raw) + 16
-        tokens = (_I32 * room)()
+        tokens = (ctypes.c_int32 * room)()
         found: int = self._library.api.llama_tokenize(self.vocab, raw, len(raw), tokens, room, begin, special)
         if found < 0:  # never seen: tokens are no shorter than a byte
-            tokens = (_I32 * -found)()
+            tokens = (ctypes.c_int32 * -found)()
             found = self._library.api.llama_tokenize(self.vocab, raw, len(raw), tokens, -found, begin, special)
         return tokens[:found]
 
@@ -301,9 +300,10 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
-def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(library, name)
-    function.restype, function.argtypes = result, arguments
+def _as_declared(api: Any, library: ctypes.PyDLL, name: str) -> Any:
+    """A function of the library, with the types that its Python package gives it."""
+    function, declared = getattr(library, name), getattr(api, name)
+    function.restype, function.argtypes = declared.restype, declared.argtypes
     return function
 
 

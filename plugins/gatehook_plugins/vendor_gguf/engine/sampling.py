@@ -124,10 +124,10 @@ def _samplers(model: Model, wishes: Sampling, seed: int) -> list[Any]:
     chain: list[Any] = []
     if bias := _biases(wishes, model.tokens):
         array = (api.llama_logit_bias * len(bias))(*(api.llama_logit_bias(*pair) for pair in bias.items()))
-        chain.append(call["llama_sampler_init_logit_bias"](model.tokens, len(bias), ctypes.addressof(array)))
+        chain.append(call["llama_sampler_init_logit_bias"](model.tokens, len(bias), array))
     penalties = (wishes.repeat_penalty or 1.0, wishes.frequency_penalty or 0.0, wishes.presence_penalty or 0.0)
     if penalties != (1.0, 0.0, 0.0):
-        chain.append(call["llama_sampler_init_penalties"](_WINDOW, *penalties))
+        chain.append(call["llama_sampler_init_penalties"](model.tokens, _WINDOW, *penalties))
     temperature = _given(wishes.temperature, _TEMPERATURE)
     if temperature == 0:
         return [*chain, call["llama_sampler_init_greedy"]()]

@@ -1,0 +1,139 @@
+"""What is made of the bytes of tokens: whole characters, and nothing of a stop."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehook_plugins.vendor_gguf.engine.calls import CallReader
+from gatehook_plugins.vendor_gguf.engine.families import FUNCTION_TAGS, HERMES, LLAMA, MISTRAL, Family, family_of
+from gatehook_plugins.vendor_gguf.engine.reasoning import ReasoningReader
+from gatehook_plugins.vendor_gguf.engine.text import Withheld
+
+
+def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
+    return [raw[a:b] for a, b in zip(places, places[1:], strict=False)]
+
+
+cuts = st.lists(st.integers(0, 60))
+
+
+@given(st.text(alphabet="ab\u00e9\U0001f600", max_size=30), st.lists(st.text("ab\u00e9", min_size=1, max_size=3)), cuts)
+def test_a_text_ends_before_its_first_stop_however_it_is_cut(text: str, stops: list[str], cut: list[int]) -> None:
+    stream = Withheld(stops)
+    said = ""
+    for piece in pieces(text.encode(), cut):
+        fresh = stream.push(piece)
+        fresh.encode()  # whole characters
+        said += fresh
+        if stream.stopped:
+            break
+    said += stream.push(b"", last=True)
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    # Of two stops the one that is complete first ends the text: a longer one may have begun before it.
+    assert text.startswith(said)
+    assert stream.stopped == bool(ends)
+    assert not any(stop in said for stop in stops)
+    if not ends:
+        assert said == text
+
+
+def test_a_text_that_may_become_a_stop_is_held_back_until_it_is_known() -> None:
+    stream = Withheld(["STOP"])
+    assert [stream.push(piece) for piece in (b"a ST", b"O", b"ne STOP b")] == ["a ", "", "STOne "]
+    assert stream.stopped
+
+
+@given(st.binary(max_size=40), cuts)
+def test_bytes_that_are_no_text_are_replaced_and_hold_nothing_back(raw: bytes, cut: list[int]) -> None:
+    stream = Withheld([])
+    said = "".join(stream.push(piece) for piece in pieces(raw, cut)) + stream.push(b"", last=True)
+    assert said == raw.decode("utf-8", "replace")
+
+
+ONE = ("weather", '{"city":"Paris"}')
+TWO = ("time", '{"zone":"Z","at":{"h":[1]}}')
+WRITTEN: list[tuple[Family, str, str, list[tuple[str, str]]]] = [
+    (HERMES, '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>', "", [ONE]),
+    (
+        HERMES,
+        'Let me see.\n<tool_call>{"name":"weather","arguments":{"city":"Paris"}}</tool_call>\n'
+        '<tool_call>{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}</tool_call>\n',
+        "Let me see.\n",
+        [ONE, TWO],
+    ),
+    (HERMES, '<tool_call>{"name":"weather","arguments":"{\\"city\\":\\"Paris\\"}"}', "", [ONE]),  # JSON in JSON, no end
+    (HERMES, "a <tool_call> is <b>", "a <tool_call> is <b>", []),
+    (HERMES, '<tool_call>{"city": 1}</tool_call>', '<tool_call>{"city": 1}</tool_call>', []),
+    (HERMES, '<tool_call>{"name": "weather", "argu', '<tool_call>{"name": "weather", "argu', []),
+    (MISTRAL, '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}]', "", [ONE]),
+    (
+        MISTRAL,
+        '[TOOL_CALLS] [{"name":"weather","arguments":{"city":"Paris"}},'
+        '{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}]',
+        "",
+        [ONE, TWO],
+    ),
+    (MISTRAL, '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}', "", [ONE]),
+    (LLAMA, '{"name": "weather", "parameters": {"city": "Paris"}}', "", [ONE]),
+    (LLAMA, '<|python_tag|>{"name": "weather", "parameters": {"city": "Paris"}}<|eom_id|>', "", [ONE]),
+    (
+        LLAMA,
+        '{"name":"weather","parameters":{"city":"Paris"}}; {"name":"time","parameters":{"zone":"Z","at":{"h":[1]}}}',
+        "",
+        [ONE, TWO],
+    ),
+    (LLAMA, 'Write {"name": "weather", "parameters": {}}', 'Write {"name": "weather", "parameters": {}}', []),
+    (LLAMA, '{"a": 1} is JSON', '{"a": 1} is JSON', []),
+    (FUNCTION_TAGS, '<function=weather>{"city": "Paris"}</function>', "", [ONE]),
+]
+
+
+@pytest.mark.parametrize(("family", "written", "text", "calls"), WRITTEN)
+def test_calls_are_found_wherever_the_text_is_cut(
+    family: Family, written: str, text: str, calls: list[tuple[str, str]]
+) -> None:
+    for size in (1, 2, 3, 7, len(written)):
+        reader = CallReader(family)
+        said, found = "", []
+        for at in range(0, len(written), size):
+            more, fresh = reader.push(written[at : at + size])
+            said += more
+            found += [(call.name, call.arguments) for call in fresh]
+        assert (said + reader.finish(), found) == (text, calls)
+
+
+@given(st.text(alphabet='<tool_cal>{"name": 1}/[TOOL_CALLS]|pyhn;', max_size=60), cuts)
+@pytest.mark.parametrize("family", [HERMES, MISTRAL, LLAMA, FUNCTION_TAGS])
+def test_no_text_is_lost_or_made_up(family: Family, text: str, cut: list[int]) -> None:
+    reader = CallReader(family)
+    said, calls = "", 0
+    for piece in pieces(text.encode(), cut):
+        more, found = reader.push(piece.decode())
+        said, calls = said + more, calls + len(found)
+    said += reader.finish()
+    if not calls:
+        assert said.strip() == text.strip()
+
+
+def test_a_family_is_told_by_the_template() -> None:
+    assert family_of("{{ '[TOOL_CALLS]' }}") is MISTRAL
+    assert family_of("<tool_call>") is HERMES
+    assert family_of("<function=") is FUNCTION_TAGS
+    assert family_of("<|python_tag|>") is LLAMA
+    assert family_of("{{ messages }}") is HERMES
+
+
+@given(cuts, st.booleans())
+def test_reasoning_is_parted_from_the_answer_however_it_is_cut(cut: list[int], begun: bool) -> None:
+    reader = ReasoningReader(("<think>", "</think>"), begun=begun)
+    text = ("" if begun else "\n<think>") + "hm </thi, yes</think>\n\nParis <think>"
+    parts = [reader.push(piece.decode()) for piece in pieces(text.encode(), cut)] + [reader.finish()]
+    assert "".join(part[0] for part in parts) == "hm </thi, yes"
+    assert "".join(part[1] for part in parts) == "Paris <think>"
+
+
+def test_an_answer_without_reasoning_is_all_answer() -> None:
+    reader = ReasoningReader(("<think>", "</think>"))
+    assert [reader.push("<th"), reader.push("e"), reader.finish()] == [("", ""), ("", "<the"), ("", "")]
+    assert ReasoningReader(None).push(" a") == ("", " a")
