@@ -593,8 +593,9 @@ def test_an_unknown_command_names_those_there_are(
     with pytest.raises(SystemExit) as caught:
         program("gret")
     assert caught.value.code == 2
-    assert "unknown command 'gret'; there are: serve, reload, check, plugins, models, chat, schema, greet, fail, where. " in (
-        capsys.readouterr().err
+    assert (
+        "unknown command 'gret'; there are: serve, reload, check, plugins, models, chat, schema, greet, fail, where. "
+        in (capsys.readouterr().err)
     )
 
 

@@ -1,12 +1,22 @@
 """GET /v1/models and /v1/models/{id}."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import CATALOG, PRINCIPAL, ModelNotFound, Principal, Target, encode
+from gatehook import (
+    CATALOG,
+    LOCAL_MODELS,
+    PRINCIPAL,
+    LocalModel,
+    ModelNotFound,
+    Principal,
+    Target,
+    Unavailable,
+    encode,
+)
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -19,13 +29,14 @@ class ModelList:
 
     def __init__(self, gateway: "Gateway") -> None:
         self._catalog = gateway.services[CATALOG]
+        self._local = gateway.services.get(LOCAL_MODELS)
         self._created = int(time.time())
 
     async def list(self, request: web.Request) -> web.Response:
         """All of them, in the order of the settings; aliases are last, and wildcards are not listed."""
-        principal = request[PRINCIPAL]
+        principal, local = request[PRINCIPAL], await self._local_models()
         models = [
-            self._model(name, group)
+            self._model(name, group, local.get(self._catalog.canonical(name)))
             for name, group in self._catalog.groups().items()
             if self._catalog.group(name) and _available(group) and self._may_use(principal, name)
         ]
@@ -41,12 +52,23 @@ class ModelList:
         group = self._catalog.group(name)
         if not _available(group) or not self._may_use(request[PRINCIPAL], name):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
-        return _json(self._model(name, group))
+        local = await self._local_models()
+        return _json(self._model(name, group, local.get(self._catalog.canonical(name))))
 
     def _may_use(self, principal: Principal, name: str) -> bool:
         return principal.may_use(name, self._catalog.canonical(name))
 
-    def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
+    async def _local_models(self) -> Mapping[str, LocalModel]:
+        """Those of this machine, by name."""
+        if self._local is None:
+            return {}
+        try:
+            return {model.name: model for model in await self._local.models()}
+        except Unavailable:  # what they are like is not told; that they are there is
+            return {}
+
+    def _model(self, name: str, group: Sequence[Target], local: LocalModel | None) -> dict[str, Any]:
+        known = {} if local is None else {"meta": _meta(local)}
         return {
             "id": name,
             "object": "model",
@@ -55,7 +77,20 @@ class ModelList:
             "permission": [],
             "root": name,
             "parent": None,
+            **known,
         }
+
+
+def _meta(model: LocalModel) -> dict[str, Any]:
+    """What its file says of it, beside OpenAI's fields."""
+    return {
+        "architecture": model.architecture,
+        "quantization": model.quantization or None,
+        "quantizations": list(model.quantizations),
+        "size": model.size,
+        "context_length": model.context_length,
+        "loaded": model.loaded,
+    }
 
 
 def _available(group: Sequence[Target]) -> bool:
