@@ -86,7 +86,7 @@ class Engine:
 
     async def until(self, wanted: Callable[[Any], bool]) -> Any:
         """The first status that is as wanted."""
-        while not wanted(status := await self.status()):
+        while not wanted(status := await self.status()):  # noqa: ASYNC110  # what is waited for tells nobody
             await asyncio.sleep(0.005)
         return status
 
