@@ -1,13 +1,15 @@
 """What was said, in the form that templates expect."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 from gatehook_plugins.vendor_gguf.engine.errors import Invalid
 from gatehook_plugins.vendor_gguf.engine.requests import Message, Tool
 
-__all__ = ["messages_for", "tools_for"]
+__all__ = ["messages_for", "simpler", "tools_for"]
 
 Said = dict[str, Any]
 
@@ -49,6 +51,32 @@ def messages_for(messages: Sequence[Message], tools: Sequence[Said], *, knows_to
     if said[0]["role"] == "system":
         return [{**said[0], "content": f"{said[0]['content']}\n\n{offer}"}, *said[1:]]
     return [{"role": "system", "content": offer}, *said]
+
+
+def simpler(messages: Sequence[Said]) -> list[Said]:
+    """The same for strict templates: no system message, no two in a row of one role, ids of nine letters and digits."""
+    said: list[Said] = []
+    for message in messages:
+        message = {**message, "role": "user"} if message["role"] == "system" else _with_short_ids(message)
+        if said and said[-1]["role"] == message["role"] in ("user", "assistant") and "tool_calls" not in said[-1]:
+            both = (said[-1]["content"], message["content"])
+            message = {**message, "content": "\n\n".join(filter(None, both))}
+            said.pop()
+        said.append(message)
+    return said
+
+
+def _with_short_ids(message: Said) -> Said:
+    if "tool_call_id" in message:
+        return {**message, "tool_call_id": _short(message["tool_call_id"])}
+    if "tool_calls" in message:
+        return {**message, "tool_calls": [{**call, "id": _short(call["id"])} for call in message["tool_calls"]]}
+    return message
+
+
+def _short(id: str) -> str:
+    """Nine letters and digits, the same ones for the same id."""
+    return id if re.fullmatch(r"[A-Za-z0-9]{9}", id) else blake2b(id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _message(message: Message, where: str) -> Said:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gatehook_plugins.vendor_gguf.engine.errors import Invalid
 
-__all__ = ["ChatTemplate", "TemplateFault"]
+__all__ = ["ChatTemplate", "Refused", "TemplateFault"]
 
 PLAIN: Final = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -18,6 +18,10 @@ PLAIN: Final = (
 
 class TemplateFault(Exception):
     """The template is none; the text says where."""
+
+
+class Refused(Invalid):
+    """A template does not take such a conversation."""
 
 
 class _Raised(Exception):
@@ -65,14 +69,14 @@ class ChatTemplate:
             names: more that the template may use.
 
         Raises:
-            Invalid: the template refuses them, or fails at them.
+            Refused: the template does not take them. Invalid: it fails at them.
         """
         try:
             return self._template.render(
                 {**names, "messages": messages, "tools": tools or None, "add_generation_prompt": True}
             )
         except _Raised as error:
-            raise Invalid(f"messages: the model's chat template refuses them: {error}", param="messages") from None
+            raise Refused(f"messages: the model's chat template refuses them: {error}", param="messages") from None
         except (self._errors, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
             reason = f"{type(e).__name__}: {e}"
             raise Invalid(f"messages: the model's chat template fails at them: {reason}", param="messages") from None

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook_plugins.vendor_gguf.engine.conversation import messages_for, tools_for
+from gatehook_plugins.vendor_gguf.engine.conversation import messages_for, simpler, tools_for
 from gatehook_plugins.vendor_gguf.engine.errors import Invalid, TooLong
 from gatehook_plugins.vendor_gguf.engine.families import Family, family_of
 from gatehook_plugins.vendor_gguf.engine.grammars import Rules
@@ -14,7 +14,7 @@ from gatehook_plugins.vendor_gguf.engine.jobs import Job
 from gatehook_plugins.vendor_gguf.engine.llama import Model
 from gatehook_plugins.vendor_gguf.engine.requests import ChatRequest, Choice, CompletionRequest, Sampling
 from gatehook_plugins.vendor_gguf.engine.sampling import Grammar, Sampler, new_seed
-from gatehook_plugins.vendor_gguf.engine.templates import ChatTemplate
+from gatehook_plugins.vendor_gguf.engine.templates import ChatTemplate, Refused
 
 __all__ = ["ChatPlan", "Writer", "prompts_of"]
 
@@ -107,7 +107,14 @@ class Writer:
     def _prompt(self, request: ChatRequest, functions: Sequence[dict[str, Any]]) -> str:
         template = self._template
         messages = messages_for(request.messages, functions, knows_tools=template.knows_tools)
-        return template.render(messages, functions, request.chat_template_kwargs or {})
+        names = request.chat_template_kwargs or {}
+        try:
+            return template.render(messages, functions, names)
+        except Refused as refused:
+            try:
+                return template.render(simpler(messages), functions, names)
+            except Invalid:
+                raise refused from None  # what is wrong with what was sent, not with what was made of it
 
     def _template_bos(self, text: str) -> bool:
         """Whether the template has begun the text as the model wants it."""
