@@ -194,8 +194,10 @@ async def test_embeddings_are_normalised_and_the_same_in_any_company(
         assert alone["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
         assert await engine.refused("embeddings", {"input": "a" * 100}) == (
             "input",
-            "input: the prompt has 101 tokens; this model's context is 64 tokens, "
-            "for the prompt and at least one token of the answer. Shorten it",
+            (
+                "input: the prompt has 101 tokens; this model's context is 64 tokens, "
+                "for the prompt and at least one token of the answer. Shorten it"
+            ),
         )
         assert (await engine.refused("embeddings", {"input": "a", "dimensions": 8}))[0] == "dimensions"
         assert (await engine.refused("chat/completions", {"messages": []}))[1].startswith("this model makes embeddings")

@@ -1,5 +1,7 @@
 """What is made of the bytes of tokens: whole characters, and nothing of a stop."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from gatehook_plugins.vendor_gguf.engine.text import Withheld
 
 def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
-    return [raw[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [raw[a:b] for a, b in itertools.pairwise(places)]
 
 
 cuts = st.lists(st.integers(0, 60))
@@ -57,8 +59,10 @@ WRITTEN: list[tuple[Family, str, str, list[tuple[str, str]]]] = [
     (HERMES, '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>', "", [ONE]),
     (
         HERMES,
-        'Let me see.\n<tool_call>{"name":"weather","arguments":{"city":"Paris"}}</tool_call>\n'
-        '<tool_call>{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}</tool_call>\n',
+        (
+            'Let me see.\n<tool_call>{"name":"weather","arguments":{"city":"Paris"}}</tool_call>\n'
+            '<tool_call>{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}</tool_call>\n'
+        ),
         "Let me see.\n",
         [ONE, TWO],
     ),
@@ -69,8 +73,10 @@ WRITTEN: list[tuple[Family, str, str, list[tuple[str, str]]]] = [
     (MISTRAL, '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}]', "", [ONE]),
     (
         MISTRAL,
-        '[TOOL_CALLS] [{"name":"weather","arguments":{"city":"Paris"}},'
-        '{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}]',
+        (
+            '[TOOL_CALLS] [{"name":"weather","arguments":{"city":"Paris"}},'
+            '{"name":"time","arguments":{"zone":"Z","at":{"h":[1]}}}]'
+        ),
         "",
         [ONE, TWO],
     ),
