@@ -8,7 +8,7 @@ BUILD_GGUF = { echo 'Building llama.cpp for local models: some minutes, the firs
     && c++ --version >/dev/null \
     && CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(BIN)/python -m pip install --editable '.[gguf]'; }
 
-.PHONY: run run-local test install dev lint types unit bench clean
+.PHONY: run run-local test install dev lint types unit bench bench-gguf clean
 run: $(VENV)/.installed
 	$(BIN)/gatehook serve
 
@@ -46,6 +46,10 @@ unit: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/run.py
+
+bench-gguf: $(VENV)/.dev
+	$(BIN)/python -c 'import uvicorn, sse_starlette' 2>/dev/null || $(BIN)/python -m pip install --quiet 'llama-cpp-python[server]'
+	$(BIN)/python tests/bench/gguf.py
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -43,7 +43,7 @@ def main() -> int:
     except msgspec.MsgspecError as error:
         tell({"failed": {"code": "bad_options", "message": f"the options are not understood: {error}"}})
         return 1
-    _end_with(sys.stdin.buffer, options.socket)
+    _end_with(sys.stdin.fileno(), options.socket)
     threading.excepthook = _end_process
     try:
         asyncio.run(_serve(options, tell))
@@ -105,11 +105,11 @@ def _endpoints(options: EngineOptions, model: Model, context: Context, length: i
     return TextServer(model, writer, scheduler, name=options.name, reasoning=options.reasoning)
 
 
-def _end_with(stream: BinaryIO, socket: str) -> None:
-    """End at once when `stream` does: who began this process has ended, or wants it to."""
+def _end_with(file: int, socket: str) -> None:
+    """End at once when `file` does: who began this process has ended, or wants it to."""
 
     def wait() -> None:
-        while stream.read(1 << 16):
+        while os.read(file, 1 << 16):
             pass
         with contextlib.suppress(OSError):
             Path(socket).unlink(missing_ok=True)

@@ -9,8 +9,10 @@ __all__ = ["StepCosts"]
 _SAMPLES: Final = 9
 _WARMUP: Final = 2
 """Steps of a size that are not counted: the library sets itself up in them."""
-_EXPLORE: Final = 128
-"""After so many decisions the size measured longest ago is measured again: contexts grow, neighbours come."""
+_REST: Final = 64
+"""Steps between two in which a size that is not the best is measured again: contexts grow, and neighbours come."""
+_LOSS: Final = 0.02
+"""Of all the time, how much may be lost by that."""
 _MARGIN: Final = 1.08
 """How much faster fewer sequences must be: all together is smoother for those who read."""
 
@@ -22,8 +24,10 @@ class StepCosts:
         """`sequences` is the most that a step can carry."""
         self._times: list[deque[float]] = [deque(maxlen=_SAMPLES) for _ in range(sequences + 1)]
         self._seen = [0] * (sequences + 1)
-        self._measured = [0] * (sequences + 1)
-        self._decisions = 0
+        self._measured = [(0, 0.0)] * (sequences + 1)
+        """Of each size, the step and the time in which it was measured last."""
+        self._steps = 0
+        self._spent = 0.0
 
     def seconds(self, size: int) -> float | None:
         """What a step of that many sequences takes; None as long as that is not known."""
@@ -31,22 +35,29 @@ class StepCosts:
 
     def record(self, size: int, seconds: float) -> None:
         """A step with a token for each of `size` sequences took so long."""
+        self._steps += 1
+        self._spent += seconds
         self._seen[size] += 1
-        self._measured[size] = self._decisions
+        self._measured[size] = (self._steps, self._spent)
         if self._seen[size] > _WARMUP:
             self._times[size].append(seconds)
 
     def choose(self, running: int) -> int:
         """How many of the sequences that want a token should have one in the next step."""
-        if running < 2:
+        if running <= 1:
             return running
-        self._decisions += 1
-        sizes = [running, *(size for size in (1, 2, 4, 8, 16, 32) if size < running)]
-        for size in sizes[:2]:  # all at once, and one at a time: both have to be known
+        for size in (running, 1):  # all at once, and one at a time: both have to be known
             if len(self._times[size]) < _WARMUP:
                 return size
-        if self._decisions % _EXPLORE == 0:
-            return min(sizes, key=self._measured.__getitem__)
-        rates = {size: size / seconds for size in sizes if (seconds := self.seconds(size))}
+        known = {size: self.seconds(size) for size in (running, 1, 2, 4, 8, 16, 32) if size <= running}
+        rates = {size: size / seconds for size, seconds in known.items() if seconds}
         best = max(rates, key=rates.__getitem__)
-        return best if rates[best] > rates[running] * _MARGIN else running
+        if rates[best] <= rates[running] * _MARGIN:
+            best = running
+        return next((size for size in rates if self._due(size, rates[best])), best)
+
+    def _due(self, size: int, rate: float) -> bool:
+        """Whether to measure a size again, where `rate` tokens per second are what can be had."""
+        step, spent = self._measured[size]
+        lost = (self.seconds(size) or 0.0) - size / rate
+        return self._steps - step > _REST and lost < (self._spent - spent) * _LOSS

@@ -73,9 +73,8 @@ class Rules:
     def _rule(self, schema: Any, name: str, param: str) -> str:
         """The name of the rule for what a schema describes."""
         try:
-            _check_repetitions(schema)
-            # Each schema has its own "#", so references are resolved before the next one comes.
-            resolved = self._converter.resolve_refs(json.loads(json.dumps(schema)), name)
+            _check(schema)
+            resolved = self._converter.resolve_refs(_with_own_references(schema, name), name)
             return str(self._converter.visit(resolved, name))
         except Exception as error:  # noqa: BLE001  # the library raises whatever a strange schema leads to
             reason = str(error) or type(error).__name__
@@ -86,19 +85,55 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
-def _check_repetitions(schema: Any) -> None:
-    """Refuse numbers that make a grammar explode.
+def _with_own_references(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy whose references have names of their own: rules are named by the last part of a reference alone.
 
     Raises:
-        ValueError: one is too large.
+        LookupError: one leads nowhere.
+    """
+    names: dict[str, str] = {}
+
+    def renamed(node: Any) -> Any:
+        if isinstance(node, list):
+            return [renamed(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        copy = {key: renamed(value) for key, value in node.items()}
+        if isinstance(ref := node.get("$ref"), str) and ref.startswith("#/"):
+            copy["$ref"] = f"#/$defs/{names.setdefault(ref, f'{name}-ref{len(names)}')}"
+        return copy
+
+    copy: dict[str, Any] = renamed({key: value for key, value in schema.items() if key != "$defs"})
+    definitions: dict[str, Any] = {}
+    while missing := [ref for ref, own in names.items() if own not in definitions]:
+        for ref in missing:
+            target: Any = schema
+            for part in ref.split("/")[1:]:
+                target = target[part.replace("~1", "/").replace("~0", "~")]
+            definitions[names[ref]] = renamed(target)
+    return {**copy, "$defs": definitions} if definitions else copy
+
+
+def _check(schema: Any) -> None:
+    """Refuse what the library makes huge grammars of, or never comes to an end with.
+
+    Raises:
+        ValueError: there is such a thing.
     """
     if isinstance(schema, dict):
         for key in ("minItems", "maxItems", "minLength", "maxLength"):
             if isinstance(value := schema.get(key), int) and value > _MOST_REPEATED:
                 raise ValueError(f"{key} is {value}, and may be {_MOST_REPEATED}")
-        for times in re.findall(r"\{([\d, ]+)\}", str(schema.get("pattern", ""))):
-            if any(int(each) > _MOST_REPEATED for each in re.findall(r"\d{1,9}", times)):
-                raise ValueError(f"the pattern repeats {{{times}}} times; at most {_MOST_REPEATED} may be")
+        if isinstance(pattern := schema.get("pattern"), str):
+            _check_pattern(pattern)
     children = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
     for child in children:
-        _check_repetitions(child)
+        _check(child)
+
+
+def _check_pattern(pattern: str) -> None:
+    plain = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", re.sub(r"\\[^\[\]]", "", pattern))
+    if any(int(times) > _MOST_REPEATED for times in re.findall(r"(?<=[{, ])\d{1,9}", plain)):
+        raise ValueError(f"the pattern repeats something more than {_MOST_REPEATED} times")
+    if re.search(r"[\]}]", re.sub(r"\{[^}]*\}|\\.", "", plain)):
+        raise ValueError("the pattern has a closing bracket without an opening one")

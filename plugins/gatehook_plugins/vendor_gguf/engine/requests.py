@@ -167,12 +167,12 @@ def read(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         fault, _, path = str(error).partition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or _missing(fault)
+        param = ".".join(filter(None, [path.rstrip("`").lstrip("."), _missing(fault)])) or None
         raise Invalid(f"{param}: {fault}" if param else fault, param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}") from None
 
 
-def _missing(fault: str) -> str | None:
-    """The field in "Object missing required field `messages`"."""
-    return fault.split("`")[1] if "missing required field" in fault else None
+def _missing(fault: str) -> str:
+    """The field in "Object missing required field `messages`"; "" if that is not what is wrong."""
+    return fault.split("`")[1] if "missing required field" in fault else ""

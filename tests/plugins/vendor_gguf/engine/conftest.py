@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 MODELS = Path(__file__).parents[3] / "models"
 
@@ -86,7 +87,7 @@ class Engine:
 
     async def until(self, wanted: Callable[[Any], bool]) -> Any:
         """The first status that is as wanted."""
-        while not wanted(status := await self.status()):  # noqa: ASYNC110  # what is waited for tells nobody
+        while not wanted(status := await self.status()):  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.005)
         return status
 
@@ -134,6 +135,13 @@ def start_engine() -> Callable[[dict[str, Any]], Any]:
 @pytest.fixture
 async def engine(trained: Path) -> AsyncIterator[Engine]:
     """An engine with the trained model."""
+    async with begin(trained) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(trained: Path) -> AsyncIterator[Engine]:
+    """One for all tests of a module that leave no traces."""
     async with begin(trained) as running:
         yield running
 
