@@ -36,5 +36,10 @@ unit: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/run.py
 
+# Local models; takes some minutes.
+.PHONY: bench-gguf
+bench-gguf: $(VENV)/.dev
+	$(BIN)/python tests/bench/gguf.py
+
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .hypothesis

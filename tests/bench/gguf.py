@@ -189,7 +189,8 @@ async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
 def bare(path: Path, threads: int) -> Contestant:
     from llama_cpp import Llama
 
-    llama: Any = Llama(str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False)
+    options: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "flash_attn": True, "verbose": False}
+    llama: Any = Llama(str(path), n_ctx=2048, **options)
 
     def answer(text: str) -> float:
         prompt = llama.tokenize(f"<s><|user|>{text}</s><|assistant|>".encode(), add_bos=False, special=True)
