@@ -21,7 +21,7 @@ from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
 
 __all__ = ["Scheduler", "Status"]
 
-_WAITING: Final = 16
+_WAITING: Final = 64
 """Jobs that may wait, for each slot."""
 _PAUSE: Final = 0.1
 """Seconds by which prompts may hold up the texts that are written."""
@@ -75,7 +75,7 @@ class Scheduler:
         self._placed = 0
         self._reading = 0.0
         """Tokens of prompts that are read in a second; 0 as long as nobody knows."""
-        self._took = 1.0
+        self._took = 0.0
         """Seconds that a job takes."""
         self._steps = 0
         self._rate = _Rate()
@@ -251,7 +251,8 @@ class Scheduler:
 
     def _end(self, slot: Slot) -> None:
         assert slot.job is not None  # noqa: S101
-        self._took += (time.monotonic() - slot.job.placed_at - self._took) * _WEIGHT
+        took = time.monotonic() - slot.job.placed_at
+        self._took += (took - self._took) * (_WEIGHT if self._took else 1.0)
         self._slots.release(slot)
 
     def _fail(self, took: Sequence[tuple[Slot, int]], failure: EngineError, told: Told) -> None:

@@ -1,6 +1,7 @@
 """Conversations as the text that the model was trained on: its own jinja template, in a sandbox."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -14,6 +15,10 @@ PLAIN: Final = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """ChatML, for files that have no template."""
+
+
+_GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Tags around what a model is trained on; for what is rendered they mean nothing."""
 
 
 class TemplateFault(Exception):
@@ -43,11 +48,12 @@ class ChatTemplate:
 
         self._errors: type[Exception] = jinja2.TemplateError
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise, strftime_now=_now, bos_token=bos, eos_token=eos)
         try:
+            source = _GENERATION.sub("", source)
             self._template = environment.from_string(source)
             names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError) as error:
@@ -93,19 +99,3 @@ def _now(form: str) -> str:
 
 def _raise(message: str) -> None:
     raise _Raised(message)
-
-
-def _generation_tag() -> Any:
-    """{% generation %} marks what a model is trained on; here its content is all that counts."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012  # as jinja declares it
-
-        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return Generation

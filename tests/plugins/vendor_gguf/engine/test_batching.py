@@ -83,15 +83,14 @@ async def test_more_than_may_wait_are_told_when_to_come_again(
     begin_engine: Callable[..., Any], random_model: Path
 ) -> None:
     async with begin_engine(random_model, slots=1) as engine:
-        asked = [asyncio.create_task(engine.post("completions", {"prompt": "a", **LONG})) for _ in range(18)]
-        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-        status, answer = done.pop().result()
-        assert (status, answer["error"]["code"]) == (503, "engine_busy")
-        async with engine.client.post("http://engine/v1/completions", json={"prompt": "a"}) as response:
+        many = {"prompt": ["a"] * 40, **LONG}
+        waiting = asyncio.create_task(engine.post("completions", many))
+        await engine.until(lambda status: status["queued"] == 39)
+        async with engine.client.post("http://engine/v1/completions", json=many) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
-        for task in waiting:
-            task.cancel()
+            assert (await response.json())["error"]["code"] == "engine_busy"
+        waiting.cancel()
         await engine.until(lambda status: status["active"] == status["queued"] == 0)
         assert (await engine.post("completions", {"prompt": "a", "max_tokens": 1}))[0] == 200
 
