@@ -12,7 +12,6 @@ import pytest
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a"}}
-REPEATED = {"type": "string", "pattern": "^(a{1,99999})$"}
 TOOL = {"type": "function", "function": {"name": "a"}}
 
 
@@ -51,13 +50,7 @@ def with_schema(schema: Any) -> dict[str, Any]:
         (with_schema({"type": "dragon"}), "response_format.json_schema.schema"),
         (with_schema({"$ref": "#/nowhere"}), "response_format.json_schema.schema"),
         (with_schema({"$ref": "https://127.0.0.1/a"}), "response_format.json_schema.schema"),
-        (with_schema({"type": "array", "items": {}, "maxItems": 10**6}), "response_format.json_schema.schema"),
-        (with_schema(REPEATED), "response_format.json_schema.schema"),
         (with_schema({"type": "string", "pattern": "^[$"}), "response_format.json_schema.schema"),
-        (with_schema({"type": "string", "pattern": "^(?=a)$"}), "response_format.json_schema.schema"),
-        (with_schema({"type": "string", "pattern": "^[a]]$"}), "response_format.json_schema.schema"),
-        (with_schema({"type": "string", "pattern": "^a{2}}$"}), "response_format.json_schema.schema"),
-        (with_schema({"type": "string", "pattern": "^\\d$"}), "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "b"}}}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),

@@ -1,0 +1,82 @@
+"""The plain part of regular expressions, written so that the converter makes rules of valid JSON strings of them."""
+
+import re
+
+__all__ = ["MAX_REPEAT", "compiles", "plain_pattern"]
+
+MAX_REPEAT = 256
+"""The highest count in a grammar, where each repetition is written out."""
+
+MAX_LENGTH = 256
+
+_PLAIN = r"[A-Za-z0-9 _,:;@#%&!=<>~'/]"
+_MARKS = r"[.+*?(){}|$/_:,-]"
+_TOKEN = re.compile(
+    rf"(?P<literal>{_PLAIN}|-)"
+    rf"|\\(?P<mark>{_MARKS})"
+    r"|(?P<kind>\\[dw])"
+    rf"|\[(?P<negated>\^?)(?P<listed>(?:{_PLAIN}|{_MARKS}|\\[dw.\-/+*?()|$_:,])+)\]"
+    r"|(?P<any>\.)"
+    r"|(?P<group>\((?:\?:|(?!\?)))"
+    r"|(?P<structure>[)|])"
+    r"|(?P<times>[*+?]|\{(?P<least>\d{1,3})(?P<comma>,?)(?P<most>\d{0,3})\})"
+)
+_KINDS = {r"\d": "0-9", r"\w": "A-Za-z0-9_"}
+_BREAKS_STRINGS = r'"\\\x00-\x1F'
+"""Characters that may not stand in a JSON string as they are."""
+_ANYTHING = f"[^{_BREAKS_STRINGS}]"
+
+
+def plain_pattern(pattern: str) -> str | None:
+    """The pattern in the converter's own form, anchored at both ends; None where it goes beyond what is plain."""
+    if len(pattern) > MAX_LENGTH or not compiles(pattern):
+        return None
+    begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    inner = pattern[begins : len(pattern) - ends]
+    pieces: list[str] = []
+    at = 0
+    while at < len(inner):
+        token = _TOKEN.match(inner, at)
+        if token is None or (piece := _piece(token)) is None:
+            return None
+        pieces.append(piece)
+        at = token.end()
+    if not pieces:
+        return None
+    around = f"{_ANYTHING}*"
+    return "^" + ("" if begins else around) + "(" + "".join(pieces) + ")" + ("" if ends else around) + "$"
+
+
+def _piece(token: re.Match[str]) -> str | None:
+    if literal := token["literal"] or token["mark"]:
+        return f"[{literal}]"
+    if kind := token["kind"]:
+        return f"[{_KINDS[kind]}]"
+    if listed := token["listed"]:
+        return _listed(listed, negated=bool(token["negated"]))
+    if token["any"]:
+        return _ANYTHING
+    if token["group"]:
+        return "("
+    if token["least"] and max(int(token["least"]), int(token["most"] or 0)) > MAX_REPEAT:
+        return None
+    return token["structure"] or token["times"]
+
+
+def _listed(listed: str, *, negated: bool) -> str:
+    for kind, characters in _KINDS.items():
+        listed = listed.replace(kind, characters)
+    dash = r"\-" in listed or listed.endswith("-")  # last of all it can be no part of a range
+    listed = listed.replace(r"\-", "").replace("\\", "").removesuffix("-")
+    return f"[{'^' if negated else ''}{listed}{_BREAKS_STRINGS if negated else ''}{'-' if dash else ''}]"
+
+
+def compiles(pattern: str) -> bool:
+    """Whether it is a regular expression at all; one that is too long to be looked at may be."""
+    if len(pattern) > MAX_LENGTH:
+        return True
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
