@@ -26,6 +26,8 @@ __all__ = ["main"]
 
 _LONGEST_DEFAULT: Final = 8192
 """Tokens of context where nobody says how many: models are trained for more than most machines can hold."""
+_RANK: Final = 4
+"""How models pool that tell how well two texts go together."""
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -86,7 +88,7 @@ def _context(model: Model, options: EngineOptions, length: int) -> Context:
         context=length,
         sequences=options.slots,
         # An embedding may need the whole text in one step.
-        batch=length if options.embedding else min(options.batch, length * options.slots),
+        batch=length if options.embedding else max(options.slots, min(options.batch, length * options.slots)),
         threads=options.threads,
         embedding=options.embedding,
         pooling=options.pooling,
@@ -95,6 +97,8 @@ def _context(model: Model, options: EngineOptions, length: int) -> Context:
 
 def _endpoints(options: EngineOptions, model: Model, context: Context, length: int) -> Endpoints:
     if options.embedding:
+        if context.pooling == _RANK:
+            raise LoadFailed(f"{options.path}: it ranks texts, and makes no embeddings of them")
         if context.pooling == 0:
             raise LoadFailed(f"{options.path}: it does not say how embeddings are pooled; set pooling, as in 'mean'")
         return EmbeddingServer(model, Embedder(context, sequences=options.slots), name=options.name, length=length)

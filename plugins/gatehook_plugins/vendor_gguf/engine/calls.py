@@ -129,4 +129,9 @@ def _call(value: Any) -> Call | None:
 
 
 def _dumps(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which only an escape can tell
+        return json.dumps(value, separators=(",", ":"))
+    return text

@@ -34,10 +34,11 @@ def plain_pattern(pattern: str) -> str | None:
     begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
     inner = pattern[begins : len(pattern) - ends]
     pieces: list[str] = []
+    groups = [_Group()]
     at = 0
     while at < len(inner):
         token = _TOKEN.match(inner, at)
-        if token is None or (piece := _piece(token)) is None:
+        if token is None or (piece := _piece(token)) is None or not _is_bounded(token, groups):
             return None
         pieces.append(piece)
         at = token.end()
@@ -45,6 +46,57 @@ def plain_pattern(pattern: str) -> str | None:
         return None
     around = f"{_ANYTHING}*"
     return "^" + ("" if begins else around) + "(" + "".join(pieces) + ")" + ("" if ends else around) + "$"
+
+
+class _Group:
+    """What is known of a group while its pattern is read."""
+
+    def __init__(self) -> None:
+        self.last_needs_text = True
+        """Whether what a count would repeat fits no empty text."""
+        self.last_size = 1
+        self.needs_text = False
+        """Whether what was read of this alternative fits no empty text."""
+        self.every_one_does = True
+        self.size = 1
+        """How often its largest part is written out in a grammar."""
+
+    def fold(self) -> None:
+        """Go on to the next part."""
+        self.needs_text = self.needs_text or self.last_needs_text
+        self.size = max(self.size, self.last_size)
+        self.last_needs_text, self.last_size = False, 1
+
+
+def _is_bounded(token: re.Match[str], groups: list[_Group]) -> bool:
+    """Whether a grammar of what was read so far can be walked through in time.
+
+    Counts of counts multiply; and what may be empty, repeated, fits the same text in ever more ways.
+    """
+    group = groups[-1]
+    if token["group"]:
+        group.fold()
+        groups.append(_Group())
+        groups[-1].last_needs_text = False
+    elif token["structure"] == "|":
+        group.fold()
+        group.every_one_does, group.needs_text = group.every_one_does and group.needs_text, False
+    elif token["structure"] == ")":
+        group.fold()
+        groups.pop()
+        if not groups:
+            return False
+        groups[-1].last_needs_text = group.every_one_does and group.needs_text
+        groups[-1].last_size = group.size
+    elif token["times"]:
+        if token["times"] != "?" and not group.last_needs_text:
+            return False
+        group.last_needs_text = group.last_needs_text and token["times"][0] not in "*?" and token["least"] != "0"
+        group.last_size *= max(int(token["least"] or 1), int(token["most"] or 1), 1)
+    else:
+        group.fold()
+        group.last_needs_text = True
+    return group.last_size <= MAX_REPEAT
 
 
 def _piece(token: re.Match[str]) -> str | None:

@@ -16,6 +16,8 @@ __all__ = ["Grammar", "GrammarEnded", "Sampler", "TokenChance", "chances", "new_
 _WINDOW: Final = 1024
 """Tokens of the answer, the last ones, that penalties look at."""
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
+_COLDEST: Final = 1e-5
+"""Below it the likeliest token is chosen: what is divided by less is no number any more."""
 _SEEDS: Final = 2**32 - 1
 """The last one means a random one to the library."""
 
@@ -129,7 +131,7 @@ def _samplers(model: Model, wishes: Sampling, seed: int) -> list[Any]:
     if penalties != (1.0, 0.0, 0.0):
         chain.append(call["llama_sampler_init_penalties"](model.tokens, _WINDOW, *penalties))
     temperature = _given(wishes.temperature, _TEMPERATURE)
-    if temperature == 0:
+    if temperature < _COLDEST:
         return [*chain, call["llama_sampler_init_greedy"]()]
     if (top_k := _given(wishes.top_k, _TOP_K)) > 0:
         chain.append(call["llama_sampler_init_top_k"](min(int(top_k), model.tokens)))

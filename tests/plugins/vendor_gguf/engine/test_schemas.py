@@ -338,3 +338,27 @@ def test_a_forced_call_is_written_in_the_familys_own_way(judge: Judge, family: F
         assert not judge.accepts(text, written(family, ("get_weather", '{"city": 3}')))
         assert not judge.accepts(text, written(family, ("unknown", "{}")))
         assert not judge.accepts(text, "Hello")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^((a?){1,99}){1,99}$",
+        "^((((a?){1,9}){1,9}){1,9}){1,9}$",
+        "^((((a{1,99}){1,99}){1,99}){1,99})$",
+        "^(a*)*$",
+        "^(a|b?)+$",
+        "^(|a)*$",
+    ],
+)
+def test_a_pattern_that_fits_in_ever_more_ways_is_left_out(judge: Judge, pattern: str) -> None:
+    started = time.perf_counter()
+    assert judge.accepts(answer({"type": "string", "pattern": pattern}), json.dumps("a" * 40))
+    assert time.perf_counter() - started < 1
+
+
+def test_ordinary_repetitions_are_held_to(judge: Judge) -> None:
+    gbnf = answer({"type": "string", "pattern": r"^(\d+,)*\d{1,3}(x|y)+(-[a-z]+)?$"})
+    assert judge.accepts(gbnf, '"1,22,333xy-ab"')
+    assert not judge.accepts(gbnf, '"1,x"')
+    assert not judge.accepts(gbnf, '"12"')

@@ -143,3 +143,10 @@ def test_an_answer_without_reasoning_is_all_answer() -> None:
     reader = ReasoningReader(("<think>", "</think>"))
     assert [reader.push("<th"), reader.push("e"), reader.finish()] == [("", ""), ("", "<the"), ("", "")]
     assert ReasoningReader(None).push(" a") == ("", " a")
+
+
+def test_half_a_character_in_the_arguments_of_a_call_stays_an_escape() -> None:
+    from gatehook_plugins.vendor_gguf.engine.calls import _dumps
+
+    assert _dumps({"a": "\udddd é"}) == '{"a":"\\udddd \\u00e9"}'
+    assert _dumps({"a": "é"}) == '{"a":"é"}'
