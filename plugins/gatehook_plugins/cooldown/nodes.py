@@ -58,8 +58,9 @@ class Nodes:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            while not task.done():  # redis-py may take a cancellation for its own time limit, and go on
+                task.cancel()
+                await asyncio.wait([task], timeout=0.5)
             with contextlib.suppress(RedisError, OSError):
                 await self._client.aclose()
 
