@@ -50,6 +50,7 @@ from gatehook.errors import (
     upstream_error,
 )
 from gatehook.estimates import Estimate, estimate
+from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
@@ -68,6 +69,7 @@ from gatehook.model import (
     Operation,
     Outcome,
     Principal,
+    Progress,
     Target,
     ToolCall,
     Usage,
@@ -91,6 +93,7 @@ from gatehook.protocols import (
     Router,
     Scoped,
     Surface,
+    Tool,
     ToolPolicy,
     Vendor,
 )
@@ -122,6 +125,7 @@ __all__ = (
     "CATALOG",
     "DATABASE",
     "DIRECTORY",
+    "FILES",
     "HEALTH",
     "LEDGER",
     "LOCAL_MODELS",
@@ -159,6 +163,7 @@ __all__ = (
     "Entry",
     "Estimate",
     "Fetched",
+    "FileStore",
     "Frames",
     "Gateway",
     "GatewayError",
@@ -190,6 +195,7 @@ __all__ = (
     "Pricing",
     "Principal",
     "Prober",
+    "Progress",
     "Quotas",
     "RateLimited",
     "Retry",
@@ -201,11 +207,13 @@ __all__ = (
     "ServiceKey",
     "Services",
     "StartupError",
+    "StoredFile",
     "StreamBuilder",
     "Surface",
     "Target",
     "Text",
     "Thinking",
+    "Tool",
     "ToolCall",
     "ToolPolicy",
     "ToolResult",

@@ -26,6 +26,7 @@ __all__ = [
     "Operation",
     "Outcome",
     "Principal",
+    "Progress",
     "Target",
     "ToolCall",
     "Usage",
@@ -33,7 +34,7 @@ __all__ = [
     "Vitality",
 ]
 
-Operation = Literal["chat", "completions", "embeddings"]
+Operation = Literal["chat", "completions", "embeddings", "images"]
 
 
 class Credential(Struct, frozen=True):
@@ -338,6 +339,18 @@ _ids = _Ids()
 os.register_at_fork(after_in_child=_ids.__init__)  # type: ignore[misc]  # two workers must not share a pool
 
 
+class Progress(Struct, frozen=True):
+    """How far a long call is: `fraction` from 0 to 1, and in words or a picture what it is at."""
+
+    fraction: float
+    message: str = ""
+    """For people: "step 12 of 20", "waiting"."""
+    queue_position: int | None = None
+    """How many are before it in its vendor's queue; None once it runs, or if nobody knows."""
+    preview: bytes = b""
+    """A small picture of what there is so far; its kind can be told from its first bytes."""
+
+
 class Call(Struct, eq=False):
     """One request of one client, from its first byte to its settlement."""
 
@@ -368,6 +381,10 @@ class Call(Struct, eq=False):
     """time.monotonic() of the first content, None before."""
     answer_headers: dict[str, str] = field(default_factory=dict)
     """Headers any stage adds to the answer (rate limits, cache marks)."""
+    deferred: bool = False
+    """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
+    progress: Callable[[Progress], None] | None = None
+    """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 

@@ -44,6 +44,7 @@ __all__ = [
     "Router",
     "Scoped",
     "Surface",
+    "Tool",
     "ToolPolicy",
     "Vendor",
 ]
@@ -212,6 +213,34 @@ class ToolPolicy(Protocol):
 
     async def judge(self, call: Call, tool_call: ToolCall) -> Verdict:
         """What to do with a call the model suggested; a whole call, also when it was streamed in pieces."""
+        ...
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """A tool that the gateway itself runs when a model calls it: clients only see what came of it."""
+
+    @property
+    def name(self) -> str:
+        """As the model is told it: letters, digits, "_" and "-", at most 64."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What it does, for the model."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The JSON Schema of its arguments, an object's; they have been checked against it when it is run."""
+        ...
+
+    async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
+        """Do it, for the caller of `call`; gives what the model is told.
+
+        Raises:
+            GatewayError: it failed; the model is told the message.
+        """
         ...
 
 

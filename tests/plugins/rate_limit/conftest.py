@@ -100,7 +100,9 @@ def store(fresh: Callable[[Clock], Any], clock: Clock) -> Any:
 @pytest.fixture(params=["memory", "redis"])
 def redis_table(request: pytest.FixtureRequest) -> str:
     """The [redis] table of a gateway that limits in memory, and of one that does so in Redis."""
-    return "" if request.param == "memory" else f'[redis]\nurl = "{request.getfixturevalue("redis_url")}"\n'
+    return (
+        "" if request.param == "memory" else f'[redis]\nurl = "{request.getfixturevalue("redis_url")}"\ntimeout = 10\n'
+    )
 
 
 class OwnRedis:
