@@ -70,6 +70,7 @@ from gatehook.model import (
     Outcome,
     Principal,
     Progress,
+    Question,
     Target,
     ToolCall,
     Usage,
@@ -83,6 +84,7 @@ from gatehook.protocols import (
     Bounded,
     Cache,
     Command,
+    Confirmer,
     Endpoint,
     Limiter,
     Observer,
@@ -118,6 +120,7 @@ from gatehook.services import (
     Services,
 )
 from gatehook.settings import ModelSettings, SecretStr, Section
+from gatehook.tools import confirmation_of
 
 __all__ = (
     "ANONYMOUS",
@@ -150,6 +153,7 @@ __all__ = (
     "Chunk",
     "Command",
     "Completion",
+    "Confirmer",
     "Conflict",
     "Conversation",
     "Cost",
@@ -196,6 +200,7 @@ __all__ = (
     "Principal",
     "Prober",
     "Progress",
+    "Question",
     "Quotas",
     "RateLimited",
     "Retry",
@@ -232,6 +237,7 @@ __all__ = (
     "check_depth",
     "common_models",
     "completion",
+    "confirmation_of",
     "data_uri",
     "decode",
     "dollars",

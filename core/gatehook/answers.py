@@ -124,6 +124,12 @@ class Answers:
         call.answer_headers["X-Cache"] = "miss"
         return None
 
+    def pass_over(self, call: Call) -> None:
+        """A stored answer will not do after all."""
+        call.answer_headers["X-Cache"] = "miss"
+        call.answer_headers.pop("Age", None)
+        call.dropped = ()
+
     def recording(self, key: Lookup | None) -> Recording | None:
         """To collect a stream in; None if it is not to be stored."""
         return None if key is None else Recording(self._most)

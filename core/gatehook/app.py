@@ -34,7 +34,7 @@ from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Principal
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
-from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
+from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
@@ -193,6 +193,16 @@ class Gateway:
             GatewayError: what its client is to be told.
         """
         return await self.pipeline.run(call)
+
+    async def answer(self, call: Call, surface: Surface, request: web.Request) -> web.StreamResponse:
+        """Make a call for the client of a plugin's own route, and answer it: the whole pipeline, plain or streamed.
+
+        Args:
+            call: parsed, its principal known.
+            surface: writes the answer, and errors: none is raised.
+            request: the route's.
+        """
+        return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, call)
 
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -11,11 +11,11 @@ from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
+from gatehook.gate import Gate
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
-from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
 
@@ -70,8 +70,15 @@ class Delivery:
         self._record.complete()
         return response
 
-    async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
+    async def stream(
+        self, stream: Stream, key: Lookup | None, again: Callable[[], Awaitable[Stream]]
+    ) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+
+        Args:
+            stream: the vendor's.
+            key: under which the answer may be stored.
+            again: gives the next one, where the model is told that its tool calls are wrong.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -88,32 +95,44 @@ class Delivery:
                 watch.beat(self._tell_alive, concerns.heartbeat)
                 if stream.contents:
                     concerns.observers.first_token(call)
-                watch.pause()  # a tool policy may take its time; that is not the vendor's silence
-                begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
-                await self._write(response, watch, b"".join(begun))
-                untouched = gate is None and self._untouched
-                unread = Limit(concerns.write_timeout, _client_too_slow)
-                async for batch in stream.watched(watch):
-                    if untouched and isinstance(batch, Frames):
-                        if kept is not None:
-                            kept.add(batch)
-                        if batch.data:
-                            watch.again(unread)
-                            watch.heard = True
-                            await response.write(batch.data)
-                    else:
-                        watch.pause()
-                        await self._write(response, watch, await self._passed(batch, gate, kept))
-                watch.pause()
-                if gate is not None:
-                    await self._write(response, watch, self._framed(await gate.rest()))
+                await self._relay(stream, response, watch, gate, kept)
+            while gate is not None and gate.wants_another_round:
+                gate.next_round(self._record.streamed())
+                async with contextlib.aclosing(await again()) as stream:
+                    self._record.next_round(stream)
+                    await self._relay(stream, response, watch, gate, None)
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._record.streamed()))
         self._record.complete()
-        if kept is not None:
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
+        if kept is not None and (gate is None or (call.rounds == 0 and not gate.has_asked)):
             await concerns.answers.put(call, key, kept.entry())
         return response
+
+    async def _relay(
+        self, stream: Stream, response: web.StreamResponse, watch: Watch, gate: Gate | None, kept: Recording | None
+    ) -> None:
+        """Pass one stream on, to its end."""
+        watch.pause()  # a tool policy may take its time; that is not the vendor's silence
+        begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+        await self._write(response, watch, b"".join(begun))
+        untouched = gate is None and self._untouched
+        unread = Limit(self._concerns.write_timeout, _client_too_slow)
+        async for batch in stream.watched(watch):
+            if untouched and isinstance(batch, Frames):
+                if kept is not None:
+                    kept.add(batch)
+                if batch.data:
+                    watch.again(unread)
+                    watch.heard = True
+                    await response.write(batch.data)
+            else:
+                watch.pause()
+                await self._write(response, watch, await self._passed(batch, gate, kept))
+        watch.pause()
+        if gate is not None:
+            await self._write(response, watch, self._framed(await gate.rest()))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """A cached answer, plain or as the stream it was.

@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Principal",
     "Progress",
+    "Question",
     "Target",
     "ToolCall",
     "Usage",
@@ -148,6 +149,17 @@ class Usage(Struct, frozen=True, gc=False):
     def cost(self, pricing: Pricing) -> Cost:
         """What these tokens cost at these prices."""
         return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Of two answers together."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
 
     @property
     def total_tokens(self) -> int:
@@ -276,10 +288,23 @@ class ToolCall(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What a tool policy says of a tool call. The strictest of all verdicts wins: deny, then confirm, then allow."""
+    """What a tool policy says of a tool call. The strictest wins: deny, then retry, then confirm, then allow.
 
-    kind: Literal["allow", "confirm", "deny"]
+    `retry` tells the model the `reason`, instead of what the tool would have said, and has it go on.
+    """
+
+    kind: Literal["allow", "confirm", "retry", "deny"]
     reason: str = ""
+
+
+class Question(Struct, frozen=True):
+    """Tool calls that somebody has to decide about, and the model's message that makes them.
+
+    In the message each call has an id; beside those that are `pending` there may be some that are allowed.
+    """
+
+    message: Mapping[str, Any]
+    pending: Sequence[ToolCall]
 
 
 class Entry(Struct, frozen=True):
@@ -375,6 +400,8 @@ class Call(Struct, eq=False):
     served: str = ""
     """The public name of the model that answers: the one asked for, or that of a fallback; "" while none does."""
     attempts: int = 0
+    rounds: int = 0
+    """How often the model was told that its tool calls are wrong, and has answered again."""
     dropped: tuple[str, ...] = ()
     """Parameters that the answering vendor has no place for; named in a response header."""
     first_token: float | None = None

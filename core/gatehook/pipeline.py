@@ -5,6 +5,7 @@ it is kept in a `record`.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gatehook.answers import Lookup
+from gatehook.attempts import Stream
 from gatehook.delivery import Delivery
 from gatehook.errors import GatewayError
 from gatehook.failover import Failover
@@ -35,21 +37,25 @@ class Pipeline:
     settlements: set[asyncio.Future[None]] = field(default_factory=set)
     """What calls that are over still owe their limiters; a shutdown waits for it."""
 
-    async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
-        """Answer one inference call of a client; errors become the surface's own, never an exception."""
-        call = Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
+    async def serve(self, endpoint: Endpoint, request: web.Request, parsed: Call | None = None) -> web.StreamResponse:
+        """Answer one inference call of a client; errors become the surface's own, never an exception.
+
+        `parsed` is a call that somebody else has made of the request; its principal is known.
+        """
+        call = parsed or Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
         concerns, permits, record = self.concerns, Permits(self.settlements), Record(call)
         delivery = Delivery(call, endpoint.surface, request, concerns, record)
         try:
             concerns.observers.started(call)
-            call.principal = await authenticate(concerns.authenticators, request)
-            endpoint.surface.parse(call, request, await read_body(request, concerns))
+            if parsed is None:
+                call.principal = await authenticate(concerns.authenticators, request)
+                endpoint.surface.parse(call, request, await read_body(request, concerns))
             key, entry = await self._admitted(call, permits)
             if entry is not None:
                 return await delivery.replay(entry)
             if call.stream:
-                stream = await self.failover.stream(call, await self._targets(call), permits)
-                return await delivery.stream(stream, key)
+                again = functools.partial(self._streamed, call, permits)
+                return await delivery.stream(await again(), key, again)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
             return await delivery.refuse(error)
@@ -106,7 +112,10 @@ class Pipeline:
         key = concerns.answers.key(call)
         entry = await concerns.answers.get(call, key)
         if entry is not None:
-            await concerns.tools.judge_again(call, entry)
+            entry = await concerns.tools.judge_again(call, entry)
+            if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
+                concerns.answers.pass_over(call)
+                key = None
         return key, entry
 
     async def _targets(self, call: Call) -> Sequence[Target]:
@@ -115,11 +124,24 @@ class Pipeline:
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
+        completion = await self._answered(call, permits, record)
+        judged = await concerns.tools.judge(call, completion)
+        if judged is completion:
+            await concerns.answers.put(call, key, Entry(completion=completion))
+        while judged is None:
+            completion = await self._answered(call, permits, record)
+            judged = await concerns.tools.judge(call, record.in_all(completion))
+        return judged
+
+    async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
+        """One whole answer of a vendor."""
         completion = await self.failover.complete(call, await self._targets(call), permits)
         record.spent(completion)
-        await concerns.tools.judge(call, completion)
-        await concerns.answers.put(call, key, Entry(completion=completion))
         return completion
+
+    async def _streamed(self, call: Call, permits: Permits) -> Stream:
+        """One stream of a vendor."""
+        return await self.failover.stream(call, await self._targets(call), permits)
 
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
         """Settle, and tell everybody who watches."""

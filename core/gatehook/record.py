@@ -16,7 +16,7 @@ _CLIENT_LEFT = 499
 class Record:
     """Kept while a call goes on; `outcome` tells in the end what observers and permits are told."""
 
-    __slots__ = ("_call", "_code", "_http_status", "_status", "_usage", "stream")
+    __slots__ = ("_before", "_call", "_code", "_http_status", "_status", "_usage", "stream")
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -24,6 +24,8 @@ class Record:
         self._http_status = 500
         self._code = ""
         self._usage: Usage | None = None
+        self._before: Usage | None = None
+        """What the streams before this one used."""
         self.stream: Stream | None = None
         """The vendor's, if there is one: it counts what it brings."""
 
@@ -31,7 +33,17 @@ class Record:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         if completion.usage is None:
             completion.usage = _estimate(self._call, len(completion.raw) // 4)
-        self._usage = completion.usage
+        self._usage = completion.usage if self._usage is None else self._usage + completion.usage
+
+    def in_all(self, completion: Completion) -> Completion:
+        """The last of several answers, with what all of them used together."""
+        if self._usage is None:
+            return completion
+        return Completion({**completion.data, "usage": self._usage.as_openai()}, usage=self._usage)
+
+    def next_round(self, stream: Stream) -> None:
+        """The answer goes on with another stream of a vendor, who will be paid for both."""
+        self._before, self.stream = self.streamed(), stream
 
     def complete(self) -> None:
         """The whole answer was given."""
@@ -57,8 +69,11 @@ class Record:
 
     def streamed(self) -> Usage | None:
         """What the stream used so far."""
-        stream = self.stream
-        return None if stream is None else stream.usage or _estimate(self._call, stream.contents)
+        stream, before = self.stream, self._before
+        if stream is None:
+            return None
+        usage = stream.usage or _estimate(self._call, stream.contents)
+        return usage if before is None else before + usage
 
     def outcome(self) -> Outcome:
         """How it ended."""
