@@ -99,7 +99,7 @@ class Delivery:
             while gate is not None and gate.wants_another_round:
                 gate.next_round(self._record.streamed())
                 async with contextlib.aclosing(await again()) as stream:
-                    self._record.next_round(stream)
+                    self._record.stream = stream
                     await self._relay(stream, response, watch, gate, None)
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)

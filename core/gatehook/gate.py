@@ -135,7 +135,7 @@ class _Seam:
         return [self._joined(chunk) for chunk in batch]
 
     def _joined(self, chunk: Chunk) -> Chunk:
-        data = {**chunk.data, **self._head}
+        data: dict[str, Any] = {**chunk.data, **self._head}
         data["choices"] = [_without_role(choice) for choice in data.get("choices") or ()]
         usage = chunk.usage
         if usage is not None:

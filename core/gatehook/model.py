@@ -151,7 +151,7 @@ class Usage(Struct, frozen=True, gc=False):
         return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Of two answers together."""
+        """Both together; estimated if one is."""
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,

@@ -18,7 +18,7 @@ from gatehook.delivery import Delivery
 from gatehook.errors import GatewayError
 from gatehook.failover import Failover
 from gatehook.fitness import fitting
-from gatehook.model import Call, Completion, Entry, Target
+from gatehook.model import Call, Completion, Entry, Target, Usage
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
@@ -54,8 +54,8 @@ class Pipeline:
             if entry is not None:
                 return await delivery.replay(entry)
             if call.stream:
-                again = functools.partial(self._streamed, call, permits)
-                return await delivery.stream(await again(), key, again)
+                again = functools.partial(self._streamed_again, call, permits, record)
+                return await delivery.stream(await self._streamed(call, permits), key, again)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
             return await delivery.refuse(error)
@@ -129,8 +129,9 @@ class Pipeline:
         if judged is completion:
             await concerns.answers.put(call, key, Entry(completion=completion))
         while judged is None:
+            await self._round_over(permits, record)
             completion = await self._answered(call, permits, record)
-            judged = await concerns.tools.judge(call, record.in_all(completion))
+            judged = await concerns.tools.judge(call, _in_all(completion, record.streamed()))
         return judged
 
     async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
@@ -143,10 +144,23 @@ class Pipeline:
         """One stream of a vendor."""
         return await self.failover.stream(call, await self._targets(call), permits)
 
+    async def _streamed_again(self, call: Call, permits: Permits, record: Record) -> Stream:
+        """The next one of the same answer."""
+        await self._round_over(permits, record)
+        return await self._streamed(call, permits)
+
+    @staticmethod
+    async def _round_over(permits: Permits, record: Record) -> None:
+        """The vendor has answered, and will be called once more."""
+        await permits.round_over(record.outcome_of_round(over=True))
+        record.next_round()
+
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
+            if call.rounds:
+                await permits.round_over(record.outcome_of_round())
             await permits.settle(outcome)
         finally:
             self.concerns.observers.finished(call, outcome)
@@ -154,3 +168,8 @@ class Pipeline:
 
 def _internal(call: Call) -> GatewayError:
     return GatewayError(f"internal error; the gateway's log tells more under {call.id}")
+
+
+def _in_all(completion: Completion, usage: Usage | None) -> Completion:
+    """The last of several answers, with what all of them used together."""
+    return completion if usage is None else Completion({**completion.data, "usage": usage.as_openai()}, usage=usage)

@@ -157,6 +157,16 @@ class Tools:
             raise _denied(called, "needs a confirmation, which is asked for in single answers (n = 1) only", verdict)
         return Ruling("confirm", [one for one, verdict in verdicts if verdict.kind == "confirm"])
 
+    async def judge_one(self, call: Call, tool_call: ToolCall) -> None:
+        """Ask every policy about one call that nobody can be asked about.
+
+        Raises:
+            PermissionDenied: it is not allowed.
+        """
+        verdict = await self._verdict(call, tool_call)
+        if verdict.kind != "allow":
+            raise _denied(tool_call, "is not allowed", verdict)
+
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
