@@ -101,10 +101,12 @@ class Pipeline:
         """Let the call in; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         authorize(call, concerns.catalog)
-        await permits.admit(concerns.limiters, call)
-        await concerns.tools.offer(call)
+        if concerns.limiters:
+            await permits.admit(concerns.limiters, call)
+        if concerns.tools:
+            await concerns.tools.offer(call)
         key = concerns.answers.key(call)
-        entry = await concerns.answers.get(call, key)
+        entry = None if key is None else await concerns.answers.get(call, key)
         if entry is not None:
             await concerns.tools.judge_again(call, entry)
         return key, entry
@@ -117,8 +119,10 @@ class Pipeline:
         concerns = self.concerns
         completion = await self.failover.complete(call, await self._targets(call), permits)
         record.spent(completion)
-        await concerns.tools.judge(call, completion)
-        await concerns.answers.put(call, key, Entry(completion=completion))
+        if concerns.tools:
+            await concerns.tools.judge(call, completion)
+        if key is not None:
+            await concerns.answers.put(call, key, Entry(completion=completion))
         return completion
 
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:

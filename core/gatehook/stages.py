@@ -96,12 +96,14 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
         if request.content.is_eof():  # all of it has come with the head, as most do
-            body = await request.read()
+            body = request.content.read_nowait()
+            if len(body) > concerns.max_body:
+                raise _too_large(concerns)
         else:
             with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
                 body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)") from None
+        raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
     if not body:
@@ -111,6 +113,10 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
     return body
+
+
+def _too_large(concerns: Concerns) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)")
 
 
 def _body_too_slow() -> GatewayError:
