@@ -6,7 +6,6 @@ it is kept in a `record`.
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -15,8 +14,7 @@ from gatehook.answers import Lookup
 from gatehook.delivery import Delivery
 from gatehook.errors import GatewayError
 from gatehook.failover import Failover
-from gatehook.fitness import fitting
-from gatehook.model import Call, Completion, Entry, Target
+from gatehook.model import Call, Completion, Entry
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
@@ -48,7 +46,7 @@ class Pipeline:
             if entry is not None:
                 return await delivery.replay(entry)
             if call.stream:
-                stream = await self.failover.stream(call, await self._targets(call), permits)
+                stream = await self.failover.stream(call, await route(concerns.routers, call), permits)
                 return await delivery.stream(stream, key)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
@@ -103,7 +101,7 @@ class Pipeline:
         authorize(call, concerns.catalog)
         if concerns.limiters:
             await permits.admit(concerns.limiters, call)
-        if concerns.tools:
+        if concerns.tools.policies:
             await concerns.tools.offer(call)
         key = concerns.answers.key(call)
         entry = None if key is None else await concerns.answers.get(call, key)
@@ -111,15 +109,12 @@ class Pipeline:
             await concerns.tools.judge_again(call, entry)
         return key, entry
 
-    async def _targets(self, call: Call) -> Sequence[Target]:
-        return fitting(call, await route(self.concerns.routers, call))
-
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
-        completion = await self.failover.complete(call, await self._targets(call), permits)
+        completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
         record.spent(completion)
-        if concerns.tools:
+        if concerns.tools.policies:
             await concerns.tools.judge(call, completion)
         if key is not None:
             await concerns.answers.put(call, key, Entry(completion=completion))

@@ -58,12 +58,13 @@ class Ready(web.StreamResponse):
         Raises:
             ConnectionError: the client has left.
         """
-        transport, writer = self._to.transport, self._to.writer
+        protocol, writer = self._to.protocol, self._to.writer
+        transport = protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
         writer.output_size += len(self._bytes)
         transport.write(self._bytes)
-        if self._to.protocol.writing_paused:
+        if protocol.writing_paused:
             await writer.drain()
 
 

@@ -25,6 +25,7 @@ from gatehook.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
@@ -129,24 +130,26 @@ def authorize(call: Call, catalog: Catalog) -> None:
     Raises:
         PermissionDenied: it is not.
     """
-    if not call.principal.may_use(call.model, catalog.canonical(call.model)):
+    principal = call.principal
+    if principal.models is not None and not principal.may_use(call.model, catalog.canonical(call.model)):
         raise PermissionDenied(
             f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
         )
 
 
 async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
-    """The deployments to try.
+    """The deployments to try, all of them fit for the call.
 
     Raises:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
+        InvalidRequest: no deployment can serve this request.
     """
     if not routers:
         raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     for router in routers:
         targets = await router.route(call)
         if targets:
-            return targets
+            return fitting(call, targets)
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 

@@ -17,10 +17,6 @@ class Tools:
     def __init__(self, policies: Sequence[ToolPolicy]) -> None:
         self.policies = tuple(policies)
 
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self.policies)
-
     async def offer(self, call: Call) -> None:
         """Narrow the tools of the request to what every policy lets the model see.
 
