@@ -100,14 +100,12 @@ class Answers:
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
         return Lookup(_digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
-    async def get(self, call: Call, key: Lookup | None) -> Entry | None:
+    async def get(self, call: Call, key: Lookup) -> Entry | None:
         """The first hit that the client accepts; marks the answer.
 
         Raises:
             GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
         """
-        if key is None:
-            return None
         for cache, scope in self._caches if key.read else ():
             try:
                 entry = await cache.get(_owned(key, scope(call.principal)), call)

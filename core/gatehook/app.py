@@ -102,6 +102,10 @@ class Gateway:
         collected = self._collect()
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
+        self.endpoints = {
+            route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
+        }
+        """Those of the inference calls, by their paths."""
         tell([*faults, *_owned_twice(self._routes)], gathered)
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]

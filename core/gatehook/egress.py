@@ -79,9 +79,11 @@ class Upstream:
         Raises:
             UpstreamError: the line was cut, or the body is over `egress.max_response`.
         """
+        content = self._response.content
+        if content.is_eof() and content.total_bytes <= self._limit:  # all of it has come, as small answers do
+            return await self.receive()
         parts: list[bytes] = []
         size = 0
-        content = self._response.content
         while not content.at_eof():
             part = await self.receive()
             size += len(part)

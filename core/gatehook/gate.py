@@ -128,7 +128,7 @@ class _Seam:
     """Makes the next stream of an answer go on with the first: the same id, no second role, all usage together."""
 
     def __init__(self, head: dict[str, Any]) -> None:
-        self._head = {name: head[name] for name in ("id", "created", "model") if name in head}
+        self._head: dict[str, Any] = {name: head[name] for name in ("id", "created", "model") if name in head}
         self.usage: Usage | None = None
 
     def joined(self, batch: Iterable[Chunk]) -> list[Chunk]:

@@ -7,7 +7,6 @@ it is kept in a `record`.
 import asyncio
 import functools
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -17,8 +16,7 @@ from gatehook.attempts import Stream
 from gatehook.delivery import Delivery
 from gatehook.errors import GatewayError
 from gatehook.failover import Failover
-from gatehook.fitness import fitting
-from gatehook.model import Call, Completion, Entry, Target, Usage
+from gatehook.model import Call, Completion, Entry, Usage
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
@@ -54,8 +52,9 @@ class Pipeline:
             if entry is not None:
                 return await delivery.replay(entry)
             if call.stream:
+                stream = await self.failover.stream(call, await route(concerns.routers, call), permits)
                 again = functools.partial(self._streamed_again, call, permits, record)
-                return await delivery.stream(await self._streamed(call, permits), key, again)
+                return await delivery.stream(stream, key, again)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
             return await delivery.refuse(error)
@@ -107,10 +106,12 @@ class Pipeline:
         """Let the call in; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         authorize(call, concerns.catalog)
-        await permits.admit(concerns.limiters, call)
-        await concerns.tools.offer(call)
+        if concerns.limiters:
+            await permits.admit(concerns.limiters, call)
+        if concerns.tools.policies:
+            await concerns.tools.offer(call)
         key = concerns.answers.key(call)
-        entry = await concerns.answers.get(call, key)
+        entry = None if key is None else await concerns.answers.get(call, key)
         if entry is not None:
             entry = await concerns.tools.judge_again(call, entry)
             if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
@@ -118,36 +119,33 @@ class Pipeline:
                 key = None
         return key, entry
 
-    async def _targets(self, call: Call) -> Sequence[Target]:
-        return fitting(call, await route(self.concerns.routers, call))
-
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
-        completion = await self._answered(call, permits, record)
-        judged = await concerns.tools.judge(call, completion)
-        if judged is completion:
-            await concerns.answers.put(call, key, Entry(completion=completion))
-        while judged is None:
-            await self._round_over(permits, record)
-            completion = await self._answered(call, permits, record)
-            judged = await concerns.tools.judge(call, _in_all(completion, record.streamed()))
-        return judged
-
-    async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
-        """One whole answer of a vendor."""
-        completion = await self.failover.complete(call, await self._targets(call), permits)
+        completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
         record.spent(completion)
+        if concerns.tools.policies:
+            judged = await self._judged(call, completion, permits, record)
+            if judged is not completion:  # what took several rounds, or waits for somebody, is not stored
+                return judged
+        if key is not None:
+            await concerns.answers.put(call, key, Entry(completion=completion))
         return completion
 
-    async def _streamed(self, call: Call, permits: Permits) -> Stream:
-        """One stream of a vendor."""
-        return await self.failover.stream(call, await self._targets(call), permits)
+    async def _judged(self, call: Call, completion: Completion, permits: Permits, record: Record) -> Completion:
+        """The answer as the tool policies let it out, after as many rounds as the model needs to call tools rightly."""
+        judged = await self.concerns.tools.judge(call, completion)
+        while judged is None:
+            await self._round_over(permits, record)
+            completion = await self.failover.complete(call, await route(self.concerns.routers, call), permits)
+            record.spent(completion)
+            judged = await self.concerns.tools.judge(call, _in_all(completion, record.streamed()))
+        return judged
 
     async def _streamed_again(self, call: Call, permits: Permits, record: Record) -> Stream:
-        """The next one of the same answer."""
+        """The next stream of the same answer."""
         await self._round_over(permits, record)
-        return await self._streamed(call, permits)
+        return await self.failover.stream(call, await route(self.concerns.routers, call), permits)
 
     @staticmethod
     async def _round_over(permits: Permits, record: Record) -> None:

@@ -25,6 +25,7 @@ from gatehook.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
@@ -96,12 +97,14 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
         if request.content.is_eof():  # all of it has come with the head, as most do
-            body = await request.read()
+            body = request.content.read_nowait()
+            if len(body) > concerns.max_body:
+                raise _too_large(concerns)
         else:
             with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
                 body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)") from None
+        raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
     if not body:
@@ -111,6 +114,10 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
     return body
+
+
+def _too_large(concerns: Concerns) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)")
 
 
 def _body_too_slow() -> GatewayError:
@@ -123,24 +130,26 @@ def authorize(call: Call, catalog: Catalog) -> None:
     Raises:
         PermissionDenied: it is not.
     """
-    if not call.principal.may_use(call.model, catalog.canonical(call.model)):
+    principal = call.principal
+    if principal.models is not None and not principal.may_use(call.model, catalog.canonical(call.model)):
         raise PermissionDenied(
             f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
         )
 
 
 async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
-    """The deployments to try.
+    """The deployments to try, all of them fit for the call.
 
     Raises:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
+        InvalidRequest: no deployment can serve this request.
     """
     if not routers:
         raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     for router in routers:
         targets = await router.route(call)
         if targets:
-            return targets
+            return fitting(call, targets)
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 

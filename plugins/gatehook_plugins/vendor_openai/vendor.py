@@ -1,7 +1,7 @@
 """The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,10 +141,10 @@ class OpenAIVendor:
                 raise await failure.from_answer(target, upstream)
             await upstream.drain()
 
-    async def _send(self, attempt: Attempt) -> Upstream:
+    def _send(self, attempt: Attempt) -> Awaitable[Upstream]:
         prepared = self._prepare(attempt.target)
         operation = attempt.call.operation
-        return await self._egress.request(
+        return self._egress.request(
             attempt.target,
             "POST",
             prepared.urls[operation],
