@@ -37,8 +37,10 @@ class _TooMuchWork(Exception):
 
 
 class _Steps(FormatChecker):
-    """Counts the keywords looked at. It travels as the checker of formats (of which none is checked): every validator
-    of a part of the schema gets that of the whole."""
+    """Counts the keywords that are looked at.
+
+    It travels as the checker of formats, of which none is checked: all parts of a validator have the same one.
+    """
 
     def __init__(self) -> None:
         super().__init__(())
@@ -67,7 +69,8 @@ def _counting(base: Any) -> Any:
         return count
 
     own = {name: keyword for name, keyword in _OWN.items() if name in base.VALIDATORS}
-    return validators.extend(base, {name: counted(keyword) for name, keyword in {**base.VALIDATORS, **own}.items()})
+    keywords = {name: counted(keyword) for name, keyword in {**base.VALIDATORS, **own}.items()}
+    return validators.extend(base, keywords)  # type: ignore[no-untyped-call]
 
 
 class ToolSchema:
@@ -91,8 +94,8 @@ class ToolSchema:
         try:
             check_depth(arguments.encode("utf-8", "surrogatepass"))
             value = decode(arguments or "{}")  # some models write nothing where nothing is asked for
-        except MalformedJSON as error:
-            return f"the arguments are not valid JSON: {error}"[:_LONGEST]
+        except MalformedJSON as fault:
+            return f"the arguments are not valid JSON: {fault}"[:_LONGEST]
         if not isinstance(value, dict):
             return "the arguments must be a JSON object"
         # With a registry of its own it never fetches what a reference names.
@@ -101,8 +104,8 @@ class ToolSchema:
             error = best_match(validator.iter_errors(value))
         except (_TooMuchWork, RecursionError):
             return "the arguments cannot be checked: the tool's schema asks for too much"
-        except Exception as error:  # noqa: BLE001  # whatever a malformed schema makes the library stumble over
-            return f"the arguments cannot be checked: the tool's schema is malformed ({type(error).__name__})"
+        except Exception as fault:  # noqa: BLE001  # whatever a malformed schema makes the library stumble over
+            return f"the arguments cannot be checked: the tool's schema is malformed ({type(fault).__name__})"
         if error is None:
             return ""
         return f"{error.json_path.removeprefix('$').removeprefix('.') or 'the arguments'}: {error.message}"[:_LONGEST]

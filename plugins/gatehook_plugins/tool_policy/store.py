@@ -1,4 +1,4 @@
-"""Sessions in the database. Whoever decides changes the row from `pending`, which one transaction can do, and no other."""
+"""Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other."""
 
 from collections.abc import Sequence
 from typing import Any, Final
