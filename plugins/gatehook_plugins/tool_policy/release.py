@@ -23,7 +23,7 @@ _STREAM: Final = ("stream", "stream_options")
 
 
 class Turn(Struct, frozen=True):
-    """The model's turn after the decision: its `message`, what it is `told` of some calls, and the ids that are left."""
+    """The model's turn after a decision: its `message`, what it is `told` of some calls, and the ids that are left."""
 
     message: Mapping[str, Any]
     told: Sequence[Mapping[str, Any]]
