@@ -73,7 +73,7 @@ def streamed(*calls: Mapping[str, Any], text: str = "", usage: bool = True) -> R
         first = {**one, "index": place, "function": {**one["function"], "arguments": arguments[:half]}}
         deltas += [{"tool_calls": [first]}]
         deltas += [{"tool_calls": [{"index": place, "function": {"arguments": arguments[half:]}}]}]
-    end = {"delta": {}, "finish_reason": "tool_calls" if calls else "stop"}
+    end: dict[str, Any] = {"delta": {}, "finish_reason": "tool_calls" if calls else "stop"}
     return Reply.of_events(events(*({"delta": one} for one in deltas), end, usage=usage))
 
 
@@ -213,6 +213,12 @@ def bare_house() -> OpenHouse:
         return opened(*replies, policy=policy, more=more)
 
     return enter
+
+
+@pytest.fixture
+def opened_house() -> OpenHouse:
+    """The same on the database that is given."""
+    return opened
 
 
 @pytest.fixture(name="settings_text")

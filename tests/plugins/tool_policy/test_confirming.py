@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-
 House = Any
 OpenHouse = Any
 Vendor = Any
