@@ -1,4 +1,4 @@
-"""Sessions over time: they expire, are bounded, are bound to what was asked, and release nothing without their store."""
+"""Sessions over time: they expire, are bounded and bound to what was asked, and release nothing without a store."""
 
 import asyncio
 import contextlib
