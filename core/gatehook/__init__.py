@@ -117,7 +117,7 @@ from gatehook.services import (
     ServiceKey,
     Services,
 )
-from gatehook.settings import ModelSettings, SecretStr, Section
+from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 
 __all__ = (
     "ANONYMOUS",
@@ -198,6 +198,7 @@ __all__ = (
     "Progress",
     "Quotas",
     "RateLimited",
+    "RedisSettings",
     "Retry",
     "Route",
     "Router",

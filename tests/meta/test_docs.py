@@ -147,6 +147,7 @@ def test_the_book_names_the_modules_that_plugins_may_import() -> None:
         "gatehook.__all__",
         "gatehook.sse",
         "gatehook.legacy",
+        "gatehook.redis_line",
         "gatehook.testing",
     ]
 
