@@ -56,7 +56,7 @@ from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit
+from gatehook.misfit import misfit, read_object
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -247,6 +247,7 @@ __all__ = (
     "nano",
     "read_body",
     "read_conversation",
+    "read_object",
     "redact",
     "refused",
     "sniff",

@@ -20,8 +20,9 @@ from gatehook import (
     envelope,
     misfit,
 )
+from gatehook.chats import missing_field
 from gatehook.sse import DONE, frame
-from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest, missing
+from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 __all__ = ["OpenAISurface"]
 
@@ -45,7 +46,7 @@ class OpenAISurface:
             InvalidRequest: naming the field.
         """
         parsed = _parsed(call.operation, body)
-        if isinstance(parsed, ChatRequest) and (path := missing(parsed)) is not None:
+        if isinstance(parsed, ChatRequest) and (path := missing_field(parsed.messages, parsed)) is not None:
             raise InvalidRequest(f"{path}: required, but missing", param=path)
         call.body = Document(raw=body)
         call.model = parsed.model
