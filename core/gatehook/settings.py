@@ -104,6 +104,19 @@ class Settings:
         sections = table_at(self._sources.merged, ("plugins",))
         return name in sections and not _is_off(sections[name].get("enabled", True))
 
+    def plugin_common(self, name: str) -> Section:
+        """What every plugin's section has, `enabled` and its like, whatever else is in it and also if that is wrong.
+
+        Raises:
+            StartupError: with every fault of these.
+        """
+        raw = table_at(self._sources.merged, ("plugins", name))
+        common = {key: value for key, value in raw.items() if key in Section.model_fields}
+        reading = Reading(Section, self._sources, ("plugins", name), common)
+        if reading.table is None:
+            raise StartupError(*reading.faults)
+        return reading.table
+
     def plugin_section(self, name: str, cls: type[SectionT]) -> SectionT:
         """The plugin's section as `cls`; one that is not there is read as an empty one.
 

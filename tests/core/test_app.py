@@ -617,7 +617,7 @@ def test_schema_names_the_plugin_that_cannot_be_imported(
     program: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert program("schema", source="import no_such_module") == 1
-    assert "plugin 'greeter' (gatehook-greeter): cannot be imported" in capsys.readouterr().err
+    assert "plugin 'greeter' (gatehook-greeter 1): cannot be imported" in capsys.readouterr().err
 
 
 # --- open or closed ------------------------------------------------------------------------------------------------
