@@ -143,18 +143,39 @@ def _check(options: argparse.Namespace) -> int:
 def _plugins(options: argparse.Namespace) -> int:
     from gatehook.plugins import Plugins
 
-    report = Plugins(_settings(options)).report()
+    settings, faults = _settings(options), list[str]()
+    plugins = Plugins(settings, gathered=faults)
+    if options.name is not None:
+        return _plugin(plugins, options.name, settings, as_json=options.json)
+    report = plugins.report()
     if options.json:
-        fields = ("name", "version", "distribution", "enabled", "hooks")
+        fields = ("name", "version", "distribution", "enabled", "state", "hooks")
         _print_json([{field: getattr(one, field) for field in fields} for one in report])
-        return 0
-    rows = [
-        (one.name, one.version, one.distribution, "on" if one.enabled else "off",
-         ", ".join(hook.removeprefix("register_") for hook in one.hooks) or "-")
-        for one in report
-    ]  # fmt: skip
-    _print_table(("NAME", "VERSION", "DISTRIBUTION", "STATE", "PROVIDES"), rows)
-    return 0
+    else:
+        rows = [
+            (one.name, one.version, one.distribution, one.state,
+             ", ".join(hook.removeprefix("register_") for hook in one.hooks) or "-")
+            for one in report
+        ]  # fmt: skip
+        _print_table(("NAME", "VERSION", "DISTRIBUTION", "STATE", "PROVIDES"), rows)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _plugin(plugins: Any, name: str, settings: Any, *, as_json: bool) -> int:
+    from gatehook.loading import installed
+    from gatehook.plugin_page import about, page
+
+    known = {one.name: one for one in plugins.report()}
+    if name not in known:
+        raise StartupError(f"there is no plugin {name!r}; there are: {', '.join(known)}")
+    told = about(known[name], installed()[name], settings)
+    if as_json:
+        _print_json(told)
+    else:
+        print("\n".join(page(told)))
+    return 1 if told["faults"] else 0
 
 
 def _new_plugin(options: argparse.Namespace) -> int:

@@ -594,7 +594,7 @@ def test_an_unknown_command_names_those_there_are(
         program("gret")
     assert caught.value.code == 2
     assert (
-        "unknown command 'gret'; there are: serve, reload, check, plugins, models, chat, schema, greet, fail, where. "
+        "unknown command 'gret'; there are: serve, reload, check, plugins, new-plugin, models, chat, schema, greet, fail, where. "
         in (capsys.readouterr().err)
     )
 

@@ -57,7 +57,14 @@ def test_each_passes_its_own_tests(workshop: Path) -> None:
     tests = sorted(workshop.glob("gatehook-*/tests"))
     assert len(tests) == len(KINDS)
     # One process for all of them: what pyproject.toml says of pytest is the same in each.
-    options = ["-c", tests[0].parent / "pyproject.toml", "--rootdir", workshop, "-p", "no:cacheprovider"]
+    options: list[str | Path] = [
+        "-c",
+        tests[0].parent / "pyproject.toml",
+        "--rootdir",
+        workshop,
+        "-p",
+        "no:cacheprovider",
+    ]
     said = done(sys.executable, "-m", "pytest", "-q", *options, *tests, cwd=workshop, PYTHONPATH=str(workshop / "site"))
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None
@@ -73,7 +80,7 @@ def test_each_is_typed_strictly(workshop: Path) -> None:
     sources = [folder / part for folder in folders for part in ("src", "tests")]
     path = ":".join(str(folder / "src") for folder in folders)
     # Its own cache: what it says of the kernel and of aiohttp is worth keeping from run to run.
-    options = ["--strict", "--config-file=", "--cache-dir", ROOT / ".mypy_cache" / "scaffold"]
+    options: list[str | Path] = ["--strict", "--config-file=", "--cache-dir", ROOT / ".mypy_cache" / "scaffold"]
     said = done(sys.executable, "-m", "mypy", *options, *sources, cwd=workshop, MYPYPATH=path)
     assert said == f"Success: no issues found in {2 * len(KINDS)} source files\n"
 
