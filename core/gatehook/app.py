@@ -302,7 +302,7 @@ class Gateway:
                     raise
                 kind = InvalidRequest if error.status < 500 else GatewayError
                 return error_response(kind(error.reason, status=error.status), route.errors)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("%s %s failed", request.method, request.path)
                 return error_response(GatewayError("internal error; the gateway's log tells more"), route.errors)
 

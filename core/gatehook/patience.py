@@ -18,11 +18,10 @@ _PATIENCE = 10.0
 class Patient:
     """A plugin's lifespan. The log says whose it is while it is slow to begin, or to end: it may never do either."""
 
-    def __init__(self, who: str, manager: AbstractAsyncContextManager[None], patience: float = _PATIENCE) -> None:
-        """`who` is the plugin as messages call it; `patience` is in seconds."""
+    def __init__(self, who: str, manager: AbstractAsyncContextManager[None]) -> None:
+        """`who` is the plugin as messages call it."""
         self._who = who
         self._manager = manager
-        self._patience = patience
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> None:
@@ -40,8 +39,8 @@ class Patient:
         async def tell() -> None:
             waited = 0.0
             while True:
-                await asyncio.sleep(self._patience)
-                waited += self._patience
+                await asyncio.sleep(_PATIENCE)
+                waited += _PATIENCE
                 log.warning("%s takes more than %g s to %s", self._who, waited, what)
 
         telling = asyncio.create_task(tell())

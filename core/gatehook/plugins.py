@@ -16,7 +16,7 @@ from aiohttp import web
 from gatehook import hookspecs, protocols
 from gatehook.errors import StartupError, tell
 from gatehook.loading import GROUP, class_faults, hook_names, imported, installed, settings_classes
-from gatehook.origins import named, remedy
+from gatehook.origins import Owners, named, remedy
 from gatehook.services import ServiceKey
 from gatehook.settings import Section, Settings, faults_of_plugin_names
 from gatehook.skipping import contradiction, why_not_skipped
@@ -167,6 +167,10 @@ class Plugins:
     def skipped(self) -> dict[str, list[str]]:
         """The plugins without which the gateway serves, though they are switched on, and why."""
         return dict(self._skipped)
+
+    def owners(self) -> Owners:
+        """Tells whose code a module is, of those that are enabled."""
+        return Owners({name: self._available[name] for name in self._order})
 
     def named(self, name: str) -> str:
         """A plugin as messages call it."""

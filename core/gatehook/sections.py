@@ -186,6 +186,18 @@ class ServerSettings(Table):
         allow_inf_nan=False,
         description="seconds of silence in a stream after which a comment tells the client that it lives; 0: never",
     )
+    blocked_warning: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds for which the event loop may stand still before the log says in whose code; 0: never",
+    )
+    blocked_limit: float = Field(
+        default=60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of that after which the process is killed and another begun; 0: never",
+    )
 
     def is_loopback(self) -> bool:
         """Whether only this machine can connect: a Unix socket, "localhost", or a loopback address."""
