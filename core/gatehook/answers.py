@@ -17,6 +17,7 @@ from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
 from gatehook.protocols import Bounded, Cache, Scoped
+from gatehook.results import WrongResultError
 
 __all__ = ["Answers", "Lookup", "Recording"]
 
@@ -109,7 +110,9 @@ class Answers:
         for cache, scope in self._caches if key.read else ():
             try:
                 entry = await cache.get(_owned(key, scope(call.principal)), call)
-            except Exception:
+                if not isinstance(entry, Entry | None):
+                    raise WrongResultError(cache, "get", entry, "an Entry or None")
+            except (Exception, SystemExit):
                 log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                 continue
             if entry is not None and (age := time.time() - entry.at) <= key.max_age:
@@ -137,7 +140,7 @@ class Answers:
         for cache, scope in self._caches:
             try:
                 await cache.put(_owned(key, scope(call.principal)), call, entry)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
 
 

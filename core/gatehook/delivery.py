@@ -152,7 +152,7 @@ class Delivery:
         status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
         return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 
-    def is_lost(self, error: Exception) -> bool:
+    def is_lost(self, error: BaseException) -> bool:
         """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
         transport = self._request.transport
         return isinstance(error, _ClientTooSlow) or (

@@ -54,7 +54,7 @@ class Pipeline:
         except asyncio.CancelledError:
             delivery.client_left()
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that wants to end the program ends one call
             if delivery.is_lost(error):
                 return delivery.client_left()
             log.exception("%s: internal error", call.id)
@@ -87,7 +87,7 @@ class Pipeline:
         except asyncio.CancelledError:
             record.client_left()
             raise
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("%s: internal error", call.id)
             fault = _internal(call)
             record.refused(fault)

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -156,6 +156,14 @@ class Section(Table):
 
     enabled: bool = Field(default=True, description="false switches the plugin off; its code is then not imported")
     order: int = Field(default=0, description="plugins of one concern are asked by rising order, then by name")
+    on_error: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="'skip': serve without it if it is broken, unless it lets in, limits, judges or offers services",
+    )
+    guards: bool | None = Field(
+        default=None,
+        description="false: it does none of that, also where this cannot be seen because it cannot be imported",
+    )
 
 
 class ServerSettings(Table):
@@ -177,6 +185,18 @@ class ServerSettings(Table):
         ge=0,
         allow_inf_nan=False,
         description="seconds of silence in a stream after which a comment tells the client that it lives; 0: never",
+    )
+    blocked_warning: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds for which the event loop may stand still before the log says in whose code; 0: never",
+    )
+    blocked_limit: float = Field(
+        default=60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of that after which the process is killed and another begun; 0: never",
     )
 
     def is_loopback(self) -> bool:
