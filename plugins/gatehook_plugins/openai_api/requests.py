@@ -6,7 +6,7 @@ accepts beyond that is for the vendor to say, and unknown fields pass.
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 __all__ = ["ChatRequest", "CompletionRequest", "EmbeddingRequest", "missing"]
 
@@ -210,6 +210,7 @@ class ChatRequest(Struct):
     modalities: list[str] | None = None
     service_tier: str | None = None
     store: bool | None = None
+    deferred: bool | None = field(name="async", default=None)
 
     @property
     def longest(self) -> int | None:
@@ -243,6 +244,7 @@ class CompletionRequest(Struct):
     suffix: str | None = None
     seed: int | None = None
     user: str | None = None
+    deferred: bool | None = field(name="async", default=None)
 
     @property
     def longest(self) -> int | None:
@@ -265,6 +267,7 @@ class EmbeddingRequest(Struct):
     encoding_format: str | None = None
     dimensions: Positive | None = None
     user: str | None = None
+    deferred: bool | None = field(name="async", default=None)
 
 
 _PART_FIELDS = {
