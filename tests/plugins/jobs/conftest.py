@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from gatehook import (
     Chunk,
     Completion,
     Gateway,
-    GatewayError,
     Operation,
     Parameter,
     Progress,
@@ -45,7 +45,7 @@ retries = 0
 [plugins.jobs]
 poll = 0.05
 backoff = 0.05
-lease = 1
+lease = {lease}
 {jobs}
 {more}
 [[models]]
@@ -63,7 +63,7 @@ class Play:
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
-        self.answer: asyncio.Future[str | GatewayError] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[str | Exception] = asyncio.get_running_loop().create_future()
 
     @property
     def text(self) -> str:
@@ -87,9 +87,11 @@ class Stage:
         self.held = False
         self.plays: asyncio.Queue[Play] = asyncio.Queue()
         self.calls: list[Attempt] = []
-        self.script: list[str | GatewayError] = []
+        self.script: list[str | Exception] = []
         """Answers for those that are not held; then each is told what it said."""
         self.running = self.most = 0
+        self.delay = 0.0
+        """Seconds that an answer takes which is not held."""
 
     async def complete(self, attempt: Attempt) -> Completion:
         self.calls.append(attempt)
@@ -101,10 +103,11 @@ class Stage:
                 self.plays.put_nowait(play)
                 answer = await play.answer
             else:
+                await asyncio.sleep(self.delay)
                 answer = self.script.pop(0) if self.script else "ok"
         finally:
             self.running -= 1
-        if isinstance(answer, GatewayError):
+        if isinstance(answer, Exception):
             raise answer
         choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
         return completion(attempt.call, [choice], Usage(10, 10))
@@ -158,14 +161,24 @@ OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 @pytest.fixture
 def house(database_url: str) -> OpenHouse:
-    """Opens a gateway on the test's database; several may be open at once."""
+    """Opens a gateway on the test's database, of either kind; several may be open at once."""
+    return opening(database_url)
 
+
+@pytest.fixture
+def lite(tmp_path: Path) -> OpenHouse:
+    """The same on SQLite, for what has nothing to do with the kind."""
+    return opening(f"sqlite+aiosqlite:///{tmp_path / 'gatehook.db'}")
+
+
+def opening(database_url: str) -> OpenHouse:
     @contextlib.asynccontextmanager
     async def opened(
         *,
         jobs: str = "",
         more: str = "",
         grace: float = 0.2,
+        lease: float = 1,
         stage: Stage | None = None,
         plugins: Mapping[str, type] | None = None,
     ) -> AsyncIterator[House]:
@@ -180,7 +193,7 @@ def house(database_url: str) -> OpenHouse:
             def register_vendors(self) -> Iterable[Vendor]:
                 return [vendor]
 
-        text = SETTINGS.format(url=database_url, jobs=jobs, more=more, grace=grace)
+        text = SETTINGS.format(url=database_url, jobs=jobs, more=more, grace=grace, lease=lease)
         async with (
             serving(text, plugins={"stage": StagePlugin, **(plugins or {})}) as served,
             ClientSession() as session,
