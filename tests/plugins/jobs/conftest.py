@@ -35,7 +35,7 @@ shutdown_grace = {grace}
 url = "{url}"
 secret = "a secret of more than thirty-two letters, for tests"
 [egress]
-allow_private_urls = true
+allow_private_urls = {private}
 [failover]
 retries = 0
 [plugins.database]
@@ -179,6 +179,7 @@ def opening(database_url: str) -> OpenHouse:
         more: str = "",
         grace: float = 0.2,
         lease: float = 1,
+        private: bool = True,
         stage: Stage | None = None,
         plugins: Mapping[str, type] | None = None,
     ) -> AsyncIterator[House]:
@@ -193,7 +194,9 @@ def opening(database_url: str) -> OpenHouse:
             def register_vendors(self) -> Iterable[Vendor]:
                 return [vendor]
 
-        text = SETTINGS.format(url=database_url, jobs=jobs, more=more, grace=grace, lease=lease)
+        text = SETTINGS.format(
+            url=database_url, jobs=jobs, more=more, grace=grace, lease=lease, private=str(private).lower()
+        )
         async with (
             serving(text, plugins={"stage": StagePlugin, **(plugins or {})}) as served,
             ClientSession() as session,

@@ -123,8 +123,8 @@ async def test_a_vendor_s_429_is_a_try_and_its_retry_after_is_honoured(lite: Cal
         assert asyncio.get_running_loop().time() - begun >= 0.3
 
 
-async def test_a_job_that_waits_too_long_fails(house: Callable[..., Any]) -> None:
-    async with house(jobs="concurrency = 1\nmax_wait = 0.1") as at:
+async def test_a_job_that_waits_too_long_fails(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="concurrency = 1\nmax_wait = 0.1") as at:
         at.stage.held = True
         first = await at.submit()
         await at.stage.plays.get()
@@ -133,8 +133,8 @@ async def test_a_job_that_waits_too_long_fails(house: Callable[..., Any]) -> Non
         assert (await at.job(first))["status"] == "running"
 
 
-async def test_ended_jobs_are_deleted_after_their_time(house: Callable[..., Any]) -> None:
-    async with house() as at:
+async def test_ended_jobs_are_deleted_after_their_time(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
         job_id = await at.submit()
         await at.ended(job_id)
         await change(at, finished=1)
@@ -163,7 +163,7 @@ async def test_a_job_whose_process_is_silent_is_run_by_another_and_the_first_cou
 async def test_what_may_not_be_repeated_fails_when_its_process_dies(
     house: Callable[..., Any], setting: str, code: str
 ) -> None:
-    async with house(jobs=setting, lease=600) as at:
+    async with house(jobs=setting, lease=600) as at, house(jobs=setting, stage=at.stage):
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
@@ -173,7 +173,7 @@ async def test_what_may_not_be_repeated_fails_when_its_process_dies(
 
 
 async def test_a_cancelled_job_whose_process_dies_is_cancelled(house: Callable[..., Any]) -> None:
-    async with house(lease=600) as at:
+    async with house(lease=600) as at, house(stage=at.stage):
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
@@ -233,9 +233,9 @@ async def test_what_may_not_be_repeated_fails_at_a_stop(house: Callable[..., Any
     ],
 )
 async def test_who_may_no_longer_call_has_no_jobs_run(
-    house: Callable[..., Any], deed: Callable[..., Any], code: str
+    lite: Callable[..., Any], deed: Callable[..., Any], code: str
 ) -> None:
-    async with house(jobs="concurrency = 1", more=KEYED) as at:
+    async with lite(jobs="concurrency = 1", more=KEYED) as at:
         key_id, key = await user(at, "u")
         at.stage.held = True
         await at.submit("first", key=ADMIN)
