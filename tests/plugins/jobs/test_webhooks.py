@@ -45,7 +45,12 @@ async def test_whoever_asked_is_told_how_the_job_ended_signed(lite: Callable[...
 
 async def test_a_receiver_that_fails_is_told_again(lite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatehook_plugins.jobs.webhooks._FIRST_BACKOFF", 0.02)
-    replies = [Reply(status=500), Reply(status=302, headers={"Location": "/elsewhere"}), Reply(status=0, end="reset"), Reply()]
+    replies = [
+        Reply(status=500),
+        Reply(status=302, headers={"Location": "/elsewhere"}),
+        Reply(status=0, end="reset"),
+        Reply(),
+    ]
     async with StubUpstream(*replies) as receiver, lite(jobs=HOOKS) as at:
         job_id = await at.submit(X_Gatehook_Webhook=receiver.url)
         await told(at, job_id, "delivered")
