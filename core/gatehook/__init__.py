@@ -52,6 +52,7 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate
 from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.hookspecs import hookimpl
+from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
@@ -127,6 +128,7 @@ __all__ = (
     "DIRECTORY",
     "FILES",
     "HEALTH",
+    "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
     "METRICS",
@@ -168,6 +170,7 @@ __all__ = (
     "Gateway",
     "GatewayError",
     "InvalidRequest",
+    "JobQueue",
     "Key",
     "Ledger",
     "Limiter",

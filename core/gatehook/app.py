@@ -30,6 +30,7 @@ from gatehook.errors import (
     tell,
 )
 from gatehook.failover import Failover
+from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Principal
 from gatehook.patience import Patient
@@ -172,7 +173,7 @@ class Gateway:
             by_attempt,
             self.catalog.canonical,
         )
-        return Pipeline(concerns, failover)
+        return Pipeline(concerns, failover, jobs=self.services.get(JOBS))
 
     def require_safe(self) -> None:
         """Refuse to be open to everybody by accident.

@@ -12,6 +12,7 @@ from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
+from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
@@ -72,6 +73,14 @@ class Delivery:
             response = web.Response(body=body, headers=headers, content_type=_JSON)
         self._record.complete()
         return response
+
+    def accepted(self, job_id: str) -> web.StreamResponse:
+        """The answer comes later, as the result of this job."""
+        headers = self._headers()
+        headers["Content-Type"] = "application/json"
+        self._record.accepted()
+        body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
+        return web.Response(status=202, body=body, headers=headers)
 
     async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.

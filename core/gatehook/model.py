@@ -383,6 +383,11 @@ class Call(Struct, eq=False):
     """Headers any stage adds to the answer (rate limits, cache marks)."""
     deferred: bool = False
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
+    reservation: str = ""
+    """What was reserved for it when it was deferred, by name: limiters take it into account. "" for none.
+
+    The ids of calls that are made on a reservation are its name, a dot, and something of their own.
+    """
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     state: dict[str, Any] = field(default_factory=dict)

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from gatehook.answers import Lookup
 from gatehook.delivery import Delivery
-from gatehook.errors import GatewayError
+from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.failover import Failover
+from gatehook.job_queue import JobQueue
 from gatehook.model import Call, Completion, Entry
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
@@ -32,6 +33,8 @@ class Pipeline:
     failover: Failover
     settlements: set[asyncio.Future[None]] = field(default_factory=set)
     """What calls that are over still owe their limiters; a shutdown waits for it."""
+    jobs: JobQueue | None = None
+    """Where calls go whose answer nobody waits for."""
 
     async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answer one inference call of a client; errors become the surface's own, never an exception."""
@@ -42,6 +45,8 @@ class Pipeline:
             concerns.observers.started(call)
             call.principal = await authenticate(concerns.authenticators, request)
             endpoint.surface.parse(call, request, await read_body(request, concerns))
+            if call.deferred:
+                return delivery.accepted(await self._submitted(call))
             key, entry = await self._admitted(call, permits)
             if entry is not None:
                 return await delivery.replay(entry)
@@ -108,6 +113,25 @@ class Pipeline:
         if entry is not None:
             await concerns.tools.judge_again(call, entry)
         return key, entry
+
+    async def _submitted(self, call: Call) -> str:
+        """Queue a call as a job; gives the job's id. Limits count it when it is made.
+
+        Raises:
+            InvalidRequest: no plugin keeps jobs; or what is asked for cannot wait. And as `JobQueue.submit`.
+        """
+        if self.jobs is None:
+            raise InvalidRequest(
+                "async: this gateway keeps no jobs; enable [plugins.jobs], or leave async out",
+                param="async",
+                code="jobs_disabled",
+            )
+        if call.stream:
+            raise InvalidRequest(
+                "stream: the answer of a job cannot be streamed; leave out stream, or async", param="stream"
+            )
+        authorize(call, self.concerns.catalog)
+        return await self.jobs.submit(call, await route(self.concerns.routers, call))
 
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""

@@ -37,6 +37,10 @@ class Record:
         """The whole answer was given."""
         self._status, self._http_status = "complete", 200
 
+    def accepted(self) -> None:
+        """It is queued, to be made later as a call of its own."""
+        self._status, self._http_status = "complete", 202
+
     def cached(self) -> None:
         """The whole answer was given, and nobody was paid for it."""
         self._status, self._http_status, self._usage = "cached", 200, Usage()

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from gatehook.chats import (
     ChatParameters,
@@ -26,6 +26,7 @@ class ChatRequest(ChatParameters, kw_only=True):
 
     model: Name
     messages: Annotated[list[Message], Meta(min_length=1)]
+    deferred: bool | None = field(name="async", default=None)
 
 
 class CompletionRequest(Struct):
@@ -49,6 +50,7 @@ class CompletionRequest(Struct):
     suffix: str | None = None
     seed: int | None = None
     user: str | None = None
+    deferred: bool | None = field(name="async", default=None)
 
     @property
     def longest(self) -> int | None:
@@ -69,3 +71,4 @@ class EmbeddingRequest(Struct):
     encoding_format: str | None = None
     dimensions: Positive | None = None
     user: str | None = None
+    deferred: bool | None = field(name="async", default=None)
