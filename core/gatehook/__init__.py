@@ -77,6 +77,7 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
+from gatehook.pictures import Picture, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
@@ -191,6 +192,7 @@ __all__ = (
     "Performance",
     "PermissionDenied",
     "Permit",
+    "Picture",
     "Posting",
     "Pricing",
     "Principal",
@@ -244,6 +246,7 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "pictures_answer",
     "read_body",
     "read_conversation",
     "redact",
@@ -251,4 +254,5 @@ __all__ = (
     "sniff",
     "tool_call_id",
     "upstream_error",
+    "wants_urls",
 )
