@@ -78,6 +78,7 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
+from gatehook.pictures import Picture, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
@@ -194,6 +195,7 @@ __all__ = (
     "Performance",
     "PermissionDenied",
     "Permit",
+    "Picture",
     "Posting",
     "Pricing",
     "Principal",
@@ -248,6 +250,7 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "pictures_answer",
     "read_body",
     "read_conversation",
     "read_object",
@@ -256,4 +259,5 @@ __all__ = (
     "sniff",
     "tool_call_id",
     "upstream_error",
+    "wants_urls",
 )

@@ -88,7 +88,7 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self._caches:
+        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
             return Lookup(_digest(call))

@@ -135,7 +135,7 @@ class Vitality(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one answer, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
+    """What one answer took, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -144,10 +144,14 @@ class Usage(Struct, frozen=True, gc=False):
     reasoning_tokens: int = 0
     estimated: bool = False
     """True when the vendor reported nothing and the gateway counted for itself."""
+    images: int = 0
+    """Pictures that were made."""
 
     def cost(self, pricing: Pricing) -> Cost:
-        """What these tokens cost at these prices."""
-        return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
+        """What all of it costs at these prices."""
+        return pricing.cost(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+        )
 
     @property
     def total_tokens(self) -> int:

@@ -30,7 +30,9 @@ class Record:
     def spent(self, completion: Completion) -> None:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         if completion.usage is None:
-            completion.usage = _estimate(self._call, len(completion.raw) // 4)
+            # Of a picture it is not known: a model that counts it by tokens tells them.
+            size = 0 if self._call.operation == "images" else len(completion.raw)
+            completion.usage = _estimate(self._call, size // 4)
         self._usage = completion.usage
 
     def complete(self) -> None:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -277,12 +278,22 @@ Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Befor
 
 
 class PricingSettings(Table):
-    """`pricing` of a model: US dollars per 1,000 tokens."""
+    """`pricing` of a model: US dollars per 1,000 tokens, or per picture, or both."""
 
-    input_per_1k_tokens: Price = Field(description="of the prompt")
-    output_per_1k_tokens: Price = Field(description="of the answer")
+    input_per_1k_tokens: Price = Field(default=Decimal(0), description="of the prompt")
+    output_per_1k_tokens: Price = Field(default=Decimal(0), description="of the answer")
     cached_input_per_1k_tokens: Price | None = Field(default=None, description="read from the vendor's cache")
     cache_write_per_1k_tokens: Price | None = Field(default=None, description="written to the vendor's cache")
+    per_image: Price | None = Field(default=None, description="of one picture that is made")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """A price that was forgotten must not be taken for nothing."""
+        needed = ("input_per_1k_tokens", "output_per_1k_tokens")
+        given = self.model_fields_set.intersection(needed)
+        if missing := [name for name in needed if name not in given and (given or self.per_image is None)]:
+            raise ValueError(f"{' and '.join(missing)}: required")
+        return self
 
     def to_pricing(self) -> Pricing:
         """The same in nano-dollars."""
@@ -292,6 +303,7 @@ class PricingSettings(Table):
             nano(self.output_per_1k_tokens),
             None if cached is None else nano(cached),
             None if write is None else nano(write),
+            nano(self.per_image or 0),
         )
 
 
