@@ -92,9 +92,11 @@ from gatehook.protocols import (
     Route,
     Router,
     Scoped,
+    Selective,
     Surface,
     Tool,
     ToolPolicy,
+    ToolSource,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -204,6 +206,7 @@ __all__ = (
     "Scoped",
     "SecretStr",
     "Section",
+    "Selective",
     "ServiceKey",
     "Services",
     "StartupError",
@@ -217,6 +220,7 @@ __all__ = (
     "ToolCall",
     "ToolPolicy",
     "ToolResult",
+    "ToolSource",
     "ToolUse",
     "Turn",
     "Unavailable",

@@ -32,6 +32,7 @@ from gatehook.errors import (
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Principal
+from gatehook.own_tools import OwnTools, tool_faults
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
@@ -102,6 +103,7 @@ class Gateway:
         collected = self._collect()
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
+        faults += tool_faults(collected["register_tools"])
         tell([*faults, *_owned_twice(self._routes)], gathered)
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
@@ -143,6 +145,7 @@ class Gateway:
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
             tools=Tools(frozen("register_tool_policies")),
+            own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,
             answers=Answers(frozen("register_caches")),
             observers=observers,
             catalog=self.catalog,

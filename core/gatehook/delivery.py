@@ -15,6 +15,7 @@ from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
+from gatehook.tool_stream import RoundsStream
 from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
@@ -70,7 +71,7 @@ class Delivery:
         self._record.complete()
         return response
 
-    async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
+    async def stream(self, stream: Stream | RoundsStream, key: Lookup | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
         Raises:

@@ -145,6 +145,17 @@ class Usage(Struct, frozen=True, gc=False):
     estimated: bool = False
     """True when the vendor reported nothing and the gateway counted for itself."""
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together; estimated if one is."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
     def cost(self, pricing: Pricing) -> Cost:
         """What these tokens cost at these prices."""
         return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
@@ -385,6 +396,10 @@ class Call(Struct, eq=False):
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
+    own_tools: Mapping[str, Any] = {}
+    """The gateway's own tools (`Tool`, by name) that are added to the request for its model."""
+    tool_rounds: int = 0
+    """How many times such tools were run, and the model called again."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 
