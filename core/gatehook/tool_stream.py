@@ -197,12 +197,14 @@ class _Shown:
 
     def _made(self, chunk: Chunk, data: dict[str, Any]) -> Chunk:
         """A chunk with other data, which continues the first round's, and tells what all rounds used."""
-        usage = chunk.usage
-        if usage is not None and self._head:
-            usage = self._loop.record.streamed()
-            if usage is not None and data.get("usage"):
-                data = {**data, "usage": usage.as_openai()}
-        finished = chunk.finished
-        return Chunk(
-            {**data, **self._head}, content=chunk.content, finished=finished, usage=usage, usage_only=chunk.usage_only
-        )
+        if not self._head:
+            return chunk if data is chunk.data else _with(chunk, data, chunk.usage)
+        usage = chunk.usage and self._loop.record.streamed()
+        if usage is not None and data.get("usage"):
+            data = {**data, "usage": usage.as_openai()}
+        return _with(chunk, {**data, **self._head}, usage)
+
+
+def _with(chunk: Chunk, data: dict[str, Any], usage: Usage | None) -> Chunk:
+    """The chunk with other data and usage."""
+    return Chunk(data, content=chunk.content, finished=chunk.finished, usage=usage, usage_only=chunk.usage_only)
