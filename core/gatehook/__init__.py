@@ -94,9 +94,11 @@ from gatehook.protocols import (
     Route,
     Router,
     Scoped,
+    Selective,
     Surface,
     Tool,
     ToolPolicy,
+    ToolSource,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -210,6 +212,7 @@ __all__ = (
     "Scoped",
     "SecretStr",
     "Section",
+    "Selective",
     "ServiceKey",
     "Services",
     "StartupError",
@@ -223,6 +226,7 @@ __all__ = (
     "ToolCall",
     "ToolPolicy",
     "ToolResult",
+    "ToolSource",
     "ToolUse",
     "Turn",
     "Unavailable",

@@ -69,9 +69,13 @@ class Cost(Struct, frozen=True, gc=False):
     input: int = 0
     output: int = 0
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """Both together, side by side."""
+        return Cost(self.input + other.input, self.output + other.output)
+
     @property
     def total(self) -> int:
-        """Both together."""
+        """Both sides together."""
         return self.input + self.output
 
 

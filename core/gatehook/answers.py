@@ -130,11 +130,12 @@ class Answers:
         return None if key is None else Recording(self._most)
 
     async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
-        """Store a complete answer everywhere, unless its vendor cut it short, or another model gave it.
+        """Store a complete answer everywhere, unless its vendor cut it short, another model gave it, or tools were run.
 
-        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back.
+        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
+        a tool told may be another thing the next time, or was done once and is to be done again.
         """
-        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+        if key is None or entry is None or call.served not in ("", call.model) or call.tool_rounds or _is_spoilt(entry):
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:

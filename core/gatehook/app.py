@@ -33,6 +33,7 @@ from gatehook.failover import Failover
 from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Principal
+from gatehook.own_tools import OwnTools, tool_faults
 from gatehook.patience import Patient
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
@@ -114,6 +115,7 @@ class Gateway:
             route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
         }
         """Those of the inference calls, by their paths."""
+        faults += tool_faults(collected["register_tools"])
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
         return [*faults, *_owned_twice(self._routes)]
@@ -155,6 +157,7 @@ class Gateway:
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
             tools=Tools(frozen("register_tool_policies")),
+            own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,
             answers=Answers(frozen("register_caches")),
             observers=observers,
             catalog=self.catalog,

@@ -17,6 +17,7 @@ from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
+from gatehook.tool_stream import RoundsStream
 from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
@@ -82,7 +83,7 @@ class Delivery:
         body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
         return web.Response(status=202, body=body, headers=headers)
 
-    async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
+    async def stream(self, stream: Stream | RoundsStream, key: Lookup | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
         Raises:

@@ -147,6 +147,17 @@ class Usage(Struct, frozen=True, gc=False):
     images: int = 0
     """Pictures that were made."""
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together; estimated if one is."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
     def cost(self, pricing: Pricing) -> Cost:
         """What all of it costs at these prices."""
         return pricing.cost(
@@ -394,6 +405,10 @@ class Call(Struct, eq=False):
     """
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
+    own_tools: Mapping[str, Any] = {}
+    """The gateway's own tools (`Tool`, by name) that are added to the request for its model."""
+    tool_rounds: int = 0
+    """How many times such tools were run, and the model called again."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 

@@ -19,6 +19,8 @@ from gatehook.model import Call, Completion, Entry
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
+from gatehook.tool_loop import ToolLoop
+from gatehook.tool_stream import RoundsStream
 
 __all__ = ["Pipeline"]
 
@@ -52,6 +54,9 @@ class Pipeline:
                 return await delivery.replay(entry)
             if call.stream:
                 stream = await self.failover.stream(call, await route(concerns.routers, call), permits)
+                if call.own_tools:
+                    rounds = RoundsStream(self._loop(call, permits, record), stream)
+                    return await delivery.stream(rounds, key)
                 return await delivery.stream(stream, key)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
@@ -106,6 +111,8 @@ class Pipeline:
         authorize(call, concerns.catalog)
         if concerns.limiters:
             await permits.admit(concerns.limiters, call)
+        if concerns.own_tools is not None:
+            concerns.own_tools.offer(call)
         if concerns.tools.policies:
             await concerns.tools.offer(call)
         key = concerns.answers.key(call)
@@ -136,18 +143,26 @@ class Pipeline:
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
-        completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
-        record.spent(completion)
+        if call.own_tools:
+            completion = await self._loop(call, permits, record).complete()
+        else:
+            completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
+            record.spent(completion)
         if concerns.tools.policies:
             await concerns.tools.judge(call, completion)
         if key is not None:
             await concerns.answers.put(call, key, Entry(completion=completion))
         return completion
 
+    def _loop(self, call: Call, permits: Permits, record: Record) -> ToolLoop:
+        return ToolLoop(call, self.concerns, self.failover, permits, record)
+
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
+            if call.tool_rounds:
+                await permits.round_over(record.outcome_of_round())
             await permits.settle(outcome)
         finally:
             self.concerns.observers.finished(call, outcome)

@@ -42,6 +42,7 @@ __all__ = [
     "Section",
     "ServerSettings",
     "Table",
+    "ToolSettings",
     "parse_size",
 ]
 
@@ -235,6 +236,14 @@ class FailoverSettings(Table):
     budget: Seconds = Field(default=120.0, description="seconds after which no further attempt is begun")
     retries: int = Field(default=2, ge=0, le=10, description="further tries of one deployment, on transient errors")
     retry_after_cap: Seconds = Field(default=10.0, description="longest wait, in seconds, that a vendor may ask for")
+
+
+class ToolSettings(Table):
+    """[tools]: the tools that the gateway runs itself when a model calls them."""
+
+    max_rounds: int = Field(default=8, ge=1, le=100, description="times that one request's model may call tools")
+    timeout: Seconds = Field(default=60.0, description="seconds that one run of a tool may take")
+    max_result: ByteSize = Field(default=256 << 10, description="most of a tool's result that the model is told")
 
 
 class DatabaseSettings(Table):

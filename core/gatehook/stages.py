@@ -28,6 +28,7 @@ from gatehook.errors import (
 from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.own_tools import OwnTools
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
 from gatehook.results import WrongResultError
 from gatehook.services import Catalog
@@ -49,6 +50,8 @@ class Concerns:
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
     tools: Tools
+    own_tools: OwnTools | None
+    """None if there are none."""
     answers: Answers
     observers: "Observers"
     catalog: Catalog
@@ -167,8 +170,8 @@ class Permits:
         """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
         self._settlements = settlements
         self._held: list[Permit] = []
-        self._attempt = 0
-        """How many of them are not the attempt's alone."""
+        self._attempt: int | None = None
+        """How many of them are not the attempt's alone; None before the first."""
 
     async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
         """Ask every limiter.
@@ -202,6 +205,13 @@ class Permits:
         held, self._held[self._attempt :] = self._held[self._attempt :], []
         if held:
             await self._settle_all(held, Outcome("failed", error.status, code=error.code or error.type))
+
+    async def round_over(self, outcome: Outcome) -> None:
+        """Settle what was reserved for this attempt only: it has answered, and the vendor is called once more."""
+        if self._attempt is not None:
+            held, self._held[self._attempt :] = self._held[self._attempt :], []
+            if held:
+                await self._settle_all(held, outcome)
 
     async def settle(self, outcome: Outcome) -> None:
         """Settle every permit that is left."""

@@ -37,7 +37,9 @@ class VendorLines(VendorSuite):
         silent = replace(self.reply(self.plain(self.said())), status=0, end="silence")
         async with self.bench(silent, failover={"first_token_timeout": _SHORT}, timeout=_SHORT) as bench:
             for how, answer in await bench.both(silent, silent if self.script.stream(self.said()) else None):
-                expect(answer.status == 504, f"silence before the head, {how}: the client gets {answer.status}, not 504")
+                expect(
+                    answer.status == 504, f"silence before the head, {how}: the client gets {answer.status}, not 504"
+                )
         if (act := self.script.stream(self.said())) is not None:
             reply = self.reply(act)
             stopping = replace(reply, body=_pieces(reply)[:-1], end="silence")

@@ -104,8 +104,10 @@ class VendorRequests(VendorSuite):
         vendor = self.own(list(self.build().vendors.values()), "vendor")
         wrong: list[str] = []
         for operation in sorted(vendor.operations & _PATHS.keys()):
-            said = self.said(operation=operation) if operation != "embeddings" else Said(
-                operation="embeddings", vectors=([0.5, 1.0],)
+            said = (
+                self.said(operation=operation)
+                if operation != "embeddings"
+                else Said(operation="embeddings", vectors=([0.5, 1.0],))
             )
             act = self.plain(said)
             self.reply(act)
