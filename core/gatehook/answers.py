@@ -17,6 +17,7 @@ from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
 from gatehook.protocols import Bounded, Cache, Scoped
+from gatehook.results import WrongResultError
 
 __all__ = ["Answers", "Lookup", "Recording"]
 
@@ -87,7 +88,7 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self._caches:
+        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
             return Lookup(_digest(call))
@@ -109,7 +110,9 @@ class Answers:
         for cache, scope in self._caches if key.read else ():
             try:
                 entry = await cache.get(_owned(key, scope(call.principal)), call)
-            except Exception:
+                if not isinstance(entry, Entry | None):
+                    raise WrongResultError(cache, "get", entry, "an Entry or None")
+            except (Exception, SystemExit):
                 log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                 continue
             if entry is not None and (age := time.time() - entry.at) <= key.max_age:
@@ -133,17 +136,21 @@ class Answers:
         return None if key is None else Recording(self._most)
 
     async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
-        """Store a complete answer everywhere, unless its vendor cut it short, or another model gave it.
+        """Store a complete answer everywhere, unless its vendor cut it short, another model gave it, or tools were run.
 
-        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back.
+        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
+        a tool told may be another thing the next time, or was done once and is to be done again.
         """
         if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+            return
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
+        if call.tool_rounds or call.rounds or call.asked:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:
             try:
                 await cache.put(_owned(key, scope(call.principal)), call, entry)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
 
 

@@ -13,10 +13,12 @@ from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
 from gatehook.gate import Gate
+from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
+from gatehook.tool_stream import RoundsStream
 
 __all__ = ["Delivery"]
 
@@ -73,8 +75,16 @@ class Delivery:
         self._record.complete()
         return response
 
+    def accepted(self, job_id: str) -> web.StreamResponse:
+        """The answer comes later, as the result of this job."""
+        headers = self._headers()
+        headers["Content-Type"] = "application/json"
+        self._record.accepted()
+        body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
+        return web.Response(status=202, body=body, headers=headers)
+
     async def stream(
-        self, stream: Stream, key: Lookup | None, again: Callable[[], Awaitable[Stream]]
+        self, stream: Stream | RoundsStream, key: Lookup | None, again: Callable[[], Awaitable[Stream | RoundsStream]]
     ) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
@@ -100,7 +110,7 @@ class Delivery:
                     concerns.observers.first_token(call)
                 await self._relay(stream, response, watch, gate, kept)
             while gate is not None and gate.wants_another_round:
-                gate.next_round(self._record.streamed())
+                gate.next_round(self._record.streamed)
                 async with contextlib.aclosing(await again()) as stream:
                     self._record.stream = stream
                     await self._relay(stream, response, watch, gate, None)
@@ -108,13 +118,17 @@ class Delivery:
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._record.streamed()))
         self._record.complete()
-        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
-        if kept is not None and (gate is None or (call.rounds == 0 and not gate.has_asked)):
+        if kept is not None:
             await concerns.answers.put(call, key, kept.entry())
         return response
 
     async def _relay(
-        self, stream: Stream, response: web.StreamResponse, watch: Watch, gate: Gate | None, kept: Recording | None
+        self,
+        stream: Stream | RoundsStream,
+        response: web.StreamResponse,
+        watch: Watch,
+        gate: Gate | None,
+        kept: Recording | None,
     ) -> None:
         """Pass one stream on, to its end."""
         watch.pause()  # a tool policy may take its time; that is not the vendor's silence
@@ -171,7 +185,7 @@ class Delivery:
         status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
         return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 
-    def is_lost(self, error: Exception) -> bool:
+    def is_lost(self, error: BaseException) -> bool:
         """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
         transport = self._request.transport
         return isinstance(error, _ClientTooSlow) or (

@@ -1,6 +1,6 @@
 """The way out of a stream for tool calls: held back until they are whole and judged; words pass at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from gatehook.model import Call, Chunk, Frames, Usage
@@ -33,15 +33,9 @@ class Gate:
         """Whether the model is to be asked again: the call's body now says what was wrong with what it called."""
         return self._outcome == "again"
 
-    @property
-    def has_asked(self) -> bool:
-        """Whether the answer ended with the question whether calls may be made."""
-        return self._outcome == "asked"
-
-    def next_round(self, usage: Usage | None) -> None:
-        """Another stream follows, whose chunks go on where those before ended; so far, all took this `usage`."""
-        self._seam = self._seam or _Seam(next(chunk.data for batch in self._before for chunk in batch))
-        self._seam.usage = usage
+    def next_round(self, used: Callable[[], Usage | None]) -> None:
+        """Another stream follows, whose chunks go on where those before ended; `used` tells what all take together."""
+        self._seam = self._seam or _Seam(next(chunk.data for batch in self._before for chunk in batch), used)
         self._before, self._outcome = [], "open"
 
     async def passed(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
@@ -51,7 +45,7 @@ class Gate:
             PermissionDenied: see `Tools.judge`.
         """
         if self._outcome != "open":  # nothing follows a question, and nothing of a turn that is to be made anew
-            return [chunk for chunk in batch if chunk.usage_only] if self.has_asked else []
+            return [chunk for chunk in batch if chunk.usage_only] if self._outcome == "asked" else []
         if self._seam is not None:
             batch = self._seam.joined(batch)
         if not self._held and isinstance(batch, Frames) and not may_call(batch):
@@ -127,9 +121,9 @@ def _ended(left: list[Chunk], last: Chunk, index: int, fields: dict[str, Any]) -
 class _Seam:
     """Makes the next stream of an answer go on with the first: the same id, no second role, all usage together."""
 
-    def __init__(self, head: dict[str, Any]) -> None:
+    def __init__(self, head: dict[str, Any], used: Callable[[], Usage | None]) -> None:
         self._head: dict[str, Any] = {name: head[name] for name in ("id", "created", "model") if name in head}
-        self.usage: Usage | None = None
+        self._used = used
 
     def joined(self, batch: Iterable[Chunk]) -> list[Chunk]:
         return [self._joined(chunk) for chunk in batch]
@@ -137,9 +131,9 @@ class _Seam:
     def _joined(self, chunk: Chunk) -> Chunk:
         data: dict[str, Any] = {**chunk.data, **self._head}
         data["choices"] = [_without_role(choice) for choice in data.get("choices") or ()]
-        usage = chunk.usage
+        usage = chunk.usage and self._used()
         if usage is not None:
-            data["usage"] = (usage if self.usage is None else self.usage + usage).as_openai()
+            data["usage"] = usage.as_openai()
         return Chunk(data, content=chunk.content, finished=chunk.finished, usage=usage, usage_only=chunk.usage_only)
 
 

@@ -10,14 +10,14 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 __all__ = ["Ready", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
     """Whether the client speaks HTTP/1.1 and keeps its connection, so that no header is owed to say otherwise."""
-    return request.keep_alive and request.version == HttpVersion11
+    return request.keep_alive and request.version == (1, 1)
 
 
 class Ready(web.StreamResponse):

@@ -21,6 +21,7 @@ from gatehook.accepting import Door, SharedSocket
 from gatehook.app import Gateway, error_response
 from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.listening import address, listen, remove_file
+from gatehook.watchdog import Watchdog
 
 __all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
 
@@ -159,10 +160,13 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
             keepalive_timeout=75.0,
         )
         await runner.setup()
+        limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would come instead
+        watchdog = Watchdog(gateway.plugins.owners(), settings.blocked_warning, limit)
         try:
             try:
                 async with _accepting(runner, gateway, shared) as sock:
-                    yield address(settings, sock)
+                    with watchdog.watching():
+                        yield address(settings, sock)
             finally:
                 await _drain(runner, gateway)
         finally:

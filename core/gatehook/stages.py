@@ -28,7 +28,9 @@ from gatehook.errors import (
 from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.own_tools import OwnTools
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
+from gatehook.results import WrongResultError
 from gatehook.services import Catalog
 from gatehook.tools import Tools
 
@@ -48,6 +50,8 @@ class Concerns:
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
     tools: Tools
+    own_tools: OwnTools | None
+    """None if there are none."""
     answers: Answers
     observers: "Observers"
     catalog: Catalog
@@ -71,6 +75,8 @@ async def authenticate(authenticators: Sequence[Authenticator], request: web.Bas
     for authenticator in authenticators:
         principal = await authenticator.authenticate(credential)
         if principal is not None:
+            if not isinstance(principal, Principal):  # False, for one, would be somebody
+                raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
             return principal
     if not credential.token:
         raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
@@ -149,6 +155,8 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
     for router in routers:
         targets = await router.route(call)
         if targets:
+            if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
+                raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
             return fitting(call, targets)
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
@@ -174,6 +182,8 @@ class Permits:
         for limiter in limiters:
             permit = await limiter.admit(call)
             if permit is not None:
+                if not hasattr(permit, "settle"):  # False, for one, was meant to refuse
+                    raise WrongResultError(limiter, "admit", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
@@ -186,6 +196,8 @@ class Permits:
         for limiter in limiters:
             permit = await limiter.admit_attempt(call, target)
             if permit is not None:
+                if not hasattr(permit, "settle"):
+                    raise WrongResultError(limiter, "admit_attempt", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def attempt_failed(self, error: GatewayError) -> None:
@@ -225,7 +237,7 @@ class Permits:
         for permit in reversed(held):
             try:
                 await permit.settle(outcome)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("a permit of %s could not be settled", type(permit).__name__)
 
 
@@ -255,12 +267,12 @@ class Observers:
             for method in methods:
                 try:
                     method(*arguments)
-                except Exception as error:  # noqa: BLE001  # an observer may do anything, a call must not feel it
+                except (Exception, SystemExit) as error:  # noqa: BLE001  # it may do anything, a call must not feel it
                     self._failed(method, name, error)
 
         return tell
 
-    def _failed(self, method: Callable[..., None], moment: str, error: Exception) -> None:
+    def _failed(self, method: Callable[..., None], moment: str, error: BaseException) -> None:
         self.failures += 1
         who = f"{type(getattr(method, '__self__', method)).__name__}.{moment}"
         if who not in self._reported:

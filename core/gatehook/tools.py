@@ -121,7 +121,7 @@ class Tools:
         chunks = [*await gate.passed(entry.chunks), *await gate.rest()]
         if gate.wants_another_round:
             return None
-        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if gate.has_asked else entry
+        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if call.asked else entry
 
     def gate(self, call: Call) -> Gate | None:
         """What a stream's chunks must pass; None if there is nothing to judge."""
@@ -157,16 +157,6 @@ class Tools:
             raise _denied(called, "needs a confirmation, which is asked for in single answers (n = 1) only", verdict)
         return Ruling("confirm", [one for one, verdict in verdicts if verdict.kind == "confirm"])
 
-    async def judge_one(self, call: Call, tool_call: ToolCall) -> None:
-        """Ask every policy about one call that nobody can be asked about.
-
-        Raises:
-            PermissionDenied: it is not allowed.
-        """
-        verdict = await self._verdict(call, tool_call)
-        if verdict.kind != "allow":
-            raise _denied(tool_call, "is not allowed", verdict)
-
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
@@ -180,6 +170,7 @@ class Tools:
         """
         assert self._confirmer is not None, "ruling() has looked"  # noqa: S101
         fields = await self._confirmer.ask(call, Question(message, pending))
+        call.asked = True
         return {"status": _STATUS, **fields, "pending_tool_calls": [pending_form(one) for one in pending]}
 
     @staticmethod

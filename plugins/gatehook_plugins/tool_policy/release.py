@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook import Call, Chunk, Completion, StreamBuilder, Usage, completion
+from gatehook import Call, Chunk, Completion, StreamBuilder, ToolCall, Usage, completion
 from gatehook.sse import DONE, frame
 from gatehook_plugins.tool_policy.desk import Decision
 from gatehook_plugins.tool_policy.sessions import Kept, Session
 
-__all__ = ["Turn", "as_events", "next_request", "to_client", "turn_after"]
+__all__ = ["Turn", "as_events", "next_request", "own_calls", "to_client", "turn_after"]
 
 _OLD_FORM: Final = "function_call"
 """The field of OpenAI's old form, one call a message; in a session it goes by this id."""
@@ -58,6 +58,18 @@ def turn_after(session: Session, kept: Kept, decision: Decision, made: Mapping[s
         else:
             left.append(_OLD_FORM)
     return Turn(message, told, left)
+
+
+def own_calls(session: Session, kept: Kept, decision: Decision) -> list[ToolCall]:
+    """The calls of the gateway's own tools that may be made: approved, or allowed without a question."""
+    refused = {one.id for one in session.calls if one.id not in decision.approved}
+    found = []
+    for call in kept.message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        if function.get("name") in kept.own and call["id"] not in refused:
+            arguments = decision.approved.get(call["id"], function.get("arguments") or "")
+            found.append(ToolCall(call["id"], function["name"], arguments))
+    return found
 
 
 def next_request(kept: Kept, turn: Turn, *, stream: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """/v1/tools: what waits for a decision, and deciding."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ from gatehook import (
     encode,
 )
 from gatehook_plugins.tool_policy.decisions import decided
-from gatehook_plugins.tool_policy.desk import Desk
+from gatehook_plugins.tool_policy.desk import Decision, Desk
 from gatehook_plugins.tool_policy.feed import PendingFeed
-from gatehook_plugins.tool_policy.release import as_events, next_request, to_client, turn_after
+from gatehook_plugins.tool_policy.release import as_events, next_request, own_calls, to_client, turn_after
 from gatehook_plugins.tool_policy.requests import Confirm, Deny, actor, asked_limit, read
 from gatehook_plugins.tool_policy.sessions import Kept, Session
 from gatehook_plugins.tool_policy.standing import Standing
@@ -84,7 +85,7 @@ class ToolRoutes:
         decision = decided(asked, session, kept, self._standing, self._catalog)
         call = await self._call(request, session, kept, stream=asked.stream)
         await self._desk.decide(actor(request), session, decision)
-        turn = turn_after(session, kept, decision, {})
+        turn = turn_after(session, kept, decision, await self._made(call, session, kept, decision))
         if not turn.left:
             call.body = Document(next_request(kept, turn, stream=asked.stream))
             return await self._gateway.answer(call, self._surface, request)
@@ -93,6 +94,12 @@ class ToolRoutes:
         if asked.stream:
             headers |= {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         return web.Response(body=as_events(call, answer) if asked.stream else answer.raw, headers=headers)
+
+    async def _made(self, call: Call, session: Session, kept: Kept, decision: Decision) -> dict[str, str]:
+        """What came of the calls of the gateway's own tools that may be made: they run at the same time."""
+        calls = own_calls(session, kept, decision)
+        results = await asyncio.gather(*(self._gateway.execute(call, one) for one in calls))
+        return {one.id: result for one, result in zip(calls, results, strict=True)}
 
     async def _call(self, request: web.Request, session: Session, kept: Kept, *, stream: bool) -> Call:
         """A call of whoever asked, whoever decides."""

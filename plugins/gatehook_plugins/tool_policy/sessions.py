@@ -23,6 +23,8 @@ class Kept(Struct, frozen=True):
     key_id: str = ""
     models: list[str] | None = None
     """What the caller may use; None: all."""
+    own: list[str] = []
+    """Tools of the gateway's own that were added to the request; they are not in `body`, but may be in `message`."""
 
 
 class Session(Struct, frozen=True):
@@ -67,7 +69,7 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
     """A session that begins `now` (epoch ms) and expires `lifetime` ms later."""
     principal = call.principal
     models = None if principal.models is None else sorted(principal.models)
-    kept = Kept(call.payload, dict(question.message), principal.key_id, models)
+    kept = Kept(_as_asked(call), dict(question.message), principal.key_id, models, sorted(call.own_tools))
     session = Session(
         id="sess_" + secrets.token_urlsafe(24),
         user_id=principal.id,
@@ -84,6 +86,16 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
 def arguments_digest(arguments: str) -> str:
     """What the audit tells of arguments, which may hold secrets."""
     return "sha256:" + hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _as_asked(call: Call) -> dict[str, Any]:
+    """The request with the client's tools only: the gateway adds its own to the next one again."""
+    payload = call.payload
+    if not call.own_tools or not (tools := payload.get("tools")):
+        return payload
+    left = [tool for tool in tools if (tool.get("function") or {}).get("name") not in call.own_tools]
+    without = {name: value for name, value in payload.items() if name != "tools"}
+    return {**without, "tools": left} if left else without
 
 
 def _digest(session: Session) -> str:

@@ -136,7 +136,7 @@ async def judged_alike(data: Any, said: str, calls: list[tuple[str, str]]) -> No
         assert [one["finish_reason"] for one in shown if one["finish_reason"]] == ["stop"]
         assert out[-1].data["session_id"] == "s"
     assert gate.wants_another_round == (strictest == "retry")
-    assert gate.has_asked == (strictest == "confirm")
+    assert call.asked == (strictest == "confirm")
     whole = await Tools([Policy()]).judge(asking(), as_whole(said, calls)) if strictest != "deny" else None
     assert (whole is None) == (strictest in ("retry", "deny"))
 
@@ -239,7 +239,7 @@ async def test_nothing_of_a_second_turn_follows_a_question() -> None:
     builder = StreamBuilder(call)
     confirm = json.dumps({"kind": "confirm"})
     await gate.passed([builder.tool_call("a", "f", confirm), builder.finish("tool_calls")])
-    assert gate.has_asked
+    assert call.asked
     more = [builder.tool_call("b", "f", confirm), builder.text("more"), builder.finish("tool_calls")]
     assert await gate.passed(more) == []
     assert len(policy.asked) == 1
