@@ -13,6 +13,7 @@ from gatehook.accounts import (
     UsageRow,
     User,
     common_models,
+    covers,
     dollars,
     nano,
 )
@@ -236,6 +237,7 @@ __all__ = (
     "check_depth",
     "common_models",
     "completion",
+    "covers",
     "data_uri",
     "decode",
     "dollars",
