@@ -80,6 +80,4 @@ def _load_library() -> None:
         for name in ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.client.subscriptions"):
             importlib.import_module(name)
     except ImportError as error:
-        raise StartupError(
-            f"needs the library mcp, which cannot be loaded ({error}): pip install 'gatehook[mcp]'"
-        ) from None
+        raise StartupError(f"the library mcp cannot be loaded ({error}): pip install 'gatehook[mcp]'") from None
