@@ -34,7 +34,9 @@ __all__ = [
     "Vitality",
 ]
 
-Operation = Literal["chat", "completions", "embeddings", "images"]
+Operation = str
+"""What is asked for. "chat", "completions", "embeddings" and "images" are OpenAI's; a plugin's endpoint and a vendor may
+agree on another, such as "rerank"."""
 
 
 class Credential(Struct, frozen=True):
