@@ -92,7 +92,9 @@ async def test_tools_results_marks_and_thoughts_go_round(asked: Any) -> None:
     long = "c|1" * 40
     call = {"id": long, "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
     history = [
-        {"role": "user", "content": [{"type": "text", "text": "add", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]},
+        {"role": "user", "content": [
+            {"type": "text", "text": "add", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        ]},
         {"role": "assistant", "content": None, "tool_calls": [call], "thinking_blocks": [
             {"type": "thinking", "thinking": "hm", "signature": "sig"}, {"type": "redacted_thinking", "data": "eHg="},
         ]},
