@@ -40,6 +40,7 @@ from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
 from gatehook.stages import read_body as read_in_time
 from gatehook.tools import Tools
+from gatehook.transforms import Transforms
 
 __all__ = ["PRINCIPAL", "Gateway", "read_body"]
 
@@ -143,6 +144,7 @@ class Gateway:
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
             tools=Tools(frozen("register_tool_policies")),
+            transforms=Transforms(frozen("register_transforms")),
             answers=Answers(frozen("register_caches")),
             observers=observers,
             catalog=self.catalog,

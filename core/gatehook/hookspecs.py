@@ -18,6 +18,7 @@ from gatehook.protocols import (
     Route,
     Router,
     ToolPolicy,
+    Transform,
     Vendor,
 )
 from gatehook.services import ServiceKey
@@ -65,6 +66,11 @@ def register_caches(gateway: Gateway) -> Iterable[Cache]:  # type: ignore[empty-
 @hookspec
 def register_tool_policies(gateway: Gateway) -> Iterable[ToolPolicy]:  # type: ignore[empty-body]
     """Decide about tools; all are asked and the strictest verdict wins."""
+
+
+@hookspec
+def register_transforms(gateway: Gateway) -> Iterable[Transform]:  # type: ignore[empty-body]
+    """Change requests before vendors get them, and answers before clients do; in the other order back."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ from gatehook.model import Call, Completion, Entry, Target
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
+from gatehook.transforms import rewritten
 
 __all__ = ["Pipeline"]
 
@@ -102,10 +103,12 @@ class Pipeline:
         concerns = self.concerns
         authorize(call, concerns.catalog)
         await permits.admit(concerns.limiters, call)
+        await concerns.transforms.request(call)
         await concerns.tools.offer(call)
         key = concerns.answers.key(call)
         entry = await concerns.answers.get(call, key)
         if entry is not None:
+            entry = rewritten(call, entry)
             await concerns.tools.judge_again(call, entry)
         return key, entry
 
@@ -117,9 +120,10 @@ class Pipeline:
         concerns = self.concerns
         completion = await self.failover.complete(call, await self._targets(call), permits)
         record.spent(completion)
-        await concerns.tools.judge(call, completion)
+        answer = completion if call.rewriter is None else call.rewriter.completion(completion)
+        await concerns.tools.judge(call, answer)
         await concerns.answers.put(call, key, Entry(completion=completion))
-        return completion
+        return answer
 
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
         """Settle, and tell everybody who watches."""

@@ -35,6 +35,7 @@ _RESULTS: dict[str, tuple[type, ...]] = {
     "register_routers": (protocols.Router,),
     "register_routes": (protocols.Route, protocols.Endpoint),
     "register_tool_policies": (protocols.ToolPolicy,),
+    "register_transforms": (protocols.Transform,),
     "register_vendors": (protocols.Vendor,),
 }
 
@@ -363,7 +364,7 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
 
 _STRUCTURAL = {
     protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,
-    protocols.ToolPolicy, protocols.Vendor,
+    protocols.ToolPolicy, protocols.Transform, protocols.Vendor,
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Targ
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
 from gatehook.services import Catalog
 from gatehook.tools import Tools
+from gatehook.transforms import Transforms
 
 __all__ = ["Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
 
@@ -47,6 +48,7 @@ class Concerns:
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
     tools: Tools
+    transforms: Transforms
     answers: Answers
     observers: "Observers"
     catalog: Catalog
