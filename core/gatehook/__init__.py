@@ -94,6 +94,7 @@ from gatehook.protocols import (
     OwnStatus,
     Permit,
     Prober,
+    Rewriter,
     Route,
     Router,
     Scoped,
@@ -102,6 +103,7 @@ from gatehook.protocols import (
     Tool,
     ToolPolicy,
     ToolSource,
+    Transform,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -213,6 +215,7 @@ __all__ = (
     "RateLimited",
     "RedisSettings",
     "Retry",
+    "Rewriter",
     "Route",
     "Router",
     "Scoped",
@@ -234,6 +237,7 @@ __all__ = (
     "ToolResult",
     "ToolSource",
     "ToolUse",
+    "Transform",
     "Turn",
     "Unavailable",
     "Upstream",
