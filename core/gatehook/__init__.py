@@ -55,6 +55,7 @@ from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
 from gatehook.misfit import misfit
 from gatehook.model import (
@@ -129,6 +130,7 @@ __all__ = (
     "HEALTH",
     "LEDGER",
     "LOCAL_MODELS",
+    "METER",
     "METRICS",
     "NANO",
     "PRINCIPAL",
@@ -177,6 +179,7 @@ __all__ = (
     "LocalModels",
     "MalformedJSON",
     "Media",
+    "Meter",
     "MetricsPage",
     "ModelNotFound",
     "ModelSettings",

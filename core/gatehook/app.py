@@ -31,6 +31,7 @@ from gatehook.errors import (
 )
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
+from gatehook.metering import METER, metered
 from gatehook.model import Call, Completion, Principal
 from gatehook.patience import Patient
 from gatehook.pipeline import Pipeline
@@ -107,6 +108,9 @@ class Gateway:
         """Put together what the plugins bring, without that of those that are skipped; gives the faults."""
         there = {*self.plugins.names}
         collected = {hook: [one for one in found if one[0] in there] for hook, found in self._collected.items()}
+        if (meter := self.services.get(METER)) is not None:
+            for hook, found in collected.items():
+                found[:] = [(plugin, metered(meter, plugin, hook, one)) for plugin, one in found]
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
         self.pipeline = self._pipeline(collected)
