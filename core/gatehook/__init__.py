@@ -52,12 +52,13 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate
 from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.hookspecs import hookimpl
+from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit
+from gatehook.misfit import misfit, read_object
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -78,6 +79,7 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
+from gatehook.pictures import Picture, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
@@ -93,9 +95,11 @@ from gatehook.protocols import (
     Route,
     Router,
     Scoped,
+    Selective,
     Surface,
     Tool,
     ToolPolicy,
+    ToolSource,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -118,7 +122,7 @@ from gatehook.services import (
     ServiceKey,
     Services,
 )
-from gatehook.settings import ModelSettings, SecretStr, Section
+from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 
 __all__ = (
     "ANONYMOUS",
@@ -128,6 +132,7 @@ __all__ = (
     "DIRECTORY",
     "FILES",
     "HEALTH",
+    "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
     "METER",
@@ -170,6 +175,7 @@ __all__ = (
     "Gateway",
     "GatewayError",
     "InvalidRequest",
+    "JobQueue",
     "Key",
     "Ledger",
     "Limiter",
@@ -194,6 +200,7 @@ __all__ = (
     "Performance",
     "PermissionDenied",
     "Permit",
+    "Picture",
     "Posting",
     "Pricing",
     "Principal",
@@ -201,12 +208,14 @@ __all__ = (
     "Progress",
     "Quotas",
     "RateLimited",
+    "RedisSettings",
     "Retry",
     "Route",
     "Router",
     "Scoped",
     "SecretStr",
     "Section",
+    "Selective",
     "ServiceKey",
     "Services",
     "StartupError",
@@ -220,6 +229,7 @@ __all__ = (
     "ToolCall",
     "ToolPolicy",
     "ToolResult",
+    "ToolSource",
     "ToolUse",
     "Turn",
     "Unavailable",
@@ -247,11 +257,14 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "pictures_answer",
     "read_body",
     "read_conversation",
+    "read_object",
     "redact",
     "refused",
     "sniff",
     "tool_call_id",
     "upstream_error",
+    "wants_urls",
 )

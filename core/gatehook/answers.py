@@ -88,7 +88,7 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self._caches:
+        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
             return Lookup(_digest(call))
@@ -101,14 +101,12 @@ class Answers:
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
         return Lookup(_digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
-    async def get(self, call: Call, key: Lookup | None) -> Entry | None:
+    async def get(self, call: Call, key: Lookup) -> Entry | None:
         """The first hit that the client accepts; marks the answer.
 
         Raises:
             GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
         """
-        if key is None:
-            return None
         for cache, scope in self._caches if key.read else ():
             try:
                 entry = await cache.get(_owned(key, scope(call.principal)), call)
@@ -132,11 +130,12 @@ class Answers:
         return None if key is None else Recording(self._most)
 
     async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
-        """Store a complete answer everywhere, unless its vendor cut it short, or another model gave it.
+        """Store a complete answer everywhere, unless its vendor cut it short, another model gave it, or tools were run.
 
-        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back.
+        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
+        a tool told may be another thing the next time, or was done once and is to be done again.
         """
-        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+        if key is None or entry is None or call.served not in ("", call.model) or call.tool_rounds or _is_spoilt(entry):
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:

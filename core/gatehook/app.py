@@ -30,9 +30,11 @@ from gatehook.errors import (
     tell,
 )
 from gatehook.failover import Failover
+from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
 from gatehook.metering import METER, metered
 from gatehook.model import Call, Completion, Principal
+from gatehook.own_tools import OwnTools, tool_faults
 from gatehook.patience import Patient
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
@@ -113,6 +115,11 @@ class Gateway:
                 found[:] = [(plugin, metered(meter, plugin, hook, one)) for plugin, one in found]
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
+        self.endpoints = {
+            route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
+        }
+        """Those of the inference calls, by their paths."""
+        faults += tool_faults(collected["register_tools"])
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
         return [*faults, *_owned_twice(self._routes)]
@@ -154,6 +161,7 @@ class Gateway:
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
             tools=Tools(frozen("register_tool_policies")),
+            own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,
             answers=Answers(frozen("register_caches")),
             observers=observers,
             catalog=self.catalog,
@@ -172,7 +180,7 @@ class Gateway:
             by_attempt,
             self.catalog.canonical,
         )
-        return Pipeline(concerns, failover)
+        return Pipeline(concerns, failover, jobs=self.services.get(JOBS))
 
     def require_safe(self) -> None:
         """Refuse to be open to everybody by accident.

@@ -183,7 +183,7 @@ class Attempts:
             )
         attempt = Attempt(call, target)
         table = vendor.parameters.get(call.operation)
-        if target.defaults and call.operation != "embeddings":
+        if target.defaults and call.operation in ("chat", "completions"):
             attempt.defaults = left_open(call.payload, target.defaults, table)
         if table:
             attempt.sifted, attempt.dropped = sift(call.payload, table, vendor=target.vendor, strict=target.strict)

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from gatehook import ready
 from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
+from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
+from gatehook.tool_stream import RoundsStream
 from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
@@ -24,6 +27,7 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
 }
+_JSON = "application/json"
 _COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
 """Bytes of a plain answer that are written at once."""
@@ -61,16 +65,25 @@ class Delivery:
         """
         body = self._surface.answer(self._call, completion)
         headers = self._headers()
-        headers["Content-Type"] = "application/json"
         response: web.StreamResponse
-        if len(body) <= _PIECE:
-            response = web.Response(body=body, headers=headers)
-        else:
+        if len(body) > _PIECE:
             response = await self._write_pieces(body, headers)
+        elif ready.suits(self._request):
+            response = ready.Ready(self._request, headers, body)
+        else:
+            response = web.Response(body=body, headers=headers, content_type=_JSON)
         self._record.complete()
         return response
 
-    async def stream(self, stream: Stream, key: Lookup | None) -> web.StreamResponse:
+    def accepted(self, job_id: str) -> web.StreamResponse:
+        """The answer comes later, as the result of this job."""
+        headers = self._headers()
+        headers["Content-Type"] = "application/json"
+        self._record.accepted()
+        body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
+        return web.Response(status=202, body=body, headers=headers)
+
+    async def stream(self, stream: Stream | RoundsStream, key: Lookup | None) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
         Raises:
@@ -141,7 +154,7 @@ class Delivery:
             await self._break_off(self._response, error)
             return self._response
         headers = self._headers()
-        headers["Content-Type"] = "application/json"
+        headers["Content-Type"] = _JSON
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if error.status == 401:
@@ -186,7 +199,7 @@ class Delivery:
     async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
         """Write a large answer, each piece in its time: aiohttp alone would wait for ever for a client to read it."""
         response = self._response = web.StreamResponse(headers=headers)
-        response.content_length = len(body)
+        response.content_type, response.content_length = _JSON, len(body)
         view = memoryview(body)
         with self._concerns.deadlines.watch() as watch:
             watch.arm(self._concerns.write_timeout, _client_too_slow)

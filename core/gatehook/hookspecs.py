@@ -17,7 +17,9 @@ from gatehook.protocols import (
     Observer,
     Route,
     Router,
+    Tool,
     ToolPolicy,
+    ToolSource,
     Vendor,
 )
 from gatehook.services import ServiceKey
@@ -65,6 +67,11 @@ def register_caches(gateway: Gateway) -> Iterable[Cache]:  # type: ignore[empty-
 @hookspec
 def register_tool_policies(gateway: Gateway) -> Iterable[ToolPolicy]:  # type: ignore[empty-body]
     """Decide about tools; all are asked and the strictest verdict wins."""
+
+
+@hookspec
+def register_tools(gateway: Gateway) -> Iterable[Tool | ToolSource]:  # type: ignore[empty-body]
+    """Offer models tools that the gateway runs itself; each under its own name."""
 
 
 @hookspec

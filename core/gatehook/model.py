@@ -135,7 +135,7 @@ class Vitality(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one answer, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
+    """What one answer took, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -144,10 +144,25 @@ class Usage(Struct, frozen=True, gc=False):
     reasoning_tokens: int = 0
     estimated: bool = False
     """True when the vendor reported nothing and the gateway counted for itself."""
+    images: int = 0
+    """Pictures that were made."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together; estimated if one is."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
 
     def cost(self, pricing: Pricing) -> Cost:
-        """What these tokens cost at these prices."""
-        return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
+        """What all of it costs at these prices."""
+        return pricing.cost(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+        )
 
     @property
     def total_tokens(self) -> int:
@@ -383,8 +398,17 @@ class Call(Struct, eq=False):
     """Headers any stage adds to the answer (rate limits, cache marks)."""
     deferred: bool = False
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
+    reservation: str = ""
+    """What was reserved for it when it was deferred, by name: limiters take it into account. "" for none.
+
+    The ids of calls that are made on a reservation are its name, a dot, and something of their own.
+    """
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
+    own_tools: Mapping[str, Any] = {}
+    """The gateway's own tools (`Tool`, by name) that are added to the request for its model."""
+    tool_rounds: int = 0
+    """How many times such tools were run, and the model called again."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 

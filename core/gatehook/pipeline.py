@@ -6,20 +6,21 @@ it is kept in a `record`.
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gatehook.answers import Lookup
 from gatehook.delivery import Delivery
-from gatehook.errors import GatewayError
+from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.failover import Failover
-from gatehook.fitness import fitting
-from gatehook.model import Call, Completion, Entry, Target
+from gatehook.job_queue import JobQueue
+from gatehook.model import Call, Completion, Entry
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
+from gatehook.tool_loop import ToolLoop
+from gatehook.tool_stream import RoundsStream
 
 __all__ = ["Pipeline"]
 
@@ -34,6 +35,8 @@ class Pipeline:
     failover: Failover
     settlements: set[asyncio.Future[None]] = field(default_factory=set)
     """What calls that are over still owe their limiters; a shutdown waits for it."""
+    jobs: JobQueue | None = None
+    """Where calls go whose answer nobody waits for."""
 
     async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answer one inference call of a client; errors become the surface's own, never an exception."""
@@ -44,11 +47,16 @@ class Pipeline:
             concerns.observers.started(call)
             call.principal = await authenticate(concerns.authenticators, request)
             endpoint.surface.parse(call, request, await read_body(request, concerns))
+            if call.deferred:
+                return delivery.accepted(await self._submitted(call))
             key, entry = await self._admitted(call, permits)
             if entry is not None:
                 return await delivery.replay(entry)
             if call.stream:
-                stream = await self.failover.stream(call, await self._targets(call), permits)
+                stream = await self.failover.stream(call, await route(concerns.routers, call), permits)
+                if call.own_tools:
+                    rounds = RoundsStream(self._loop(call, permits, record), stream)
+                    return await delivery.stream(rounds, key)
                 return await delivery.stream(stream, key)
             return await delivery.answer(await self._completed(call, key, permits, record))
         except GatewayError as error:
@@ -101,30 +109,60 @@ class Pipeline:
         """Let the call in; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         authorize(call, concerns.catalog)
-        await permits.admit(concerns.limiters, call)
-        await concerns.tools.offer(call)
+        if concerns.limiters:
+            await permits.admit(concerns.limiters, call)
+        if concerns.own_tools is not None:
+            concerns.own_tools.offer(call)
+        if concerns.tools.policies:
+            await concerns.tools.offer(call)
         key = concerns.answers.key(call)
-        entry = await concerns.answers.get(call, key)
+        entry = None if key is None else await concerns.answers.get(call, key)
         if entry is not None:
             await concerns.tools.judge_again(call, entry)
         return key, entry
 
-    async def _targets(self, call: Call) -> Sequence[Target]:
-        return fitting(call, await route(self.concerns.routers, call))
+    async def _submitted(self, call: Call) -> str:
+        """Queue a call as a job; gives the job's id. Limits count it when it is made.
+
+        Raises:
+            InvalidRequest: no plugin keeps jobs; or what is asked for cannot wait. And as `JobQueue.submit`.
+        """
+        if self.jobs is None:
+            raise InvalidRequest(
+                "async: this gateway keeps no jobs; enable [plugins.jobs], or leave async out",
+                param="async",
+                code="jobs_disabled",
+            )
+        if call.stream:
+            raise InvalidRequest(
+                "stream: the answer of a job cannot be streamed; leave out stream, or async", param="stream"
+            )
+        authorize(call, self.concerns.catalog)
+        return await self.jobs.submit(call, await route(self.concerns.routers, call))
 
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
-        completion = await self.failover.complete(call, await self._targets(call), permits)
-        record.spent(completion)
-        await concerns.tools.judge(call, completion)
-        await concerns.answers.put(call, key, Entry(completion=completion))
+        if call.own_tools:
+            completion = await self._loop(call, permits, record).complete()
+        else:
+            completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
+            record.spent(completion)
+        if concerns.tools.policies:
+            await concerns.tools.judge(call, completion)
+        if key is not None:
+            await concerns.answers.put(call, key, Entry(completion=completion))
         return completion
+
+    def _loop(self, call: Call, permits: Permits, record: Record) -> ToolLoop:
+        return ToolLoop(call, self.concerns, self.failover, permits, record)
 
     async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
+            if call.tool_rounds:
+                await permits.round_over(record.outcome_of_round())
             await permits.settle(outcome)
         finally:
             self.concerns.observers.finished(call, outcome)

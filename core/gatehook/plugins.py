@@ -34,6 +34,7 @@ _RESULTS: dict[str, tuple[type, ...]] = {
     "register_routers": (protocols.Router,),
     "register_routes": (protocols.Route, protocols.Endpoint),
     "register_tool_policies": (protocols.ToolPolicy,),
+    "register_tools": (protocols.Tool, protocols.ToolSource),
     "register_vendors": (protocols.Vendor,),
 }
 
@@ -297,6 +298,8 @@ def _result_faults(hook: str, result: Any) -> Iterable[str]:
         return _route_faults(result)
     if isinstance(result, protocols.Endpoint):
         return [*_route_faults(result), *_shape_faults(result.surface, protocols.Surface)]
+    if hook == "register_tools":
+        return _shape_faults(result, protocols.ToolSource if hasattr(result, "tools") else protocols.Tool)
     if len(expected) == 1:
         return [*_shape_faults(result, expected[0]), *_name_faults(hook, result)]
     return [f"{type(result).__name__} is not a {' or '.join(one.__name__ for one in expected)}"]
@@ -350,7 +353,7 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
 
 _STRUCTURAL = {
     protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,
-    protocols.ToolPolicy, protocols.Vendor,
+    protocols.Tool, protocols.ToolPolicy, protocols.ToolSource, protocols.Vendor,
 }  # fmt: skip
 
 

@@ -43,9 +43,11 @@ __all__ = [
     "Route",
     "Router",
     "Scoped",
+    "Selective",
     "Surface",
     "Tool",
     "ToolPolicy",
+    "ToolSource",
     "Vendor",
 ]
 
@@ -241,6 +243,27 @@ class Tool(Protocol):
         Raises:
             GatewayError: it failed; the model is told the message.
         """
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """What a tool may also be: one that is not for every call."""
+
+    def suits(self, call: Call) -> bool:
+        """Whether this call's model is told of it. Asked once a call."""
+        ...
+
+
+@runtime_checkable
+class ToolSource(Protocol):
+    """Knows tools that come and go while the gateway serves.
+
+    Their schemas are somebody else's: a `pattern` in them is not tried, since one could hang the gateway.
+    """
+
+    def tools(self, call: Call) -> Sequence[Tool]:
+        """Those there are now that this call's model is told of. Asked once a call; runs of older ones go on."""
         ...
 
 

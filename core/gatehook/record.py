@@ -1,22 +1,38 @@
 """What became of one call: its status, what was used, and how long it took."""
 
 import time
-from typing import Literal
+from typing import Literal, Protocol
 
-from gatehook.attempts import Stream
+from msgspec import structs
+
+from gatehook.accounts import Cost
 from gatehook.errors import GatewayError
 from gatehook.model import Call, Completion, Outcome, Usage
 
-__all__ = ["Record"]
+__all__ = ["Counted", "Record"]
 
 _CLIENT_LEFT = 499
 """HTTP has no status for a client that left; nginx's is the one people know."""
 
 
+class Counted(Protocol):
+    """A stream that counts what it brings."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the vendor told so far."""
+        ...
+
+    @property
+    def contents(self) -> int:
+        """Events with content so far."""
+        ...
+
+
 class Record:
     """Kept while a call goes on; `outcome` tells in the end what observers and permits are told."""
 
-    __slots__ = ("_call", "_code", "_http_status", "_status", "_usage", "stream")
+    __slots__ = ("_call", "_code", "_earlier", "_http_status", "_status", "_usage", "stream")
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -24,18 +40,31 @@ class Record:
         self._http_status = 500
         self._code = ""
         self._usage: Usage | None = None
-        self.stream: Stream | None = None
+        self._earlier: tuple[Usage | None, Cost | None] | None = None
+        """What the rounds took that are over; see `next_round`."""
+        self.stream: Counted | None = None
         """The vendor's, if there is one: it counts what it brings."""
 
     def spent(self, completion: Completion) -> None:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         if completion.usage is None:
-            completion.usage = _estimate(self._call, len(completion.raw) // 4)
+            # Of a picture it is not known: a model that counts it by tokens tells them.
+            size = 0 if self._call.operation == "images" else len(completion.raw)
+            completion.usage = _estimate(self._call, size // 4)
         self._usage = completion.usage
+
+    def next_round(self) -> None:
+        """The vendor is to be called once more: what it took so far is kept, at the price of who has answered."""
+        self._earlier = self._in_all()
+        self._usage = self.stream = None
 
     def complete(self) -> None:
         """The whole answer was given."""
         self._status, self._http_status = "complete", 200
+
+    def accepted(self) -> None:
+        """It is queued, to be made later as a call of its own."""
+        self._status, self._http_status = "complete", 202
 
     def cached(self) -> None:
         """The whole answer was given, and nobody was paid for it."""
@@ -56,23 +85,50 @@ class Record:
         self._code = "client_left"
 
     def streamed(self) -> Usage | None:
-        """What the stream used so far."""
-        stream = self.stream
-        return None if stream is None else stream.usage or _estimate(self._call, stream.contents)
+        """What all rounds used so far."""
+        return self._of_round() if self._earlier is None else self._in_all()[0]
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        call, usage = self._call, self._usage if self.stream is None else self.streamed()
-        pricing = None if call.target is None else call.target.pricing
+        usage = self._of_round()
+        cost = self._cost(usage)
+        if self._earlier is not None:
+            usage, cost = self._in_all()
+        return self._outcome(usage, cost)
+
+    def outcome_of_round(self, *, over: bool = False) -> Outcome:
+        """How the last round alone ended; `over`: well, and there will be another."""
+        usage = self._of_round()
+        outcome = self._outcome(usage, self._cost(usage))
+        return structs.replace(outcome, status="complete", http_status=200) if over else outcome
+
+    def _outcome(self, usage: Usage | None, cost: Cost | None) -> Outcome:
+        call = self._call
         return Outcome(
             status=self._status,
             http_status=self._http_status,
             usage=usage,
-            cost=None if usage is None or pricing is None else usage.cost(pricing),
+            cost=cost,
             code=self._code,
             duration=time.monotonic() - call.started,
             first_token=None if call.first_token is None else call.first_token - call.started,
         )
+
+    def _of_round(self) -> Usage | None:
+        stream = self.stream
+        return self._usage if stream is None else stream.usage or _estimate(self._call, stream.contents)
+
+    def _cost(self, usage: Usage | None) -> Cost | None:
+        pricing = None if self._call.target is None else self._call.target.pricing
+        return None if usage is None or pricing is None else usage.cost(pricing)
+
+    def _in_all(self) -> tuple[Usage | None, Cost | None]:
+        """What this round used, and those before it."""
+        usage = self._of_round()
+        both = [(usage, self._cost(usage)), *([] if self._earlier is None else [self._earlier])]
+        used = [usage for usage, _ in both if usage is not None]
+        paid = [cost for _, cost in both if cost is not None]
+        return sum(used[1:], used[0]) if used else None, sum(paid[1:], paid[0]) if paid else None
 
 
 def _estimate(call: Call, completion_tokens: int) -> Usage:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -41,6 +42,7 @@ __all__ = [
     "Section",
     "ServerSettings",
     "Table",
+    "ToolSettings",
     "parse_size",
 ]
 
@@ -236,6 +238,14 @@ class FailoverSettings(Table):
     retry_after_cap: Seconds = Field(default=10.0, description="longest wait, in seconds, that a vendor may ask for")
 
 
+class ToolSettings(Table):
+    """[tools]: the tools that the gateway runs itself when a model calls them."""
+
+    max_rounds: int = Field(default=8, ge=1, le=100, description="times that one request's model may call tools")
+    timeout: Seconds = Field(default=60.0, description="seconds that one run of a tool may take")
+    max_result: ByteSize = Field(default=256 << 10, description="most of a tool's result that the model is told")
+
+
 class DatabaseSettings(Table):
     """[database]: where users, keys, usage and whatever else must last is kept."""
 
@@ -277,12 +287,22 @@ Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Befor
 
 
 class PricingSettings(Table):
-    """`pricing` of a model: US dollars per 1,000 tokens."""
+    """`pricing` of a model: US dollars per 1,000 tokens, or per picture, or both."""
 
-    input_per_1k_tokens: Price = Field(description="of the prompt")
-    output_per_1k_tokens: Price = Field(description="of the answer")
+    input_per_1k_tokens: Price = Field(default=Decimal(0), description="of the prompt")
+    output_per_1k_tokens: Price = Field(default=Decimal(0), description="of the answer")
     cached_input_per_1k_tokens: Price | None = Field(default=None, description="read from the vendor's cache")
     cache_write_per_1k_tokens: Price | None = Field(default=None, description="written to the vendor's cache")
+    per_image: Price | None = Field(default=None, description="of one picture that is made")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """A price that was forgotten must not be taken for nothing."""
+        needed = ("input_per_1k_tokens", "output_per_1k_tokens")
+        given = self.model_fields_set.intersection(needed)
+        if missing := [name for name in needed if name not in given and (given or self.per_image is None)]:
+            raise ValueError(f"{' and '.join(missing)}: required")
+        return self
 
     def to_pricing(self) -> Pricing:
         """The same in nano-dollars."""
@@ -292,6 +312,7 @@ class PricingSettings(Table):
             nano(self.output_per_1k_tokens),
             None if cached is None else nano(cached),
             None if write is None else nano(write),
+            nano(self.per_image or 0),
         )
 
 

@@ -34,6 +34,7 @@ from gatehook.sections import (
     Section,
     ServerSettings,
     Table,
+    ToolSettings,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "Table",
+    "ToolSettings",
     "faults_of_plugin_names",
     "json_schema",
     "load",
@@ -63,6 +65,7 @@ TABLES: Final[Mapping[str, type[Table]]] = {
     "server": ServerSettings,
     "egress": EgressSettings,
     "failover": FailoverSettings,
+    "tools": ToolSettings,
     "database": DatabaseSettings,
     "redis": RedisSettings,
 }
@@ -83,6 +86,7 @@ class Settings:
     server: ServerSettings
     egress: EgressSettings
     failover: FailoverSettings
+    tools: ToolSettings
     database: DatabaseSettings
     redis: RedisSettings
     models: tuple[ModelSettings, ...]

@@ -25,8 +25,10 @@ from gatehook.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.own_tools import OwnTools
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
 from gatehook.results import WrongResultError
 from gatehook.services import Catalog
@@ -48,6 +50,8 @@ class Concerns:
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
     tools: Tools
+    own_tools: OwnTools | None
+    """None if there are none."""
     answers: Answers
     observers: "Observers"
     catalog: Catalog
@@ -99,12 +103,14 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
         if request.content.is_eof():  # all of it has come with the head, as most do
-            body = await request.read()
+            body = request.content.read_nowait()
+            if len(body) > concerns.max_body:
+                raise _too_large(concerns)
         else:
             with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
                 body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)") from None
+        raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
     if not body:
@@ -114,6 +120,10 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
     return body
+
+
+def _too_large(concerns: Concerns) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)")
 
 
 def _body_too_slow() -> GatewayError:
@@ -126,17 +136,19 @@ def authorize(call: Call, catalog: Catalog) -> None:
     Raises:
         PermissionDenied: it is not.
     """
-    if not call.principal.may_use(call.model, catalog.canonical(call.model)):
+    principal = call.principal
+    if principal.models is not None and not principal.may_use(call.model, catalog.canonical(call.model)):
         raise PermissionDenied(
             f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
         )
 
 
 async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
-    """The deployments to try.
+    """The deployments to try, all of them fit for the call.
 
     Raises:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
+        InvalidRequest: no deployment can serve this request.
     """
     if not routers:
         raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
@@ -145,7 +157,7 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
         if targets:
             if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
                 raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
-            return targets
+            return fitting(call, targets)
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 
@@ -158,8 +170,8 @@ class Permits:
         """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
         self._settlements = settlements
         self._held: list[Permit] = []
-        self._attempt = 0
-        """How many of them are not the attempt's alone."""
+        self._attempt: int | None = None
+        """How many of them are not the attempt's alone; None before the first."""
 
     async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
         """Ask every limiter.
@@ -193,6 +205,13 @@ class Permits:
         held, self._held[self._attempt :] = self._held[self._attempt :], []
         if held:
             await self._settle_all(held, Outcome("failed", error.status, code=error.code or error.type))
+
+    async def round_over(self, outcome: Outcome) -> None:
+        """Settle what was reserved for this attempt only: it has answered, and the vendor is called once more."""
+        if self._attempt is not None:
+            held, self._held[self._attempt :] = self._held[self._attempt :], []
+            if held:
+                await self._settle_all(held, outcome)
 
     async def settle(self, outcome: Outcome) -> None:
         """Settle every permit that is left."""

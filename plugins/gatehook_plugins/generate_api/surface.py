@@ -17,10 +17,11 @@ from gatehook import (
     UpstreamError,
     Usage,
     encode,
+    read_object,
 )
 from gatehook.sse import frame
 from gatehook_plugins.generate_api.errors import error_body, known_status
-from gatehook_plugins.generate_api.requests import as_chat, read_object
+from gatehook_plugins.generate_api.requests import as_chat
 
 __all__ = ["GenerateSurface", "result"]
 
@@ -42,7 +43,7 @@ class GenerateSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        chat = as_chat(read_object(body), self._default_model())
+        chat = as_chat(read_object(body, "a JSON object with 'prompt'"), self._default_model())
         call.model = chat["model"]
         call.stream = chat.pop("stream", False) or self._always_streams
         if call.stream:

@@ -18,10 +18,11 @@ from gatehook import (
     Usage,
     dollars,
     encode,
+    read_object,
 )
 from gatehook.sse import DONE, frame
 from gatehook_plugins.llm_api.errors import error_body
-from gatehook_plugins.llm_api.requests import as_chat, read_object
+from gatehook_plugins.llm_api.requests import as_chat
 
 __all__ = ["LlmSurface"]
 
@@ -45,7 +46,7 @@ class LlmSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        data = read_object(body)
+        data = read_object(body, "a JSON object with 'model' and 'messages'")
         if isinstance(model := data.get("model"), str):
             call.model = model[:256]  # errors name it, also when the rest of the request is at fault
         chat = as_chat(data)

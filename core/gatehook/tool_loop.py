@@ -1,0 +1,168 @@
+"""Rounds: a model calls tools of the gateway's own, they are run, and it is called again with what came of them.
+
+A round goes on to the next only if the model calls nothing but own tools. Where it calls the client's as well, the
+client gets its calls, and the own ones are put off, not run: the client's next request does not show them to the model,
+which calls them again if it still wants them. So nothing is run twice, and the conversation that the client keeps is
+always a whole one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gatehook.attempts import Stream
+from gatehook.canonical import tool_call_id
+from gatehook.errors import Retry, UpstreamError
+from gatehook.failover import Failover
+from gatehook.jsonio import encode
+from gatehook.model import Call, Completion, Target, ToolCall
+from gatehook.own_tools import follow_up, read_arguments, tool_names
+from gatehook.record import Record
+from gatehook.stages import Concerns, Permits, route
+
+__all__ = ["GAP", "ToolLoop"]
+
+log = logging.getLogger("gatehook.tools")
+
+_MOST_CALLS = 64
+"""Of one round, at the same time; a model that calls more has lost its way, and the rest is left out."""
+
+GAP = "\n\n"
+"""Between what a model says in one round and in the next."""
+
+_CUT = ("length", "content_filter")
+"""The ends of answers whose tool calls may lack a part."""
+
+
+class ToolLoop:
+    """The rounds of one call, to whose model own tools are offered."""
+
+    def __init__(self, call: Call, concerns: Concerns, failover: Failover, permits: Permits, record: Record) -> None:
+        """`record` is told what each round takes, `permits` when one is over."""
+        self._call = call
+        self._concerns = concerns
+        self._failover = failover
+        self._permits = permits
+        self.record = record
+        self._own = call.own_tools.keys() & set(tool_names(call.payload.get("tools") or ()))
+        """What the policies left of them."""
+
+    async def complete(self) -> Completion:
+        """A whole answer: the last round's, with what was said before it, and the usage of all.
+
+        Raises:
+            GatewayError: a round has no answer, calls what a policy does not allow, or is one too many.
+        """
+        said: list[str] = []
+        while True:
+            completion = await self._failover.complete(self._call, await self._targets(), self._permits)
+            self.record.spent(completion)
+            choices = completion.data.get("choices") or []
+            choice = choices[0] if len(choices) == 1 else {}
+            message = choice.get("message") or {}
+            calls = message.get("tool_calls") or ()
+            if not self.goes_on(calls, choice.get("finish_reason")):
+                return self._shown(completion, message, said)
+            if text := message.get("content"):
+                said.append(text)
+            await self.run(message, calls)
+
+    async def stream(self) -> Stream:
+        """The next round's stream, whose first content has arrived.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        return await self._failover.stream(self._call, await self._targets(), self._permits)
+
+    def goes_on(self, calls: Sequence[Mapping[str, Any]], finish_reason: Any) -> bool:
+        """Whether an answer with these tool calls (in OpenAI's shape) is to be followed by another round."""
+        return bool(calls) and finish_reason not in _CUT and not self.of_client(calls)
+
+    def of_client(self, calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The tool calls that are the client's business."""
+        return [one for one in calls if (one.get("function") or {}).get("name") not in self._own]
+
+    async def run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
+        """Run what the model has called, and make the request that of the next round.
+
+        Args:
+            message: the model's, of the assistant.
+            calls: its tool calls, all of own tools.
+
+        Raises:
+            PermissionDenied: a policy does not allow one of them; none is run.
+            UpstreamError: there were as many rounds already as there may be.
+        """
+        call, own = self._call, self._concerns.own_tools
+        assert own is not None, "own tools are called where there are some"  # noqa: S101
+        if call.tool_rounds >= own.max_rounds:
+            raise UpstreamError(
+                f"the model still calls tools after {call.tool_rounds} rounds (tools.max_rounds)",
+                code="too_many_tool_rounds",
+                retry=Retry.NEVER,
+            )
+        wanted = _identified(calls[:_MOST_CALLS])
+        named = [ToolCall(one["id"], one["function"]["name"], one["function"]["arguments"]) for one in wanted]
+        if self._concerns.tools.policies:
+            for tool_call in named:
+                await self._concerns.tools.judge_one(call, tool_call)
+        await self._permits.round_over(self.record.outcome_of_round(over=True))
+        self.record.next_round()
+        call.tool_rounds += 1
+        log.debug("%s runs %s", call.id, ", ".join(one.name for one in named))
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(own.execute(call, one)) for one in named]
+        results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
+        said = {name: value for name, value in message.items() if value is not None}
+        call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
+
+    async def _targets(self) -> Sequence[Target]:
+        return await route(self._concerns.routers, self._call)
+
+    def _shown(self, completion: Completion, message: Mapping[str, Any], said: Sequence[str]) -> Completion:
+        """The last answer as the client gets it: without own calls, with all that was said, and the sum of usage."""
+        calls = message.get("tool_calls") or []
+        left = self.of_client(calls)
+        if not said and not self._call.tool_rounds and len(left) == len(calls):
+            return completion
+        message = dict(message)
+        if said:
+            message["content"] = GAP.join([*said, *filter(None, [message.get("content")])])
+        if len(left) < len(calls):
+            message["tool_calls"] = left
+            if not left:
+                del message["tool_calls"]
+        data = dict(completion.data)
+        if message:
+            data["choices"] = [{**data["choices"][0], "message": message}]
+        usage = self.record.streamed()
+        if usage is not None and data.get("usage"):
+            data["usage"] = usage.as_openai()
+        return Completion(data, usage=usage)
+
+
+def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tool calls, each with an id that no other has, and with arguments as a text."""
+    identified: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        key = call.get("id")
+        if not isinstance(key, str) or not key or key in identified:
+            key = tool_call_id()
+        arguments = call["function"].get("arguments") or ""
+        if not isinstance(arguments, str):  # some servers give an object instead of its JSON text
+            arguments = encode(arguments).decode()
+        function = {**call["function"], "arguments": arguments}
+        identified[key] = {**call, "id": key, "type": "function", "function": function}
+    return list(identified.values())
+
+
+def _readable(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tool calls as a vendor can be told them: some read the arguments, and refuse what is no JSON object."""
+    return [
+        call
+        if read_arguments(call["function"]["arguments"]) is not None and call["function"]["arguments"].strip()
+        else {**call, "function": {**call["function"], "arguments": "{}"}}
+        for call in calls
+    ]

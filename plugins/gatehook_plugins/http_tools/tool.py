@@ -1,0 +1,121 @@
+"""One tool: the request it makes of its arguments, and what it tells of the answer."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from yarl import URL
+
+from gatehook import Call, Egress, Target, Upstream, UpstreamError, UpstreamTimeout, encode, redact
+from gatehook.accounts import covers
+from gatehook_plugins.http_tools.declared import Declared
+
+__all__ = ["HttpTool"]
+
+_BINARY: Final = (
+    "image/",
+    "audio/",
+    "video/",
+    "font/",
+    "application/octet-stream",
+    "application/pdf",
+    "application/zip",
+)
+_OPEN: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+"""Headers that hold no secret; their values are words that answers hold as well."""
+_WORDS: Final = 2000
+"""Bytes of an error's body that the model is told."""
+
+
+class HttpTool:
+    """A declared tool. Where an argument chooses the host, only public ones are asked, as with clients' URLs."""
+
+    def __init__(self, name: str, declared: Declared, egress: Egress, canonical: Callable[[str], str]) -> None:
+        """`canonical` gives the name of the model behind an alias."""
+        self.name = name
+        self.description = declared.description
+        self.parameters: Mapping[str, Any] = declared.schema_of_arguments
+        self._declared = declared
+        self._template = declared.template
+        self._queried = declared.queried
+        self._egress = egress
+        self._canonical = canonical
+        self._headers = {key: value.get_secret_value() for key, value in declared.headers.items()}
+        self._secrets = tuple(_secrets(self._headers))
+        self._target = Target(key=name, name=name, vendor=f"tool {name}", model="", hidden=self._secrets)
+
+    def suits(self, call: Call) -> bool:
+        """Whether its `models` name the call's."""
+        models = self._declared.models
+        return any(name in models or covers(models, name) for name in (call.model, self._canonical(call.model)))
+
+    async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
+        """Call the API.
+
+        Raises:
+            InvalidRequest: an argument does not fit its place in the address, or the host may not be asked.
+            UpstreamError: it cannot be reached, takes too long, or answers with an error.
+        """
+        query = {name: arguments[name] for name in self._queried if name in arguments}
+        url = self._template.filled(arguments, query)
+        try:
+            async with asyncio.timeout(self._declared.timeout):
+                if self._template.chooses_host:
+                    fetched = await self._egress.fetch(url, param=self._template.names[0])
+                    return self._told(fetched.body, fetched.content_type)
+                return await self._request(url, arguments)
+        except TimeoutError:
+            raise UpstreamTimeout(f"{self.name}: no answer within {self._declared.timeout:g} s") from None
+
+    async def _request(self, url: str, arguments: Mapping[str, Any]) -> str:
+        headers, body = self._headers, b""
+        if self._declared.has_body:
+            used = {*self._template.names, *self._queried}
+            body = encode({name: value for name, value in arguments.items() if name not in used})
+            if not any(name.lower() == "content-type" for name in headers):
+                headers = {"Content-Type": "application/json", **headers}
+        # Encoded: the address is to go out as it was made; nothing in it may be decoded and read again.
+        address = URL(url, encoded=True)
+        async with await self._egress.request(
+            self._target, self._declared.method, address, headers=headers, body=body or None
+        ) as upstream:
+            if not 200 <= upstream.status < 300:
+                said = (await upstream.read_error())[:_WORDS].decode("utf-8", "replace").strip()
+                raise UpstreamError(redact(f"{self.name}: answered {upstream.status}: {said}", self._secrets))
+            content_type = upstream.headers.get("Content-Type", "")
+            return self._told(await self._read(upstream), content_type) or f"(done, {upstream.status})"
+
+    async def _read(self, upstream: Upstream) -> bytes:
+        """The body; of one that is too long a little more than may be told."""
+        body = bytearray()
+        while len(body) <= self._declared.max_result and (part := await upstream.receive()):
+            body += part
+        return bytes(body)
+
+    def _told(self, body: bytes, content_type: str) -> str:
+        """The answer as a text, without the secrets that some servers repeat."""
+        most = self._declared.max_result
+        kind, _, rest = content_type.partition(";")
+        size = f"{len(body)} bytes" if len(body) <= most else f"more than {most} bytes"
+        if kind.strip().lower().startswith(_BINARY) or b"\0" in body:
+            return f"[not a text: {kind.strip() or 'unknown type'}, {size}]"
+        text = _decoded(body[:most], rest)
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return text if len(body) <= most else f"{text}\n[cut: {most} bytes of more]"
+
+
+def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """What of the headers nobody may be told: values, and what follows a scheme such as "Bearer"."""
+    for name, value in headers.items():
+        if name.lower() not in _OPEN:
+            yield from {value, value.rpartition(" ")[2]}
+
+
+def _decoded(body: bytes, parameters: str) -> str:
+    """The text in the charset that is declared, as far as it is one."""
+    charset = parameters.lower().partition("charset=")[2].partition(";")[0].strip(" \"'") or "utf-8"
+    try:
+        return body.decode(charset, "replace")
+    except (LookupError, UnicodeError):
+        return body.decode("utf-8", "replace")
