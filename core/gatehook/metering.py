@@ -24,6 +24,7 @@ _TIMED: Final[Mapping[str, tuple[str, ...]]] = {
     "register_vendors": ("complete", "stream", "probe"),
     "register_caches": ("get", "put"),
     "register_tool_policies": ("offer", "judge"),
+    "register_tools": ("run",),
 }
 """The methods that are measured, of what each hook gives."""
 
