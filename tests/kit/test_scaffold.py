@@ -65,7 +65,8 @@ def test_each_passes_its_own_tests(workshop: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    said = done(sys.executable, "-m", "pytest", "-qrs", *options, *tests, cwd=workshop, PYTHONPATH=str(workshop / "site"))
+    site = str(workshop / "site")
+    said = done(sys.executable, "-m", "pytest", "-qrs", *options, *tests, cwd=workshop, PYTHONPATH=site)
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None
     assert int(passed[1]) >= 3 * len(KINDS)
