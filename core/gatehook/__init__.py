@@ -13,6 +13,7 @@ from gatehook.accounts import (
     UsageRow,
     User,
     common_models,
+    covers,
     dollars,
     nano,
 )
@@ -72,6 +73,7 @@ from gatehook.model import (
     Outcome,
     Principal,
     Progress,
+    Question,
     Target,
     ToolCall,
     Usage,
@@ -86,6 +88,7 @@ from gatehook.protocols import (
     Bounded,
     Cache,
     Command,
+    Confirmer,
     Endpoint,
     Limiter,
     Observer,
@@ -123,6 +126,7 @@ from gatehook.services import (
     Services,
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
+from gatehook.tools import confirmation_of
 
 __all__ = (
     "ANONYMOUS",
@@ -157,6 +161,7 @@ __all__ = (
     "Chunk",
     "Command",
     "Completion",
+    "Confirmer",
     "Conflict",
     "Conversation",
     "Cost",
@@ -206,6 +211,7 @@ __all__ = (
     "Principal",
     "Prober",
     "Progress",
+    "Question",
     "Quotas",
     "RateLimited",
     "RedisSettings",
@@ -245,6 +251,8 @@ __all__ = (
     "check_depth",
     "common_models",
     "completion",
+    "confirmation_of",
+    "covers",
     "data_uri",
     "decode",
     "dollars",

@@ -130,6 +130,12 @@ class Answers:
         call.answer_headers["X-Cache"] = "miss"
         return None
 
+    def pass_over(self, call: Call) -> None:
+        """A stored answer will not do after all."""
+        call.answer_headers["X-Cache"] = "miss"
+        call.answer_headers.pop("Age", None)
+        call.dropped = ()
+
     def recording(self, key: Lookup | None) -> Recording | None:
         """To collect a stream in; None if it is not to be stored."""
         return None if key is None else Recording(self._most)
@@ -140,7 +146,10 @@ class Answers:
         A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
         a tool told may be another thing the next time, or was done once and is to be done again.
         """
-        if key is None or entry is None or call.served not in ("", call.model) or call.tool_rounds or _is_spoilt(entry):
+        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+            return
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
+        if call.tool_rounds or call.rounds or call.asked:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:

@@ -33,12 +33,12 @@ from gatehook.failover import Failover
 from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
 from gatehook.metering import METER, metered
-from gatehook.model import Call, Completion, Principal
+from gatehook.model import Call, Completion, Principal, ToolCall
 from gatehook.own_tools import OwnTools, tool_faults
 from gatehook.patience import Patient
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
-from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
+from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
@@ -214,6 +214,33 @@ class Gateway:
             GatewayError: what its client is to be told.
         """
         return await self.pipeline.run(call)
+
+    async def execute(self, call: Call, tool_call: ToolCall) -> str:
+        """Run a tool of the gateway's own for the client of a plugin's own route; policies are not asked.
+
+        Args:
+            call: parsed, its principal and model known.
+            tool_call: of a model, or of somebody in its place.
+
+        Returns:
+            What the model is told, also where something went wrong.
+        """
+        own = self.pipeline.concerns.own_tools
+        return (
+            f"error: there is no tool {tool_call.name!r} any more"
+            if own is None
+            else await own.execute(call, tool_call)
+        )
+
+    async def answer(self, call: Call, surface: Surface, request: web.Request) -> web.StreamResponse:
+        """Make a call for the client of a plugin's own route, and answer it: the whole pipeline, plain or streamed.
+
+        Args:
+            call: parsed, its principal known.
+            surface: writes the answer, and errors: none is raised.
+            request: the route's.
+        """
+        return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, call)
 
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.

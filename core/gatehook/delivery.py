@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -12,13 +12,13 @@ from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
+from gatehook.gate import Gate
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
 from gatehook.tool_stream import RoundsStream
-from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
 
@@ -83,8 +83,15 @@ class Delivery:
         body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
         return web.Response(status=202, body=body, headers=headers)
 
-    async def stream(self, stream: Stream | RoundsStream, key: Lookup | None) -> web.StreamResponse:
+    async def stream(
+        self, stream: Stream | RoundsStream, key: Lookup | None, again: Callable[[], Awaitable[Stream | RoundsStream]]
+    ) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+
+        Args:
+            stream: the vendor's.
+            key: under which the answer may be stored.
+            again: gives the next one, where the model is told that its tool calls are wrong.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -101,25 +108,12 @@ class Delivery:
                 watch.beat(self._tell_alive, concerns.heartbeat)
                 if stream.contents:
                     concerns.observers.first_token(call)
-                watch.pause()  # a tool policy may take its time; that is not the vendor's silence
-                begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
-                await self._write(response, watch, b"".join(begun))
-                untouched = gate is None and self._untouched
-                unread = Limit(concerns.write_timeout, _client_too_slow)
-                async for batch in stream.watched(watch):
-                    if untouched and isinstance(batch, Frames):
-                        if kept is not None:
-                            kept.add(batch)
-                        if batch.data:
-                            watch.again(unread)
-                            watch.heard = True
-                            await response.write(batch.data)
-                    else:
-                        watch.pause()
-                        await self._write(response, watch, await self._passed(batch, gate, kept))
-                watch.pause()
-                if gate is not None:
-                    await self._write(response, watch, self._framed(await gate.rest()))
+                await self._relay(stream, response, watch, gate, kept)
+            while gate is not None and gate.wants_another_round:
+                gate.next_round(self._record.streamed)
+                async with contextlib.aclosing(await again()) as stream:
+                    self._record.stream = stream
+                    await self._relay(stream, response, watch, gate, None)
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._record.streamed()))
@@ -127,6 +121,35 @@ class Delivery:
         if kept is not None:
             await concerns.answers.put(call, key, kept.entry())
         return response
+
+    async def _relay(
+        self,
+        stream: Stream | RoundsStream,
+        response: web.StreamResponse,
+        watch: Watch,
+        gate: Gate | None,
+        kept: Recording | None,
+    ) -> None:
+        """Pass one stream on, to its end."""
+        watch.pause()  # a tool policy may take its time; that is not the vendor's silence
+        begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+        await self._write(response, watch, b"".join(begun))
+        untouched = gate is None and self._untouched
+        unread = Limit(self._concerns.write_timeout, _client_too_slow)
+        async for batch in stream.watched(watch):
+            if untouched and isinstance(batch, Frames):
+                if kept is not None:
+                    kept.add(batch)
+                if batch.data:
+                    watch.again(unread)
+                    watch.heard = True
+                    await response.write(batch.data)
+            else:
+                watch.pause()
+                await self._write(response, watch, await self._passed(batch, gate, kept))
+        watch.pause()
+        if gate is not None:
+            await self._write(response, watch, self._framed(await gate.rest()))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """A cached answer, plain or as the stream it was.

@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Principal",
     "Progress",
+    "Question",
     "Target",
     "ToolCall",
     "Usage",
@@ -156,6 +157,7 @@ class Usage(Struct, frozen=True, gc=False):
             self.cache_write_tokens + other.cache_write_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             self.estimated or other.estimated,
+            self.images + other.images,
         )
 
     def cost(self, pricing: Pricing) -> Cost:
@@ -291,10 +293,23 @@ class ToolCall(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What a tool policy says of a tool call. The strictest of all verdicts wins: deny, then confirm, then allow."""
+    """What a tool policy says of a tool call. The strictest wins: deny, then retry, then confirm, then allow.
 
-    kind: Literal["allow", "confirm", "deny"]
+    `retry` tells the model the `reason`, instead of what the tool would have said, and has it go on.
+    """
+
+    kind: Literal["allow", "confirm", "retry", "deny"]
     reason: str = ""
+
+
+class Question(Struct, frozen=True):
+    """Tool calls that somebody has to decide about, and the model's message that makes them.
+
+    In the message each call has an id; beside those that are `pending` there may be some that are allowed.
+    """
+
+    message: Mapping[str, Any]
+    pending: Sequence[ToolCall]
 
 
 class Entry(Struct, frozen=True):
@@ -390,6 +405,10 @@ class Call(Struct, eq=False):
     served: str = ""
     """The public name of the model that answers: the one asked for, or that of a fallback; "" while none does."""
     attempts: int = 0
+    rounds: int = 0
+    """How often the model was told that its tool calls are wrong, and has answered again."""
+    asked: bool = False
+    """Whether the answer asks for a decision about tool calls."""
     dropped: tuple[str, ...] = ()
     """Parameters that the answering vendor has no place for; named in a response header."""
     first_token: float | None = None

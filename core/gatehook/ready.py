@@ -49,6 +49,11 @@ class Ready(web.StreamResponse):
         """Always: see `suits`."""
         return True
 
+    @property
+    def prepared(self) -> bool:
+        """It is."""
+        return True
+
     async def prepare(self, request: web.BaseRequest) -> None:
         """It is."""
 

@@ -16,6 +16,7 @@ from gatehook import (
     Surface,
     UpstreamError,
     Usage,
+    confirmation_of,
     encode,
     read_object,
 )
@@ -57,7 +58,8 @@ class GenerateSurface:
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """``data: {"token", "finished": false}``; nothing where a chunk has no text."""
         text = _text(chunk, "delta")
-        return frame(encode({"token": text, "finished": False})) if text else b""
+        asked = confirmation_of(chunk.data)
+        return frame(encode({"token": text, "finished": False, **asked})) if text or asked else b""
 
     def end(self, call: Call, usage: Usage | None) -> bytes:
         """``data: {"token": "", "finished": true}``."""
@@ -86,6 +88,7 @@ def result(completion: Completion) -> dict[str, Any]:
             "completion_tokens": usage and usage.completion_tokens,
             "total_tokens": usage and usage.total_tokens,
         },
+        **confirmation_of(completion.data),
     }
 
 
