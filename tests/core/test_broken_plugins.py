@@ -345,3 +345,25 @@ def test_the_report_tells_what_is_broken_and_what_is_skipped() -> None:
     made = built(SKIP, plugins={"specimen": cls})
     states = {one.name: one.state for one in made.plugins.report()}
     assert (states["specimen"], states["health"]) == ("skipped", "off")
+
+
+@pytest.mark.parametrize(
+    ("mine", "asked", "fits"),
+    [
+        ("0.1.0", ">=0.1,<0.2", True),
+        ("0.1.0rc1", ">=0.1,<0.2", True),
+        ("0.2.0rc1", ">=0.1,<0.2", False),
+        ("0.2.0", ">=0.1,<0.2", False),
+        ("1.4.2", ">=1.2,<2", True),
+        ("2.0", ">=1.2,<2", False),
+    ],
+)
+def test_a_version_before_its_release_counts_as_the_release(
+    monkeypatch: pytest.MonkeyPatch, distribution: Distribution, mine: str, asked: str, fits: bool
+) -> None:
+    from gatehook import origins
+    from gatehook.loading import installed
+
+    distribution("gatehook-acme", {"acme": "specimen_acme:P"}, requires=f"gatehook{asked}")
+    monkeypatch.setattr(origins, "own_version", lambda: mine)
+    assert (origins.unmet(installed()["acme"]) == "") == fits
