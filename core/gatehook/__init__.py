@@ -57,6 +57,7 @@ from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
 from gatehook.misfit import misfit, read_object
 from gatehook.model import (
@@ -140,6 +141,7 @@ __all__ = (
     "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
+    "METER",
     "METRICS",
     "NANO",
     "PRINCIPAL",
@@ -190,6 +192,7 @@ __all__ = (
     "LocalModels",
     "MalformedJSON",
     "Media",
+    "Meter",
     "MetricsPage",
     "ModelNotFound",
     "ModelSettings",

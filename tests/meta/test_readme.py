@@ -431,9 +431,10 @@ def beside_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def written(command: str) -> Iterator[list[str]]:
     """The ways to write a command of the block: without options, and with each."""
     _, name, *_ = command.split()
-    yield [name]
+    needed = ["vendor", "acme"] if command.endswith(" KIND NAME") else []
+    yield [name, *needed]
     for option in re.findall(r"\[(.*?)\]", command):
-        yield [name, *option.replace("PATH", "settings.toml").split()]
+        yield [name, *option.replace("PATH", "settings.toml").replace("NAME", "health").split()]
 
 
 @pytest.mark.parametrize(
@@ -468,7 +469,7 @@ def test_the_fate_of_every_parameter_is_printed(
 def test_the_block_has_every_command_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    helped = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    helped = re.findall(r"^    ([\w-]+)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
     assert [command.split()[1] for command in COMMANDS] == helped
 
 

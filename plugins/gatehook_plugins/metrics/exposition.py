@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gatehook import Vitality
 from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.numbers import Page
+from gatehook_plugins.metrics.plugin_times import plugin_metrics
 from gatehook_plugins.metrics.recorder import (
     DURATION_BOUNDS,
     DURATIONS,
@@ -43,7 +44,12 @@ class Exposition(Collector):
     """Serves /metrics. `pages` gives what each process has counted, and whether it is there."""
 
     def __init__(
-        self, pages: Callable[[], Iterable[tuple[Page, bool]]], *, process: bool, feathergate_names: bool
+        self,
+        pages: Callable[[], Iterable[tuple[Page, bool]]],
+        *,
+        process: bool,
+        feathergate_names: bool,
+        plugin_times: bool,
     ) -> None:
         self._pages = pages
         self._by_worker = False
@@ -51,6 +57,7 @@ class Exposition(Collector):
         self._shows_inference = False
         self._process = process
         self._feathergate_names = feathergate_names
+        self._plugin_times = plugin_times
 
     def show_workers(self, pages: Callable[[], Iterable[tuple[Page, bool]]]) -> None:
         """Show what these pages come to from now on: one of each worker."""
@@ -83,6 +90,8 @@ class Exposition(Collector):
             yield from _inference(totals)
         if self._feathergate_names:
             yield from _feathergate(totals)
+        if self._plugin_times:
+            yield from plugin_metrics(totals)
         if self._process:
             yield from _workers(totals.processes) if self._by_worker else _this_process()
 
