@@ -84,6 +84,8 @@ class Scheduler:
         self._told_at = 0.0
         self._rate = _Rate()
         self._closing = False
+        self._resting = False
+        """Whether the thread has nothing to do."""
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
@@ -120,6 +122,11 @@ class Scheduler:
             tokens_per_second=round(self._rate.now(), 1),
         )
 
+    @property
+    def progress(self) -> int | None:
+        """How many steps were computed; None if there is nothing to do."""
+        return None if self._resting else self._steps
+
     async def close(self) -> None:
         """End the thread; what is being written is not finished."""
         self._closing = True
@@ -133,14 +140,15 @@ class Scheduler:
 
     def _run(self) -> None:
         while not self._closing:
-            idle = not self._step()
-            self._receive(wait=idle)
+            self._resting = not self._step()
+            self._receive(wait=self._resting)
 
     def _receive(self, *, wait: bool) -> None:
         """Take in what was asked for; with `wait` there is nothing else to do."""
         try:
             while True:
                 job = self._inbox.get(block=wait)
+                self._resting = False
                 if job is not None:
                     self._waiting.append(job)
                 wait = False
