@@ -119,6 +119,11 @@ class EngineProcess:
             self._end(self._process)
 
     @property
+    def pid(self) -> int | None:
+        """Its number, once it is begun."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def memory(self) -> int | None:
         """Bytes that it has in memory now; None if that cannot be told."""
         if self._process is None:

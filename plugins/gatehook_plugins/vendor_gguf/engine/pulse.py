@@ -28,13 +28,18 @@ async def beat(tell: Callable[[], None], progress: Callable[[], int | None], lim
         progress: how many steps were computed; None if there is nothing to do.
         limit: seconds without a sign after which others take the engine for hung.
     """
+
+    def goes_on() -> None:
+        with contextlib.suppress(OSError):  # who listened has gone
+            tell()
+        # A thread of the interpreter waits for this, and needs no lock: it works where nothing else does.
+        faulthandler.dump_traceback_later(limit * _PATIENCE, exit=True, file=sys.stderr)
+
+    goes_on()
     before = None
     while True:
         now = progress()
         if now is None or now != before:
-            with contextlib.suppress(OSError):  # who listened has gone
-                tell()
-            # A thread of the interpreter waits for this, and needs no lock: it works where nothing else does.
-            faulthandler.dump_traceback_later(limit * _PATIENCE, exit=True, file=sys.stderr)
+            goes_on()
         before = now
         await asyncio.sleep(min(_PERIOD, limit / _OFTEN))

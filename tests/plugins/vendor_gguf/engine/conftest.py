@@ -93,10 +93,10 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def begin(path: Path, **options: Any) -> AsyncIterator[Engine]:
+async def begin(path: Path, *, patch: str = "", **options: Any) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/engine"
-        process = await start({"path": str(path), "socket": place, "name": "tiny", "threads": 1, **options})
+        process = await start({"path": str(path), "socket": place, "name": "tiny", "threads": 1, **options}, patch)
         assert process.stdout is not None
         assert process.stdin is not None
         words: list[dict[str, Any]] = []
@@ -111,10 +111,11 @@ async def begin(path: Path, **options: Any) -> AsyncIterator[Engine]:
             await process.wait()
 
 
-async def start(options: dict[str, Any]) -> Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine", stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
+async def start(options: dict[str, Any], patch: str = "") -> Process:
+    program = ("-m", "gatehook_plugins.vendor_gguf.engine")
+    if patch:  # done to the engine before it begins
+        program = ("-c", f"{patch}\nfrom gatehook_plugins.vendor_gguf.engine.__main__ import main\nmain()")
+    process = await asyncio.create_subprocess_exec(sys.executable, *program, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert process.stdin is not None
     process.stdin.write(json.dumps(options).encode() + b"\n")
     return process
@@ -122,7 +123,7 @@ async def start(options: dict[str, Any]) -> Process:
 
 @pytest.fixture
 def begin_engine() -> Callable[..., AbstractAsyncContextManager[Engine]]:
-    """Run an engine with a file and options."""
+    """Run an engine with a file and options, and with a `patch`, which is Python."""
     return begin
 
 
