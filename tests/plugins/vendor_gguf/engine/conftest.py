@@ -35,13 +35,26 @@ def trained() -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights, with a context of 2048 tokens."""
+def made_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a model of random weights, of an architecture, with a context of 2048 tokens."""
     if importlib.util.find_spec("numpy") is None:
         pytest.skip("numpy comes with llama-cpp-python, which is not installed")
-    path = tmp_path_factory.mktemp("models") / "random.gguf"
-    subprocess.run([sys.executable, MODELS / "make_gguf.py", path], check=True)
-    return path
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(architecture: str) -> Path:
+        path = folder / f"{architecture}.gguf"
+        if not path.exists():
+            command = (sys.executable, MODELS / "make_gguf.py", path, "--architecture", architecture, "--type", "F32")
+            subprocess.run(command, check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_model(made_model: Callable[[str], Path]) -> Path:
+    """Such a model of the usual architecture."""
+    return made_model("llama")
 
 
 class Engine:
