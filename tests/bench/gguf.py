@@ -167,30 +167,24 @@ def user(text: str) -> dict[str, str]:
 async def our_gateway(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
     port, settings = free_port(), path.with_name("settings.toml")
     settings.write_text(SETTINGS.format(port=port, threads=threads, slots=slots, path=path))
-    command = (sys.executable, "-m", "gatehook", "serve", "--config", str(settings))
-    gateway = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    async with aiohttp.ClientSession() as client:
-        await answering(client, f"http://127.0.0.1:{port}/health")
-        yield Chats(client, f"http://127.0.0.1:{port}")
-    gateway.terminate()
-    await gateway.wait()
+    base = f"http://127.0.0.1:{port}"
+    async with running("gatehook", "serve", "--config", str(settings)), aiohttp.ClientSession() as client:
+        await answering(client, f"{base}/health")
+        yield Chats(client, base)
 
 
 @contextlib.asynccontextmanager
 async def our_engine(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
     place = str(path.with_suffix(".sock"))
-    program = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine")
     options = {"path": str(path), "socket": place, "name": "bench", "threads": threads, "slots": slots, "context": 2048}
-    engine = await asyncio.create_subprocess_exec(*program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert engine.stdin is not None
-    assert engine.stdout is not None
-    engine.stdin.write(json.dumps(options).encode() + b"\n")
-    while b"ready" not in (line := await engine.stdout.readline()):
-        assert line, "the engine has ended"
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
-        yield Chats(client, "http://engine")
-    engine.stdin.close()
-    await engine.wait()
+    async with running("gatehook_plugins.vendor_gguf.engine", told=subprocess.PIPE) as engine:
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        engine.stdin.write(json.dumps(options).encode() + b"\n")
+        while b"ready" not in (line := await engine.stdout.readline()):
+            assert line, "the engine has ended"
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
+            yield Chats(client, "http://engine")
 
 
 @contextlib.asynccontextmanager
@@ -201,15 +195,25 @@ async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
         "flash_attn": True, "interrupt_requests": False, "verbose": False,
     }  # fmt: skip
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "llama_cpp.server", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     base = f"http://127.0.0.1:{port}"
-    async with aiohttp.ClientSession() as client:
+    async with running("llama_cpp.server", *arguments), aiohttp.ClientSession() as client:
         await answering(client, f"{base}/v1/models")
         yield Chats(client, base)
-    server.terminate()
-    await server.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    module: str, *arguments: str, told: int = subprocess.DEVNULL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program of Python's, ended whatever happens; `told` is where its output goes."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdin=subprocess.PIPE, stdout=told, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 def free_port() -> int:

@@ -24,7 +24,7 @@ __all__ = ["Scheduler", "Status"]
 _WAITING: Final = 64
 """Jobs that may wait, for each slot."""
 _PAUSE: Final = 0.1
-"""Seconds by which prompts may hold up the texts that are written."""
+"""Seconds by which prompts may hold up the texts that are written, and each other: so the first ones begin soon."""
 _ALONE: Final = 0.5
 """Seconds that a step takes when nobody is held up: after each it is seen who has left."""
 _SMALLEST: Final = 16
@@ -209,7 +209,7 @@ class Scheduler:
         size = self._costs.choose(len(writers))
         chosen = sorted(writers, key=lambda slot: slot.turn)[:size]
         took = [(slot, 1) for slot in chosen]
-        room = self._chunk(_PAUSE if writers else _ALONE) - len(took)
+        room = self._chunk(_ALONE if len(ready) == 1 else _PAUSE) - len(took)
         took += _shares([slot for slot in ready if slot.reading], room)
         return chosen, sorted(took, key=lambda each: each[0].sequence)
 
