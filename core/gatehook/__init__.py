@@ -98,6 +98,7 @@ from gatehook.protocols import (
     ToolPolicy,
     Vendor,
 )
+from gatehook.quotas import QUOTAS, Quotas
 from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
@@ -106,7 +107,6 @@ from gatehook.services import (
     DIRECTORY,
     HEALTH,
     LEDGER,
-    QUOTAS,
     Balancing,
     Catalog,
     Database,
@@ -114,7 +114,6 @@ from gatehook.services import (
     Directory,
     Ledger,
     Posting,
-    Quotas,
     ServiceKey,
     Services,
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from gatehook import InvalidRequest, UpstreamError, decode
 from gatehook.testing import serving
@@ -73,14 +74,11 @@ async def test_without_the_plugin_a_job_is_refused_naming_it() -> None:
     settings = (
         "[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_mock]\n[[models]]\nname='m'\nvendor='mock'\n"
     )
-    async with serving(settings) as served:
-        from aiohttp import ClientSession
-
-        async with ClientSession() as session:
-            async with session.post(f"{served.url}/v1/chat/completions", json=CHAT | {"async": True}) as answer:
-                said = (await answer.json())["error"]
-                assert (answer.status, said["code"], said["param"]) == (400, "jobs_disabled", "async")
-                assert "[plugins.jobs]" in said["message"]
+    async with serving(settings) as served, ClientSession() as session:
+        async with session.post(f"{served.url}/v1/chat/completions", json=CHAT | {"async": True}) as answer:
+            said = (await answer.json())["error"]
+        assert (answer.status, said["code"], said["param"]) == (400, "jobs_disabled", "async")
+        assert "[plugins.jobs]" in said["message"]
 
 
 async def test_an_error_that_will_not_pass_fails_the_job_at_once(lite: Callable[..., Any]) -> None:

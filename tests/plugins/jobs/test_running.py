@@ -82,8 +82,8 @@ async def test_of_one_user_only_so_many_run_in_all_processes_and_others_do_not_w
         play = await one.stage.plays.get()
         assert play.text == "bob"
         one.stage.held, one.stage.delay = False, 0.01
-        for play in (*plays, play):
-            play.answer.set_result("ok")
+        for held in (*plays, play):
+            held.answer.set_result("ok")
         await two.ended(bob, key="bob-0123456789abcdef")
         for job_id in ids:
             assert (await two.ended(job_id, key="alice-0123456789abcdef"))["status"] == "succeeded"
