@@ -174,6 +174,23 @@ async def test_processes_that_claim_at_once_keep_the_limits(database_url: str, t
         await world.check()
 
 
+async def test_what_a_limit_refuses_has_all_of_its_kind_wait(database_url: str, tmp_path: Path) -> None:
+    database = SqlDatabase(backend_of(SecretStr(database_url), tmp_path, pool_size=5, timeout=5.0), 5.0)
+    async with database.opened():
+        await database.migrate("jobs", "gatehook_plugins.jobs.migrations")
+        world = World(database)
+        for user in ("ann", "ann", "bob"):
+            await world.submit(user)
+        (job,) = await world.store.claim("process", 60, 1)
+        assert await world.store.postpone(job, 60, WHY)
+        assert not await world.store.postpone(job, 60, WHY), "the run is over"
+        waiting = {row.id: (row.user_id, row.tries) for row in await world.reader.page(None, "queued", None, 10)}
+        free = {waiting[one.id] for one in await world.store.claim("process", 60, 10)}
+        assert free == {("bob", 0)} if waiting[job.id][0] == "ann" else {("ann", 0)}
+        assert waiting[job.id][1] == 0, "it was not tried"
+        await world.check()
+
+
 @given(st.text(), st.text(), st.none() | st.integers(1), st.none() | st.frozensets(st.text()))
 def test_a_call_is_the_same_after_it_was_kept(
     model: str, name: str, longest: int | None, models: frozenset[str] | None
