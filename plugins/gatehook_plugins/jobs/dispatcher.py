@@ -208,10 +208,10 @@ class Dispatcher:
                 break
             except Unavailable:
                 await asyncio.sleep(_PATIENCE)
-        if not is_written:
-            log.warning("%s: another process has taken it over; this run's end counts for nothing", run.job.id)
-            if kept.file is not None:
-                await self._results.delete(kept.file)
+        if (
+            not is_written
+        ):  # a file may be the result after all, if the database only failed to say so: its time ends it
+            log.warning("%s: it had ended already, or another process has taken it over", run.job.id)
 
     async def _kept(self, job: Claimed, ending: Ending) -> tuple[Kept, Ending]:
         """Where the answer is; or that there is no place for it."""

@@ -267,3 +267,20 @@ async def test_each_job_ends_once_whatever_three_processes_and_their_failures_do
             async with one.session.get(f"{one.url}/v1/jobs/{job_id}/events") as answer:
                 text = await answer.text()
             assert sum(text.count(f"event: {kind}\n") for kind in ("succeeded", "failed", "cancelled")) == 1
+
+
+async def test_metrics_tell_how_many_jobs_there_are(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="concurrency = 1", more="[plugins.metrics]") as at:
+        await at.ended(await at.submit())
+        at.stage.held = True
+        for _ in range(3):
+            await at.submit()
+        await at.stage.plays.get()
+        wanted = {"queued": 2, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0}
+        async with asyncio.timeout(5):
+            while True:
+                async with at.session.get(f"{at.url}/metrics") as answer:
+                    text = await answer.text()
+                if all(f'gateway_jobs{{status="{status}"}} {count}.0' in text for status, count in wanted.items()):
+                    break
+                await asyncio.sleep(0.02)
