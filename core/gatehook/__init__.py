@@ -82,6 +82,7 @@ from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
+    Busy,
     Cache,
     Command,
     Endpoint,
@@ -119,6 +120,7 @@ from gatehook.services import (
     Services,
 )
 from gatehook.settings import ModelSettings, SecretStr, Section
+from gatehook.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",
@@ -142,6 +144,7 @@ __all__ = (
     "Blob",
     "BodyTooLarge",
     "Bounded",
+    "Busy",
     "ByteSize",
     "Cache",
     "Call",
@@ -231,6 +234,7 @@ __all__ = (
     "Vendor",
     "Verdict",
     "Vitality",
+    "WebSocket",
     "check_depth",
     "common_models",
     "completion",

@@ -63,7 +63,9 @@ async def test_the_official_client_gets_pictures_as_base64_and_by_url(house: Hou
         )
         async with client:
             plain: Any = await client.images.generate(model="m", prompt="a cat", n=2, size="256x256")
-            linked: Any = await client.images.generate(model="m", prompt="a cat", response_format="url", size="1024x1536")
+            linked: Any = await client.images.generate(
+                model="m", prompt="a cat", response_format="url", size="1024x1536"
+            )
         assert [size_of(base64.b64decode(one.b64_json)) for one in plain.data] == [(256, 256)] * 2
         assert plain.data[0].b64_json != plain.data[1].b64_json
         assert plain.created > 1_700_000_000
