@@ -103,8 +103,8 @@ def _size(attempt: Attempt, workflow: Workflow, size: Any) -> dict[str, Any]:
 
 
 def _last_said(attempt: Attempt) -> str:
-    messages = attempt.payload.get("messages")
-    for message in reversed(messages if isinstance(messages, list) else ()):
+    messages: Any = attempt.payload.get("messages")
+    for message in reversed(messages) if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("role") == "user":
             return _text(attempt, message.get("content"))
     raise InvalidRequest(

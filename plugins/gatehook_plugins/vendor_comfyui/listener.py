@@ -108,9 +108,8 @@ class Listener:
         if isinstance(message, bytes):
             self._see(message)
         elif _REPEATED not in message[:40]:
-            with contextlib.suppress(
-                msgspec.MsgspecError, LookupError, TypeError, AttributeError
-            ):  # extensions of theirs
+            # Extensions of the server send what they like.
+            with contextlib.suppress(msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError):
                 self._take(_decode(message))
 
     def _take(self, event: Event) -> None:
@@ -142,7 +141,7 @@ class Listener:
 
     def _see(self, message: bytes) -> None:
         """A preview; the older form does not say of which run."""
-        with contextlib.suppress(struct.error, msgspec.MsgspecError, LookupError, TypeError):
+        with contextlib.suppress(struct.error, msgspec.MsgspecError, LookupError, TypeError, ValueError):
             kind, head = struct.unpack_from(">II", message)
             name, start = self._shown, 8
             if kind == _PREVIEW_OF_RUN:

@@ -10,7 +10,18 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
-from gatehook import Egress, GatewayError, MalformedJSON, Retry, Target, UpstreamError, WebSocket, decode, encode
+from gatehook import (
+    Egress,
+    GatewayError,
+    MalformedJSON,
+    Retry,
+    Target,
+    Upstream,
+    UpstreamError,
+    WebSocket,
+    decode,
+    encode,
+)
 from gatehook_plugins.vendor_comfyui.failures import from_answer
 from gatehook_plugins.vendor_comfyui.listener import Listener
 
@@ -103,9 +114,8 @@ class Server:
             if upstream.status == 200:
                 return await upstream.read()
             if upstream.status == 404:
-                raise UpstreamError(
-                    f"{self._target.vendor}: a picture is gone from the server", code="upstream_file_gone"
-                )
+                message = f"{self._target.vendor}: a picture is gone from the server"
+                raise UpstreamError(message, code="upstream_file_gone")
             raise await from_answer(self._target, upstream)
 
     async def remaining(self) -> int:
@@ -189,7 +199,7 @@ class Server:
             )
         return told
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Upstream:
         sent = None if body is None else _written(body)
         return await self._egress.request(self._target, method, self._base + path, headers=self._headers, body=sent)
 

@@ -162,10 +162,9 @@ def _faults(nodes: Any) -> Iterator[str]:
     else:
         for name, node in nodes.items():
             yield from (f"node {name!r}: {fault}" for fault in _node_faults(node, nodes))
-        kinds = {node.get("class_type") for node in nodes.values() if isinstance(node, dict)}
-        if _ON_THE_SOCKET in kinds and not any(
-            "Save" in str(k) or "Preview" in str(k) for k in kinds - {_ON_THE_SOCKET}
-        ):
+        kinds = {str(node.get("class_type")) for node in nodes.values() if isinstance(node, dict)}
+        others = kinds - {_ON_THE_SOCKET}
+        if others != kinds and not any("Save" in kind or "Preview" in kind for kind in others):
             yield f"{_ON_THE_SOCKET} gives its pictures to nobody who comes late; use SaveImage or PreviewImage"
 
 
