@@ -442,7 +442,13 @@ class Open(Protocol):
     """Opens a house in front of these servers."""
 
     def __call__(
-        self, *servers: str, workflow: Any = WORKFLOW, options: str = "", inputs: str = INPUTS, tables: str = ""
+        self,
+        *servers: str,
+        workflow: Any = WORKFLOW,
+        options: str = "",
+        inputs: str = INPUTS,
+        tables: str = "",
+        strategy: str = "weighted",
     ) -> AbstractAsyncContextManager[House]: ...
 
 
@@ -452,11 +458,17 @@ def house(tmp_path: Path) -> Open:
 
     @contextlib.asynccontextmanager
     async def opened(
-        *servers: str, workflow: Any = WORKFLOW, options: str = "", inputs: str = INPUTS, tables: str = ""
+        *servers: str,
+        workflow: Any = WORKFLOW,
+        options: str = "",
+        inputs: str = INPUTS,
+        tables: str = "",
+        strategy: str = "weighted",
     ) -> AsyncIterator[House]:
         file = tmp_path / "workflow.json"
         file.write_text(json.dumps(workflow))
-        settings = "[plugins.openai_api]\n[plugins.images_api]\n[plugins.route_models]\n[plugins.vendor_comfyui]\n"
+        settings = "[plugins.openai_api]\n[plugins.images_api]\n[plugins.vendor_comfyui]\n"
+        settings += f'[plugins.route_models]\nstrategy = "{strategy}"\n'
         for server in servers:
             settings += f'[[models]]\nname = "m"\nvendor = "comfyui"\nbase_url = "{server}"\n'
             settings += (
