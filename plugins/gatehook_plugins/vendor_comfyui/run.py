@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gatehook import Attempt, Picture, Retry, UpstreamError, decode, sniff
+from gatehook import Attempt, MalformedJSON, Picture, Retry, UpstreamError, decode, sniff
 from gatehook_plugins.vendor_comfyui.failures import failed, gone, rejected
 from gatehook_plugins.vendor_comfyui.metadata import without_metadata
 from gatehook_plugins.vendor_comfyui.options import Options
@@ -48,6 +48,8 @@ class WorkflowRun:
         self._name = str(uuid.uuid4())
         self._prompt = workflow.filled(values, self._name[:8])
         self._begun = begun
+        self._may_run = True
+        """Whether the server may have it."""
         self._over = asyncio.Event()
         self._last_word = 0.0
         self.meter = Meter(self._prompt, workflow.called, attempt.call.progress, part)
@@ -75,7 +77,8 @@ class WorkflowRun:
                 raise error
             made = [await self._fetched(image) for image in self._images(entry)]
         except BaseException:  # also when cancelled: what nobody waits for must not be computed
-            server.stop(self._name)
+            if self._may_run:
+                server.stop(self._name)
             raise
         finally:
             del runs[self._name]
@@ -84,10 +87,13 @@ class WorkflowRun:
 
     async def _submit(self) -> None:
         client_id = await self._server.listener.client_id()
-        status, body = await self._server.submit(self._name, self._prompt, client_id)
-        # Of a workflow that is only partly sound the server runs that part, and answers 200.
-        if status != 200 or (b'"node_errors": {}' not in body and decode(body).get("node_errors")):
-            raise rejected(self._attempt, self._workflow, body)
+        told = await self._server.submit(self._name, self._prompt, client_id)
+        self._may_run = told.is_taken
+        if told.failure is not None:
+            raise told.failure
+        # Of a workflow that is only partly sound the server runs that part, and takes it.
+        if not told.is_taken or _has_faults(told.said):
+            raise rejected(self._attempt, self._workflow, told.said)
 
     async def _ended(self) -> Mapping[str, Any]:
         """Its entry in the history.
@@ -159,3 +165,11 @@ class WorkflowRun:
         if not self._options.keep_metadata:
             data = without_metadata(data)
         return Picture(data, sniff(data[:16]) or "application/octet-stream")
+
+
+def _has_faults(said: bytes) -> bool:
+    """Whether a workflow that was taken was not taken whole; so is what cannot be read."""
+    try:
+        return bool(decode(said)["node_errors"])
+    except (MalformedJSON, KeyError, TypeError):
+        return True

@@ -25,7 +25,7 @@ from gatehook import (
 from gatehook_plugins.vendor_comfyui.failures import from_answer
 from gatehook_plugins.vendor_comfyui.listener import Listener
 
-__all__ = ["Queue", "Server"]
+__all__ = ["Queue", "Server", "Submission"]
 
 _HEARTBEAT: Final = 20.0
 """Seconds; the server itself never asks whether we are still there."""
@@ -50,6 +50,14 @@ class Queue(Struct, frozen=True):
         return len(self.running) + self.pending.index(name) if name in self.pending else None
 
 
+class Submission(Struct, frozen=True):
+    """What came of putting a run into the queue; `said` is the server's word of the workflow, if it has read it."""
+
+    is_taken: bool
+    said: bytes = b""
+    failure: GatewayError | None = None
+
+
 class Server:
     """Speaks ComfyUI's API. It never sends `Origin`, and never interrupts without saying whom."""
 
@@ -62,20 +70,21 @@ class Server:
         self._headers = {"Content-Type": "application/json", **headers}
         self._queue: Queue | None = None
         self._looking = asyncio.Lock()
+        self._is_closing = False
         self._chores: set[asyncio.Task[None]] = set()
         """What nobody waits for: runs to be stopped or forgotten."""
 
-    async def submit(self, name: str, prompt: Mapping[str, Any], client_id: str) -> tuple[int, bytes]:
-        """Put a run into the queue under an id of our own; gives the status, 200 or 400, and what was said.
+    async def submit(self, name: str, prompt: Mapping[str, Any], client_id: str) -> Submission:
+        """Put a run into the queue, under an id of our own.
 
         Raises:
-            UpstreamError: it cannot be reached, or fails.
+            UpstreamError: the line was cut, and nobody knows whether it is there.
         """
         body = {"prompt": prompt, "prompt_id": name, "client_id": client_id}
         async with await self._request("POST", "/prompt", body) as upstream:
             if upstream.status in (200, 400):
-                return upstream.status, await upstream.read()
-            raise await from_answer(self._target, upstream)
+                return Submission(upstream.status == 200, await upstream.read())
+            return Submission(False, failure=await from_answer(self._target, upstream))
 
     async def queue(self, since: float) -> Queue:
         """Who is there, as asked for after `since`, in monotonic seconds.
@@ -148,6 +157,7 @@ class Server:
 
     async def close(self, patience: float) -> None:
         """End what is being done, after so many seconds at most."""
+        self._is_closing = True
         if self._chores:
             await asyncio.wait(self._chores, timeout=patience)
         for task in self._chores:
@@ -158,11 +168,14 @@ class Server:
         """Ask until it is gone: an interruption that comes while a run begins is lost, and always answered by 200."""
         pause, end = _FIRST_PAUSE, time.monotonic() + _CANCEL_FOR
         while time.monotonic() < end:
-            with contextlib.suppress(GatewayError):
+            try:
                 await self._post("/queue", {"delete": [name]})
                 await self._post("/interrupt", {"prompt_id": name})
                 if (await self.queue(time.monotonic())).position(name) is None:
                     await self._post("/history", {"delete": [name]})
+                    return
+            except GatewayError:
+                if self._is_closing:  # nobody is there, and nobody will be here
                     return
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
