@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from gatehook import FILES, Section, Vendor, hookimpl
+from gatehook import FILES, Command, Section, Vendor, hookimpl
+from gatehook_plugins.vendor_comfyui.command import ServerCheck
 from gatehook_plugins.vendor_comfyui.vendor import ComfyVendor
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class VendorComfyUI:
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
         """What it has opened, and what still runs in the end."""
         return [self._of(gateway).lifespan]
+
+    @hookimpl
+    def register_commands(self, gateway: Gateway) -> Iterable[Command]:
+        """`gatehook comfyui`."""
+        check = ServerCheck(gateway, self._of(gateway))
+        return [Command("comfyui", "Check the workflows against the servers that run them.", check.run)]
 
     def _of(self, gateway: Gateway) -> ComfyVendor:
         if self._vendor is None:

@@ -35,6 +35,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "Fails": ("image", "kind", "message"),
 }
 OUTPUTS = ("SaveImage", "PreviewImage")
+BODY: web.RequestKey[Any] = web.RequestKey("BODY", object)
 PREVIEW = b"\xff\xd8\xff\xe0preview"
 
 
@@ -135,12 +136,12 @@ class FakeComfy:
             return web.Response(status=403)
         body = await request.json() if request.can_read_body else None
         self.asked.append((request.method, request.path, dict(request.headers), body))
-        request["body"] = body
+        request[BODY] = body
         answer: web.StreamResponse = await handler(request)
         return answer
 
     async def _submit(self, request: web.Request) -> web.Response:
-        body = request["body"]
+        body = request[BODY]
         prompt, name = body["prompt"], str(body["prompt_id"])
         for node, one in prompt.items():
             if one["class_type"] not in KINDS:
@@ -181,13 +182,13 @@ class FakeComfy:
         return web.json_response({"queue_running": running, "queue_pending": self.pending})
 
     async def _change_queue(self, request: web.Request) -> web.Response:
-        gone = request["body"]["delete"]
+        gone = request[BODY]["delete"]
         self.pending = [item for item in self.pending if item[1] not in gone]
         await self._status()
         return web.Response()
 
     async def _interrupt(self, request: web.Request) -> web.Response:
-        asked = (request["body"] or {}).get("prompt_id")
+        asked = (request[BODY] or {}).get("prompt_id")
         if self.lost_interrupts:
             self.lost_interrupts -= 1
         elif self.running and asked in (None, self.running[1]):
@@ -205,7 +206,7 @@ class FakeComfy:
         return web.json_response({name: self.history[name]} if name in self.history else {})
 
     async def _forget(self, request: web.Request) -> web.Response:
-        for name in request["body"]["delete"]:
+        for name in request[BODY]["delete"]:
             self.history.pop(name, None)
         return web.Response()
 
