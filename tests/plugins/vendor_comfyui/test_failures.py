@@ -272,3 +272,36 @@ def _with_timeout(target: Any, seconds: float) -> Any:
     from dataclasses import replace
 
     return replace(target, timeout=seconds)
+
+
+def refusal(kind: str, message: str, node: str, **about: Any) -> Any:
+    """As ComfyUI 0.12.1 refuses a workflow; the reason is in the node's errors only."""
+    fault = {"type": kind, "message": message, "details": "/srv/a, b", "extra_info": about}
+    error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": ""}
+    return {"error": error, "node_errors": {node: {"errors": [fault], "class_type": "KSampler"}}}
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "param", "words"),
+    [
+        (refusal("value_smaller_than_min", "Value 0 smaller than min of 1", "1", input_name="width"),
+         400, "width", "width: comfyui: Value 0 smaller than min of 1"),
+        (refusal("value_not_in_list", "Value not in list", "2", input_name="sampler_name"),
+         502, None, "node 2 (Sampler): Value not in list: sampler_name"),
+        (refusal("exception_during_validation", "Exception when validating node", "2"),
+         502, None, "node 2 (Sampler): Exception when validating node"),
+        ({"error": {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": ""}, "node_errors": {}},
+         502, None, "comfyui: the server does not take the workflow: Prompt has no outputs"),
+        ({"error": {"type": "missing_node_type", "message": "Node 'My node' not found.", "details": "Node ID '#1'"},
+          "node_errors": {}}, 502, None, "Node 'My node' not found."),
+        ({}, 502, None, "does not take the workflow"),
+    ],
+)  # fmt: skip
+async def test_why_a_workflow_is_not_taken_is_told_to_whom_it_concerns(
+    house: House, said: Any, status: int, param: str | None, words: str
+) -> None:
+    async with StubUpstream(Reply.of_json(said, status=400)) as stub, house(stub.url) as home:
+        told, answer = await home.ask()
+    assert (told, answer["error"]["param"]) == (status, param)
+    assert words in answer["error"]["message"]
+    assert "/srv" not in answer["error"]["message"]
