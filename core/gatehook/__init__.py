@@ -86,6 +86,7 @@ from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
+    Busy,
     Cache,
     Command,
     Confirmer,
@@ -128,6 +129,7 @@ from gatehook.services import (
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tools import confirmation_of
+from gatehook.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",
@@ -153,6 +155,7 @@ __all__ = (
     "Blob",
     "BodyTooLarge",
     "Bounded",
+    "Busy",
     "ByteSize",
     "Cache",
     "Call",
@@ -251,6 +254,7 @@ __all__ = (
     "Vendor",
     "Verdict",
     "Vitality",
+    "WebSocket",
     "check_depth",
     "common_models",
     "completion",
