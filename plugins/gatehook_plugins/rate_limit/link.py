@@ -5,9 +5,9 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis import RedisError
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -20,6 +20,8 @@ from gatehook import redact
 __all__ = ["Gone", "Link", "Script", "script"]
 
 log = logging.getLogger("gatehook.rate_limit")
+
+T = TypeVar("T")
 
 _CONNECTIONS: Final = 32
 _PAUSE: Final = 1.0
@@ -83,8 +85,21 @@ class Link:
         self._ask_again = 0.0
         self._commands: set[asyncio.Task[Any]] = set()
 
-    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[str | int]) -> Any:
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[str | int],
+        *,
+        abandoned: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    ) -> Any:
         """What the script answers.
+
+        Args:
+            script: of this package.
+            keys: that it works on.
+            arguments: its others.
+            abandoned: is run with the answer if that comes when nobody waits for it any more.
 
         Raises:
             Gone: there was no answer in time; or there was none within the last second, and Redis was not asked.
@@ -95,13 +110,15 @@ class Link:
             self._ask_again = self._clock() + _PAUSE  # this call finds out; others do not wait for it
         # A task of its own, which ends by its socket's timeouts: redis-py may lose a connection of its pool for good
         # when a command is cancelled, and clients leave at any moment.
-        command = asyncio.ensure_future(self._evaluate(script, keys, arguments))
-        self._commands.add(command)
-        command.add_done_callback(self._ended)
+        command = self._keep(self._evaluate(script, keys, arguments))
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await asyncio.shield(command)
-        except TimeoutError:
+        except (asyncio.CancelledError, TimeoutError) as left:
+            if abandoned is not None:
+                self._keep(self._follow_up(command, abandoned))
+            if isinstance(left, asyncio.CancelledError):
+                raise
             raise self._failed(f"no answer within {self._timeout:g} s") from None
         except (RedisError, OSError) as error:
             raise self._failed(f"{type(error).__name__}: {redact(str(error), [self._password])}") from None
@@ -114,6 +131,17 @@ class Link:
             await asyncio.wait(self._commands, timeout=self._timeout)
         with contextlib.suppress(RedisError, OSError):
             await self._client.aclose()
+
+    def _keep(self, doing: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(doing)
+        self._commands.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    @staticmethod
+    async def _follow_up(command: asyncio.Task[Any], abandoned: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await abandoned(await command)
 
     async def _evaluate(self, script: Script, keys: Sequence[bytes], arguments: Sequence[str | int]) -> Any:
         try:

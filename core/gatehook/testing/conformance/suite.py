@@ -20,7 +20,7 @@ __all__ = ["NOT_OFFERED", "Suite", "capabilities", "capability_of", "check", "ch
 NOT_OFFERED = "not offered: "
 """How the reason of a skipped check begins, if that is no fault."""
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds for what may be done after a method has returned."""
 
 T = TypeVar("T")

@@ -47,6 +47,8 @@ class VendorSuite(Suite):
     """The `model` of the deployment."""
     options: Mapping[str, Any] = {}
     """The `options` of the deployment."""
+    deployment: Mapping[str, Any] = {}
+    """More of its `[[models]]` table."""
     prompt: str = "Say something."
     says: tuple[str, ...] = TEXT
     """What the model says to it; for engines that cannot be told what to say."""
@@ -107,6 +109,7 @@ class VendorSuite(Suite):
             "base_url": self.script.base_url(url),
             "api_key": self.key,
             "options": options,
+            **self.deployment,
             **deployment,
         }
         tables = {"failover": failover, "[models]": model}

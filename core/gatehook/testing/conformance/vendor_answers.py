@@ -33,13 +33,11 @@ class VendorAnswers(VendorSuite):
     @check("usage")
     async def test_usage_is_told(self) -> None:
         said = self.said()
-        async with self.bench(self.plain(said)) as bench:
-            asked = {"stream_options": {"include_usage": True}}
-            for how, answer in await bench.both(self.script.plain(said), None):
-                self._usage(how, said, answer.heard)
-        if (act := self.script.stream(said)) is not None:
-            async with self.bench(act) as bench:
-                self._usage("streamed", said, (await bench.ask(stream=True, **asked)).heard)
+        asked = {"stream_options": {"include_usage": True}, "stream": True}
+        for act, body in ((self.script.plain(said), {}), (self.script.stream(said), asked)):
+            if act is not None:
+                async with self.bench(act) as bench:
+                    self._usage("streamed" if body else "plain", said, (await bench.ask(**body)).heard)
 
     def _usage(self, how: str, said: Said, heard: Heard) -> None:
         usage = heard.usage or {}
@@ -58,8 +56,7 @@ class VendorAnswers(VendorSuite):
                 if act is not None and self._told(act):
                     tried += 1
                     async with self.bench(act) as bench:
-                        answer = await bench.ask(stream=stream)
-                        self._same(said, answer)
+                        self._says(said, await bench.ask(stream=stream))
         if not tried:
             not_offered("the script tells no finish reasons")
 
@@ -100,8 +97,7 @@ class VendorAnswers(VendorSuite):
         messages = [question, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
         act = self.plain(self.said())
         async with self.bench(act) as bench:
-            answer = await bench.ask(messages=messages, tools=TOOLS)
-            self._same(self.said(), answer)
+            self._says(self.said(), await bench.ask(messages=messages, tools=TOOLS))
             self.reply(act)
             sent = bench.stub.requests[-1].body.decode("utf-8", "replace")
             lost = [one["content"] for one in results if one["content"] not in sent]
@@ -145,11 +141,16 @@ class VendorAnswers(VendorSuite):
             yield act, True
 
     def _same(self, said: Said, answer: Answer) -> None:
-        """The client hears what the model said, by the rules."""
+        """The client hears what the model said, by the rules of OpenAI's API."""
+        heard = self._says(said, answer)
+        expect(not heard.faults, f"{'streamed' if answer.is_stream else 'plain'}: {'; '.join(heard.faults)}")
+
+    def _says(self, said: Said, answer: Answer) -> Heard:
+        """The client hears what the model said."""
         how = "streamed" if answer.is_stream else "plain"
         expect(answer.ended_well, f"{how}: ended with {answer.status} {answer.body[-300:]!r}")
         heard = answer.heard
-        expect(not heard.faults, f"{how}: {'; '.join(heard.faults)}")
         calls: Sequence[tuple[str, object]] = [(call.name, json.loads(call.arguments)) for call in said.calls]
         wanted = "".join(said.text), calls, said.finish
         expect(heard.said == wanted, f"{how}: the client hears {heard.said}, the model said {wanted}")
+        return heard
