@@ -20,8 +20,9 @@ async def failing_checks(suite: Suite, *, without: Collection[str] = ()) -> dict
         try:
             await getattr(suite, method)()
         except pytest.skip.Exception as skipped:
-            assert str(skipped.msg).startswith(NOT_OFFERED), skipped
-        except (Exception, pytest.fail.Exception) as error:
+            if not str(skipped.msg).startswith(NOT_OFFERED):
+                raise
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  # whatever a faulty plugin does
             found[capability] = str(error)
     return found
 

@@ -52,6 +52,8 @@ CHAT = {
 class Specimen:
     """A vendor without a fault. Those that have one override what is wrong with them."""
 
+    caught: ClassVar[set[str]] = set()
+    """The checks that must find what is wrong with it."""
     name = "specimen"
     operations: frozenset[Operation] = frozenset({"chat", "completions", "embeddings"})
     parameters: Mapping[Operation, Mapping[str, Parameter]] = {
@@ -81,7 +83,11 @@ class Specimen:
         return {"index": 0, "message": message, "finish_reason": self.reason(answer["why"])}
 
     def tool_call(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+        return {
+            "id": call["id"],
+            "type": "function",
+            "function": {"name": call["name"], "arguments": call["arguments"]},
+        }
 
     def reason(self, why: Any) -> Any:
         return why
@@ -220,91 +226,91 @@ def suite_of(vendor: type[Specimen]) -> VendorConformance:
 
 
 class OddChoice(Specimen):
-    caught: ClassVar = {"plain answers", "tools", "parallel tools"}
+    caught: ClassVar[set[str]] = {"plain answers", "tools", "parallel tools"}
 
     def choice(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {**super().choice(answer), "index": 1}
 
 
 class UsageForEverybody(Specimen):
-    caught: ClassVar = {"streams"}
+    caught: ClassVar[set[str]] = {"streams"}
 
     def told(self, builder: StreamBuilder, usage: Usage) -> Chunk:
         return Chunk(builder.usage(usage).data, usage=usage)
 
 
 class SwappedCounts(Specimen):
-    caught: ClassVar = {"usage"}
+    caught: ClassVar[set[str]] = {"usage"}
 
     def usage(self, answer: Mapping[str, Any]) -> Usage:
         return Usage(answer["out"], answer["in"])
 
 
 class AlwaysStops(Specimen):
-    caught: ClassVar = {"finish reasons"}
+    caught: ClassVar[set[str]] = {"finish reasons"}
 
     def reason(self, why: Any) -> Any:
         return "stop" if why == "length" else why
 
 
 class EncodedTwice(Specimen):
-    caught: ClassVar = {"tools", "parallel tools"}
+    caught: ClassVar[set[str]] = {"tools", "parallel tools"}
 
     def tool_call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return super().tool_call({**call, "arguments": json.dumps(call["arguments"])})
 
 
 class OneIdForAll(Specimen):
-    caught: ClassVar = {"parallel tools"}
+    caught: ClassVar[set[str]] = {"parallel tools"}
 
     def tool_call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return super().tool_call({**call, "id": "call"})
 
 
 class ForgetsResults(Specimen):
-    caught: ClassVar = {"tool results"}
+    caught: ClassVar[set[str]] = {"tool results"}
 
     def turns(self, messages: Any) -> Any:
         return [message for message in messages if message["role"] != "tool"]
 
 
 class NoTextCompletion(Specimen):
-    caught: ClassVar = {"text completions"}
+    caught: ClassVar[set[str]] = {"text completions"}
 
     def legacy(self, attempt: Attempt, whole: Completion) -> Completion:
         return whole
 
 
 class ShuffledVectors(Specimen):
-    caught: ClassVar = {"embeddings"}
+    caught: ClassVar[set[str]] = {"embeddings"}
 
     def embedded(self, attempt: Attempt, answer: Mapping[str, Any]) -> Completion:
         return super().embedded(attempt, {"vectors": answer["vectors"][::-1]})
 
 
 class AllErrorsAlike(Specimen):
-    caught: ClassVar = {"errors by class"}
+    caught: ClassVar[set[str]] = {"errors by class"}
 
     def failed(self, attempt: Attempt, status: int, said: str, retry_after: float | None) -> Exception:
         return UpstreamError(str(super().failed(attempt, status, said, retry_after)))
 
 
 class DeafToFaults(Specimen):
-    caught: ClassVar = {"errors in a stream"}
+    caught: ClassVar[set[str]] = {"errors in a stream"}
 
     def heeds(self, fault: str) -> bool:
         return False
 
 
 class ShowsTheKey(Specimen):
-    caught: ClassVar = {"secrets"}
+    caught: ClassVar[set[str]] = {"secrets"}
 
     def failed(self, attempt: Attempt, status: int, said: str, retry_after: float | None) -> Exception:
         return upstream_error("specimen", status, said, retry_after=retry_after)
 
 
 class KeepsTheKeyAbout(Specimen):
-    caught: ClassVar = {"secrets"}
+    caught: ClassVar[set[str]] = {"secrets"}
 
     async def send(self, attempt: Attempt) -> Upstream:
         self.last = attempt.target.secret()
@@ -312,7 +318,7 @@ class KeepsTheKeyAbout(Specimen):
 
 
 class KeepsTheLine(Specimen):
-    caught: ClassVar = {"cancellation"}
+    caught: ClassVar[set[str]] = {"cancellation"}
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
         builder = StreamBuilder(attempt.call)
@@ -326,7 +332,7 @@ class KeepsTheLine(Specimen):
 
 
 class MistakesTheTime(Specimen):
-    caught: ClassVar = {"slow upstreams"}
+    caught: ClassVar[set[str]] = {"slow upstreams"}
 
     async def complete(self, attempt: Attempt) -> Completion:
         try:
@@ -336,7 +342,7 @@ class MistakesTheTime(Specimen):
 
 
 class EndsAnyhow(Specimen):
-    caught: ClassVar = {"cut upstreams"}
+    caught: ClassVar[set[str]] = {"cut upstreams"}
 
     def chunks(self, builder: StreamBuilder, event: Mapping[str, Any]) -> Iterable[Chunk]:
         self.ended = "why" in event
@@ -347,7 +353,7 @@ class EndsAnyhow(Specimen):
 
 
 class CutsCharacters(Specimen):
-    caught: ClassVar = {"split anywhere"}
+    caught: ClassVar[set[str]] = {"split anywhere"}
 
     async def pieces(self, upstream: Upstream) -> AsyncIterator[bytes]:
         async for data in upstream.chunks():
@@ -355,7 +361,7 @@ class CutsCharacters(Specimen):
 
 
 class ReadsAhead(Specimen):
-    caught: ClassVar = {"back-pressure"}
+    caught: ClassVar[set[str]] = {"back-pressure"}
 
     async def pieces(self, upstream: Upstream) -> AsyncGenerator[bytes, None]:
         queue: asyncio.Queue[bytes | Exception] = asyncio.Queue()
@@ -379,21 +385,21 @@ class ReadsAhead(Specimen):
 
 
 class ColdAtHeart(Specimen):
-    caught: ClassVar = {"parameters"}
+    caught: ClassVar[set[str]] = {"parameters"}
 
     def body(self, attempt: Attempt) -> dict[str, Any]:
         return {**super().body(attempt), "heat": None}
 
 
 class TellsTheUser(Specimen):
-    caught: ClassVar = {"parameters"}
+    caught: ClassVar[set[str]] = {"parameters"}
 
     def body(self, attempt: Attempt) -> dict[str, Any]:
         return {**super().body(attempt), "user": attempt.call.payload.get("user")}
 
 
 class Slow(Specimen):
-    caught: ClassVar = {"latency"}
+    caught: ClassVar[set[str]] = {"latency"}
 
     async def complete(self, attempt: Attempt) -> Completion:
         await asyncio.sleep(0.05)

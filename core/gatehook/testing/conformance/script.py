@@ -1,6 +1,5 @@
 """How an upstream speaks: what a vendor's author writes once, for all checks."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -1,5 +1,6 @@
 """The suite for vendors: one deployment, an upstream that plays what the author's script says, and no network."""
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -61,7 +62,12 @@ class VendorSuite(Suite):
 
     def vendor(self, served: Served) -> Vendor:
         """The vendor in question."""
-        vendors = served.gateway.vendors
+        return served.gateway.vendors[self.claimed.name]
+
+    @functools.cached_property
+    def claimed(self) -> Vendor:
+        """The vendor as it is registered, for what it claims; it serves nothing."""
+        vendors = self.build().vendors
         return vendors[self.vendor_name] if self.vendor_name else self.own(list(vendors.values()), "vendor")
 
     def plain(self, said: Said) -> Act:
@@ -101,10 +107,9 @@ class VendorSuite(Suite):
     def _settings(
         self, url: str, options: Mapping[str, Any], failover: Mapping[str, Any], deployment: Mapping[str, Any]
     ) -> str:
-        name = self.vendor_name or self.own(list(self.build().vendors.values()), "vendor").name
         model = {
             "name": MODEL,
-            "vendor": name,
+            "vendor": self.claimed.name,
             "model": self.upstream_model,
             "base_url": self.script.base_url(url),
             "api_key": self.key,

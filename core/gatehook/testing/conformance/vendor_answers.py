@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gatehook.testing.conformance.bench import MODEL, Answer
 from gatehook.testing.conformance.heard import Heard
@@ -33,7 +34,7 @@ class VendorAnswers(VendorSuite):
     @check("usage")
     async def test_usage_is_told(self) -> None:
         said = self.said()
-        asked = {"stream_options": {"include_usage": True}, "stream": True}
+        asked: dict[str, Any] = {"stream_options": {"include_usage": True}, "stream": True}
         for act, body in ((self.script.plain(said), {}), (self.script.stream(said), asked)):
             if act is not None:
                 async with self.bench(act) as bench:
@@ -134,7 +135,7 @@ class VendorAnswers(VendorSuite):
 
     def _of(self, operation: str, said: Said) -> Iterator[tuple[Act, bool | None]]:
         """The upstream's answers to an operation, if the vendor claims to offer it."""
-        if operation not in self.own(list(self.build().vendors.values()), "vendor").operations:
+        if operation not in self.claimed.operations:
             not_offered(f"{operation} are not among the vendor's operations")
         yield self.plain(said), None
         if operation != "embeddings" and (act := self.script.stream(said)) is not None:

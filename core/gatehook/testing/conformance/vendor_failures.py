@@ -30,7 +30,9 @@ class VendorFailures(VendorSuite):
             async with self.bench(act) as bench:
                 for how, answer in await bench.both(act, act if self.script.stream(self.said()) else None):
                     tried += 1
-                    wrong += [f"{failure.kind} ({failure.status}), {how}: {fault}" for fault in _faults(failure, answer)]
+                    wrong += [
+                        f"{failure.kind} ({failure.status}), {how}: {fault}" for fault in _faults(failure, answer)
+                    ]
         if not tried:
             not_offered("the script has no errors")
         expect(not wrong, "\n".join(wrong))
@@ -53,7 +55,9 @@ class VendorFailures(VendorSuite):
         """The upstream quotes the key in its error, as OpenAI itself does."""
         wording = f"incorrect API key provided: {self.key}"
         shown: list[str] = []
-        quoted = [failure.worded(wording) for failure in FAILURES if failure.kind in ("credential", "invalid", "internal")]
+        quoted = [
+            failure.worded(wording) for failure in FAILURES if failure.kind in ("credential", "invalid", "internal")
+        ]
         acts = [act for act in map(self.script.failure, quoted) if act is not None]
         if (act := self.script.failing_stream(self.said(), quoted[-1])) is not None:
             acts.append(act)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
 
 from gatehook.attempts import Attempts
 from gatehook.errors import GatewayError
@@ -37,7 +36,9 @@ class VendorLines(VendorSuite):
         silent = replace(self.reply(self.plain(self.said())), status=0, end="silence")
         async with self.bench(silent, failover={"first_token_timeout": _SHORT}, timeout=_SHORT) as bench:
             for how, answer in await bench.both(silent, silent if self.script.stream(self.said()) else None):
-                expect(answer.status == 504, f"silence before the head, {how}: the client gets {answer.status}, not 504")
+                expect(
+                    answer.status == 504, f"silence before the head, {how}: the client gets {answer.status}, not 504"
+                )
         if (act := self.script.stream(self.said())) is not None:
             reply = self.reply(act)
             stopping = replace(reply, body=_pieces(reply)[:-1], end="silence")
@@ -129,7 +130,7 @@ class VendorLines(VendorSuite):
     async def test_a_slow_reader_makes_the_upstream_wait(self) -> None:
         act = self.reply(self.stream(self.said(text=["x" * _PIECE] * _FLOOD)))
         async with self.bench(act) as bench:
-            source = cast("AsyncGenerator[Sequence[Chunk], None]", self._source(bench))
+            source = self._source(bench)
             try:
                 while not any(chunk.content for chunk in await anext(source)):
                     pass

@@ -101,11 +101,13 @@ class VendorRequests(VendorSuite):
 
     @check("parameters")
     async def test_each_parameter_becomes_what_the_table_says(self) -> None:
-        vendor = self.own(list(self.build().vendors.values()), "vendor")
+        vendor = self.claimed
         wrong: list[str] = []
         for operation in sorted(vendor.operations & _PATHS.keys()):
-            said = self.said(operation=operation) if operation != "embeddings" else Said(
-                operation="embeddings", vectors=([0.5, 1.0],)
+            said = (
+                self.said(operation=operation)
+                if operation != "embeddings"
+                else Said(operation="embeddings", vectors=([0.5, 1.0],))
             )
             act = self.plain(said)
             self.reply(act)
