@@ -78,8 +78,10 @@ def results(reports: Iterable[object]) -> Results:
     """What the reports of tests tell of capabilities; the worst of several checks of one."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for report in reports:
-        for name, told in getattr(report, "user_properties", ()):
-            if name == _PROPERTY and isinstance(report, pytest.TestReport):
+        if not isinstance(report, pytest.TestReport) or (report.passed and report.when != "call"):
+            continue
+        for name, told in report.user_properties:
+            if name == _PROPERTY:
                 kind, title, capability = told
                 row = found.setdefault(kind, {}).setdefault(capability, {})
                 row[title] = max(row.get(title, "not offered"), _result(report), key=_WORSE.index)

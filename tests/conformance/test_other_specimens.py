@@ -44,13 +44,13 @@ def plugin_of(hook: str, make: Any) -> type:
 
     class Settings(Section): ...
 
-    def __init__(self: Any, settings: Settings) -> None: ...
+    def begin(self: Any, settings: Settings) -> None: ...
 
     def register(self: Any, gateway: Gateway) -> Iterable[Any]:
         return [make(gateway)]
 
     register.__name__ = hook
-    body = {"Settings": Settings, "__init__": __init__, hook: hookimpl(register), "__module__": __name__}
+    body = {"Settings": Settings, "__init__": begin, hook: hookimpl(register), "__module__": __name__}
     return type("Plugin", (), body)
 
 
