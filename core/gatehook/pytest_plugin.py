@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,7 @@ def results(reports: Iterable[object]) -> Results:
     for report in reports:
         if not isinstance(report, pytest.TestReport) or (report.passed and report.when != "call"):
             continue
+        told: Any
         for name, told in report.user_properties:
             if name == _PROPERTY:
                 kind, title, capability = told

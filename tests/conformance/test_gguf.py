@@ -31,6 +31,7 @@ class TestGGUF(VendorConformance):
     plugin = "vendor_gguf"
     label = "gguf"
     script = EngineScript()
+    is_real = True
     upstream_model = "tiny"
     deployment: Mapping[str, Any] = {"parameters": {"default_temperature": 0}}
     prompt = "What is the capital of France?"

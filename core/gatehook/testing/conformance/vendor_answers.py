@@ -44,7 +44,7 @@ class VendorAnswers(VendorSuite):
         usage = heard.usage or {}
         told = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
         counts = said.usage.prompt_tokens, said.usage.completion_tokens, said.usage.total_tokens
-        if self.says is not VendorSuite.says:  # an engine counts for itself
+        if self.is_real:  # it counts for itself
             counts = (told[0] or 1, told[1] or 1, sum(one or 1 for one in told[:2]))
         expect(told == counts, f"{how}: usage is {told}, the upstream said {counts} (prompt, completion, total)")
 
@@ -54,15 +54,12 @@ class VendorAnswers(VendorSuite):
         for reason in ("stop", "length", "content_filter"):
             said = self.said(finish=reason)
             for act, stream in ((self.script.plain(said), None), (self.script.stream(said), True)):
-                if act is not None and self._told(act):
+                if act is not None and not self.is_real:
                     tried += 1
                     async with self.bench(act) as bench:
                         self._says(said, await bench.ask(stream=stream))
         if not tried:
-            not_offered("the script tells no finish reasons")
-
-    def _told(self, act: Act) -> bool:
-        return self.says is VendorSuite.says
+            self.lacks("finish reasons")
 
     @check("tools")
     async def test_a_tool_call(self) -> None:
@@ -76,7 +73,7 @@ class VendorAnswers(VendorSuite):
         said = Said(calls=CALLS[:count], finish="tool_calls")
         acts = [(self.script.plain(said), None), (self.script.stream(said), True)]
         if not any(act is not None for act, _ in acts):
-            not_offered("the script has no tool calls")
+            self.lacks("tool calls")
         for act, stream in acts:
             if act is not None:
                 async with self.bench(act) as bench:
@@ -85,7 +82,7 @@ class VendorAnswers(VendorSuite):
     @check("tool results")
     async def test_what_a_tool_gave_reaches_the_upstream(self) -> None:
         if self.script.plain(Said(calls=CALLS, finish="tool_calls")) is None:
-            not_offered("the script has no tool calls")
+            self.lacks("tool calls")
         calls = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in CALLS
