@@ -138,9 +138,7 @@ class Pipeline:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
-            if call.tool_rounds:
-                await permits.round_over(record.outcome_of_round())
-            await permits.settle(outcome)
+            await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds else None)
         finally:
             self.concerns.observers.finished(call, outcome)
 

@@ -195,11 +195,15 @@ class Permits:
             if held:
                 await self._settle_all(held, outcome)
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Settle every permit that is left."""
-        if self._held:
-            held, self._held = self._held, []
-            await self._settle_all(held, outcome)
+    async def settle(self, outcome: Outcome, last_round: Outcome | None = None) -> None:
+        """Settle every permit that is left; where there were several rounds, the last attempt's with the last round."""
+        try:
+            if last_round is not None:
+                await self.round_over(last_round)
+        finally:
+            if self._held:
+                held, self._held = self._held, []
+                await self._settle_all(held, outcome)
 
     async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
         """Settle each once, in reverse; to the end, even when the client's leaving cancels the caller."""

@@ -19,6 +19,7 @@ from gatehook.fitness import fitting
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
 from gatehook.own_tools import follow_up, read_arguments, tool_names
+from gatehook.protocols import RoundLimiter
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, route
 
@@ -65,7 +66,7 @@ class ToolLoop:
             calls = message.get("tool_calls") or ()
             if not self.goes_on(calls, choice.get("finish_reason")):
                 return self._shown(completion, message, said)
-            if text := message.get("content"):
+            if isinstance(text := message.get("content"), str) and text:
                 said.append(text)
             await self.run(message, calls)
 
@@ -94,6 +95,7 @@ class ToolLoop:
 
         Raises:
             PermissionDenied: a policy does not allow one of them; none is run.
+            RateLimited: a limiter has no room for another round.
             UpstreamError: there were as many rounds already as there may be.
         """
         call, own = self._call, self._concerns.own_tools
@@ -118,6 +120,9 @@ class ToolLoop:
         results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
         said = {name: value for name, value in message.items() if value is not None}
         call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
+        for limiter in self._concerns.limiters:
+            if isinstance(limiter, RoundLimiter):
+                await limiter.admit_round(call)
 
     async def _targets(self) -> Sequence[Target]:
         return fitting(self._call, await route(self._concerns.routers, self._call))

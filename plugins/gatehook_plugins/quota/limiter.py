@@ -10,6 +10,7 @@ from gatehook import (
     PermissionDenied,
     Permit,
     Retry,
+    RoundLimiter,
     Target,
     Unavailable,
     estimate,
@@ -60,6 +61,20 @@ class QuotaLimiter:
         call.state[_STATE] = permit
         return permit
 
+    async def admit_round(self, call: Call) -> None:
+        """Reserve what the model can use at most when it is called once more.
+
+        Raises:
+            RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
+        """
+        permit: QuotaPermit | None = call.state.get(_STATE)
+        if permit is None:
+            return
+        need = self._prices.of(call.model).need(estimate(call, self._catalog.group(call.model)))
+        if not permit.account.reserve(need):
+            await self._broker.admit(permit.account, need)
+        permit.need += need
+
     async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """See that this deployment costs no more than what was reserved; nothing is reserved here.
 
@@ -98,4 +113,4 @@ def _unpriced(key: str, retry: Retry) -> PermissionDenied:
     )
 
 
-_guard: tuple[type[Limiter], type[AttemptLimiter]] = (QuotaLimiter, QuotaLimiter)
+_guard: tuple[type[Limiter], type[AttemptLimiter], type[RoundLimiter]] = (QuotaLimiter, QuotaLimiter, QuotaLimiter)
