@@ -53,11 +53,12 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate
 from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.hookspecs import hookimpl
+from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit
+from gatehook.misfit import misfit, read_object
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -71,6 +72,7 @@ from gatehook.model import (
     Outcome,
     Principal,
     Progress,
+    Question,
     Target,
     ToolCall,
     Usage,
@@ -78,12 +80,14 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
+from gatehook.pictures import Picture, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
     Cache,
     Command,
+    Confirmer,
     Endpoint,
     Limiter,
     Observer,
@@ -121,7 +125,8 @@ from gatehook.services import (
     ServiceKey,
     Services,
 )
-from gatehook.settings import ModelSettings, SecretStr, Section
+from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
+from gatehook.tools import confirmation_of
 
 __all__ = (
     "ANONYMOUS",
@@ -131,6 +136,7 @@ __all__ = (
     "DIRECTORY",
     "FILES",
     "HEALTH",
+    "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
     "METRICS",
@@ -154,6 +160,7 @@ __all__ = (
     "Chunk",
     "Command",
     "Completion",
+    "Confirmer",
     "Conflict",
     "Conversation",
     "Cost",
@@ -172,6 +179,7 @@ __all__ = (
     "Gateway",
     "GatewayError",
     "InvalidRequest",
+    "JobQueue",
     "Key",
     "Ledger",
     "Limiter",
@@ -195,13 +203,16 @@ __all__ = (
     "Performance",
     "PermissionDenied",
     "Permit",
+    "Picture",
     "Posting",
     "Pricing",
     "Principal",
     "Prober",
     "Progress",
+    "Question",
     "Quotas",
     "RateLimited",
+    "RedisSettings",
     "Retry",
     "RoundLimiter",
     "Route",
@@ -239,6 +250,7 @@ __all__ = (
     "check_depth",
     "common_models",
     "completion",
+    "confirmation_of",
     "covers",
     "data_uri",
     "decode",
@@ -252,11 +264,14 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "pictures_answer",
     "read_body",
     "read_conversation",
+    "read_object",
     "redact",
     "refused",
     "sniff",
     "tool_call_id",
     "upstream_error",
+    "wants_urls",
 )

@@ -15,7 +15,7 @@ from gatehook._env_layer import PREFIX
 from gatehook.errors import redact
 from gatehook.sections import Table
 
-__all__ = ["Layer", "Layers", "MissingSecretError", "Reading", "find_secret", "nearest", "table_at"]
+__all__ = ["Layer", "Layers", "MissingSecretError", "Reading", "find_secret", "nearest", "table_at", "value_at"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 TableT = TypeVar("TableT", bound=Table)
@@ -101,6 +101,12 @@ def _at(data: Any, path: KeyPath) -> Any:
         else:  # variables are read in lower case; dynaconf finds the key they mean
             data = next((data[key] for key in data if key.lower() == str(step).lower()), _ABSENT)
     return data
+
+
+def value_at(data: Mapping[str, Any], path: KeyPath) -> Any:
+    """What stands at `path`, None if nothing does."""
+    found = _at(data, path)
+    return None if found is _ABSENT else found
 
 
 def table_at(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:

@@ -80,23 +80,31 @@ class Cost(Struct, frozen=True, gc=False):
 
 
 class Pricing(Struct, frozen=True):
-    """Prices in nano-dollars per 1,000 tokens; tokens read from or written to a vendor's cache may have their own."""
+    """Prices in nano-dollars per 1,000 tokens; tokens read from or written to a vendor's cache may have their own.
+
+    `image` is the price of one picture that is made.
+    """
 
     input: int
     output: int
     cached_input: int | None = None
     cache_write: int | None = None
+    image: int = 0
 
-    def cost(self, prompt: int, completion: int, cached: int = 0, cache_write: int = 0) -> Cost:
-        """What these tokens cost; cached and cache-write tokens are part of the prompt. Rounded up per side."""
+    def cost(self, prompt: int, completion: int, cached: int = 0, cache_write: int = 0, images: int = 0) -> Cost:
+        """What these tokens and pictures cost; cached and cache-write tokens are part of the prompt.
+
+        Rounded up per side; pictures are on the answer's.
+        """
+        answer = -(-completion * self.output // 1000) + images * self.image
         if not cached and not cache_write:
-            return Cost(-(-prompt * self.input // 1000), -(-completion * self.output // 1000))
+            return Cost(-(-prompt * self.input // 1000), answer)
         cached = min(cached, prompt)
         cache_write = min(cache_write, prompt - cached)
         read = self.input if self.cached_input is None else self.cached_input
         written = self.input if self.cache_write is None else self.cache_write
         paid = (prompt - cached - cache_write) * self.input + cached * read + cache_write * written
-        return Cost(-(-paid // 1000), -(-completion * self.output // 1000))
+        return Cost(-(-paid // 1000), answer)
 
 
 class Limits(Struct, frozen=True):

@@ -17,6 +17,7 @@ from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
 from gatehook.protocols import Bounded, Cache, Scoped
+from gatehook.results import WrongResultError
 
 __all__ = ["Answers", "Lookup", "Recording"]
 
@@ -87,7 +88,7 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self._caches:
+        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
             return Lookup(_digest(call))
@@ -100,18 +101,18 @@ class Answers:
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
         return Lookup(_digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
-    async def get(self, call: Call, key: Lookup | None) -> Entry | None:
+    async def get(self, call: Call, key: Lookup) -> Entry | None:
         """The first hit that the client accepts; marks the answer.
 
         Raises:
             GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
         """
-        if key is None:
-            return None
         for cache, scope in self._caches if key.read else ():
             try:
                 entry = await cache.get(_owned(key, scope(call.principal)), call)
-            except Exception:
+                if not isinstance(entry, Entry | None):
+                    raise WrongResultError(cache, "get", entry, "an Entry or None")
+            except (Exception, SystemExit):
                 log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                 continue
             if entry is not None and (age := time.time() - entry.at) <= key.max_age:
@@ -124,6 +125,12 @@ class Answers:
         call.answer_headers["X-Cache"] = "miss"
         return None
 
+    def pass_over(self, call: Call) -> None:
+        """A stored answer will not do after all."""
+        call.answer_headers["X-Cache"] = "miss"
+        call.answer_headers.pop("Age", None)
+        call.dropped = ()
+
     def recording(self, key: Lookup | None) -> Recording | None:
         """To collect a stream in; None if it is not to be stored."""
         return None if key is None else Recording(self._most)
@@ -134,13 +141,16 @@ class Answers:
         A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
         a tool told may be another thing the next time, or was done once and is to be done again.
         """
-        if key is None or entry is None or call.served not in ("", call.model) or call.tool_rounds or _is_spoilt(entry):
+        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+            return
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
+        if call.tool_rounds or call.rounds or call.asked:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:
             try:
                 await cache.put(_owned(key, scope(call.principal)), call, entry)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
 
 

@@ -30,12 +30,14 @@ from gatehook.errors import (
     tell,
 )
 from gatehook.failover import Failover
+from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
-from gatehook.model import Call, Completion, Principal
+from gatehook.model import Call, Completion, Principal, ToolCall
 from gatehook.own_tools import OwnTools, tool_faults
+from gatehook.patience import Patient
 from gatehook.pipeline import Pipeline
 from gatehook.plugins import Plugins, hook_names
-from gatehook.protocols import AttemptLimiter, Endpoint, Route, Vendor
+from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
@@ -100,13 +102,23 @@ class Gateway:
         self.catalog = LiveCatalog(settings.targets)
         self.services.provide(CATALOG, self.catalog, "kernel")
         self._by_dependency = self._offer_services()
-        collected = self._collect()
+        self._collected = self._collect()
+        tell(self._assemble(), gathered)
+
+    def _assemble(self) -> list[str]:
+        """Put together what the plugins bring, without that of those that are skipped; gives the faults."""
+        there = {*self.plugins.names}
+        collected = {hook: [one for one in found if one[0] in there] for hook, found in self._collected.items()}
         self.vendors, faults = _by_name(collected["register_vendors"])
         self._routes = collected["register_routes"]
+        self.endpoints = {
+            route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
+        }
+        """Those of the inference calls, by their paths."""
         faults += tool_faults(collected["register_tools"])
-        tell([*faults, *_owned_twice(self._routes)], gathered)
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
+        return [*faults, *_owned_twice(self._routes)]
 
     def _offer_services(self) -> list[str]:
         """Let plugins offer services; the plugins in an order in which each comes after those it depends on."""
@@ -164,7 +176,7 @@ class Gateway:
             by_attempt,
             self.catalog.canonical,
         )
-        return Pipeline(concerns, failover)
+        return Pipeline(concerns, failover, jobs=self.services.get(JOBS))
 
     def require_safe(self) -> None:
         """Refuse to be open to everybody by accident.
@@ -180,7 +192,9 @@ class Gateway:
             )
 
     def faults(self) -> Iterable[str]:
-        """What an operator should mend, though the gateway can serve without: deployments that cannot work."""
+        """What an operator should mend, though the gateway can serve without: broken plugins and deployments."""
+        for plugin, faults in self.plugins.skipped.items():
+            yield from (f"{fault} ([plugins.{plugin}] is skipped, as on_error says)" for fault in faults)
         for target in self.settings.targets:
             vendor = self.vendors.get(target.vendor)
             if vendor is None:
@@ -196,6 +210,33 @@ class Gateway:
             GatewayError: what its client is to be told.
         """
         return await self.pipeline.run(call)
+
+    async def execute(self, call: Call, tool_call: ToolCall) -> str:
+        """Run a tool of the gateway's own for the client of a plugin's own route; policies are not asked.
+
+        Args:
+            call: parsed, its principal and model known.
+            tool_call: of a model, or of somebody in its place.
+
+        Returns:
+            What the model is told, also where something went wrong.
+        """
+        own = self.pipeline.concerns.own_tools
+        return (
+            f"error: there is no tool {tool_call.name!r} any more"
+            if own is None
+            else await own.execute(call, tool_call)
+        )
+
+    async def answer(self, call: Call, surface: Surface, request: web.Request) -> web.StreamResponse:
+        """Make a call for the client of a plugin's own route, and answer it: the whole pipeline, plain or streamed.
+
+        Args:
+            call: parsed, its principal known.
+            surface: writes the answer, and errors: none is raised.
+            request: the route's.
+        """
+        return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, call)
 
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.
@@ -222,12 +263,15 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.egress.lifespan())
             for plugin, enter in sorted(self._lifespans, key=lambda one: rank[one[0]]):
+                if plugin not in self.plugins.names:  # its other lifespan has failed
+                    continue
+                who = self.plugins.named(plugin)
                 try:
-                    await stack.enter_async_context(enter())
+                    await stack.enter_async_context(Patient(who, enter()))
                 except StartupError as error:
-                    raise StartupError(*(f"plugin {plugin!r}: {fault}" for fault in error.faults)) from error
-                except Exception as error:
-                    raise StartupError(f"plugin {plugin!r} cannot start: {error!r}") from error
+                    self._do_without(plugin, *(f"{who}: {fault}" for fault in error.faults))
+                except Exception as error:  # noqa: BLE001  # told as a fault
+                    self._do_without(plugin, f"{who} cannot start: {error!r}")
             self.serving = True
             try:
                 yield
@@ -235,6 +279,17 @@ class Gateway:
                 self.serving = False
                 if self.pipeline.settlements:
                     await asyncio.wait(self.pipeline.settlements, timeout=_SETTLING_SECONDS)
+
+    def _do_without(self, plugin: str, *faults: str) -> None:
+        """Go on without a plugin that cannot start.
+
+        Raises:
+            StartupError: with these faults; it is not to be skipped.
+        """
+        self.plugins.skip(plugin, *faults)
+        for fault in faults:
+            log.error("%s ([plugins.%s] is skipped, as on_error says)", fault, plugin)
+        self._assemble()
 
     def app(self) -> web.Application:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
@@ -282,7 +337,7 @@ class Gateway:
                     raise
                 kind = InvalidRequest if error.status < 500 else GatewayError
                 return error_response(kind(error.reason, status=error.status), route.errors)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("%s %s failed", request.method, request.path)
                 return error_response(GatewayError("internal error; the gateway's log tells more"), route.errors)
 

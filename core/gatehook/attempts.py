@@ -11,6 +11,7 @@ from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, 
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import left_open, sift
 from gatehook.protocols import Vendor
+from gatehook.results import WrongResultError
 from gatehook.settings import FailoverSettings
 
 __all__ = ["Attempts", "Stream"]
@@ -78,17 +79,21 @@ class Stream:
             ) from None
         except (GatewayError, asyncio.CancelledError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _plugin_failed(self._attempt, error) from error
         if isinstance(batch, Frames):
             self.contents += batch.contents
             self.finished = self.finished or batch.finished
             self.usage = batch.usage or self.usage
             return batch
-        for chunk in batch:
-            self.contents += chunk.content
-            self.finished = self.finished or chunk.finished
-            self.usage = chunk.usage or self.usage
+        try:
+            for chunk in batch:
+                self.contents += chunk.content
+                self.finished = self.finished or chunk.finished
+                self.usage = chunk.usage or self.usage
+        except (AttributeError, TypeError):
+            wrong = WrongResultError(self._source, "__anext__", batch, "a sequence of Chunks")
+            raise _plugin_failed(self._attempt, wrong) from None
         return batch
 
     def _stalled(self) -> GatewayError:
@@ -125,9 +130,11 @@ class Attempts:
         with self._deadlines.watch().arm(target.timeout, late):
             try:
                 completion = await vendor.complete(attempt)
+                if not isinstance(completion, Completion):
+                    raise WrongResultError(vendor, "complete", completion, "a Completion")
             except (GatewayError, asyncio.CancelledError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _plugin_failed(attempt, error) from error
         call.dropped = tuple(attempt.dropped)
         return completion
@@ -176,7 +183,7 @@ class Attempts:
             )
         attempt = Attempt(call, target)
         table = vendor.parameters.get(call.operation)
-        if target.defaults and call.operation != "embeddings":
+        if target.defaults and call.operation in ("chat", "completions"):
             attempt.defaults = left_open(call.payload, target.defaults, table)
         if table:
             attempt.sifted, attempt.dropped = sift(call.payload, table, vendor=target.vendor, strict=target.strict)
@@ -185,7 +192,7 @@ class Attempts:
         return vendor, attempt
 
 
-def _plugin_failed(attempt: Attempt, error: Exception) -> UpstreamError:
+def _plugin_failed(attempt: Attempt, error: BaseException) -> UpstreamError:
     log.error("%s: vendor plugin %r failed", attempt.call.id, attempt.target.vendor, exc_info=error)
     return UpstreamError(
         f"{attempt.target.vendor}: the gateway could not handle the vendor's answer",

@@ -1,8 +1,9 @@
-"""The `gatehook` program: serve, reload, check, plugins, models, chat, schema, and what plugins add."""
+"""The `gatehook` program: serve, reload, check, plugins, new-plugin, models, …, and what plugins add."""
 
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from gatehook.errors import StartupError
 
 __all__ = ["main"]
+
+_KINDS = ("vendor", "auth", "limiter", "router", "cache", "tool-policy", "observer", "surface")
+"""What `new-plugin` can write: those of `scaffold`, which is not imported for every command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", parents=[shared], help="serve until SIGTERM or Ctrl-C")
     commands.add_parser("reload", parents=[shared], help="have the running gateway take over changed settings")
     commands.add_parser("check", parents=[shared], help="check the settings without serving; tells every fault")
-    plugins = commands.add_parser("plugins", parents=[shared], help="list the installed plugins")
+    plugins = commands.add_parser("plugins", parents=[shared], help="list the installed plugins, or tell all of one")
+    plugins.add_argument("name", nargs="?", help="a plugin: its hooks, its settings and where each comes from")
     plugins.add_argument("--json", action="store_true", help="print JSON")
+    new = commands.add_parser("new-plugin", help="write a distribution with a plugin that works, to begin with")
+    new.add_argument("kind", choices=_KINDS, metavar="KIND", help=", ".join(_KINDS))
+    new.add_argument("name", metavar="NAME", help="its name in settings.toml")
+    new.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="where (default: here)")
     models = commands.add_parser(
         "models", parents=[shared], help="list the models and their deployments; `models add PATH` adds local ones"
     )
@@ -134,17 +143,48 @@ def _check(options: argparse.Namespace) -> int:
 def _plugins(options: argparse.Namespace) -> int:
     from gatehook.plugins import Plugins
 
-    report = Plugins(_settings(options)).report()
+    settings, faults = _settings(options), list[str]()
+    plugins = Plugins(settings, gathered=faults)
+    if options.name is not None:
+        return _plugin(plugins, options.name, settings, as_json=options.json)
+    report = plugins.report()
     if options.json:
-        fields = ("name", "version", "distribution", "enabled", "hooks")
+        fields = ("name", "version", "distribution", "enabled", "state", "hooks")
         _print_json([{field: getattr(one, field) for field in fields} for one in report])
-        return 0
-    rows = [
-        (one.name, one.version, one.distribution, "on" if one.enabled else "off",
-         ", ".join(hook.removeprefix("register_") for hook in one.hooks) or "-")
-        for one in report
-    ]  # fmt: skip
-    _print_table(("NAME", "VERSION", "DISTRIBUTION", "STATE", "PROVIDES"), rows)
+    else:
+        rows = [
+            (one.name, one.version, one.distribution, one.state,
+             ", ".join(hook.removeprefix("register_") for hook in one.hooks) or "-")
+            for one in report
+        ]  # fmt: skip
+        _print_table(("NAME", "VERSION", "DISTRIBUTION", "STATE", "PROVIDES"), rows)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _plugin(plugins: Any, name: str, settings: Any, *, as_json: bool) -> int:
+    from gatehook.loading import installed
+    from gatehook.plugin_page import about, page
+
+    known = {one.name: one for one in plugins.report()}
+    if name not in known:
+        raise StartupError(f"there is no plugin {name!r}; there are: {', '.join(known)}")
+    told = about(known[name], installed()[name], settings)
+    if as_json:
+        _print_json(told)
+    else:
+        print("\n".join(page(told)))
+    return 1 if told["faults"] else 0
+
+
+def _new_plugin(options: argparse.Namespace) -> int:
+    from gatehook.scaffold import write
+
+    folder, files = write(options.kind, options.name, options.into)
+    print(f"{folder}: {', '.join(files)}")
+    print(f"It works as it is. Next:\n  cd {shlex.quote(str(folder))}")
+    print("  python -m pip install --editable '.[dev]'\n  pytest && mypy && ruff check .")
     return 0
 
 
@@ -245,6 +285,7 @@ _COMMANDS = {
     "reload": _reload,
     "check": _check,
     "plugins": _plugins,
+    "new-plugin": _new_plugin,
     "models": _models,
     "chat": _chat,
     "schema": _schema,

@@ -145,9 +145,8 @@ class Watch:
             self._task.cancel()
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task(self._loop)
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101  # coroutines run in tasks here
-        self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
         self._deadlines.add(self)
@@ -157,8 +156,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.remove(self)
-        self.pause()
-        self.beat(None)
+        self.deadline, self._limit, self._beat = math.inf, None, None
         task, self._task = self._task, None
         if not self._expired or task is None:
             return

@@ -3,20 +3,22 @@
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from gatehook import ready
 from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
+from gatehook.gate import Gate
+from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
 from gatehook.tool_stream import RoundsStream
-from gatehook.tools import Gate
 
 __all__ = ["Delivery"]
 
@@ -25,6 +27,7 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
 }
+_JSON = "application/json"
 _COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
 """Bytes of a plain answer that are written at once."""
@@ -62,17 +65,33 @@ class Delivery:
         """
         body = self._surface.answer(self._call, completion)
         headers = self._headers()
-        headers["Content-Type"] = "application/json"
         response: web.StreamResponse
-        if len(body) <= _PIECE:
-            response = web.Response(body=body, headers=headers)
-        else:
+        if len(body) > _PIECE:
             response = await self._write_pieces(body, headers)
+        elif ready.suits(self._request):
+            response = ready.Ready(self._request, headers, body)
+        else:
+            response = web.Response(body=body, headers=headers, content_type=_JSON)
         self._record.complete()
         return response
 
-    async def stream(self, stream: Stream | RoundsStream, key: Lookup | None) -> web.StreamResponse:
+    def accepted(self, job_id: str) -> web.StreamResponse:
+        """The answer comes later, as the result of this job."""
+        headers = self._headers()
+        headers["Content-Type"] = "application/json"
+        self._record.accepted()
+        body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
+        return web.Response(status=202, body=body, headers=headers)
+
+    async def stream(
+        self, stream: Stream | RoundsStream, key: Lookup | None, again: Callable[[], Awaitable[Stream | RoundsStream]]
+    ) -> web.StreamResponse:
         """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+
+        Args:
+            stream: the vendor's.
+            key: under which the answer may be stored.
+            again: gives the next one, where the model is told that its tool calls are wrong.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -89,25 +108,12 @@ class Delivery:
                 watch.beat(self._tell_alive, concerns.heartbeat)
                 if stream.contents:
                     concerns.observers.first_token(call)
-                watch.pause()  # a tool policy may take its time; that is not the vendor's silence
-                begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
-                await self._write(response, watch, b"".join(begun))
-                untouched = gate is None and self._untouched
-                unread = Limit(concerns.write_timeout, _client_too_slow)
-                async for batch in stream.watched(watch):
-                    if untouched and isinstance(batch, Frames):
-                        if kept is not None:
-                            kept.add(batch)
-                        if batch.data:
-                            watch.again(unread)
-                            watch.heard = True
-                            await response.write(batch.data)
-                    else:
-                        watch.pause()
-                        await self._write(response, watch, await self._passed(batch, gate, kept))
-                watch.pause()
-                if gate is not None:
-                    await self._write(response, watch, self._framed(await gate.rest()))
+                await self._relay(stream, response, watch, gate, kept)
+            while gate is not None and gate.wants_another_round:
+                gate.next_round(self._record.streamed)
+                async with contextlib.aclosing(await again()) as stream:
+                    self._record.stream = stream
+                    await self._relay(stream, response, watch, gate, None)
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._record.streamed()))
@@ -115,6 +121,35 @@ class Delivery:
         if kept is not None:
             await concerns.answers.put(call, key, kept.entry())
         return response
+
+    async def _relay(
+        self,
+        stream: Stream | RoundsStream,
+        response: web.StreamResponse,
+        watch: Watch,
+        gate: Gate | None,
+        kept: Recording | None,
+    ) -> None:
+        """Pass one stream on, to its end."""
+        watch.pause()  # a tool policy may take its time; that is not the vendor's silence
+        begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+        await self._write(response, watch, b"".join(begun))
+        untouched = gate is None and self._untouched
+        unread = Limit(self._concerns.write_timeout, _client_too_slow)
+        async for batch in stream.watched(watch):
+            if untouched and isinstance(batch, Frames):
+                if kept is not None:
+                    kept.add(batch)
+                if batch.data:
+                    watch.again(unread)
+                    watch.heard = True
+                    await response.write(batch.data)
+            else:
+                watch.pause()
+                await self._write(response, watch, await self._passed(batch, gate, kept))
+        watch.pause()
+        if gate is not None:
+            await self._write(response, watch, self._framed(await gate.rest()))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """A cached answer, plain or as the stream it was.
@@ -142,7 +177,7 @@ class Delivery:
             await self._break_off(self._response, error)
             return self._response
         headers = self._headers()
-        headers["Content-Type"] = "application/json"
+        headers["Content-Type"] = _JSON
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if error.status == 401:
@@ -150,7 +185,7 @@ class Delivery:
         status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
         return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 
-    def is_lost(self, error: Exception) -> bool:
+    def is_lost(self, error: BaseException) -> bool:
         """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
         transport = self._request.transport
         return isinstance(error, _ClientTooSlow) or (
@@ -187,7 +222,7 @@ class Delivery:
     async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
         """Write a large answer, each piece in its time: aiohttp alone would wait for ever for a client to read it."""
         response = self._response = web.StreamResponse(headers=headers)
-        response.content_length = len(body)
+        response.content_type, response.content_length = _JSON, len(body)
         view = memoryview(body)
         with self._concerns.deadlines.watch() as watch:
             watch.arm(self._concerns.write_timeout, _client_too_slow)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import StreamReader
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
 
 _LINE_LIMIT = 65536
@@ -115,16 +115,16 @@ class Answer:
         self.headers: Mapping[str, str] = {}
         self.content: StreamReader
 
-    async def begin(self, connection: "_Connection") -> None:
-        """Wait for the head; interim answers (1xx) are passed over, but for the one after which no other comes."""
-        while True:
-            message, self.content = await connection.read()
-            if message.code == 101:  # it speaks something else now; nobody asked for that
-                connection.force_close()
-            if message.code == 101 or not 100 <= message.code < 200:
-                break
+    def begins(self, head: tuple[RawResponseMessage, StreamReader], connection: "_Connection") -> bool:
+        """Take a head; interim ones (1xx) are passed over, but for the one after which no other comes."""
+        message, self.content = head
+        if message.code == 101:  # it speaks something else now; nobody asked for that
+            connection.force_close()
+        elif 100 <= message.code < 200:
+            return False
         self.status = message.code
         self.headers = message.headers
+        return True
 
     async def receive(self) -> bytes:
         """What has arrived of the body, at least one byte; b"" at its end.
@@ -241,7 +241,8 @@ class Pool:
             if transport is None:
                 raise ConnectionResetError("the connection was closed before it was used")
             transport.write(b"%b%d\r\n\r\n%b" % (request.head, len(body), body))
-            await answer.begin(connection)
+            while not answer.begins(await connection.read(), connection):
+                pass
         except BaseException:
             connection.abort()
             raise

@@ -1,9 +1,9 @@
 """The only way out: every byte to a vendor, and every URL a client sent, goes through here.
 
 Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
-a URL that a client sent (an image) and refuses every address that is not public, also after redirects and whatever the
-DNS says. Behind both stands aiohttp: its ClientSession, and for plain http:// to vendors the shorter way of `direct`;
-nothing outside this file knows that.
+a URL that a client sent (an image), `post()` tells one (a webhook), and both refuse every address that is not public,
+also after redirects and whatever the DNS says. Behind both stands aiohttp: its ClientSession, and for plain http:// to
+vendors the shorter way of `direct`; nothing outside this file knows that.
 """
 
 import asyncio
@@ -79,9 +79,11 @@ class Upstream:
         Raises:
             UpstreamError: the line was cut, or the body is over `egress.max_response`.
         """
+        content = self._response.content
+        if content.is_eof() and content.total_bytes <= self._limit:  # all of it has come, as small answers do
+            return await self.receive()
         parts: list[bytes] = []
         size = 0
-        content = self._response.content
         while not content.at_eof():
             part = await self.receive()
             size += len(part)
@@ -277,6 +279,43 @@ class Egress:
             reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
             raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param, retry=Retry.NEXT) from None
         except ValueError:  # from yarl, or of a host name that has no place in the DNS; also in a redirect
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+
+    def check(self, url: str, *, param: str) -> None:
+        """See that a client's URL may be asked at all, as far as its text tells.
+
+        Raises:
+            InvalidRequest: not an http or https URL, or plainly not on a public address.
+        """
+        try:
+            self._checked(url, param)
+        except ValueError:
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+
+    async def post(self, url: str, body: bytes, *, headers: Mapping[str, str], param: str) -> int:
+        """Send something to a client's URL; gives the status of the answer, whose body nobody reads.
+
+        Redirects are not followed.
+
+        Args:
+            url: http or https, on a public address.
+            body: what to send.
+            headers: to send with it.
+            param: the field it came from, for messages.
+
+        Raises:
+            InvalidRequest: not such a URL, or not reachable.
+        """
+        if self._public is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        self.check(url, param=param)
+        try:
+            async with self._public.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
+            raise InvalidRequest(f"{param}: cannot reach the URL: {reason}", param=param) from None
+        except ValueError:
             raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
     async def _follow(self, session: aiohttp.ClientSession, url: str, param: str) -> Fetched:

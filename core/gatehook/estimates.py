@@ -23,17 +23,20 @@ _PER_MESSAGE = 16
 """Tokens that a dialect may put around each message or tool."""
 _MEDIUM, _LARGEST_MEDIUM = 1_000, 6_000
 """Tokens of a picture: as most vendors count an ordinary one, and the largest. Sounds and documents: as their bytes."""
+_DRAWN, _LARGEST_DRAWN = 1_000, 7_000
+"""Tokens of a picture that is made, likewise, where a vendor counts it by tokens at all."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """What a body holds that has pictures: their name, or an escaped letter of it."""
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """Tokens in and out: expected, and at most."""
+    """Tokens in and out: expected, and at most. `images`: pictures, if it is a model that makes such."""
 
     prompt: int
     completion: int
     prompt_most: int
     completion_most: int
+    images: int = 0
 
     @property
     def tokens(self) -> int:
@@ -76,8 +79,11 @@ def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
     limit, times = asked(call)
+    if call.operation == "images":
+        most = min(longest, _LARGEST_DRAWN) or _LARGEST_DRAWN
+        return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
     most = limit or longest or window or _LONGEST_ANSWER
-    return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times)
+    return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times, times)
 
 
 def has_pictures(call: Call) -> bool:

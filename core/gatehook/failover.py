@@ -43,26 +43,27 @@ class Failover:
     ) -> None:
         """`canonical` gives the name of the model that answers for a name."""
         self._settings = settings
+        self._deadlines = deadlines
         self._attempts = Attempts(settings, vendors, deadlines)
         self._limiters = tuple(limiters)
         self._attempt_failed = attempt_failed
         self._canonical = canonical
 
-    async def complete(self, call: Call, targets: Sequence[Target], permits: Permits) -> Completion:
+    def complete(self, call: Call, targets: Sequence[Target], permits: Permits) -> Awaitable[Completion]:
         """A whole answer from the first target that gives one.
 
         Raises:
             GatewayError: see `Course.verdict`.
         """
-        return await self._first_success(call, targets, permits, self._attempts.complete)
+        return self._first_success(call, targets, permits, self._attempts.complete)
 
-    async def stream(self, call: Call, targets: Sequence[Target], permits: Permits) -> Stream:
+    def stream(self, call: Call, targets: Sequence[Target], permits: Permits) -> Awaitable[Stream]:
         """A stream whose first content has arrived, from the first target that gets that far.
 
         Raises:
             GatewayError: see `Course.verdict`.
         """
-        return await self._first_success(call, targets, permits, self._attempts.stream)
+        return self._first_success(call, targets, permits, self._attempts.stream)
 
     async def _first_success(
         self,
@@ -71,53 +72,63 @@ class Failover:
         permits: Permits,
         run: Callable[[Call, Target], Awaitable[T]],
     ) -> T:
-        course = Course(self._settings, call, targets)
+        course = Course(self._settings, call, targets, self._deadlines.loop.time)
         wait: float | None = 0.0
         while wait is not None:
             if wait:
                 await asyncio.sleep(wait)
             target, before = course.target, call.attempts
             try:
-                return await self._admitted(call, target, permits, run)
+                if self._limiters:
+                    await permits.admit_attempt(self._limiters, call, target)
+                self._begin(call, target)
+                return await run(call, target)
             except GatewayError as error:
-                call.served = ""
+                if self._limiters:
+                    await permits.attempt_failed(error)
                 tried = call.attempts > before
-                if tried:
-                    self._attempt_failed(call, target, error)
-                    log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
-                else:
-                    log.debug("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
+                self._tell(call, target, error, tried=tried)
                 wait = course.after(error, tried=tried)
         raise course.verdict
 
-    async def _admitted(
-        self, call: Call, target: Target, permits: Permits, run: Callable[[Call, Target], Awaitable[T]]
-    ) -> T:
-        if not self._limiters:
-            return await self._try(call, target, run)
-        try:
-            await permits.admit_attempt(self._limiters, call, target)
-            return await self._try(call, target, run)
-        except GatewayError as error:
-            await permits.attempt_failed(error)
-            raise
-
-    async def _try(self, call: Call, target: Target, run: Callable[[Call, Target], Awaitable[T]]) -> T:
+    def _begin(self, call: Call, target: Target) -> None:
+        """This attempt counts, and if it answers, the answer bears this name."""
         call.attempts += 1
         call.target = target
         # A fallback answers under its own name; by an alias, or a wildcard, it is still the model that was asked for.
         known = target.name == call.model or target.name == self._canonical(call.model)
         call.served = call.model if known else target.name
-        return await run(call, target)
+
+    def _tell(self, call: Call, target: Target, error: GatewayError, *, tried: bool) -> None:
+        """Tell of an attempt that failed, or was not even made."""
+        call.served = ""
+        if tried:
+            self._attempt_failed(call, target, error)
+            log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
+        else:
+            log.debug("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
 
 
 class Course:
     """Where one call has been, and where it may go next."""
 
-    __slots__ = ("_attempts", "_call", "_filled", "_place", "_settings", "_targets", "_tries", "_until", "_verdict")
+    __slots__ = (
+        "_attempts",
+        "_call",
+        "_clock",
+        "_filled",
+        "_place",
+        "_settings",
+        "_targets",
+        "_tries",
+        "_until",
+        "_verdict",
+    )
 
-    def __init__(self, settings: FailoverSettings, call: Call, targets: Sequence[Target]) -> None:
-        """`targets` are in their order, at least one."""
+    def __init__(
+        self, settings: FailoverSettings, call: Call, targets: Sequence[Target], clock: Callable[[], float]
+    ) -> None:
+        """`targets` are in their order, at least one; `clock` gives seconds."""
         self._settings = settings
         self._call = call
         self._targets = targets
@@ -125,7 +136,8 @@ class Course:
         self._tries = 0
         """At this target, without the first."""
         self._attempts = call.attempts + settings.max_attempts
-        self._until = asyncio.get_running_loop().time() + settings.budget
+        self._clock = clock
+        self._until = clock() + settings.budget
         self._filled: Target | None = None
         """The target with the largest context window of those that were too small."""
         self._verdict: GatewayError | None = None
@@ -156,7 +168,7 @@ class Course:
             self._verdict = error
         if stops:
             return None
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         wait = self._wait(error, self._until - now)
         if wait is not None:
             self._tries += 1

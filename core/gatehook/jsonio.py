@@ -125,5 +125,12 @@ class Document:
             self._raw = encode(self._data)
         return self._raw
 
+    def may_have(self, *names: str) -> bool:
+        """Whether the object may have a key of one of these (plain ASCII) names; bytes are not decoded to tell."""
+        if self._data is not None:
+            return any(name in self._data for name in names)
+        raw = self._raw or b""
+        return any(name.encode() in raw for name in names) or b"\\u00" in raw  # a letter may be escaped
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.raw)} bytes)"

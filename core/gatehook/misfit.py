@@ -1,20 +1,41 @@
-"""What a request is refused with whose JSON does not fit its type."""
+"""The JSON of requests: read, and what those are refused with that do not fit their type."""
 
 import difflib
 import re
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
 from gatehook.errors import InvalidRequest
+from gatehook.jsonio import MalformedJSON, decode
 
-__all__ = ["misfit"]
+__all__ = ["misfit", "read_object"]
 
 _LONGEST = 200
 """Letters of what is wrong, and of names that are repeated from the request."""
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+
+
+def read_object(body: bytes, what: str = "a JSON object") -> dict[str, Any]:
+    """A request's JSON object.
+
+    Args:
+        body: its text.
+        what: was expected, for the message: "a JSON object with 'prompt'".
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        data = decode(body)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"the body: expected {what}")
+    return data
 
 
 def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:

@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Principal",
     "Progress",
+    "Question",
     "Target",
     "ToolCall",
     "Usage",
@@ -135,7 +136,7 @@ class Vitality(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one answer, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
+    """What one answer took, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -144,6 +145,8 @@ class Usage(Struct, frozen=True, gc=False):
     reasoning_tokens: int = 0
     estimated: bool = False
     """True when the vendor reported nothing and the gateway counted for itself."""
+    images: int = 0
+    """Pictures that were made."""
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both together; estimated if one is."""
@@ -154,11 +157,14 @@ class Usage(Struct, frozen=True, gc=False):
             self.cache_write_tokens + other.cache_write_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             self.estimated or other.estimated,
+            self.images + other.images,
         )
 
     def cost(self, pricing: Pricing) -> Cost:
-        """What these tokens cost at these prices."""
-        return pricing.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens)
+        """What all of it costs at these prices."""
+        return pricing.cost(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+        )
 
     @property
     def total_tokens(self) -> int:
@@ -287,10 +293,23 @@ class ToolCall(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What a tool policy says of a tool call. The strictest of all verdicts wins: deny, then confirm, then allow."""
+    """What a tool policy says of a tool call. The strictest wins: deny, then retry, then confirm, then allow.
 
-    kind: Literal["allow", "confirm", "deny"]
+    `retry` tells the model the `reason`, instead of what the tool would have said, and has it go on.
+    """
+
+    kind: Literal["allow", "confirm", "retry", "deny"]
     reason: str = ""
+
+
+class Question(Struct, frozen=True):
+    """Tool calls that somebody has to decide about, and the model's message that makes them.
+
+    In the message each call has an id; beside those that are `pending` there may be some that are allowed.
+    """
+
+    message: Mapping[str, Any]
+    pending: Sequence[ToolCall]
 
 
 class Entry(Struct, frozen=True):
@@ -386,6 +405,10 @@ class Call(Struct, eq=False):
     served: str = ""
     """The public name of the model that answers: the one asked for, or that of a fallback; "" while none does."""
     attempts: int = 0
+    rounds: int = 0
+    """How often the model was told that its tool calls are wrong, and has answered again."""
+    asked: bool = False
+    """Whether the answer asks for a decision about tool calls."""
     dropped: tuple[str, ...] = ()
     """Parameters that the answering vendor has no place for; named in a response header."""
     first_token: float | None = None
@@ -394,6 +417,11 @@ class Call(Struct, eq=False):
     """Headers any stage adds to the answer (rate limits, cache marks)."""
     deferred: bool = False
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
+    reservation: str = ""
+    """What was reserved for it when it was deferred, by name: limiters take it into account. "" for none.
+
+    The ids of calls that are made on a reservation are its name, a dot, and something of their own.
+    """
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     own_tools: Mapping[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Discover, check, build and collect plugins: one instance of each per gateway, no global manager.
+"""Build and collect plugins: one instance of each per gateway, no global manager.
 
 pluggy declares and discovers; it is never called while serving (it knows no async, loses types, and costs ten times a
 plain call). What the hooks return is collected once, checked, and frozen.
@@ -7,8 +7,7 @@ plain call). What the hooks return is collected once, checked, and frozen.
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Protocol, TypeVar
 
 import pluggy
@@ -16,13 +15,13 @@ from aiohttp import web
 
 from gatehook import hookspecs, protocols
 from gatehook.errors import StartupError, tell
+from gatehook.loading import GROUP, class_faults, hook_names, imported, installed, settings_classes
+from gatehook.origins import Owners, named, remedy
 from gatehook.services import ServiceKey
 from gatehook.settings import Section, Settings, faults_of_plugin_names
+from gatehook.skipping import contradiction, why_not_skipped
 
-__all__ = ["GROUP", "PluginInfo", "Plugins", "hook_names", "installed"]
-
-GROUP = "gatehook"
-"""The entry-point group: name (as in settings.toml) = class."""
+__all__ = ["GROUP", "PluginInfo", "Plugins", "hook_names", "installed", "settings_classes"]
 
 T = TypeVar("T")
 
@@ -59,28 +58,17 @@ class PluginInfo:
     enabled: bool
     hooks: tuple[str, ...] = ()
     """Hooks it implements; known only of enabled plugins, a disabled one is never imported."""
+    faults: tuple[str, ...] = ()
+    """Why it does not run, though it is switched on."""
+    skipped: bool = False
+    """Whether the gateway serves without it, because of them."""
 
-
-def hook_names() -> list[str]:
-    """All hooks there are."""
-    return [name for name in vars(hookspecs) if name.startswith("register_")]
-
-
-def installed() -> dict[str, EntryPoint]:
-    """Every installed plugin's entry point, by name.
-
-    Raises:
-        StartupError: two distributions use one name.
-    """
-    found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
-        known = found.setdefault(entry.name, entry)
-        if known.value != entry.value:
-            raise StartupError(
-                f"plugin name {entry.name!r} is taken by both {_origin(known)} ({known.value}) and "
-                f"{_origin(entry)} ({entry.value}); uninstall one"
-            )
-    return found
+    @property
+    def state(self) -> str:
+        """In one word: on, off, skipped, broken."""
+        if self.faults:
+            return "skipped" if self.skipped else "broken"
+        return "on" if self.enabled else "off"
 
 
 class Plugins:
@@ -105,33 +93,89 @@ class Plugins:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._order: list[str] = []
+        self._classes: dict[str, Any] = {}
         self._instances: dict[str, Any] = {}
+        self._broken: dict[str, list[str]] = {}
+        self._skipped: dict[str, list[str]] = {}
         faults = faults_of_plugin_names(settings, self._available.keys())
         ranks: dict[str, tuple[int, str]] = {}
         for name in sorted(self._available):
             if settings.plugin_enabled(name):
                 try:
-                    instance, order = self._build(name)
+                    ranks[name] = (self._build(name), name)
                 except StartupError as error:
+                    self._broken[name] = error.faults
                     faults += error.faults
-                else:
-                    self._instances[name] = instance
-                    ranks[name] = (order, name)
         tell(faults, gathered)
-        self._order = sorted(ranks, key=lambda name: ranks[name])
+        self._order = sorted((name for name in ranks if name in self._instances), key=lambda name: ranks[name])
 
-    def _build(self, name: str) -> tuple[Any, int]:
+    def _build(self, name: str) -> int:
+        """Make the plugin's one instance, unless it is skipped; gives its `order`.
+
+        Raises:
+            StartupError: with every fault.
+        """
         entry = self._available[name]
-        cls = _load(name, entry)
-        section = self._settings.plugin_section(name, cls.Settings)
+        common = self._settings.plugin_common(name)
+        try:
+            cls = self._classes[name] = imported(name, entry)
+            if faults := class_faults(name, entry, cls):
+                raise StartupError(*faults)
+        except StartupError as error:
+            self._forgive(name, error.faults)
+            return 0
+        if wrong := contradiction(cls, guards=common.guards):
+            raise StartupError(f"[plugins.{name}] {wrong}")
+        section = self._settings.plugin_section(name, cls.Settings)  # what is wrong there is the operator's to mend
         try:
             instance = cls(section)
             self._manager.register(instance, name)
+            if hidden := [hook for hook in hook_names() if hasattr(instance, hook) and not hasattr(cls, hook)]:
+                raise StartupError(f"{', '.join(hidden)}: a hook must be a method of the class, not made by __init__")
         except StartupError as error:
-            raise StartupError(*(f"plugin {name!r}: {fault}" for fault in error.faults)) from error
-        except Exception as error:
-            raise StartupError(f"plugin {name!r} ({_origin(entry)}): cannot be built: {error!r}") from error
-        return instance, section.order
+            self._forgive(name, [f"{self.named(name)}: {fault}" for fault in error.faults])
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault, whatever it is
+            self._forgive(name, [f"{self.named(name)}: cannot be built: {error!r}{remedy(name, entry, error)}"])
+        else:
+            self._instances[name] = instance
+        order: int = section.order
+        return order
+
+    def _forgive(self, name: str, faults: list[str]) -> None:
+        """Skip a broken plugin, if the operator wants that, and the gateway may serve without it.
+
+        Raises:
+            StartupError: it may not; with the faults, and why.
+        """
+        common = self._settings.plugin_common(name)
+        why = "" if common.on_error == "fail" else why_not_skipped(self._classes.get(name), guards=common.guards)
+        if why or common.on_error == "fail":
+            raise StartupError(*faults, *([f"{self.named(name)}: {why}"] if why else []))
+        self._skipped[name] = faults
+        self._instances.pop(name, None)
+        if name in self._order:
+            self._order.remove(name)
+
+    def skip(self, name: str, *faults: str) -> None:
+        """Go on without a plugin that turns out to be broken.
+
+        Raises:
+            StartupError: with these faults; it is not to be skipped.
+        """
+        self._forgive(name, list(faults))
+
+    @property
+    def skipped(self) -> dict[str, list[str]]:
+        """The plugins without which the gateway serves, though they are switched on, and why."""
+        return dict(self._skipped)
+
+    def owners(self) -> Owners:
+        """Tells whose code a module is, of those that are enabled."""
+        return Owners({name: self._available[name] for name in self._order})
+
+    def named(self, name: str) -> str:
+        """A plugin as messages call it."""
+        return named(name, self._available.get(name))
 
     @property
     def names(self) -> Sequence[str]:
@@ -157,22 +201,32 @@ class Plugins:
             if name in path:
                 raise StartupError(f"plugins require each other in a circle: {' → '.join([*path, name])}")
             path.append(name)
+            missing: list[str] = []
             for key in self._requires(name):
-                if key.name in offers:
-                    if offers[key.name] in self._instances:
-                        visit(offers[key.name])
-                else:
-                    faults.append(
-                        f"plugin {name!r} needs the service {key.name!r}, which no enabled plugin offers; "
+                if key.name not in offers:
+                    missing.append(
+                        f"{self.named(name)} needs the service {key.name!r}, which no enabled plugin offers; "
                         f"enable [plugins.{key.provider}]"
                     )
+                elif offers[key.name] in self._instances:
+                    visit(offers[key.name])
+            if missing:
+                faults.extend(self._left_of(name, missing))
             path.pop()
             done.append(name)
 
-        for name in self._order:
+        for name in self.names:
             visit(name)
         tell(faults, self._gathered)
         return done
+
+    def _left_of(self, name: str, faults: list[str]) -> list[str]:
+        """The faults of a plugin that are to be told: none, if it is skipped."""
+        try:
+            self._forgive(name, faults)
+        except StartupError as error:
+            return error.faults
+        return []
 
     def _requires(self, name: str) -> tuple[ServiceKey[Any], ...]:
         return tuple(getattr(self._instances[name], "requires", ()))
@@ -186,65 +240,39 @@ class Plugins:
         impls = {impl.plugin_name: impl for impl in getattr(self._manager.hook, hook).get_hookimpls()}
         collected: list[tuple[str, Any]] = []
         faults: list[str] = []
-        for name in self._order:
+        for name in self.names:
             if (impl := impls.get(name)) is None:
                 continue
+            wrong: list[str] = []
             try:
-                results = _results(impl.function, arguments)
-            except StartupError as error:
-                faults += [f"plugin {name!r}, {hook}: {fault}" for fault in error.faults]
-            except Exception as error:  # noqa: BLE001  # told as a fault
-                faults.append(f"plugin {name!r}, {hook}: {error!r}")
-            else:
-                for one in results:
-                    if wrong := [f"plugin {name!r}, {hook}: {fault}" for fault in _result_faults(hook, one)]:
-                        faults += wrong
+                for one in _results(impl.function, arguments):
+                    if of_one := list(_result_faults(hook, one)):
+                        wrong += of_one
                     else:
                         collected.append((name, one))
+            except StartupError as error:
+                wrong += error.faults
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault
+                wrong.append(repr(error))
+            if wrong:
+                faults += self._left_of(name, [f"{self.named(name)}, {hook}: {fault}" for fault in wrong])
         tell(faults, self._gathered)
-        return collected
+        return [(name, one) for name, one in collected if name in self._instances]
 
     def report(self) -> list[PluginInfo]:
         """Every installed plugin, enabled or not."""
         return [
             PluginInfo(
                 name=name,
-                distribution=_origin(entry),
+                distribution=entry.dist.name if entry.dist else "an unknown distribution",
                 version=entry.dist.version if entry.dist else "?",
                 enabled=name in self._instances,
                 hooks=tuple(hook for hook in hook_names() if hasattr(self._instances.get(name), hook)),
+                faults=tuple(self._broken.get(name) or self._skipped.get(name) or ()),
+                skipped=name in self._skipped,
             )
             for name, entry in sorted(self._available.items())
         ]
-
-
-def settings_classes(available: dict[str, EntryPoint]) -> dict[str, type[Section]]:
-    """The section type of every installed plugin, enabled or not; imports them all (for the JSON Schema).
-
-    Raises:
-        StartupError: with every plugin that cannot be imported, or is none.
-    """
-    classes: dict[str, type[Section]] = {}
-    faults: list[str] = []
-    for name, entry in sorted(available.items()):
-        try:
-            classes[name] = _load(name, entry).Settings
-        except StartupError as error:
-            faults += error.faults
-    if faults:
-        raise StartupError(*faults)
-    return classes
-
-
-def _load(name: str, entry: EntryPoint) -> Any:
-    """The class behind an entry point, checked."""
-    try:
-        cls = entry.load()
-    except Exception as error:  # whatever a third party's import raises is a fault to report
-        raise StartupError(f"plugin {name!r} ({_origin(entry)}): cannot be imported: {error!r}") from error
-    if faults := _class_faults(cls):
-        raise StartupError(*(f"plugin {name!r} ({_origin(entry)}): {fault}" for fault in faults))
-    return cls
 
 
 def _results(function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
@@ -254,47 +282,6 @@ def _results(function: Callable[..., Any], arguments: dict[str, Any]) -> list[An
     if not isinstance(results, Iterable):
         raise StartupError(f"must return an iterable, not {type(results).__name__}; return [] for nothing")
     return list(results)
-
-
-def _origin(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else "an unknown distribution"
-
-
-def _class_faults(cls: Any) -> Iterable[str]:
-    """Everything that pluggy would silently accept, or refuse without saying what to do."""
-    if not inspect.isclass(cls):
-        return [f"the entry point must name a class, not {cls!r}"]
-    section = getattr(cls, "Settings", None)
-    if not (inspect.isclass(section) and issubclass(section, Section)):
-        return ["the class needs `Settings`, a subclass of gatehook.Section"]
-    faults: list[str] = []
-    specs = hook_names()
-    for name in dir(cls):
-        member = inspect.getattr_static(cls, name)
-        marker = getattr(member, f"{hookspecs.PROJECT}_impl", None)
-        if marker is None:
-            if name in specs:
-                faults.append(f"{name} lacks the @hookimpl decorator")
-        elif name not in specs:
-            near = get_close_matches(name, specs, 1)
-            faults.append(f"unknown hook {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        else:
-            faults += _impl_faults(name, member, marker)
-    return faults
-
-
-def _impl_faults(name: str, function: Any, marker: dict[str, Any]) -> Iterable[str]:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        yield f"{name} must not be async: hooks run once at start-up; return objects whose methods are async"
-    if marker.get("wrapper") or marker.get("hookwrapper"):
-        yield f"{name} must not be a wrapper"
-    for option in ("tryfirst", "trylast"):
-        if marker.get(option):
-            yield f"{name} must not use {option}: the order is the operator's, by `order` in [plugins.NAME]"
-    allowed = list(inspect.signature(getattr(hookspecs, name)).parameters)
-    for argument in list(inspect.signature(function).parameters)[1:]:
-        if argument not in allowed:
-            yield f"{name} has no argument {argument!r}; it may take: {', '.join(allowed) or 'none'}"
 
 
 def _result_faults(hook: str, result: Any) -> Iterable[str]:

@@ -21,6 +21,7 @@ from gatehook.model import (
     Operation,
     Outcome,
     Principal,
+    Question,
     Target,
     ToolCall,
     Usage,
@@ -34,6 +35,7 @@ __all__ = [
     "Bounded",
     "Cache",
     "Command",
+    "Confirmer",
     "Endpoint",
     "Limiter",
     "Observer",
@@ -231,6 +233,22 @@ class ToolPolicy(Protocol):
 
     async def judge(self, call: Call, tool_call: ToolCall) -> Verdict:
         """What to do with a call the model suggested; a whole call, also when it was streamed in pieces."""
+        ...
+
+
+@runtime_checkable
+class Confirmer(Protocol):
+    """What a tool policy may also be: one that has somebody decide about calls with the verdict `confirm`."""
+
+    async def ask(self, call: Call, question: Question) -> Mapping[str, Any]:
+        """Keep what is needed to go on once somebody has decided.
+
+        The client's answer has no tool calls then, but `status`, `pending_tool_calls` and the fields given here
+        (`session_id`).
+
+        Raises:
+            GatewayError: nobody can be asked now; the client is told, and no call goes out.
+        """
         ...
 
 

@@ -48,7 +48,9 @@ class Record:
     def spent(self, completion: Completion) -> None:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         if completion.usage is None:
-            completion.usage = _estimate(self._call, len(completion.raw) // 4)
+            # Of a picture it is not known: a model that counts it by tokens tells them.
+            size = 0 if self._call.operation == "images" else len(completion.raw)
+            completion.usage = _estimate(self._call, size // 4)
         self._usage = completion.usage
 
     def next_round(self) -> None:
@@ -59,6 +61,10 @@ class Record:
     def complete(self) -> None:
         """The whole answer was given."""
         self._status, self._http_status = "complete", 200
+
+    def accepted(self) -> None:
+        """It is queued, to be made later as a call of its own."""
+        self._status, self._http_status = "complete", 202
 
     def cached(self) -> None:
         """The whole answer was given, and nobody was paid for it."""

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -157,6 +158,14 @@ class Section(Table):
 
     enabled: bool = Field(default=True, description="false switches the plugin off; its code is then not imported")
     order: int = Field(default=0, description="plugins of one concern are asked by rising order, then by name")
+    on_error: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="'skip': serve without it if it is broken, unless it lets in, limits, judges or offers services",
+    )
+    guards: bool | None = Field(
+        default=None,
+        description="false: it does none of that, also where this cannot be seen because it cannot be imported",
+    )
 
 
 class ServerSettings(Table):
@@ -178,6 +187,18 @@ class ServerSettings(Table):
         ge=0,
         allow_inf_nan=False,
         description="seconds of silence in a stream after which a comment tells the client that it lives; 0: never",
+    )
+    blocked_warning: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds for which the event loop may stand still before the log says in whose code; 0: never",
+    )
+    blocked_limit: float = Field(
+        default=60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of that after which the process is killed and another begun; 0: never",
     )
 
     def is_loopback(self) -> bool:
@@ -266,12 +287,22 @@ Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Befor
 
 
 class PricingSettings(Table):
-    """`pricing` of a model: US dollars per 1,000 tokens."""
+    """`pricing` of a model: US dollars per 1,000 tokens, or per picture, or both."""
 
-    input_per_1k_tokens: Price = Field(description="of the prompt")
-    output_per_1k_tokens: Price = Field(description="of the answer")
+    input_per_1k_tokens: Price = Field(default=Decimal(0), description="of the prompt")
+    output_per_1k_tokens: Price = Field(default=Decimal(0), description="of the answer")
     cached_input_per_1k_tokens: Price | None = Field(default=None, description="read from the vendor's cache")
     cache_write_per_1k_tokens: Price | None = Field(default=None, description="written to the vendor's cache")
+    per_image: Price | None = Field(default=None, description="of one picture that is made")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """A price that was forgotten must not be taken for nothing."""
+        needed = ("input_per_1k_tokens", "output_per_1k_tokens")
+        given = self.model_fields_set.intersection(needed)
+        if missing := [name for name in needed if name not in given and (given or self.per_image is None)]:
+            raise ValueError(f"{' and '.join(missing)}: required")
+        return self
 
     def to_pricing(self) -> Pricing:
         """The same in nano-dollars."""
@@ -281,6 +312,7 @@ class PricingSettings(Table):
             nano(self.output_per_1k_tokens),
             None if cached is None else nano(cached),
             None if write is None else nano(write),
+            nano(self.per_image or 0),
         )
 
 

@@ -12,15 +12,16 @@ import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.accepting import Door, SharedSocket
 from gatehook.app import Gateway, error_response
 from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.listening import address, listen, remove_file
+from gatehook.watchdog import Watchdog
 
 __all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
 
@@ -70,12 +71,19 @@ class _Protocol(web.RequestHandler):
 
 
 def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], gateway: Gateway) -> Any:
-    """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape."""
+    """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape.
+
+    Inference calls go to the pipeline without looking for their route: whose it is, their path says.
+    """
+    endpoints, serve = gateway.endpoints, gateway.pipeline.serve
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if gateway.retiring or gateway.draining:
             # As if the client had asked for it: aiohttp has no other way to say it before an answer is begun.
             request._message = request._message._replace(should_close=True)  # noqa: SLF001
+        endpoint = endpoints.get(request.raw_path)
+        if endpoint is not None and request.method == endpoint.method and hdrs.EXPECT not in request.headers:
+            return await serve(endpoint, cast("web.Request", request))
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -152,10 +160,13 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
             keepalive_timeout=75.0,
         )
         await runner.setup()
+        limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would come instead
+        watchdog = Watchdog(gateway.plugins.owners(), settings.blocked_warning, limit)
         try:
             try:
                 async with _accepting(runner, gateway, shared) as sock:
-                    yield address(settings, sock)
+                    with watchdog.watching():
+                        yield address(settings, sock)
             finally:
                 await _drain(runner, gateway)
         finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from gatehook.accounts import Change, Key, Limits, ModelUsage, Performance, UsageRow, User
 from gatehook.errors import StartupError
-from gatehook.model import Target, Vitality
+from gatehook.model import Call, Target, Vitality
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -473,6 +473,27 @@ class Quotas(Protocol):
         Raises:
             Unavailable: the database cannot be asked now.
         """
+        ...
+
+    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
+        """Reserve what a call may use that is made later, in a transaction of somebody else's.
+
+        It is made with `call.reservation` set to `name`, as often as need be: what the ledger books of it is taken from
+        the reservation, and what is lacking is added. Nothing else of its caller's can use what is reserved, and no
+        crash loses it.
+
+        Args:
+            connection: within `Database.writing()`.
+            name: of the reservation; without a dot.
+            call: as it will be made.
+
+        Raises:
+            RateLimited: a cap does not allow it. PermissionDenied: nobody knows what the model costs.
+        """
+        ...
+
+    async def release(self, connection: AsyncConnection, name: str) -> None:
+        """Give back what is left of a reservation, if there is one. Flush the ledger before."""
         ...
 
 

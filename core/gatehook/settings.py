@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from gatehook import _env_layer
 from gatehook._env_layer import PREFIX
-from gatehook._reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at
+from gatehook._reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at, value_at
 from gatehook._together import faults_among
 from gatehook.errors import StartupError, tell
 from gatehook.model import Target
@@ -107,6 +107,25 @@ class Settings:
         """Whether the plugin has a section and `enabled` is not false there."""
         sections = table_at(self._sources.merged, ("plugins",))
         return name in sections and not _is_off(sections[name].get("enabled", True))
+
+    def layers_that_set(self, *path: str) -> list[str]:
+        """What sets a key: the strongest layer, or all of them in their order where tables and lists are merged."""
+        found = [layer for layer in self._sources.items if layer.sets(path)]
+        merged = found and isinstance(value_at(self._sources.merged, path), dict | list) and not found[-1].is_variable
+        return [layer.label for layer in (found if merged else found[-1:])]
+
+    def plugin_common(self, name: str) -> Section:
+        """What every plugin's section has, `enabled` and its like, whatever else is in it and also if that is wrong.
+
+        Raises:
+            StartupError: with every fault of these.
+        """
+        raw = table_at(self._sources.merged, ("plugins", name))
+        common = {key: value for key, value in raw.items() if key in Section.model_fields}
+        reading = Reading(Section, self._sources, ("plugins", name), common)
+        if reading.table is None:
+            raise StartupError(*reading.faults)
+        return reading.table
 
     def plugin_section(self, name: str, cls: type[SectionT]) -> SectionT:
         """The plugin's section as `cls`; one that is not there is read as an empty one.

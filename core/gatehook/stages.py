@@ -25,14 +25,16 @@ from gatehook.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.own_tools import OwnTools
-from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
+from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
+from gatehook.results import WrongResultError
 from gatehook.services import Catalog
 from gatehook.tools import Tools
 
-__all__ = ["Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
+__all__ = ["Concerns", "Observers", "Permits", "admit_round", "authenticate", "authorize", "read_body", "route"]
 
 log = logging.getLogger("gatehook")
 
@@ -73,6 +75,8 @@ async def authenticate(authenticators: Sequence[Authenticator], request: web.Bas
     for authenticator in authenticators:
         principal = await authenticator.authenticate(credential)
         if principal is not None:
+            if not isinstance(principal, Principal):  # False, for one, would be somebody
+                raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
             return principal
     if not credential.token:
         raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
@@ -99,12 +103,14 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
     try:
         if request.content.is_eof():  # all of it has come with the head, as most do
-            body = await request.read()
+            body = request.content.read_nowait()
+            if len(body) > concerns.max_body:
+                raise _too_large(concerns)
         else:
             with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
                 body = await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)") from None
+        raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
     if not body:
@@ -114,6 +120,10 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
     return body
+
+
+def _too_large(concerns: Concerns) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)")
 
 
 def _body_too_slow() -> GatewayError:
@@ -126,25 +136,40 @@ def authorize(call: Call, catalog: Catalog) -> None:
     Raises:
         PermissionDenied: it is not.
     """
-    if not call.principal.may_use(call.model, catalog.canonical(call.model)):
+    principal = call.principal
+    if principal.models is not None and not principal.may_use(call.model, catalog.canonical(call.model)):
         raise PermissionDenied(
             f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
         )
 
 
 async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
-    """The deployments to try.
+    """The deployments to try, all of them fit for the call.
 
     Raises:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
+        InvalidRequest: no deployment can serve this request.
     """
     if not routers:
         raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     for router in routers:
         targets = await router.route(call)
         if targets:
-            return targets
+            if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
+                raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
+            return fitting(call, targets)
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
+
+
+async def admit_round(limiters: Sequence[Limiter], call: Call) -> None:
+    """Ask the limiters that want to be asked before a model is called once more for a call.
+
+    Raises:
+        RateLimited: one refused.
+    """
+    for limiter in limiters:
+        if isinstance(limiter, RoundLimiter):
+            await limiter.admit_round(call)
 
 
 class Permits:
@@ -168,6 +193,8 @@ class Permits:
         for limiter in limiters:
             permit = await limiter.admit(call)
             if permit is not None:
+                if not hasattr(permit, "settle"):  # False, for one, was meant to refuse
+                    raise WrongResultError(limiter, "admit", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
@@ -180,6 +207,8 @@ class Permits:
         for limiter in limiters:
             permit = await limiter.admit_attempt(call, target)
             if permit is not None:
+                if not hasattr(permit, "settle"):
+                    raise WrongResultError(limiter, "admit_attempt", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def attempt_failed(self, error: GatewayError) -> None:
@@ -223,7 +252,7 @@ class Permits:
         for permit in reversed(held):
             try:
                 await permit.settle(outcome)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("a permit of %s could not be settled", type(permit).__name__)
 
 
@@ -253,12 +282,12 @@ class Observers:
             for method in methods:
                 try:
                     method(*arguments)
-                except Exception as error:  # noqa: BLE001  # an observer may do anything, a call must not feel it
+                except (Exception, SystemExit) as error:  # noqa: BLE001  # it may do anything, a call must not feel it
                     self._failed(method, name, error)
 
         return tell
 
-    def _failed(self, method: Callable[..., None], moment: str, error: Exception) -> None:
+    def _failed(self, method: Callable[..., None], moment: str, error: BaseException) -> None:
         self.failures += 1
         who = f"{type(getattr(method, '__self__', method)).__name__}.{moment}"
         if who not in self._reported:

@@ -15,13 +15,12 @@ from gatehook.attempts import Stream
 from gatehook.canonical import tool_call_id
 from gatehook.errors import Retry, UpstreamError
 from gatehook.failover import Failover
-from gatehook.fitness import fitting
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
 from gatehook.own_tools import follow_up, read_arguments, tool_names
-from gatehook.protocols import RoundLimiter
 from gatehook.record import Record
-from gatehook.stages import Concerns, Permits, route
+from gatehook.stages import Concerns, Permits, admit_round, route
+from gatehook.tool_calls import identified
 
 __all__ = ["GAP", "ToolLoop"]
 
@@ -65,7 +64,9 @@ class ToolLoop:
             message = choice.get("message") or {}
             calls = message.get("tool_calls") or ()
             if not self.goes_on(calls, choice.get("finish_reason")):
-                return self._shown(completion, message, said)
+                return self._shown(completion, message, said, self.of_client(calls))
+            if not await self.may_run(message, calls):
+                return self._shown(completion, message, said, calls)
             if isinstance(text := message.get("content"), str) and text:
                 said.append(text)
             await self.run(message, calls)
@@ -86,6 +87,18 @@ class ToolLoop:
         """The tool calls that are the client's business."""
         return [one for one in calls if (one.get("function") or {}).get("name") not in self._own]
 
+    async def may_run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the policies allow what the model has called; if not, the calls go out to be judged as a client's do.
+
+        Raises:
+            GatewayError: a call is refused; see `Tools.judge`.
+        """
+        tools = self._concerns.tools
+        if not tools.policies:
+            return True
+        ruling = await tools.ruling(self._call, [identified({**message, "tool_calls": list(calls)})])
+        return ruling.kind == "allow"
+
     async def run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
         """Run what the model has called, and make the request that of the next round.
 
@@ -94,7 +107,6 @@ class ToolLoop:
             calls: its tool calls, all of own tools.
 
         Raises:
-            PermissionDenied: a policy does not allow one of them; none is run.
             RateLimited: a limiter has no room for another round.
             UpstreamError: there were as many rounds already as there may be.
         """
@@ -108,9 +120,6 @@ class ToolLoop:
             )
         wanted = _identified(calls[:_MOST_CALLS])
         named = [ToolCall(one["id"], one["function"]["name"], one["function"]["arguments"]) for one in wanted]
-        if self._concerns.tools.policies:
-            for tool_call in named:
-                await self._concerns.tools.judge_one(call, tool_call)
         await self._permits.round_over(self.record.outcome_of_round(over=True))
         self.record.next_round()
         call.tool_rounds += 1
@@ -120,17 +129,20 @@ class ToolLoop:
         results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
         said = {name: value for name, value in message.items() if value is not None}
         call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
-        for limiter in self._concerns.limiters:
-            if isinstance(limiter, RoundLimiter):
-                await limiter.admit_round(call)
+        await admit_round(self._concerns.limiters, call)
 
     async def _targets(self) -> Sequence[Target]:
-        return fitting(self._call, await route(self._concerns.routers, self._call))
+        return await route(self._concerns.routers, self._call)
 
-    def _shown(self, completion: Completion, message: Mapping[str, Any], said: Sequence[str]) -> Completion:
-        """The last answer as the client gets it: without own calls, with all that was said, and the sum of usage."""
+    def _shown(
+        self,
+        completion: Completion,
+        message: Mapping[str, Any],
+        said: Sequence[str],
+        left: Sequence[Mapping[str, Any]],
+    ) -> Completion:
+        """The last answer as it goes on: with the calls that are `left`, all that was said, and the sum of usage."""
         calls = message.get("tool_calls") or []
-        left = self.of_client(calls)
         if not said and not self._call.tool_rounds and len(left) == len(calls):
             return completion
         message = dict(message)

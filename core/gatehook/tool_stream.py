@@ -68,6 +68,9 @@ class RoundsStream:
                 return
             if self._watch is not None:
                 self._watch.pause()  # tools have time limits of their own
+            if not await loop.may_run(shown.message.whole(), shown.message.calls):
+                yield shown.put_off()
+                return
             await loop.run(shown.message.whole(), shown.message.calls)
             self._stream = await loop.stream()
             loop.record.stream = self
@@ -128,6 +131,8 @@ class _Shown:
         self.goes_on = False
         """Whether the end of the round is not that of the answer."""
         self._unread: list[Frames] = []
+        self._ending: list[Chunk] = []
+        """The chunks that end a round that goes on."""
         self._first: Mapping[str, Any] = {}
         """The first chunk of all."""
         self._head: Mapping[str, Any] = {}
@@ -141,6 +146,7 @@ class _Shown:
         """What comes now is another answer of the model."""
         self.message = _Message()
         self.goes_on = False
+        self._ending = []
         self._head = {name: self._first[name] for name in _HEAD if name in self._first}
         self._gap = GAP if self._said else ""
 
@@ -160,7 +166,10 @@ class _Shown:
         self._first = self._first or data
         choices = data.get("choices") or ()
         if not choices:
-            return [] if self.goes_on else [self._made(chunk, data)]
+            if self.goes_on:
+                self._ending.append(chunk)
+                return []
+            return [self._made(chunk, data)]
         choice = choices[0]
         delta = choice.get("delta") or {}
         reason = choice.get("finish_reason")
@@ -180,9 +189,19 @@ class _Shown:
             bare = {**data, "choices": [{**choice, "delta": shown, "finish_reason": None}]}
             bare.pop("usage", None)
             made.append(self._made(Chunk(bare, content=True), bare))
-        if ends:
-            made.append(self._made(chunk, {**data, "choices": [{**choice, "delta": {}}]}))
+        if reason is not None:
+            end = self._made(chunk, {**data, "choices": [{**choice, "delta": {}}]})
+            (made if ends else self._ending).append(end)
         return made
+
+    def put_off(self) -> list[Chunk]:
+        """The calls of the round after all, and its end."""
+        calls = [{**one, "index": place} for place, one in enumerate(self.message.calls)]
+        first = self._ending[0]
+        choice = {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}
+        data = {**first.data, "choices": [choice]}
+        data.pop("usage", None)
+        return [Chunk(data, content=True), *(self._made(chunk, chunk.data) for chunk in self._ending)]
 
     def _visible(self, delta: Mapping[str, Any]) -> dict[str, Any]:
         """A delta without its tool calls, and without the role if that was told before."""

@@ -1,14 +1,43 @@
 """Tool policies at work: which tools a model is shown, and which of its calls go out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from gatehook.errors import PermissionDenied
-from gatehook.jsonio import Document, encode
-from gatehook.model import Call, Chunk, Completion, Entry, ToolCall
-from gatehook.protocols import ToolPolicy
+from gatehook.gate import Gate
+from gatehook.jsonio import Document
+from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
+from gatehook.protocols import Confirmer, ToolPolicy
+from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, pending_form
 
-__all__ = ["Gate", "Tools"]
+__all__ = ["Tools", "confirmation_of"]
+
+_MOST_ROUNDS: Final = 8
+"""A model may be told that its calls are wrong so often in one request, whatever policies say."""
+_STRICTNESS: Final = ("allow", "confirm", "retry", "deny")
+_UNTRIED: Final = "Not run: another call of this turn was wrong. Call it again if it is still needed."
+_CONFIRMATION: Final = ("status", "session_id", "expires_at", "pending_tool_calls")
+_STATUS: Final = "require_confirmation"
+
+
+def confirmation_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer, or a chunk of one, asks about tool calls, for surfaces of another shape; {} if nothing."""
+    if data.get("status") != _STATUS:
+        return {}
+    return {name: data[name] for name in _CONFIRMATION if name in data}
+
+
+class Ruling(Struct, frozen=True):
+    """What becomes of the calls of one turn: allowed, to be confirmed (the `pending`), or `said` to be wrong, by id."""
+
+    kind: Literal["allow", "confirm", "retry"]
+    pending: Sequence[ToolCall] = ()
+    said: Mapping[str, str] = {}
+
+
+_ALLOWED: Final = Ruling("allow")
 
 
 class Tools:
@@ -16,6 +45,7 @@ class Tools:
 
     def __init__(self, policies: Sequence[ToolPolicy]) -> None:
         self.policies = tuple(policies)
+        self._confirmer = next((one for one in policies if isinstance(one, Confirmer)), None)
 
     async def offer(self, call: Call) -> None:
         """Narrow the tools of the request to what every policy lets the model see.
@@ -23,7 +53,7 @@ class Tools:
         Raises:
             PermissionDenied: the request insists on a tool that may not be seen.
         """
-        if not self.policies or call.operation != "chat":
+        if not self.policies or call.operation != "chat" or not _offers(call):
             return
         payload = dict(call.payload)
         for name, beside in _TOOL_FIELDS.items():
@@ -48,56 +78,126 @@ class Tools:
             tools = await policy.offer(call, tools)
         return [one["function"] for one in tools] if old else list(tools)
 
-    async def judge(self, call: Call, completion: Completion) -> None:
+    async def judge(self, call: Call, completion: Completion) -> Completion | None:
         """Judge the tool calls of a whole answer.
+
+        Returns:
+            The answer as it may go out: as it is, or with the question whether its calls may be made in their place.
+            None: the model is to be asked again; the call's body now says what was wrong with what it called.
 
         Raises:
             PermissionDenied: a call is denied, or needs a confirmation that no plugin can ask for.
+            GatewayError: what a policy raises; nothing goes out.
         """
-        if self.policies and call.operation == "chat":
-            for choice in completion.data.get("choices") or ():
-                message = choice.get("message") or {}
-                for tool_call in message.get("tool_calls") or ():
-                    await self.judge_one(call, _tool_call(tool_call))
-                if function := message.get("function_call"):
-                    await self.judge_one(call, _tool_call({"function": function}))
+        if not self.policies or call.operation != "chat" or not may_call(completion):
+            return completion
+        choices = completion.data.get("choices") or ()
+        messages = [identified(choice.get("message") or {}) for choice in choices]
+        ruling = await self.ruling(call, messages)
+        if ruling.kind == "allow":
+            return completion
+        if ruling.kind == "retry":
+            self.tell(call, messages[0], ruling.said)
+            return None
+        asked = await self.ask(call, messages[0], ruling.pending)
+        bare = {name: value for name, value in messages[0].items() if name not in ("tool_calls", OLD_FORM)}
+        # Without calls it ends as an answer in words does: nobody shall look for any.
+        (choice,) = ({**one, "message": bare, "finish_reason": "stop"} for one in choices)
+        return Completion({**completion.data, "choices": [choice], **asked}, usage=completion.usage)
 
-    async def judge_again(self, call: Call, entry: Entry) -> None:
-        """Judge a cached answer: the policies may have changed since it was stored.
+    async def judge_again(self, call: Call, entry: Entry) -> Entry | None:
+        """Judge a cached answer: the policies may have changed since it was stored. None: as `judge`.
 
         Raises:
-            PermissionDenied: see `judge`.
+            GatewayError: see `judge`.
         """
         if entry.completion is not None:
-            await self.judge(call, entry.completion)
-        elif (gate := self.gate(call)) is not None:
-            await gate.passed(entry.chunks)
-            await gate.rest()
+            judged = await self.judge(call, entry.completion)
+            if judged is None:
+                return None
+            return entry if judged is entry.completion else Entry(judged, at=entry.at, dropped=entry.dropped)
+        if (gate := self.gate(call)) is None:
+            return entry
+        chunks = [*await gate.passed(entry.chunks), *await gate.rest()]
+        if gate.wants_another_round:
+            return None
+        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if call.asked else entry
 
-    def gate(self, call: Call) -> "Gate | None":
+    def gate(self, call: Call) -> Gate | None:
         """What a stream's chunks must pass; None if there is nothing to judge."""
         return Gate(self, call) if self.policies and call.operation == "chat" else None
 
-    async def judge_one(self, call: Call, tool_call: ToolCall) -> None:
-        """Ask every policy about one call.
+    def can_go_on(self, call: Call) -> bool:
+        """Whether a turn with calls can be kept, or answered: tools were offered, and there is one answer only."""
+        return _offers(call) and call.payload.get("n") in (None, 1)
+
+    async def ruling(self, call: Call, messages: Sequence[Mapping[str, Any]]) -> Ruling:
+        """Ask every policy about every call of these messages, one for each choice.
 
         Raises:
-            PermissionDenied: see `judge`.
+            GatewayError: see `judge`.
         """
+        verdicts = [(one, await self._verdict(call, one)) for message in messages for one in calls_of(message)]
+        strictest = max((verdict.kind for _, verdict in verdicts), key=_STRICTNESS.index, default="allow")
+        if strictest == "allow":
+            return _ALLOWED
+        can_go_on = len(messages) == 1 and self.can_go_on(call)
+        called, verdict = next(one for one in verdicts if one[1].kind == strictest)
+        if strictest == "deny":
+            raise _denied(called, "is denied", verdict)
+        if strictest == "retry":
+            if not can_go_on or call.rounds >= _MOST_ROUNDS:
+                raise _denied(called, "is wrong, and the model cannot be told", verdict)
+            return Ruling(
+                "retry", said={one.id: verdict.reason for one, verdict in verdicts if verdict.kind == "retry"}
+            )
+        if self._confirmer is None:
+            raise _denied(called, "needs a confirmation, and no enabled plugin asks for one", verdict)
+        if not can_go_on:
+            raise _denied(called, "needs a confirmation, which is asked for in single answers (n = 1) only", verdict)
+        return Ruling("confirm", [one for one, verdict in verdicts if verdict.kind == "confirm"])
+
+    async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
+        """The strictest of all policies'."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
-        strictest = max(verdicts, key=lambda verdict: ("allow", "confirm", "deny").index(verdict.kind))
-        if strictest.kind != "allow":
-            what = (
-                "is denied" if strictest.kind == "deny" else "needs a confirmation, and no enabled plugin asks for one"
-            )
-            reason = f": {strictest.reason}" if strictest.reason else ""
-            raise PermissionDenied(
-                f"the model's call of tool {tool_call.name!r} {what}{reason}", code="tool_call_denied"
-            )
+        return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.kind))
+
+    async def ask(self, call: Call, message: Mapping[str, Any], pending: Sequence[ToolCall]) -> dict[str, Any]:
+        """Have somebody asked about calls of the model's message; gives what the answer says of it.
+
+        Raises:
+            GatewayError: nobody can be asked now.
+        """
+        assert self._confirmer is not None, "ruling() has looked"  # noqa: S101
+        fields = await self._confirmer.ask(call, Question(message, pending))
+        call.asked = True
+        return {"status": _STATUS, **fields, "pending_tool_calls": [pending_form(one) for one in pending]}
+
+    @staticmethod
+    def tell(call: Call, message: Mapping[str, Any], said: Mapping[str, str]) -> None:
+        """Let the conversation go on with the model's message, and what is `said` to it of its calls, by their ids."""
+        contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
+        call.rounds += 1
+        call.body = Document(continued(call.payload, [message, *answers_of(message, contents)]))
+
+
+def continued(payload: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The request with more of the conversation."""
+    return {**payload, "messages": [*payload["messages"], *messages]}
+
+
+def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    return PermissionDenied(f"the model's call of tool {called.name!r} {what}{reason}", code="tool_call_denied")
 
 
 _TOOL_FIELDS = {"tools": ("tool_choice", "parallel_tool_calls"), "functions": ("function_call",)}
 """Where a request names tools, and what means nothing without them. `functions` is OpenAI's old form, still taken."""
+
+
+def _offers(call: Call) -> bool:
+    """Whether the request may offer tools; told without decoding what nobody has decoded yet."""
+    return call.body.may_have(*_TOOL_FIELDS)
 
 
 def _check_choice(choice: Any, offered: Sequence[Mapping[str, Any]], field: str) -> None:
@@ -108,76 +208,3 @@ def _check_choice(choice: Any, offered: Sequence[Mapping[str, Any]], field: str)
         raise PermissionDenied(f"{field}: the tool {named!r} may not be used", param=field, code="tool_not_allowed")
     if choice == "required" and not offered:
         raise PermissionDenied(f"{field}: none of the tools may be used", param=field, code="tool_not_allowed")
-
-
-class Gate:
-    """Holds a stream's tool calls back until they are whole and judged; text before them passes at once."""
-
-    def __init__(self, tools: Tools, call: Call) -> None:
-        self._tools = tools
-        self._call = call
-        self._held: list[Chunk] = []
-        self._calls: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._open: set[int] = set()
-        """Choices with a call that more may be added to."""
-
-    async def passed(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
-        """The chunks that may go out now.
-
-        Raises:
-            PermissionDenied: see `Tools.judge`.
-        """
-        out: list[Chunk] = []
-        for chunk in batch:
-            for choice in chunk.data.get("choices") or ():
-                self._take(choice.get("index", 0), choice)
-            if self._calls:
-                self._held.append(chunk)
-                if not self._open:
-                    out += await self.rest()
-            else:
-                out.append(chunk)
-        return out
-
-    async def rest(self) -> Sequence[Chunk]:
-        """What is held back, when its calls are whole: a choice ended, or the stream.
-
-        Raises:
-            PermissionDenied: see `Tools.judge`.
-        """
-        for tool_call in self._calls.values():
-            await self._tools.judge_one(self._call, _tool_call(tool_call))
-        held, self._held = self._held, []
-        self._calls.clear()
-        return held
-
-    def _take(self, choice: int, data: dict[str, Any]) -> None:
-        """Note the fragments of tool calls in one choice of a chunk, and whether the choice ends."""
-        delta = data.get("delta") or {}
-        for fragment in delta.get("tool_calls") or ():
-            self._add((choice, fragment.get("index")), fragment.get("id") or "", fragment)
-        if function := delta.get("function_call"):
-            self._add((choice, "function_call"), "", {"function": function})
-        if data.get("finish_reason") is not None:
-            self._open.discard(choice)
-
-    def _add(self, place: tuple[Any, ...], id: str, fragment: dict[str, Any]) -> None:
-        self._open.add(place[0])
-        known = self._calls.get(place)
-        if known is not None and id and known["id"] not in ("", id):
-            # Some servers number no calls, or all of them 0: another id is another call.
-            self._calls[(*place, known["id"])] = self._calls.pop(place)
-        call = self._calls.setdefault(place, {"id": "", "function": {"name": "", "arguments": ""}})
-        part = _tool_call(fragment)
-        call["id"] = id or call["id"]
-        call["function"]["name"] += part.name
-        call["function"]["arguments"] += part.arguments
-
-
-def _tool_call(data: dict[str, Any]) -> ToolCall:
-    """A function's call, or a custom tool's, whose input is any text."""
-    call = data.get("function") or data.get("custom") or {}
-    arguments = call.get("arguments") or call.get("input") or ""
-    if not isinstance(arguments, str):  # some servers give an object instead of its JSON text
-        arguments = encode(arguments).decode()
-    return ToolCall(data.get("id") or "", call.get("name") or "", arguments)

@@ -6,11 +6,12 @@ address of a Redis, in memory only. Prints microseconds: the median of several r
 
 import argparse
 import asyncio
+import logging
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 
-from gatehook import Call, Key, Limits, Outcome, Principal, Usage
+from gatehook import Call, Key, Limits, Outcome, Principal, RedisSettings, SecretStr, Usage
 from gatehook.catalog import LiveCatalog
 from gatehook.jsonio import Document
 from gatehook_plugins.rate_limit.limiter import RateLimiter
@@ -80,10 +81,11 @@ async def main(url: str) -> None:
     await measure("memory", MemoryStore(), 20_000)
     if not url:
         return
-    from gatehook_plugins.rate_limit.link import Link
+    from gatehook.redis_line import RedisLine
     from gatehook_plugins.rate_limit.shared import RedisStore
 
-    store = RedisStore(Link(url, 5, "it is measured"), "bench")
+    settings = RedisSettings(url=SecretStr(url), timeout=5)
+    store = RedisStore(RedisLine(settings, logging.getLogger(), gone="it is measured", back="it was"), "bench")
     async with store.lifespan():
         await measure("redis", store, 500)
         print(f"redis    {await at_once(store, 50, 100):7,.0f} decisions/s by 50 tasks")

@@ -2,12 +2,15 @@
 
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from gatehook import Caps, Limits, Pricing, Usage, dollars, nano
+from gatehook import NANO, Caps, Cost, Limits, Pricing, Usage, dollars, nano
+from gatehook.sections import PricingSettings
 from gatehook.settings import ModelSettings
 
 TOKENS = st.integers(0, 10**9)
@@ -88,3 +91,22 @@ def test_limits_and_caps_are_true_when_they_limit_anything_also_to_nothing() -> 
     assert Caps(tokens=5)
     assert Caps(1, 2, 3, 4, 5, 6).of_tokens == (1, 2, 3)
     assert Caps(1, 2, 3, 4, 5, 6).of_money == (4, 5, 6)
+
+
+def test_pictures_cost_by_the_piece_beside_tokens_or_alone() -> None:
+    alone = settings_of({"per_image": 0.04}).to_pricing()
+    assert Usage(images=3).cost(alone) == Cost(0, 120_000_000)
+    both = settings_of({"per_image": 1, "input_per_1k_tokens": 1, "output_per_1k_tokens": 2}).to_pricing()
+    assert Usage(1000, 500, images=1).cost(both) == Cost(NANO, 2 * NANO)
+
+
+@pytest.mark.parametrize(
+    "prices", [{}, {"input_per_1k_tokens": 1}, {"output_per_1k_tokens": 1, "per_image": 1}, {"per_image": -1}]
+)
+def test_a_price_that_was_forgotten_is_not_nothing(prices: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        settings_of(prices)
+
+
+def settings_of(prices: dict[str, Any]) -> PricingSettings:
+    return PricingSettings(**prices)

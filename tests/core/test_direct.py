@@ -82,7 +82,8 @@ def connected() -> tuple[direct._Connection, Wire]:
 async def read(pool: direct.Pool, connection: direct._Connection) -> tuple[int, bytes]:
     """Read one answer as `Upstream` does, and give the connection back."""
     answer = direct.Answer(pool, ORIGIN, connection)
-    await answer.begin(connection)
+    while not answer.begins(await connection.read(), connection):
+        pass
     body = b""
     while not answer.content.at_eof():
         body += await answer.receive()
@@ -309,7 +310,7 @@ class TestPieces:
         pieces = [b"%05d" % number for number in range(20_000)]
         answer = direct.Answer(pool, ORIGIN, connection)
         connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await answer.begin(connection)
+        assert answer.begins(await connection.read(), connection)
         connection.data_received(chunked(pieces))
         assert connection._reading_paused  # so many pieces are more than aiohttp keeps
         got = []
@@ -326,7 +327,7 @@ class TestPieces:
         connection, _ = connected()
         answer = direct.Answer(pool, ORIGIN, connection)
         connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await answer.begin(connection)
+        assert answer.begins(await connection.read(), connection)
         connection.data_received(chunked(split(gzip.compress(body), range(0, 8_000, 97))))
         assert 0 < answer.content._size < 1 << 20
         got = b""
@@ -352,7 +353,7 @@ class TestPieces:
         connection, _ = connected()
         answer = direct.Answer(pool, ORIGIN, connection)
         connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
-        await answer.begin(connection)
+        assert answer.begins(await connection.read(), connection)
         connection.connection_lost(ConnectionResetError("gone"))
         with pytest.raises(LINE_ERRORS):
             await answer.receive()
@@ -464,7 +465,7 @@ class TestReuse:
             connection, wire = connected()
             connection.data_received(OK[:length])
             answer = direct.Answer(pool, ORIGIN, connection)
-            await answer.begin(connection)
+            assert answer.begins(await connection.read(), connection)
             answer.release()
             assert wire.closed
         assert idle(pool) == 0

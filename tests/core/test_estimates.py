@@ -115,3 +115,12 @@ def test_what_no_surface_has_looked_at_breaks_nothing(messages: Any) -> None:
 def test_a_call_is_estimated_once() -> None:
     one = call(messages=say("x"))
     assert estimate(one, [target()]) is estimate(one, [])
+
+
+def test_pictures_are_estimated_by_the_piece() -> None:
+    made = estimate(call("images", prompt="a cat", n=3), [target()])
+    assert made.images == 3
+    assert 0 < made.completion < made.completion_most
+    bounded = estimate(call("images", prompt="a cat", n=2), [target(max_tokens=10)])
+    assert bounded.completion_most == 20
+    assert estimate(call(messages=say("a cat"), n=2), [target()]).images == 2

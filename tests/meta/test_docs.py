@@ -146,7 +146,9 @@ def test_the_book_names_the_modules_that_plugins_may_import() -> None:
     assert re.findall(r"`(gatehook[\w.]*)`", sentence) == [
         "gatehook.__all__",
         "gatehook.sse",
+        "gatehook.chats",
         "gatehook.legacy",
+        "gatehook.redis_line",
         "gatehook.testing",
     ]
 

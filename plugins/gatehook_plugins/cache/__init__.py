@@ -82,25 +82,13 @@ class CachePlugin:
         return self._lifespans
 
     def _redis(self, gateway: Gateway) -> Store:
+        from gatehook_plugins.cache.redis_store import RedisStore
+
         redis = gateway.settings.redis
-        if not (url := redis.url.get_secret_value()):
+        if not redis.url.get_secret_value():
             raise StartupError(
                 "[plugins.cache] backend is 'redis', but [redis] url is empty; name one, or use 'memory'"
             )
-        try:
-            from gatehook_plugins.cache.redis_store import RedisStore
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "redis":
-                raise
-            raise StartupError(
-                "[plugins.cache] backend is 'redis', but the package is not installed: pip install 'gatehook[redis]', "
-                "or use 'memory'"
-            ) from None
-        try:
-            store = RedisStore(url, redis.prefix, redis.timeout)
-        except ValueError:  # whose words may repeat the address, with its password
-            raise StartupError(
-                "[redis] url: expected redis://HOST:PORT/N, rediss://HOST:PORT/N or unix:///PATH"
-            ) from None
+        store = RedisStore(redis)
         self._lifespans.append(store.lifespan)
         return store

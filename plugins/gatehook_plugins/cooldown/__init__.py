@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from gatehook import CATALOG, DIRECTORY, HEALTH, Limiter, Observer, Section, ServiceKey, StartupError, hookimpl
+from gatehook import CATALOG, DIRECTORY, HEALTH, Limiter, Observer, Section, ServiceKey, hookimpl
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.breaker import Breaker
 from gatehook_plugins.cooldown.checks import Checks
@@ -103,20 +103,8 @@ class Cooldown:
 
     def _nodes(self, gateway: Gateway) -> Nodes | None:
         redis = gateway.settings.redis
-        if not (url := redis.url.get_secret_value()):
+        if not redis.url.get_secret_value():
             return None
-        try:
-            from gatehook_plugins.cooldown.nodes import Nodes
+        from gatehook_plugins.cooldown.nodes import Nodes
 
-            return Nodes(url, redis.timeout, redis.prefix, self._book)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "redis":
-                raise
-            raise StartupError(
-                "[redis] url is set, but the package is not installed: pip install 'gatehook[redis]', "
-                "or set url = '' to rest deployments by each node itself"
-            ) from None
-        except ValueError:  # whose words may repeat the address, with its password
-            raise StartupError(
-                "[redis] url: expected redis://HOST:PORT/N, rediss://HOST:PORT/N or unix:///PATH"
-            ) from None
+        return Nodes(redis, self._book)

@@ -8,18 +8,18 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
-from redis import RedisError
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from gatehook import redact
+from gatehook import RedisSettings
+from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.condition import Condition
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 __all__ = ["Nodes"]
 
@@ -37,19 +37,20 @@ _decoder = msgspec.msgpack.Decoder(Condition)
 class Nodes:
     """This node's part of it. Building it opens nothing."""
 
-    def __init__(self, url: str, timeout: float, prefix: str, book: Book) -> None:
-        """`timeout` is in seconds, for each command.
+    def __init__(self, settings: RedisSettings, book: Book) -> None:
+        """Made ready; nothing is sent.
 
         Raises:
-            ValueError: the URL is none of Redis.
+            StartupError: the URL is none of Redis, or the package for it is not installed.
         """
-        self._client: Redis = Redis.from_url(
-            url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+        self._line = RedisLine(
+            settings,
+            log,
+            gone="each node rests deployments by itself",
+            back="rests of deployments are shared between nodes",
         )
-        self._password = str(self._client.connection_pool.connection_kwargs.get("password") or "")
-        self._name = f"{prefix}:cooldown"
+        self._name = f"{settings.prefix}:cooldown"
         self._book = book
-        self._is_away = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -58,27 +59,25 @@ class Nodes:
         try:
             yield
         finally:
-            while not task.done():  # redis-py may take a cancellation for its own time limit, and go on
-                task.cancel()
-                await asyncio.wait([task], timeout=0.5)
-            with contextlib.suppress(RedisError, OSError):
-                await self._client.aclose()
+            task.cancel()
+            await asyncio.wait([task])
+            await self._line.close()
 
     async def claim(self, key: str, seconds: float) -> bool:
         """Whether the check of a deployment is this node's for so long; without Redis it is everybody's."""
+        name, milliseconds = f"{self._name}:check:{key}", max(1, int(seconds * 800))
         try:
-            taken = await self._client.set(f"{self._name}:check:{key}", b"1", nx=True, px=max(1, int(seconds * 800)))
-        except (RedisError, OSError):
+            return bool(await self._line.ask(lambda client: client.set(name, b"1", nx=True, px=milliseconds)))
+        except Gone:
             return True
-        return bool(taken)
 
     async def exchange(self) -> None:
         """Learn from the others, and tell what is newer here.
 
         Raises:
-            RedisError, OSError: Redis does not answer.
+            Gone: Redis does not answer.
         """
-        told: dict[Any, Any] = await self._client.hgetall(self._name)
+        told: dict[Any, Any] = await self._line.ask(lambda client: cast("Awaitable[Any]", client.hgetall(self._name)))
         theirs = {key.decode(): condition for key, text in told.items() if (condition := _read(text)) is not None}
         for key, condition in theirs.items():
             if condition.changed > _when(self._book.get(key)):
@@ -89,24 +88,20 @@ class Nodes:
             if condition.changed > _when(theirs.get(key))
         }
         if news:
-            await self._client.hset(self._name, mapping=news)
-            await self._client.expire(self._name, _KEPT)
+            await self._line.ask(lambda client: self._tell(client, news))
+
+    async def _tell(self, client: "Redis", news: dict[Any, Any]) -> None:
+        await client.hset(self._name, mapping=news)
+        await client.expire(self._name, _KEPT)
 
     async def _run(self) -> None:
         while True:
             try:
                 await self.exchange()
-            except (RedisError, OSError) as error:
-                if not self._is_away:
-                    reason = redact(f"{type(error).__name__}: {error}", [self._password])
-                    log.warning("Redis is gone (%s); until it answers, each node rests deployments by itself", reason)
-                self._is_away = True
+            except Gone:
+                pass  # told already
             except Exception:
                 log.exception("rests could not be shared between nodes; trying again")
-            else:
-                if self._is_away:
-                    log.warning("Redis answers again; rests of deployments are shared between nodes")
-                self._is_away = False
             await asyncio.sleep(_PAUSE)
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from gatehook import InvalidRequest, MalformedJSON, decode, misfit
+from gatehook import InvalidRequest, misfit, read_object
 
-__all__ = ["DEFAULT_MODEL", "MOST_IN_A_BATCH", "as_chat", "read_batch", "read_object"]
+__all__ = ["DEFAULT_MODEL", "MOST_IN_A_BATCH", "as_chat", "read_batch"]
 
 DEFAULT_MODEL: Final = "default"
 """The name that stands for whichever model the operator has chosen."""
@@ -35,21 +35,6 @@ class Batch(Struct):
 _OWN: Final = ("prompt", "system", "messages")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """The body's JSON object.
-
-    Raises:
-        InvalidRequest: it is none.
-    """
-    try:
-        data = decode(body)
-    except MalformedJSON as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    if not isinstance(data, dict):
-        raise InvalidRequest("the body: expected a JSON object with 'prompt'")
-    return data
-
-
 def read_batch(body: bytes) -> list[Any]:
     """The requests of a batch, none of them checked yet.
 
@@ -57,7 +42,7 @@ def read_batch(body: bytes) -> list[Any]:
         InvalidRequest: there are none, or too many.
     """
     try:
-        return msgspec.convert(read_object(body), Batch).requests
+        return msgspec.convert(read_object(body, "a JSON object with 'requests'"), Batch).requests
     except msgspec.ValidationError as error:
         raise misfit(error) from None
 

@@ -16,11 +16,13 @@ from gatehook import (
     Surface,
     UpstreamError,
     Usage,
+    confirmation_of,
     encode,
+    read_object,
 )
 from gatehook.sse import frame
 from gatehook_plugins.generate_api.errors import error_body, known_status
-from gatehook_plugins.generate_api.requests import as_chat, read_object
+from gatehook_plugins.generate_api.requests import as_chat
 
 __all__ = ["GenerateSurface", "result"]
 
@@ -42,7 +44,7 @@ class GenerateSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        chat = as_chat(read_object(body), self._default_model())
+        chat = as_chat(read_object(body, "a JSON object with 'prompt'"), self._default_model())
         call.model = chat["model"]
         call.stream = chat.pop("stream", False) or self._always_streams
         if call.stream:
@@ -56,7 +58,8 @@ class GenerateSurface:
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """``data: {"token", "finished": false}``; nothing where a chunk has no text."""
         text = _text(chunk, "delta")
-        return frame(encode({"token": text, "finished": False})) if text else b""
+        asked = confirmation_of(chunk.data)
+        return frame(encode({"token": text, "finished": False, **asked})) if text or asked else b""
 
     def end(self, call: Call, usage: Usage | None) -> bytes:
         """``data: {"token": "", "finished": true}``."""
@@ -85,6 +88,7 @@ def result(completion: Completion) -> dict[str, Any]:
             "completion_tokens": usage and usage.completion_tokens,
             "total_tokens": usage and usage.total_tokens,
         },
+        **confirmation_of(completion.data),
     }
 
 

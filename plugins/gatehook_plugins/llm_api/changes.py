@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from gatehook import PRINCIPAL, Conflict, Directory, Unavailable, encode, read_body
-from gatehook_plugins.llm_api.requests import read_object
+from gatehook import PRINCIPAL, Conflict, Directory, Unavailable, encode, read_body, read_object
 
 __all__ = ["actor", "answer", "asked_revision", "changed_meanwhile", "opened", "read_changes"]
 

@@ -16,12 +16,14 @@ from gatehook import (
     Surface,
     UpstreamError,
     Usage,
+    confirmation_of,
     dollars,
     encode,
+    read_object,
 )
 from gatehook.sse import DONE, frame
 from gatehook_plugins.llm_api.errors import error_body
-from gatehook_plugins.llm_api.requests import as_chat, read_object
+from gatehook_plugins.llm_api.requests import as_chat
 
 __all__ = ["LlmSurface"]
 
@@ -45,7 +47,7 @@ class LlmSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        data = read_object(body)
+        data = read_object(body, "a JSON object with 'model' and 'messages'")
         if isinstance(model := data.get("model"), str):
             call.model = model[:256]  # errors name it, also when the rest of the request is at fault
         chat = as_chat(data)
@@ -56,13 +58,18 @@ class LlmSurface:
 
     def answer(self, call: Call, completion: Completion) -> bytes:
         """``{"id", "model", "choices", "usage", "cost"}``."""
-        choices = [_bare(choice) for choice in _decoded(call, completion).get("choices") or ()]
-        return encode({"id": call.id, "model": call.model, "choices": choices, **_spent(call, completion.usage)})
+        data = _decoded(call, completion)
+        choices = [_bare(choice) for choice in data.get("choices") or ()]
+        asked = confirmation_of(data)
+        return encode(
+            {"id": call.id, "model": call.model, "choices": choices, **_spent(call, completion.usage), **asked}
+        )
 
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """``data: {"id", "choices": [{"index", "delta", "finish_reason"}]}``; nothing where a chunk has no choice."""
-        choices = [{**_EMPTY, **_bare(choice)} for choice in _decoded(call, chunk).get("choices") or ()]
-        return frame(encode({"id": _stream_id(call), "choices": choices})) if choices else b""
+        data = _decoded(call, chunk)
+        choices = [{**_EMPTY, **_bare(choice)} for choice in data.get("choices") or ()]
+        return frame(encode({"id": _stream_id(call), "choices": choices, **confirmation_of(data)})) if choices else b""
 
     def end(self, call: Call, usage: Usage | None) -> bytes:
         """An event with usage and cost, and ``data: [DONE]``."""

@@ -33,7 +33,7 @@ def openapi() -> dict[str, Any]:
     """The OpenAPI 3.1 object."""
     types = [kind for kind, _ in _PATHS.values()]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    components = {**components, "Error": _ERROR, "Model": _MODEL}
+    components = {**components, "Error": _ERROR, "Job": _JOB, "Model": _MODEL}
     paths: dict[str, Any] = {
         path: {"post": _post(summary, schema)}
         for (path, (_, summary)), schema in zip(_PATHS.items(), schemas, strict=True)
@@ -64,6 +64,10 @@ def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
                 "description": "The answer; a stream of events where `stream` is true",
                 "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
             },
+            "202": {
+                "description": "The job that makes the answer, where `async` is true",
+                "content": {"application/json": {"schema": _reference("Job")}},
+            },
             **_error_responses(),
         },
     }
@@ -75,8 +79,12 @@ def _get(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error_responses() -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    content = {"application/json": {"schema": _reference("Error")}}
     return {str(status): {"description": "An error", "content": content} for status in _ERRORS}
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _array_of(reference: str) -> dict[str, Any]:
@@ -98,6 +106,15 @@ _ERROR = {
                 "code": {"type": ["string", "null"]},
             },
         }
+    },
+}
+_JOB = {
+    "type": "object",
+    "required": ["status", "job_id", "model"],
+    "properties": {
+        "status": {"const": "async_started"},
+        "job_id": {"type": "string"},
+        "model": {"type": "string"},
     },
 }
 _MODEL = {

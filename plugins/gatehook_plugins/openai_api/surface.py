@@ -1,5 +1,6 @@
 """OpenAI's dialect as spoken with clients. It is the canonical form, so answers go out as they are."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,8 +21,9 @@ from gatehook import (
     envelope,
     misfit,
 )
+from gatehook.chats import missing_field
 from gatehook.sse import DONE, frame
-from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest, missing
+from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 __all__ = ["OpenAISurface"]
 
@@ -45,9 +47,12 @@ class OpenAISurface:
             InvalidRequest: naming the field.
         """
         parsed = _parsed(call.operation, body)
-        if isinstance(parsed, ChatRequest) and (path := missing(parsed)) is not None:
+        if isinstance(parsed, ChatRequest) and (path := missing_field(parsed.messages, parsed)) is not None:
             raise InvalidRequest(f"{path}: required, but missing", param=path)
         call.body = Document(raw=body)
+        if parsed.deferred is not None:
+            call.deferred = parsed.deferred
+            call.body = _without_async(call.payload)
         call.model = parsed.model
         if isinstance(parsed, EmbeddingRequest):
             _check_encoding(parsed)
@@ -98,6 +103,11 @@ def _parsed(operation: str, body: bytes) -> Any:
             raise misfit(error) from None
         except UnicodeEncodeError:
             raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
+
+
+def _without_async(body: Mapping[str, Any]) -> Document:
+    """The body without the gateway's own field, which is no vendor's business."""
+    return Document({name: value for name, value in body.items() if name != "async"})
 
 
 def _check_encoding(request: EmbeddingRequest) -> None:

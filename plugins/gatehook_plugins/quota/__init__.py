@@ -15,6 +15,7 @@ from gatehook import (
     DIRECTORY,
     LEDGER,
     QUOTAS,
+    Call,
     Caps,
     Limiter,
     Quotas,
@@ -23,10 +24,13 @@ from gatehook import (
     hookimpl,
     nano,
 )
+from gatehook_plugins.quota import store
 from gatehook_plugins.quota.limiter import QuotaLimiter
 from gatehook_plugins.quota.service import QuotaService
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from gatehook.app import Gateway
 
 __all__ = ["Quota"]
@@ -76,6 +80,7 @@ class Quota:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._service: QuotaService | None = None
+        self._limiter: QuotaLimiter | None = None
 
     @hookimpl
     def register_services(self) -> Iterable[tuple[ServiceKey[Quotas], Quotas]]:
@@ -88,7 +93,8 @@ class Quota:
         services, settings = gateway.services, self._settings
         service = QuotaService(services[DATABASE], services[DIRECTORY], services[LEDGER], settings.caps)
         self._service = service
-        return [QuotaLimiter(services[CATALOG], service, allow_unpriced=settings.allow_unpriced)]
+        self._limiter = QuotaLimiter(services[CATALOG], service, allow_unpriced=settings.allow_unpriced)
+        return [self._limiter]
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
@@ -102,6 +108,15 @@ class Quota:
             Unavailable: the database cannot be asked now.
         """
         return await self._bound.used(user_id)
+
+    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
+        """See `Quotas.reserve`."""
+        assert self._limiter is not None, "register_limiters has not run"  # noqa: S101
+        await self._limiter.reserve(connection, name, call)
+
+    async def release(self, connection: AsyncConnection, name: str) -> None:
+        """See `Quotas.release`."""
+        await store.release(connection, name)
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING, Account, Amount, Need
 from gatehook_plugins.quota.prices import Rates
 
-__all__ = ["Books", "QuotaPermit"]
+__all__ = ["Books", "QuotaPermit", "ReservedPermit"]
 
 _MOST = 10**15
 """A row that says more is not believed: balances count to 9 * 10**18."""
@@ -47,6 +47,21 @@ class QuotaPermit:
         self._books.ended(self)
 
 
+class ReservedPermit:
+    """One request whose need is reserved in the database; nothing of a lease is held for it."""
+
+    __slots__ = ("rates",)
+
+    immediate = True
+
+    def __init__(self, rates: Rates | None) -> None:
+        """`rates` are those that the reservation suffices by, if money matters."""
+        self.rates = rates
+
+    async def settle(self, outcome: Outcome) -> None:
+        """What was used is taken from the reservation when its row is booked."""
+
+
 class Books:
     """The posting of the ledger's rows, and the requests of this process whose rows are still to come."""
 
@@ -80,6 +95,7 @@ class Books:
         """Add rows to the balances of their users; what was used here goes out of the lease of this process."""
         used: dict[tuple[str, store.Periods], _Sum] = {}
         taken: dict[str, _Sum] = {}
+        reserved: dict[str, _Sum] = {}
         for row in rows:
             day = row.user_id, store.periods(row.at)
             if (total := used.get(day)) is None:
@@ -89,8 +105,11 @@ class Books:
                 if (total := taken.get(row.user_id)) is None:
                     total = taken[row.user_id] = _Sum()
                 total.enter(row)
+            elif "." in row.request_id:  # made on a reservation
+                reserved.setdefault(row.request_id.partition(".")[0], _Sum()).enter(row)
         await store.add(connection, _by_period(used))
         await store.take(connection, self._owner(), {user: total.amount for user, total in taken.items()})
+        await store.take_reserved(connection, {name: total.amount.positive() for name, total in reserved.items()})
 
     def posted(self, rows: Sequence[UsageRow]) -> None:
         """The balances hold these rows now, and the lease no longer does."""
@@ -149,4 +168,4 @@ def _by_period(used: Mapping[tuple[str, store.Periods], _Sum]) -> dict[tuple[str
     return summed
 
 
-_guard: tuple[type[Posting], type[Permit]] = (Books, QuotaPermit)
+_guard: tuple[type[Posting], type[Permit], type[Permit]] = (Books, QuotaPermit, ReservedPermit)

@@ -2,9 +2,12 @@
 
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from gatehook import (
     AttemptLimiter,
     Call,
+    Caps,
     Catalog,
     Limiter,
     PermissionDenied,
@@ -15,8 +18,8 @@ from gatehook import (
     Unavailable,
     estimate,
 )
-from gatehook_plugins.quota.books import QuotaPermit
-from gatehook_plugins.quota.prices import Prices
+from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
+from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
 
 __all__ = ["QuotaLimiter"]
@@ -31,6 +34,7 @@ class QuotaLimiter:
     def __init__(self, catalog: Catalog, service: QuotaService, *, allow_unpriced: bool) -> None:
         self._catalog = catalog
         self._prices = Prices(catalog)
+        self._service = service
         self._caps = service.caps
         self._broker = service.broker
         self._books = service.books
@@ -46,13 +50,13 @@ class QuotaLimiter:
         caps = self._caps(call.principal)
         if not caps:
             return None
+        if call.reservation:
+            return await self._covered(call, caps)
         account = self._broker.account(_recorded(call.principal.id))
         if account.caps is not caps:
             account.see(caps)
-        rates = self._prices.of(call.model)
         budgeted = account.is_budgeted
-        if budgeted and rates.unpriced and not self._allow_unpriced:
-            raise _unpriced(rates.unpriced, Retry.NEVER)
+        rates = self._rates(call, budgeted=budgeted)
         need = rates.need(estimate(call, self._catalog.group(call.model)))
         if not account.reserve(need):
             await self._broker.admit(account, need)
@@ -67,13 +71,38 @@ class QuotaLimiter:
         Raises:
             RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
         """
-        permit: QuotaPermit | None = call.state.get(_STATE)
-        if permit is None:
+        permit = call.state.get(_STATE)
+        if not isinstance(permit, QuotaPermit):  # no caps, or reserved for at another place
             return
         need = self._prices.of(call.model).need(estimate(call, self._catalog.group(call.model)))
         if not permit.account.reserve(need):
             await self._broker.admit(permit.account, need)
         permit.need += need
+
+    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
+        """Reserve under `name` what a call may use that is made later; see `Quotas.reserve`."""
+        if caps := self._caps(call.principal):
+            need = self._rates(call, budgeted=caps.has_budget).need(estimate(call, self._catalog.group(call.model)))
+            await self._service.reserve(connection, name, _recorded(call.principal.id), caps, need)
+
+    async def _covered(self, call: Call, caps: Caps) -> Permit:
+        """Admit what was reserved for; the ledger's row will be taken from the reservation."""
+        rates = self._rates(call, budgeted=caps.has_budget)
+        need = rates.need(estimate(call, self._catalog.group(call.model)))
+        await self._service.cover(call.reservation, _recorded(call.principal.id), caps, need)
+        permit = call.state[_STATE] = ReservedPermit(rates if caps.has_budget else None)
+        return permit
+
+    def _rates(self, call: Call, *, budgeted: bool) -> Rates:
+        """What the model costs.
+
+        Raises:
+            PermissionDenied: nobody knows, and money matters.
+        """
+        rates = self._prices.of(call.model)
+        if budgeted and rates.unpriced and not self._allow_unpriced:
+            raise _unpriced(rates.unpriced, Retry.NEVER)
+        return rates
 
     async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """See that this deployment costs no more than what was reserved; nothing is reserved here.
@@ -81,7 +110,7 @@ class QuotaLimiter:
         Raises:
             PermissionDenied: nobody knows what it costs. Unavailable: it has become dearer meanwhile.
         """
-        permit: QuotaPermit | None = call.state.get(_STATE)
+        permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
         if permit is None or permit.rates is None:
             return None
         if target.pricing is None:

@@ -11,11 +11,15 @@ __all__ = ["Prices", "Rates"]
 
 
 class Rates(Struct, frozen=True):
-    """Nano-dollars per 1,000 tokens: of a prompt as expected, and at most (written to a cache), and of an answer."""
+    """Nano-dollars per 1,000 tokens: of a prompt as expected, and at most (written to a cache), and of an answer.
+
+    `image` is of one picture.
+    """
 
     prompt: int = 0
     prompt_most: int = 0
     completion: int = 0
+    image: int = 0
     unpriced: str = ""
     """A deployment of the model itself that has no price."""
 
@@ -24,13 +28,15 @@ class Rates(Struct, frozen=True):
         prompt, answer = estimate.prompt, estimate.completion
         prompt_most, answer_most = estimate.prompt_most, estimate.completion_most
         # Rounded up per side, as costs are.
-        expected = -(-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
-        most = -(-prompt_most * self.prompt_most // 1000) - (-answer_most * self.completion // 1000)
+        pictures = estimate.images * self.image
+        expected = pictures - (-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
+        most = pictures - (-prompt_most * self.prompt_most // 1000) - (-answer_most * self.completion // 1000)
         return Need.of(prompt_most + answer_most, most, prompt + answer, expected)
 
     def cover(self, pricing: Pricing) -> bool:
         """Whether nothing there is dearer."""
-        return pricing.output <= self.completion and _dearest(pricing) <= self.prompt_most
+        is_covered = pricing.output <= self.completion and pricing.image <= self.image
+        return is_covered and _dearest(pricing) <= self.prompt_most
 
 
 class Prices:
@@ -58,6 +64,7 @@ class Prices:
             prompt=max((pricing.input for pricing in priced), default=0),
             prompt_most=max(map(_dearest, priced), default=0),
             completion=max((pricing.output for pricing in priced), default=0),
+            image=max((pricing.image for pricing in priced), default=0),
             unpriced=next(without, ""),
         )
 

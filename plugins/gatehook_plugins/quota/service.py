@@ -5,11 +5,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from gatehook import Caps, Database, Directory, Ledger, Principal, Quotas
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatehook import Caps, Database, Directory, Ledger, Principal
 from gatehook_plugins.quota import store
-from gatehook_plugins.quota.account import Account
+from gatehook_plugins.quota.account import NOTHING, Account, Need, room
 from gatehook_plugins.quota.books import Books
 from gatehook_plugins.quota.broker import Broker
+from gatehook_plugins.quota.refusal import reserved, used_up
 
 __all__ = ["QuotaService"]
 
@@ -51,6 +54,32 @@ class QuotaService:
             for period, amount in zip(("all", "day", "month"), amounts, strict=True)
         }
 
+    async def reserve(self, connection: AsyncConnection, name: str, user_id: str, caps: Caps, need: Need) -> None:
+        """Reserve what a later call may use, or, if something is left of that, add what is lacking.
+
+        Raises:
+            RateLimited: the caps do not allow it.
+        """
+        now = self._now()
+        # As no process: what they all hold is others'. Locks the user, so what is read afterwards holds.
+        standing = (await store.standings(connection, "", [user_id], int(now * 1000)))[user_id]
+        left = room(caps, standing, NOTHING - await store.reserved(connection, name))
+        if not (need.is_bounded_by(left) or need.is_expected_in(left)):
+            raise used_up(caps, standing, need, now) or reserved()
+        await store.reserve(connection, name, user_id, need.most)
+
+    async def cover(self, name: str, user_id: str, caps: Caps, need: Need) -> None:
+        """See that a reservation suffices for a call that is made now.
+
+        Raises:
+            RateLimited: it does not, and the caps do not allow more. Unavailable: the database cannot be asked.
+        """
+        async with self._database.reading() as connection:
+            if need.is_bounded_by(await store.reserved(connection, name)):
+                return
+        async with self._database.writing() as connection:
+            await self.reserve(connection, name, user_id, caps, need)
+
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Make the tables, and ask for leases while it lasts. What is still leased at the end, the ledger's end frees.
@@ -76,6 +105,3 @@ class QuotaService:
     def _changed(self, kind: str, user_id: str) -> None:
         if kind in ("user", ""):
             self.broker.caps_changed(user_id)
-
-
-_guard: type[Quotas] = QuotaService

@@ -1,4 +1,4 @@
-"""What of the caps is in the database: the balances of users, and the leases of processes.
+"""What of the caps is in the database: balances of users, leases of processes, reservations of calls that are to come.
 
 Whoever changes what a user has used or may use holds the lock of its balance "all" for the rest of the transaction,
 users in the order of their ids; so grants of several processes come one after another, and nobody waits in a circle.
@@ -20,6 +20,7 @@ from gatehook_plugins.quota.account import NOTHING, Amount, Standing
 __all__ = [
     "BALANCES",
     "LEASES",
+    "RESERVATIONS",
     "TABLES",
     "Periods",
     "add",
@@ -27,9 +28,13 @@ __all__ = [
     "free_leases",
     "others",
     "periods",
+    "release",
     "renew",
+    "reserve",
+    "reserved",
     "standings",
     "take",
+    "take_reserved",
     "used",
     "write",
 ]
@@ -62,6 +67,17 @@ LEASES: Final = sa.Table(
 
 `booked` is 0, or when (epoch ms) the lease was written into the balances because its owner seemed lost for good.
 """
+
+
+RESERVATIONS: Final = sa.Table(
+    "reservations",
+    TABLES,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("user_id", sa.String, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("nano", sa.BigInteger, nullable=False),
+)
+"""What is kept for a call that is made later, whichever process makes it; less what has been booked of it."""
 
 
 class Periods(Struct, frozen=True):
@@ -106,12 +122,48 @@ async def standings(connection: AsyncConnection, owner: str, users: Iterable[str
     )
     for user, tokens, nano in rows:
         leased[user] = leased.get(user, NOTHING) + Amount(tokens, nano)
+    for user, amount in (await _reservations(connection, users)).items():
+        leased[user] = leased.get(user, NOTHING) + amount
 
     def standing(user: str) -> Standing:
         total, day, month = map(Amount.at_least, booked[user], ahead[user])
         return Standing(total, day, month, leased.get(user, NOTHING))
 
     return {user: standing(user) for user in users}
+
+
+async def _reservations(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Amount]:
+    """What is reserved in all, by user."""
+    found, tokens, nano = RESERVATIONS, sa.func.sum(RESERVATIONS.c.tokens), sa.func.sum(RESERVATIONS.c.nano)
+    rows = await connection.execute(
+        sa.select(found.c.user_id, tokens, nano).where(found.c.user_id.in_(users)).group_by(found.c.user_id)
+    )
+    return {user: Amount(int(tokens), int(nano)) for user, tokens, nano in rows}
+
+
+async def reserved(connection: AsyncConnection, name: str) -> Amount:
+    """What is left of a reservation; nothing if there is none."""
+    found = RESERVATIONS
+    row = (await connection.execute(sa.select(found.c.tokens, found.c.nano).where(found.c.name == name))).first()
+    return NOTHING if row is None else Amount(row.tokens, row.nano)
+
+
+async def reserve(connection: AsyncConnection, name: str, user: str, amount: Amount) -> None:
+    """Set a reservation of a user, who is locked."""
+    insert = _insert(connection, RESERVATIONS)
+    new = {column: insert.excluded[column] for column in ("tokens", "nano")}
+    row = {"name": name, "user_id": user, "tokens": amount.tokens, "nano": amount.nano}
+    await connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new), [row])
+
+
+async def release(connection: AsyncConnection, name: str) -> None:
+    """Delete a reservation, if it is there."""
+    await connection.execute(sa.delete(RESERVATIONS).where(RESERVATIONS.c.name == name))
+
+
+async def take_reserved(connection: AsyncConnection, used: Mapping[str, Amount]) -> None:
+    """Take from reservations, by name, what has been booked."""
+    await _take(connection, RESERVATIONS, RESERVATIONS.c.name == sa.bindparam("taker"), used)
 
 
 async def used(connection: AsyncConnection, user_id: str, now: int) -> tuple[Amount, Amount, Amount]:
@@ -167,19 +219,26 @@ async def add(connection: AsyncConnection, used: Mapping[tuple[str, str], Amount
 
 async def take(connection: AsyncConnection, owner: str, used: Mapping[str, Amount]) -> None:
     """Take from the leases of process `owner`, by user, what has been booked."""
+    mine = sa.and_(LEASES.c.user_id == sa.bindparam("taker"), LEASES.c.owner == owner, LEASES.c.booked == 0)
+    await _take(connection, LEASES, mine, used)
+
+
+async def _take(
+    connection: AsyncConnection, table: sa.Table, whose: sa.ColumnElement[bool], used: Mapping[str, Amount]
+) -> None:
     rows = [
-        {"user": user, "taken_tokens": amount.tokens, "taken_nano": amount.nano}
-        for user, amount in sorted(used.items())
+        {"taker": taker, "taken_tokens": amount.tokens, "taken_nano": amount.nano}
+        for taker, amount in sorted(used.items())
         if amount
     ]
     if not rows:
         return
     await connection.execute(
-        sa.update(LEASES)
-        .where(LEASES.c.user_id == sa.bindparam("user"), LEASES.c.owner == owner, LEASES.c.booked == 0)
+        sa.update(table)
+        .where(whose)
         .values(
-            tokens=_down_to_zero(LEASES.c.tokens, sa.bindparam("taken_tokens", type_=sa.BigInteger)),
-            nano=_down_to_zero(LEASES.c.nano, sa.bindparam("taken_nano", type_=sa.BigInteger)),
+            tokens=_down_to_zero(table.c.tokens, sa.bindparam("taken_tokens", type_=sa.BigInteger)),
+            nano=_down_to_zero(table.c.nano, sa.bindparam("taken_nano", type_=sa.BigInteger)),
         ),
         rows,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gatehook import CATALOG, Limiter, Limits, Section, StartupError, hookimpl
+from gatehook import CATALOG, Limiter, Limits, Section, hookimpl
 from gatehook_plugins.rate_limit.limiter import RateLimiter
 from gatehook_plugins.rate_limit.memory import MemoryStore
 
@@ -108,30 +108,17 @@ class RateLimit:
         return store
 
     def _share(self, gateway: Gateway, local: Store) -> Store:
-        try:
-            from gatehook_plugins.rate_limit.link import Link
-            from gatehook_plugins.rate_limit.outage import Closed, Open, Resilient
-            from gatehook_plugins.rate_limit.shared import RedisStore
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "redis":
-                raise
-            raise StartupError(
-                "[redis] url is set, but the package is not installed: pip install 'gatehook[redis]', "
-                "or set url = '' to limit each node by itself"
-            ) from None
+        from gatehook.redis_line import RedisLine
+        from gatehook_plugins.rate_limit.outage import Closed, Open, Resilient
+        from gatehook_plugins.rate_limit.shared import RedisStore
+
         instead, told = {
             "local": (local, "each node limits by itself"),
             "open": (Open(), "nothing is limited"),
             "closed": (Closed(), "limited requests are refused"),
         }[self._settings.on_failure]
         redis = gateway.settings.redis
-        try:
-            link = Link(redis.url.get_secret_value(), redis.timeout, told)
-        except ValueError:  # whose words may repeat the address, with its password
-            raise StartupError(
-                "[redis] url: expected redis://HOST:PORT/N, rediss://HOST:PORT/N or unix:///PATH"
-            ) from None
-        store = RedisStore(link, redis.prefix)
+        store = RedisStore(RedisLine(redis, log, gone=told, back="limits are shared between nodes"), redis.prefix)
         self._stores.append(store.lifespan)
         return Resilient(store, instead)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gatehook import Unavailable
-from gatehook_plugins.rate_limit.link import Gone
+from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.store import Decision, Grant, Store
 

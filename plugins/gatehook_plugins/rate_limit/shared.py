@@ -6,10 +6,11 @@ import itertools
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from gatehook_plugins.rate_limit.link import Gone, Link, script
+from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.rate_limit.rules import Rule
+from gatehook_plugins.rate_limit.script import Script, script
 from gatehook_plugins.rate_limit.store import Decision, Grant, Reading, Store
 
 __all__ = ["RedisStore"]
@@ -33,15 +34,15 @@ class RedisStore:
 
     immediate: Final = False
 
-    def __init__(self, link: Link, prefix: str, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, line: RedisLine, prefix: str, clock: Callable[[], int] | None = None) -> None:
         """Made ready; nothing is sent.
 
         Args:
-            link: to Redis.
+            line: to Redis.
             prefix: what the names of all keys begin with.
             clock: microseconds since the epoch; None for the server's.
         """
-        self._link = link
+        self._line = line
         self._prefix = f"{prefix}:rl:{{limits}}:"  # the braces keep all keys in one slot of a cluster
         self._clock = clock
         self._numbers = itertools.count()
@@ -66,7 +67,7 @@ class RedisStore:
             self._held = {}
             with contextlib.suppress(Gone):
                 await self.beat()
-            await self._link.close()
+            await self._line.close()
 
     async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
         """See `Store`.
@@ -80,7 +81,7 @@ class RedisStore:
             arguments += (rule.unit, rule.most, rule.cost(tokens))
         running = tuple(self._key(rule) for rule in rules if rule.unit == "concurrent")
         try:
-            slot, admitted, *gauges = await self._link.run(_ADMIT, [self._key(rule) for rule in rules], arguments)
+            slot, admitted, *gauges = await self._run(_ADMIT, [self._key(rule) for rule in rules], arguments)
         except BaseException as error:  # also when the client leaves: the script may have run
             if running and not (isinstance(error, Gone) and not error.asked):
                 self._ended[holder] = running
@@ -110,7 +111,7 @@ class RedisStore:
         if running and self._beating:  # which may count it once more
             self._ended[grant.holder] = running
         try:
-            await self._link.run(_SETTLE, keys, arguments)
+            await self._run(_SETTLE, keys, arguments)
         except BaseException as error:
             if running:
                 self._ended[grant.holder] = running
@@ -133,7 +134,7 @@ class RedisStore:
                 arguments: list[str | int] = [self._now(), _LEASE]
                 for holder, _, runs in part:
                     arguments += (holder, runs)
-                await self._link.run(_RENEW, [key for _, key, _ in part], arguments)
+                await self._run(_RENEW, [key for _, key, _ in part], arguments)
         except BaseException:
             self._ended |= ended
             raise
@@ -149,6 +150,9 @@ class RedisStore:
                 continue  # told already
             except Exception:
                 log.exception("leases could not be renewed; trying again")
+
+    async def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[str | int]) -> Any:
+        return await self._line.ask(lambda client: script.run(client, keys, arguments))
 
     def _key(self, rule: Rule) -> bytes:
         return (self._prefix + rule.name).encode("utf-8", "surrogatepass")  # an id may be any text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gatehook import Section, Vendor, hookimpl
+from gatehook import FILES, Section, Vendor, hookimpl
 from gatehook_plugins.vendor_mock.vendor import MockVendor
 
 if TYPE_CHECKING:
@@ -25,5 +25,5 @@ class VendorMock:
 
     @hookimpl
     def register_vendors(self, gateway: Gateway) -> Iterable[Vendor]:
-        """One vendor; it needs nothing of the gateway."""
-        return [MockVendor()]
+        """One vendor; its pictures are kept where files are, if they are kept."""
+        return [MockVendor(gateway.services.get(FILES))]

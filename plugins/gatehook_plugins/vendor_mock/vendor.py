@@ -13,6 +13,7 @@ from gatehook import (
     Call,
     Chunk,
     Completion,
+    FileStore,
     Operation,
     Parameter,
     Retry,
@@ -29,6 +30,7 @@ from gatehook_plugins.vendor_mock.ask import read_chat, read_prompts
 from gatehook_plugins.vendor_mock.embeddings import embed
 from gatehook_plugins.vendor_mock.faults import NAME, fail, strike
 from gatehook_plugins.vendor_mock.options import FaultOptions, Options, Turn, option_faults
+from gatehook_plugins.vendor_mock.pictures import draw
 
 __all__ = ["MockVendor"]
 
@@ -54,10 +56,12 @@ class MockVendor:
     """Answers from the options of the deployment. Every parameter is accepted; see `ask` for those that matter."""
 
     name: Final = NAME
-    operations: Final[frozenset[Operation]] = frozenset({"chat", "completions", "embeddings"})
+    operations: Final[frozenset[Operation]] = frozenset({"chat", "completions", "embeddings", "images"})
     parameters: Final[Mapping[Operation, Mapping[str, Parameter]]] = {}
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileStore | None = None) -> None:
+        """`files` keeps pictures that a client wants by URL."""
+        self._files = files
         self._deployments: dict[str, _Deployment] = {}
 
     def check(self, target: Target) -> Iterable[str]:
@@ -76,6 +80,8 @@ class MockVendor:
         call = attempt.call
         if call.operation == "embeddings":
             return embed(call, attempt.payload, options)
+        if call.operation == "images":
+            return await draw(call, attempt.payload, options, self._files)
         play = _play(attempt, turn, options)
         choices = [_choice(index, answer) for index, answer in enumerate(play.answers)]
         whole = completion(call, choices, play.usage)

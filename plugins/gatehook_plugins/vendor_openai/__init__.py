@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gatehook import Section, Vendor, hookimpl
+from gatehook import FILES, Section, Vendor, hookimpl
 from gatehook_plugins.vendor_openai.vendor import OpenAIVendor
 
 if TYPE_CHECKING:
@@ -27,4 +27,4 @@ class VendorOpenAI:
     @hookimpl
     def register_vendors(self, gateway: "Gateway") -> Iterable[Vendor]:
         """The one vendor."""
-        return [OpenAIVendor(gateway.egress)]
+        return [OpenAIVendor(gateway.egress, gateway.services.get(FILES))]

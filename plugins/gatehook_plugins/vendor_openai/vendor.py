@@ -1,7 +1,7 @@
 """The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from gatehook import (
     Chunk,
     Completion,
     Egress,
+    FileStore,
     InvalidRequest,
     MalformedJSON,
     Operation,
@@ -27,6 +28,7 @@ from gatehook import (
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.peek import Whole, read_whole, usage_of
+from gatehook_plugins.vendor_openai.pictures import picture_answer, picture_body
 from gatehook_plugins.vendor_openai.splice import (
     has_two_models,
     mentions,
@@ -44,6 +46,7 @@ _PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "images": "/images/generations",
 }
 
 
@@ -81,8 +84,10 @@ class OpenAIVendor:
     operations: frozenset[Operation] = frozenset(_PATHS)
     parameters: Mapping[Operation, Mapping[str, Parameter]] = {}
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: Egress, files: FileStore | None = None) -> None:
+        """`files` keeps pictures that a client wants by URL, of servers that give none."""
         self._egress = egress
+        self._files = files
         self._prepared: dict[str, _Prepared] = {}
 
     def check(self, target: Target) -> Sequence[str]:
@@ -102,7 +107,10 @@ class OpenAIVendor:
             if upstream.status != 200:
                 raise await failure.from_answer(target, upstream)
             raw = await upstream.read()
-        return _completion(attempt, raw)
+        whole = _result(attempt, raw)
+        if attempt.call.operation == "images":
+            return await picture_answer(attempt, raw, whole, self._files)
+        return _completion(attempt, raw, whole)
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
         """One streamed answer, each batch what one read brought."""
@@ -141,16 +149,14 @@ class OpenAIVendor:
                 raise await failure.from_answer(target, upstream)
             await upstream.drain()
 
-    async def _send(self, attempt: Attempt) -> Upstream:
+    def _send(self, attempt: Attempt) -> Awaitable[Upstream]:
         prepared = self._prepare(attempt.target)
         operation = attempt.call.operation
-        return await self._egress.request(
-            attempt.target,
-            "POST",
-            prepared.urls[operation],
-            headers=prepared.headers,
-            body=_written(attempt, prepared.options),
-        )
+        body = _written(attempt, prepared.options)
+        if operation == "images":
+            body = picture_body(attempt, body, self._files)
+        url = prepared.urls[operation]
+        return self._egress.request(attempt.target, "POST", url, headers=prepared.headers, body=body)
 
     def _prepare(self, target: Target) -> _Prepared:
         known = self._prepared.get(target.key)
@@ -214,19 +220,28 @@ def _with_limit(raw: bytes, field: str) -> bytes:
     return encode(data)
 
 
-def _completion(attempt: Attempt, raw: bytes) -> Completion:
-    call, target = attempt.call, attempt.target
+def _result(attempt: Attempt, raw: bytes) -> Whole:
+    """The answer, if it is one.
+
+    Raises:
+        GatewayError: it is an error, or nothing known.
+    """
+    target = attempt.target
     whole = _whole(target, raw)
     if whole.error:
         raise failure.from_body(target, whole.error)
-    if not (whole.data if call.operation == "embeddings" else whole.choices):
+    if not (whole.data if attempt.call.operation in ("embeddings", "images") else whole.choices):
         if error := failure.bare(raw):
             raise failure.from_body(target, error)
         raise failure.malformed(target, "the answer has neither a result nor an error")
+    return whole
+
+
+def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     try:
-        raw = _mended(raw, whole, call.public_name)
+        raw = _mended(raw, whole, attempt.call.public_name)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
-        raise failure.malformed(target, "the answer is not valid JSON") from None
+        raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from gatehook import RedisSettings, SecretStr
 from gatehook_plugins.cache.memory import OVERHEAD, MemoryStore
 from gatehook_plugins.cache.redis_store import RedisStore
 
@@ -103,7 +104,7 @@ def test_what_it_holds_is_counted_in_full(size: int) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, timeout: float = 5) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, "gatehook", timeout)
+    store = RedisStore(RedisSettings(url=SecretStr(url), timeout=timeout))
     async with store.lifespan():
         yield store
 
@@ -174,7 +175,7 @@ async def test_without_redis_every_request_is_a_miss_until_it_is_back(
         assert answer.status == 200
         ((cache, _),) = client.gateway.pipeline.concerns.answers._caches
         await asyncio.gather(*cache._store._writes)
-        cache._store._ask_again = 0.0  # a second later
+        cache._store._line._ask_again = 0.0  # a second later
         return str(answer.cache)
 
     async with gateway('backend = "redis"', table) as client:

@@ -7,8 +7,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+import redis
 
-from gatehook import HEALTH
+from gatehook import HEALTH, RedisSettings, SecretStr
 from gatehook.testing import Reply, StubUpstream, serving
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.condition import SOUND, Rules
@@ -19,6 +20,10 @@ NOW = 1_700_000_000.0
 _prefixes = itertools.count()
 
 
+def nodes_of(url: str, prefix: str, book: Book, timeout: float = 5) -> Nodes:
+    return Nodes(RedisSettings(url=SecretStr(url), timeout=timeout, prefix=prefix), book)
+
+
 @pytest.fixture
 def prefix() -> str:
     return f"cooldown-test-{next(_prefixes)}"
@@ -26,7 +31,7 @@ def prefix() -> str:
 
 async def test_a_rest_and_its_end_reach_the_other_node_and_the_newest_word_holds(redis_url: str, prefix: str) -> None:
     books = Book(), Book()
-    one, other = (Nodes(redis_url, 5, prefix, book) for book in books)
+    one, other = (nodes_of(redis_url, prefix, book) for book in books)
     async with one.running(), other.running():
         books[0].change("d", lambda known: known.failed(NOW, RULES))
         await one.exchange()
@@ -51,18 +56,19 @@ async def test_a_rest_and_its_end_reach_the_other_node_and_the_newest_word_holds
 
 async def test_what_another_version_wrote_is_passed_over(redis_url: str, prefix: str) -> None:
     book = Book()
-    nodes = Nodes(redis_url, 5, prefix, book)
+    nodes = nodes_of(redis_url, prefix, book)
     async with nodes.running():
-        await nodes._client.hset(f"{prefix}:cooldown", mapping={"d": b"\xc1 not ours"})
+        with redis.Redis.from_url(redis_url) as server:
+            server.hset(f"{prefix}:cooldown", mapping={"d": b"\xc1 not ours"})
         await nodes.exchange()
         assert book.get("d") in (None, SOUND)
 
 
 async def test_one_node_makes_each_check_and_without_redis_everyone_does(redis_url: str, prefix: str) -> None:
-    nodes = [Nodes(redis_url, 5, prefix, Book()) for _ in range(3)]
+    nodes = [nodes_of(redis_url, prefix, Book()) for _ in range(3)]
     async with nodes[0].running(), nodes[1].running(), nodes[2].running():
         assert sorted([await node.claim("d", 60) for node in nodes]) == [False, False, True]
-    away = Nodes("redis://127.0.0.1:1/0", 0.2, prefix, Book())
+    away = nodes_of("redis://127.0.0.1:1/0", prefix, Book(), 0.2)
     assert await away.claim("d", 60)
 
 
@@ -105,7 +111,7 @@ async def test_what_nobody_expected_does_not_end_the_sharing(
     redis_url: str, prefix: str, wait: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book, other = Book(), Book()
-    nodes, elsewhere = Nodes(redis_url, 5, prefix, book), Nodes(redis_url, 5, prefix, other)
+    nodes, elsewhere = nodes_of(redis_url, prefix, book), nodes_of(redis_url, prefix, other)
     exchange, failures = nodes.exchange, iter([RuntimeError("a bug")])
 
     async def at_first_fails() -> None:

@@ -72,3 +72,11 @@ def test_a_change_of_the_catalog_is_seen_at_once() -> None:
     assert prices.of("a").prompt == 7
     catalog.feed("rows", [target("a#1", Pricing(8, 7))])
     assert prices.of("a").prompt == 8
+
+
+def test_a_model_of_pictures_needs_the_price_of_all_of_them() -> None:
+    catalog = LiveCatalog([target("a#1", Pricing(0, 0, image=40))])
+    need = Prices(catalog).of("a").need(Estimate(1, 0, 2, 0, images=3))
+    assert (need.most.nano, need.expected.nano) == (120, 120)
+    assert Prices(catalog).of("a").cover(Pricing(0, 0, image=40))
+    assert not Prices(catalog).of("a").cover(Pricing(0, 0, image=41))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import socket
 import subprocess
 import time
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse, ClientSession
 
-from gatehook import Authenticator, Credential, Principal, Section, hookimpl
+from gatehook import Authenticator, Credential, Principal, RedisSettings, SecretStr, Section, hookimpl
+from gatehook.redis_line import RedisLine
 from gatehook.testing import Served, serving
 from gatehook_plugins.rate_limit import RateLimit
-from gatehook_plugins.rate_limit.link import Link
 from gatehook_plugins.rate_limit.machine import MachineStore
 from gatehook_plugins.rate_limit.memory import MemoryStore
 from gatehook_plugins.rate_limit.shared import RedisStore
@@ -42,6 +43,19 @@ class Clock:
         self.now += round(seconds * 1_000_000)
 
 
+def line(url: str, timeout: float = 5, clock: Callable[[], float] = time.monotonic) -> RedisLine:
+    settings = RedisSettings(url=SecretStr(url), timeout=timeout)
+    return RedisLine(
+        settings, logging.getLogger("gatehook.rate_limit"), gone="it is a test", back="it was", clock=clock
+    )
+
+
+@pytest.fixture(name="line")
+def _line() -> Callable[..., RedisLine]:
+    """Makes lines to Redis: ``line(url, timeout, clock)``."""
+    return line
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -53,7 +67,7 @@ def node(redis_url: str) -> Callable[..., AbstractAsyncContextManager[RedisStore
 
     @asynccontextmanager
     async def make(clock: Clock | None = None, prefix: str = "gatehook") -> AsyncIterator[RedisStore]:
-        store = RedisStore(Link(redis_url, 5, "it is a test"), prefix, clock)
+        store = RedisStore(line(redis_url), prefix, clock)
         async with store.lifespan():
             yield store
 
@@ -70,9 +84,9 @@ async def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         with contextlib.ExitStack() as stack:
             yield lambda clock: stack.enter_context(on_machine(clock, tmp_path / str(next(_prefixes))))
         return
-    link = Link(request.getfixturevalue("redis_url"), 5, "it is a test")
-    yield lambda clock: RedisStore(link, f"test{next(_prefixes)}", clock)
-    await link.close()
+    redis = line(request.getfixturevalue("redis_url"))
+    yield lambda clock: RedisStore(redis, f"test{next(_prefixes)}", clock)
+    await redis.close()
 
 
 @contextlib.contextmanager

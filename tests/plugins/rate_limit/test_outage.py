@@ -12,13 +12,14 @@ import pytest
 import redis
 
 from gatehook import Limits, Principal, StartupError, User
+from gatehook.redis_line import Gone, RedisLine
 from gatehook.testing import built
 from gatehook_plugins.rate_limit import RateLimit
-from gatehook_plugins.rate_limit.link import Gone, Link
 from gatehook_plugins.rate_limit.rules import rules
 from gatehook_plugins.rate_limit.shared import RedisStore
 
 Gateway = Callable[..., AbstractAsyncContextManager[Any]]
+Line = Callable[..., RedisLine]
 
 MODEL = '[[models]]\nname = "m"\nvendor = "mock"\n'
 LIMIT = rules("key", "k", Limits(1000, None, 100))
@@ -31,9 +32,9 @@ def settings(url: str, on_failure: str = "local", timeout: float = 0.1) -> str:
     )
 
 
-def link_of(client: Any) -> Link:
+def line_of(client: Any) -> RedisLine:
     (limiter,) = client.gateway.pipeline.concerns.limiters
-    found: Link = limiter._store._store._link
+    found: RedisLine = limiter._store._store._line
     return found
 
 
@@ -67,10 +68,10 @@ async def test_closed_nobody_who_is_limited_gets_in(gateway: Gateway, silent_url
         assert answer.headers["Retry-After"] == "1"
 
 
-async def test_only_one_caller_a_second_waits_for_a_redis_that_is_gone(silent_url: str) -> None:
+async def test_only_one_caller_a_second_waits_for_a_redis_that_is_gone(silent_url: str, line: Line) -> None:
     now = [100.0]
-    link = Link(silent_url, 0.05, "it is a test", lambda: now[0])
-    store = RedisStore(link, "p")
+    to_redis = line(silent_url, 0.05, lambda: now[0])
+    store = RedisStore(to_redis, "p")
     asked = await asyncio.gather(*(store.admit(LIMIT, 0) for _ in range(10)), return_exceptions=True)
     assert all(isinstance(one, Gone) for one in asked)
 
@@ -83,13 +84,13 @@ async def test_only_one_caller_a_second_waits_for_a_redis_that_is_gone(silent_ur
     now[0] += 0.02
     assert await ask_again() == [False] * 9 + [True]
     assert await ask_again() == [False] * 10
-    await link.close()
+    await to_redis.close()
 
 
 async def test_no_request_waits_longer_than_the_deadline(gateway: Gateway, silent_url: str) -> None:
     async with gateway(settings(silent_url, "open", timeout=0.2)) as client:
         await client.ask(model="unknown")  # everything is warm, and Redis known to be gone
-        link_of(client)._ask_again = 0
+        line_of(client)._ask_again = 0
         start = time.monotonic()
         await asyncio.gather(*(client.ask() for _ in range(50)))
         assert time.monotonic() - start < 2
@@ -117,7 +118,7 @@ async def test_stopped_and_started_again_in_the_middle_of_traffic(
         assert said(caplog)[0].endswith("until it answers, each node limits by itself")
 
         own_redis.start()
-        link_of(client)._ask_again = 0  # a second has passed
+        line_of(client)._ask_again = 0  # a second has passed
         await traffic(client, streams=False)  # whose answers come when they are settled
         assert said(caplog)[1:] == ["Redis answers again; limits are shared between nodes"]
         with redis.Redis.from_url(own_redis.url) as server:
@@ -129,17 +130,17 @@ async def test_a_redis_that_is_away_at_the_start_is_found_later(gateway: Gateway
     async with gateway(settings(own_redis.url, timeout=1)) as client:
         assert (await client.ask()).status == 200
         own_redis.start()
-        link_of(client)._ask_again = 0
+        line_of(client)._ask_again = 0
         assert (await client.ask()).status == 200
         with redis.Redis.from_url(own_redis.url) as server:
             assert server.exists("gatehook:rl:{limits}:requests:user:anonymous")
 
 
-async def test_what_was_granted_before_redis_went_is_settled_without_an_error(own_redis: Any) -> None:
+async def test_what_was_granted_before_redis_went_is_settled_without_an_error(own_redis: Any, line: Line) -> None:
     own_redis.start()
     now = [0.0]
-    link = Link(own_redis.url, 1, "it is a test", lambda: now[0])
-    store = RedisStore(link, "p")
+    to_redis = line(own_redis.url, 1, lambda: now[0])
+    store = RedisStore(to_redis, "p")
     async with store.lifespan():
         grant = (await store.admit(LIMIT, 0)).grant
         assert grant is not None
@@ -154,30 +155,30 @@ async def test_what_was_granted_before_redis_went_is_settled_without_an_error(ow
         assert store._ended == store._held == {}
 
 
-async def test_an_outage_keeps_no_record_of_those_who_were_not_asked_for(silent_url: str) -> None:
-    link = Link(silent_url, 0.05, "it is a test", lambda: 0.0)
-    store = RedisStore(link, "p")
+async def test_an_outage_keeps_no_record_of_those_who_were_not_asked_for(silent_url: str, line: Line) -> None:
+    to_redis = line(silent_url, 0.05, lambda: 0.0)
+    store = RedisStore(to_redis, "p")
     for _ in range(100):
         with pytest.raises(Gone):
             await store.admit(LIMIT, 0)
     assert len(store._ended) == 1
-    await link.close()
+    await to_redis.close()
 
 
 async def test_an_error_that_redis_answers_with_is_an_outage_too(
-    redis_url: str, caplog: pytest.LogCaptureFixture
+    redis_url: str, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = Link(redis_url.replace("redis://", "redis://nobody:hunter2hunter2@"), 1, "it is a test")
+    to_redis = line(redis_url.replace("redis://", "redis://nobody:hunter2hunter2@"), 1)
     with pytest.raises(Gone):
-        await RedisStore(link, "p").admit(LIMIT, 0)
+        await RedisStore(to_redis, "p").admit(LIMIT, 0)
     assert "AuthenticationError" in said(caplog)[0]
     assert "hunter2" not in caplog.text
     assert logging.getLevelName(caplog.records[0].levelno) == "WARNING"
-    await link.close()
+    await to_redis.close()
 
 
 def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("link", "shared", "outage"):
+    for name in ("shared", "outage"):
         monkeypatch.delitem(sys.modules, f"gatehook_plugins.rate_limit.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(StartupError, match=r"pip install 'gatehook\[redis\]'"):

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gatehook import Limits
-from gatehook_plugins.rate_limit.link import Gone, Link
+from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import rules
 from gatehook_plugins.rate_limit.shared import RedisStore
 from gatehook_plugins.rate_limit.store import Grant
@@ -90,16 +90,18 @@ async def test_a_node_that_ends_lets_go_of_what_it_ran(node: Node) -> None:
         assert (await left(other))[2] == 2
 
 
-async def test_a_killed_node_s_requests_are_let_go_within_a_minute(redis_url: str, node: Node, clock: Any) -> None:
-    link = Link(redis_url, 5, "it is a test")
-    killed = RedisStore(link, "gatehook", clock)  # no lifespan: nothing renews its leases, nothing ends them
+async def test_a_killed_node_s_requests_are_let_go_within_a_minute(
+    redis_url: str, line: Any, node: Node, clock: Any
+) -> None:
+    to_redis = line(redis_url)
+    killed = RedisStore(to_redis, "gatehook", clock)  # no lifespan: nothing renews its leases, nothing ends them
     await granted(killed)
     async with node(clock) as other:
         clock.turn(29.9)
         assert (await left(other))[2] == 1
         clock.turn(0.2)
         assert (await left(other))[2] == 2
-    await link.close()
+    await to_redis.close()
 
 
 async def test_what_runs_for_long_is_renewed(node: Node, clock: Any) -> None:
@@ -126,14 +128,14 @@ async def test_running_requests_count_again_after_redis_lost_them(node: Node, se
 async def test_a_request_that_ends_during_a_beat_stays_ended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     async with node() as store:
         grant = await granted(store)
-        run = store._link.run
+        run = store._run
 
         async def settled_first(script: Any, keys: Any, arguments: Any) -> Any:
-            monkeypatch.setattr(store._link, "run", run)
+            monkeypatch.setattr(store, "_run", run)
             await store.settle(grant, 1, 0)
             return await run(script, keys, arguments)  # which renews what has just ended
 
-        monkeypatch.setattr(store._link, "run", settled_first)
+        monkeypatch.setattr(store, "_run", settled_first)
         await store.beat()
         assert (await left(store))[2] == 1
         await store.beat()
@@ -165,15 +167,15 @@ async def test_a_clock_that_is_set_back_lets_nobody_past_and_holds_nobody_for_ev
         await granted(store, limit, 90)
 
 
-async def test_leases_outlive_no_clock_that_is_set_back(redis_url: str, node: Node, clock: Any) -> None:
-    link = Link(redis_url, 5, "it is a test")
-    await granted(RedisStore(link, "gatehook", clock))  # of a node that dies
+async def test_leases_outlive_no_clock_that_is_set_back(redis_url: str, line: Any, node: Node, clock: Any) -> None:
+    to_redis = line(redis_url)
+    await granted(RedisStore(to_redis, "gatehook", clock))  # of a node that dies
     async with node(clock) as other:
         clock.turn(-7200)
         assert (await left(other))[2] == 1
         clock.turn(30.1)
         assert (await left(other))[2] == 2
-    await link.close()
+    await to_redis.close()
 
 
 async def test_by_the_server_s_own_clock(node: Node, server: redis.Redis) -> None:
@@ -184,18 +186,16 @@ async def test_by_the_server_s_own_clock(node: Node, server: redis.Redis) -> Non
         assert all(60_000_000 < one.reset <= 61_000_000 for one in decision.readings[:2])
 
 
-async def test_over_a_unix_socket(own_redis: Any) -> None:
+async def test_over_a_unix_socket(own_redis: Any, line: Any) -> None:
     own_redis.start()
-    link = Link(f"unix://{own_redis.socket}", 5, "it is a test")
-    store = RedisStore(link, "gatehook")
+    store = RedisStore(line(f"unix://{own_redis.socket}"), "gatehook")
     async with store.lifespan():
         await granted(store)
         assert await left(store) == [9, 990, 1]
 
 
-def test_over_tls_a_connection_verifies_its_server() -> None:
-    link = Link("rediss://:secret@example.com:6380/0", 1, "it is a test")
-    pool = link._client.connection_pool
+def test_over_tls_a_connection_verifies_its_server(line: Any) -> None:
+    pool = line("rediss://:secret@example.com:6380/0")._client.connection_pool
     assert pool.connection_class.__name__ == "SSLConnection"
     assert "cert_reqs" not in pool.connection_kwargs  # the library's default: required
 
@@ -230,10 +230,10 @@ async def proxy(url: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     await server.wait_closed()
 
 
-async def test_a_lost_answer_charges_once_and_is_not_asked_for_again(redis_url: str, node: Node) -> None:
+async def test_a_lost_answer_charges_once_and_is_not_asked_for_again(redis_url: str, line: Any, node: Node) -> None:
     async with node() as other, proxy(redis_url) as (url, state):
-        link = Link(url, 5, "it is a test", lambda: 0.0)
-        store = RedisStore(link, "gatehook")
+        to_redis = line(url, 5, lambda: 0.0)
+        store = RedisStore(to_redis, "gatehook")
         await granted(store)  # the script is known now
         state.update(deaf=True, sent=0)
         with pytest.raises(Gone):
@@ -241,7 +241,7 @@ async def test_a_lost_answer_charges_once_and_is_not_asked_for_again(redis_url: 
         assert state["sent"] == 1
         assert await left(other) == [8, 980, 0]
         assert len(store._ended) == 1  # let go with the next beat
-        await link.close()
+        await to_redis.close()
 
 
 async def test_a_client_that_leaves_while_it_is_asked_for_keeps_no_place(node: Node) -> None:
@@ -249,11 +249,11 @@ async def test_a_client_that_leaves_while_it_is_asked_for_keeps_no_place(node: N
         await granted(store)
         asking = asyncio.create_task(store.admit(LIMIT, 10))
         await asyncio.sleep(0)  # it runs until it waits
-        assert store._link._commands
+        assert store._line._commands
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await asyncio.gather(*store._link._commands)
+        await asyncio.gather(*store._line._commands)
         await store.beat()
         assert (await left(store))[2] == 1
 
@@ -266,5 +266,5 @@ async def test_cancelled_commands_cost_the_pool_no_connection(node: Node) -> Non
             for one in asking:
                 one.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-        await asyncio.gather(*store._link._commands, return_exceptions=True)
-        assert store._link._client.connection_pool._in_use_connections == set()
+        await asyncio.gather(*store._line._commands, return_exceptions=True)
+        assert store._line._client.connection_pool._in_use_connections == set()

@@ -1,11 +1,11 @@
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from gatehook import Attempt, Chunk, InvalidRequest, Usage, Vendor
-from gatehook.testing import attempt
+from gatehook.testing import attempt, built
 from gatehook_plugins.vendor_mock import VendorMock
 from gatehook_plugins.vendor_mock.answer import GREETING
 from gatehook_plugins.vendor_mock.vendor import MockVendor
@@ -71,10 +71,10 @@ def reasons(stream: Sequence[Chunk], index: int = 0) -> list[str]:
 
 
 def test_the_plugin_offers_one_vendor_called_mock() -> None:
-    (vendor,) = VendorMock(VendorMock.Settings()).register_vendors(cast("Any", None))
+    (vendor,) = VendorMock(VendorMock.Settings()).register_vendors(built(""))
     assert isinstance(vendor, Vendor)
     assert vendor.name == "mock"
-    assert vendor.operations == {"chat", "completions", "embeddings"}
+    assert vendor.operations == {"chat", "completions", "embeddings", "images"}
     assert vendor.parameters == {}
 
 

@@ -150,6 +150,9 @@ class StubUpstream:
         """Connections that are open now."""
         self.closed_early = asyncio.Event()
         """Set when a client closes a connection before its answer has ended."""
+        self.written = 0
+        """Bytes of answers that the system has taken over, all connections together."""
+        self._arrived = asyncio.Condition()
         self._replies = list(replies)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -163,6 +166,11 @@ class StubUpstream:
         """Its address."""
         assert self._server is not None, "enter the stub first"  # noqa: S101  # a test kit's own guard
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def asked(self, times: int = 1) -> None:
+        """Wait until so many requests have come."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= times)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -186,6 +194,8 @@ class StubUpstream:
         try:
             while request := await _read_request(reader):
                 self.requests.append(request)
+                async with self._arrived:
+                    self._arrived.notify_all()
                 reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
                 if not await self._play(reply, reader, writer):
                     break
@@ -237,6 +247,7 @@ class StubUpstream:
             elif piece:
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
+            self.written += len(piece)
         if reply.end in ("keep", "close") and not reply.raw:
             writer.write(b"0\r\n\r\n")
         await writer.drain()

@@ -1,0 +1,92 @@
+"""Where plugins come from: their distributions, what those ask of Gatehook, and whose code a module is."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, version
+
+__all__ = ["OURS", "Owners", "named", "origin", "remedy", "unmet"]
+
+OURS = "gatehook"
+"""The distribution that brings the kernel and the first-party plugins."""
+
+
+@functools.cache
+def own_version() -> str:
+    """The version of Gatehook, and so of its plugin API."""
+    return version(OURS)
+
+
+def origin(entry: EntryPoint) -> str:
+    """The distribution of an entry point and its version: "gatehook-acme 1.2"."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+
+
+def is_foreign(entry: EntryPoint) -> bool:
+    """Whether it is known to be somebody else's."""
+    return entry.dist is not None and entry.dist.name != OURS
+
+
+def named(name: str, entry: EntryPoint | None) -> str:
+    """A plugin as messages call it; with its distribution, if that is somebody else's."""
+    return f"plugin {name!r} ({origin(entry)})" if entry is not None and is_foreign(entry) else f"plugin {name!r}"
+
+
+def remedy(name: str, entry: EntryPoint, error: BaseException) -> str:
+    """What ends the message about a plugin that cannot be imported or built: how to get rid of the fault."""
+    off = f"[plugins.{name}] enabled = false switches it off"
+    if entry.dist is None or not is_foreign(entry):
+        return f"; {off}"
+    pip = f"`pip install --upgrade {entry.dist.name}`"
+    missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+    if isinstance(missing, str) and missing.partition(".")[0] == OURS:
+        return f"; it is written for another version of Gatehook than {own_version()}: {pip}, or {off}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"; {pip} brings what it needs, or {off}"
+    return f"; {pip} may bring a better version, or {off}"
+
+
+def unmet(entry: EntryPoint) -> str:
+    """What the distribution asks of Gatehook and does not get, as a fault; "" if all is well.
+
+    pip asks the same, but only when it installs: it can be overruled, and Gatehook upgraded alone.
+    """
+    if entry.dist is None or not is_foreign(entry):
+        return ""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for line in entry.dist.requires or ():
+        try:
+            asked = Requirement(line)
+        except InvalidRequirement:  # pip's to complain of; of Gatehook it can say nothing
+            continue
+        applies = asked.marker is None or asked.marker.evaluate({"extra": ""})
+        if asked.name.lower() == OURS and applies and not asked.specifier.contains(own_version(), prereleases=True):
+            return (
+                f"is written for gatehook{asked.specifier}, and this is {own_version()}: "
+                f"`pip install --upgrade gatehook {entry.dist.name}` gets versions that fit"
+            )
+    return ""
+
+
+class Owners:
+    """Tells of a module whose plugin it belongs to."""
+
+    def __init__(self, plugins: Mapping[str, EntryPoint]) -> None:
+        self._names: dict[str, str] = {}
+        for name, entry in plugins.items():
+            module = entry.value.partition(":")[0].strip()
+            self._names[module] = named(name, entry)
+            if is_foreign(entry):  # its other modules lie beside this one; ours have a package each
+                self._names.setdefault(module.partition(".")[0], named(name, entry))
+
+    def of(self, module: str) -> str:
+        """The plugin, as messages call it; "" if the module is no plugin's."""
+        while module:
+            if module in self._names:
+                return self._names[module]
+            module = module.rpartition(".")[0]
+        return ""
+
+    def first(self, modules: Iterable[str]) -> str:
+        """The plugin of the first of these modules that is a plugin's; "" if none is."""
+        return next(filter(None, map(self.of, modules)), "")

@@ -1,0 +1,18 @@
+"""Conformance suites: classes to subclass, one for each protocol. They need pytest, pytest-asyncio and hypothesis.
+
+No network: upstreams are servers on this machine that play what the author's script says. Each check belongs to a
+capability, a row of the report; what a plugin does not claim is reported as not offered, and is no failure.
+"""
+
+from gatehook.testing.conformance.script import Act, Failure, Said, Script
+from gatehook.testing.conformance.suite import not_offered
+from gatehook.testing.conformance.vendor_answers import VendorAnswers
+from gatehook.testing.conformance.vendor_failures import VendorFailures
+from gatehook.testing.conformance.vendor_lines import VendorLines
+from gatehook.testing.conformance.vendor_requests import VendorRequests
+
+__all__ = ["Act", "Failure", "Said", "Script", "VendorConformance", "not_offered"]
+
+
+class VendorConformance(VendorAnswers, VendorFailures, VendorLines, VendorRequests):
+    """The suite for vendors: subclass it, name the `plugin`, give a `script` of its upstream's dialect."""

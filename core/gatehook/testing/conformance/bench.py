@@ -1,0 +1,154 @@
+"""A gateway with one deployment of the vendor in question, its upstream on a real socket, and a client."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from gatehook.model import Target
+from gatehook.testing import Served, StubUpstream
+from gatehook.testing.conformance.heard import Heard, from_completion, from_events
+
+__all__ = ["MODEL", "PATIENCE", "Answer", "Bench", "Log", "logged"]
+
+MODEL = "conformance"
+"""The public name of the deployment."""
+
+PATIENCE = 10.0
+"""Seconds after which something is taken to hang."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client got."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    cut: bool = False
+    """Whether the line ended before the answer did."""
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded; {} if it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return {}
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """The error that the client was told, with a status or within a stream; {} if none."""
+        said = [self.json] if self.status != 200 else self.events
+        return next((one["error"] for one in reversed(said) if isinstance(one, dict) and one.get("error")), {})
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events of a stream, without the one that ends it."""
+        lines = [line[6:] for line in self.body.split(b"\n") if line.startswith(b"data: ") and line[6:] != b"[DONE]"]
+        return [json.loads(line) for line in lines]
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether a client would take it for a whole answer: a 200, and if it is a stream, with its end."""
+        if self.status != 200 or self.cut:
+            return False
+        return not self.is_stream or self.body.endswith(b"data: [DONE]\n\n")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a stream of events."""
+        return self.headers.get("Content-Type", "").startswith("text/event-stream")
+
+    @property
+    def heard(self) -> Heard:
+        """What a client makes of it."""
+        if not self.is_stream:
+            return from_completion(self.json, MODEL)
+        return from_events([event for event in self.events if "error" not in event], MODEL)
+
+
+@dataclass
+class Bench:
+    """What a check works with."""
+
+    served: Served
+    stub: StubUpstream
+    http: aiohttp.ClientSession
+    log: "Log"
+    prompt: str
+
+    @property
+    def target(self) -> Target:
+        """The deployment."""
+        return self.served.gateway.settings.targets[0]
+
+    def payload(self, **more: Any) -> dict[str, Any]:
+        """A chat; what is None is left out."""
+        whole = {"model": MODEL, "messages": [{"role": "user", "content": self.prompt}], **more}
+        return {name: value for name, value in whole.items() if value is not None}
+
+    @asynccontextmanager
+    async def asking(self, path: str = "chat/completions", **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the answer's head has come."""
+        async with self.http.post(f"{self.served.url}/v1/{path}", json=self.payload(**body)) as response:
+            yield response
+
+    async def ask(self, path: str = "chat/completions", **body: Any) -> Answer:
+        """Send a request and take all of the answer, however it ends."""
+        async with asyncio.timeout(PATIENCE), self.asking(path, **body) as response:
+            received, cut = bytearray(), False
+            try:
+                async for data in response.content.iter_any():
+                    received += data
+            except aiohttp.ClientError:
+                cut = True
+            return Answer(response.status, response.headers, bytes(received), cut)
+
+    async def both(self, plain: Any, stream: Any, **body: Any) -> Sequence[tuple[str, Answer]]:
+        """The same request plain and streamed, as far as the upstream's replies to it are given."""
+        found = []
+        for how, reply in (("plain", plain), ("streamed", stream)):
+            if reply is not None:
+                self.stub.script(reply)
+                found.append((how, await self.ask(stream=True if how == "streamed" else None, **body)))
+        return found
+
+
+@dataclass
+class Log(logging.Handler):
+    """All that is logged, at every level."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(logging.DEBUG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a line, with its traceback."""
+        self.lines.append(self.format(record))
+
+    __hash__ = logging.Handler.__hash__
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[Log]:
+    """Listen to the gateway's and the plugins' loggers."""
+    log, root = Log(), logging.getLogger()
+    ours = logging.getLogger("gatehook")
+    levels = [(logger, logger.level) for logger in (root, ours)]
+    root.addHandler(log)
+    for logger in (root, ours):
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield log
+    finally:
+        root.removeHandler(log)
+        for logger, level in levels:
+            logger.setLevel(level)

@@ -1,0 +1,40 @@
+"""GET /files/{id}: a file, to whoever has a URL of it that we have signed."""
+
+import time
+
+from aiohttp import web
+
+from gatehook import NotFound, PermissionDenied
+from gatehook_plugins.files.headers import disposition
+from gatehook_plugins.files.local import LocalFiles
+
+__all__ = ["FilePage"]
+
+
+class FilePage:
+    """Serves the files of a directory."""
+
+    def __init__(self, files: LocalFiles) -> None:
+        self._files = files
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """The file; aiohttp answers conditions (ETag) and ranges.
+
+        Raises:
+            PermissionDenied: the URL was not made by us, or has expired; whether there is such a file is not told.
+            NotFound: the file is gone.
+        """
+        name, asked = request.match_info["id"], request.query
+        if not self._files.signer.is_valid(name, asked.get("expires", ""), asked.get("signature", "")):
+            raise PermissionDenied("this URL is not valid, or not any more; ask for a new one", code="invalid_url")
+        file = await self._files.about(name)
+        if file is None:
+            raise NotFound("this file has expired, or was deleted", code="file_gone")
+        headers = {
+            "Content-Type": file.media_type,
+            "Content-Disposition": disposition(name, file.media_type),
+            "Cache-Control": f"private, max-age={max(0, int(asked['expires']) - int(time.time()))}",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return web.FileResponse(self._files.content_of(name), headers=headers)

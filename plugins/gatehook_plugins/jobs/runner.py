@@ -1,0 +1,83 @@
+"""One run of a job: the call made, and what its end means for the job."""
+
+import random
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from msgspec import Struct
+
+from gatehook import Call, Completion, GatewayError, Progress, RateLimited, Retry
+from gatehook_plugins.jobs.callers import Callers
+from gatehook_plugins.jobs.store import Claimed
+from gatehook_plugins.jobs.stored import read, revived
+
+__all__ = ["Calls", "Ending", "Runner"]
+
+_LONGEST_BACKOFF: Final = 600.0
+_LONGEST_WAIT: Final = 300.0
+_SHORTEST_WAIT: Final = 0.05
+_USED_UP: Final = "insufficient_quota"
+"""Waiting does not help against it, or not soon."""
+
+
+class Calls(Protocol):
+    """What makes calls."""
+
+    async def run(self, call: Call) -> Completion:
+        """Make a plain call.
+
+        Raises:
+            GatewayError: what its client is to be told.
+        """
+        ...
+
+
+class Ending(Struct, frozen=True):
+    """What is to become of a job.
+
+    again: another try, in `delay` seconds. later: a limit of the gateway's own let nothing through, so it has not been
+    tried at all.
+    """
+
+    kind: Literal["succeeded", "failed", "cancelled", "again", "later", "interrupted"]
+    error: GatewayError | None = None
+    delay: float = 0.0
+    body: bytes = b""
+
+
+class Runner:
+    """Runs jobs."""
+
+    def __init__(self, calls: Calls, callers: Callers, max_attempts: int, backoff: float) -> None:
+        """`backoff` is the seconds before the second try."""
+        self._calls = calls
+        self._callers = callers
+        self._max_attempts = max_attempts
+        self._backoff = backoff
+
+    async def run(self, job: Claimed, progress: Callable[[Progress], None]) -> Ending:
+        """Make the call of a job. Cancelled, it ends the call as when a client leaves."""
+        attempts = 0
+        try:
+            kept = read(job.call)
+            call = revived(kept, job.body, await self._callers.principal(kept.caller), job.id, job.run)
+            call.progress = progress
+            try:
+                return Ending("succeeded", body=(await self._calls.run(call)).raw)
+            finally:
+                attempts = call.attempts
+        except GatewayError as error:
+            return self._after(error, job.tries, attempts)
+
+    def _after(self, error: GatewayError, tries: int, attempts: int) -> Ending:
+        """What an error means; `attempts` is how often a vendor was called."""
+        if isinstance(error, RateLimited) and not attempts:
+            if error.retry_after is None or error.code == _USED_UP:
+                return Ending("failed", error)
+            return Ending("later", error, min(max(error.retry_after, _SHORTEST_WAIT), _LONGEST_WAIT))
+        may_pass = error.retry is not Retry.NEVER and (error.status >= 500 or error.status in (408, 429))
+        if not may_pass or tries >= self._max_attempts:
+            return Ending("failed", error)
+        delay = min(self._backoff * 2 ** (tries - 1), _LONGEST_BACKOFF)
+        delay *= random.uniform(0.5, 1)  # noqa: S311  # so that jobs that failed together do not come back together
+        return Ending("again", error, max(delay, min(error.retry_after or 0.0, _LONGEST_BACKOFF)))

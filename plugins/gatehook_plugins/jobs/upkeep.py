@@ -1,0 +1,108 @@
+"""What has to be seen to now and then: jobs whose process died, jobs that waited too long, jobs that nobody needs."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from gatehook import GatewayError, Unavailable
+from gatehook_plugins.jobs.bell import Bell
+from gatehook_plugins.jobs.dispatcher import Dispatcher
+from gatehook_plugins.jobs.reading import Reader
+from gatehook_plugins.jobs.results import Results
+from gatehook_plugins.jobs.settings import JobsSettings
+from gatehook_plugins.jobs.store import Store, now
+from gatehook_plugins.jobs.tables import STATUSES
+
+__all__ = ["Upkeep"]
+
+log: Final = logging.getLogger("gatehook.jobs")
+
+_MOST_SECONDS: Final = 5.0
+
+
+class Upkeep:
+    """Every process does all of it; nothing is done twice, since each step finds its job as it was or not at all."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        results: Results,
+        dispatcher: Dispatcher,
+        bell: Bell,
+        settings: JobsSettings,
+        *,
+        counting: bool,
+    ) -> None:
+        """`counting`: whether anybody wants to know how many jobs there are."""
+        self._store = store
+        self._reader = reader
+        self._results = results
+        self._dispatcher = dispatcher
+        self._bell = bell
+        self._settings = settings
+        self._counting = counting
+        self.counts: Mapping[str, int] = dict.fromkeys(STATUSES, 0)
+        """As last counted."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """See to it while it lasts."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.tend()
+            except Unavailable:
+                pass  # the database has logged it
+            except Exception:
+                log.exception("the jobs cannot be seen to")
+            await asyncio.sleep(min(self._settings.lease / 3, _MOST_SECONDS))
+
+    async def tend(self) -> None:
+        """Do all of it once.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        await self._recover()
+        await self._expire()
+        await self._delete()
+        if self._counting:
+            self.counts = await self._reader.counts()
+
+    async def _recover(self) -> None:
+        settings = self._settings
+        lost = GatewayError("the process that ran the job died", code="worker_lost")
+        for job in await self._reader.silent():
+            status = await self._store.recover(
+                job.id, job.runs, repeat=settings.repeat, attempts=settings.max_attempts, lost=lost
+            )
+            if status is not None:
+                log.warning("%s: the process that ran it died; it is %s", job.id, status)
+                self._bell.ring(job.id)
+                self._dispatcher.wake()
+
+    async def _expire(self) -> None:
+        for job in await self._reader.overdue():
+            why = GatewayError(
+                f"the job could not be run within {self._settings.max_wait:g} s ([plugins.jobs] max_wait)",
+                code="job_expired",
+            )
+            await self._store.expire(job.id, why)
+            self._bell.ring(job.id)
+
+    async def _delete(self) -> None:
+        """Delete what has ended long ago. One group at a time: whoever wants to write meanwhile gets its turn."""
+        before = now() - int(self._settings.retention * 1000)
+        while jobs := await self._reader.outdated(before):
+            for file in await self._store.purge([job.id for job in jobs]):
+                await self._results.delete(file)

@@ -1,0 +1,63 @@
+"""What somebody decides about the calls of a session, checked before it counts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gatehook import Catalog, InvalidRequest, PermissionDenied, encode
+from gatehook_plugins.tool_policy.desk import Decision
+from gatehook_plugins.tool_policy.offered import Offered, fault_of, schemas_of
+from gatehook_plugins.tool_policy.requests import Confirm
+from gatehook_plugins.tool_policy.sessions import Kept, Session
+from gatehook_plugins.tool_policy.standing import Standing
+
+__all__ = ["decided"]
+
+
+def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, catalog: Catalog) -> Decision:
+    """The decision that a request makes.
+
+    Raises:
+        InvalidRequest: ids that do not wait in the session, or twice; arguments of calls that are not approved, or
+            that break the tool's schema.
+        PermissionDenied: by now a rule denies one of the approved calls; they still wait.
+    """
+    waiting = {one.id: one for one in session.calls}
+    for place, one in enumerate(asked.approved_ids):
+        path = f"approved_ids[{place}]"
+        if one not in waiting:
+            raise _wrong(path, f"no call {one[:80]!r} waits in this session; there are: {', '.join(waiting)}")
+        if one in asked.approved_ids[:place]:
+            raise _wrong(path, f"the call {one[:80]!r} is named twice")
+    for one in asked.arguments:
+        if one not in asked.approved_ids:
+            raise _wrong("arguments", f"the call {one[:80]!r} is not among approved_ids")
+    models = {session.model, catalog.canonical(session.model)}
+    offered = _offered(kept.body)
+    approved: dict[str, str] = {}
+    for one in asked.approved_ids:
+        name = waiting[one].name
+        if (verdict := standing.verdict(name, session.user_id, models)).kind == "deny":
+            reason = f": {verdict.reason}" if verdict.reason else ""
+            raise PermissionDenied(f"the tool {name!r} is denied by now{reason}", code="tool_call_denied")
+        approved[one] = waiting[one].arguments
+        if one in asked.arguments:
+            approved[one] = _edited(asked.arguments[one], offered, name, f"arguments.{one[:80]}")
+    return Decision(approved, asked.reason)
+
+
+def _offered(body: Mapping[str, Any]) -> Offered:
+    old = body.get("functions")
+    tools = body.get("tools")
+    listed = [{"function": one} for one in old] if isinstance(old, list) else []
+    return schemas_of([*(tools if isinstance(tools, list) else []), *listed])
+
+
+def _edited(arguments: dict[str, Any] | str, offered: Offered, name: str, path: str) -> str:
+    text = arguments if isinstance(arguments, str) else encode(arguments).decode()
+    if fault := fault_of(offered, name, text):
+        raise InvalidRequest(f"{path}: {fault}", param="arguments", code="invalid_arguments")
+    return text
+
+
+def _wrong(path: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{path}: {what}", param=path.partition("[")[0], code="invalid_value")

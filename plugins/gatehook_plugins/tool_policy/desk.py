@@ -1,0 +1,233 @@
+"""Where tool calls wait for a decision: kept in the database, decided once, and denied when nobody decides in time."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from gatehook import (
+    Call,
+    Conflict,
+    Database,
+    Directory,
+    NotFound,
+    PermissionDenied,
+    Principal,
+    Question,
+    RateLimited,
+    Unavailable,
+)
+from gatehook_plugins.tool_policy import store
+from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session
+
+__all__ = ["Decision", "Desk"]
+
+log: Final = logging.getLogger("gatehook.tool_policy")
+
+_SWEEP_SECONDS: Final = 15.0
+_AT_ONCE: Final = 100
+"""Sessions that expire in one transaction."""
+
+
+class Decision(Struct, frozen=True):
+    """What somebody has decided: the `approved` calls' ids, with the arguments they may be made with."""
+
+    approved: Mapping[str, str]
+    reason: str = ""
+
+
+class Desk:
+    """The sessions of all processes."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Directory,
+        *,
+        lifetime: float,
+        retention: float,
+        most: int,
+        largest: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`lifetime` and `retention` are in seconds, `largest` in bytes, `most` for each user; see the settings."""
+        self._database = database
+        self._directory = directory
+        self._lifetime = round(lifetime * 1000)
+        self._retention = round(retention * 1000)
+        self._most = most
+        self._largest = largest
+        self._clock = now
+        self._watching: set[asyncio.Event] = set()
+        directory.subscribe(self._changed)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Make the table, and let sessions expire.
+
+        Raises:
+            StartupError: the table cannot be brought up to date.
+        """
+        async with self._database.opened():
+            await self._database.migrate("tool_policy", "gatehook_plugins.tool_policy.migrations")
+            task = asyncio.create_task(self._sweep(), name="tool_policy")
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def keep(self, call: Call, question: Question) -> dict[str, Any]:
+        """Keep calls until somebody decides; gives what the client is told.
+
+        Raises:
+            PermissionDenied: they are too large. RateLimited: too many of this user's wait already.
+            Unavailable: the database is away.
+        """
+        now = self._now()
+        session = new_session(call, question, now, self._lifetime)
+        if len(session.kept) > self._largest:
+            raise PermissionDenied(
+                f"a tool call needs a confirmation, and the conversation is too large to be kept until then: "
+                f"{len(session.kept)} bytes (tool_policy.max_conversation is {self._largest})",
+                code="tool_call_denied",
+            )
+        async with self._database.writing() as connection:
+            if await store.count(connection, session.user_id, now) >= self._most:
+                raise RateLimited(
+                    f"{self._most} tool calls wait for a confirmation already (tool_policy.max_pending); decide about "
+                    "some at /v1/tools/confirm or /v1/tools/deny",
+                    code="too_many_pending",
+                )
+            await store.add(connection, session)
+            detail = _detail(session, {one.id: {"decision": "asked"} for one in session.calls})
+            await self._directory.note(connection, session.user_id, "tool.ask", session.id, detail)
+        self._changed("", "")
+        return {"session_id": session.id, "expires_at": session.expires // 1000}
+
+    async def session(self, id: str, principal: Principal) -> Session:
+        """One that waits, for somebody who may decide about it.
+
+        Raises:
+            NotFound: there is none of this id, or it is somebody else's. Conflict: it is decided, or has expired.
+            PermissionDenied: it is not what was kept. Unavailable: the database is away.
+        """
+        async with self._database.reading() as connection:
+            session = await store.find(connection, id)
+        if session is None or not _may_see(principal, session):
+            raise NotFound("there is no such session", param="session_id", code="session_not_found")
+        self._require_open(session)
+        if not session.is_sound():
+            log.error("tool session %s is not what was kept; nothing of it is released", session.id)
+            raise PermissionDenied("the session was tampered with", param="session_id", code="session_unsound")
+        return session
+
+    def _require_open(self, session: Session) -> None:
+        if session.status == "decided":
+            raise _already_resolved()
+        if session.status == "expired" or session.expires <= self._now():
+            raise Conflict(
+                "nobody decided in time, so the calls are denied", param="session_id", code="session_expired"
+            )
+
+    async def decide(self, actor: str, session: Session, decision: Decision) -> None:
+        """Make the decision, once and for all; who makes it second is told so.
+
+        Raises:
+            Conflict: somebody else has decided, or it has expired meanwhile. Unavailable: the database is away.
+        """
+        calls = {one.id: _told(one.arguments, decision.approved.get(one.id)) for one in session.calls}
+        action = "tool.confirm" if decision.approved else "tool.deny"
+        async with self._database.writing() as connection:
+            if not await store.close(connection, session.id, "decided", self._now()):
+                self._require_open(session)
+                raise _already_resolved()
+            detail = _detail(session, calls, decision.reason)
+            await self._directory.note(connection, actor, action, session.id, detail)
+        self._changed("", "")
+
+    async def waiting(self, principal: Principal, limit: int) -> Sequence[Session]:
+        """The sessions that this caller may decide about, the oldest first: an admin about everybody's.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        async with self._database.reading() as connection:
+            user_id = None if principal.admin else principal.id
+            return await store.waiting(connection, self._now(), user_id, limit)
+
+    @contextlib.contextmanager
+    def watched(self) -> Any:
+        """Gives an event that is set whenever sessions may have come or gone."""
+        event = asyncio.Event()
+        self._watching.add(event)
+        try:
+            yield event
+        finally:
+            self._watching.discard(event)
+
+    def _changed(self, kind: str, id: str) -> None:
+        if kind in ("", "tool"):
+            for event in self._watching:
+                event.set()
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self.expire()
+            except Unavailable:  # told by the database itself; what has expired cannot be confirmed anyhow
+                pass
+            except Exception:
+                log.exception("tool calls that nobody decided about cannot be denied")
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def expire(self) -> None:
+        """Deny what nobody has decided about in time, and forget what was decided long ago.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        now = self._now()
+        before = now - self._retention
+        async with self._database.reading() as connection:
+            if not await store.is_due(connection, now, before):
+                return
+        async with self._database.writing() as connection:
+            await store.forget(connection, before)
+            for session in await store.expired(connection, now, _AT_ONCE):
+                if await store.close(connection, session.id, "expired", now):
+                    detail = _detail(session, {one.id: {"decision": "expired"} for one in session.calls})
+                    await self._directory.note(connection, "gateway", "tool.expire", session.id, detail)
+        self._changed("", "")
+
+
+def _may_see(principal: Principal, session: Session) -> bool:
+    return principal.admin or principal.id == session.user_id
+
+
+def _already_resolved() -> Conflict:
+    return Conflict("somebody has decided already", param="session_id", code="already_resolved")
+
+
+def _told(arguments: str, approved: str | None) -> dict[str, str]:
+    """What the audit says of the decision about one call."""
+    if approved is None:
+        return {"decision": "refused"}
+    if approved == arguments:
+        return {"decision": "approved"}
+    return {"decision": "edited", "edited": arguments_digest(approved)}
+
+
+def _detail(session: Session, decisions: Mapping[str, Mapping[str, str]], reason: str = "") -> dict[str, Any]:
+    calls = [
+        {"id": one.id, "name": one.name, "arguments": arguments_digest(one.arguments), **decisions[one.id]}
+        for one in session.calls
+    ]
+    return {"user": session.user_id, "model": session.model, "calls": calls, **({"reason": reason} if reason else {})}

@@ -1,0 +1,50 @@
+"""Tools as requests offer them: their names, and what their arguments must be."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gatehook import InvalidRequest, encode
+from gatehook_plugins.tool_policy.schemas import SchemaFault, ToolSchema, compiled
+
+__all__ = ["Offered", "fault_of", "name_of", "schemas_of"]
+
+Offered = Mapping[str, ToolSchema | None]
+"""Tools by name; None: of this one's arguments nothing is asked."""
+
+
+def name_of(tool: Mapping[str, Any]) -> str:
+    """A tool's name; tools that vendors have of their own ("web_search") go by their type."""
+    named = tool.get("function") or tool.get("custom") or tool
+    name = (named.get("name") if isinstance(named, Mapping) else None) or tool.get("type")
+    return name if isinstance(name, str) else ""
+
+
+def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, ToolSchema | None]:
+    """What the arguments of these tools must be, by name; of two with one name the first counts.
+
+    Raises:
+        InvalidRequest: a schema that nothing can be checked against.
+    """
+    found: dict[str, ToolSchema | None] = {}
+    for tool in tools:
+        name = name_of(tool)
+        if name not in found:
+            try:
+                found[name] = _schema(tool.get("function"))
+            except SchemaFault as error:
+                message = f"tools: the parameters of {name[:80]!r}: {error}"
+                raise InvalidRequest(message, param="tools", code="invalid_schema") from None
+    return found
+
+
+def _schema(function: Any) -> ToolSchema | None:
+    schema = function.get("parameters") if isinstance(function, Mapping) else None
+    return None if schema is None else compiled(encode(schema))
+
+
+def fault_of(offered: Offered, name: str, arguments: str) -> str:
+    """What is wrong with a call, for the model to read; "" if nothing is."""
+    if name not in offered:
+        return f"there is no tool {name[:80]!r}; there are: {', '.join(sorted(offered)[:20]) or 'none'}"
+    schema = offered[name]
+    return "" if schema is None else schema.fault(arguments)

@@ -1,0 +1,75 @@
+"""Which regular expressions can be tried on a text in a bounded time: Python's engine may take exponentially long.
+
+Told by the expression's form alone, and on the safe side: what is not certain to be cheap is not tried.
+"""
+
+import functools
+import re
+import warnings
+from typing import Final
+
+__all__ = ["matches"]
+
+_MOST_STEPS: Final = 1_000_000
+_LONGEST: Final = 1_000
+"""Characters of an expression."""
+_TOKEN: Final = re.compile(
+    r"""(?P<odd>\(\?(?!:)|\\[1-9])          # looking around, names, flags, references back
+      | (?P<open>\(\??:?) | (?P<close>\)) | (?P<or>\|)
+      | \\. | \[\^?\]?(?:\\.|[^\]\\])*\]    # an escape, a set of characters
+      | (?P<times>[*+]|\{\d+(?:,\d*)?\})[?+]? | (?P<maybe>\?)[?+]?
+      | .""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def matches(pattern: str, text: str) -> bool | None:
+    """Whether the expression is found in the text, as JSON Schema's `pattern` asks; None: that is not tried."""
+    weight, degree = _cost(pattern)
+    if weight * max(1, len(text)) ** degree > _MOST_STEPS:
+        return None
+    compiled = _compiled(pattern)
+    return None if compiled is None else compiled.search(text) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may mean something else in a later Python
+            return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):  # ECMAScript knows some that Python does not
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _cost(pattern: str) -> tuple[float, int]:
+    """Steps are at most the first, times the text's length to the power of the second."""
+    if len(pattern) > _LONGEST:
+        return float("inf"), 0
+    weight, degree = 1.0, 0 if pattern.startswith("^") and "|" not in pattern else 1
+    varies = [False]
+    """Of each group that is open: whether it can match one text in several ways."""
+    closed = False
+    """Whether the group that has just ended can."""
+    for token in _TOKEN.finditer(pattern):
+        kind, ends = token.lastgroup, False
+        if kind == "odd":
+            return float("inf"), 0
+        if kind == "open":
+            varies.append(False)
+        elif kind == "close" and len(varies) > 1:
+            ends = varies.pop()
+            varies[-1] = varies[-1] or ends
+        elif kind in ("or", "maybe"):
+            weight, varies[-1] = weight * 2, True
+        elif kind == "times":
+            if closed:  # a repetition of what can be matched in several ways: each multiplies all others
+                return float("inf"), 0
+            times = token["times"]
+            numbers = [int(number) for number in re.findall(r"\d+", times)]
+            weight *= max(numbers, default=0) + 1  # also of a fixed number: what is repeated may be empty
+            degree += times in "*+" or times.endswith(",}")
+            varies[-1] = varies[-1] or len(numbers) != 1 or times.endswith(",}")
+        closed = ends
+    return weight, degree

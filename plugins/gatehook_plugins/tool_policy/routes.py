@@ -1,0 +1,128 @@
+"""/v1/tools: what waits for a decision, and deciding."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gatehook import (
+    CATALOG,
+    DIRECTORY,
+    PRINCIPAL,
+    Call,
+    Document,
+    PermissionDenied,
+    Principal,
+    Route,
+    encode,
+)
+from gatehook_plugins.tool_policy.decisions import decided
+from gatehook_plugins.tool_policy.desk import Decision, Desk
+from gatehook_plugins.tool_policy.feed import PendingFeed
+from gatehook_plugins.tool_policy.release import as_events, next_request, own_calls, to_client, turn_after
+from gatehook_plugins.tool_policy.requests import Confirm, Deny, actor, asked_limit, read
+from gatehook_plugins.tool_policy.sessions import Kept, Session
+from gatehook_plugins.tool_policy.standing import Standing
+from gatehook_plugins.tool_policy.surface import TurnSurface
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["ToolRoutes"]
+
+
+class ToolRoutes:
+    """The handlers, for whoever may decide: the user who asked, and admins."""
+
+    def __init__(self, gateway: "Gateway", desk: Desk, standing: Standing) -> None:
+        self._gateway = gateway
+        self._catalog = gateway.services[CATALOG]
+        self._directory = gateway.services[DIRECTORY]
+        self._desk = desk
+        self._standing = standing
+        self._surface = TurnSurface()
+        self._feed = PendingFeed(gateway, desk)
+
+    def routes(self) -> Iterable[Route]:
+        """All of them."""
+        yield Route("POST", "/v1/tools/confirm", self.confirm)
+        yield Route("POST", "/v1/tools/deny", self.deny)
+        yield Route("GET", "/v1/tools/pending", self.pending)
+        yield Route("GET", "/v1/tools/pending/events", self._feed.stream)
+
+    async def pending(self, request: web.Request) -> web.Response:
+        """The sessions that wait for a decision of the caller's, the oldest first; for admins, everybody's."""
+        limit = asked_limit(request)
+        sessions = await self._desk.waiting(request[PRINCIPAL], limit + 1)
+        listed = {
+            "object": "list",
+            "data": [one.shown() for one in sessions[:limit]],
+            "has_more": len(sessions) > limit,
+        }
+        return web.Response(body=encode(listed), headers={"Content-Type": "application/json"})
+
+    async def confirm(self, request: web.Request) -> web.StreamResponse:
+        """Approve some calls, and refuse the others.
+
+        Raises:
+            GatewayError: see `Desk.session`, `decided` and `Desk.decide`.
+        """
+        return await self._decide(request, await read(request, Confirm))
+
+    async def deny(self, request: web.Request) -> web.StreamResponse:
+        """Refuse all calls of a session.
+
+        Raises:
+            GatewayError: see `Desk.session` and `Desk.decide`.
+        """
+        asked = await read(request, Deny)
+        return await self._decide(request, Confirm(asked.session_id, [], reason=asked.reason, stream=asked.stream))
+
+    async def _decide(self, request: web.Request, asked: Confirm) -> web.StreamResponse:
+        session = await self._desk.session(asked.session_id, request[PRINCIPAL])
+        kept = session.conversation()
+        decision = decided(asked, session, kept, self._standing, self._catalog)
+        call = await self._call(request, session, kept, stream=asked.stream)
+        await self._desk.decide(actor(request), session, decision)
+        turn = turn_after(session, kept, decision, await self._made(call, session, kept, decision))
+        if not turn.left:
+            call.body = Document(next_request(kept, turn, stream=asked.stream))
+            return await self._gateway.answer(call, self._surface, request)
+        answer = to_client(call, session, turn)
+        headers = {"X-Request-ID": call.id, "Content-Type": "application/json"}
+        if asked.stream:
+            headers |= {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        return web.Response(body=as_events(call, answer) if asked.stream else answer.raw, headers=headers)
+
+    async def _made(self, call: Call, session: Session, kept: Kept, decision: Decision) -> dict[str, str]:
+        """What came of the calls of the gateway's own tools that may be made: they run at the same time."""
+        calls = own_calls(session, kept, decision)
+        results = await asyncio.gather(*(self._gateway.execute(call, one) for one in calls))
+        return {one.id: result for one, result in zip(calls, results, strict=True)}
+
+    async def _call(self, request: web.Request, session: Session, kept: Kept, *, stream: bool) -> Call:
+        """A call of whoever asked, whoever decides."""
+        call = Call("chat", self._surface.name, request.headers, request.remote or "")
+        call.principal = await self._owner(request[PRINCIPAL], session, kept)
+        call.model, call.stream = session.model, stream
+        call.include_usage = stream and (kept.body.get("stream_options") or {}).get("include_usage") is True
+        return call
+
+    async def _owner(self, principal: Principal, session: Session, kept: Kept) -> Principal:
+        """The user who asked: limits, budget and what may be used are theirs.
+
+        Raises:
+            PermissionDenied: they may call nothing any more.
+        """
+        if principal.id == session.user_id:
+            return principal
+        user = await self._directory.user(session.user_id)
+        key = None
+        if user is not None:
+            key = next((one for one in await self._directory.keys(user.id, limit=1000) if one.id == kept.key_id), None)
+            if user.disabled or (key is not None and key.disabled):
+                raise PermissionDenied(f"the user {user.id!r}, or their key, is disabled", code="user_disabled")
+        models = None if kept.models is None else frozenset(kept.models)
+        name = user.name if user is not None else ""
+        return Principal(session.user_id, name, models=models, key_id=kept.key_id, user=user, key=key)

@@ -1,0 +1,109 @@
+"""A session: tool calls that wait for a decision, and all that is needed to go on once there is one."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from gatehook import Call, Question, ToolCall, decode, encode
+
+__all__ = ["Kept", "Session", "Status", "arguments_digest", "new_session"]
+
+Status = Literal["pending", "decided", "expired"]
+
+
+class Kept(Struct, frozen=True):
+    """The conversation as it stood: the request, and the model's message with all its calls."""
+
+    body: dict[str, Any]
+    message: dict[str, Any]
+    key_id: str = ""
+    models: list[str] | None = None
+    """What the caller may use; None: all."""
+    own: list[str] = []
+    """Tools of the gateway's own that were added to the request; they are not in `body`, but may be in `message`."""
+
+
+class Session(Struct, frozen=True):
+    """One question. Times are epoch milliseconds. `calls` wait; those of the message that do not are allowed."""
+
+    id: str
+    user_id: str
+    model: str
+    status: Status
+    created: int
+    expires: int
+    calls: Sequence[ToolCall]
+    kept: bytes = b""
+    """Of `Kept`, as JSON; nothing once there is a decision."""
+    digest: str = ""
+    """What binds all of this together."""
+
+    def is_sound(self) -> bool:
+        """Whether it is what was asked about: this user, model, conversation, and these arguments."""
+        return secrets.compare_digest(self.digest, _digest(self))
+
+    def conversation(self) -> Kept:
+        """What was kept."""
+        return msgspec.convert(decode(self.kept), Kept)
+
+    def shown(self) -> dict[str, Any]:
+        """As people see it; times are epoch seconds."""
+        return {
+            "session_id": self.id,
+            "user_id": self.user_id,
+            "model": self.model,
+            "created_at": self.created // 1000,
+            "expires_at": self.expires // 1000,
+            "pending_tool_calls": [
+                {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+                for one in self.calls
+            ],
+        }
+
+
+def new_session(call: Call, question: Question, now: int, lifetime: int) -> Session:
+    """A session that begins `now` (epoch ms) and expires `lifetime` ms later."""
+    principal = call.principal
+    models = None if principal.models is None else sorted(principal.models)
+    kept = Kept(_as_asked(call), dict(question.message), principal.key_id, models, sorted(call.own_tools))
+    session = Session(
+        id="sess_" + secrets.token_urlsafe(24),
+        user_id=principal.id,
+        model=call.model,
+        status="pending",
+        created=now,
+        expires=now + lifetime,
+        calls=tuple(question.pending),
+        kept=encode(msgspec.structs.asdict(kept)),
+    )
+    return msgspec.structs.replace(session, digest=_digest(session))
+
+
+def arguments_digest(arguments: str) -> str:
+    """What the audit tells of arguments, which may hold secrets."""
+    return "sha256:" + hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _as_asked(call: Call) -> dict[str, Any]:
+    """The request with the client's tools only: the gateway adds its own to the next one again."""
+    payload = call.payload
+    if not call.own_tools or not (tools := payload.get("tools")):
+        return payload
+    left = [tool for tool in tools if (tool.get("function") or {}).get("name") not in call.own_tools]
+    without = {name: value for name, value in payload.items() if name != "tools"}
+    return {**without, "tools": left} if left else without
+
+
+def _digest(session: Session) -> str:
+    bound: Mapping[str, Any] = {
+        "id": session.id,
+        "user": session.user_id,
+        "model": session.model,
+        "expires": session.expires,
+        "calls": [(one.id, one.name, one.arguments) for one in session.calls],
+    }
+    return hashlib.sha256(encode(bound) + session.kept).hexdigest()

@@ -1,0 +1,71 @@
+"""Which rules hold: those of the settings, and with them those that an administrator has set since."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gatehook import Directory, Verdict
+from gatehook_plugins.tool_policy.rules import Kind, Rule, Rules
+
+__all__ = ["NAME", "Configured", "Standing"]
+
+log: Final = logging.getLogger("gatehook.tool_policy")
+
+NAME: Final = "tool-policy"
+"""Under which it is configured."""
+
+
+class Configured(BaseModel):
+    """What an administrator sets: more rules, and a default in place of the settings'."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    default: Kind | None = None
+    rules: tuple[Rule, ...] = Field(default=(), max_length=500)
+
+
+class Standing:
+    """What holds now."""
+
+    def __init__(self, rules: Sequence[Rule], default: Kind) -> None:
+        """`rules` and `default` are those of the settings."""
+        self._rules = tuple(rules)
+        self._default = default
+        self._held: Mapping[str, Any] = {}
+        self._now = Rules(rules, default)
+
+    def verdict(self, tool: str, user: str, models: Collection[str]) -> Verdict:
+        """See `Rules.verdict`."""
+        return self._now.verdict(tool, user, models)
+
+    def shown(self) -> Mapping[str, Any]:
+        """The rules of the settings, as JSON has them."""
+        return {"default": self._default, "rules": [rule.model_dump() for rule in self._rules]}
+
+    def follow(self, directory: Directory) -> None:
+        """Hold what is set there too."""
+
+        def changed(kind: str, id: str) -> None:
+            if (kind, id) in (("", ""), ("config", NAME)):
+                self._hold(directory.config(NAME)[0])
+
+        directory.subscribe(changed)
+        changed("", "")
+
+    def _hold(self, value: Mapping[str, Any]) -> None:
+        if value == self._held:
+            return
+        self._held = value
+        try:
+            configured = Configured.model_validate(value)
+        except ValidationError:
+            log.error("the tool policy that is configured cannot be read; no tool may be called until it is set again")  # noqa: TRY400
+            configured = Configured(rules=(Rule(verdict="deny", reason="the configured policy cannot be read"),))
+        self._now = Rules((*self._rules, *configured.rules), configured.default or self._default)
+        log.info(
+            "tools are called by the %d rules of the settings, and %d configured",
+            len(self._rules),
+            len(configured.rules),
+        )

@@ -1,0 +1,109 @@
+"""Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatehook import ToolCall, decode, encode
+from gatehook_plugins.tool_policy.sessions import Session, Status
+
+__all__ = ["SESSIONS", "add", "close", "count", "expired", "find", "forget", "is_due", "waiting"]
+
+SESSIONS: Final = sa.Table(
+    "tool_sessions",
+    sa.MetaData(),
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("user_id", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Column("decided", sa.BigInteger, nullable=False),
+    sa.Column("calls", sa.LargeBinary, nullable=False),
+    sa.Column("kept", sa.LargeBinary, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+)
+"""`decided` is when, epoch ms, 0 while it is pending; `calls` and `kept` are JSON, emptied by the decision."""
+
+_COLUMNS: Final = (
+    SESSIONS.c.id,
+    SESSIONS.c.user_id,
+    SESSIONS.c.model,
+    SESSIONS.c.status,
+    SESSIONS.c.created,
+    SESSIONS.c.expires,
+    SESSIONS.c.calls,
+)
+
+
+async def add(connection: AsyncConnection, session: Session) -> None:
+    """Keep a new one."""
+    row = {name: getattr(session, name) for name in ("id", "user_id", "model", "status", "created", "expires")}
+    calls = encode([msgspec.structs.asdict(one) for one in session.calls])
+    await connection.execute(
+        SESSIONS.insert().values(**row, decided=0, calls=calls, kept=session.kept, digest=session.digest)
+    )
+
+
+async def count(connection: AsyncConnection, user_id: str, now: int) -> int:
+    """How many of a user's wait at `now` (epoch ms)."""
+    query = sa.select(sa.func.count()).where(*_waiting(now), SESSIONS.c.user_id == user_id)
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def find(connection: AsyncConnection, id: str) -> Session | None:
+    """One, whatever its status."""
+    query = sa.select(*_COLUMNS, SESSIONS.c.kept, SESSIONS.c.digest).where(SESSIONS.c.id == id)
+    row = (await connection.execute(query)).first()
+    return None if row is None else _session(row)
+
+
+async def waiting(connection: AsyncConnection, now: int, user_id: str | None, limit: int) -> Sequence[Session]:
+    """Those that wait at `now` (epoch ms), of one user or of all, the oldest first; without what they keep."""
+    query = sa.select(*_COLUMNS).where(*_waiting(now)).order_by(SESSIONS.c.created, SESSIONS.c.id).limit(limit)
+    if user_id is not None:
+        query = query.where(SESSIONS.c.user_id == user_id)
+    return [_session(row) for row in await connection.execute(query)]
+
+
+async def close(connection: AsyncConnection, id: str, status: Status, now: int) -> bool:
+    """End one that is pending at `now` (epoch ms); False: somebody else has, or it is too late."""
+    in_time = SESSIONS.c.expires <= now if status == "expired" else SESSIONS.c.expires > now
+    change = (
+        sa.update(SESSIONS)
+        .where(SESSIONS.c.id == id, SESSIONS.c.status == "pending", in_time)
+        .values(status=status, decided=now, calls=b"[]", kept=b"")
+        .returning(SESSIONS.c.id)
+    )
+    return (await connection.execute(change)).first() is not None
+
+
+async def is_due(connection: AsyncConnection, now: int, before: int) -> bool:
+    """Whether there is something for `expired` or `forget`."""
+    late = sa.and_(SESSIONS.c.status == "pending", SESSIONS.c.expires <= now)
+    old = sa.and_(SESSIONS.c.status != "pending", SESSIONS.c.decided < before)
+    return (await connection.execute(sa.select(SESSIONS.c.id).where(sa.or_(late, old)).limit(1))).first() is not None
+
+
+async def expired(connection: AsyncConnection, now: int, limit: int) -> Sequence[Session]:
+    """Those that nobody has decided about in time."""
+    query = sa.select(*_COLUMNS).where(SESSIONS.c.status == "pending", SESSIONS.c.expires <= now).limit(limit)
+    return [_session(row) for row in await connection.execute(query)]
+
+
+async def forget(connection: AsyncConnection, before: int) -> None:
+    """Delete those that were decided `before` (epoch ms); the audit still tells of them."""
+    await connection.execute(SESSIONS.delete().where(SESSIONS.c.status != "pending", SESSIONS.c.decided < before))
+
+
+def _waiting(now: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return SESSIONS.c.status == "pending", SESSIONS.c.expires > now
+
+
+def _session(row: Any) -> Session:
+    values = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's own way to a row as a mapping
+    values["calls"] = msgspec.convert(decode(values["calls"]), tuple[ToolCall, ...])
+    return Session(**values)

@@ -1,0 +1,159 @@
+"""Rules set while the gateway runs: for everybody within a second, kept, audited, and never lost to a race."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+House = Any
+OpenHouse = Any
+Vendor = Any
+Keys = Any
+
+DENY = {"tool": "get_*", "verdict": "deny"}
+
+
+async def test_rules_hold_in_every_process_within_a_second_and_over_a_restart(
+    house: OpenHouse, vendor: Vendor, keys: Keys
+) -> None:
+    def offered(at: House) -> list[str]:
+        return [one["function"]["name"] for one in at.stub.requests[-1].json.get("tools", [])]
+
+    async with house() as one, house() as other:
+        await other.chat()
+        assert "get_weather" in offered(other)
+        put = await one.request("PUT", "/admin/tools/policy", {"rules": [DENY]}, key=keys.admin)
+        assert put.status == 200
+        await one.chat()
+        assert "get_weather" not in offered(one)
+        begun = time.monotonic()
+        while "get_weather" in offered(other):
+            assert time.monotonic() - begun < 3
+            await other.chat()
+        (line,) = [line for line in await one.audit() if line[1] == "config.change"]
+        assert line[2] == "tool-policy"
+    async with house() as again:
+        await again.chat()
+        assert "get_weather" not in offered(again)
+
+
+async def test_what_is_set_is_shown_beside_the_settings(sqlite_house: OpenHouse, keys: Keys) -> None:
+    async with sqlite_house() as at:
+        fresh = await at.request("GET", "/admin/tools/policy", key=keys.admin)
+        assert (fresh.headers["ETag"], fresh.json["default"], fresh.json["rules"]) == ('"0"', None, [])
+        (rule,) = fresh.json["settings"]["rules"]
+        assert (rule["tool"], rule["verdict"], fresh.json["settings"]["default"]) == ("delete_*", "confirm", "allow")
+        body = {"default": "deny", "rules": [DENY]}
+        put = await at.request("PUT", "/admin/tools/policy", body, key=keys.admin)
+        got = await at.request("GET", "/admin/tools/policy", key=keys.admin)
+    assert put.json == got.json
+    assert got.json["rules"] == [{"tool": "get_*", "user": "*", "model": "*", "verdict": "deny", "reason": ""}]
+    assert (got.json["default"], got.headers["ETag"]) == ("deny", put.headers["ETag"])
+
+
+async def test_a_change_of_an_older_revision_is_refused(sqlite_house: OpenHouse, keys: Keys) -> None:
+    async with sqlite_house() as at:
+
+        async def put(**headers: str) -> Any:
+            return await at.request("PUT", "/admin/tools/policy", {"rules": [DENY]}, key=keys.admin, **headers)
+
+        first = await put(If_Match='"0"')
+        stale = await put(If_Match='"0"')
+        second = await put(If_Match=first.headers["ETag"])
+    assert (first.status, stale.status, second.status) == (200, 412, 200)
+    assert stale.error["code"] == "revision_conflict"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"rules": [{"tool": "x"}]}, "rules[0].verdict"),
+        ({"rules": [{"tool": "x", "verdict": "perhaps"}]}, "rules[0].verdict"),
+        ({"rules": [{"tol": "x", "verdict": "deny"}]}, "rules[0].tol"),
+        ({"rules": [{"tool": "x" * 201, "verdict": "deny"}]}, "rules[0].tool"),
+        ({"rules": [DENY] * 501}, "rules"),
+        ({"rules": {}}, "rules"),
+        ({"default": "perhaps"}, "default"),
+        ({"rule": []}, "rule"),
+        ([], None),
+    ],
+)
+async def test_rules_that_cannot_be_are_told_by_their_place(
+    sqlite_house: OpenHouse, keys: Keys, body: Any, param: str | None
+) -> None:
+    async with sqlite_house() as at:
+        answer = await at.request("PUT", "/admin/tools/policy", body, key=keys.admin)
+        assert (await at.request("GET", "/admin/tools/policy", key=keys.admin)).headers["ETag"] == '"0"'
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_only_admins_see_and_set_the_policy(sqlite_house: OpenHouse) -> None:
+    async with sqlite_house() as at:
+        for method in ("GET", "PUT"):
+            answer = await at.request(method, "/admin/tools/policy", {} if method == "PUT" else None)
+            assert (answer.status, answer.error["code"]) == (403, "admin_required")
+
+
+async def test_an_admin_who_confirms_acts_for_the_user_who_asked(
+    sqlite_house: OpenHouse, vendor: Vendor, keys: Keys, tmp_path: Any
+) -> None:
+    """Whoever decides, the model's next turn is the user's: it is in the ledger as theirs."""
+    from gatehook import LEDGER
+
+    ledger_on = f'[plugins.ledger]\ndirectory = "{tmp_path / "journal"}"\nflush_interval = 0.01\n'
+    replies = vendor.plain(vendor.call("delete_city")), vendor.plain(text="well")
+    async with sqlite_house(*replies, more=ledger_on) as at:
+        session = await at.asked()
+        assert (await at.deny(session, key=keys.admin)).status == 200
+        await at.gateway.services[LEDGER].flush()
+        rows = await at.gateway.services[LEDGER].rows()
+    assert len(rows) == 2
+    assert len({row.user_id for row in rows}) == 1
+
+
+async def read(response: Any) -> tuple[str, Any]:
+    """The next event that is no comment."""
+    import json
+
+    while True:
+        block = (await response.content.readuntil(b"\n\n")).decode()
+        if not block.startswith(":"):
+            name, data = block.strip().split("\n")
+            return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+async def test_the_feed_tells_what_comes_and_goes_in_any_process(house: OpenHouse, vendor: Vendor, keys: Keys) -> None:
+    async with house(vendor.plain(vendor.call("delete_city"))) as one, house() as other:
+        first = await one.asked()
+        feeds = []
+        for at, key in ((one, keys.alice), (other, keys.admin), (one, keys.bob)):
+            url, headers = f"{at.url}/v1/tools/pending/events", {"Authorization": f"Bearer {key}"}
+            feeds.append(await at.http.get(url, headers=headers))
+        alice, admin, bob = feeds
+        assert alice.headers["Content-Type"].startswith("text/event-stream")
+        async with asyncio.timeout(10):
+            for feed in (alice, admin):
+                name, told = await read(feed)
+                assert (name, told["session_id"]) == ("pending", first)
+                assert told["pending_tool_calls"] == [vendor.call("delete_city")]
+            second = await one.asked()
+            for feed in (alice, admin):
+                assert (await read(feed))[1]["session_id"] == second
+            await other.confirm(first, "call_1")
+            for feed in (alice, admin):
+                assert await read(feed) == ("resolved", {"session_id": first})
+            theirs = await one.asked(key=keys.bob)
+            assert (await read(bob))[1]["session_id"] == theirs  # the first it hears: nothing of alice's
+            assert (await read(admin))[1]["session_id"] == theirs
+        for feed in feeds:
+            feed.close()
+
+
+async def test_a_watcher_does_not_hold_up_a_shutdown(sqlite_house: OpenHouse, keys: Keys) -> None:
+    async with sqlite_house() as at:
+        url, headers = f"{at.url}/v1/tools/pending/events", {"Authorization": f"Bearer {keys.alice}"}
+        feed = await at.http.get(url, headers=headers)
+        assert await feed.content.readuntil(b"\n\n") == b": keep-alive\n\n"
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
