@@ -360,7 +360,6 @@ WORDS = {
     "register_services": "each result must be a pair of a ServiceKey and the service",
     "register_tool_policies": "str is not a ToolPolicy, it lacks offer, judge",
     "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
-    "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
     "register_vendors": "str is not a Vendor, it lacks name, operations, parameters, complete, stream",
 }
 
