@@ -94,6 +94,7 @@ from gatehook.protocols import (
     OwnStatus,
     Permit,
     Prober,
+    Rewriter,
     RoundLimiter,
     Route,
     Router,
@@ -103,6 +104,7 @@ from gatehook.protocols import (
     Tool,
     ToolPolicy,
     ToolSource,
+    Transform,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -214,6 +216,7 @@ __all__ = (
     "RateLimited",
     "RedisSettings",
     "Retry",
+    "Rewriter",
     "RoundLimiter",
     "Route",
     "Router",
@@ -236,6 +239,7 @@ __all__ = (
     "ToolResult",
     "ToolSource",
     "ToolUse",
+    "Transform",
     "Turn",
     "Unavailable",
     "Upstream",
