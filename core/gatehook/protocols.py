@@ -44,6 +44,7 @@ __all__ = [
     "Permit",
     "Prober",
     "Rewriter",
+    "RoundLimiter",
     "Route",
     "Router",
     "Scoped",
@@ -108,6 +109,21 @@ class AttemptLimiter(Protocol):
 
         Raises:
             RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.
+        """
+        ...
+
+
+@runtime_checkable
+class RoundLimiter(Protocol):
+    """What a limiter may also be: one that is asked again when a call takes another round, after tools were run."""
+
+    async def admit_round(self, call: Call) -> None:
+        """Reserve what the model may use once more; the permit of the call is to settle it with all the rest.
+
+        Nothing may stay reserved beyond that if it is cancelled.
+
+        Raises:
+            RateLimited: over the limit; the call ends.
         """
         ...
 

@@ -19,7 +19,7 @@ from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
 from gatehook.own_tools import follow_up, read_arguments, tool_names
 from gatehook.record import Record
-from gatehook.stages import Concerns, Permits, route
+from gatehook.stages import Concerns, Permits, admit_round, route
 from gatehook.tool_calls import identified
 
 __all__ = ["GAP", "ToolLoop"]
@@ -67,7 +67,7 @@ class ToolLoop:
                 return self._shown(completion, message, said, self.of_client(calls))
             if not await self.may_run(message, calls):
                 return self._shown(completion, message, said, calls)
-            if text := message.get("content"):
+            if isinstance(text := message.get("content"), str) and text:
                 said.append(text)
             await self.run(message, calls)
 
@@ -107,6 +107,7 @@ class ToolLoop:
             calls: its tool calls, all of own tools.
 
         Raises:
+            RateLimited: a limiter has no room for another round.
             UpstreamError: there were as many rounds already as there may be.
         """
         call, own = self._call, self._concerns.own_tools
@@ -128,6 +129,7 @@ class ToolLoop:
         results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
         said = {name: value for name, value in message.items() if value is not None}
         call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
+        await admit_round(self._concerns.limiters, call)
 
     async def _targets(self) -> Sequence[Target]:
         return await route(self._concerns.routers, self._call)
