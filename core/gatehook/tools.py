@@ -10,7 +10,7 @@ from gatehook.gate import Gate
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
-from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, pending_form
+from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, own_words, pending_form
 
 __all__ = ["Tools", "confirmation_of"]
 
@@ -169,7 +169,7 @@ class Tools:
             GatewayError: nobody can be asked now.
         """
         assert self._confirmer is not None, "ruling() has looked"  # noqa: S101
-        fields = await self._confirmer.ask(call, Question(message, pending))
+        fields = await self._confirmer.ask(call, Question(own_words(message, call.said), pending))
         call.asked = True
         return {"status": _STATUS, **fields, "pending_tool_calls": [pending_form(one) for one in pending]}
 
@@ -178,12 +178,8 @@ class Tools:
         """Let the conversation go on with the model's message, and what is `said` to it of its calls, by their ids."""
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
-        call.body = Document(continued(call.payload, [message, *answers_of(message, contents)]))
-
-
-def continued(payload: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The request with more of the conversation."""
-    return {**payload, "messages": [*payload["messages"], *messages]}
+        told = [own_words(message, call.said), *answers_of(message, contents)]
+        call.body = Document({**call.payload, "messages": [*call.payload["messages"], *told]})
 
 
 def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:
