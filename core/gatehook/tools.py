@@ -118,10 +118,10 @@ class Tools:
             return entry if judged is entry.completion else Entry(judged, at=entry.at, dropped=entry.dropped)
         if (gate := self.gate(call)) is None:
             return entry
-        chunks = [*await gate.passed(entry.chunks), *await gate.rest()]
+        passed, rest = await gate.passed(entry.chunks), await gate.rest()
         if gate.wants_another_round:
             return None
-        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if call.asked else entry
+        return Entry(chunks=[*passed, *rest], at=entry.at, dropped=entry.dropped) if call.asked else entry
 
     def gate(self, call: Call) -> Gate | None:
         """What a stream's chunks must pass; None if there is nothing to judge."""
