@@ -13,6 +13,7 @@ from gatehook.accounts import (
     UsageRow,
     User,
     common_models,
+    covers,
     dollars,
     nano,
 )
@@ -248,6 +249,7 @@ __all__ = (
     "common_models",
     "completion",
     "confirmation_of",
+    "covers",
     "data_uri",
     "decode",
     "dollars",

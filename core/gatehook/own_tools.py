@@ -96,6 +96,10 @@ class OwnTools:
                 result = await tool.run(call, arguments)
         except TimeoutError:
             return f"error: {tool.name} took too long"
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return f"error: {tool.name} was broken off"  # something within it was, not this call
         except GatewayError as error:
             return self._cut(f"error: {error.message}")
         except Exception:
@@ -120,6 +124,12 @@ class OwnTools:
             return text
         log.info("a tool's result of %d bytes is cut to %d (tools.max_result)", len(raw), most)
         return f"{raw[:most].decode('utf-8', 'ignore')}\n[cut: {most} of {len(raw)} bytes]"
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task is to end."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def read_arguments(text: str) -> Mapping[str, Any] | None:

@@ -359,6 +359,8 @@ WORDS = {
     "register_routes": "str is not a Route or Endpoint",
     "register_services": "each result must be a pair of a ServiceKey and the service",
     "register_tool_policies": "str is not a ToolPolicy, it lacks offer, judge",
+    "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
+    "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
     "register_vendors": "str is not a Vendor, it lacks name, operations, parameters, complete, stream",
 }
 

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from yarl import URL
 
-from gatehook import Call, Egress, Target, Upstream, UpstreamError, UpstreamTimeout, encode, redact
-from gatehook.accounts import covers
+from gatehook import Call, Egress, Target, Upstream, UpstreamError, UpstreamTimeout, covers, encode, redact
 from gatehook_plugins.http_tools.declared import Declared
 
 __all__ = ["HttpTool"]
@@ -46,8 +45,7 @@ class HttpTool:
 
     def suits(self, call: Call) -> bool:
         """Whether its `models` name the call's."""
-        models = self._declared.models
-        return any(name in models or covers(models, name) for name in (call.model, self._canonical(call.model)))
+        return any(covers(self._declared.models, name) for name in (call.model, self._canonical(call.model)))
 
     async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
         """Call the API.

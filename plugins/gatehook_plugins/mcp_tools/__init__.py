@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gatehook import CATALOG, Call, Section, StartupError, Tool, ToolSource, hookimpl
-from gatehook.accounts import covers
+from gatehook import CATALOG, Call, Section, StartupError, Tool, ToolSource, covers, hookimpl
 from gatehook_plugins.mcp_tools.declared import Declared
 from gatehook_plugins.mcp_tools.server import McpServer
 
@@ -38,8 +37,8 @@ class McpTools:
         Raises:
             StartupError: there are servers, and the library is not installed.
         """
-        if self._servers and importlib.util.find_spec("mcp") is None:
-            raise StartupError("needs the library mcp: pip install 'gatehook[mcp]'")
+        if self._servers:
+            _load_library()
         return [_Source(self._servers, gateway.services[CATALOG].canonical)]
 
     @hookimpl
@@ -73,3 +72,12 @@ class _Source:
             if any(covers(server.declared.models, name) for name in names)
             for tool in server.tools
         ]
+
+
+def _load_library() -> None:
+    """Load what connections need: it takes a second, which nobody should wait for once the gateway serves."""
+    try:
+        for name in ("mcp.client.stdio", "mcp.client.streamable_http", "mcp.client.subscriptions"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise StartupError(f"the library mcp cannot be loaded ({error}): pip install 'gatehook[mcp]'") from None

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from gatehook import StartupError, UpstreamError, UpstreamTimeout, redact
@@ -87,7 +88,6 @@ class McpServer:
             connection = _Connection(self._name, self.declared)
             async with connection:
                 await self._refresh(connection)
-                log.info("mcp server %r: %d tools", self._name, len(self.tools))
                 while await connection.changed(self.declared.refresh):
                     await self._refresh(connection)
             return "the connection was closed"
@@ -97,7 +97,10 @@ class McpServer:
     async def _refresh(self, connection: _Connection) -> None:
         async with asyncio.timeout(self.declared.connect_timeout):
             listed = await connection.listed()
-        self.tools = tools_of(listed, self._name, self.declared, connection)
+        tools = tools_of(listed, self._name, self.declared, connection)
+        if [one.name for one in tools] != [one.name for one in self.tools]:
+            log.info("mcp server %r: %d tools", self._name, len(tools))
+        self.tools = tools
         self._wait = _FIRST_WAIT
         if self._tried is not None and not self._tried.done():
             self._tried.set_result("")
@@ -127,11 +130,18 @@ class _Connection:
         self._listening = asyncio.create_task(self._listen(self._client))
         return self
 
-    async def __aexit__(self, *raised: object) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
-        await self._stack.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        listening = self._listening
+        assert listening is not None, "it was entered"  # noqa: S101
+        listening.cancel()
+        try:
+            # First of all, and with the error: where the library has cancelled this task for a failure of its own, no
+            # other wait would be let through, and only the library can tell such a cancellation from a real one.
+            return await self._stack.__aexit__(kind, error, trace)
+        finally:
+            await asyncio.wait([listening])
 
     async def _made(self) -> Client:
         """The library's client, not connected yet."""
@@ -146,7 +156,8 @@ class _Connection:
         from mcp.client.streamable_http import streamable_http_client
 
         headers = {name: value.get_secret_value() for name, value in self._declared.headers.items()}
-        timeout = httpx2.Timeout(self._declared.connect_timeout, read=self._declared.timeout)
+        # Nothing else: a stream that tells of changes may be silent for ever, and calls have limits of their own.
+        timeout = httpx2.Timeout(None, connect=self._declared.connect_timeout)
         client = await self._stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=timeout))
         return streamable_http_client(self._declared.url, http_client=client)
 
@@ -164,11 +175,20 @@ class _Connection:
             self._news.set()
 
     async def _listen(self, client: Client) -> None:
-        """Hear of changes from a server of the newer protocol. Who tells of none is asked now and then."""
-        with contextlib.suppress(Exception):
-            async with client.listen(tools_list_changed=True) as changes:
-                async for _ in changes:
-                    self._news.set()
+        """Hear of changes from a server of the newer protocol; who tells of none is asked now and then."""
+        from mcp.client.subscriptions import ListenNotSupportedError
+
+        while True:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    self._news.set()  # of what changed before, nothing is told
+                    async for _ in changes:
+                        self._news.set()
+            except ListenNotSupportedError:
+                return
+            except Exception as error:  # noqa: BLE001  # the library, and what is below it, raise many things
+                log.debug("mcp server %r tells of no changes: %s", self._name, _words(error))
+            await asyncio.sleep(self._declared.refresh)
 
     def _ended(self) -> None:
         """The program has ended, or closed its output."""

@@ -103,7 +103,7 @@ def _part(block: types.ContentBlock) -> str:
         case "text":
             return block.text
         case "image" | "audio":
-            return f"[{block.type}: {block.mime_type}, {len(block.data) * 3 // 4} bytes]"
+            return f"[{block.type}: {block.mime_type}, {len(block.data.rstrip('=')) * 3 // 4} bytes]"
         case "resource_link":
             return f"[resource: {block.title or block.name}, {block.uri}]"
         case "resource":

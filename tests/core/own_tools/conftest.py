@@ -22,7 +22,7 @@ class Noting:
     """A tool that notes with what it was run, and does as it is told."""
 
     name: str = "search"
-    does: Callable[[Mapping[str, Any]], Awaitable[str]] | str | Exception = "found"
+    does: Callable[[Mapping[str, Any]], Awaitable[str]] | str | BaseException = "found"
     parameters: Mapping[str, Any] = field(default_factory=lambda: QUERY)
     description: str = "Searches."
     runs: list[Mapping[str, Any]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Noting:
         self.started.set()
         if isinstance(self.does, str):
             return self.does
-        if isinstance(self.does, Exception):
+        if isinstance(self.does, BaseException):
             raise self.does
         try:
             return await self.does(arguments)
