@@ -59,9 +59,9 @@ def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_words(message: Mapping[str, Any], said: str) -> Mapping[str, Any]:
-    """The message without what was `said` in rounds before it, which the client saw as its beginning."""
+    """The message without what was `said` in rounds before it: as the client sees it, that and a gap come first."""
     content = message.get("content")
-    if not said or not isinstance(content, str) or not content.startswith(said):
+    if not said or not isinstance(content, str):
         return message
     return {**message, "content": content.removeprefix(said).removeprefix(GAP) or None}
 

@@ -31,7 +31,7 @@ def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, ca
         if one not in asked.approved_ids:
             raise _wrong("arguments", f"the call {one[:80]!r} is not among approved_ids")
     models = {session.model, catalog.canonical(session.model)}
-    offered = _offered(kept)
+    offered = _offered(kept) if asked.arguments else {}
     approved: dict[str, str] = {}
     for one in asked.approved_ids:
         name = waiting[one].name

@@ -143,15 +143,18 @@ async def test_the_question_after_a_round_holds_the_words_of_its_own_turn_only(
     """What was said before stands in the conversation already."""
     rules = 'rules = [{ tool = "delete_*", verdict = "confirm" }]'
     make = vendor.streamed if stream else vendor.plain
-    replies = make(vendor.call("launch", {"what": "it"}), text="One."), make(vendor.call("delete_city"), text="Two.")
+    thought = {} if stream else {"reasoning_content": "Hm."}
+    first = make(vendor.call("launch", {"what": "it"}), text="One.", **thought)
+    replies = first, make(vendor.call("delete_city"), text="Two.", **thought)
     async with launcher(*replies, make(text="Three."), policy=rules) as at:
         answer = await at.chat(stream=stream)
         assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == "One.\n\nTwo."
         shown = answer.events[-2] if stream else answer.json
         await at.deny(shown["session_id"], stream=stream)
     assert len(runs) == 1
-    said = [one["content"] for one in at.stub.requests[2].json["messages"] if one["role"] == "assistant"]
-    assert said == ["One.", "Two."]
+    turns = [one for one in at.stub.requests[2].json["messages"] if one["role"] == "assistant"]
+    assert [one["content"] for one in turns] == ["One.", "Two."]
+    assert [one.get("reasoning_content") for one in turns] == [None if stream else "Hm."] * 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
