@@ -158,4 +158,5 @@ async def test_a_watcher_does_not_hold_up_a_shutdown(sqlite_house: OpenHouse, ke
         feed = await at.http.get(url, headers=headers)
         assert await feed.content.readuntil(b"\n\n") == b": keep-alive\n\n"
         begun = time.monotonic()
+    feed.close()
     assert time.monotonic() - begun < 10
