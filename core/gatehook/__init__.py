@@ -57,6 +57,7 @@ from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
 from gatehook.misfit import misfit, read_object
 from gatehook.model import (
@@ -85,6 +86,7 @@ from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
+    Busy,
     Cache,
     Command,
     Confirmer,
@@ -94,6 +96,7 @@ from gatehook.protocols import (
     OwnStatus,
     Permit,
     Prober,
+    Rewriter,
     Route,
     Router,
     Scoped,
@@ -102,8 +105,10 @@ from gatehook.protocols import (
     Tool,
     ToolPolicy,
     ToolSource,
+    Transform,
     Vendor,
 )
+from gatehook.quotas import QUOTAS, Quotas
 from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
@@ -112,7 +117,6 @@ from gatehook.services import (
     DIRECTORY,
     HEALTH,
     LEDGER,
-    QUOTAS,
     Balancing,
     Catalog,
     Database,
@@ -120,12 +124,12 @@ from gatehook.services import (
     Directory,
     Ledger,
     Posting,
-    Quotas,
     ServiceKey,
     Services,
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tools import confirmation_of
+from gatehook.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",
@@ -138,6 +142,7 @@ __all__ = (
     "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
+    "METER",
     "METRICS",
     "NANO",
     "PRINCIPAL",
@@ -150,6 +155,7 @@ __all__ = (
     "Blob",
     "BodyTooLarge",
     "Bounded",
+    "Busy",
     "ByteSize",
     "Cache",
     "Call",
@@ -188,6 +194,7 @@ __all__ = (
     "LocalModels",
     "MalformedJSON",
     "Media",
+    "Meter",
     "MetricsPage",
     "ModelNotFound",
     "ModelSettings",
@@ -213,6 +220,7 @@ __all__ = (
     "RateLimited",
     "RedisSettings",
     "Retry",
+    "Rewriter",
     "Route",
     "Router",
     "Scoped",
@@ -234,6 +242,7 @@ __all__ = (
     "ToolResult",
     "ToolSource",
     "ToolUse",
+    "Transform",
     "Turn",
     "Unavailable",
     "Upstream",
@@ -245,6 +254,7 @@ __all__ = (
     "Vendor",
     "Verdict",
     "Vitality",
+    "WebSocket",
     "check_depth",
     "common_models",
     "completion",
