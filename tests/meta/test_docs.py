@@ -298,7 +298,7 @@ def commands() -> Iterator[tuple[str, str]]:
 def test_every_command_that_the_documents_name_is_there() -> None:
     from gatehook.cli import _COMMANDS
 
-    gateway = built("[plugins.database]\n[plugins.ledger]\n")
+    gateway = built("[plugins.database]\n[plugins.ledger]\n[plugins.vendor_comfyui]\n")
     added = {command.name for _, command in gateway.plugins.collect("register_commands", gateway=gateway)}
     assert sorted({words for _, words in commands()} - set(_COMMANDS) - added) == []
     assert {words for _, words in commands()}
