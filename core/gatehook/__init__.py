@@ -95,6 +95,7 @@ from gatehook.protocols import (
     OwnStatus,
     Permit,
     Prober,
+    Rewriter,
     Route,
     Router,
     Scoped,
@@ -103,6 +104,7 @@ from gatehook.protocols import (
     Tool,
     ToolPolicy,
     ToolSource,
+    Transform,
     Vendor,
 )
 from gatehook.sections import ByteSize
@@ -216,6 +218,7 @@ __all__ = (
     "RateLimited",
     "RedisSettings",
     "Retry",
+    "Rewriter",
     "Route",
     "Router",
     "Scoped",
@@ -237,6 +240,7 @@ __all__ = (
     "ToolResult",
     "ToolSource",
     "ToolUse",
+    "Transform",
     "Turn",
     "Unavailable",
     "Upstream",

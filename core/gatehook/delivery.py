@@ -134,7 +134,7 @@ class Delivery:
         watch.pause()  # a tool policy may take its time; that is not the vendor's silence
         begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
         await self._write(response, watch, b"".join(begun))
-        untouched = gate is None and self._untouched
+        untouched = gate is None and self._call.rewriter is None and self._untouched
         unread = Limit(self._concerns.write_timeout, _client_too_slow)
         async for batch in stream.watched(watch):
             if untouched and isinstance(batch, Frames):
@@ -148,8 +148,8 @@ class Delivery:
                 watch.pause()
                 await self._write(response, watch, await self._passed(batch, gate, kept))
         watch.pause()
-        if gate is not None:
-            await self._write(response, watch, self._framed(await gate.rest()))
+        if gate is not None or self._call.rewriter is not None:
+            await self._write(response, watch, await self._rest(gate))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """A cached answer, plain or as the stream it was.
@@ -234,10 +234,18 @@ class Delivery:
         return response
 
     async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
-        """The batch as the client gets it, after the tool policies; kept for the cache if there is one."""
+        """The batch as the client gets it, after transforms and tool policies; kept for the cache if there is one."""
         if kept is not None:
             kept.add(batch)
+        if self._call.rewriter is not None:
+            batch = self._call.rewriter.chunks(batch)
         return self._framed(batch if gate is None else await gate.passed(batch))
+
+    async def _rest(self, gate: Gate | None) -> bytes:
+        """What transforms and tool policies hold back at the end of a stream."""
+        rewriter = self._call.rewriter
+        rest: Sequence[Chunk] = () if rewriter is None else rewriter.rest()
+        return self._framed(rest if gate is None else [*await gate.passed(rest), *await gate.rest()])
 
     @property
     def _untouched(self) -> bool:

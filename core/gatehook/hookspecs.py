@@ -20,6 +20,7 @@ from gatehook.protocols import (
     Tool,
     ToolPolicy,
     ToolSource,
+    Transform,
     Vendor,
 )
 from gatehook.services import ServiceKey
@@ -72,6 +73,11 @@ def register_tool_policies(gateway: Gateway) -> Iterable[ToolPolicy]:  # type: i
 @hookspec
 def register_tools(gateway: Gateway) -> Iterable[Tool | ToolSource]:  # type: ignore[empty-body]
     """Offer models tools that the gateway runs itself; each under its own name."""
+
+
+@hookspec
+def register_transforms(gateway: Gateway) -> Iterable[Transform]:  # type: ignore[empty-body]
+    """Change requests before vendors get them, and answers before clients do; in the other order back."""
 
 
 @hookspec

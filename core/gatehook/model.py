@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from msgspec import Struct, field
 from pydantic import SecretStr
@@ -13,6 +13,9 @@ from pydantic import SecretStr
 from gatehook.accounts import Cost, Key, Limits, Pricing, User, covers
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import Document, MalformedJSON
+
+if TYPE_CHECKING:
+    from gatehook.protocols import Rewriter
 
 __all__ = [
     "ANONYMOUS",
@@ -35,7 +38,9 @@ __all__ = [
     "Vitality",
 ]
 
-Operation = Literal["chat", "completions", "embeddings", "images"]
+Operation = str
+"""What is asked for. "chat", "completions", "embeddings" and "images" are OpenAI's; an endpoint and a vendor may
+agree on another, such as "rerank"."""
 
 
 class Credential(Struct, frozen=True):
@@ -422,6 +427,8 @@ class Call(Struct, eq=False):
 
     The ids of calls that are made on a reservation are its name, a dot, and something of their own.
     """
+    rewriter: "Rewriter | None" = None
+    """What the transforms have chosen to change the answer with."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     own_tools: Mapping[str, Any] = {}

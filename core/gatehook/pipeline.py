@@ -23,6 +23,7 @@ from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
 from gatehook.tool_loop import ToolLoop
 from gatehook.tool_stream import RoundsStream
+from gatehook.transforms import rewritten
 
 __all__ = ["Pipeline"]
 
@@ -114,6 +115,8 @@ class Pipeline:
         authorize(call, concerns.catalog)
         if concerns.limiters:
             await permits.admit(concerns.limiters, call)
+        if concerns.transforms:
+            await concerns.transforms.request(call)
         if concerns.own_tools is not None:
             concerns.own_tools.offer(call)
         if concerns.tools.policies:
@@ -121,7 +124,7 @@ class Pipeline:
         key = concerns.answers.key(call)
         entry = None if key is None else await concerns.answers.get(call, key)
         if entry is not None:
-            entry = await concerns.tools.judge_again(call, entry)
+            entry = await concerns.tools.judge_again(call, rewritten(call, entry))
             if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
                 concerns.answers.pass_over(call)
                 key = None
@@ -150,11 +153,11 @@ class Pipeline:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
         completion = await self._answered(call, permits, record)
-        if concerns.tools.policies:
-            completion = await self._judged(call, completion, permits, record)
-        if key is not None:
+        answer = completion if call.rewriter is None else call.rewriter.completion(completion)
+        judged = await self._judged(call, answer, permits, record) if concerns.tools.policies else answer
+        if key is not None and judged is answer:
             await concerns.answers.put(call, key, Entry(completion=completion))
-        return completion
+        return judged
 
     async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
         """One whole answer; where the gateway's own tools are called for it, the last one."""

@@ -35,6 +35,7 @@ _RESULTS: dict[str, tuple[type, ...]] = {
     "register_routes": (protocols.Route, protocols.Endpoint),
     "register_tool_policies": (protocols.ToolPolicy,),
     "register_tools": (protocols.Tool, protocols.ToolSource),
+    "register_transforms": (protocols.Transform,),
     "register_vendors": (protocols.Vendor,),
 }
 
@@ -357,7 +358,7 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
 
 _STRUCTURAL = {
     protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,
-    protocols.Tool, protocols.ToolPolicy, protocols.ToolSource, protocols.Vendor,
+    protocols.Tool, protocols.ToolPolicy, protocols.ToolSource, protocols.Transform, protocols.Vendor,
 }  # fmt: skip
 
 

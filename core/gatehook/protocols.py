@@ -42,6 +42,7 @@ __all__ = [
     "OwnStatus",
     "Permit",
     "Prober",
+    "Rewriter",
     "Route",
     "Router",
     "Scoped",
@@ -50,6 +51,7 @@ __all__ = [
     "Tool",
     "ToolPolicy",
     "ToolSource",
+    "Transform",
     "Vendor",
 ]
 
@@ -232,6 +234,36 @@ class Confirmer(Protocol):
 
         Raises:
             GatewayError: nobody can be asked now; the client is told, and no call goes out.
+        """
+        ...
+
+
+@runtime_checkable
+class Rewriter(Protocol):
+    """Changes the answer to one call. One that raises fails the call: what it should have hidden does not go out."""
+
+    def completion(self, completion: Completion) -> Completion:
+        """A whole answer, as the client shall get it; its usage stays as it is."""
+        ...
+
+    def chunks(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """What may go out of a stream now; the rest may be held back, but not beyond the end of its choice."""
+        ...
+
+    def rest(self) -> Sequence[Chunk]:
+        """What is still held back when the stream has ended."""
+        ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Changes requests before a vendor gets them, and their answers before clients do."""
+
+    async def transform(self, call: Call) -> Rewriter | None:
+        """Change the request, by assigning `call.body`; gives what changes its answer, None if nothing shall.
+
+        Raises:
+            GatewayError: the request is refused.
         """
         ...
 

@@ -33,6 +33,7 @@ from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer,
 from gatehook.results import WrongResultError
 from gatehook.services import Catalog
 from gatehook.tools import Tools
+from gatehook.transforms import Transforms
 
 __all__ = ["Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
 
@@ -52,6 +53,7 @@ class Concerns:
     tools: Tools
     own_tools: OwnTools | None
     """None if there are none."""
+    transforms: Transforms
     answers: Answers
     observers: "Observers"
     catalog: Catalog

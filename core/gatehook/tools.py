@@ -146,7 +146,8 @@ class Tools:
         if strictest == "deny":
             raise _denied(called, "is denied", verdict)
         if strictest == "retry":
-            if not can_go_on or call.rounds >= _MOST_ROUNDS:
+            # Where the answer was rewritten, the model would be told what was kept from it.
+            if not can_go_on or call.rounds >= _MOST_ROUNDS or call.rewriter is not None:
                 raise _denied(called, "is wrong, and the model cannot be told", verdict)
             return Ruling(
                 "retry", said={one.id: verdict.reason for one, verdict in verdicts if verdict.kind == "retry"}

@@ -18,7 +18,13 @@ from gatehook.testing import built, serving
 Distribution = Callable[..., None]
 
 NOT_FOR_THIS = f"gatehook>={int(version('gatehook').split('.')[0]) + 1}"
-GUARDS = ("register_authenticators", "register_limiters", "register_tool_policies", "register_services")
+GUARDS = (
+    "register_authenticators",
+    "register_limiters",
+    "register_tool_policies",
+    "register_transforms",
+    "register_services",
+)
 SKIP = "[plugins.specimen]\non_error = 'skip'\n"
 
 
@@ -221,7 +227,7 @@ def test_what_cannot_be_imported_is_skipped_only_by_an_explicit_word(
     told = faults_of(tmp_path, text)
     assert told[1] == (
         "plugin 'acme' (gatehook-acme 7.1): it cannot be skipped, as nobody can tell what it does: if it brings no "
-        "authenticators, limiters, tool policies or services, say guards = false beside on_error"
+        "authenticators, limiters, tool policies, transforms or services, say guards = false beside on_error"
     )
     assert list(gateway(tmp_path, text + "guards = false").plugins.skipped) == ["acme"]
 

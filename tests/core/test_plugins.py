@@ -360,6 +360,7 @@ WORDS = {
     "register_services": "each result must be a pair of a ServiceKey and the service",
     "register_tool_policies": "str is not a ToolPolicy, it lacks offer, judge",
     "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
+    "register_transforms": "str is not a Transform, it lacks transform",
     "register_vendors": "str is not a Vendor, it lacks name, operations, parameters, complete, stream",
 }
 
@@ -396,6 +397,7 @@ class SyncParts:
     def put(self, key: Any, call: Any, entry: Any) -> None: ...
     def offer(self, call: Any, tools: Any) -> None: ...
     def judge(self, call: Any, tool_call: Any) -> None: ...
+    def transform(self, call: Any) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -407,6 +409,7 @@ class SyncParts:
         ("register_vendors", ["complete"]),
         ("register_caches", ["get", "put"]),
         ("register_tool_policies", ["offer", "judge"]),
+        ("register_transforms", ["transform"]),
     ],
 )
 def test_a_sync_method_where_the_protocol_is_async_is_refused(hook: str, methods: Sequence[str]) -> None:

@@ -1,0 +1,162 @@
+"""Turns and their parts as Bedrock's messages and content blocks (bedrock-runtime's ContentBlock)."""
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from gatehook import (
+    Blob,
+    Conversation,
+    Egress,
+    InvalidRequest,
+    Media,
+    Part,
+    Retry,
+    Text,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    sniff,
+)
+
+__all__ = ["cache_point", "fetched", "messages", "refused", "system"]
+
+Block = dict[str, Any]
+
+_IMAGES: Final = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
+_AUDIO: Final = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac", "audio/ogg": "ogg"}
+_DOCUMENTS: Final = {
+    "application/pdf": "pdf", "text/csv": "csv", "text/html": "html", "text/plain": "txt", "text/markdown": "md",
+}  # fmt: skip
+_SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UNSAFE_NAME: Final = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
+_MOST_IMAGES: Final = 20
+
+
+def system(texts: Iterable[Text]) -> list[Block]:
+    """The wire's `system`."""
+    return [block for text in texts if text.text.strip() for block in _marked({"text": text.text}, text.cache)]
+
+
+def messages(conversation: Conversation, images: Mapping[str, Blob]) -> list[Block]:
+    """The wire's `messages`.
+
+    Raises:
+        InvalidRequest: the conversation does not begin with the user, or holds what Bedrock does not take.
+    """
+    turns = conversation.turns
+    if not turns or turns[0].role != "user":
+        raise refused("messages", "at vendor 'bedrock' a conversation begins with a user message")
+    writer = _Writer(images)
+    return [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
+
+
+class _Writer:
+    def __init__(self, images: Mapping[str, Blob]) -> None:
+        self._images = images
+        self._documents = 0
+
+    def blocks(self, parts: Sequence[Part]) -> list[Block]:
+        # Blank text beside other blocks is an error to Bedrock and means nothing; alone it is the client's own mistake.
+        said = [part for part in parts if not (isinstance(part, Text) and not part.text.strip())] or parts
+        return [block for part in said for block in self._blocks(part)]
+
+    def _blocks(self, part: Part) -> list[Block]:
+        match part:
+            case Text():
+                return _marked({"text": part.text}, part.cache)
+            case Media():
+                return _marked(self._media(part), part.cache)
+            case Thinking():
+                return [{"reasoningContent": _thinking(part)}]
+            case ToolUse():
+                use = {"toolUseId": _wire_id(part.id), "name": part.name, "input": part.arguments}
+                return _marked({"toolUse": use}, part.extra.get("cache_control"))
+            case ToolResult():
+                return self._result(part)
+
+    def _result(self, result: ToolResult) -> list[Block]:
+        content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in result.parts]
+        block = {"toolResult": {"toolUseId": _wire_id(result.id), "content": content or [{"text": "(nothing)"}]}}
+        return _marked(block, next((one.cache for one in reversed(result.parts) if one.cache), None))
+
+    def _media(self, media: Media) -> Block:
+        blob = self._images[media.url] if media.url else media.blob
+        if blob is None:
+            raise refused(media.path, "a file_id belongs to the vendor that stored the file; send file_data")
+        if (form := _IMAGES.get(blob.mime)) is not None:
+            return {"image": {"format": form, "source": {"bytes": blob.base64}}}
+        if media.kind == "audio" and (form := _AUDIO.get(blob.mime)) is not None:
+            return {"audio": {"format": form, "source": {"bytes": blob.base64}}}
+        if media.kind == "file" and (form := _DOCUMENTS.get(blob.mime)) is not None:
+            return {"document": {"format": form, "name": self._name(media.filename), "source": {"bytes": blob.base64}}}
+        raise refused(media.path, f"Bedrock takes no {blob.mime} here")
+
+    def _name(self, filename: str) -> str:
+        """Names of documents are of few letters, and differ."""
+        self._documents += 1
+        known = " ".join(_UNSAFE_NAME.sub(" ", filename).split())[:150]
+        return f"{known} {self._documents}" if known else f"document {self._documents}"
+
+
+def cache_point(cache: Any) -> Block:
+    """The mark that everything before it may be cached."""
+    point = {"type": "default"}
+    if isinstance(cache, Mapping) and cache.get("ttl") in ("5m", "1h"):
+        point["ttl"] = cache["ttl"]
+    return {"cachePoint": point}
+
+
+def _marked(block: Block, cache: Any) -> list[Block]:
+    return [block] if cache is None else [block, cache_point(cache)]
+
+
+def _thinking(part: Thinking) -> Block:
+    if part.redacted:
+        return {"redactedContent": part.redacted}
+    return {"reasoningText": {"text": part.text, "signature": part.signature}}
+
+
+def _wire_id(given: str) -> str:
+    """A tool call's id in Bedrock's alphabet and length; different ids stay different."""
+    return (
+        given
+        if _SAFE_ID.fullmatch(given)
+        else "tooluse_" + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    )
+
+
+async def fetched(conversation: Conversation, egress: Egress) -> Mapping[str, Blob]:
+    """The images that clients gave by URL, by their URL: Bedrock fetches nothing from the web.
+
+    Raises:
+        InvalidRequest: not to be had, too many, or no image.
+    """
+    wanted = {one.url: f"{one.path}.url" for one in _media(conversation) if one.url}
+    if len(wanted) > _MOST_IMAGES:
+        raise refused("messages", f"more than {_MOST_IMAGES} images by URL")
+    found = await asyncio.gather(*(_fetch(egress, url, param) for url, param in wanted.items()))
+    return dict(zip(wanted, found, strict=True))
+
+
+def _media(conversation: Conversation) -> Iterator[Media]:
+    for turn in conversation.turns:
+        for part in turn.parts:
+            inner = part.parts if isinstance(part, ToolResult) else [part]
+            yield from (one for one in inner if isinstance(one, Media))
+
+
+async def _fetch(egress: Egress, url: str, param: str) -> Blob:
+    body = (await egress.fetch(url, param=param)).body
+    mime = sniff(body[:16])
+    if mime not in _IMAGES:
+        raise InvalidRequest(f"{param}: what the URL gives is no image", param=param)
+    return Blob(mime, base64.b64encode(body).decode("ascii"))
+
+
+def refused(path: str, why: str) -> InvalidRequest:
+    """What Bedrock cannot do; another deployment may."""
+    return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

@@ -1,0 +1,49 @@
+"""What an operator may set in a model's `options` table."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from gatehook import GatewayError, Retry, Target
+
+__all__ = ["Options", "faults", "misconfigured", "read_options"]
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A model's `options`."""
+
+    region: str = ""
+    profile: str = ""
+    guardrail: dict[str, str] = {}
+    """Bedrock's guardrailConfig: `guardrailIdentifier`, `guardrailVersion`, `trace`."""
+    latency: Literal["standard", "optimized"] | None = None
+    reasoning: Literal["budget", "effort", "field", "none"] | None = None
+    """How effort is told: a budget of tokens, outputConfig.effort, the model's own field, not at all; None: by name."""
+    extra: dict[str, Any] = {}
+    """Further entries of additionalModelRequestFields."""
+
+
+def read_options(target: Target) -> Options:
+    """A deployment's options.
+
+    Raises:
+        GatewayError: they are wrong; another deployment may do.
+    """
+    try:
+        return msgspec.convert(dict(target.options), Options)
+    except msgspec.ValidationError as error:
+        raise misconfigured(target, f"wrong options for vendor bedrock: {error}") from None
+
+
+def faults(target: Target) -> list[str]:
+    """What is wrong with them, for `gatehook check`."""
+    try:
+        read_options(target)
+    except GatewayError as error:
+        return [error.message]
+    return []
+
+
+def misconfigured(target: Target, why: str) -> GatewayError:
+    """The operator's fault, not the client's."""
+    return GatewayError(f"model {target.name!r}: {why}", code="misconfigured_model", retry=Retry.NEXT)

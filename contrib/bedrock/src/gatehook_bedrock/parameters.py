@@ -1,0 +1,62 @@
+"""What becomes of each OpenAI parameter at Bedrock."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from gatehook import Operation, Parameter, dropped, mapped, refused
+from gatehook.legacy import completions_table
+
+__all__ = ["PARAMETERS"]
+
+_CHAT: Final[Mapping[str, Parameter]] = {
+    "model": mapped("part of the path"),
+    "messages": mapped("messages and system; cache_control marks as cachePoint"),
+    "stream": mapped("ConverseStream"),
+    "stream_options": mapped("usage is always reported"),
+    "temperature": mapped("inferenceConfig.temperature"),
+    "top_p": mapped("inferenceConfig.topP"),
+    "top_k": mapped("additionalModelRequestFields, for Claude and Nova; dropped for others"),
+    "stop": mapped("inferenceConfig.stopSequences"),
+    "max_tokens": mapped("inferenceConfig.maxTokens"),
+    "max_completion_tokens": mapped("inferenceConfig.maxTokens; wins over max_tokens"),
+    "response_format": mapped("outputConfig.textFormat, a JSON schema"),
+    "reasoning_effort": mapped("a budget, an effort or the model's own field, by the option `reasoning`"),
+    "tools": mapped("toolConfig.tools"),
+    "tool_choice": mapped("toolConfig.toolChoice"),
+    "metadata": mapped("requestMetadata"),
+    "service_tier": mapped("serviceTier"),
+    "n": refused("Bedrock gives one answer", unless=(1,)),
+    "parallel_tool_calls": refused("Bedrock cannot be told to make one call at a time", unless=(True,)),
+    "logprobs": refused("Bedrock tells no log probabilities", unless=(False,)),
+    "top_logprobs": refused("Bedrock tells no log probabilities", unless=(0,)),
+    "functions": refused("deprecated by OpenAI; use tools"),
+    "function_call": refused("deprecated by OpenAI; use tool_choice"),
+    "logit_bias": refused("token ids mean nothing to a model with another tokenizer", unless=({},)),
+    "modalities": refused("only text answers are translated", unless=(["text"],)),
+    "audio": refused("only text answers are translated"),
+    "web_search_options": refused("OpenAI's web search cannot be translated"),
+    "presence_penalty": dropped("no counterpart", unless=(0, 0.0)),
+    "frequency_penalty": dropped("no counterpart", unless=(0, 0.0)),
+    "seed": dropped("no counterpart"),
+    "user": dropped("no counterpart"),
+    "safety_identifier": dropped("no counterpart"),
+    "store": dropped("nothing is stored", unless=(False,)),
+    "prediction": dropped("no counterpart"),
+    "prompt_cache_key": dropped("Bedrock caches up to marks: cache_control"),
+    "verbosity": dropped("no counterpart", unless=("medium",)),
+}
+
+_EMBEDDINGS: Final[Mapping[str, Parameter]] = {
+    "model": mapped("part of the path"),
+    "input": mapped("inputText at Titan, texts at Cohere"),
+    "dimensions": mapped("dimensions at Titan, output_dimension at Cohere"),
+    "encoding_format": mapped("made by the gateway"),
+    "input_type": mapped("input_type at Cohere: search_document, search_query, classification, clustering"),
+    "user": dropped("no counterpart"),
+}
+
+PARAMETERS: Final[Mapping[Operation, Mapping[str, Parameter]]] = {
+    "chat": _CHAT,
+    "completions": completions_table(_CHAT),
+    "embeddings": _EMBEDDINGS,
+}

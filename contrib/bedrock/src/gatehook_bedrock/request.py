@@ -1,0 +1,176 @@
+"""The body of Converse and ConverseStream (bedrock-runtime's ConverseRequest)."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gatehook import Attempt, Conversation, Egress, ToolUse, encode, read_conversation
+from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
+from gatehook_bedrock.options import Options
+
+__all__ = ["converse_body"]
+
+_INFERENCE: Final = (("temperature", "temperature"), ("top_p", "topP"))
+_BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768}
+"""Tokens that a model may think, by effort."""
+_LEAST_BUDGET: Final = 1024
+_TIERS: Final = {"default": "default", "flex": "flex", "priority": "priority"}
+
+
+async def converse_body(
+    attempt: Attempt, payload: Mapping[str, Any], options: Options, egress: Egress
+) -> dict[str, Any]:
+    """Write the request for a chat.
+
+    Args:
+        attempt: whose deployment is called, and which is told what is lost.
+        payload: the chat in OpenAI's shape.
+        options: the deployment's.
+        egress: gets the images that the client gave by URL.
+
+    Raises:
+        InvalidRequest: something Bedrock cannot do; another deployment may.
+    """
+    conversation = read_conversation(payload["messages"], attempt.drop)
+    body = _configuration(attempt, payload, options)
+    if tools := _tool_config(payload, conversation):
+        body["toolConfig"] = tools
+    if told := system(conversation.system):
+        body["system"] = told
+    body["messages"] = messages(conversation, await fetched(conversation, egress))
+    return body
+
+
+def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Everything but the conversation and its tools."""
+    inference = {theirs: payload[ours] for ours, theirs in _INFERENCE if ours in payload}
+    limit = payload.get("max_completion_tokens", payload.get("max_tokens", attempt.target.max_tokens))
+    if limit is not None:
+        inference["maxTokens"] = limit
+    if stop := payload.get("stop"):
+        inference["stopSequences"] = [stop] if isinstance(stop, str) else stop
+    fields, output = dict(options.extra), _text_format(payload.get("response_format"))
+    if "top_k" in payload:
+        _top_k(attempt, payload["top_k"], fields)
+    if "reasoning_effort" in payload:
+        _effort(attempt, payload["reasoning_effort"], options, (inference, fields, output))
+    tier = payload.get("service_tier", "auto")
+    if tier not in ("auto", *_TIERS):
+        raise refused("service_tier", f"expected one of auto, {', '.join(_TIERS)}")
+    body = {
+        "inferenceConfig": inference,
+        "additionalModelRequestFields": fields,
+        "outputConfig": output,
+        "guardrailConfig": dict(options.guardrail),
+        "requestMetadata": payload.get("metadata"),
+        "performanceConfig": {"latency": options.latency} if options.latency else None,
+        "serviceTier": {"type": tier} if tier in _TIERS else None,
+    }
+    return {name: value for name, value in body.items() if value}
+
+
+def _top_k(attempt: Attempt, top_k: Any, fields: dict[str, Any]) -> None:
+    if "anthropic." in attempt.target.model:
+        fields["top_k"] = top_k
+    elif "amazon.nova" in attempt.target.model:
+        fields["inferenceConfig"] = {"topK": top_k}
+    else:
+        attempt.drop("top_k")
+
+
+def _effort(
+    attempt: Attempt, effort: Any, options: Options, places: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+) -> None:
+    """Tell how much the model shall think, in the way it understands."""
+    if effort not in ("none", *_BUDGETS):
+        raise refused("reasoning_effort", f"expected one of none, {', '.join(_BUDGETS)}")
+    inference, fields, output = places
+    way = options.reasoning or _way(attempt.target.model)
+    if way == "none":
+        attempt.drop("reasoning_effort")
+    elif way == "field":
+        fields["reasoning_effort"] = effort
+    elif way == "effort" and effort != "none":
+        output["effort"] = effort
+    elif way == "budget" and effort != "none":
+        _budget(attempt, _BUDGETS[effort], inference, fields)
+
+
+def _way(model: str) -> str:
+    if "anthropic." in model:
+        return "budget"
+    return "field" if "openai." in model else "none"
+
+
+def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Claude's way: the budget is part of the answer's limit, and the temperature is Claude's own."""
+    if (limit := inference.get("maxTokens")) is None:
+        inference["maxTokens"] = budget + 4096
+    else:
+        budget = min(budget, limit - 1)
+    if budget < _LEAST_BUDGET:
+        attempt.drop("reasoning_effort")
+        return
+    fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if inference.pop("temperature", 1) != 1:
+        attempt.drop("temperature")
+    if fields.pop("top_k", None) is not None:
+        attempt.drop("top_k")
+
+
+def _text_format(wanted: Any) -> dict[str, Any]:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if wanted is None or kind == "text":
+        return {}
+    if kind != "json_schema":
+        raise refused("response_format.type", "Bedrock holds answers to a JSON schema, and to nothing else")
+    given = wanted.get("json_schema") or {}
+    if not isinstance(given.get("schema"), dict):
+        raise refused("response_format.json_schema.schema", "expected a JSON schema")
+    told = {"schema": encode(given["schema"]).decode()}
+    told |= {name: given[name] for name in ("name", "description") if given.get(name)}
+    return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": told}}}
+
+
+def _tool_config(payload: Mapping[str, Any], conversation: Conversation) -> dict[str, Any]:
+    tools = [
+        block for number, tool in enumerate(payload.get("tools") or ()) for block in _tool(tool, f"tools[{number}]")
+    ]
+    used = {part.name for turn in conversation.turns for part in turn.parts if isinstance(part, ToolUse)}
+    choice = payload.get("tool_choice", "auto")
+    if choice == "none":
+        if used:
+            raise refused(
+                "tool_choice", "Bedrock cannot be kept from calling tools once the conversation has called some"
+            )
+        return {}
+    if not tools:  # Bedrock wants to know the tools that a conversation has used
+        schema = {"json": {"type": "object", "properties": {}}}
+        tools = [{"toolSpec": {"name": name, "inputSchema": schema}} for name in sorted(used)]
+    if not tools:
+        return {}
+    return {"tools": tools} | _choice(choice)
+
+
+def _tool(tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    if tool.get("type", "function") != "function":
+        raise refused(f"{path}.type", f"only function tools can be translated, not {tool['type']!r}")
+    function = tool["function"]
+    spec: dict[str, Any] = {"name": function["name"]}
+    if function.get("description"):
+        spec["description"] = function["description"]
+    spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
+    if function.get("strict"):
+        spec["strict"] = True
+    mark = tool.get("cache_control") or function.get("cache_control")
+    return [{"toolSpec": spec}, cache_point(mark)] if mark else [{"toolSpec": spec}]
+
+
+def _choice(choice: Any) -> dict[str, Any]:
+    if choice == "auto":
+        return {}
+    if choice == "required":
+        return {"toolChoice": {"any": {}}}
+    name = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+    if not isinstance(name, str):
+        raise refused("tool_choice", "expected 'auto', 'none', 'required' or a function")
+    return {"toolChoice": {"tool": {"name": name}}}

@@ -1,0 +1,68 @@
+"""Bedrock's errors: an exception's name, in a header of the answer or of an event, and ``{"message": "words"}``."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, upstream_error
+
+__all__ = ["exception", "failure", "garbled"]
+
+_STATUS: Final[Mapping[str, int]] = {
+    "accessdenied": 403,
+    "expiredtoken": 403,
+    "incompletesignature": 403,
+    "internalserver": 500,
+    "invalidsignature": 403,
+    "modelerror": 500,
+    "modelnotready": 503,
+    "modelstreamerror": 500,
+    "modeltimeout": 504,
+    "resourcenotfound": 404,
+    "servicequotaexceeded": 402,
+    "serviceunavailable": 503,
+    "throttling": 429,
+    "unrecognizedclient": 403,
+    "validation": 400,
+}
+"""What each stands for among the gateway's errors; AWS's own statuses blame the client for much that it cannot mend."""
+
+
+async def failure(upstream: Upstream, target: Target) -> GatewayError:
+    """The error of an answer whose status is not 200."""
+    body = await upstream.read_error()
+    kind = upstream.headers.get("x-amzn-ErrorType", "")
+    return exception(kind, body, target, upstream.status, upstream.retry_after)
+
+
+def exception(
+    kind: str, body: bytes, target: Target, status: int = 500, retry_after: float | None = None
+) -> GatewayError:
+    """An exception by its name, such as `ThrottlingException` or, in a stream, `throttlingException`.
+
+    Args:
+        kind: its name; "" if it was not told.
+        body: ``{"message": …}``.
+        target: whose secrets must not appear.
+        status: for names that nobody knew when this was written.
+        retry_after: seconds.
+    """
+    try:
+        data = decode(body)
+    except MalformedJSON:
+        data = None
+    words = (data.get("message") or data.get("Message")) if isinstance(data, dict) else None
+    name = kind.partition(":")[0].rpartition("#")[2]
+    known = name.lower().removesuffix("exception")
+    return upstream_error(
+        "bedrock",
+        _STATUS.get(known, 500 if status in (200, 424) else status),
+        words if isinstance(words, str) and words else f"{name or f'status {status}'} without a message",
+        code=name or None,
+        retry_after=retry_after,
+        secrets=target.secrets(),
+    )
+
+
+def garbled(what: str) -> UpstreamError:
+    """The vendor sent something that its API does not."""
+    return UpstreamError(f"bedrock: {what}")

@@ -1,0 +1,135 @@
+"""The vendor `bedrock`: Converse, ConverseStream and InvokeModel of Amazon Bedrock's runtime."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from yarl import URL
+
+from gatehook import (
+    Attempt,
+    Chunk,
+    Completion,
+    Egress,
+    GatewayError,
+    MalformedJSON,
+    Operation,
+    Parameter,
+    Target,
+    Upstream,
+    Vendor,
+    decode,
+    encode,
+)
+from gatehook.legacy import as_chat, chunk_from_chat, from_chat
+from gatehook_bedrock.answer import Translation, read
+from gatehook_bedrock.embeddings import Batches
+from gatehook_bedrock.events import Events
+from gatehook_bedrock.options import Options, faults, misconfigured, read_options
+from gatehook_bedrock.parameters import PARAMETERS
+from gatehook_bedrock.request import converse_body
+from gatehook_bedrock.signing import Signer
+from gatehook_bedrock.trouble import failure, garbled
+
+__all__ = ["Bedrock"]
+
+_JSON = {"Content-Type": "application/json"}
+
+
+class Bedrock:
+    """Translates OpenAI's chats, text completions and embeddings to Bedrock's and back."""
+
+    name: ClassVar[str] = "bedrock"
+    operations: ClassVar[frozenset[Operation]] = frozenset({"chat", "completions", "embeddings"})
+    parameters: ClassVar[Mapping[Operation, Mapping[str, Parameter]]] = PARAMETERS
+
+    def __init__(self, egress: Egress, signer: Signer, region: str = "", profile: str = "") -> None:
+        """`region` and `profile` are for deployments that name none."""
+        self._egress = egress
+        self._signer = signer
+        self._region = region
+        self._profile = profile
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """See `Vendor.complete`."""
+        options = read_options(attempt.target)
+        if attempt.call.operation == "embeddings":
+            batches = Batches(attempt)
+            for count, body in batches.bodies():
+                batches.add(count, await self._ask(attempt, "invoke", body, options))
+            return batches.joined()
+        answer = read(attempt, await self._ask(attempt, "converse", await self._chat(attempt, options), options))
+        return from_chat(attempt.call, answer) if attempt.call.operation == "completions" else answer
+
+    async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        """See `Vendor.stream`. A read that completes no event gives an empty batch, as a sign of life."""
+        options = read_options(attempt.target)
+        legacy = attempt.call.operation == "completions"
+        events, translation = Events(attempt.target), Translation(attempt)
+        body = await self._chat(attempt, options)
+        async with await self._send(attempt, "converse-stream", body, options) as upstream:
+            async for data in upstream.chunks():
+                batch, fault = _taken(events, translation, data)
+                yield [chunk_from_chat(attempt.call, chunk) for chunk in batch] if legacy else batch
+                if fault is not None:
+                    raise fault
+                if translation.done:
+                    await upstream.drain()
+                    return
+
+    def check(self, target: Target) -> Iterable[str]:
+        """Faults of one deployment's `options`."""
+        return faults(target)
+
+    async def _chat(self, attempt: Attempt, options: Options) -> dict[str, Any]:
+        payload = as_chat(attempt.payload) if attempt.call.operation == "completions" else attempt.payload
+        return await converse_body(attempt, payload, options, self._egress)
+
+    async def _ask(self, attempt: Attempt, word: str, body: dict[str, Any], options: Options) -> dict[str, Any]:
+        async with await self._send(attempt, word, body, options) as upstream:
+            raw = await upstream.read()
+        try:
+            data = decode(raw)
+        except MalformedJSON:
+            data = None
+        if not isinstance(data, dict):
+            raise garbled("the answer is no JSON object")
+        return data
+
+    async def _send(self, attempt: Attempt, word: str, body: dict[str, Any], options: Options) -> Upstream:
+        """Sign and send, and give an answer with the status 200.
+
+        Raises:
+            GatewayError: it has another; or nothing tells the region or the credentials.
+        """
+        target, raw = attempt.target, encode(body)
+        profile = options.profile or self._profile
+        region = options.region or self._region or await self._signer.region(profile)
+        if not region:
+            raise misconfigured(target, "no AWS region: set options.region, [plugins.bedrock] region, or AWS_REGION")
+        root = target.base_url.rstrip("/") or f"https://bedrock-runtime.{region}.amazonaws.com"
+        url = f"{root}/model/{quote(target.model, safe='')}/{word}"
+        if secret := target.secret():  # a Bedrock API key, which needs no signature
+            headers = _JSON | {"Authorization": f"Bearer {secret}"}
+        else:
+            headers = await self._signer.headers("POST", url, raw, _JSON, (region, profile))
+        # encoded: yarl would otherwise turn a quoted character of the model's name back, and the signature be wrong.
+        upstream = await self._egress.request(target, "POST", URL(url, encoded=True), headers=headers, body=raw)
+        if upstream.status == 200:
+            return upstream
+        async with upstream:
+            raise await failure(upstream, target)
+
+
+def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
+    """The chunks that `data` completes. What came before a fault, in the same read, is as good as if it came alone."""
+    batch: list[Chunk] = []
+    try:
+        for kind, event in events.feed(data):
+            translation.take(kind, event, batch)
+    except GatewayError as error:
+        return batch, error
+    return batch, None
+
+
+_guard: type[Vendor] = Bedrock

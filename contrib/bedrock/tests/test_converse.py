@@ -1,0 +1,236 @@
+"""Chats by Converse: what is sent, and what comes back whole."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gatehook_bedrock
+from gatehook import Fetched, InvalidRequest, Retry, UpstreamError
+from gatehook.testing import Replay, ReplayEgress, attempt
+from gatehook_bedrock.parameters import PARAMETERS
+from gatehook_bedrock.signing import Signer
+from gatehook_bedrock.vendor import Bedrock
+
+HI = [{"role": "user", "content": "hi"}]
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
+TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
+
+
+def answer(*content: Any, reason: str = "end_turn") -> dict[str, Any]:
+    return {
+        "output": {"message": {"role": "assistant", "content": list(content) or [{"text": "Hello"}]}},
+        "stopReason": reason,
+        "usage": {"inputTokens": 3, "outputTokens": 2, "cacheReadInputTokens": 10, "cacheWriteInputTokens": 5},
+    }
+
+
+async def test_parameters_get_bedrock_s_names(asked: Any) -> None:
+    (request,), completion, one = await asked(
+        {
+            "messages": [{"role": "system", "content": "Be brief."}, *HI],
+            "temperature": 0.5, "top_p": 0.9, "top_k": 3, "stop": "END", "max_tokens": 9, "metadata": {"a": "b"},
+            "service_tier": "flex",
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        },
+        answer(),
+        options={"guardrail": {"guardrailIdentifier": "g", "guardrailVersion": "1"}, "latency": "optimized"},
+    )  # fmt: skip
+    assert request.path.endswith("eu-central-1.amazonaws.com/model/anthropic.claude-x-v1%3A0/converse")
+    assert request.json == {
+        "inferenceConfig": {"temperature": 0.5, "topP": 0.9, "maxTokens": 9, "stopSequences": ["END"]},
+        "additionalModelRequestFields": {"top_k": 3},
+        "outputConfig": {
+            "textFormat": {
+                "type": "json_schema",
+                "structure": {"jsonSchema": {"schema": '{"type":"object"}', "name": "x"}},
+            }
+        },
+        "guardrailConfig": {"guardrailIdentifier": "g", "guardrailVersion": "1"},
+        "requestMetadata": {"a": "b"},
+        "performanceConfig": {"latency": "optimized"},
+        "serviceTier": {"type": "flex"},
+        "system": [{"text": "Be brief."}],
+        "messages": [{"role": "user", "content": [{"text": "hi"}]}],
+    }
+    assert completion.data["choices"][0]["message"] == {"role": "assistant", "content": "Hello"}
+    assert completion.usage.as_openai()["prompt_tokens"] == 18
+    assert (completion.usage.cached_tokens, completion.usage.cache_write_tokens) == (10, 5)
+    assert one.dropped == []
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "extra", "sent", "dropped"),
+    [
+        ("anthropic.x", {}, {"max_tokens": 5000}, {"thinking": {"type": "enabled", "budget_tokens": 2048}}, []),
+        ("anthropic.x", {}, {"max_tokens": 500}, None, ["reasoning_effort"]),
+        ("anthropic.x", {}, {"max_tokens": 9000, "temperature": 0, "top_k": 2},
+         {"thinking": {"type": "enabled", "budget_tokens": 2048}}, ["temperature", "top_k"]),
+        ("openai.gpt-oss-120b", {}, {}, {"reasoning_effort": "low"}, []),
+        ("meta.llama", {}, {}, None, ["reasoning_effort"]),
+        ("meta.llama", {"reasoning": "field"}, {}, {"reasoning_effort": "low"}, []),
+    ],
+)  # fmt: skip
+async def test_effort_is_told_as_the_model_understands_it(
+    asked: Any, model: str, options: Any, extra: Any, sent: Any, dropped: list[str]
+) -> None:
+    (request,), _, one = await asked(
+        {"messages": HI, "reasoning_effort": "low", **extra}, answer(), model=model, options=options
+    )
+    assert request.json.get("additionalModelRequestFields") == sent
+    assert one.dropped == dropped
+
+
+async def test_effort_as_bedrock_s_own_field(asked: Any) -> None:
+    (request,), _, _ = await asked(
+        {"messages": HI, "reasoning_effort": "high"}, answer(), options={"reasoning": "effort"}
+    )
+    assert request.json["outputConfig"] == {"effort": "high"}
+
+
+async def test_tools_results_marks_and_thoughts_go_round(asked: Any) -> None:
+    long = "c|1" * 40
+    call = {"id": long, "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+    history = [
+        {"role": "user", "content": [
+            {"type": "text", "text": "add", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        ]},
+        {"role": "assistant", "content": None, "tool_calls": [call], "thinking_blocks": [
+            {"type": "thinking", "thinking": "hm", "signature": "sig"}, {"type": "redacted_thinking", "data": "eHg="},
+        ]},
+        {"role": "tool", "tool_call_id": long, "content": "2"},
+    ]  # fmt: skip
+    tool = TOOL | {"cache_control": {"type": "ephemeral"}}
+    (request,), _, _ = await asked({"messages": history, "tools": [tool], "tool_choice": "required"}, answer())
+    assert request.json["toolConfig"] == {
+        "tools": [
+            {"toolSpec": {"name": "add", "description": "adds", "inputSchema": {"json": {"type": "object"}}}},
+            {"cachePoint": {"type": "default"}},
+        ],
+        "toolChoice": {"any": {}},
+    }
+    user, assistant, result = (message["content"] for message in request.json["messages"])
+    assert user == [{"text": "add"}, {"cachePoint": {"type": "default", "ttl": "1h"}}]
+    assert assistant[:2] == [
+        {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "sig"}}},
+        {"reasoningContent": {"redactedContent": "eHg="}},
+    ]
+    use, given = assistant[2]["toolUse"], result[0]["toolResult"]
+    assert (use["name"], use["input"]) == ("add", {"a": 1})
+    assert use["toolUseId"] == given["toolUseId"]
+    assert len(use["toolUseId"]) <= 64
+    assert given["content"] == [{"text": "2"}]
+    (request,), _, _ = await asked({"messages": history}, answer())
+    assert request.json["toolConfig"]["tools"][0]["toolSpec"]["name"] == "add", "Bedrock wants to know it still"
+
+
+async def test_pictures_and_documents() -> None:
+    url = "https://pictures.example/a.png"
+    egress = ReplayEgress(
+        Replay(b'{"output":{"message":{"content":[{"text":"a"}]}},"stopReason":"end_turn"}'),
+        fetched={url: Fetched(PNG, "")},
+    )
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a_b?.pdf"}},
+    ]
+    await Bedrock(egress, Signer()).complete(attempt({"messages": [{"role": "user", "content": content}]}))
+    image, document = egress.requests[0].json["messages"][0]["content"]
+    assert image["image"]["format"] == "png"
+    assert document == {"document": {"format": "pdf", "name": "a b pdf 1", "source": {"bytes": "JVBERi0="}}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "param"),
+    [
+        ({"messages": [{"role": "assistant", "content": "first"}]}, "messages"),
+        ({"messages": HI, "response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"messages": HI, "response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        ({"messages": HI, "reasoning_effort": "absurd"}, "reasoning_effort"),
+        ({"messages": HI, "service_tier": "gold"}, "service_tier"),
+        ({"messages": HI, "tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        ({"messages": HI, "tools": [{"type": "custom"}]}, "tools[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
+         "messages[0].content[0].file"),
+    ],
+)  # fmt: skip
+async def test_what_bedrock_cannot_do_is_refused_by_name_for_another_to_try(
+    asked: Any, payload: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await asked(payload, answer())
+    assert (caught.value.param, caught.value.retry) == (param, Retry.NEXT)
+
+
+async def test_a_whole_answer_with_reasoning_and_calls(asked: Any) -> None:
+    _, completion, one = await asked(
+        {"messages": HI},
+        answer(
+            {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "sig"}}},
+            {"reasoningContent": {"redactedContent": "eHg="}},
+            {"text": "Well."},
+            {"toolUse": {"toolUseId": "t1", "name": "add", "input": {"a": 1}}},
+            {"video": {}},
+            reason="tool_use",
+        ),
+    )
+    (choice,) = completion.data["choices"]
+    message = choice["message"]
+    assert message["content"] == "Well."
+    assert message["reasoning_content"] == "hm"
+    assert message["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "eHg="},
+    ]
+    assert message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a":1}'}
+    assert choice["finish_reason"] == "tool_calls"
+    assert one.dropped == ["content.video"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("max_tokens", "length"), ("guardrail_intervened", "content_filter"), ("stop_sequence", "stop"), ("new", "stop")],
+)
+async def test_reasons(asked: Any, reason: str, told: str) -> None:
+    _, completion, one = await asked({"messages": HI}, answer(reason=reason))
+    assert completion.data["choices"][0]["finish_reason"] == told
+    assert bool(one.dropped) is (reason == "new")
+
+
+@pytest.mark.parametrize(
+    "reply", [{}, {"output": {"message": {}}}, answer(reason="malformed_tool_use"), answer() | {"stopReason": None}, []]
+)
+async def test_what_is_no_answer_is_the_vendor_s_failure(asked: Any, reply: Any) -> None:
+    with pytest.raises(UpstreamError, match="bedrock"):
+        await asked({"messages": HI}, reply)
+
+
+async def test_embeddings_of_titan_and_cohere(asked: Any) -> None:
+    replies = [{"embedding": [0.5, 1], "inputTextTokenCount": 4}, {"embedding": [2, 3], "inputTextTokenCount": 5}]
+    requests, completion, _ = await asked(
+        {"input": ["a", "b"], "dimensions": 2}, *replies, operation="embeddings", model="amazon.titan-embed-text-v2:0"
+    )
+    assert [request.json for request in requests] == [{"inputText": text, "dimensions": 2} for text in "ab"]
+    assert requests[0].path.endswith("/invoke")
+    assert [one["embedding"] for one in completion.data["data"]] == [[0.5, 1], [2, 3]]
+    assert completion.usage.prompt_tokens == 9
+    for reply in ({"embeddings": [[1], [2]]}, {"embeddings": {"float": [[1], [2]]}}):
+        requests, completion, _ = await asked(
+            {"input": ["a", "b"], "encoding_format": "base64"}, reply, operation="embeddings", model="cohere.embed-v4:0"
+        )
+        assert requests[0].json["texts"] == ["a", "b"]
+        assert completion.data["data"][0]["embedding"] == "AACAPw=="
+        assert completion.usage.estimated
+    with pytest.raises(UpstreamError):
+        await asked({"input": "a"}, {"embeddings": []}, operation="embeddings", model="cohere.embed-v4:0")
+    with pytest.raises(InvalidRequest):
+        await asked({"input": "a"}, {}, operation="embeddings", model="stability.image")
+
+
+def test_every_mapped_parameter_is_read_somewhere() -> None:
+    folder = Path(gatehook_bedrock.__file__).parent
+    text = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "parameters.py")
+    told = {"model", "messages", "stream", "stream_options", "prompt"}
+    for table in PARAMETERS.values():
+        names = {name for name, rule in table.items() if rule.disposition == "mapped"} - told
+        assert {name for name in names if f'"{name}"' not in text} == set()

@@ -1,0 +1,68 @@
+"""Where a deployment is called, with which headers, and what its `options` say: made once per deployment."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from yarl import URL
+
+from gatehook import GatewayError, Retry, Target
+
+__all__ = ["DEFAULT_BASE", "Endpoint", "Options", "faults"]
+
+DEFAULT_BASE = "https://api.cohere.com"
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A model's `options`."""
+
+    safety_mode: Literal["CONTEXTUAL", "STRICT", "OFF"] | None = None
+    input_type: str = "search_document"
+    """What embeddings are for, where a request has no `input_type`."""
+    truncate: Literal["NONE", "START", "END"] | None = None
+    """Which end of a text that is too long for an embedding is left out; NONE: an error."""
+    priority: int | None = None
+    extra: dict[str, Any] = {}
+    """Further fields of the chat's body, such as `citation_options`."""
+
+
+class Endpoint:
+    """The URLs, headers and options of one deployment."""
+
+    __slots__ = ("headers", "models", "options", "target", "urls")
+
+    def __init__(self, target: Target, default_base: str) -> None:
+        """Read the deployment.
+
+        Raises:
+            GatewayError: its options are wrong.
+        """
+        root = (target.base_url or default_base).rstrip("/").removesuffix("/v2").removesuffix("/v1")
+        self.target = target
+        self.options = _options(target)
+        self.urls: Mapping[str, URL] = {word: URL(f"{root}/v2/{word}") for word in ("chat", "embed", "rerank")}
+        self.models = URL(f"{root}/v1/models?page_size=1")
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if secret := target.secret():
+            headers["Authorization"] = f"Bearer {secret}"
+        self.headers: Mapping[str, str] = headers
+
+
+def faults(target: Target) -> list[str]:
+    """What is wrong with a deployment's options, for `gatehook check`."""
+    try:
+        _options(target)
+    except GatewayError as error:
+        return [error.message]
+    return []
+
+
+def _options(target: Target) -> Options:
+    try:
+        return msgspec.convert(dict(target.options), Options)
+    except msgspec.ValidationError as error:
+        raise GatewayError(
+            f"model {target.name!r}: wrong options for vendor cohere: {error}",
+            code="misconfigured_model",
+            retry=Retry.NEXT,
+        ) from None

@@ -1,0 +1,56 @@
+"""What an operator may set in a model's `options` table."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from gatehook import GatewayError, Retry, Target
+
+__all__ = ["DEFAULT_BASE", "Options", "base", "faults", "read_options"]
+
+DEFAULT_BASE = "http://127.0.0.1:11434"
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A model's `options`."""
+
+    keep_alive: str | int | None = None
+    """How long it stays loaded after an answer: "10m", seconds, -1 for ever, 0 for not at all."""
+    num_ctx: int | None = None
+    """Tokens of a request and its answer."""
+    think: bool | Literal["low", "medium", "high"] | None = None
+    """Whether it thinks, where a request does not say."""
+    truncate: bool | None = None
+    """False: an input for an embedding that is too long is an error, and not cut."""
+    runtime: dict[str, Any] = {}
+    """Further entries of Ollama's own `options`: num_gpu, repeat_penalty, mirostat, …"""
+
+
+def read_options(target: Target) -> Options:
+    """A deployment's options.
+
+    Raises:
+        GatewayError: they are wrong; another deployment may do.
+    """
+    try:
+        return msgspec.convert(dict(target.options), Options)
+    except msgspec.ValidationError as error:
+        raise GatewayError(
+            f"model {target.name!r}: wrong options for vendor ollama: {error}",
+            code="misconfigured_model",
+            retry=Retry.NEXT,
+        ) from None
+
+
+def faults(target: Target) -> list[str]:
+    """What is wrong with them, for `gatehook check`."""
+    try:
+        read_options(target)
+    except GatewayError as error:
+        return [error.message]
+    return []
+
+
+def base(url: str) -> str:
+    """The server's address without what people add to it: OpenAI's path is not Ollama's own."""
+    return url.rstrip("/").removesuffix("/v1").removesuffix("/api").rstrip("/")

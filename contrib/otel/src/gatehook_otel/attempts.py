@@ -1,0 +1,84 @@
+"""A span for each attempt, as the client that the gateway is to a vendor; and the metrics of attempts."""
+
+import time
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from yarl import URL
+
+from gatehook import Call, Limiter, Outcome, Permit, Target
+from gatehook_otel.calls import SPAN, usage
+from gatehook_otel.instruments import OPERATIONS, Telemetry, provider
+
+__all__ = ["AttemptSpans"]
+
+
+class AttemptSpans:
+    """A limiter, as those are told when an attempt begins and how it ended; it refuses nothing."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    async def admit(self, call: Call) -> Permit | None:
+        """Nothing to say about the call as a whole."""
+        return None
+
+    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+        """Begin the attempt's span, if there is anybody to tell."""
+        telemetry = self._telemetry
+        if telemetry.tracer is None and telemetry.instruments is None:
+            return None
+        told = {
+            "gen_ai.operation.name": OPERATIONS.get(call.operation, call.operation),
+            "gen_ai.provider.name": provider(target),
+            "gen_ai.request.model": target.model,
+        }
+        span = None
+        if telemetry.tracer is not None:
+            parent: Span | None = call.state.get(SPAN)
+            context = set_span_in_context(parent) if parent is not None else Context()
+            more = {"gatehook.deployment": target.key, "gen_ai.request.stream": call.stream, **_server(target)}
+            name = f"{told['gen_ai.operation.name']} {target.model}"
+            span = telemetry.tracer.start_span(name, context, SpanKind.CLIENT, told | more)
+        return _Attempt(telemetry, span, told)
+
+
+class _Attempt:
+    """One that has begun. Settled when it fails, or with its call."""
+
+    immediate = True
+
+    def __init__(self, telemetry: Telemetry, span: Span | None, told: dict[str, Any]) -> None:
+        self._telemetry = telemetry
+        self._span = span
+        self._told = told
+        self._begun = time.monotonic()
+
+    async def settle(self, outcome: Outcome) -> None:
+        """End the span; never waits."""
+        failed = {"error.type": outcome.code} if outcome.code else {}
+        span, used = self._span, outcome.usage
+        if span is not None:
+            span.set_attributes(failed | (usage(used) if used is not None else {}))
+            if failed and outcome.code != "client_left":
+                span.set_status(StatusCode.ERROR, outcome.code)
+            span.end()
+        if (instruments := self._telemetry.instruments) is not None:
+            context = set_span_in_context(span) if span is not None else Context()
+            instruments.operation.record(time.monotonic() - self._begun, self._told | failed, context)
+            if used is not None:
+                tokens = {"input": used.prompt_tokens, "output": used.completion_tokens}
+                for kind, count in tokens.items():
+                    instruments.tokens.record(count, self._told | {"gen_ai.token.type": kind}, context)
+
+
+def _server(target: Target) -> dict[str, Any]:
+    """Where the vendor is, if the deployment names it: never with a path, which may hold a secret."""
+    if not target.base_url:
+        return {}
+    url = URL(target.base_url)
+    return {"server.address": url.host or "", "server.port": url.port or 0}
+
+
+_guard: type[Limiter] = AttemptSpans

@@ -1,0 +1,48 @@
+"""What calls are told to: a tracer and the instruments of the conventions, as far as they are switched on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.trace import Tracer
+
+from gatehook import Target
+
+__all__ = ["OPERATIONS", "Instruments", "Telemetry", "provider"]
+
+OPERATIONS: Final[Mapping[str, str]] = {"completions": "text_completion"}
+"""The conventions' names for operations, where they differ from the gateway's."""
+
+_PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "bedrock": "aws.bedrock"}
+
+_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """Empty until the gateway serves; what is not switched on stays so."""
+
+    tracer: Tracer | None = None
+    instruments: "Instruments | None" = None
+
+
+class Instruments:
+    """The histograms, with the borders that the conventions ask for."""
+
+    def __init__(self, meter: Meter) -> None:
+        def histogram(name: str, unit: str, told: str, borders: tuple[float, ...]) -> Histogram:
+            return meter.create_histogram(name, unit, told, explicit_bucket_boundaries_advisory=borders)
+
+        self.request = histogram("gen_ai.server.request.duration", "s", "A client's request, to its end.", _SECONDS)
+        self.first_token = histogram(
+            "gen_ai.server.time_to_first_token", "s", "From a request to the first content of its stream.", _SECONDS
+        )
+        self.operation = histogram("gen_ai.client.operation.duration", "s", "One attempt at one deployment.", _SECONDS)
+        self.tokens = histogram("gen_ai.client.token.usage", "{token}", "Tokens in and out.", _TOKENS)
+
+
+def provider(target: Target) -> str:
+    """`gen_ai.provider.name`: the vendor's, in the conventions' words."""
+    return _PROVIDERS.get(target.vendor, target.vendor)
