@@ -25,6 +25,16 @@ GUARDS = (
     "register_transforms",
     "register_services",
 )
+HARMLESS = (
+    "register_caches",
+    "register_commands",
+    "register_lifespans",
+    "register_observers",
+    "register_routers",
+    "register_routes",
+    "register_tools",
+    "register_vendors",
+)
 SKIP = "[plugins.specimen]\non_error = 'skip'\n"
 
 
@@ -175,7 +185,11 @@ def test_a_hook_that_only_the_instance_has_is_refused() -> None:
 # --- what may be skipped -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hook", [hook for hook in hook_names() if hook not in (*GUARDS, "register_commands")])
+def test_of_every_hook_somebody_has_thought_whether_the_gateway_may_do_without_it() -> None:
+    assert sorted((*GUARDS, *HARMLESS)) == sorted(hook_names())
+
+
+@pytest.mark.parametrize("hook", [hook for hook in HARMLESS if hook != "register_commands"])
 def test_a_plugin_whose_hook_raises_is_skipped_if_the_operator_says_so(hook: str) -> None:
     made = built(SKIP, plugins={"specimen": plugin(**{hook: hookimpl(raising)})})
     assert made.plugins.names == ()
