@@ -107,6 +107,7 @@ from gatehook.protocols import (
     Transform,
     Vendor,
 )
+from gatehook.quotas import QUOTAS, Quotas
 from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
@@ -115,7 +116,6 @@ from gatehook.services import (
     DIRECTORY,
     HEALTH,
     LEDGER,
-    QUOTAS,
     Balancing,
     Catalog,
     Database,
@@ -123,7 +123,6 @@ from gatehook.services import (
     Directory,
     Ledger,
     Posting,
-    Quotas,
     ServiceKey,
     Services,
 )

@@ -380,7 +380,9 @@ CLAUDE_STREAMS = b"".join(
 async def test_what_a_vendor_has_no_place_for_is_named_or_refused(
     shipped: OpenShipped, http: aiohttp.ClientSession
 ) -> None:
-    assert set(re.findall(r"X-Gatehook-[\w-]+", README)) == {"X-Gatehook-Dropped-Params", "X-Gatehook-Deployment"}
+    of_requests = {"X-Gatehook-Priority", "X-Gatehook-Webhook"}  # see "Jobs"
+    of_answers = {"X-Gatehook-Dropped-Params", "X-Gatehook-Deployment"}
+    assert set(re.findall(r"X-Gatehook-[\w-]+", README)) == of_requests | of_answers
     strict = '[[models]]\nname = "strict"\nvendor = "anthropic"\nstrict = true\napi_key = "env:ANTHROPIC_API_KEY"\n'
     async with StubUpstream(Reply.of_json(CLAUDE_SAYS), Reply.of_events(CLAUDE_STREAMS)) as stub:
         environ = {"ANTHROPIC_API_KEY": "a-made-up-key", "GATEHOOK_PLUGINS__VENDOR_ANTHROPIC__BASE_URL": stub.url}

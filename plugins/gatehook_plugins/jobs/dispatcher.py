@@ -73,6 +73,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._reports = Reports(store, bell)
         self._is_closing = False
+        self._shut: float | None = None
+        """Since when (monotonic) no jobs are begun: running ones have their grace from there."""
         self.owner = ""
         """This process, as the database knows it."""
 
@@ -92,6 +94,9 @@ class Dispatcher:
         tasks = [asyncio.create_task(one) for one in (self._dispatch(), self._stay_alive(), self._reports.write())]
         try:
             yield
+        except BaseException:
+            self._grace = 0.0  # cut off: nothing is waited for
+            raise
         finally:
             self._is_closing = True
             self._wake.set()
@@ -104,7 +109,8 @@ class Dispatcher:
     async def _finish(self) -> None:
         """Let running jobs end, then break them off."""
         if running := self._tasks():
-            await asyncio.wait(running, timeout=self._grace)
+            spent = 0.0 if self._shut is None else time.monotonic() - self._shut
+            await asyncio.wait(running, timeout=max(self._grace - spent, 0.0))
         for run in self._running.values():
             run.break_off("interrupted")
         if running := self._tasks():
@@ -139,8 +145,11 @@ class Dispatcher:
             woken, doomed = await self._store.look(self.owner)
             for job_id in doomed:
                 self.cancel(job_id)
+        if not self._is_open():
+            self._shut = self._shut or time.monotonic()
+            return
         free = self._settings.concurrency - len(self._running)
-        if woken and free > 0 and self._is_open():
+        if woken and free > 0:
             for job in await self._store.claim(self.owner, self._settings.lease, free):
                 self._begin(job)
 
@@ -199,10 +208,10 @@ class Dispatcher:
                 break
             except Unavailable:
                 await asyncio.sleep(_PATIENCE)
-        if not is_written:
-            log.warning("%s: another process has taken it over; this run's end counts for nothing", run.job.id)
-            if kept.file is not None:
-                await self._results.delete(kept.file)
+        if (
+            not is_written
+        ):  # a file may be the result after all, if the database only failed to say so: its time ends it
+            log.warning("%s: it had ended already, or another process has taken it over", run.job.id)
 
     async def _kept(self, job: Claimed, ending: Ending) -> tuple[Kept, Ending]:
         """Where the answer is; or that there is no place for it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, HEALTH, METER, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
+from gatehook import CATALOG, HEALTH, JOBS, METER, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
 from gatehook_plugins.metrics.deployments import vitalities
 from gatehook_plugins.metrics.exposition import Exposition
 from gatehook_plugins.metrics.plugin_times import PluginTimes
@@ -72,6 +72,8 @@ class Metrics:
         catalog = self._recorder.catalog = gateway.services[CATALOG]
         if (health := gateway.services.get(HEALTH)) is not None:
             self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
+        if (jobs := gateway.services.get(JOBS)) is not None:
+            self._exposition.show_jobs(jobs.counts)
         return [self._recorder]
 
     def tell_inference(self) -> None:

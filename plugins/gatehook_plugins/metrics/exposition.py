@@ -54,6 +54,7 @@ class Exposition(Collector):
         self._pages = pages
         self._by_worker = False
         self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
+        self._jobs: Callable[[], Mapping[str, int]] | None = None
         self._shows_inference = False
         self._process = process
         self._feathergate_names = feathergate_names
@@ -66,6 +67,10 @@ class Exposition(Collector):
     def show_deployments(self, vitalities: Callable[[], Mapping[str, Vitality]]) -> None:
         """Show also how the deployments do."""
         self._deployments = vitalities
+
+    def show_jobs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Show also how many jobs there are, by status."""
+        self._jobs = counts
 
     def show_inference(self) -> None:
         """Show also what the generation API promises, under its names."""
@@ -86,6 +91,8 @@ class Exposition(Collector):
         yield from _gateway(totals)
         if self._deployments is not None:
             yield from deployment_metrics(self._deployments())
+        if self._jobs is not None:
+            yield _jobs(self._jobs())
         if self._shows_inference:
             yield from _inference(totals)
         if self._feathergate_names:
@@ -137,6 +144,17 @@ def _gateway(totals: Totals) -> Iterable[Metric]:
         totals.family(FIRST_TOKENS),
         TTFT_BOUNDS,
     )
+
+
+def _jobs(counts: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "gateway_jobs",
+        "Jobs that are kept, in all processes. status: queued, running, succeeded, failed, cancelled.",
+        labels=("status",),
+    )
+    for status, count in counts.items():
+        family.add_metric((status,), count)
+    return family
 
 
 def _inference(totals: Totals) -> Iterable[Metric]:
