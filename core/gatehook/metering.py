@@ -25,6 +25,7 @@ _TIMED: Final[Mapping[str, tuple[str, ...]]] = {
     "register_caches": ("get", "put"),
     "register_tool_policies": ("offer", "judge"),
     "register_tools": ("run",),
+    "register_transforms": ("transform",),
 }
 """The methods that are measured, of what each hook gives."""
 

@@ -160,7 +160,7 @@ class Section(Table):
     order: int = Field(default=0, description="plugins of one concern are asked by rising order, then by name")
     on_error: Literal["fail", "skip"] = Field(
         default="fail",
-        description="'skip': serve without it if it is broken, unless it lets in, limits, judges or offers services",
+        description="'skip': serve without it if broken, unless it lets in, limits, judges, hides or offers services",
     )
     guards: bool | None = Field(
         default=None,

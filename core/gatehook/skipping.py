@@ -11,8 +11,14 @@ from gatehook import hookspecs
 
 __all__ = ["contradiction", "why_not_skipped"]
 
-_GUARDS = ("register_authenticators", "register_limiters", "register_tool_policies", "register_services")
-"""Who lets in, limits and judges; and what offers services, for one of those may do less without them."""
+_GUARDS = (
+    "register_authenticators",
+    "register_limiters",
+    "register_tool_policies",
+    "register_transforms",
+    "register_services",
+)
+"""Who lets in, limits, judges and hides; and who offers services, for one of those may do less without them."""
 
 
 def why_not_skipped(cls: Any, *, guards: bool | None) -> str:
@@ -29,7 +35,7 @@ def why_not_skipped(cls: Any, *, guards: bool | None) -> str:
     if guards is None and not _is_plain(cls):
         return (
             "it cannot be skipped, as nobody can tell what it does: if it brings no authenticators, limiters, tool "
-            "policies or services, say guards = false beside on_error"
+            "policies, transforms or services, say guards = false beside on_error"
         )
     return ""
 

@@ -18,7 +18,23 @@ from gatehook.testing import built, serving
 Distribution = Callable[..., None]
 
 NOT_FOR_THIS = f"gatehook>={int(version('gatehook').split('.')[0]) + 1}"
-GUARDS = ("register_authenticators", "register_limiters", "register_tool_policies", "register_services")
+GUARDS = (
+    "register_authenticators",
+    "register_limiters",
+    "register_tool_policies",
+    "register_transforms",
+    "register_services",
+)
+HARMLESS = (
+    "register_caches",
+    "register_commands",
+    "register_lifespans",
+    "register_observers",
+    "register_routers",
+    "register_routes",
+    "register_tools",
+    "register_vendors",
+)
 SKIP = "[plugins.specimen]\non_error = 'skip'\n"
 
 
@@ -169,7 +185,11 @@ def test_a_hook_that_only_the_instance_has_is_refused() -> None:
 # --- what may be skipped -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hook", [hook for hook in hook_names() if hook not in (*GUARDS, "register_commands")])
+def test_of_every_hook_somebody_has_thought_whether_the_gateway_may_do_without_it() -> None:
+    assert sorted((*GUARDS, *HARMLESS)) == sorted(hook_names())
+
+
+@pytest.mark.parametrize("hook", [hook for hook in HARMLESS if hook != "register_commands"])
 def test_a_plugin_whose_hook_raises_is_skipped_if_the_operator_says_so(hook: str) -> None:
     made = built(SKIP, plugins={"specimen": plugin(**{hook: hookimpl(raising)})})
     assert made.plugins.names == ()
@@ -221,7 +241,7 @@ def test_what_cannot_be_imported_is_skipped_only_by_an_explicit_word(
     told = faults_of(tmp_path, text)
     assert told[1] == (
         "plugin 'acme' (gatehook-acme 7.1): it cannot be skipped, as nobody can tell what it does: if it brings no "
-        "authenticators, limiters, tool policies or services, say guards = false beside on_error"
+        "authenticators, limiters, tool policies, transforms or services, say guards = false beside on_error"
     )
     assert list(gateway(tmp_path, text + "guards = false").plugins.skipped) == ["acme"]
 
