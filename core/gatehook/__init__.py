@@ -57,6 +57,7 @@ from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.media import Blob, data_uri, from_base64, sniff
+from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
 from gatehook.misfit import misfit, read_object
 from gatehook.model import (
@@ -85,6 +86,7 @@ from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
+    Busy,
     Cache,
     Command,
     Confirmer,
@@ -107,6 +109,7 @@ from gatehook.protocols import (
     Transform,
     Vendor,
 )
+from gatehook.quotas import QUOTAS, Quotas
 from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
@@ -115,7 +118,6 @@ from gatehook.services import (
     DIRECTORY,
     HEALTH,
     LEDGER,
-    QUOTAS,
     Balancing,
     Catalog,
     Database,
@@ -123,12 +125,12 @@ from gatehook.services import (
     Directory,
     Ledger,
     Posting,
-    Quotas,
     ServiceKey,
     Services,
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tools import confirmation_of
+from gatehook.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",
@@ -141,6 +143,7 @@ __all__ = (
     "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
+    "METER",
     "METRICS",
     "NANO",
     "PRINCIPAL",
@@ -153,6 +156,7 @@ __all__ = (
     "Blob",
     "BodyTooLarge",
     "Bounded",
+    "Busy",
     "ByteSize",
     "Cache",
     "Call",
@@ -191,6 +195,7 @@ __all__ = (
     "LocalModels",
     "MalformedJSON",
     "Media",
+    "Meter",
     "MetricsPage",
     "ModelNotFound",
     "ModelSettings",
@@ -251,6 +256,7 @@ __all__ = (
     "Vendor",
     "Verdict",
     "Vitality",
+    "WebSocket",
     "check_depth",
     "common_models",
     "completion",

@@ -81,6 +81,11 @@ class Answers:
         )
         self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
 
+    @property
+    def caches(self) -> Sequence[Cache]:
+        """All that there are, in their order."""
+        return [cache for cache, _ in self._caches]
+
     def key(self, call: Call) -> Lookup | None:
         """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
 

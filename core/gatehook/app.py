@@ -32,6 +32,7 @@ from gatehook.errors import (
 from gatehook.failover import Failover
 from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
+from gatehook.metering import METER, metered
 from gatehook.model import Call, Completion, Principal, ToolCall
 from gatehook.own_tools import OwnTools, tool_faults
 from gatehook.patience import Patient
@@ -110,7 +111,10 @@ class Gateway:
         """Put together what the plugins bring, without that of those that are skipped; gives the faults."""
         there = {*self.plugins.names}
         collected = {hook: [one for one in found if one[0] in there] for hook, found in self._collected.items()}
-        self.vendors, faults = _by_name(collected["register_vendors"])
+        if (meter := self.services.get(METER)) is not None:
+            for hook, found in collected.items():
+                found[:] = [(plugin, metered(meter, plugin, hook, one)) for plugin, one in found]
+        self.vendors, faults = _by_name(collected["register_vendors"], self.plugins.labelled)
         self._routes = collected["register_routes"]
         self.endpoints = {
             route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
@@ -119,7 +123,7 @@ class Gateway:
         faults += tool_faults(collected["register_tools"])
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
-        return [*faults, *_owned_twice(self._routes)]
+        return [*faults, *_owned_twice(self._routes, self.plugins.labelled)]
 
     def _offer_services(self) -> list[str]:
         """Let plugins offer services; the plugins in an order in which each comes after those it depends on."""
@@ -389,7 +393,9 @@ async def _not_found(request: web.Request) -> web.StreamResponse:
     return error_response(NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path"))
 
 
-def _by_name(collected: Iterable[tuple[str, Vendor]]) -> tuple[dict[str, Vendor], list[str]]:
+def _by_name(
+    collected: Iterable[tuple[str, Vendor]], labelled: Callable[[str], str]
+) -> tuple[dict[str, Vendor], list[str]]:
     """The vendors, and a fault for every name that is taken twice."""
     vendors: dict[str, Vendor] = {}
     owners: dict[str, str] = {}
@@ -397,14 +403,15 @@ def _by_name(collected: Iterable[tuple[str, Vendor]]) -> tuple[dict[str, Vendor]
     for plugin, vendor in collected:
         if vendor.name in vendors:
             faults.append(
-                f"vendor {vendor.name!r} is provided by both {owners[vendor.name]!r} and {plugin!r}; disable one"
+                f"vendor {vendor.name!r} is provided by both {labelled(owners[vendor.name])} and {labelled(plugin)}; "
+                "disable one"
             )
         vendors.setdefault(vendor.name, vendor)
         owners.setdefault(vendor.name, plugin)
     return vendors, faults
 
 
-def _owned_twice(routes: Iterable[tuple[str, Any]]) -> Iterable[str]:
+def _owned_twice(routes: Iterable[tuple[str, Any]], labelled: Callable[[str], str]) -> Iterable[str]:
     """A fault for every method and path that two plugins serve; "*" is every method, and names in {} do not count."""
     owners: dict[str, dict[str, str]] = {}
     for plugin, route in routes:
@@ -412,5 +419,6 @@ def _owned_twice(routes: Iterable[tuple[str, Any]]) -> Iterable[str]:
         method = route.method.upper()
         other = known.get(method) or known.get("*") or (next(iter(known.values()), None) if method == "*" else None)
         if other is not None:
-            yield f"{method} {route.path} is served by both plugins {other!r} and {plugin!r}; disable one"
+            both = f"{labelled(other)} and {labelled(plugin)}"
+            yield f"{method} {route.path} is served by both plugins {both}; disable one"
         known.setdefault(method, plugin)

@@ -53,14 +53,18 @@ def unmet(entry: EntryPoint) -> str:
     if entry.dist is None or not is_foreign(entry):
         return ""
     from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import Version
 
+    # A version before its release is taken for the release: it is there to be tried with.
+    mine = {own_version(), Version(own_version()).base_version}
     for line in entry.dist.requires or ():
         try:
             asked = Requirement(line)
         except InvalidRequirement:  # pip's to complain of; of Gatehook it can say nothing
             continue
         applies = asked.marker is None or asked.marker.evaluate({"extra": ""})
-        if asked.name.lower() == OURS and applies and not asked.specifier.contains(own_version(), prereleases=True):
+        fits = any(asked.specifier.contains(one, prereleases=True) for one in mine)
+        if asked.name.lower() == OURS and applies and not fits:
             return (
                 f"is written for gatehook{asked.specifier}, and this is {own_version()}: "
                 f"`pip install --upgrade gatehook {entry.dist.name}` gets versions that fit"

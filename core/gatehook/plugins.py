@@ -178,6 +178,10 @@ class Plugins:
         """A plugin as messages call it."""
         return named(name, self._available.get(name))
 
+    def labelled(self, name: str) -> str:
+        """The same within a message that says already that it is a plugin."""
+        return self.named(name).removeprefix("plugin ")
+
     @property
     def names(self) -> Sequence[str]:
         """The enabled plugins, in order."""

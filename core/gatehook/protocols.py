@@ -33,6 +33,7 @@ __all__ = [
     "AttemptLimiter",
     "Authenticator",
     "Bounded",
+    "Busy",
     "Cache",
     "Command",
     "Confirmer",
@@ -190,6 +191,15 @@ class Prober(Protocol):
         Raises:
             GatewayError: it does not answer, or refuses the key.
         """
+        ...
+
+
+@runtime_checkable
+class Busy(Protocol):
+    """What a vendor may also be: one that knows how much a deployment has to do, whoever asked for it."""
+
+    def waiting(self, target: Target) -> int:
+        """Calls that run or wait there, of all its clients, as last heard; 0 if nothing is known."""
         ...
 
 

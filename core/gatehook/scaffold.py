@@ -124,8 +124,11 @@ def _distribution(name: str) -> str:
 
 def _requires() -> str:
     """The versions of Gatehook that have the plugin API of this one: see "What is promised" in PLUGINS.md."""
-    major, minor = version(OURS).split(".")[:2]
-    return f"gatehook>={major}.{minor},<{f'0.{int(minor) + 1}' if major == '0' else int(major) + 1}"
+    from packaging.version import Version
+
+    mine = Version(version(OURS))
+    following = f"{mine.major + 1}" if mine.major else f"0.{mine.minor + 1}"
+    return f"gatehook>={mine.major}.{mine.minor},<{following}"
 
 
 def _faults_of_name(kind: str, name: str, source: str) -> list[str]:

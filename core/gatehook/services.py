@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from gatehook.accounts import Change, Key, Limits, ModelUsage, Performance, UsageRow, User
 from gatehook.errors import StartupError
-from gatehook.model import Call, Target, Vitality
+from gatehook.model import Target, Vitality
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,7 +21,6 @@ __all__ = [
     "DIRECTORY",
     "HEALTH",
     "LEDGER",
-    "QUOTAS",
     "Balancing",
     "Catalog",
     "Database",
@@ -29,7 +28,6 @@ __all__ = [
     "Directory",
     "Ledger",
     "Posting",
-    "Quotas",
     "ServiceKey",
     "Services",
 ]
@@ -464,43 +462,9 @@ class Ledger(Protocol):
         ...
 
 
-class Quotas(Protocol):
-    """What users have used of their caps."""
-
-    async def used(self, user_id: str) -> Mapping[str, tuple[int, int]]:
-        """Tokens and nano-dollars by period: "all", "day" and "month" (those of now, UTC). Flushes the ledger first.
-
-        Raises:
-            Unavailable: the database cannot be asked now.
-        """
-        ...
-
-    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
-        """Reserve what a call may use that is made later, in a transaction of somebody else's.
-
-        It is made with `call.reservation` set to `name`, as often as need be: what the ledger books of it is taken from
-        the reservation, and what is lacking is added. Nothing else of its caller's can use what is reserved, and no
-        crash loses it.
-
-        Args:
-            connection: within `Database.writing()`.
-            name: of the reservation; without a dot.
-            call: as it will be made.
-
-        Raises:
-            RateLimited: a cap does not allow it. PermissionDenied: nobody knows what the model costs.
-        """
-        ...
-
-    async def release(self, connection: AsyncConnection, name: str) -> None:
-        """Give back what is left of a reservation, if there is one. Flush the ledger before."""
-        ...
-
-
 BALANCING: ServiceKey[Balancing] = ServiceKey("balancing", provider="route_models")
 CATALOG: ServiceKey[Catalog] = ServiceKey("catalog", provider="kernel")
 DATABASE: ServiceKey[Database] = ServiceKey("database", provider="database")
 DIRECTORY: ServiceKey[Directory] = ServiceKey("directory", provider="database")
 HEALTH: ServiceKey[DeploymentHealth] = ServiceKey("health", provider="cooldown")
 LEDGER: ServiceKey[Ledger] = ServiceKey("ledger", provider="ledger")
-QUOTAS: ServiceKey[Quotas] = ServiceKey("quotas", provider="quota")

@@ -10,7 +10,7 @@ from gatehook.gate import Gate
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
-from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, pending_form
+from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, own_words, pending_form
 
 __all__ = ["Tools", "confirmation_of"]
 
@@ -118,10 +118,10 @@ class Tools:
             return entry if judged is entry.completion else Entry(judged, at=entry.at, dropped=entry.dropped)
         if (gate := self.gate(call)) is None:
             return entry
-        chunks = [*await gate.passed(entry.chunks), *await gate.rest()]
+        passed, rest = await gate.passed(entry.chunks), await gate.rest()
         if gate.wants_another_round:
             return None
-        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if call.asked else entry
+        return Entry(chunks=[*passed, *rest], at=entry.at, dropped=entry.dropped) if call.asked else entry
 
     def gate(self, call: Call) -> Gate | None:
         """What a stream's chunks must pass; None if there is nothing to judge."""
@@ -170,7 +170,7 @@ class Tools:
             GatewayError: nobody can be asked now.
         """
         assert self._confirmer is not None, "ruling() has looked"  # noqa: S101
-        fields = await self._confirmer.ask(call, Question(message, pending))
+        fields = await self._confirmer.ask(call, Question(own_words(message, call.said), pending))
         call.asked = True
         return {"status": _STATUS, **fields, "pending_tool_calls": [pending_form(one) for one in pending]}
 
@@ -179,12 +179,8 @@ class Tools:
         """Let the conversation go on with the model's message, and what is `said` to it of its calls, by their ids."""
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
-        call.body = Document(continued(call.payload, [message, *answers_of(message, contents)]))
-
-
-def continued(payload: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The request with more of the conversation."""
-    return {**payload, "messages": [*payload["messages"], *messages]}
+        told = [own_words(message, call.said), *answers_of(message, contents)]
+        call.body = Document({**call.payload, "messages": [*call.payload["messages"], *told]})
 
 
 def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from gatehook.metering import Steps
 from gatehook.origins import Owners
 
 __all__ = ["Watchdog"]
@@ -138,8 +139,15 @@ class Watchdog:
                 if who := is_call and self._owners.of(module):
                     found = coroutine, f"{who} is at {_place(frame.f_code, frame.f_lineno)}"
             inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
-            coroutine = inner or getattr(coroutine, "gi_yieldfrom", None)
+            coroutine = inner or _measured(coroutine) or getattr(coroutine, "gi_yieldfrom", None)
         return found
+
+
+def _measured(generator: Any) -> Any:
+    """What a generator awaits that belongs to a measurement, which does so by hand; None if it does not."""
+    frame = getattr(generator, "gi_frame", None)
+    steps = frame.f_locals.get("self") if frame is not None else None
+    return steps.inner if isinstance(steps, Steps) else None
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

@@ -1,10 +1,12 @@
-"""Local models: Gatehook's engine, llama_cpp.server, and a bare `Llama` object, on the same file with as many threads.
+"""Local models: Gatehook, its engine alone, llama_cpp.server, and a bare `Llama`, on one file with as many threads.
 
-    python tests/bench/gguf.py [--threads 2] [--type F16] [--rounds 3] [--streams 1 2 4 8 16]
+    python tests/bench/gguf.py [--threads 2] [--type F16] [--rounds 5] [--streams 1 2 4 8 16]
 
 The file is made here: 74 million random parameters, bound by memory as real models are. Each stream is a chat of its
-own with 64 tokens of answer. Rounds alternate, so that a busy neighbour hits all; told is the median. llama_cpp.server
-takes part where it is installed: pip install 'llama-cpp-python[server]'. A bare object answers one after another.
+own with 64 tokens of answer. Rounds alternate, so that a busy neighbour hits all; told are the medians, and ratios are
+the medians of what each round gives. Gatehook is asked over TCP, its engine on its socket, without the gateway.
+llama_cpp.server takes part where it is installed: pip install 'llama-cpp-python[server]'. A bare object answers one
+after another.
 """
 
 import argparse
@@ -30,6 +32,21 @@ SIZE = "--layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000
 ENDS = {"2": -100}
 """The token that ends an answer, kept away: all answers have the same length."""
 TOKENS = 64
+SETTINGS = """
+[server]
+port = {port}
+[plugins.openai_api]
+[plugins.route_models]
+[plugins.health]
+[plugins.vendor_gguf]
+threads = {threads}
+slots = {slots}
+context = 2048
+[[models]]
+name = "bench"
+vendor = "gguf"
+options = {{ path = "{path}" }}
+"""
 
 
 @dataclass
@@ -49,7 +66,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--type", choices=["F16", "Q8_0"], default=None, help="of the weights; both if not given")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     args = parser.parse_args()
     for kind in [args.type] if args.type else ["F16", "Q8_0"]:
@@ -66,8 +83,10 @@ def make(path: Path, kind: str) -> None:
 
 async def compare(path: Path, args: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(our_engine(path, args.threads, max(args.streams)))
-        contestants: dict[str, Contestant] = {"Gatehook": engine}
+        slots = max(args.streams)
+        gateway = await stack.enter_async_context(our_gateway(path, args.threads, slots))
+        engine = await stack.enter_async_context(our_engine(path, args.threads, slots))
+        contestants: dict[str, Contestant] = {"Gatehook": gateway, "its engine": engine}
         if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "sse_starlette")):
             contestants["llama_cpp.server"] = await stack.enter_async_context(their_server(path, args.threads))
         else:
@@ -77,113 +96,139 @@ async def compare(path: Path, args: argparse.Namespace) -> None:
             await contestant(1)  # warm
         alone = 0.0
         for streams in args.streams:
-            figures: dict[str, list[Figures]] = {name: [] for name in contestants}
-            for _ in range(args.rounds):
-                for name, contestant in contestants.items():
-                    figures[name].append(await contestant(streams))
-            told = {name: middle(found) for name, found in figures.items()}
-            alone = alone or told["Gatehook"].rate
-            show(streams, told, alone)
-        before, after = await turns(engine.client)
+            rounds = [
+                {name: await contestant(streams) for name, contestant in contestants.items()}
+                for _ in range(args.rounds)
+            ]
+            alone = alone or median(each["Gatehook"].rate for each in rounds)
+            show(streams, rounds, alone)
+        pairs = [await gateway.turns() for _ in range(args.rounds)]
+        before, after = (median(each) for each in zip(*pairs, strict=True))
         times = f"{after * 1000:.0f} ms to the first token, of the first {before * 1000:.0f} ms"
-        print(f"second turn: {times}: x{after / before:.2f}")
+        print(f"second turn: {times}: x{median(second / first for first, second in pairs):.2f}")
 
 
-def show(streams: int, told: dict[str, Figures], alone: float) -> None:
-    ours = told["Gatehook"]
-    line = [f"{name} {f.rate:5.0f} tok/s {f.first * 1000:5.0f} ms" for name, f in told.items()]
-    ratios = [
-        f"x{ours.rate / f.rate:.2f} rate, x{ours.first / f.first:.2f} first, of {name}"
-        for name, f in told.items()
-        if name != "Gatehook"
-    ]
-    print(f"{streams:3} streams: {'; '.join(line)}")
-    print(f"             {'; '.join(ratios)}; x{ours.rate / alone:.2f} of taking turns", flush=True)
-
-
-def middle(figures: list[Figures]) -> Figures:
-    return Figures(median(each.rate for each in figures), median(each.first for each in figures))
+def show(streams: int, rounds: list[dict[str, Figures]], alone: float) -> None:
+    names = list(rounds[0])
+    rates = {name: median(each[name].rate for each in rounds) for name in names}
+    firsts = {name: median(each[name].first for each in rounds) for name in names}
+    print(f"{streams:3} streams: " + "; ".join(f"{n} {rates[n]:5.0f} tok/s {firsts[n] * 1000:5.0f} ms" for n in names))
+    ratios = []
+    for name in names[1:]:
+        rate = median(each["Gatehook"].rate / each[name].rate for each in rounds)
+        first = median(each["Gatehook"].first / each[name].first for each in rounds)
+        ratios.append(f"x{rate:.2f} rate, x{first:.2f} first, of {name}")
+    print(f"             {'; '.join(ratios)}; x{rates['Gatehook'] / alone:.2f} of taking turns", flush=True)
 
 
 class Chats:
     """A server with OpenAI's endpoints."""
 
-    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
-        self.client = client
-        self._url = url
+    def __init__(self, client: aiohttp.ClientSession, base: str) -> None:
+        self._client = client
+        self._url = f"{base}/v1/chat/completions"
 
     async def __call__(self, streams: int) -> Figures:
         began = time.perf_counter()
         # What is asked begins differently each time: this is not about prefixes.
         asked = [f"{time.perf_counter_ns()} tell me a story about number {nth}" for nth in range(streams)]
-        firsts = await asyncio.gather(*(chat(self.client, self._url, [user(text)]) for text in asked))
+        firsts = await asyncio.gather(*(self.chat([user(text)]) for text in asked))
         return Figures(streams * TOKENS / (time.perf_counter() - began), median(firsts))
 
+    async def turns(self) -> tuple[float, float]:
+        """Seconds to the first token of a long conversation, and of its next turn."""
+        said = [user(f"{time.time_ns()} " + "a long story, " * 60)]
+        first = await self.chat(said, 8)
+        return first, await self.chat([*said, {"role": "assistant", "content": "Yes."}, user("Go on.")], 8)
 
-async def chat(client: aiohttp.ClientSession, url: str, messages: list[Any], tokens: int = TOKENS) -> float:
-    """One stream; the seconds until its first content."""
-    body = {"messages": messages, "max_tokens": tokens, "temperature": 0.0, "stream": True, "logit_bias": ENDS}
-    began, first = time.perf_counter(), 0.0
-    async with client.post(url, json=body) as response:
-        response.raise_for_status()
-        async for line in response.content:
-            if not first and line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
-                first = time.perf_counter() - began
-    return first or time.perf_counter() - began
+    async def chat(self, messages: list[Any], tokens: int = TOKENS) -> float:
+        """One stream; the seconds until its first content."""
+        body = {"model": "bench", "messages": messages, "max_tokens": tokens, "temperature": 0.0, "stream": True}
+        began, first = time.perf_counter(), 0.0
+        async with self._client.post(self._url, json={**body, "logit_bias": ENDS}) as response:
+            response.raise_for_status()
+            async for line in response.content:
+                if not first and line.startswith(b"data: {") and _content(line[6:]):
+                    first = time.perf_counter() - began
+        return first or time.perf_counter() - began
+
+
+def _content(event: bytes) -> str | None:
+    choices = json.loads(event)["choices"]
+    content: str | None = choices[0]["delta"].get("content") if choices else None
+    return content
 
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-async def turns(client: aiohttp.ClientSession) -> tuple[float, float]:
-    """Seconds to the first token of a long conversation, and of its next turn."""
-    url, said = "http://engine/v1/chat/completions", [user(f"{time.time_ns()} " + "a long story, " * 60)]
-    first = await chat(client, url, said, 8)
-    second = await chat(client, url, [*said, {"role": "assistant", "content": "Yes."}, user("Go on.")], 8)
-    return first, second
+@contextlib.asynccontextmanager
+async def our_gateway(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
+    port, settings = free_port(), path.with_name("settings.toml")
+    settings.write_text(SETTINGS.format(port=port, threads=threads, slots=slots, path=path))
+    base = f"http://127.0.0.1:{port}"
+    async with running("gatehook", "serve", "--config", str(settings)), aiohttp.ClientSession() as client:
+        await answering(client, f"{base}/health")
+        yield Chats(client, base)
 
 
 @contextlib.asynccontextmanager
 async def our_engine(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
     place = str(path.with_suffix(".sock"))
-    program = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine")
     options = {"path": str(path), "socket": place, "name": "bench", "threads": threads, "slots": slots, "context": 2048}
-    engine = await asyncio.create_subprocess_exec(*program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert engine.stdin is not None
-    assert engine.stdout is not None
-    engine.stdin.write(json.dumps(options).encode() + b"\n")
-    while b"ready" not in (line := await engine.stdout.readline()):
-        assert line, "the engine has ended"
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
-        yield Chats(client, "http://engine/v1/chat/completions")
-    engine.stdin.close()
-    await engine.wait()
+    async with running("gatehook_plugins.vendor_gguf.engine", told=subprocess.PIPE) as engine:
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        engine.stdin.write(json.dumps(options).encode() + b"\n")
+        while b"ready" not in (line := await engine.stdout.readline()):
+            assert line, "the engine has ended"
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
+            yield Chats(client, "http://engine")
 
 
 @contextlib.asynccontextmanager
 async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     options = {
         "model": path, "port": port, "n_ctx": 2048, "n_threads": threads, "n_threads_batch": threads,
         "flash_attn": True, "interrupt_requests": False, "verbose": False,
     }  # fmt: skip
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "llama_cpp.server", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    base = f"http://127.0.0.1:{port}"
+    async with running("llama_cpp.server", *arguments), aiohttp.ClientSession() as client:
+        await answering(client, f"{base}/v1/models")
+        yield Chats(client, base)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    module: str, *arguments: str, told: int = subprocess.DEVNULL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program of Python's, ended whatever happens; `told` is where its output goes."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdin=subprocess.PIPE, stdout=told, stderr=subprocess.DEVNULL
     )
-    base = f"http://127.0.0.1:{port}/v1"
-    async with aiohttp.ClientSession() as client:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with client.get(f"{base}/models"):
-                    break
-            await asyncio.sleep(0.1)
-        yield Chats(client, f"{base}/chat/completions")
-    server.terminate()
-    await server.wait()
+    try:
+        yield process
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+async def answering(client: aiohttp.ClientSession, url: str) -> None:
+    while True:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with client.get(url):
+                return
+        await asyncio.sleep(0.1)
 
 
 def bare(path: Path, threads: int) -> Contestant:

@@ -68,3 +68,4 @@ class TestGemini(VendorConformance):
     plugin = "vendor_gemini"
     label = "gemini"
     script = GeminiScript()
+    upstream_model = "gemini-2.5-flash"  # one whose way of thinking is known

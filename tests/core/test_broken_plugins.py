@@ -122,6 +122,30 @@ def test_a_fault_of_a_hook_names_the_distribution(tmp_path: Path, distribution: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("hook", "result", "told"),
+    [
+        ("register_vendors", "Vendor()", "vendor 'x' is provided by both 'acme' (gatehook-acme 7.1) and 'specimen'"),
+        ("register_routes", "Route('GET', '/x', None)", "GET /x is served by both plugins 'acme' (gatehook-acme 7.1)"),
+    ],
+)
+def test_what_two_plugins_bring_names_the_distribution(
+    tmp_path: Path, distribution: Distribution, hook: str, result: str, told: str
+) -> None:
+    source = (
+        "from gatehook import Route, Section, hookimpl\nclass Vendor:\n"
+        "    name, operations, parameters = 'x', frozenset(), {}\n"
+        "    async def complete(self, attempt): ...\n    async def stream(self, attempt): yield []\n"
+        f"class P:\n    Settings = Section\n    def __init__(self, s): ...\n    @hookimpl\n    def {hook}(self): "
+        f"return [{result}]\n"
+    )
+    distribution("gatehook-acme", {"acme": "specimen_twice:P"}, specimen_twice=source)
+    distribution("gatehook-specimen", {"specimen": "specimen_again:P"}, specimen_again=source)
+    (fault,) = faults_of(tmp_path, "[plugins.acme]\n[plugins.specimen]\n")
+    assert fault.startswith(told)
+    assert fault.endswith("'specimen' (gatehook-specimen 7.1); disable one")
+
+
 def test_an_init_that_would_end_the_program_is_a_fault() -> None:
     def leaving(self: Any, settings: Section) -> None:
         raise SystemExit(0)
@@ -321,3 +345,25 @@ def test_the_report_tells_what_is_broken_and_what_is_skipped() -> None:
     made = built(SKIP, plugins={"specimen": cls})
     states = {one.name: one.state for one in made.plugins.report()}
     assert (states["specimen"], states["health"]) == ("skipped", "off")
+
+
+@pytest.mark.parametrize(
+    ("mine", "asked", "fits"),
+    [
+        ("0.1.0", ">=0.1,<0.2", True),
+        ("0.1.0rc1", ">=0.1,<0.2", True),
+        ("0.2.0rc1", ">=0.1,<0.2", False),
+        ("0.2.0", ">=0.1,<0.2", False),
+        ("1.4.2", ">=1.2,<2", True),
+        ("2.0", ">=1.2,<2", False),
+    ],
+)
+def test_a_version_before_its_release_counts_as_the_release(
+    monkeypatch: pytest.MonkeyPatch, distribution: Distribution, mine: str, asked: str, fits: bool
+) -> None:
+    from gatehook import origins
+    from gatehook.loading import installed
+
+    distribution("gatehook-acme", {"acme": "specimen_acme:P"}, requires=f"gatehook{asked}")
+    monkeypatch.setattr(origins, "own_version", lambda: mine)
+    assert (origins.unmet(installed()["acme"]) == "") == fits

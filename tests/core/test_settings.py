@@ -135,7 +135,7 @@ def test_the_documented_defaults() -> None:
     assert ServerSettings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "uds": "", "allow_anonymous": False, "shutdown_grace": 30.0,
         "max_body": 32 * 1024 * 1024, "read_timeout": 60.0,
-        "write_timeout": 60.0, "workers": 1, "heartbeat": 15.0,
+        "write_timeout": 60.0, "workers": 1, "heartbeat": 15.0, "blocked_warning": 1.0, "blocked_limit": 60.0,
     }  # fmt: skip
     assert EgressSettings().model_dump() == {
         "connect_timeout": 10.0, "max_response": 64 * 1024 * 1024, "proxy": "", "allow_private_urls": False,
@@ -237,9 +237,9 @@ def test_built_directly_a_section_reads_nothing(monkeypatch: pytest.MonkeyPatch)
         assert RateLimitSettings().burst == 10
 
 
-def test_only_plugins_can_be_switched_off_and_ordered() -> None:
-    assert set(Section.model_fields) == {"enabled", "order"}
-    assert not {"enabled", "order"} & (set(ServerSettings.model_fields) | set(EgressSettings.model_fields))
+def test_only_plugins_can_be_switched_off_ordered_and_skipped() -> None:
+    assert set(Section.model_fields) == {"enabled", "order", "on_error", "guards"}
+    assert not set(Section.model_fields) & (set(ServerSettings.model_fields) | set(EgressSettings.model_fields))
 
 
 # --- traps of the environment and of merging ------------------------------------------------------------------------

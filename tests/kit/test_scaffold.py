@@ -65,11 +65,13 @@ def test_each_passes_its_own_tests(workshop: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    said = done(sys.executable, "-m", "pytest", "-q", *options, *tests, cwd=workshop, PYTHONPATH=str(workshop / "site"))
+    site = str(workshop / "site")
+    said = done(sys.executable, "-m", "pytest", "-qrs", *options, *tests, cwd=workshop, PYTHONPATH=site)
     passed = re.search(r"(\d+) passed", said)
     assert passed is not None
     assert int(passed[1]) >= 3 * len(KINDS)
-    assert not re.search(r"skipped|warning|xfail", said)
+    assert not re.search(r"warning|xfail", said)
+    assert all(": not offered: " in line for line in said.splitlines() if line.startswith("SKIPPED"))
 
 
 @pytest.mark.timeout(180)

@@ -1,6 +1,7 @@
 """PLUGINS.md and the code agree, both ways: hooks, errors, plugins, the API's names; and the examples run."""
 
 import ast
+import contextlib
 import inspect
 import re
 import textwrap
@@ -15,9 +16,11 @@ from aiohttp import ClientSession
 import gatehook
 from gatehook import errors, hookspecs, protocols
 from gatehook.plugins import hook_names, installed, settings_classes
+from gatehook.scaffold import KINDS, rendered
 from gatehook.sections import Section
 from gatehook.settings import load
 from gatehook.testing import Reply, StubUpstream, built, serving
+from gatehook.testing.conformance.suite import checks
 
 ROOT = Path(__file__).parents[2]
 BOOK = (ROOT / "PLUGINS.md").read_text("utf-8")
@@ -125,20 +128,21 @@ def test_the_table_of_errors_is_true_and_complete() -> None:
     assert rows == {name: [str(cls.status), cls.type, cls.code or "", cls.retry.value] for name, cls in classes.items()}
 
 
-def test_the_table_of_plugins_is_true_and_complete() -> None:
-    rows = {row[0].strip("`"): row[1:] for row in table("The plugins that are shipped")}
-    ours = {
-        name: entry for name, entry in installed().items() if entry.dist is not None and entry.dist.name == "gatehook"
-    }
-    assert list(rows) == sorted(ours)
-    for name, section in settings_classes(ours).items():
-        hooks, _, settings = rows[name]
-        own = [key for key in section.model_fields if key not in Section.model_fields]
-        assert re.findall(r"`(\w+)`", settings) == own, name
-        cls = ours[name].load()
-        assert hooks.split(", ") == sorted(
-            hook.removeprefix("register_") for hook in hook_names() if hasattr(cls, hook)
-        ), name
+OURS = {name: entry for name, entry in installed().items() if entry.dist is not None and entry.dist.name == "gatehook"}
+
+
+def test_the_table_of_plugins_has_a_row_for_each_in_order() -> None:
+    assert [row[0].strip("`") for row in table("The plugins that are shipped")] == sorted(OURS)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_plugin_s_row_names_its_hooks_and_its_settings(name: str) -> None:
+    cls = OURS[name].load()
+    hooks = sorted(hook.removeprefix("register_") for hook in hook_names() if hasattr(cls, hook))
+    keys = [f"`{key}`" for key in cls.Settings.model_fields if key not in Section.model_fields]
+    (told,) = [row[1:] for row in table("The plugins that are shipped") if row[0] == f"`{name}`"] or [["", "…", ""]]
+    row = f"| `{name}` | {', '.join(hooks)} | {told[1]} | {', '.join(keys)}{' ' if keys else ''}|"
+    assert row in BOOK.splitlines(), f"write this row into the table:\n{row}"
 
 
 def test_the_book_names_the_modules_that_plugins_may_import() -> None:
@@ -185,7 +189,8 @@ async def test_an_example_of_the_book_runs(place: str) -> None:
     names = run(place)
     plugins = plugins_in(names)
     tests = [value for name, value in names.items() if name.startswith("test_")]
-    assert plugins or tests
+    suites = [value for name, value in names.items() if name.startswith("Test")]
+    assert plugins or tests or suites
     if plugins:
         text = "".join(f"[plugins.{name}]\n" for name in plugins)
         async with serving(text, plugins=plugins) as served:
@@ -193,6 +198,11 @@ async def test_an_example_of_the_book_runs(place: str) -> None:
             served.gateway.plugins.collect("register_commands", gateway=served.gateway)
     for test in tests:
         await test()
+    for suite in suites:
+        suite.plugin_class = plugins_in(run(next(iter(EXAMPLES))))[suite.plugin]
+        for method in checks(suite):
+            with contextlib.suppress(pytest.skip.Exception):
+                await getattr(suite(), method)()
 
 
 @pytest.fixture
@@ -204,10 +214,15 @@ def acme() -> type:
 CHAT = {"model": "acme-large", "messages": [{"role": "user", "content": "hi"}], "seed": 7}
 
 
-async def test_the_five_minute_vendor_is_short_and_does_all_that_the_chapter_says(acme: type) -> None:
+def test_the_five_minute_vendor_is_what_the_program_writes_and_short() -> None:
     source = next(iter(EXAMPLES.values()))
-    assert len([line for line in source.splitlines() if line.strip()]) <= 60
-    (settings,) = [text for text in blocks("PLUGINS.md", "toml").values() if "[plugins.acme]" in text]
+    assert source == rendered("vendor", "acme")["src/gatehook_acme/__init__.py"]
+    assert len([line for line in source.splitlines() if line.strip()]) < 60
+
+
+async def test_the_five_minute_vendor_does_all_that_the_chapter_says(acme: type) -> None:
+    settings = f"{KINDS['vendor'].settings}\n"
+    assert settings in blocks("PLUGINS.md", "toml").values()
     events = b'data: {"text": "Hel"}\n\ndata: {"text": "lo"}\n\ndata: {"in": 3, "out": 2}\n\n'
     async with StubUpstream(Reply.of_json({"text": "Hello", "in": 3, "out": 2})) as stub:
         settings = settings.replace("https://api.acme.example", stub.url).replace("env:ACME_KEY", "acme-key-1")
@@ -230,7 +245,7 @@ async def test_the_five_minute_vendor_is_short_and_does_all_that_the_chapter_say
     assert streamed.endswith("data: [DONE]\n\n")
     assert refused["error"]["message"] == "acme: [redacted] is wrong"
     first = stub.requests[0]
-    assert (first.path, first.headers["x-acme-key"]) == ("/generate", "acme-key-1")
+    assert (first.path, first.headers["x-key"]) == ("/generate", "acme-key-1")
     assert first.json == {"model": "large-2", "prompt": "user: hi", "live": False, "limit": None}
 
 
@@ -241,7 +256,15 @@ def test_the_five_minute_vendor_is_registered_under_its_name(acme: type) -> None
 
 def test_its_entry_point_is_the_class_of_the_example(acme: type) -> None:
     (text,) = blocks("PLUGINS.md", "toml pyproject").values()
-    assert tomllib.loads(text)["project"]["entry-points"]["gatehook"] == {"acme": f"gatehook_acme:{acme.__name__}"}
+    told = tomllib.loads(text)["project"]
+    assert told["entry-points"]["gatehook"] == {"acme": f"gatehook_acme:{acme.__name__}"}
+    written = tomllib.loads(rendered("vendor", "acme")["pyproject.toml"])["project"]
+    assert told == {key: written[key] for key in told}
+
+
+def test_the_kinds_that_the_chapter_names_are_those_there_are() -> None:
+    (others,) = re.findall(r"^gatehook new-plugin vendor acme  # or: (.*)$", BOOK, re.MULTILINE)
+    assert ["vendor", *others.split(", ")] == list(KINDS)
 
 
 # --- other blocks --------------------------------------------------------------------------------------------------
@@ -290,5 +313,8 @@ def test_python_blocks_of_the_documents_are_python(name: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_within_the_tree_lead_somewhere(name: str) -> None:
     text = BLOCK.sub("", (ROOT / name).read_text("utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    assert sorted(set(re.findall(r"\]\(#([^)]+)\)", text)) - anchors) == []
     for goal in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
         assert (ROOT / goal).exists(), goal

@@ -380,7 +380,9 @@ CLAUDE_STREAMS = b"".join(
 async def test_what_a_vendor_has_no_place_for_is_named_or_refused(
     shipped: OpenShipped, http: aiohttp.ClientSession
 ) -> None:
-    assert set(re.findall(r"X-Gatehook-[\w-]+", README)) == {"X-Gatehook-Dropped-Params", "X-Gatehook-Deployment"}
+    of_requests = {"X-Gatehook-Priority", "X-Gatehook-Webhook"}  # see "Jobs"
+    of_answers = {"X-Gatehook-Dropped-Params", "X-Gatehook-Deployment"}
+    assert set(re.findall(r"X-Gatehook-[\w-]+", README)) == of_requests | of_answers
     strict = '[[models]]\nname = "strict"\nvendor = "anthropic"\nstrict = true\napi_key = "env:ANTHROPIC_API_KEY"\n'
     async with StubUpstream(Reply.of_json(CLAUDE_SAYS), Reply.of_events(CLAUDE_STREAMS)) as stub:
         environ = {"ANTHROPIC_API_KEY": "a-made-up-key", "GATEHOOK_PLUGINS__VENDOR_ANTHROPIC__BASE_URL": stub.url}
@@ -431,9 +433,10 @@ def beside_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def written(command: str) -> Iterator[list[str]]:
     """The ways to write a command of the block: without options, and with each."""
     _, name, *_ = command.split()
-    yield [name]
+    needed = ["vendor", "acme"] if command.endswith(" KIND NAME") else []
+    yield [name, *needed]
     for option in re.findall(r"\[(.*?)\]", command):
-        yield [name, *option.replace("PATH", "settings.toml").split()]
+        yield [name, *option.replace("PATH", "settings.toml").replace("NAME", "health").split()]
 
 
 @pytest.mark.parametrize(
@@ -468,7 +471,7 @@ def test_the_fate_of_every_parameter_is_printed(
 def test_the_block_has_every_command_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    helped = re.findall(r"^    (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    helped = re.findall(r"^    ([\w-]+)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
     assert [command.split()[1] for command in COMMANDS] == helped
 
 

@@ -103,7 +103,11 @@ class _Parts:
         def is_open() -> bool:
             return gateway.serving and not gateway.draining and not gateway.retiring
 
-        store = Store(database, quotas, Limits(settings.per_user, settings.per_vendor))
+        store = Store(
+            database,
+            quotas,
+            Limits(settings.per_user, {name.lower(): most for name, most in settings.per_vendor.items()}),
+        )
         reader = Reader(database)
         results = Results(services.get(FILES), settings.max_inline, settings.max_result, settings.retention)
         callers = Callers(services.get(DIRECTORY))

@@ -36,13 +36,17 @@ class _Run:
         self.task: asyncio.Task[None] | None = None
         self.why: Literal["", "cancelled", "interrupted", "lost"] = ""
         """For what reason it was broken off."""
+        self.calls = False
+        """Whether the call is being made: only then is there something to break off."""
         self.is_over = False
         """Whether the call has ended, and only that is to be written down."""
 
     def break_off(self, why: Literal["cancelled", "interrupted", "lost"]) -> None:
-        """Break off the call; once, for the first reason."""
-        if not self.why and not self.is_over and self.task is not None:
-            self.why = why
+        """Break off the call, or never begin it; once, for the first reason."""
+        if self.why or self.is_over or self.task is None:
+            return
+        self.why = why
+        if self.calls:
             self.task.cancel()
 
 
@@ -73,6 +77,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._reports = Reports(store, bell)
         self._is_closing = False
+        self._shut: float | None = None
+        """Since when (monotonic) no jobs are begun: running ones have their grace from there."""
         self.owner = ""
         """This process, as the database knows it."""
 
@@ -92,6 +98,9 @@ class Dispatcher:
         tasks = [asyncio.create_task(one) for one in (self._dispatch(), self._stay_alive(), self._reports.write())]
         try:
             yield
+        except BaseException:
+            self._grace = 0.0  # cut off: nothing is waited for
+            raise
         finally:
             self._is_closing = True
             self._wake.set()
@@ -104,7 +113,8 @@ class Dispatcher:
     async def _finish(self) -> None:
         """Let running jobs end, then break them off."""
         if running := self._tasks():
-            await asyncio.wait(running, timeout=self._grace)
+            spent = 0.0 if self._shut is None else time.monotonic() - self._shut
+            await asyncio.wait(running, timeout=max(self._grace - spent, 0.0))
         for run in self._running.values():
             run.break_off("interrupted")
         if running := self._tasks():
@@ -139,8 +149,11 @@ class Dispatcher:
             woken, doomed = await self._store.look(self.owner)
             for job_id in doomed:
                 self.cancel(job_id)
+        if not self._is_open():
+            self._shut = self._shut or time.monotonic()
+            return
         free = self._settings.concurrency - len(self._running)
-        if woken and free > 0 and self._is_open():
+        if woken and free > 0:
             for job in await self._store.claim(self.owner, self._settings.lease, free):
                 self._begin(job)
 
@@ -153,7 +166,7 @@ class Dispatcher:
         job = run.job
         try:
             ending = await self._ending(run)
-            run.is_over = True
+            run.calls, run.is_over = False, True
             if ending is not None:
                 await self._write(run, ending)
         except Exception:
@@ -171,20 +184,27 @@ class Dispatcher:
         def report(progress: Progress) -> None:
             self._reports.report(run.job, progress)
 
+        if run.why:
+            return self._broken_off(run)
+        run.calls = True
         try:
             return await self._runner.run(run.job, report)
         except asyncio.CancelledError:
-            if run.why == "cancelled":
-                return Ending("cancelled")
-            if run.why == "interrupted":
-                error = Unavailable("the gateway was stopped while the job ran", code="interrupted")
-                return Ending("interrupted" if self._settings.repeat else "failed", error)
-            if run.why == "lost":
-                return None
-            raise
+            if not run.why or run.task is None:
+                raise
+            run.task.uncancel()
+            return self._broken_off(run)
         except Exception:
             log.exception("%s: internal error", run.job.id)
             return Ending("failed", GatewayError(f"internal error; the gateway's log tells more under {run.job.id}"))
+
+    def _broken_off(self, run: _Run) -> Ending | None:
+        if run.why == "lost":
+            return None
+        if run.why == "cancelled":
+            return Ending("cancelled")
+        error = Unavailable("the gateway was stopped while the job ran", code="interrupted")
+        return Ending("interrupted" if self._settings.repeat or not run.calls else "failed", error)
 
     async def _write(self, run: _Run, ending: Ending) -> None:
         """Write down how a run ended, as soon as the database is there; what was answered must not be lost."""
@@ -199,10 +219,10 @@ class Dispatcher:
                 break
             except Unavailable:
                 await asyncio.sleep(_PATIENCE)
-        if not is_written:
-            log.warning("%s: another process has taken it over; this run's end counts for nothing", run.job.id)
-            if kept.file is not None:
-                await self._results.delete(kept.file)
+        if (
+            not is_written
+        ):  # a file may be the result after all, if the database only failed to say so: its time ends it
+            log.warning("%s: it had ended already, or another process has taken it over", run.job.id)
 
     async def _kept(self, job: Claimed, ending: Ending) -> tuple[Kept, Ending]:
         """Where the answer is; or that there is no place for it."""

@@ -66,7 +66,7 @@ class Feed:
         with self._bell.heard(job.id) as news:
             await response.prepare(request)
             with contextlib.suppress(ConnectionError, Unavailable):
-                if await self._write(response, job.id, int(after), news):
+                if await self._write(request, response, int(after), news):
                     await response.write_eof()
                     return response
         response.force_close()
@@ -74,10 +74,10 @@ class Feed:
             request.transport.close()
         return response
 
-    async def _write(self, response: web.StreamResponse, job_id: str, after: int, news: asyncio.Event) -> bool:
+    async def _write(self, request: web.Request, response: web.StreamResponse, after: int, news: asyncio.Event) -> bool:
         """Write events until the last; False: the stream is broken off, and the client may come again."""
-        heard = time.monotonic()
-        while self._is_open():
+        heard, job_id = time.monotonic(), request.match_info["id"]
+        while self._is_open() and request.transport is not None and not request.transport.is_closing():
             news.clear()
             found = await self._reader.events(job_id, after)
             for event in found:

@@ -10,6 +10,7 @@ from gatehook_plugins.jobs.signing import key_of
 __all__ = ["JobsSettings"]
 
 _SHORTEST_SECRET: Final = 24
+_CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "cookie", "proxy-authorization"})
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -20,6 +21,12 @@ def _sound(secret: SecretStr) -> SecretStr:
         raise ValueError(f"must have at least {_SHORTEST_SECRET} characters; make one with: openssl rand -base64 32")
     key_of(text)
     return secret
+
+
+def _no_credentials(names: list[str]) -> list[str]:
+    if found := [name for name in names if name.lower() in _CREDENTIALS]:
+        raise ValueError(f"{found[0]} holds credentials, which are not kept")
+    return names
 
 
 class JobsSettings(Section):
@@ -54,7 +61,7 @@ class JobsSettings(Section):
         default=262_144, ge=0, description="larger results go to the file store, where there is one"
     )
     max_result: ByteSize = Field(default=67_108_864, ge=1, description="largest result that is kept without one")
-    keep_headers: list[str] = Field(
+    keep_headers: Annotated[list[str], AfterValidator(_no_credentials)] = Field(
         default=["Cache-Control"], description="headers of the request that the job is run with; no credentials"
     )
     webhook_secret: Annotated[SecretStr, AfterValidator(_sound)] = Field(

@@ -21,6 +21,9 @@ __all__ = ["Claimed", "Limits", "NewJob", "Store", "now"]
 _CLAIM_LOCK: Final = 0x6761_7465_6A6F_6273
 """Of PostgreSQL, and of nothing else: who counts what runs must see what others have just begun."""
 
+_ROOM_LOCK: Final = 0x6A6F_6273
+"""Of PostgreSQL, together with a user's hash."""
+
 
 def now() -> int:
     """Epoch milliseconds."""
@@ -88,6 +91,8 @@ class Store:
                 await self._quotas.reserve(connection, job.id, call)
 
     async def _check_room(self, connection: AsyncConnection, user: str, most: int) -> None:
+        if self._database.dialect == "postgresql":  # so that none are submitted while they are counted
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ROOM_LOCK, sa.func.hashtext(user))))
         is_open = sa.and_(jobs.c.user_id == user, jobs.c.status.in_(("queued", "running")))
         count = (await connection.execute(sa.select(sa.func.count()).select_from(jobs).where(is_open))).scalar_one()
         if count >= most:
@@ -204,12 +209,16 @@ class Store:
         """
         values = {**_QUEUED, "due": now() + int(delay * 1000), "tries": jobs.c.tries - (0 if counts else 1)}
         async with self._database.writing() as connection:
+            if await self._doomed(connection, job):
+                return True
             return await _moved(connection, _held(job), values, "queued", envelope(why)) is not None
 
     async def postpone(self, job: Claimed, delay: float, why: GatewayError) -> bool:
         """As `put_back`, and of the same user and model nothing else runs before: a limit would refuse that too."""
         due = now() + int(delay * 1000)
         async with self._database.writing() as connection:
+            if await self._doomed(connection, job):
+                return True
             values = {**_QUEUED, "due": due, "tries": jobs.c.tries - 1}
             row = await _moved(connection, _held(job), values, "queued", envelope(why))
             if row is None:
@@ -218,6 +227,10 @@ class Store:
             later = sa.select(jobs.c.id).where(alike, jobs.c.due < due).with_for_update(skip_locked=True)
             await connection.execute(sa.update(jobs).where(jobs.c.id.in_(later)).values(due=due))
             return True
+
+    async def _doomed(self, connection: AsyncConnection, job: Claimed) -> bool:
+        """End a job that somebody has cancelled meanwhile; whether somebody has."""
+        return await self._ended(connection, (*_held(job), jobs.c.cancelling), job.id, "cancelled")
 
     async def cancel(self, job_id: str) -> Status:
         """Cancel a job, or have its process do so; gives what its status is now.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, HEALTH, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
+from gatehook import CATALOG, HEALTH, JOBS, METER, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
 from gatehook_plugins.metrics.deployments import vitalities
 from gatehook_plugins.metrics.exposition import Exposition
+from gatehook_plugins.metrics.plugin_times import PluginTimes
 from gatehook_plugins.metrics.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Metrics:
         )
         process: bool = Field(default=False, description="also tell of the process: memory, CPU, file descriptors")
         feathergate_names: bool = Field(default=False, description="also count requests under FeatherGate's names")
+        plugin_times: bool = Field(
+            default=False, description="also tell what each plugin costs, and how often it fails"
+        )
 
     requires = (CATALOG,)
 
@@ -48,6 +52,7 @@ class Metrics:
             lambda: [(self._recorder.numbers.page(), True)],
             process=settings.process,
             feathergate_names=settings.feathergate_names,
+            plugin_times=settings.plugin_times,
         )
 
     @property
@@ -57,8 +62,9 @@ class Metrics:
 
     @hookimpl
     def register_services(self) -> Iterable[tuple[ServiceKey[Any], object]]:
-        """The page, for surfaces that have an address of their own for it."""
-        return [(METRICS, self)]
+        """The page, for surfaces that have an address of their own for it; and what measures plugins, if wanted."""
+        times = PluginTimes(lambda: self._recorder.numbers)
+        return [(METRICS, self), *([(METER, times)] if self._settings.plugin_times else [])]
 
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
@@ -66,6 +72,8 @@ class Metrics:
         catalog = self._recorder.catalog = gateway.services[CATALOG]
         if (health := gateway.services.get(HEALTH)) is not None:
             self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
+        if (jobs := gateway.services.get(JOBS)) is not None:
+            self._exposition.show_jobs(jobs.counts)
         return [self._recorder]
 
     def tell_inference(self) -> None:

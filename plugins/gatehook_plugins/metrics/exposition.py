@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gatehook import Vitality
 from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.numbers import Page
+from gatehook_plugins.metrics.plugin_times import plugin_metrics
 from gatehook_plugins.metrics.recorder import (
     DURATION_BOUNDS,
     DURATIONS,
@@ -43,14 +44,21 @@ class Exposition(Collector):
     """Serves /metrics. `pages` gives what each process has counted, and whether it is there."""
 
     def __init__(
-        self, pages: Callable[[], Iterable[tuple[Page, bool]]], *, process: bool, feathergate_names: bool
+        self,
+        pages: Callable[[], Iterable[tuple[Page, bool]]],
+        *,
+        process: bool,
+        feathergate_names: bool,
+        plugin_times: bool,
     ) -> None:
         self._pages = pages
         self._by_worker = False
         self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
+        self._jobs: Callable[[], Mapping[str, int]] | None = None
         self._shows_inference = False
         self._process = process
         self._feathergate_names = feathergate_names
+        self._plugin_times = plugin_times
 
     def show_workers(self, pages: Callable[[], Iterable[tuple[Page, bool]]]) -> None:
         """Show what these pages come to from now on: one of each worker."""
@@ -59,6 +67,10 @@ class Exposition(Collector):
     def show_deployments(self, vitalities: Callable[[], Mapping[str, Vitality]]) -> None:
         """Show also how the deployments do."""
         self._deployments = vitalities
+
+    def show_jobs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Show also how many jobs there are, by status."""
+        self._jobs = counts
 
     def show_inference(self) -> None:
         """Show also what the generation API promises, under its names."""
@@ -79,10 +91,14 @@ class Exposition(Collector):
         yield from _gateway(totals)
         if self._deployments is not None:
             yield from deployment_metrics(self._deployments())
+        if self._jobs is not None:
+            yield _jobs(self._jobs())
         if self._shows_inference:
             yield from _inference(totals)
         if self._feathergate_names:
             yield from _feathergate(totals)
+        if self._plugin_times:
+            yield from plugin_metrics(totals)
         if self._process:
             yield from _workers(totals.processes) if self._by_worker else _this_process()
 
@@ -128,6 +144,17 @@ def _gateway(totals: Totals) -> Iterable[Metric]:
         totals.family(FIRST_TOKENS),
         TTFT_BOUNDS,
     )
+
+
+def _jobs(counts: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "gateway_jobs",
+        "Jobs that are kept, in all processes. status: queued, running, succeeded, failed, cancelled.",
+        labels=("status",),
+    )
+    for status, count in counts.items():
+        family.add_metric((status,), count)
+    return family
 
 
 def _inference(totals: Totals) -> Iterable[Metric]:

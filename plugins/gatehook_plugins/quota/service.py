@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Caps, Database, Directory, Ledger, Principal
 from gatehook_plugins.quota import store
-from gatehook_plugins.quota.account import NOTHING, Account, Need, room
+from gatehook_plugins.quota.account import Account, Need, room
 from gatehook_plugins.quota.books import Books
 from gatehook_plugins.quota.broker import Broker
 from gatehook_plugins.quota.refusal import reserved, used_up
@@ -61,9 +61,9 @@ class QuotaService:
             RateLimited: the caps do not allow it.
         """
         now = self._now()
-        # As no process: what they all hold is others'. Locks the user, so what is read afterwards holds.
-        standing = (await store.standings(connection, "", [user_id], int(now * 1000)))[user_id]
-        left = room(caps, standing, NOTHING - await store.reserved(connection, name))
+        # As no process: what they all hold is others'.
+        standing = (await store.standings(connection, "", [user_id], int(now * 1000), beside=name))[user_id]
+        left = room(caps, standing)
         if not (need.is_bounded_by(left) or need.is_expected_in(left)):
             raise used_up(caps, standing, need, now) or reserved()
         await store.reserve(connection, name, user_id, need.most)

@@ -104,16 +104,19 @@ def periods(at: int) -> Periods:
     return _periods(at // _MS_A_DAY)
 
 
-async def standings(connection: AsyncConnection, owner: str, users: Iterable[str], now: int) -> dict[str, Standing]:
-    """How each of these users stands at `now` (epoch ms), as process `owner` sees it. Locks them.
+async def standings(
+    connection: AsyncConnection, owner: str, users: Iterable[str], now: int, *, beside: str = ""
+) -> dict[str, Standing]:
+    """How each of these users stands at `now` (epoch ms), as process `owner` sees it ("": as none). Locks them.
 
     What other machines, whose clocks are ahead, have already booked on tomorrow counts as today's where it is more.
+    The reservation `beside` is left out.
     """
     users = sorted(users)
     await _lock(connection, users)
-    await _take_back(connection, LEASES.c.owner == owner, LEASES.c.user_id.in_(users))
-    booked = await _balances(connection, users, periods(now))
-    ahead = await _balances(connection, users, periods(now + _MS_A_DAY))
+    if owner:
+        await _take_back(connection, LEASES.c.owner == owner, LEASES.c.user_id.in_(users))
+    booked, ahead = await _balances(connection, users, periods(now), periods(now + _MS_A_DAY))
     leased: dict[str, Amount] = {}
     rows = await connection.execute(
         sa.select(LEASES.c.user_id, LEASES.c.tokens, LEASES.c.nano).where(
@@ -122,7 +125,7 @@ async def standings(connection: AsyncConnection, owner: str, users: Iterable[str
     )
     for user, tokens, nano in rows:
         leased[user] = leased.get(user, NOTHING) + Amount(tokens, nano)
-    for user, amount in (await _reservations(connection, users)).items():
+    for user, amount in (await _reservations(connection, users, beside)).items():
         leased[user] = leased.get(user, NOTHING) + amount
 
     def standing(user: str) -> Standing:
@@ -132,11 +135,13 @@ async def standings(connection: AsyncConnection, owner: str, users: Iterable[str
     return {user: standing(user) for user in users}
 
 
-async def _reservations(connection: AsyncConnection, users: Sequence[str]) -> dict[str, Amount]:
-    """What is reserved in all, by user."""
+async def _reservations(connection: AsyncConnection, users: Sequence[str], beside: str) -> dict[str, Amount]:
+    """What is reserved in all, by user, but for one reservation."""
     found, tokens, nano = RESERVATIONS, sa.func.sum(RESERVATIONS.c.tokens), sa.func.sum(RESERVATIONS.c.nano)
     rows = await connection.execute(
-        sa.select(found.c.user_id, tokens, nano).where(found.c.user_id.in_(users)).group_by(found.c.user_id)
+        sa.select(found.c.user_id, tokens, nano)
+        .where(found.c.user_id.in_(users), found.c.name != beside)
+        .group_by(found.c.user_id)
     )
     return {user: Amount(int(tokens), int(nano)) for user, tokens, nano in rows}
 
@@ -168,24 +173,27 @@ async def take_reserved(connection: AsyncConnection, used: Mapping[str, Amount])
 
 async def used(connection: AsyncConnection, user_id: str, now: int) -> tuple[Amount, Amount, Amount]:
     """What a user has used in all, and in the day and the month of `now` (epoch ms)."""
-    return (await _balances(connection, [user_id], periods(now)))[user_id]
+    (balances,) = await _balances(connection, [user_id], periods(now))
+    return balances[user_id]
 
 
 async def _balances(
-    connection: AsyncConnection, users: Sequence[str], at: Periods
-) -> dict[str, tuple[Amount, Amount, Amount]]:
+    connection: AsyncConnection, users: Sequence[str], *moments: Periods
+) -> list[dict[str, tuple[Amount, Amount, Amount]]]:
+    """Of each moment's periods, by user."""
+    names = {name for at in moments for name in at.names}
     found: dict[tuple[str, str], Amount] = {}
     rows = await connection.execute(
-        sa.select(BALANCES).where(BALANCES.c.user_id.in_(users), BALANCES.c.period.in_(at.names))
+        sa.select(BALANCES).where(BALANCES.c.user_id.in_(users), BALANCES.c.period.in_(names))
     )
     for user, period, tokens, nano in rows:
         found[user, period] = Amount(tokens, nano)
 
-    def of(user: str) -> tuple[Amount, Amount, Amount]:
+    def of(user: str, at: Periods) -> tuple[Amount, Amount, Amount]:
         total, day, month = (found.get((user, name), NOTHING) for name in at.names)
         return total, day, month
 
-    return {user: of(user) for user in users}
+    return [{user: of(user, at) for user in users} for at in moments]
 
 
 async def write(connection: AsyncConnection, owner: str, leases: Mapping[str, Amount], now: int) -> None:

@@ -21,6 +21,7 @@ from gatehook_plugins.vendor_gguf.header import BadFile
 from gatehook_plugins.vendor_gguf.library import Library
 from gatehook_plugins.vendor_gguf.link import Link
 from gatehook_plugins.vendor_gguf.messages import Rules, Spec
+from gatehook_plugins.vendor_gguf.options import MOST_SLOTS
 from gatehook_plugins.vendor_gguf.service import LocalGGUF
 from gatehook_plugins.vendor_gguf.shelf import Shelf
 from gatehook_plugins.vendor_gguf.vendor import INSTALL, GGUFVendor, is_installed
@@ -65,10 +66,17 @@ class VendorGGUF:
         context: Count = Field(
             default=0, description="tokens of a request and its answer; 0: what the model has, up to 8192"
         )
-        slots: PositiveInt = Field(default=4, description="requests that a model answers at the same time")
+        slots: PositiveInt = Field(
+            default=4, le=MOST_SLOTS, description="requests that a model answers at the same time"
+        )
         batch: PositiveInt = Field(default=512, description="tokens of prompts that are read in one step, at most")
         threads: Count = Field(default=0, description="threads of each model; 0: all cores but one")
         gpu_layers: int = Field(default=0, ge=-1, description="layers on a GPU; -1: all")
+        step_timeout: float = Field(
+            default=300.0,
+            ge=0,
+            description="seconds without a sign of life after which a model's process is hung, and ended; 0: never",
+        )
 
     requires = (CATALOG,)
 
@@ -160,6 +168,7 @@ class VendorGGUF:
             settings.batch,
             settings.threads,
             settings.gpu_layers,
+            settings.step_timeout,
             self._memory,
         )
         base = gateway.settings.path.parent

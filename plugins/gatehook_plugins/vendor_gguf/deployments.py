@@ -15,14 +15,13 @@ from gatehook_plugins.vendor_gguf.estimate import context_of, need
 from gatehook_plugins.vendor_gguf.header import BadFile, Header
 from gatehook_plugins.vendor_gguf.library import Family, Library, Variant
 from gatehook_plugins.vendor_gguf.messages import Spec
-from gatehook_plugins.vendor_gguf.options import EngineOptions
+from gatehook_plugins.vendor_gguf.options import EngineOptions, option_faults
 
 __all__ = ["VENDOR", "Defaults", "DeploymentOptions", "Deployments"]
 
 log = logging.getLogger("gatehook.vendor_gguf")
 
 VENDOR: Final = "gguf"
-_POOLINGS: Final = ("", "mean", "cls", "last")
 _CHATS: Final = ("text-generation", "conversation", "tools")
 _EMBEDS: Final = ("embeddings",)
 
@@ -47,17 +46,11 @@ class DeploymentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     reasoning: tuple[str, str] | None = None
     """What stands before and after the part of an answer that is reasoning."""
     seed: int | None = None
+    step_timeout: float | None = None
 
     def faults(self) -> Sequence[str]:
         """What is wrong with them."""
-        lowest = {"context": 0, "slots": 1, "batch": 1, "threads": 0, "gpu_layers": -1}
-        found = [
-            f"options: {name} must be {least} or more"
-            for name, least in lowest.items()
-            if (value := getattr(self, name)) is not None and value < least
-        ]
-        if self.pooling not in _POOLINGS:
-            found.append("options: pooling must be 'mean', 'cls' or 'last'")
+        found = [f"options: {fault}" for fault in option_faults(msgspec.structs.asdict(self))]
         if self.reasoning is not None and not all(self.reasoning):
             found.append("options: reasoning must be two tags, as in ['<think>', '</think>']")
         return found
@@ -73,6 +66,7 @@ class Defaults:
     batch: int
     threads: int
     gpu_layers: int
+    step_timeout: float
     memory: Callable[[], int]
     """Tells how many bytes there are: of several quantizations, the largest that fits is chosen."""
 
@@ -239,6 +233,7 @@ class Deployments:
             pooling=options.pooling,
             reasoning=options.reasoning,
             seed=options.seed,
+            step_timeout=chosen(options.step_timeout, defaults.step_timeout),
         )
 
 
@@ -248,9 +243,13 @@ def _options(target: Target) -> DeploymentOptions:
     Raises:
         InvalidRequest: they are none; `gatehook check` tells it, too.
     """
+    faults: Sequence[str]
     try:
-        return msgspec.convert(dict(target.options), DeploymentOptions)
+        options = msgspec.convert(dict(target.options), DeploymentOptions)
+        faults = options.faults()
     except msgspec.ValidationError as error:
-        raise InvalidRequest(
-            f"the model {target.name!r}: options: {error}", param="options", retry=Retry.NEXT
-        ) from None
+        faults = [f"options: {error}"]
+    if faults:
+        message = f"the model {target.name!r}: {'; '.join(faults)}"
+        raise InvalidRequest(message, param="options", retry=Retry.NEXT)
+    return options

@@ -29,6 +29,8 @@ _LINE: Final = 1 << 20
 _LAST_WORDS: Final = 5
 _ENDING: Final = 5.0
 """Seconds to end in, before it is killed."""
+_LOOKS: Final = 4
+"""How often in a row it must have given no sign of life to be hung: this process may have been halted, too."""
 
 
 class EngineProcess:
@@ -48,6 +50,9 @@ class EngineProcess:
         self._killer: asyncio.TimerHandle | None = None
         self._was_killed = False
         """Whether we have killed it."""
+        self._heard = False
+        """Whether it gave a sign of life since somebody looked."""
+        self._hung = False
 
     @property
     def socket(self) -> str:
@@ -97,7 +102,11 @@ class EngineProcess:
             EngineFailed: it has ended for another reason.
         """
         assert self._process is not None  # noqa: S101  # begun before
-        await self._process.wait()
+        watch = asyncio.create_task(self._watch(self._process))
+        try:
+            await self._process.wait()
+        finally:
+            watch.cancel()
         await self._heard_out()
         if not self._stopping or (self._process.returncode and not self._was_killed):
             served = time.monotonic() - (self._ready_at or time.monotonic())
@@ -108,6 +117,11 @@ class EngineProcess:
         self._stopping = True
         if self._process is not None:
             self._end(self._process)
+
+    @property
+    def pid(self) -> int | None:
+        """Its number, once it is begun."""
+        return None if self._process is None else self._process.pid
 
     @property
     def memory(self) -> int | None:
@@ -131,7 +145,7 @@ class EngineProcess:
                 raise EngineFailed(f"could not be loaded: {failed.get('message') or failed.get('code')}")
             elif isinstance(ready := word.get("ready"), dict):
                 self.context = int(ready.get("context") or 0)
-                self._listeners.append(asyncio.create_task(self._drain(process.stdout)))
+                self._listeners.append(asyncio.create_task(self._hear_signs(process.stdout)))
                 return
         await process.wait()
         await self._heard_out()
@@ -145,9 +159,21 @@ class EngineProcess:
                 self._words.append(text[:500])
                 log.debug("%s: %s", self.options.name, text)
 
-    async def _drain(self, stream: asyncio.StreamReader) -> None:
+    async def _hear_signs(self, stream: asyncio.StreamReader) -> None:
         while await stream.read(_LINE):
-            pass
+            self._heard = True
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Kill it when it hangs."""
+        if not self.options.step_timeout:
+            return
+        silent = 0
+        while silent < _LOOKS:
+            self._heard = False
+            await asyncio.sleep(self.options.step_timeout / _LOOKS)
+            silent = 0 if self._heard else silent + 1
+        self._hung = True
+        self._kill(process)
 
     @staticmethod
     async def _line(stream: asyncio.StreamReader) -> bytes:
@@ -187,7 +213,9 @@ class EngineProcess:
 
     def _how_it_ended(self, process: asyncio.subprocess.Process) -> str:
         status = process.returncode or 0
-        if status == -signal.SIGKILL:
+        if self._hung:
+            how = f"hung: it gave no sign of life for {self.options.step_timeout:g} s (step_timeout), and was killed"
+        elif status == -signal.SIGKILL:
             how = "was killed (SIGKILL), as the system does when memory runs out"
         elif status < 0:
             how = f"ended by signal {signal.Signals(-status).name}"

@@ -52,6 +52,8 @@ class Manager:
         self._residents: dict[str, Resident] = {}
         self._wants: dict[str, _Want] = {}
         """By name, in the order in which they are to be met."""
+        self._chosen: dict[str, Spec] = {}
+        """What somebody chose of a model by `load`, by name: it holds until another is chosen, or it is unloaded."""
         self._failures = Failures()
         self._needs: dict[str, int] = {}
         """Bytes that models need, by their content, as measured."""
@@ -108,6 +110,8 @@ class Manager:
             Refusal: as `acquire`.
         """
         self._failures.forget(spec.name)
+        if exact:
+            self._chosen[spec.name] = spec
         resident = self._residents.get(spec.name)
         if resident is not None and exact and resident.spec.content != spec.content:
             self._leave(resident)
@@ -115,11 +119,16 @@ class Manager:
             return
         if exact and (want := self._wants.get(spec.name)) is not None:
             want.spec = spec  # the latest word
-        self.release(await self._awaited(spec, self._rules.queue_timeout))
+        try:
+            self.release(await self._awaited(spec, self._rules.queue_timeout))
+        except Refusal:
+            self._unchoose(spec)
+            raise
 
     async def unload(self, name: str) -> None:
         """Unload a model when its requests are answered; returns when its process has ended. It is pinned no more."""
         self._failures.forget(name)
+        self._chosen.pop(name, None)
         if (pin := self._pins.pop(name, None)) is not None:
             pin.cancel()
         if (resident := self._residents.get(name)) is not None:
@@ -165,6 +174,7 @@ class Manager:
         if self._closed:
             raise Refusal(*_SHUTTING_DOWN)
         loop = asyncio.get_running_loop()
+        spec = self._preferred(spec)
         self._failures.check(spec, loop.time())
         spec = await self._looked_at(spec)
         self._refuse_hopeless(spec)
@@ -187,6 +197,18 @@ class Manager:
             raise
         finally:
             self._drop_unwanted(spec.name)
+
+    def _preferred(self, spec: Spec) -> Spec:
+        """What was chosen of this model, unless its settings have changed since."""
+        chosen = self._chosen.get(spec.name, spec)
+        if chosen.origin != spec.origin and spec.stamp > chosen.stamp:
+            del self._chosen[spec.name]
+            return spec
+        return chosen
+
+    def _unchoose(self, spec: Spec) -> None:
+        if (chosen := self._chosen.get(spec.name)) is not None and chosen.content == spec.content:
+            del self._chosen[spec.name]
 
     def _want(self, spec: Spec) -> _Want:
         want = self._wants.get(spec.name)
@@ -334,6 +356,8 @@ class Manager:
         elif failed.served is not None or not resident.leaving or resident.wanted:  # else it was stopped while loading
             now = asyncio.get_running_loop().time()
             failure = self._failures.note(resident.spec, failed, now)
+            if failed.served is None:  # its file may be gone; the usual one may do
+                self._unchoose(resident.spec)
             log.error("%s %s", resident.spec.name, failed.reason)
             _refuse(resident.waiters, failure.refusal(now))
 

@@ -1,8 +1,17 @@
 """What an engine is told when it is begun: one JSON line on its standard input."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
 import msgspec
 
-__all__ = ["EngineOptions"]
+__all__ = ["MOST_SLOTS", "EngineOptions", "option_faults"]
+
+MOST_SLOTS: Final = 256
+"""Sequences that the library can have."""
+_LEAST: Final = {"context": 0, "slots": 1, "batch": 1, "threads": 0, "gpu_layers": -1, "step_timeout": 0}
+_LARGEST: Final = 2**31 - 1
+_POOLINGS: Final = ("", "mean", "cls", "last")
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,3 +43,17 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands before and after the part of an answer that is reasoning."""
     seed: int | None = None
     """Of requests that give none; None for a random one each."""
+    step_timeout: float = 300.0
+    """Seconds without a sign of life after which it is taken for hung; 0 for ever."""
+
+
+def option_faults(options: Mapping[str, Any]) -> Sequence[str]:
+    """What is wrong with options of these names; those that are not there, or None, are not looked at."""
+    given = {name: value for name, value in options.items() if value is not None}
+    found = []
+    for name, least in _LEAST.items():
+        if not least <= given.get(name, least) <= (most := MOST_SLOTS if name == "slots" else _LARGEST):
+            found.append(f"{name} must be {least} or more" + (f", and {most} at most" if given[name] > most else ""))
+    if given.get("pooling", "") not in _POOLINGS:
+        found.append("pooling must be 'mean', 'cls' or 'last'")
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gatehook.services import LEDGER, QUOTAS
+from gatehook import LEDGER, QUOTAS
 
 Gateway = Callable[..., AbstractAsyncContextManager[Any]]
 

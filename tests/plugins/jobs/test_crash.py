@@ -39,7 +39,7 @@ name = "m"
 vendor = "mock"
 options = {{ text = "done", first_delay = 0.02 }}
 """
-JOBS = 200
+JOBS = 160
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "async": True}
 
 

@@ -110,6 +110,20 @@ async def test_a_stop_ends_the_feed_without_a_clean_end_and_a_client_goes_on_els
         assert (await stays.ended(job_id))["status"] == "succeeded"
 
 
+async def test_a_client_that_leaves_leaves_nothing_behind(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
+        at.stage.held = True
+        job_id = await at.submit()
+        await at.stage.plays.get()
+        before = asyncio.all_tasks()
+        async with at.session.get(f"{at.url}/v1/jobs/{job_id}/events") as answer:
+            await anext(events(answer))
+            answer.close()
+        async with asyncio.timeout(5):
+            while asyncio.all_tasks() - before:  # noqa: ASYNC110  # nobody announces it
+                await asyncio.sleep(0.02)
+
+
 async def test_head_of_a_feed_answers_at_once(lite: Callable[..., Any]) -> None:
     async with lite() as at:
         at.stage.held = True

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from gatehook import InvalidRequest, UpstreamError, decode
 from gatehook.testing import serving
@@ -73,14 +74,11 @@ async def test_without_the_plugin_a_job_is_refused_naming_it() -> None:
     settings = (
         "[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_mock]\n[[models]]\nname='m'\nvendor='mock'\n"
     )
-    async with serving(settings) as served:
-        from aiohttp import ClientSession
-
-        async with ClientSession() as session:
-            async with session.post(f"{served.url}/v1/chat/completions", json=CHAT | {"async": True}) as answer:
-                said = (await answer.json())["error"]
-                assert (answer.status, said["code"], said["param"]) == (400, "jobs_disabled", "async")
-                assert "[plugins.jobs]" in said["message"]
+    async with serving(settings) as served, ClientSession() as session:
+        async with session.post(f"{served.url}/v1/chat/completions", json=CHAT | {"async": True}) as answer:
+            said = (await answer.json())["error"]
+        assert (answer.status, said["code"], said["param"]) == (400, "jobs_disabled", "async")
+        assert "[plugins.jobs]" in said["message"]
 
 
 async def test_an_error_that_will_not_pass_fails_the_job_at_once(lite: Callable[..., Any]) -> None:
@@ -93,8 +91,8 @@ async def test_an_error_that_will_not_pass_fails_the_job_at_once(lite: Callable[
         }  # fmt: skip
 
 
-async def test_an_error_that_may_pass_is_tried_again_a_few_times(house: Callable[..., Any]) -> None:
-    async with house() as at:
+async def test_an_error_that_may_pass_is_tried_again_a_few_times(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
         at.stage.script = [UpstreamError("away"), UpstreamError("away")]
         assert (await at.ended(await at.submit()))["status"] == "succeeded"
         at.stage.script = [UpstreamError("away")] * 3
@@ -115,8 +113,8 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(house: Callable[
         assert [call.payload["messages"][0]["content"] for call in at.stage.calls] == ["first"]
 
 
-async def test_a_running_job_is_cancelled_and_its_call_broken_off(house: Callable[..., Any]) -> None:
-    async with house() as at:
+async def test_a_running_job_is_cancelled_and_its_call_broken_off(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
         at.stage.held = True
         job_id = await at.submit()
         play = await at.stage.plays.get()
@@ -141,8 +139,8 @@ async def test_a_job_that_runs_in_another_process_is_cancelled_within_a_second(h
         assert asyncio.get_running_loop().time() - begun < 1
 
 
-async def test_an_ended_job_is_not_cancelled_but_can_be_purged(house: Callable[..., Any]) -> None:
-    async with house() as at:
+async def test_an_ended_job_is_not_cancelled_but_can_be_purged(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
         job_id = await at.submit()
         await at.ended(job_id)
         status, said = await at.ask("DELETE", f"/v1/jobs/{job_id}")
@@ -224,13 +222,11 @@ async def test_no_more_jobs_of_a_user_are_queued_than_may_be(house: Callable[...
 
 
 async def test_texts_that_no_database_keeps_do_no_harm(house: Callable[..., Any]) -> None:
-    wildcard = '[[models]]\nname = "w/*"\nvendor = "stage"\n'
-    async with house(more=wildcard) as at:
-        raw = b'{"model":"w/\\u00e9","messages":[{"role":"user","content":"\\ud83d \\u0000"}],"async":true}'
-        headers = {"Content-Type": "application/json"}
+    async with house() as at:
+        raw = b'{"model":"m","messages":[{"role":"user","content":"\\ud83d \\u0000"}],"async":true}'
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-\u00e9"}
         async with at.session.post(f"{at.url}/v1/chat/completions", data=raw, headers=headers) as answer:
             said = decode(await answer.read())
             assert answer.status == 202, said
-        job = await at.ended(said["job_id"])
-        assert (job["status"], job["model"]) == ("succeeded", "w/é")
+        assert (await at.ended(said["job_id"]))["status"] == "succeeded"
         assert at.stage.calls[0].payload["messages"][0]["content"] == "\ud83d \x00"

@@ -84,8 +84,8 @@ async def test_what_is_reserved_is_no_other_request_s(house: Callable[..., Any],
         assert (await at.ask("POST", "/v1/chat/completions", BODY | {"async": False}, key))[0] == 200
 
 
-async def test_a_refused_job_is_not_there(house: Callable[..., Any], more: str) -> None:
-    async with house(more=more) as at:
+async def test_a_refused_job_is_not_there(lite: Callable[..., Any], more: str) -> None:
+    async with lite(more=more) as at:
         key = await key_of(at, tokens=1)
         status, said = await at.ask("POST", "/v1/chat/completions", BODY, key)
         assert (status, said["error"]["code"]) == (429, "insufficient_quota")
@@ -93,8 +93,8 @@ async def test_a_refused_job_is_not_there(house: Callable[..., Any], more: str) 
         assert await reserved(at) == 0
 
 
-async def test_a_budget_needs_a_price_at_submission(house: Callable[..., Any], more: str) -> None:
-    async with house(more=more) as at:
+async def test_a_budget_needs_a_price_at_submission(lite: Callable[..., Any], more: str) -> None:
+    async with lite(more=more) as at:
         key = await key_of(at, budget=10**9)
         status, said = await at.ask("POST", "/v1/chat/completions", BODY | {"model": "other"}, key)
         assert (status, said["error"]["code"]) == (403, "unpriced_model")
@@ -134,9 +134,9 @@ async def test_a_job_whose_process_died_keeps_its_reservation(house: Callable[..
 
 
 async def test_a_cap_that_is_lowered_meanwhile_does_not_take_what_is_reserved(
-    house: Callable[..., Any], more: str
+    lite: Callable[..., Any], more: str
 ) -> None:
-    async with house(jobs="concurrency = 1", more=more) as at:
+    async with lite(jobs="concurrency = 1", more=more) as at:
         key = await key_of(at, tokens=1000)
         at.stage.held = True
         first, second = await submit_all(at, key, 2)

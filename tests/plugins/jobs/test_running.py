@@ -33,8 +33,8 @@ async def user(at: Any, name: str) -> tuple[str, str]:
     return key.id, text
 
 
-async def test_an_idle_process_picks_a_job_up_at_once(house: Callable[..., Any]) -> None:
-    async with house(jobs="") as at:
+async def test_an_idle_process_picks_a_job_up_at_once(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="") as at:
         at.stage.held = True
         await at.submit()
         begun = asyncio.get_running_loop().time()
@@ -82,16 +82,16 @@ async def test_of_one_user_only_so_many_run_in_all_processes_and_others_do_not_w
         play = await one.stage.plays.get()
         assert play.text == "bob"
         one.stage.held, one.stage.delay = False, 0.01
-        for play in (*plays, play):
-            play.answer.set_result("ok")
+        for held in (*plays, play):
+            held.answer.set_result("ok")
         await two.ended(bob, key="bob-0123456789abcdef")
         for job_id in ids:
             assert (await two.ended(job_id, key="alice-0123456789abcdef"))["status"] == "succeeded"
         assert one.stage.most == 3
 
 
-async def test_of_one_vendor_only_so_many_run(house: Callable[..., Any]) -> None:
-    async with house(jobs="per_vendor = { stage = 1 }") as at:
+async def test_of_one_vendor_only_so_many_run(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="per_vendor = { stage = 1 }") as at:
         at.stage.delay = 0.01
         ids = [await at.submit() for _ in range(8)]
         for job_id in ids:
@@ -99,9 +99,9 @@ async def test_of_one_vendor_only_so_many_run(house: Callable[..., Any]) -> None
         assert at.stage.most == 1
 
 
-async def test_a_limit_of_the_gateway_s_own_makes_jobs_wait_and_not_fail(house: Callable[..., Any]) -> None:
+async def test_a_limit_of_the_gateway_s_own_makes_jobs_wait_and_not_fail(lite: Callable[..., Any]) -> None:
     limit = "[plugins.rate_limit]\nconcurrent_requests = 1\n"
-    async with house(more=limit) as at:
+    async with lite(more=limit) as at:
         at.stage.delay = 0.01
         ids = [await at.submit() for _ in range(4)]
         done = [await at.ended(job_id) for job_id in ids]
@@ -161,9 +161,9 @@ async def test_a_job_whose_process_is_silent_is_run_by_another_and_the_first_cou
 
 @pytest.mark.parametrize(("setting", "code"), [("repeat = false", "worker_lost"), ("max_attempts = 1", "worker_lost")])
 async def test_what_may_not_be_repeated_fails_when_its_process_dies(
-    house: Callable[..., Any], setting: str, code: str
+    lite: Callable[..., Any], setting: str, code: str
 ) -> None:
-    async with house(jobs=setting, lease=600) as at, house(jobs=setting, stage=at.stage):
+    async with lite(jobs=setting, lease=600) as at, lite(jobs=setting, stage=at.stage):
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
@@ -172,8 +172,8 @@ async def test_what_may_not_be_repeated_fails_when_its_process_dies(
         assert (job["status"], job["error"]["code"]) == ("failed", code)
 
 
-async def test_a_cancelled_job_whose_process_dies_is_cancelled(house: Callable[..., Any]) -> None:
-    async with house(lease=600) as at, house(stage=at.stage):
+async def test_a_cancelled_job_whose_process_dies_is_cancelled(lite: Callable[..., Any]) -> None:
+    async with lite(lease=600) as at, lite(stage=at.stage):
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
@@ -181,8 +181,8 @@ async def test_a_cancelled_job_whose_process_dies_is_cancelled(house: Callable[.
         assert (await at.ended(job_id))["status"] == "cancelled"
 
 
-async def test_a_process_whose_lease_another_has_taken_breaks_its_run_off(house: Callable[..., Any]) -> None:
-    async with house() as at:
+async def test_a_process_whose_lease_another_has_taken_breaks_its_run_off(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
         at.stage.held = True
         await at.submit()
         play = await at.stage.plays.get()
@@ -191,33 +191,33 @@ async def test_a_process_whose_lease_another_has_taken_breaks_its_run_off(house:
             await asyncio.wait_for(asyncio.shield(play.answer), 5)
 
 
-async def test_jobs_that_run_at_a_stop_run_again_and_it_is_no_try_of_theirs(house: Callable[..., Any]) -> None:
-    async with house(jobs="max_attempts = 1") as at:
+async def test_jobs_that_run_at_a_stop_run_again_and_it_is_no_try_of_theirs(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="max_attempts = 1") as at:
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
-    async with house(jobs="max_attempts = 1") as at:
+    async with lite(jobs="max_attempts = 1") as at:
         job = await at.ended(job_id)
         assert (job["status"], job["attempts"]) == ("succeeded", 1)
 
 
-async def test_a_stop_leaves_running_jobs_their_time(house: Callable[..., Any]) -> None:
-    async with house(grace=5) as at:
+async def test_a_stop_leaves_running_jobs_their_time(lite: Callable[..., Any]) -> None:
+    async with lite(grace=5) as at:
         at.stage.held = True
         job_id = await at.submit()
         play = await at.stage.plays.get()
         asyncio.get_running_loop().call_later(0.2, play.answer.set_result, "in time")
-    async with house() as at:
+    async with lite() as at:
         job = await at.job(job_id)
         assert job["result"]["choices"][0]["message"]["content"] == "in time"
 
 
-async def test_what_may_not_be_repeated_fails_at_a_stop(house: Callable[..., Any]) -> None:
-    async with house(jobs="repeat = false") as at:
+async def test_what_may_not_be_repeated_fails_at_a_stop(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="repeat = false") as at:
         at.stage.held = True
         job_id = await at.submit()
         await at.stage.plays.get()
-    async with house() as at:
+    async with lite() as at:
         job = await at.job(job_id)
         assert (job["status"], job["error"]["code"]) == ("failed", "interrupted")
 
@@ -267,3 +267,20 @@ async def test_each_job_ends_once_whatever_three_processes_and_their_failures_do
             async with one.session.get(f"{one.url}/v1/jobs/{job_id}/events") as answer:
                 text = await answer.text()
             assert sum(text.count(f"event: {kind}\n") for kind in ("succeeded", "failed", "cancelled")) == 1
+
+
+async def test_metrics_tell_how_many_jobs_there_are(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="concurrency = 1", more="[plugins.metrics]") as at:
+        await at.ended(await at.submit())
+        at.stage.held = True
+        for _ in range(3):
+            await at.submit()
+        await at.stage.plays.get()
+        wanted = {"queued": 2, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0}
+        async with asyncio.timeout(5):
+            while True:
+                async with at.session.get(f"{at.url}/metrics") as answer:
+                    text = await answer.text()
+                if all(f'gateway_jobs{{status="{status}"}} {count}.0' in text for status, count in wanted.items()):
+                    break
+                await asyncio.sleep(0.02)

@@ -23,7 +23,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "async": T
 async def told(at: Any, job_id: str, state: str) -> Any:
     """The job, once its webhook has come to this."""
     async with asyncio.timeout(10):
-        while (job := await at.job(job_id))["webhook"] != state:
+        while (job := await at.job(job_id))["webhook"] != state:  # noqa: ASYNC110  # nobody announces it
             await asyncio.sleep(0.02)
     return job
 
@@ -78,7 +78,7 @@ async def test_a_delivery_that_a_crash_broke_off_is_made_again(house: Callable[.
         job_id = await at.submit(X_Gatehook_Webhook=receiver.url)
         await at.ended(job_id)
         async with asyncio.timeout(5):
-            while not receiver.requests:
+            while not receiver.requests:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         receiver.script(Reply())
         async with at.gateway.services[DATABASE].writing() as connection:  # its minute is over

@@ -282,6 +282,7 @@ async def test_a_row_booked_before_its_request_is_settled_is_counted_once(world:
 async def test_a_lost_process_is_booked_as_used_and_unbooked_if_it_turns_up(world: Any, monkeypatch: Any) -> None:
     lost, node, user = world.node(), world.node(), world.add(tokens=10_000, tokens_per_day=10_000)
     await use(lost, user, 10)
+    await lost.stop()  # silent from now on
     leased = (await world.leases(user))[lost.ledger.owner].tokens
     elapsed = 0.0
     monkeypatch.setattr(node.service.broker, "_elapsed", lambda: elapsed)

@@ -16,8 +16,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from gatehook import DATABASE, LEDGER, Caps, StartupError
-from gatehook.services import QUOTAS
+from gatehook import DATABASE, LEDGER, QUOTAS, Caps, StartupError
 from gatehook.testing import built, serving
 from gatehook_plugins.quota import Quota
 from gatehook_plugins.quota.account import Amount

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -185,6 +186,29 @@ async def test_an_engine_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
     await begin(process)
     process.stop()
     await process.wait()
+
+
+async def test_an_engine_that_gives_no_sign_of_life_is_killed_and_that_is_told(
+    gguf: Write, tmp_path: Path, stand_in: tuple[str, ...]
+) -> None:
+    options = EngineOptions(str(gguf("m.gguf")), str(tmp_path / "e.sock"), "m", step_timeout=0.2)
+    process = EngineProcess(options, stand_in)
+    await begin(process)
+    with pytest.raises(EngineFailed, match=r"hung: it gave no sign of life for 0\.2 s \(step_timeout\), and was"):
+        await process.wait()
+
+
+@NEEDS_LIBRARY
+async def test_an_engine_lives_as_long_as_it_gives_signs_and_no_longer(trained: Path, tmp_path: Path) -> None:
+    options = EngineOptions(str(trained), str(tmp_path / "e.sock"), "m", context=64, threads=1, step_timeout=1.0)
+    process = EngineProcess(options)
+    await begin(process)
+    waiting = asyncio.create_task(process.wait())
+    assert not (await asyncio.wait([waiting], timeout=2.0))[0]
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(EngineFailed, match="hung"):
+        await waiting
 
 
 # --- what is missing

@@ -19,7 +19,9 @@ Write = Callable[..., Path]
 def deployments(
     folder: Path, *, quantization: str = "", memory: int = 1 << 40, trusted: tuple[str, ...] = ()
 ) -> Deployments:
-    defaults = Defaults(quantization, context=0, slots=4, batch=512, threads=0, gpu_layers=0, memory=lambda: memory)
+    defaults = Defaults(
+        quantization, context=0, slots=4, batch=512, threads=0, gpu_layers=0, step_timeout=9, memory=lambda: memory
+    )
     return Deployments(Library(folder), defaults, folder, trusted, stamp=1.0)
 
 

@@ -335,6 +335,33 @@ async def test_another_quantization_takes_the_place_of_the_loaded_one_when_it_is
     assert [one.spec.options.path for one in here.started] == ["a-Q8_0.gguf", "a-Q4_0.gguf"]
 
 
+async def test_what_was_chosen_comes_back_after_it_made_room_until_it_is_unloaded_or_resettled(
+    world: Callable[..., World], spec_of: Make
+) -> None:
+    here = world(max_concurrent_models=1)
+    usual, chosen, other = spec_of("a", "a-Q8_0.gguf"), spec_of("a", "a-Q4_0.gguf"), spec_of("b")
+    await here.manager.load(chosen)
+    here.manager.release(await here.manager.acquire(other))
+    again = await here.manager.acquire(usual)
+    assert again.spec == chosen
+    here.manager.release(again)
+    assert (await here.manager.acquire(resettled := spec_of("a", "c", origin="2", stamp=2.0))).spec == resettled
+    await tick()
+
+
+async def test_a_choice_ends_with_unload_and_with_what_cannot_be_loaded(
+    world: Callable[..., World], spec_of: Make
+) -> None:
+    here = world(max_concurrent_models=1, memory_limit=10)
+    usual, chosen = spec_of("a", "a-Q8_0.gguf"), spec_of("a", "a-Q4_0.gguf")
+    await here.manager.load(chosen)
+    await here.manager.unload("a")
+    with pytest.raises(Refusal, match="needs"):
+        await here.manager.load(spec_of("a", "a-F16.gguf", need=11))
+    resident = await here.manager.acquire(usual)
+    assert resident.spec == usual
+
+
 async def test_newer_settings_replace_a_model_and_older_ones_do_not(world: Callable[..., World], spec_of: Make) -> None:
     here = world()
     old, new = spec_of("a", "x", origin="1", stamp=1.0), spec_of("a", "x", origin="2", stamp=2.0)

@@ -4,15 +4,32 @@ No network: upstreams are servers on this machine that play what the author's sc
 capability, a row of the report; what a plugin does not claim is reported as not offered, and is no failure.
 """
 
+from gatehook.testing.conformance.authenticator import AuthenticatorConformance
+from gatehook.testing.conformance.cache import CacheConformance
+from gatehook.testing.conformance.limiter import LimiterConformance
+from gatehook.testing.conformance.router import RouterConformance
 from gatehook.testing.conformance.script import Act, Failure, Said, Script
 from gatehook.testing.conformance.suite import not_offered
+from gatehook.testing.conformance.tool_policy import ToolPolicyConformance
 from gatehook.testing.conformance.vendor_answers import VendorAnswers
 from gatehook.testing.conformance.vendor_failures import VendorFailures
 from gatehook.testing.conformance.vendor_lines import VendorLines
 from gatehook.testing.conformance.vendor_requests import VendorRequests
 
-__all__ = ["Act", "Failure", "Said", "Script", "VendorConformance", "not_offered"]
+__all__ = [
+    "Act",
+    "AuthenticatorConformance",
+    "CacheConformance",
+    "Failure",
+    "LimiterConformance",
+    "RouterConformance",
+    "Said",
+    "Script",
+    "ToolPolicyConformance",
+    "VendorConformance",
+    "not_offered",
+]
 
 
-class VendorConformance(VendorAnswers, VendorFailures, VendorLines, VendorRequests):
+class VendorConformance(VendorRequests, VendorLines, VendorFailures, VendorAnswers):
     """The suite for vendors: subclass it, name the `plugin`, give a `script` of its upstream's dialect."""

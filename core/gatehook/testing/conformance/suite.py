@@ -1,8 +1,10 @@
 """What the suites have in common: checks with a name for the report, and a gateway with the plugin in question."""
 
+import asyncio
 import inspect
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -13,10 +15,24 @@ from gatehook.app import Gateway
 from gatehook.plugins import installed
 from gatehook.testing import built
 
-__all__ = ["NOT_OFFERED", "Suite", "capabilities", "capability_of", "check", "expect", "not_offered", "toml"]
+__all__ = [
+    "NOT_OFFERED",
+    "Suite",
+    "capabilities",
+    "capability_of",
+    "check",
+    "checks",
+    "eventually",
+    "expect",
+    "not_offered",
+    "toml",
+]
 
 NOT_OFFERED = "not offered: "
 """How the reason of a skipped check begins, if that is no fault."""
+
+PATIENCE = 2.0
+"""Seconds for what may be done after a method has returned."""
 
 T = TypeVar("T")
 Check = TypeVar("Check", bound=Callable[..., Awaitable[None]])
@@ -48,6 +64,14 @@ def expect(holds: object, message: str) -> None:
     """Fail the check with these words unless the claim holds."""
     if not holds:
         pytest.fail(message, pytrace=False)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], message: str, seconds: float = PATIENCE) -> None:
+    """Fail the check with these words unless the claim comes true in time: some things are done in the background."""
+    end = time.monotonic() + seconds
+    while not await holds():
+        expect(time.monotonic() < end, message)
+        await asyncio.sleep(0.01)
 
 
 def not_offered(why: str) -> NoReturn:
@@ -121,10 +145,14 @@ def _package(module: str) -> str:
 def toml(value: Any) -> str:
     """A value as TOML writes it, in one line."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(one)}" for key, one in value.items())
+            + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def checks(suite: type[Suite]) -> dict[str, str]:

@@ -33,7 +33,7 @@ _SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required"
 SAMPLES: Mapping[str, Any] = {
     "audio": {"voice": "alloy", "format": "wav"},
     "best_of": 3,
-    "dimensions": 16,
+    "dimensions": 2,
     "echo": True,
     "frequency_penalty": 0.3,
     "function_call": "auto",
@@ -101,7 +101,7 @@ class VendorRequests(VendorSuite):
 
     @check("parameters")
     async def test_each_parameter_becomes_what_the_table_says(self) -> None:
-        vendor = self.own(list(self.build().vendors.values()), "vendor")
+        vendor = self.claimed
         wrong: list[str] = []
         for operation in sorted(vendor.operations & _PATHS.keys()):
             said = (
@@ -141,8 +141,9 @@ class VendorRequests(VendorSuite):
         self, bench: Bench, operation: Operation, name: str, value: Any, rule: Parameter, beside: Mapping[str, Any]
     ) -> list[str]:
         """What is wrong with one row."""
-        beside = {key: one for key, one in beside.items() if key != name}
         without, _, _, _ = await self._sent(bench, operation, beside)
+        if without is None:  # what it makes sense with is refused itself
+            beside, (without, _, _, _) = {}, await self._sent(bench, operation, {})
         sent, status, told, error = await self._sent(bench, operation, {**beside, name: value})
         if rule.disposition == "refused":
             param = error.get("param")
@@ -151,6 +152,8 @@ class VendorRequests(VendorSuite):
             return [] if (status, param) == (400, name) else [f"is refused with {status} and param {param!r}"]
         if sent is None:
             return [f"is {rule.disposition} ({rule.note}), but {value!r} is refused: {error.get('message')}"]
+        if status != 200:
+            return [f"is {rule.disposition} ({rule.note}), but with {value!r} the call fails: {error.get('message')}"]
         if rule.disposition == "mapped":
             return [] if sent != without else [f"is mapped ({rule.note}), but nothing is sent for {value!r}"]
         faults = [] if name in told else ["is dropped, but the client is not told"]
@@ -180,8 +183,9 @@ class VendorRequests(VendorSuite):
         wrong = []
         for name in [*SAMPLES, "x_nobody_knows_this"]:
             value = self._sample(name, operation)
-            answer = await bench.ask(_PATHS[operation], **{**self._base(operation), name: value})
-            if answer.status != 200:
+            before = len(bench.stub.requests)
+            await bench.ask(_PATHS[operation], **{**self._base(operation), name: value})
+            if len(bench.stub.requests) == before:
                 continue  # the gateway's own surface refuses it, whatever the vendor
             if bench.stub.requests[-1].json.get(name) != value:
                 wrong.append(f"{name}: there is no table, so it should go through, but the upstream gets another value")

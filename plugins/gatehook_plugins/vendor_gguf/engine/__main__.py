@@ -16,11 +16,12 @@ from aiohttp import web
 
 from gatehook_plugins.vendor_gguf.engine.embeddings import Embedder
 from gatehook_plugins.vendor_gguf.engine.llama import Context, Library, LoadFailed, Model
+from gatehook_plugins.vendor_gguf.engine.pulse import beat
 from gatehook_plugins.vendor_gguf.engine.scheduler import Scheduler
 from gatehook_plugins.vendor_gguf.engine.server import EmbeddingServer, Endpoints, TextServer, application
 from gatehook_plugins.vendor_gguf.engine.templates import PLAIN, ChatTemplate, TemplateFault
 from gatehook_plugins.vendor_gguf.engine.writer import Writer
-from gatehook_plugins.vendor_gguf.options import EngineOptions
+from gatehook_plugins.vendor_gguf.options import EngineOptions, option_faults
 
 __all__ = ["main"]
 
@@ -43,19 +44,29 @@ def main() -> int:
     try:
         options = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineOptions)
     except msgspec.MsgspecError as error:
-        tell({"failed": {"code": "bad_options", "message": f"the options are not understood: {error}"}})
-        return 1
+        return _refuse(tell, "bad_options", f"the options are not understood: {error}")
+    if faults := option_faults(msgspec.structs.asdict(options)):
+        return _refuse(tell, "bad_options", "; ".join(faults))
     _end_with(sys.stdin.fileno(), options.socket)
     threading.excepthook = _end_process
     try:
         asyncio.run(_serve(options, tell))
     except (LoadFailed, TemplateFault) as error:
-        tell({"failed": {"code": "load_failed", "message": str(error)}})
+        return _refuse(tell, "load_failed", str(error))
     except ImportError as error:
         why = f"llama-cpp-python cannot be used: {error}; pip install 'gatehook[gguf]'"
-        tell({"failed": {"code": "not_installed", "message": why}})
+        return _refuse(tell, "not_installed", why)
     except OSError as error:
-        tell({"failed": {"code": "socket_failed", "message": f"{options.socket}: {error.strerror or error}"}})
+        return _refuse(tell, "socket_failed", f"{options.socket}: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001  # whatever it is, who waits is told
+        traceback.print_exc(file=sys.stderr)
+        return _refuse(tell, "load_failed", f"{type(error).__name__}: {error}")
+    return 1
+
+
+def _refuse(tell: Tell, code: str, message: str) -> int:
+    """Tell why nothing can be served; gives the exit status."""
+    tell({"failed": {"code": code, "message": message}})
     return 1
 
 
@@ -73,6 +84,8 @@ async def _serve(options: EngineOptions, tell: Tell) -> None:
     finally:
         os.umask(mask)
     tell({"ready": {"context": length, "slots": options.slots, "memory": _resident()}})
+    if options.step_timeout:
+        await beat(lambda: tell({"alive": True}), endpoints.progress, options.step_timeout)
     await asyncio.Event().wait()
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gatehook_plugins.vendor_gguf.engine.brackets import Brackets
 from gatehook_plugins.vendor_gguf.engine.families import Family
 from gatehook_plugins.vendor_gguf.engine.text import withheld
 
@@ -13,7 +14,6 @@ __all__ = ["Call", "CallReader"]
 
 _LONGEST_HEAD: Final = 256
 """Characters before the JSON of a call, more than any family writes."""
-_read_json: Final = JSONDecoder().raw_decode
 
 
 class Call(Struct):
@@ -32,6 +32,8 @@ class CallReader:
         self._held = ""
         self._within = False
         """Whether the held text begins with a mark."""
+        self._brackets = Brackets()
+        """Of the JSON after the mark."""
         self._closing = False
         """Whether the held text follows a call."""
         self._blank = True
@@ -73,7 +75,7 @@ class CallReader:
         else:
             at = min((found for mark in marks if (found := held.find(mark)) >= 0), default=-1)
             keep = len(held) - withheld(held, marks)
-        self._within = at >= 0
+        self._within, self._brackets = at >= 0, Brackets()
         keep = at if self._within else keep
         if held[:keep].strip() or not self._blank:
             self._blank = False
@@ -90,10 +92,12 @@ class CallReader:
         if head is None or payload[:1] not in ("{", "["):
             return len(self._held) > _LONGEST_HEAD and self._give_up(said)
         try:
-            value, end = _read_json(payload)
-        except (ValueError, RecursionError):  # not complete yet, or never: then it is told at the end
-            return False
-        found = _calls(value, head.groupdict().get("name"))
+            end = self._brackets.end(payload)
+            if end is None:
+                return False
+            found = _calls(_read_json(payload[:end]), head.groupdict().get("name"))
+        except (ValueError, RecursionError):
+            found = []
         if not found:
             return self._give_up(said)
         calls += found
@@ -109,7 +113,11 @@ class CallReader:
 
 
 def _calls(value: Any, name: str | None) -> list[Call]:
-    """The calls in a JSON value; none if it is something else."""
+    """The calls in a JSON value; none if it is something else.
+
+    Raises:
+        ValueError, RecursionError: its arguments are no JSON.
+    """
     if name is not None:
         return [Call(name, _dumps(value))] if isinstance(value, dict) else []
     calls = [_call(each) for each in (value if isinstance(value, list) else [value])]
@@ -121,15 +129,20 @@ def _call(value: Any) -> Call | None:
         return None
     arguments: Any = next((value[key] for key in ("arguments", "parameters") if key in value), {})
     if isinstance(arguments, str):  # some write JSON in JSON
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return None
+        arguments = _read_json(arguments)
     return Call(name, _dumps(arguments)) if isinstance(arguments, dict) else None
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+_read_json: Final = JSONDecoder(strict=False, parse_constant=_no_constant).decode
+"""Models write line breaks in strings as they are; NaN is not to be passed on."""
+
+
 def _dumps(value: dict[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)  # 1e999 is no number either
     try:
         text.encode()
     except UnicodeEncodeError:  # half a character, which only an escape can tell

@@ -110,12 +110,21 @@ def _call(call: Mapping[str, Any], where: str) -> Said:
         raise Invalid(f"{where}: function.name is missing", param=where)
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = json.loads(arguments or "{}", parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise Invalid(f"{where}: function.arguments is no JSON", param=where) from None
     if not isinstance(arguments, dict | None):
         raise Invalid(f"{where}: function.arguments is no JSON object", param=where)
     return {"id": call.get("id") or "", "type": "function", "function": {"name": name, "arguments": arguments or {}}}
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity, which are no JSON.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(name)
 
 
 def _in_words(message: Said) -> Said:

@@ -1,7 +1,9 @@
 """Embeddings: texts in, vectors out. Texts of several requests share a step."""
 
 import asyncio
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -36,6 +38,7 @@ class Embedder:
         self._closing = False
         self.active = 0
         """Texts that are computed now."""
+        self._steps = 0
         self._thread = threading.Thread(target=self._run, name="embed", daemon=True)
         self._thread.start()
 
@@ -43,6 +46,11 @@ class Embedder:
     def queued(self) -> int:
         """Texts that wait."""
         return len(self._waiting)
+
+    @property
+    def progress(self) -> int | None:
+        """How many steps were computed; None if there is nothing to do."""
+        return self._steps if self.active or self._waiting else None
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[Any]:
         """An array for each prompt, of length 1. None has more tokens than a step.
@@ -79,7 +87,8 @@ class Embedder:
                     return
                 texts = self._next()
             if texts:
-                self._loop.call_soon_threadsafe(_tell, texts, self._compute(texts))
+                self._loop.call_soon_threadsafe(_tell, texts, self._computed(texts))
+            self._steps += 1
             self.active = 0
 
     def _next(self) -> list[_Text]:
@@ -93,6 +102,13 @@ class Embedder:
                 room -= len(text.tokens)
         self.active = len(texts)
         return texts
+
+    def _computed(self, texts: Sequence[_Text]) -> list[Any] | EngineError:
+        try:
+            return self._compute(texts)
+        except Exception as error:  # noqa: BLE001  # a fault of ours ends these texts, not the engine
+            traceback.print_exc(file=sys.stderr)
+            return EngineError(f"the engine failed: {type(error).__name__}: {error}")
 
     def _compute(self, texts: Sequence[_Text]) -> list[Any] | EngineError:
         self._context.clear()

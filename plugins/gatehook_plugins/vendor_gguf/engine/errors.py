@@ -39,10 +39,15 @@ class TooLong(Invalid):
 
     code = "context_length_exceeded"
 
-    def __init__(self, tokens: int, context: int, param: str) -> None:
-        """Say by how much: a prompt and at least one token of an answer have to fit."""
+    def __init__(self, tokens: int, context: int, param: str, *, counted: bool = True) -> None:
+        """Say by how much: a prompt and at least one token of an answer have to fit.
+
+        `counted` tells that there are so many `tokens`, and not only that there are no fewer.
+        """
+        many = f"{'' if counted else 'at least '}{tokens}"
+        many = f"{'' if counted else 'at least '}{tokens}"
         super().__init__(
-            f"{param}: the prompt has {tokens} tokens; this model's context is {context} tokens, "
+            f"{param}: the prompt has {many} tokens; this model's context is {context} tokens, "
             "for the prompt and at least one token of the answer. Shorten it",
             param=param,
         )

@@ -28,13 +28,17 @@ class Chance(Struct):
 
 
 class News(Struct):
-    """What one step brought."""
+    """What a few steps brought."""
 
     text: str = ""
     chances: Sequence[Chance] = ()
     reason: Reason | None = None
     """Why it is over, if it is."""
     failure: EngineError | None = None
+
+    def with_more(self, later: "News") -> "News":
+        """Both as one."""
+        return News(self.text + later.text, [*self.chances, *later.chances], later.reason, later.failure)
 
 
 class Job:

@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 __all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
@@ -43,10 +44,13 @@ _LOCKED: Final = (
     "llama_vocab_get_text",
     "llama_vocab_is_eog",
     "llama_vocab_n_tokens",
+    "llama_vocab_type",
 )
 """What is called with Python's lock held."""
 _WARNING: Final = 3
 _CONTINUED: Final = 5
+_WHOLE: Final = (1, 2)
+"""Kinds of vocabularies (SentencePiece, BPE) whose tokens tell all of a text; others leave out blanks, and more."""
 _POOLINGS: Final = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3}
 _PIECE: Final = 256
 """Bytes that most tokens fit in."""
@@ -153,6 +157,14 @@ class Model:
             found = self._library.api.llama_tokenize(self.vocab, raw, len(raw), tokens, -found, begin, special)
         return tokens[:found]
 
+    @cached_property
+    def longest(self) -> int | None:
+        """Bytes of a text that a token stands for, at most; None if that is not known of this vocabulary."""
+        if self.call["llama_vocab_type"](self.vocab) not in _WHOLE:
+            return None
+        text_of = self.call["llama_vocab_get_text"]
+        return max(len(text_of(self.vocab, token) or b"") for token in range(self.tokens)) or None
+
     def piece(self, token: int, *, special: bool) -> bytes:
         """The bytes of a token; a control token has some only with `special`."""
         to_piece = self.call["llama_token_to_piece"]
@@ -205,12 +217,14 @@ class Context:
             pooling: of embeddings: mean, cls or last; "" for what the file says.
 
         Raises:
-            LoadFailed: there is not enough memory.
+            LoadFailed: there is not enough memory, or there are more sequences than the library can have.
         """
         import numpy as np
 
         library = model.library
         api, self.call = library.api, library.locked
+        if sequences > (most := api.llama_max_parallel_sequences()):
+            raise LoadFailed(f"slots: {sequences} are too many; {most} may be")
         params = api.llama_context_default_params()
         params.n_ctx, params.n_seq_max = context * sequences, sequences
         params.n_batch = params.n_ubatch = batch

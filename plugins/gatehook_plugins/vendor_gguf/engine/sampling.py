@@ -38,14 +38,26 @@ class Grammar:
         Raises:
             Invalid: the library does not understand it.
         """
-        self._call = model.call
-        self.handle = model.library.api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        self._api, self._call = model.library.api, model.call
+        self.handle = self._api.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
         if not self.handle:
             raise Invalid("response_format: the grammar made of the schema does not compile", param="response_format")
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next."""
-        return _allowed(self._call, self.handle, token)
+        one = self._api.llama_token_data(id=token, logit=1.0, p=0.0)
+        self.apply(self._api.llama_token_data_array(data=ctypes.pointer(one), size=1, selected=-1, sorted=False))
+        return bool(one.logit != -math.inf)
+
+    # What grammars do takes long where they are large: Python's lock is given up meanwhile, so that others are served.
+
+    def apply(self, candidates: Any) -> None:
+        """Take away the chance of all tokens that may not come next."""
+        self._api.llama_sampler_apply(self.handle, ctypes.byref(candidates))
+
+    def accept(self, token: int) -> None:
+        """Go on by a token."""
+        self._api.llama_sampler_accept(self.handle, token)
 
     def __del__(self) -> None:
         if self.handle:
@@ -71,17 +83,17 @@ class Sampler:
         # To ask the grammar about each token of the vocabulary is slow; mostly the first choice is within it.
         token = self._apply(context, index, self._chain)
         if not self._grammar.allows(token):
-            token = self._apply(context, index, self._grammar.handle, self._chain)
+            token = self._apply(context, index, self._chain, grammar=self._grammar)
             if not self._grammar.allows(token):
                 raise GrammarEnded
-        for sampler in (self._chain, self._grammar.handle):
-            self._call["llama_sampler_accept"](sampler, token)
+        self._call["llama_sampler_accept"](self._chain, token)
+        self._grammar.accept(token)
         return token
 
     def __del__(self) -> None:
         self._call["llama_sampler_free"](self._chain)
 
-    def _apply(self, context: Context, index: int, *samplers: Any) -> int:
+    def _apply(self, context: Context, index: int, chain: Any, grammar: Grammar | None = None) -> int:
         import numpy as np
 
         api, size = self._model.library.api, self._model.tokens
@@ -91,8 +103,9 @@ class Sampler:
         data["p"] = 0
         pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(api.llama_token_data))
         array = api.llama_token_data_array(data=pointer, size=size, selected=-1, sorted=False)
-        for sampler in samplers:
-            self._call["llama_sampler_apply"](sampler, ctypes.byref(array))
+        if grammar is not None:
+            grammar.apply(array)
+        self._call["llama_sampler_apply"](chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
 
@@ -159,12 +172,3 @@ def _biases(wishes: Sampling, tokens: int) -> dict[int, float]:
 
 def _given(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _allowed(call: dict[str, Any], grammar: Any, token: int) -> bool:
-    import llama_cpp
-
-    one = llama_cpp.llama_token_data(id=token, logit=1.0, p=0.0)
-    array = llama_cpp.llama_token_data_array(data=ctypes.pointer(one), size=1, selected=-1, sorted=False)
-    call["llama_sampler_apply"](grammar, ctypes.byref(array))
-    return one.logit != -math.inf

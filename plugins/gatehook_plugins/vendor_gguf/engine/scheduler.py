@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -24,7 +24,7 @@ __all__ = ["Scheduler", "Status"]
 _WAITING: Final = 64
 """Jobs that may wait, for each slot."""
 _PAUSE: Final = 0.1
-"""Seconds by which prompts may hold up the texts that are written."""
+"""Seconds by which prompts may hold up the texts that are written, and each other: so the first ones begin soon."""
 _ALONE: Final = 0.5
 """Seconds that a step takes when nobody is held up: after each it is seen who has left."""
 _SMALLEST: Final = 16
@@ -33,7 +33,8 @@ _WEIGHT: Final = 0.2
 """Of what was measured last, in the averages."""
 _NO_ROOM: Final = 1
 
-Told = list[tuple[Job, News]]
+_PACE: Final = 0.016
+"""Seconds in which what comes is told together: nobody reads faster, and each telling wakes two processes or three."""
 
 
 class Status(Struct):
@@ -78,8 +79,13 @@ class Scheduler:
         self._took = 0.0
         """Seconds that a job takes."""
         self._steps = 0
+        self._news: dict[Job, News] = {}
+        """What is to be told."""
+        self._told_at = 0.0
         self._rate = _Rate()
         self._closing = False
+        self._resting = False
+        """Whether the thread has nothing to do."""
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
@@ -116,6 +122,11 @@ class Scheduler:
             tokens_per_second=round(self._rate.now(), 1),
         )
 
+    @property
+    def progress(self) -> int | None:
+        """How many steps were computed; None if there is nothing to do."""
+        return None if self._resting else self._steps
+
     async def close(self) -> None:
         """End the thread; what is being written is not finished."""
         self._closing = True
@@ -129,14 +140,15 @@ class Scheduler:
 
     def _run(self) -> None:
         while not self._closing:
-            idle = not self._step()
-            self._receive(wait=idle)
+            self._resting = not self._step()
+            self._receive(wait=self._resting)
 
     def _receive(self, *, wait: bool) -> None:
         """Take in what was asked for; with `wait` there is nothing else to do."""
         try:
             while True:
                 job = self._inbox.get(block=wait)
+                self._resting = False
                 if job is not None:
                     self._waiting.append(job)
                 wait = False
@@ -148,17 +160,31 @@ class Scheduler:
         self._drop_cancelled()
         self._place()
         chosen, took = self._choose()
+        if len(chosen) < len(took) or not took:  # prompts take long to read
+            self._tell()
         if not took:
             return False
         self._steps += 1
-        told: Told = []
         try:
-            self._compute(chosen, took, told)
+            self._compute(chosen, took)
         except Exception as error:  # noqa: BLE001  # a fault of ours ends these answers, not the engine
             traceback.print_exc(file=sys.stderr)
-            self._fail(took, EngineError(f"the engine failed: {type(error).__name__}: {error}"), told)
-        self._loop.call_soon_threadsafe(_tell, told)
+            self._fail(took, EngineError(f"the engine failed: {type(error).__name__}: {error}"))
+        if time.monotonic() - self._told_at >= _PACE:
+            self._tell()
         return True
+
+    def _tell(self) -> None:
+        """Pass on what is new."""
+        if self._news:
+            news, self._news = self._news, {}
+            self._told_at = time.monotonic()
+            self._loop.call_soon_threadsafe(_deliver, news)
+
+    def _note(self, job: Job, news: News) -> None:
+        """Have it told soon, with what else is new about the job."""
+        before = self._news.get(job)
+        self._news[job] = news if before is None else before.with_more(news)
 
     def _drop_cancelled(self) -> None:
         for slot in self._slots.busy:
@@ -183,7 +209,7 @@ class Scheduler:
         size = self._costs.choose(len(writers))
         chosen = sorted(writers, key=lambda slot: slot.turn)[:size]
         took = [(slot, 1) for slot in chosen]
-        room = self._chunk(_PAUSE if writers else _ALONE) - len(took)
+        room = self._chunk(_ALONE if len(ready) == 1 else _PAUSE) - len(took)
         took += _shares([slot for slot in ready if slot.reading], room)
         return chosen, sorted(took, key=lambda each: each[0].sequence)
 
@@ -194,7 +220,7 @@ class Scheduler:
             return min(size, 4 * _SMALLEST + len(self._slots.all))
         return max(min(size, _SMALLEST + len(self._slots.all)), min(size, int(self._reading * seconds)))
 
-    def _compute(self, chosen: Sequence[Slot], took: Sequence[tuple[Slot, int]], told: Told) -> None:
+    def _compute(self, chosen: Sequence[Slot], took: Sequence[tuple[Slot, int]]) -> None:
         filled = 0
         outputs: list[tuple[Slot, int]] = []
         for slot, tokens in took:
@@ -209,7 +235,7 @@ class Scheduler:
             code = self._context.compute(filled)
         if code:
             why = "no room is left in its memory" if code == _NO_ROOM else f"llama_decode gave {code}"
-            self._fail(took, EngineError(f"the step could not be computed: {why}"), told)
+            self._fail(took, EngineError(f"the step could not be computed: {why}"))
             return
         self._measure(time.perf_counter() - began, len(chosen), filled)
         for slot, tokens in took:
@@ -217,7 +243,7 @@ class Scheduler:
             slot.pending = slot.pending[tokens:]
             slot.turn = self._steps
         for slot, index in outputs:
-            self._write(slot, index, told)
+            self._write(slot, index)
         self._rate.add(len(outputs))
 
     def _measure(self, seconds: float, writers: int, tokens: int) -> None:
@@ -228,7 +254,7 @@ class Scheduler:
             rate = read / max(seconds - (self._costs.seconds(writers) or 0.0 if writers else 0.0), seconds / 4)
             self._reading += (rate - self._reading) * (_WEIGHT if self._reading else 1.0)
 
-    def _write(self, slot: Slot, index: int, told: Told) -> None:
+    def _write(self, slot: Slot, index: int) -> None:
         """Choose the next token of a text."""
         job, chance = slot.job, None
         assert job is not None  # noqa: S101
@@ -242,7 +268,7 @@ class Scheduler:
             news = job.take(self._model, token, chance)
             slot.pending = [token]
         if news.text or news.chances or news.reason:
-            told.append((job, news))
+            self._note(job, news)
         if news.reason:
             self._end(slot)
 
@@ -255,10 +281,10 @@ class Scheduler:
         self._took += (took - self._took) * (_WEIGHT if self._took else 1.0)
         self._slots.release(slot)
 
-    def _fail(self, took: Sequence[tuple[Slot, int]], failure: EngineError, told: Told) -> None:
+    def _fail(self, took: Sequence[tuple[Slot, int]], failure: EngineError) -> None:
         for slot, _ in took:
             if slot.job is not None:
-                told.append((slot.job, News(failure=failure)))
+                self._note(slot.job, News(failure=failure))
                 self._end(slot)
         self._slots.forget([slot for slot, _ in took])
 
@@ -299,6 +325,6 @@ class _Rate:
         return sum(recent) / max(1, len(recent))
 
 
-def _tell(told: Told) -> None:
-    for job, news in told:
-        job.mail.put(job, news)
+def _deliver(news: Mapping[Job, News]) -> None:
+    for job, fresh in news.items():
+        job.mail.put(job, fresh)

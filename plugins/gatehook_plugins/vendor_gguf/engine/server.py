@@ -38,6 +38,9 @@ class Endpoints(Protocol):
     def status(self) -> Status:
         """How much there is to do."""
 
+    def progress(self) -> int | None:
+        """How many steps were computed; None if there is nothing to do."""
+
 
 def application(endpoints: Endpoints) -> web.Application:
     """The endpoints as an application."""
@@ -76,6 +79,10 @@ class TextServer:
     def status(self) -> Status:
         """See `Endpoints`."""
         return self._scheduler.status()
+
+    def progress(self) -> int | None:
+        """See `Endpoints`."""
+        return self._scheduler.progress
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
         request = read(await http.read(), ChatRequest)
@@ -130,12 +137,12 @@ class TextServer:
                     events.append(shape.event([], usage_of(jobs)))
                 async with asyncio.timeout(_UNREAD):
                     await response.write(b"".join(map(_frame, events)) + (b"" if open_jobs else _DONE))
-        except EngineError as error:
-            if not response.prepared:
-                raise
-            await response.write(_frame(error.envelope()))
         except (ConnectionError, TimeoutError):  # the client has left
             pass
+        except Exception as error:  # whatever it is, who reads is told
+            if not response.prepared:
+                raise
+            await response.write(_frame(_told(error).envelope()))
         finally:
             self._scheduler.cancel(open_jobs)
         return response
@@ -160,6 +167,10 @@ class EmbeddingServer:
         """See `Endpoints`."""
         return Status(self._embedder.active, self._embedder.queued, 0, 0, 0.0)
 
+    def progress(self) -> int | None:
+        """See `Endpoints`."""
+        return self._embedder.progress
+
     async def _no_text(self, _: web.Request) -> web.StreamResponse:
         raise Invalid("this model makes embeddings, and writes no text", param="model")
 
@@ -168,7 +179,7 @@ class EmbeddingServer:
         if request.dimensions not in (None, self._model.width):
             message = f"dimensions: this model's embeddings have {self._model.width}, and cannot be shortened"
             raise Invalid(message, param="dimensions")
-        prompts = await asyncio.to_thread(prompts_of, self._model, request.input, "input")
+        prompts = await asyncio.to_thread(prompts_of, self._model, request.input, "input", self._length)
         if len(prompts) > _MOST_INPUTS:
             raise Invalid(f"input: {len(prompts)} texts are too many; {_MOST_INPUTS} may be", param="input")
         for at, prompt in enumerate(prompts):
@@ -200,9 +211,16 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         fault = Invalid(error.text or error.reason)
         return _json(fault.envelope(), error.status)
-    except Exception as error:  # noqa: BLE001  # a fault of ours, told in the same form
-        traceback.print_exc(file=sys.stderr)
-        return _json(EngineError(f"the engine failed: {type(error).__name__}: {error}").envelope(), 500)
+    except Exception as error:  # noqa: BLE001
+        return _json(_told(error).envelope(), 500)
+
+
+def _told(error: Exception) -> EngineError:
+    """The same as an error of the engine; a fault of ours is told in its form."""
+    if isinstance(error, EngineError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return EngineError(f"the engine failed: {type(error).__name__}: {error}")
 
 
 def _good(news: News) -> News:

@@ -75,7 +75,7 @@ class Writer:
             raise Invalid("suffix: this model writes at the end of a text only", param="suffix")
         if request.best_of not in (None, request.n or 1):
             raise Invalid("best_of: as many texts are written as n says, and none is chosen", param="best_of")
-        prompts = prompts_of(self._model, request.prompt, "prompt")
+        prompts = prompts_of(self._model, request.prompt, "prompt", self._context)
         if len(prompts) * (request.n or 1) > _MOST_JOBS:
             raise Invalid(f"prompt: {len(prompts)} prompts are too many; {_MOST_JOBS} may be, times n", param="prompt")
         jobs: list[Job] = []
@@ -97,7 +97,7 @@ class Writer:
         if reasons and grammar:  # an answer of a certain form has no room for reasoning
             text, reasons = f"{text.rstrip()}\n{after}\n\n", False
         bos = self._template_bos(text)
-        prompt = _tokens(self._model, text, "messages", begin=not bos)
+        prompt = _tokens(self._model, text, "messages", self._context, begin=not bos)
         self._check_length(prompt, "messages")
         top = (request.top_logprobs or 0) if request.logprobs else None
         special = family is not None or bool(before)
@@ -169,14 +169,15 @@ class Writer:
             raise TooLong(len(prompt), self._context, param)
 
 
-def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param: str) -> list[list[int]]:
+def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param: str, context: int) -> list[list[int]]:
     """The prompts, in tokens, of a field that may be a text, tokens, or several of either.
 
     Raises:
         Invalid: it is something else, or has a token that the model does not know.
+        TooLong: a text surely has more tokens than the `context`. Others may have, too.
     """
     if isinstance(given, str):
-        return [_tokens(model, given, param, begin=True)]
+        return [_tokens(model, given, param, context, begin=True)]
     if not given:
         raise Invalid(f"{param}: it is an empty list", param=param)
     if all(isinstance(each, int) for each in given):
@@ -187,13 +188,16 @@ def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param
             raise Invalid(f"{param}[{at}]: tokens and texts are mixed; use lists of tokens", param=param)
         where = f"{param}[{at}]"
         if isinstance(each, str):
-            prompts.append(_tokens(model, each, where, begin=True))
+            prompts.append(_tokens(model, each, where, context, begin=True))
         else:
             prompts.append(_known(model, each, where))
     return prompts
 
 
-def _tokens(model: Model, text: str, param: str, *, begin: bool) -> list[int]:
+def _tokens(model: Model, text: str, param: str, context: int, *, begin: bool) -> list[int]:
+    # What cannot fit is not even taken apart: that takes seconds for tens of megabytes, and many times their memory.
+    if len(text) > context and model.longest and (least := len(text) // model.longest) > context:
+        raise TooLong(least, context, param, counted=False)
     try:
         return model.tokenize(text, special=True, begin=begin)
     except UnicodeEncodeError as error:

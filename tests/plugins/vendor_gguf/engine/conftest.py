@@ -35,13 +35,26 @@ def trained() -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights, with a context of 2048 tokens."""
+def made_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a model of random weights, of an architecture, with a context of 2048 tokens."""
     if importlib.util.find_spec("numpy") is None:
         pytest.skip("numpy comes with llama-cpp-python, which is not installed")
-    path = tmp_path_factory.mktemp("models") / "random.gguf"
-    subprocess.run([sys.executable, MODELS / "make_gguf.py", path], check=True)
-    return path
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(architecture: str) -> Path:
+        path = folder / f"{architecture}.gguf"
+        if not path.exists():
+            command = (sys.executable, MODELS / "make_gguf.py", path, "--architecture", architecture, "--type", "F32")
+            subprocess.run(command, check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_model(made_model: Callable[[str], Path]) -> Path:
+    """Such a model of the usual architecture."""
+    return made_model("llama")
 
 
 class Engine:
@@ -93,10 +106,10 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def begin(path: Path, **options: Any) -> AsyncIterator[Engine]:
+async def begin(path: Path, *, patch: str = "", **options: Any) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory() as folder:
         place = f"{folder}/engine"
-        process = await start({"path": str(path), "socket": place, "name": "tiny", "threads": 1, **options})
+        process = await start({"path": str(path), "socket": place, "name": "tiny", "threads": 1, **options}, patch)
         assert process.stdout is not None
         assert process.stdin is not None
         words: list[dict[str, Any]] = []
@@ -111,10 +124,11 @@ async def begin(path: Path, **options: Any) -> AsyncIterator[Engine]:
             await process.wait()
 
 
-async def start(options: dict[str, Any]) -> Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine", stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
+async def start(options: dict[str, Any], patch: str = "") -> Process:
+    program = ("-m", "gatehook_plugins.vendor_gguf.engine")
+    if patch:  # done to the engine before it begins
+        program = ("-c", f"{patch}\nfrom gatehook_plugins.vendor_gguf.engine.__main__ import main\nmain()")
+    process = await asyncio.create_subprocess_exec(sys.executable, *program, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert process.stdin is not None
     process.stdin.write(json.dumps(options).encode() + b"\n")
     return process
@@ -122,7 +136,7 @@ async def start(options: dict[str, Any]) -> Process:
 
 @pytest.fixture
 def begin_engine() -> Callable[..., AbstractAsyncContextManager[Engine]]:
-    """Run an engine with a file and options."""
+    """Run an engine with a file and options, and with a `patch`, which is Python."""
     return begin
 
 

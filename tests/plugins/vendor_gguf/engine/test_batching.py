@@ -134,6 +134,16 @@ async def test_who_reads_slowly_holds_up_nobody_and_loses_nothing(
         assert whole[1]["usage"]["completion_tokens"] == 1500
 
 
+async def test_what_comes_faster_than_anybody_reads_shares_events_and_loses_nothing(engine: Any) -> None:
+    body = {"prompt": "Tell me", "max_tokens": 200, "temperature": 0, "logit_bias": ENDS, "logprobs": 0}
+    events = await engine.stream("completions", body)
+    _, whole = await engine.post("completions", body)
+    assert "".join(event["choices"][0]["text"] for event in events) == whole["choices"][0]["text"]
+    tokens = [token for event in events for token in event["choices"][0]["logprobs"]["tokens"]]
+    assert tokens == whole["choices"][0]["logprobs"]["tokens"]
+    assert 1 < len(events) < len(tokens)
+
+
 async def test_more_streams_than_slots_are_all_answered(engine: Any) -> None:
     wanted = (await engine.chat("What is the capital of France?"))["choices"][0]["message"]["content"]
     answers = await asyncio.gather(*(engine.chat("What is the capital of France?") for _ in range(40)))

@@ -13,6 +13,7 @@ import pytest
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a"}}
 TOOL = {"type": "function", "function": {"name": "a"}}
+CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"a": NaN}'}}]}
 
 
 def with_schema(schema: Any) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def with_schema(schema: Any) -> dict[str, Any]:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "b"}}}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": [CALLED]}, "messages[0].tool_calls[0]"),
     ],
 )
 @pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +155,10 @@ def broken(trained: Path, tmp_path: Path) -> Path:
         ({"embedding": True}, "load_failed", "set pooling"),
         ({"socket": "/nowhere/at/all"}, "socket_failed", "/nowhere/at/all"),
         ({"colour": "red"}, "bad_options", "colour"),
+        ({"pooling": "max"}, "bad_options", "pooling must be 'mean', 'cls' or 'last'"),
+        ({"batch": -1}, "bad_options", "batch must be 1 or more"),
+        ({"slots": 257}, "bad_options", "slots must be 1 or more, and 256 at most"),
+        ({"context": 1 << 40}, "bad_options", "context must be 0 or more, and 2147483647 at most"),
     ],
 )
 async def test_options_that_cannot_be_met_are_told(

@@ -1,11 +1,15 @@
 """What is made of the bytes of tokens: whole characters, and nothing of a stop."""
 
 import itertools
+import json
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehook_plugins.vendor_gguf.engine.brackets import Brackets
 from gatehook_plugins.vendor_gguf.engine.calls import CallReader
 from gatehook_plugins.vendor_gguf.engine.families import FUNCTION_TAGS, HERMES, LLAMA, MISTRAL, Family, family_of
 from gatehook_plugins.vendor_gguf.engine.reasoning import ReasoningReader
@@ -120,6 +124,56 @@ def test_no_text_is_lost_or_made_up(family: Family, text: str, cut: list[int]) -
     said += reader.finish()
     if not calls:
         assert said.strip() == text.strip()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text('a"\\{[<'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a"\\]}', max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(values) | st.dictionaries(st.text(max_size=3), values), cuts, st.text(max_size=5))
+def test_a_json_value_ends_where_the_library_says_however_it_is_cut(value: Any, cut: list[int], rest: str) -> None:
+    written = json.dumps(value)
+    brackets, come, end = Brackets(), "", None
+    for piece in pieces((written + rest).encode(), cut):
+        come += piece.decode(errors="ignore")
+        end = brackets.end(come)
+        assert end in (None, len(written))
+        if end is not None:
+            return
+    assert end == len(written)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("arguments", ['{"a": %s}', '"{\\"a\\": %s}"'])
+def test_a_call_with_what_is_no_number_is_no_call(number: str, arguments: str) -> None:
+    text = '<tool_call>{"name": "f", "arguments": ' + arguments.replace("%s", number) + "}</tool_call>"
+    reader = CallReader(HERMES)
+    said, calls = reader.push(text)
+    assert (said + reader.finish(), calls) == (text, [])
+
+
+def test_a_line_break_in_a_string_of_a_call_is_passed_on_as_json() -> None:
+    _, calls = CallReader(HERMES).push('<tool_call>{"name": "f", "arguments": {"a": "1\n2"}}</tool_call>')
+    assert [call.arguments for call in calls] == ['{"a":"1\\n2"}']
+
+
+def test_what_cannot_become_a_call_is_told_at_once() -> None:
+    reader = CallReader(HERMES)
+    assert reader.push('<tool_call>{"name": <') == ('<tool_call>{"name": ', [])
+
+
+def test_a_call_is_read_in_time_that_grows_with_its_length() -> None:
+    reader = CallReader(HERMES)
+    reader.push('<tool_call>{"name": "f", "arguments": {"a": "')
+    began = time.process_time()
+    for _ in range(20_000):
+        reader.push("word ")
+    _, calls = reader.push('"}}')
+    assert len(calls[0].arguments) > 100_000
+    assert time.process_time() - began < 5  # to parse it all again for each piece takes a minute
 
 
 def test_a_family_is_told_by_the_template() -> None:
