@@ -1,6 +1,5 @@
 """The values that travel through the gateway. The canonical form of every body is OpenAI's."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import SecretStr
 
 from gatehook.accounts import Cost, Key, Limits, Pricing, User, covers
 from gatehook.errors import InvalidRequest, Retry
+from gatehook.ids import next_id
 from gatehook.jsonio import Document, MalformedJSON
 
 if TYPE_CHECKING:
@@ -346,34 +346,6 @@ class Outcome(Struct, frozen=True):
     """What the usage costs; None without usage, or where nobody knows a price."""
 
 
-class _Ids:
-    """Request ids: the millisecond, then pooled randomness; one system call in 256, not one per request.
-
-    The time comes first because ids are indexed: a database that gets them in their order appends to its index, where
-    random ones would have it rewrite a page of it for each, the larger the table the dearer.
-    """
-
-    __slots__ = ("_begin", "_pool", "_position")
-
-    def __init__(self) -> None:
-        self._begin = ""
-        self._pool = ""
-        self._position = 0
-
-    def next(self) -> str:
-        if self._position >= len(self._pool):
-            self._begin = f"req_{time.time_ns() // 1_000_000:012x}"
-            self._pool = os.urandom(10 * 256).hex()
-            self._position = 0
-        start = self._position
-        self._position = start + 20
-        return self._begin + self._pool[start : start + 20]
-
-
-_ids = _Ids()
-os.register_at_fork(after_in_child=_ids.__init__)  # type: ignore[misc]  # two workers must not share a pool
-
-
 class Progress(Struct, frozen=True):
     """How far a long call is: `fraction` from 0 to 1, and in words or a picture what it is at."""
 
@@ -393,7 +365,7 @@ class Call(Struct, eq=False):
     surface: str
     headers: Mapping[str, str]
     remote: str = ""
-    id: str = field(default_factory=_ids.next)
+    id: str = field(default_factory=next_id)
     started: float = field(default_factory=time.monotonic)
     principal: Principal = ANONYMOUS
     model: str = ""
