@@ -48,7 +48,7 @@ class WorkflowRun:
         self._name = str(uuid.uuid4())
         self._prompt = workflow.filled(values, self._name[:8])
         self._begun = begun
-        self._may_run = True
+        self._may_run = False
         """Whether the server may have it."""
         self._over = asyncio.Event()
         self._last_word = 0.0
@@ -87,6 +87,7 @@ class WorkflowRun:
 
     async def _submit(self) -> None:
         client_id = await self._server.listener.client_id()
+        self._may_run = True
         told = await self._server.submit(self._name, self._prompt, client_id)
         self._may_run = told.is_taken
         if told.failure is not None:

@@ -165,15 +165,20 @@ class Server:
         await self.listener.close()
 
     async def _stop(self, name: str) -> None:
-        """Ask until it is gone: an interruption that comes while a run begins is lost, and always answered by 200."""
+        """Ask until it is gone: an interruption that comes while a run begins is lost, and always answered by 200.
+
+        One is sent only while ours runs: old servers do not look at whom it is for.
+        """
         pause, end = _FIRST_PAUSE, time.monotonic() + _CANCEL_FOR
         while time.monotonic() < end:
             try:
                 await self._post("/queue", {"delete": [name]})
-                await self._post("/interrupt", {"prompt_id": name})
-                if (await self.queue(time.monotonic())).position(name) is None:
+                queue = await self.queue(time.monotonic())
+                if queue.position(name) is None:
                     await self._post("/history", {"delete": [name]})
                     return
+                if name in queue.running:
+                    await self._post("/interrupt", {"prompt_id": name})
             except GatewayError:
                 if self._is_closing:  # nobody is there, and nobody will be here
                     return

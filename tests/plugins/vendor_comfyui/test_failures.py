@@ -209,7 +209,7 @@ async def test_a_workflow_that_is_only_partly_taken_is_a_failure_and_does_not_ru
         status, answer = await home.ask()
         assert (status, answer["error"]["code"]) == (502, "upstream_misconfigured")
         assert "node 1 (EmptyImage): Value 20000 bigger than max" in answer["error"]["message"]
-        await until(lambda: comfy.remaining == 0 and len(asked(comfy, "/interrupt")) > 0)
+        await until(lambda: comfy.remaining == 0 and len(asked(comfy, "/queue")) > 0)
 
 
 async def test_a_node_that_the_server_does_not_have_is_named(house: House, comfy: Comfy, workflow: Any) -> None:
