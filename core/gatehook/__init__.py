@@ -86,6 +86,7 @@ from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
     Bounded,
+    Busy,
     Cache,
     Command,
     Confirmer,
@@ -96,6 +97,7 @@ from gatehook.protocols import (
     Permit,
     Prober,
     Rewriter,
+    RoundLimiter,
     Route,
     Router,
     Scoped,
@@ -128,6 +130,7 @@ from gatehook.services import (
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tools import confirmation_of
+from gatehook.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",
@@ -153,6 +156,7 @@ __all__ = (
     "Blob",
     "BodyTooLarge",
     "Bounded",
+    "Busy",
     "ByteSize",
     "Cache",
     "Call",
@@ -218,6 +222,7 @@ __all__ = (
     "RedisSettings",
     "Retry",
     "Rewriter",
+    "RoundLimiter",
     "Route",
     "Router",
     "Scoped",
@@ -251,6 +256,7 @@ __all__ = (
     "Vendor",
     "Verdict",
     "Vitality",
+    "WebSocket",
     "check_depth",
     "common_models",
     "completion",

@@ -28,6 +28,7 @@ from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeou
 from gatehook.model import Target
 from gatehook.retry_after import retry_after
 from gatehook.settings import EgressSettings
+from gatehook.websocket import WebSocket, no_redirects
 
 __all__ = ["Egress", "Fetched", "Upstream", "is_public"]
 
@@ -162,6 +163,8 @@ class Egress:
         self._local: dict[str, aiohttp.ClientSession] = {}
         """By Unix socket, where the short way cannot be gone."""
         self._public: aiohttp.ClientSession | None = None
+        self._sockets: aiohttp.ClientSession | None = None
+        """For WebSockets, over the connections of `_vendors`."""
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -184,11 +187,19 @@ class Egress:
                 timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS, sock_connect=self._settings.connect_timeout),
                 headers={"User-Agent": "gatehook"},
             ) as self._public,
+            aiohttp.ClientSession(
+                connector=self._vendors.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                headers=_HEADERS,
+                trace_configs=[no_redirects()],
+            ) as self._sockets,
         ):
             try:
                 yield
             finally:
-                self._vendors = self._public = None
+                self._vendors = self._public = self._sockets = None
                 if self._pool is not None:
                     self._pool.close()
                 for session in self._local.values():
@@ -235,6 +246,38 @@ class Egress:
         except _LINE_ERRORS as error:
             raise _mapped(target, error) from error
         return Upstream(response, target, self._settings.max_response)
+
+    async def websocket(
+        self, target: Target, url: str | URL, *, headers: Mapping[str, str], heartbeat: float
+    ) -> WebSocket:
+        """Open a WebSocket at a deployment; what holds for `request` holds for it, and it sends no Origin.
+
+        Args:
+            target: whose it is.
+            url: http:// or https://, or ws:// or wss://.
+            headers: of the request that opens it.
+            heartbeat: seconds of silence after which the other side is asked whether it is still there.
+
+        Raises:
+            UpstreamError: cannot connect, or it is refused. UpstreamTimeout: it took too long.
+        """
+        if self._sockets is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                socket = await self._sockets.ws_connect(
+                    url,
+                    headers=headers,
+                    heartbeat=heartbeat,
+                    max_msg_size=self._settings.max_response,
+                    proxy=self._settings.proxy or None,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            raise UpstreamError(f"{target.vendor}: answers {error.status} instead of a WebSocket") from None
+        except _LINE_ERRORS as error:
+            raise _mapped(target, error) from error
+        return WebSocket(socket, target.vendor)
 
     def _through(self, uds: str) -> aiohttp.ClientSession:
         """The client library's session for a Unix socket."""

@@ -21,6 +21,8 @@ class Gate:
         self._remembers = tools.can_go_on(call)
         """Whether the whole message may be needed, to go on from it."""
         self._before: list[Sequence[Chunk]] = []
+        self._tool_rounds = 0
+        """In which round of the gateway's own tools that was."""
         self._held: list[Chunk] = []
         self._open: set[int] = set()
         """Choices with a call that more may be added to."""
@@ -82,7 +84,7 @@ class Gate:
             return held
         ((index, called),) = calling.items()
         said = assembled(chunk for batch in self._before for chunk in batch)[index]
-        message = {**said, **{name: called[name] for name in ("tool_calls",) if name in called}}
+        message = {**said, "tool_calls": called["tool_calls"]} if "tool_calls" in called else said
         if ruling.kind == "retry":
             self._tools.tell(self._call, message, ruling.said)
             self._outcome = "again"
@@ -93,6 +95,9 @@ class Gate:
 
     def _note(self, batch: Sequence[Chunk]) -> None:
         if self._remembers:
+            if self._tool_rounds != self._call.tool_rounds:  # what was said before stands in the conversation already
+                self._tool_rounds = self._call.tool_rounds
+                self._before.clear()
             self._before.append(batch)
 
     def _calls(self, chunk: Chunk) -> bool:

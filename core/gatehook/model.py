@@ -412,6 +412,8 @@ class Call(Struct, eq=False):
     attempts: int = 0
     rounds: int = 0
     """How often the model was told that its tool calls are wrong, and has answered again."""
+    said: str = ""
+    """What the model said in the rounds before this one, as the client sees it: there, its answer begins with it."""
     asked: bool = False
     """Whether the answer asks for a decision about tool calls."""
     dropped: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from gatehook.job_queue import JobQueue
 from gatehook.model import Call, Completion, Entry, Usage
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
-from gatehook.stages import Concerns, Permits, authenticate, authorize, read_body, route
+from gatehook.stages import Concerns, Permits, admit_round, authenticate, authorize, read_body, route
 from gatehook.tool_loop import ToolLoop
 from gatehook.tool_stream import RoundsStream
 from gatehook.transforms import rewritten
@@ -176,21 +176,21 @@ class Pipeline:
         """The answer as the tool policies let it out, after as many rounds as the model needs to call tools rightly."""
         judged = await self.concerns.tools.judge(call, completion)
         while judged is None:
-            await self._round_over(permits, record)
+            await self._round_over(call, permits, record)
             completion = await self._answered(call, permits, record)
             judged = await self.concerns.tools.judge(call, _in_all(completion, record.streamed()))
         return judged
 
     async def _streamed_again(self, call: Call, permits: Permits, record: Record) -> Stream | RoundsStream:
         """The next stream of the same answer."""
-        await self._round_over(permits, record)
+        await self._round_over(call, permits, record)
         return await self._streamed(call, permits, record)
 
-    @staticmethod
-    async def _round_over(permits: Permits, record: Record) -> None:
+    async def _round_over(self, call: Call, permits: Permits, record: Record) -> None:
         """The vendor has answered, and will be called once more."""
         await permits.round_over(record.outcome_of_round(over=True))
         record.next_round()
+        await admit_round(self.concerns.limiters, call)
 
     def _loop(self, call: Call, permits: Permits, record: Record) -> ToolLoop:
         return ToolLoop(call, self.concerns, self.failover, permits, record)
@@ -199,9 +199,7 @@ class Pipeline:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
-            if call.tool_rounds or call.rounds:
-                await permits.round_over(record.outcome_of_round())
-            await permits.settle(outcome)
+            await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
         finally:
             self.concerns.observers.finished(call, outcome)
 

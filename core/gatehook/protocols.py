@@ -33,6 +33,7 @@ __all__ = [
     "AttemptLimiter",
     "Authenticator",
     "Bounded",
+    "Busy",
     "Cache",
     "Command",
     "Confirmer",
@@ -43,6 +44,7 @@ __all__ = [
     "Permit",
     "Prober",
     "Rewriter",
+    "RoundLimiter",
     "Route",
     "Router",
     "Scoped",
@@ -112,6 +114,21 @@ class AttemptLimiter(Protocol):
 
 
 @runtime_checkable
+class RoundLimiter(Protocol):
+    """What a limiter may also be: one that is asked again when a call takes another round, after tools were run."""
+
+    async def admit_round(self, call: Call) -> None:
+        """Reserve what the model may use once more; the permit of the call is to settle it with all the rest.
+
+        Nothing may stay reserved beyond that if it is cancelled.
+
+        Raises:
+            RateLimited: over the limit; the call ends.
+        """
+        ...
+
+
+@runtime_checkable
 class Router(Protocol):
     """Chooses deployments."""
 
@@ -174,6 +191,15 @@ class Prober(Protocol):
         Raises:
             GatewayError: it does not answer, or refuses the key.
         """
+        ...
+
+
+@runtime_checkable
+class Busy(Protocol):
+    """What a vendor may also be: one that knows how much a deployment has to do, whoever asked for it."""
+
+    def waiting(self, target: Target) -> int:
+        """Calls that run or wait there, of all its clients, as last heard; 0 if nothing is known."""
         ...
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from gatehook.errors import StartupError, redact
@@ -89,8 +89,17 @@ class RedisLine:
         self._ask_again = 0.0
         self._commands: set[asyncio.Future[Any]] = set()
 
-    async def ask(self, command: "Callable[[Redis], Awaitable[Any]]") -> Any:
-        """What Redis answers to what `command` makes of a client.
+    async def ask(
+        self,
+        command: "Callable[[Redis], Awaitable[Any]]",
+        *,
+        abandoned: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    ) -> Any:
+        """What Redis answers.
+
+        Args:
+            command: asks it, given a client.
+            abandoned: is run with the answer if that comes when nobody waits for it any more.
 
         Raises:
             Gone: there was no answer in time; or there was none within the last second, and Redis was not asked.
@@ -101,13 +110,15 @@ class RedisLine:
             self._ask_again = self._clock() + _PAUSE  # this call finds out; others do not wait for it
         # A task of its own, which ends by its socket's timeouts: redis-py may lose a connection of its pool for good
         # when a command is cancelled, and clients leave at any moment.
-        running = asyncio.ensure_future(command(self._client))
-        self._commands.add(running)
-        running.add_done_callback(self._ended)
+        running = self._keep(asyncio.ensure_future(command(self._client)))
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await asyncio.shield(running)
-        except TimeoutError:
+        except (asyncio.CancelledError, TimeoutError) as left:
+            if abandoned is not None:
+                self._keep(asyncio.ensure_future(self._follow_up(running, abandoned)))
+            if isinstance(left, asyncio.CancelledError):
+                raise
             raise self._failed(f"no answer within {self._timeout:g} s") from None
         except self._failures as error:
             raise self._failed(f"{type(error).__name__}: {redact(str(error), [self._password])}") from None
@@ -126,6 +137,18 @@ class RedisLine:
             await asyncio.gather(*late, return_exceptions=True)
         with contextlib.suppress(*self._failures):
             await self._client.aclose()
+
+    def _keep(self, running: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """Have `close` wait for it."""
+        self._commands.add(running)
+        running.add_done_callback(self._ended)
+        return running
+
+    async def _follow_up(
+        self, running: asyncio.Future[Any], abandoned: Callable[[Any], Coroutine[Any, Any, None]]
+    ) -> None:
+        with contextlib.suppress(*self._failures):
+            await abandoned(await running)
 
     def _ended(self, command: asyncio.Future[Any]) -> None:
         self._commands.discard(command)

@@ -29,13 +29,13 @@ from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.own_tools import OwnTools
-from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, Router
+from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
 from gatehook.results import WrongResultError
 from gatehook.services import Catalog
 from gatehook.tools import Tools
 from gatehook.transforms import Transforms
 
-__all__ = ["Concerns", "Observers", "Permits", "authenticate", "authorize", "read_body", "route"]
+__all__ = ["Concerns", "Observers", "Permits", "admit_round", "authenticate", "authorize", "read_body", "route"]
 
 log = logging.getLogger("gatehook")
 
@@ -163,6 +163,17 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 
+async def admit_round(limiters: Sequence[Limiter], call: Call) -> None:
+    """Ask the limiters that want to be asked before a model is called once more for a call.
+
+    Raises:
+        RateLimited: one refused.
+    """
+    for limiter in limiters:
+        if isinstance(limiter, RoundLimiter):
+            await limiter.admit_round(call)
+
+
 class Permits:
     """What the limiters reserved for one call, and for the attempt it is in."""
 
@@ -215,11 +226,15 @@ class Permits:
             if held:
                 await self._settle_all(held, outcome)
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Settle every permit that is left."""
-        if self._held:
-            held, self._held = self._held, []
-            await self._settle_all(held, outcome)
+    async def settle(self, outcome: Outcome, last_round: Outcome | None = None) -> None:
+        """Settle every permit that is left; where there were several rounds, the last attempt's with the last round."""
+        try:
+            if last_round is not None:
+                await self.round_over(last_round)
+        finally:
+            if self._held:
+                held, self._held = self._held, []
+                await self._settle_all(held, outcome)
 
     async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
         """Settle each once, in reverse; to the end, even when the client's leaving cancels the caller."""

@@ -7,10 +7,22 @@ from gatehook.canonical import tool_call_id
 from gatehook.jsonio import Document, encode
 from gatehook.model import Chunk, Frames, ToolCall
 
-__all__ = ["OLD_FORM", "answers_of", "assembled", "calls_of", "identified", "may_call", "pending_form", "without_calls"]
+__all__ = [
+    "GAP",
+    "OLD_FORM",
+    "answers_of",
+    "assembled",
+    "calls_of",
+    "identified",
+    "may_call",
+    "pending_form",
+    "without_calls",
+]
 
 OLD_FORM: Final = "function_call"
 """The field of OpenAI's old form, one call a message; it has no id, and goes by this word instead."""
+GAP: Final = "\n\n"
+"""Between what a model says in one round and in the next."""
 _FIELDS: Final = ("tool_calls", OLD_FORM)
 _WORDS: Final = (b"tool_calls", b"function_call", b"\\u00")
 """What an answer with calls holds: a field's name, or an escaped letter of it."""
@@ -44,6 +56,14 @@ def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
         known.add(call["id"])
         renamed.append(call)
     return {**message, "tool_calls": renamed}
+
+
+def own_words(message: Mapping[str, Any], said: str) -> Mapping[str, Any]:
+    """The message without what was `said` in rounds before it: as the client sees it, that and a gap come first."""
+    content = message.get("content")
+    if not said or not isinstance(content, str):
+        return message
+    return {**message, "content": content.removeprefix(said).removeprefix(GAP) or None}
 
 
 def pending_form(call: ToolCall) -> dict[str, Any]:

@@ -19,18 +19,15 @@ from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
 from gatehook.own_tools import follow_up, read_arguments, tool_names
 from gatehook.record import Record
-from gatehook.stages import Concerns, Permits, route
-from gatehook.tool_calls import identified
+from gatehook.stages import Concerns, Permits, admit_round, route
+from gatehook.tool_calls import GAP, identified
 
-__all__ = ["GAP", "ToolLoop"]
+__all__ = ["ToolLoop"]
 
 log = logging.getLogger("gatehook.tools")
 
 _MOST_CALLS = 64
 """Of one round, at the same time; a model that calls more has lost its way, and the rest is left out."""
-
-GAP = "\n\n"
-"""Between what a model says in one round and in the next."""
 
 _CUT = ("length", "content_filter")
 """The ends of answers whose tool calls may lack a part."""
@@ -48,6 +45,7 @@ class ToolLoop:
         self.record = record
         self._own = call.own_tools.keys() & set(tool_names(call.payload.get("tools") or ()))
         """What the policies left of them."""
+        call.said = ""
 
     async def complete(self) -> Completion:
         """A whole answer: the last round's, with what was said before it, and the usage of all.
@@ -55,7 +53,6 @@ class ToolLoop:
         Raises:
             GatewayError: a round has no answer, calls what a policy does not allow, or is one too many.
         """
-        said: list[str] = []
         while True:
             completion = await self._failover.complete(self._call, await self._targets(), self._permits)
             self.record.spent(completion)
@@ -64,11 +61,9 @@ class ToolLoop:
             message = choice.get("message") or {}
             calls = message.get("tool_calls") or ()
             if not self.goes_on(calls, choice.get("finish_reason")):
-                return self._shown(completion, message, said, self.of_client(calls))
+                return self._shown(completion, message, self.of_client(calls))
             if not await self.may_run(message, calls):
-                return self._shown(completion, message, said, calls)
-            if text := message.get("content"):
-                said.append(text)
+                return self._shown(completion, message, calls)
             await self.run(message, calls)
 
     async def stream(self) -> Stream:
@@ -107,6 +102,7 @@ class ToolLoop:
             calls: its tool calls, all of own tools.
 
         Raises:
+            RateLimited: a limiter has no room for another round.
             UpstreamError: there were as many rounds already as there may be.
         """
         call, own = self._call, self._concerns.own_tools
@@ -126,26 +122,25 @@ class ToolLoop:
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(own.execute(call, one)) for one in named]
         results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
+        if isinstance(text := message.get("content"), str) and text:
+            call.said = GAP.join(filter(None, [call.said, text]))
         said = {name: value for name, value in message.items() if value is not None}
         call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
+        await admit_round(self._concerns.limiters, call)
 
     async def _targets(self) -> Sequence[Target]:
         return await route(self._concerns.routers, self._call)
 
     def _shown(
-        self,
-        completion: Completion,
-        message: Mapping[str, Any],
-        said: Sequence[str],
-        left: Sequence[Mapping[str, Any]],
+        self, completion: Completion, message: Mapping[str, Any], left: Sequence[Mapping[str, Any]]
     ) -> Completion:
         """The last answer as it goes on: with the calls that are `left`, all that was said, and the sum of usage."""
-        calls = message.get("tool_calls") or []
+        calls, said = message.get("tool_calls") or [], self._call.said
         if not said and not self._call.tool_rounds and len(left) == len(calls):
             return completion
         message = dict(message)
         if said:
-            message["content"] = GAP.join([*said, *filter(None, [message.get("content")])])
+            message["content"] = GAP.join(filter(None, [said, message.get("content")]))
         if len(left) < len(calls):
             message["tool_calls"] = left
             if not left:

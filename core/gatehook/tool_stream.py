@@ -10,7 +10,8 @@ from typing import Any, Final
 from gatehook.attempts import Stream
 from gatehook.deadlines import Watch
 from gatehook.model import Chunk, Frames, Usage
-from gatehook.tool_loop import GAP, ToolLoop
+from gatehook.tool_calls import GAP
+from gatehook.tool_loop import ToolLoop
 
 __all__ = ["RoundsStream"]
 

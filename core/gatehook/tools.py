@@ -10,7 +10,8 @@ from gatehook.gate import Gate
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
-from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, pending_form
+from gatehook.results import WrongResultError
+from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, own_words, pending_form
 
 __all__ = ["Tools", "confirmation_of"]
 
@@ -118,10 +119,10 @@ class Tools:
             return entry if judged is entry.completion else Entry(judged, at=entry.at, dropped=entry.dropped)
         if (gate := self.gate(call)) is None:
             return entry
-        chunks = [*await gate.passed(entry.chunks), *await gate.rest()]
+        passed, rest = await gate.passed(entry.chunks), await gate.rest()
         if gate.wants_another_round:
             return None
-        return Entry(chunks=chunks, at=entry.at, dropped=entry.dropped) if call.asked else entry
+        return Entry(chunks=[*passed, *rest], at=entry.at, dropped=entry.dropped) if call.asked else entry
 
     def gate(self, call: Call) -> Gate | None:
         """What a stream's chunks must pass; None if there is nothing to judge."""
@@ -161,6 +162,9 @@ class Tools:
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
+        for policy, verdict in zip(self.policies, verdicts, strict=True):
+            if not isinstance(verdict, Verdict) or verdict.kind not in _STRICTNESS:
+                raise WrongResultError(policy, "judge", verdict, f"a Verdict of: {', '.join(_STRICTNESS)}")
         return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.kind))
 
     async def ask(self, call: Call, message: Mapping[str, Any], pending: Sequence[ToolCall]) -> dict[str, Any]:
@@ -170,7 +174,7 @@ class Tools:
             GatewayError: nobody can be asked now.
         """
         assert self._confirmer is not None, "ruling() has looked"  # noqa: S101
-        fields = await self._confirmer.ask(call, Question(message, pending))
+        fields = await self._confirmer.ask(call, Question(own_words(message, call.said), pending))
         call.asked = True
         return {"status": _STATUS, **fields, "pending_tool_calls": [pending_form(one) for one in pending]}
 
@@ -179,12 +183,8 @@ class Tools:
         """Let the conversation go on with the model's message, and what is `said` to it of its calls, by their ids."""
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
-        call.body = Document(continued(call.payload, [message, *answers_of(message, contents)]))
-
-
-def continued(payload: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The request with more of the conversation."""
-    return {**payload, "messages": [*payload["messages"], *messages]}
+        told = [own_words(message, call.said), *answers_of(message, contents)]
+        call.body = Document({**call.payload, "messages": [*call.payload["messages"], *told]})
 
 
 def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:

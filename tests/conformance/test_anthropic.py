@@ -46,21 +46,24 @@ class AnthropicScript(Script):
     def stream(self, said: Said) -> Reply:
         delta = {"stop_reason": REASONS[said.finish], "stop_sequence": None}
         usage = {"output_tokens": said.usage.completion_tokens}
-        ending = [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
+        ending: list[dict[str, Any]] = [
+            {"type": "message_delta", "delta": delta, "usage": usage},
+            {"type": "message_stop"},
+        ]
         return Reply.of_events([*self.spoken(said), *map(frame, ending)])
 
     def spoken(self, said: Said) -> list[bytes]:
         usage = {"input_tokens": said.usage.prompt_tokens, "output_tokens": 1}
         start = message(content=[], stop_reason=None, stop_sequence=None, usage=usage)
-        blocks = []
+        blocks: list[tuple[dict[str, Any], list[dict[str, str]]]] = []
         if said.text:
             text_deltas = [{"type": "text_delta", "text": text} for text in said.text]
             blocks.append(({"type": "text", "text": ""}, text_deltas))
         for call in said.calls:
             parts = call.arguments[:9], call.arguments[9:]
-            block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
             blocks.append((block, [{"type": "input_json_delta", "partial_json": part} for part in parts]))
-        events = [{"type": "message_start", "message": start}, {"type": "ping"}]
+        events: list[dict[str, Any]] = [{"type": "message_start", "message": start}, {"type": "ping"}]
         for index, (block, deltas) in enumerate(blocks):
             events += in_block(index, block, deltas)
         return [frame(event) for event in events]

@@ -1,6 +1,7 @@
 """The authenticators that are shipped keep to everything the suite asks of one."""
 
 import time
+from collections.abc import Mapping
 
 import jwt
 
@@ -18,11 +19,16 @@ def token(secret: str = SECRET, *, expires: float = 600, **claims: object) -> st
 class TestAuthKeys(AuthenticatorConformance):
     plugin = "auth_keys"
     settings = f'[plugins.auth_keys]\nkeys = ["{KEY}"]\nadmin_keys = ["{ADMIN_KEY}"]\n'
-    good = {KEY: "key-4fe29c22", ADMIN_KEY: "key-dabb3e2b"}
+    good: Mapping[str, str] = {KEY: "key-4fe29c22", ADMIN_KEY: "key-dabb3e2b"}
 
 
 class TestAuthJwt(AuthenticatorConformance):
     plugin = "auth_jwt"
     settings = f'[plugins.auth_jwt]\nsecret = "{SECRET}"\n'
-    good = {token(): "ann", token(sub="bob"): "bob"}
-    bad = (token("another-secret-of-32-bytes-at-least"), token(expires=-3600), token(aud="somebody-else"), token(sub=""))
+    good: Mapping[str, str] = {token(): "ann", token(sub="bob"): "bob"}
+    bad = (
+        token("another-secret-of-32-bytes-at-least"),
+        token(expires=-3600),
+        token(aud="somebody-else"),
+        token(sub=""),
+    )

@@ -33,3 +33,12 @@ class TestConcurrencyInRedis(LimiterConformance):
     @pytest.fixture(autouse=True)
     def _in_redis(self, redis_url: str) -> None:
         self.settings = f'[redis]\nurl = "{redis_url}"\ntimeout = 10\n{ONLY}concurrent_requests = 3\n'
+
+
+class TestTokensInRedis(LimiterConformance):
+    plugin = "rate_limit"
+    label = "rate_limit: tokens, Redis"
+
+    @pytest.fixture(autouse=True)
+    def _in_redis(self, redis_url: str) -> None:
+        self.settings = f'[redis]\nurl = "{redis_url}"\ntimeout = 10\n{ONLY}tokens_per_minute = 90\n'

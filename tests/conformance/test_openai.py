@@ -79,7 +79,7 @@ def piece(said: Said, finish: str | None = None, **content: Any) -> bytes:
 
 
 def ending(said: Said) -> list[bytes]:
-    last = {"text": ""} if said.operation == "completions" else {"delta": {}}
+    last: dict[str, Any] = {"text": ""} if said.operation == "completions" else {"delta": {}}
     return [
         piece(said, finish=said.finish, **last),
         frame({**head(said, ".chunk"), "choices": [], "usage": usage_of(said)}),

@@ -1,6 +1,7 @@
 """PLUGINS.md and the code agree, both ways: hooks, errors, plugins, the API's names; and the examples run."""
 
 import ast
+import contextlib
 import inspect
 import re
 import textwrap
@@ -19,6 +20,7 @@ from gatehook.scaffold import KINDS, rendered
 from gatehook.sections import Section
 from gatehook.settings import load
 from gatehook.testing import Reply, StubUpstream, built, serving
+from gatehook.testing.conformance.suite import checks
 
 ROOT = Path(__file__).parents[2]
 BOOK = (ROOT / "PLUGINS.md").read_text("utf-8")
@@ -198,7 +200,8 @@ async def test_an_example_of_the_book_runs(place: str) -> None:
     names = run(place)
     plugins = plugins_in(names)
     tests = [value for name, value in names.items() if name.startswith("test_")]
-    assert plugins or tests
+    suites = [value for name, value in names.items() if name.startswith("Test")]
+    assert plugins or tests or suites
     if plugins:
         text = "".join(f"[plugins.{name}]\n" for name in plugins)
         async with serving(text, plugins=plugins) as served:
@@ -206,6 +209,11 @@ async def test_an_example_of_the_book_runs(place: str) -> None:
             served.gateway.plugins.collect("register_commands", gateway=served.gateway)
     for test in tests:
         await test()
+    for suite in suites:
+        suite.plugin_class = plugins_in(run(next(iter(EXAMPLES))))[suite.plugin]
+        for method in checks(suite):
+            with contextlib.suppress(pytest.skip.Exception):
+                await getattr(suite(), method)()
 
 
 @pytest.fixture
@@ -301,7 +309,7 @@ def commands() -> Iterator[tuple[str, str]]:
 def test_every_command_that_the_documents_name_is_there() -> None:
     from gatehook.cli import _COMMANDS
 
-    gateway = built("[plugins.database]\n[plugins.ledger]\n")
+    gateway = built("[plugins.database]\n[plugins.ledger]\n[plugins.vendor_comfyui]\n")
     added = {command.name for _, command in gateway.plugins.collect("register_commands", gateway=gateway)}
     assert sorted({words for _, words in commands()} - set(_COMMANDS) - added) == []
     assert {words for _, words in commands()}

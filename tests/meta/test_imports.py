@@ -128,7 +128,7 @@ def test_only_the_settings_know_dynaconf() -> None:
     assert knowing == {"_stack.py"}
 
 
-EGRESS = {"egress.py", "direct.py"}
+EGRESS = {"egress.py", "direct.py", "websocket.py"}
 """The way out, and a room of its own behind it."""
 
 

@@ -116,7 +116,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 def test_every_address_in_it_is_where_the_shipped_settings_serve() -> None:
     server = tomllib.loads(SHIPPED)["server"]
     assert f"http://{server['host']}:{server['port']}" == ADDRESS
-    others = {"http://127.0.0.1:8000"}  # a server of the reader's own
+    others = {"http://127.0.0.1:8000", "http://127.0.0.1:8188"}  # servers of the reader's own
     assert set(re.findall(r"http://[\w.]+:\d+", README)) == {ADDRESS} | others
 
 
@@ -204,6 +204,19 @@ def test_a_key_may_stand_in_settings_local_or_in_a_file(tmp_path: Path) -> None:
     assert "settings.local.toml" in (ROOT / ".gitignore").read_text("utf-8").split()
 
 
+WORKFLOW = json.dumps({
+    "3": {"class_type": "KSampler", "inputs": {
+        "seed": 1, "steps": 20, "cfg": 7.0, "scheduler": "normal", "positive": ["6", 0], "negative": ["7", 0],
+        "latent_image": ["5", 0],
+    }},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 1024, "batch_size": 1}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly"}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "ComfyUI"}},
+})  # fmt: skip
+"""What the reader has saved as sdxl.json."""
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["in settings.local.toml", "in settings.toml"])
 @pytest.mark.parametrize("text", blocks("toml"), ids=lambda text: text.splitlines()[0] + text.splitlines()[1])
 def test_a_settings_block_works_with_the_shipped_settings(
@@ -218,6 +231,7 @@ def test_a_settings_block_works_with_the_shipped_settings(
         monkeypatch.delenv(name)
     for name in re.findall(r"env:(\w+)", text):
         monkeypatch.setenv(name, "a-made-up-key-of-a-client")
+    (tmp_path / "sdxl.json").write_text(WORKFLOW, "utf-8")
     assert main(["check", "--config", str(file)]) == 0
     capsys.readouterr()
     assert main(["models", "--json", "--config", str(file)]) == 0

@@ -36,13 +36,17 @@ class _Run:
         self.task: asyncio.Task[None] | None = None
         self.why: Literal["", "cancelled", "interrupted", "lost"] = ""
         """For what reason it was broken off."""
+        self.calls = False
+        """Whether the call is being made: only then is there something to break off."""
         self.is_over = False
         """Whether the call has ended, and only that is to be written down."""
 
     def break_off(self, why: Literal["cancelled", "interrupted", "lost"]) -> None:
-        """Break off the call; once, for the first reason."""
-        if not self.why and not self.is_over and self.task is not None:
-            self.why = why
+        """Break off the call, or never begin it; once, for the first reason."""
+        if self.why or self.is_over or self.task is None:
+            return
+        self.why = why
+        if self.calls:
             self.task.cancel()
 
 
@@ -162,7 +166,7 @@ class Dispatcher:
         job = run.job
         try:
             ending = await self._ending(run)
-            run.is_over = True
+            run.calls, run.is_over = False, True
             if ending is not None:
                 await self._write(run, ending)
         except Exception:
@@ -180,20 +184,27 @@ class Dispatcher:
         def report(progress: Progress) -> None:
             self._reports.report(run.job, progress)
 
+        if run.why:
+            return self._broken_off(run)
+        run.calls = True
         try:
             return await self._runner.run(run.job, report)
         except asyncio.CancelledError:
-            if run.why == "cancelled":
-                return Ending("cancelled")
-            if run.why == "interrupted":
-                error = Unavailable("the gateway was stopped while the job ran", code="interrupted")
-                return Ending("interrupted" if self._settings.repeat else "failed", error)
-            if run.why == "lost":
-                return None
-            raise
+            if not run.why or run.task is None:
+                raise
+            run.task.uncancel()
+            return self._broken_off(run)
         except Exception:
             log.exception("%s: internal error", run.job.id)
             return Ending("failed", GatewayError(f"internal error; the gateway's log tells more under {run.job.id}"))
+
+    def _broken_off(self, run: _Run) -> Ending | None:
+        if run.why == "lost":
+            return None
+        if run.why == "cancelled":
+            return Ending("cancelled")
+        error = Unavailable("the gateway was stopped while the job ran", code="interrupted")
+        return Ending("interrupted" if self._settings.repeat or not run.calls else "failed", error)
 
     async def _write(self, run: _Run, ending: Ending) -> None:
         """Write down how a run ended, as soon as the database is there; what was answered must not be lost."""

@@ -74,6 +74,15 @@ class Need(Struct, frozen=True, gc=False):
             tokens, nano = max(min(tokens, _MOST), expected_tokens), max(min(nano, _MOST), expected_nano)
         return cls(tokens, nano, expected_tokens, expected_nano)
 
+    def __add__(self, other: "Need") -> "Need":
+        """What both need."""
+        return Need(
+            self.tokens + other.tokens,
+            self.nano + other.nano,
+            self.expected_tokens + other.expected_tokens,
+            self.expected_nano + other.expected_nano,
+        )
+
     @property
     def most(self) -> Amount:
         """Its bound."""

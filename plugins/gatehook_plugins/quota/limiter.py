@@ -13,6 +13,7 @@ from gatehook import (
     PermissionDenied,
     Permit,
     Retry,
+    RoundLimiter,
     Target,
     Unavailable,
     estimate,
@@ -63,6 +64,20 @@ class QuotaLimiter:
         self._books.begun(permit)
         call.state[_STATE] = permit
         return permit
+
+    async def admit_round(self, call: Call) -> None:
+        """Reserve what the model can use at most when it is called once more.
+
+        Raises:
+            RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
+        """
+        permit = call.state.get(_STATE)
+        if not isinstance(permit, QuotaPermit):  # no caps, or reserved for at another place
+            return
+        need = self._prices.of(call.model).need(estimate(call, self._catalog.group(call.model)))
+        if not permit.account.reserve(need):
+            await self._broker.admit(permit.account, need)
+        permit.need += need
 
     async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
         """Reserve under `name` what a call may use that is made later; see `Quotas.reserve`."""
@@ -127,4 +142,4 @@ def _unpriced(key: str, retry: Retry) -> PermissionDenied:
     )
 
 
-_guard: tuple[type[Limiter], type[AttemptLimiter]] = (QuotaLimiter, QuotaLimiter)
+_guard: tuple[type[Limiter], type[AttemptLimiter], type[RoundLimiter]] = (QuotaLimiter, QuotaLimiter, QuotaLimiter)

@@ -80,8 +80,17 @@ class RedisStore:
         for rule in rules:
             arguments += (rule.unit, rule.most, rule.cost(tokens))
         running = tuple(self._key(rule) for rule in rules if rule.unit == "concurrent")
+
+        async def take_back(answer: Sequence[int]) -> None:
+            slot, admitted, *_ = answer
+            if admitted:
+                await self.settle(Grant(self, rules, tokens, slot, holder), requests=0, tokens=0)
+
+        keys = [self._key(rule) for rule in rules]
         try:
-            slot, admitted, *gauges = await self._run(_ADMIT, [self._key(rule) for rule in rules], arguments)
+            slot, admitted, *gauges = await self._line.ask(
+                lambda client: _ADMIT.run(client, keys, arguments), abandoned=take_back
+            )
         except BaseException as error:  # also when the client leaves: the script may have run
             if running and not (isinstance(error, Gone) and not error.asked):
                 self._ended[holder] = running

@@ -83,6 +83,7 @@ class RouteModels:
     def register_routers(self, gateway: Gateway) -> Iterable[Router]:
         """One router over the catalog."""
         services = gateway.services
+        self._loads.vendors = lambda: gateway.vendors
         if (directory := services.get(DIRECTORY)) is not None:
             self._balance.follow(directory)
         return [

@@ -3,10 +3,11 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Final, TypeAlias
 
-from gatehook import AttemptLimiter, Call, Limiter, Outcome, Permit, Target
+from gatehook import AttemptLimiter, Busy, Call, Limiter, Outcome, Permit, Target
 
 __all__ = ["Loads"]
 
@@ -35,6 +36,8 @@ class Loads:
         self.is_measuring = False
         self.running: Counter[str] = Counter()
         """Attempts by the keys of their deployments."""
+        self.vendors: Callable[[], Mapping[str, object]] = dict
+        """Gives the vendors by name, once all are there."""
         self._clock = clock
         self._plain: Means = {}
         self._streamed: Means = {}
@@ -62,6 +65,19 @@ class Loads:
         elif outcome.http_status >= 500 or outcome.http_status == 429:
             slower = min(_FAILED * means[key][0], _SLOWEST) if key in means else _UNPROVEN
             _learn(means, key, max(now - began, slower), now)
+
+    def busy(self, targets: Sequence[Target]) -> list[int]:
+        """How many requests each of these deployments has to do: of this process, and of others where that is known."""
+        mine = [self.running.get(target.key, 0) for target in targets]
+        if not self._waiting:
+            return mine
+        told = [self._waiting[target.vendor](target) if target.vendor in self._waiting else 0 for target in targets]
+        return list(map(max, mine, told))
+
+    @cached_property
+    def _waiting(self) -> Mapping[str, Callable[[Target], int]]:
+        """By name of the vendor: how to ask it, of those that know."""
+        return {name: vendor.waiting for name, vendor in self.vendors().items() if isinstance(vendor, Busy)}
 
     def latencies(self, keys: Sequence[str], *, stream: bool) -> list[float]:
         """Seconds until each of these deployments answers: 0 for one that is to be tried out, inf while it is."""

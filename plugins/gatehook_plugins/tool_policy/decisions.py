@@ -1,6 +1,5 @@
 """What somebody decides about the calls of a session, checked before it counts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from gatehook import Catalog, InvalidRequest, PermissionDenied, encode
@@ -32,7 +31,7 @@ def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, ca
         if one not in asked.approved_ids:
             raise _wrong("arguments", f"the call {one[:80]!r} is not among approved_ids")
     models = {session.model, catalog.canonical(session.model)}
-    offered = _offered(kept.body)
+    offered = _offered(kept) if asked.arguments else {}
     approved: dict[str, str] = {}
     for one in asked.approved_ids:
         name = waiting[one].name
@@ -45,11 +44,10 @@ def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, ca
     return Decision(approved, asked.reason)
 
 
-def _offered(body: Mapping[str, Any]) -> Offered:
-    old = body.get("functions")
-    tools = body.get("tools")
+def _offered(kept: Kept) -> Offered:
+    old, tools = kept.body.get("functions"), kept.body.get("tools")
     listed = [{"function": one} for one in old] if isinstance(old, list) else []
-    return schemas_of([*(tools if isinstance(tools, list) else []), *listed])
+    return schemas_of([*(tools if isinstance(tools, list) else []), *listed, *kept.own])
 
 
 def _edited(arguments: dict[str, Any] | str, offered: Offered, name: str, path: str) -> str:

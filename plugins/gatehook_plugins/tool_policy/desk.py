@@ -225,9 +225,19 @@ def _told(arguments: str, approved: str | None) -> dict[str, str]:
     return {"decision": "edited", "edited": arguments_digest(approved)}
 
 
+def _printable(text: str) -> str:
+    """A name that a model wrote, as a database takes it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
 def _detail(session: Session, decisions: Mapping[str, Mapping[str, str]], reason: str = "") -> dict[str, Any]:
     calls = [
-        {"id": one.id, "name": one.name, "arguments": arguments_digest(one.arguments), **decisions[one.id]}
+        {
+            "id": _printable(one.id),
+            "name": _printable(one.name),
+            "arguments": arguments_digest(one.arguments),
+            **decisions[one.id],
+        }
         for one in session.calls
     ]
     return {"user": session.user_id, "model": session.model, "calls": calls, **({"reason": reason} if reason else {})}

@@ -51,6 +51,8 @@ class PendingFeed:
                 }
             )
             await response.prepare(request)
+            if request.method == "HEAD":
+                return response
             await response.write(first + COMMENT)  # so that the client sees that it listens
             await self._follow(principal, known, changed, response)
             with contextlib.suppress(ConnectionError):

@@ -66,7 +66,7 @@ def own_calls(session: Session, kept: Kept, decision: Decision) -> list[ToolCall
     found = []
     for call in kept.message.get("tool_calls") or ():
         function = call.get("function") or {}
-        if function.get("name") in kept.own and call["id"] not in refused:
+        if function.get("name") in kept.own_names and call["id"] not in refused:
             arguments = decision.approved.get(call["id"], function.get("arguments") or "")
             found.append(ToolCall(call["id"], function["name"], arguments))
     return found

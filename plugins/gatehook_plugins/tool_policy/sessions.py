@@ -23,8 +23,13 @@ class Kept(Struct, frozen=True):
     key_id: str = ""
     models: list[str] | None = None
     """What the caller may use; None: all."""
-    own: list[str] = []
-    """Tools of the gateway's own that were added to the request; they are not in `body`, but may be in `message`."""
+    own: list[dict[str, Any]] = []
+    """The gateway's own tools that were added to the request: they are not in `body`, but may be called."""
+
+    @property
+    def own_names(self) -> set[str]:
+        """What those are called."""
+        return {tool["function"]["name"] for tool in self.own}
 
 
 class Session(Struct, frozen=True):
@@ -69,7 +74,8 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
     """A session that begins `now` (epoch ms) and expires `lifetime` ms later."""
     principal = call.principal
     models = None if principal.models is None else sorted(principal.models)
-    kept = Kept(_as_asked(call), dict(question.message), principal.key_id, models, sorted(call.own_tools))
+    body, own = _parted(call)
+    kept = Kept(body, dict(question.message), principal.key_id, models, own)
     session = Session(
         id="sess_" + secrets.token_urlsafe(24),
         user_id=principal.id,
@@ -88,14 +94,15 @@ def arguments_digest(arguments: str) -> str:
     return "sha256:" + hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _as_asked(call: Call) -> dict[str, Any]:
-    """The request with the client's tools only: the gateway adds its own to the next one again."""
+def _parted(call: Call) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The request with the client's tools only, and the others: the gateway adds its own to the next one again."""
     payload = call.payload
     if not call.own_tools or not (tools := payload.get("tools")):
-        return payload
-    left = [tool for tool in tools if (tool.get("function") or {}).get("name") not in call.own_tools]
+        return payload, []
+    own = [tool for tool in tools if (tool.get("function") or {}).get("name") in call.own_tools]
+    left = [tool for tool in tools if tool not in own]
     without = {name: value for name, value in payload.items() if name != "tools"}
-    return {**without, "tools": left} if left else without
+    return ({**without, "tools": left} if left else without), own
 
 
 def _digest(session: Session) -> str:

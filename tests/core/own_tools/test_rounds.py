@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import Call, GatewayError, Outcome, ToolCall, Verdict
+from gatehook import Call, GatewayError, Outcome, RateLimited, ToolCall, Verdict
 from gatehook.errors import StartupError
 from gatehook.testing import built
 
@@ -138,6 +138,27 @@ async def test_what_is_reserved_for_an_attempt_is_settled_with_its_own_round(kit
         await ask.chat()
     told = [(of, one.status, one.usage.total_tokens if one.usage else 0) for of, one in settled]
     assert told == [("attempt", "complete", 15), ("attempt", "complete", 42), ("call", "complete", 57)]
+
+
+async def test_a_limiter_may_end_a_call_between_two_rounds(kit: Any) -> None:
+    class Limiter:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        async def admit(self, call: Call) -> None: ...
+
+        async def admit_round(self, call: Call) -> None:
+            self.seen.append(len(call.payload["messages"]))
+            if len(self.seen) == 2:
+                raise RateLimited("no more tokens today", retry_after=60)
+
+    limiter = Limiter()
+    plugin = kit.plugin(register_limiters=[limiter])
+    async with kit.asking(kit.calls("search"), tools=[kit.Noting()], limiter=plugin) as ask:
+        error = (await ask.chat(status=429))["error"]
+        await ask.watching.over.wait()
+    assert (error["message"], limiter.seen) == ("no more tokens today", [3, 5])
+    assert ask.watching.outcomes[0].usage.total_tokens == 30
 
 
 async def test_a_loop_that_never_ends_is_ended(kit: Any) -> None:

@@ -5,7 +5,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 import pytest
@@ -21,13 +21,13 @@ B64 = base64.b64encode(PNG).decode()
 
 def size_of(png: bytes) -> tuple[int, int]:
     """The size of a whole, sound picture."""
-    place, data = 8, b""
+    place, data, width, height = 8, b"", 0, 0
     while place < len(png):
         length, kind = struct.unpack_from(">I4s", png, place)
         body = png[place + 8 : place + 8 + length]
         assert struct.unpack_from(">I", png, place + 8 + length)[0] == zlib.crc32(kind + body)
         data += body if kind == b"IDAT" else b""
-        width, height = struct.unpack_from(">II", body) if kind == b"IHDR" else (width, height)  # noqa: F821
+        width, height = struct.unpack_from(">II", body) if kind == b"IHDR" else (width, height)
         place += 12 + length
     assert len(zlib.decompress(data)) == ((width + 7) // 8 + 1) * height
     return width, height
@@ -37,10 +37,11 @@ class Watch:
     """A plugin that keeps what becomes of each call."""
 
     Settings = Section
-    outcomes: list[tuple[Call, Outcome]]
+    outcomes: ClassVar[list[tuple[Call, Outcome]]] = []
 
     def __init__(self, settings: Section) -> None:
-        type(self).outcomes = self.kept = []
+        self.kept: list[tuple[Call, Outcome]] = []
+        type(self).outcomes = self.kept
 
     @hookimpl
     def register_observers(self) -> Iterable[Observer]:

@@ -268,3 +268,18 @@ async def test_cancelled_commands_cost_the_pool_no_connection(node: Node) -> Non
             await asyncio.gather(*asking, return_exceptions=True)
         await asyncio.gather(*store._line._commands, return_exceptions=True)
         assert store._line._client.connection_pool._in_use_connections == set()
+
+
+async def test_what_a_client_reserved_that_left_meanwhile_is_given_back(node: Node) -> None:
+    limit = rules("key", "k", Limits(1, 10, 1))
+    async with node() as store:
+        for _ in range(3):
+            asking = asyncio.ensure_future(store.admit(limit, 10))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+            while store._line._commands:
+                await asyncio.wait(set(store._line._commands))
+        decision = await store.admit(limit, 10)
+        assert decision.admitted

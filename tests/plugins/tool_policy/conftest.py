@@ -175,10 +175,12 @@ def settings(stub: StubUpstream, policy: str, database: str = "", more: str = ""
 
 
 @contextlib.asynccontextmanager
-async def opened(*replies: Reply, policy: str, database: str = "", more: str = "") -> AsyncIterator[House]:
+async def opened(
+    *replies: Reply, policy: str, database: str = "", more: str = "", plugins: Mapping[str, type] | None = None
+) -> AsyncIterator[House]:
     async with StubUpstream(*(replies or (plain(text="hi"),))) as stub:
         text = settings(stub, policy, database, more)
-        async with serving(text) as served, aiohttp.ClientSession() as http:
+        async with serving(text, plugins=plugins) as served, aiohttp.ClientSession() as http:
             yield House(served.url, served.gateway, stub, http)
 
 

@@ -4,8 +4,6 @@ import asyncio
 import time
 from typing import Any
 
-import pytest
-
 House = Any
 OpenHouse = Any
 Vendor = Any
@@ -65,27 +63,25 @@ async def test_a_change_of_an_older_revision_is_refused(sqlite_house: OpenHouse,
     assert stale.error["code"] == "revision_conflict"
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"rules": [{"tool": "x"}]}, "rules[0].verdict"),
-        ({"rules": [{"tool": "x", "verdict": "perhaps"}]}, "rules[0].verdict"),
-        ({"rules": [{"tol": "x", "verdict": "deny"}]}, "rules[0].tol"),
-        ({"rules": [{"tool": "x" * 201, "verdict": "deny"}]}, "rules[0].tool"),
-        ({"rules": [DENY] * 501}, "rules"),
-        ({"rules": {}}, "rules"),
-        ({"default": "perhaps"}, "default"),
-        ({"rule": []}, "rule"),
-        ([], None),
-    ],
-)
-async def test_rules_that_cannot_be_are_told_by_their_place(
-    sqlite_house: OpenHouse, keys: Keys, body: Any, param: str | None
-) -> None:
+WRONG: list[tuple[Any, str | None]] = [
+    ({"rules": [{"tool": "x"}]}, "rules[0].verdict"),
+    ({"rules": [{"tool": "x", "verdict": "perhaps"}]}, "rules[0].verdict"),
+    ({"rules": [{"tol": "x", "verdict": "deny"}]}, "rules[0].tol"),
+    ({"rules": [{"tool": "x" * 201, "verdict": "deny"}]}, "rules[0].tool"),
+    ({"rules": [DENY] * 501}, "rules"),
+    ({"rules": {}}, "rules"),
+    ({"default": "perhaps"}, "default"),
+    ({"rule": []}, "rule"),
+    ([], None),
+]
+
+
+async def test_rules_that_cannot_be_are_told_by_their_place(sqlite_house: OpenHouse, keys: Keys) -> None:
     async with sqlite_house() as at:
-        answer = await at.request("PUT", "/admin/tools/policy", body, key=keys.admin)
+        for body, param in WRONG:
+            answer = await at.request("PUT", "/admin/tools/policy", body, key=keys.admin)
+            assert (answer.status, answer.error["param"]) == (400, param), body
         assert (await at.request("GET", "/admin/tools/policy", key=keys.admin)).headers["ETag"] == '"0"'
-    assert (answer.status, answer.error["param"]) == (400, param)
 
 
 async def test_only_admins_see_and_set_the_policy(sqlite_house: OpenHouse) -> None:
@@ -150,10 +146,17 @@ async def test_the_feed_tells_what_comes_and_goes_in_any_process(house: OpenHous
             feed.close()
 
 
+async def test_who_only_asks_for_the_feed_s_head_gets_that(sqlite_house: OpenHouse) -> None:
+    async with sqlite_house() as at, asyncio.timeout(5):
+        answer = await at.request("HEAD", "/v1/tools/pending/events")
+    assert (answer.status, answer.body) == (200, b"")
+
+
 async def test_a_watcher_does_not_hold_up_a_shutdown(sqlite_house: OpenHouse, keys: Keys) -> None:
     async with sqlite_house() as at:
         url, headers = f"{at.url}/v1/tools/pending/events", {"Authorization": f"Bearer {keys.alice}"}
         feed = await at.http.get(url, headers=headers)
         assert await feed.content.readuntil(b"\n\n") == b": keep-alive\n\n"
         begun = time.monotonic()
+    feed.close()
     assert time.monotonic() - begun < 10

@@ -171,6 +171,14 @@ async def test_texts_that_are_no_unicode_are_kept_as_they_are(desk: Any) -> None
     assert session.conversation().body["messages"][0]["content"] == "\ud83d"
 
 
+async def test_names_that_no_database_takes_are_told_as_far_as_they_can_be(desk: Any) -> None:
+    at, _, directory = desk
+    odd = ToolCall("c\x00", "f\ud83d\x00", "{}")
+    await at.keep(call_of(), Question({"role": "assistant", "tool_calls": []}, [odd]))
+    (line,) = await directory.audit()
+    assert [(one["id"], one["name"]) for one in line.detail["calls"]] == [("c?", "f??")]
+
+
 async def test_two_desks_of_one_database_decide_once(database_url: str, clock: Clock) -> None:
     async with desk_at(database_url, clock) as (one, _, directory), desk_at(database_url, clock) as (other, *_):
         for _ in range(5):

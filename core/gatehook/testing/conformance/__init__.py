@@ -31,5 +31,5 @@ __all__ = [
 ]
 
 
-class VendorConformance(VendorAnswers, VendorFailures, VendorLines, VendorRequests):
+class VendorConformance(VendorRequests, VendorLines, VendorFailures, VendorAnswers):
     """The suite for vendors: subclass it, name the `plugin`, give a `script` of its upstream's dialect."""

@@ -44,11 +44,11 @@ class AuthenticatorConformance(Suite):
         expect(self.good, f"{type(self).__name__}.good: tell at least one token and its principal's id")
         async with self.running() as gateway:
             one = self.authenticator(gateway)
-            for token, id in self.good.items():
+            for token, who in self.good.items():
                 first, again = [await one.authenticate(self.credential(token)) for _ in range(2)]
-                expect(isinstance(first, Principal), f"the good token of {id!r} gives {first!r}")
-                expect(first is not None and first.id == id, f"the good token of {id!r} gives {first and first.id!r}")
-                expect(first == again, f"the good token of {id!r} gives another principal the second time")
+                expect(isinstance(first, Principal), f"the good token of {who!r} gives {first!r}")
+                expect(first is not None and first.id == who, f"the good token of {who!r} gives {first and first.id!r}")
+                expect(first == again, f"the good token of {who!r} gives another principal the second time")
 
     @check("foreign credentials")
     async def test_what_is_not_its_own_is_left_to_others(self) -> None:
@@ -133,5 +133,10 @@ def _spoilt(token: str, chance: random.Random) -> str:
     place = chance.randrange(len(token) + 1)
     letter = chance.choice(["", "A", ".", "=", " ", "ß", "\udcff", token])
     return chance.choice(
-        [token[:place], token[place:], token[:place] + letter + token[place + 1 :], token[:place] + letter + token[place:]]
+        [
+            token[:place],
+            token[place:],
+            token[:place] + letter + token[place + 1 :],
+            token[:place] + letter + token[place:],
+        ]
     )

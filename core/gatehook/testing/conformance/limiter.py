@@ -11,7 +11,7 @@ from gatehook.jsonio import Document
 from gatehook.model import Call, Outcome, Principal, Usage
 from gatehook.protocols import Limiter, Permit
 from gatehook.testing.conformance.limiter_machine import explore
-from gatehook.testing.conformance.suite import PATIENCE, Suite, check, eventually, expect, not_offered
+from gatehook.testing.conformance.suite import Suite, check, eventually, expect, not_offered
 
 __all__ = ["LimiterConformance"]
 
@@ -34,6 +34,8 @@ class LimiterConformance(Suite):
     frees: bool = True
     """Whether a call that ended, and used nothing, makes room for another: true of what is running at once, of tokens
     and of money; false of how often something is done."""
+    patience: float = 1.0
+    """Seconds in which what a cancelled call reserved has to be given back."""
     examples: int = 25
     """How many courses of events are tried."""
 
@@ -124,7 +126,9 @@ class LimiterConformance(Suite):
             expect(len(again) == 1, f"{_STORM} calls were refused and one ended: there is room for {len(again)}, not 1")
             await self.ends([*rest, *again], ENDINGS[3])
             await eventually(
-                lambda: self.has_room(limiter, who, self.limit), "what was rejected elsewhere stays reserved"
+                lambda: self.has_room(limiter, who, self.limit),
+                "what was rejected elsewhere stays reserved",
+                self.patience,
             )
 
     @check("settled once")
@@ -150,7 +154,8 @@ class LimiterConformance(Suite):
                     await self.cancelled(limiter, who, steps, wait)
             await eventually(
                 lambda: self.has_room(limiter, who, self.limit),
-                f"calls were cancelled while they were admitted; {PATIENCE:g} s later something is still reserved",
+                f"calls were cancelled while they were admitted; {self.patience:g} s later something is still reserved",
+                self.patience,
             )
 
     async def cancelled(self, limiter: Limiter, who: str, steps: int, wait: float = 0.0) -> None:

@@ -108,7 +108,9 @@ class RouterConformance(Suite):
                 sets = {
                     frozenset(one.key for one in await self.routed(self.router(gateway), model)) for _ in range(_TIMES)
                 }
-                expect(len(sets) == 1, f"{model!r}: asked {_TIMES} times, it names {len(sets)} different sets of targets")
+                expect(
+                    len(sets) == 1, f"{model!r}: asked {_TIMES} times, it names {len(sets)} different sets of targets"
+                )
 
     @check("priorities")
     async def test_better_priorities_come_first(self) -> None:
@@ -172,4 +174,12 @@ class RouterConformance(Suite):
 
 def _facts(call: Call) -> tuple[Any, ...]:
     """What of a call is no router's to change. `state` is: under its own name."""
-    return call.operation, call.model, deepcopy(call.payload), call.stream, dict(call.headers), call.target, call.attempts
+    return (
+        call.operation,
+        call.model,
+        deepcopy(call.payload),
+        call.stream,
+        dict(call.headers),
+        call.target,
+        call.attempts,
+    )

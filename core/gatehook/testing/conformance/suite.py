@@ -15,12 +15,23 @@ from gatehook.app import Gateway
 from gatehook.plugins import installed
 from gatehook.testing import built
 
-__all__ = ["NOT_OFFERED", "Suite", "capabilities", "capability_of", "check", "checks", "eventually", "expect", "not_offered", "toml"]
+__all__ = [
+    "NOT_OFFERED",
+    "Suite",
+    "capabilities",
+    "capability_of",
+    "check",
+    "checks",
+    "eventually",
+    "expect",
+    "not_offered",
+    "toml",
+]
 
 NOT_OFFERED = "not offered: "
 """How the reason of a skipped check begins, if that is no fault."""
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds for what may be done after a method has returned."""
 
 T = TypeVar("T")
@@ -134,7 +145,11 @@ def _package(module: str) -> str:
 def toml(value: Any) -> str:
     """A value as TOML writes it, in one line."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(one)}" for key, one in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(one)}" for key, one in value.items())
+            + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -1,10 +1,12 @@
 """The suite for vendors: one deployment, an upstream that plays what the author's script says, and no network."""
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import aiohttp
+import pytest
 
 from gatehook.model import ToolCall
 from gatehook.protocols import Vendor
@@ -47,9 +49,13 @@ class VendorSuite(Suite):
     """The `model` of the deployment."""
     options: Mapping[str, Any] = {}
     """The `options` of the deployment."""
+    deployment: Mapping[str, Any] = {}
+    """More of its `[[models]]` table."""
     prompt: str = "Say something."
     says: tuple[str, ...] = TEXT
     """What the model says to it; for engines that cannot be told what to say."""
+    is_real: bool = False
+    """Whether a real engine answers, which nobody can tell what to say: what the script lacks is then not tried."""
     key: str = "canary.6b1f0c9a7e3d"
     """The deployment's key. It looks like nothing that is known for a key, so that only who hides it hides it."""
 
@@ -59,7 +65,12 @@ class VendorSuite(Suite):
 
     def vendor(self, served: Served) -> Vendor:
         """The vendor in question."""
-        vendors = served.gateway.vendors
+        return served.gateway.vendors[self.claimed.name]
+
+    @functools.cached_property
+    def claimed(self) -> Vendor:
+        """The vendor as it is registered, for what it claims; it serves nothing."""
+        vendors = self.build().vendors
         return vendors[self.vendor_name] if self.vendor_name else self.own(list(vendors.values()), "vendor")
 
     def plain(self, said: Said) -> Act:
@@ -70,17 +81,21 @@ class VendorSuite(Suite):
         """The upstream's streamed answer; ends the check if it has none."""
         return self._offered(self.script.stream(said), "streams")
 
-    @staticmethod
-    def _offered(act: Act | None, what: str) -> Act:
+    def _offered(self, act: Act | None, what: str) -> Act:
         if act is None:
-            not_offered(f"the script has no such {what}")
+            self.lacks(what)
         return act
 
-    @staticmethod
-    def reply(act: Act) -> Reply:
+    def lacks(self, what: str) -> NoReturn:
+        """End the check: the script has no such thing."""
+        if self.is_real:
+            pytest.skip(f"not tried: a real engine cannot be made to give {what}")
+        not_offered(f"the script has no {what}")
+
+    def reply(self, act: Act) -> Reply:
         """The act as bytes of an upstream; ends the check for vendors without one."""
         if not isinstance(act, Reply):
-            not_offered("this vendor has no upstream on a socket")
+            self.lacks("upstream on a socket")
         return act
 
     @asynccontextmanager
@@ -99,14 +114,14 @@ class VendorSuite(Suite):
     def _settings(
         self, url: str, options: Mapping[str, Any], failover: Mapping[str, Any], deployment: Mapping[str, Any]
     ) -> str:
-        name = self.vendor_name or self.own(list(self.build().vendors.values()), "vendor").name
         model = {
             "name": MODEL,
-            "vendor": name,
+            "vendor": self.claimed.name,
             "model": self.upstream_model,
             "base_url": self.script.base_url(url),
             "api_key": self.key,
             "options": options,
+            **self.deployment,
             **deployment,
         }
         tables = {"failover": failover, "[models]": model}

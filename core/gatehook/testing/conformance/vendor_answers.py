@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gatehook.testing.conformance.bench import MODEL, Answer
 from gatehook.testing.conformance.heard import Heard
@@ -33,19 +34,17 @@ class VendorAnswers(VendorSuite):
     @check("usage")
     async def test_usage_is_told(self) -> None:
         said = self.said()
-        async with self.bench(self.plain(said)) as bench:
-            asked = {"stream_options": {"include_usage": True}}
-            for how, answer in await bench.both(self.script.plain(said), None):
-                self._usage(how, said, answer.heard)
-        if (act := self.script.stream(said)) is not None:
-            async with self.bench(act) as bench:
-                self._usage("streamed", said, (await bench.ask(stream=True, **asked)).heard)
+        asked: dict[str, Any] = {"stream_options": {"include_usage": True}, "stream": True}
+        for act, body in ((self.script.plain(said), {}), (self.script.stream(said), asked)):
+            if act is not None:
+                async with self.bench(act) as bench:
+                    self._usage("streamed" if body else "plain", said, (await bench.ask(**body)).heard)
 
     def _usage(self, how: str, said: Said, heard: Heard) -> None:
         usage = heard.usage or {}
         told = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
         counts = said.usage.prompt_tokens, said.usage.completion_tokens, said.usage.total_tokens
-        if self.says is not VendorSuite.says:  # an engine counts for itself
+        if self.is_real:  # it counts for itself
             counts = (told[0] or 1, told[1] or 1, sum(one or 1 for one in told[:2]))
         expect(told == counts, f"{how}: usage is {told}, the upstream said {counts} (prompt, completion, total)")
 
@@ -55,16 +54,12 @@ class VendorAnswers(VendorSuite):
         for reason in ("stop", "length", "content_filter"):
             said = self.said(finish=reason)
             for act, stream in ((self.script.plain(said), None), (self.script.stream(said), True)):
-                if act is not None and self._told(act):
+                if act is not None and not self.is_real:
                     tried += 1
                     async with self.bench(act) as bench:
-                        answer = await bench.ask(stream=stream)
-                        self._same(said, answer)
+                        self._says(said, await bench.ask(stream=stream))
         if not tried:
-            not_offered("the script tells no finish reasons")
-
-    def _told(self, act: Act) -> bool:
-        return self.says is VendorSuite.says
+            self.lacks("finish reasons")
 
     @check("tools")
     async def test_a_tool_call(self) -> None:
@@ -78,7 +73,7 @@ class VendorAnswers(VendorSuite):
         said = Said(calls=CALLS[:count], finish="tool_calls")
         acts = [(self.script.plain(said), None), (self.script.stream(said), True)]
         if not any(act is not None for act, _ in acts):
-            not_offered("the script has no tool calls")
+            self.lacks("tool calls")
         for act, stream in acts:
             if act is not None:
                 async with self.bench(act) as bench:
@@ -87,7 +82,7 @@ class VendorAnswers(VendorSuite):
     @check("tool results")
     async def test_what_a_tool_gave_reaches_the_upstream(self) -> None:
         if self.script.plain(Said(calls=CALLS, finish="tool_calls")) is None:
-            not_offered("the script has no tool calls")
+            self.lacks("tool calls")
         calls = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in CALLS
@@ -100,8 +95,7 @@ class VendorAnswers(VendorSuite):
         messages = [question, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
         act = self.plain(self.said())
         async with self.bench(act) as bench:
-            answer = await bench.ask(messages=messages, tools=TOOLS)
-            self._same(self.said(), answer)
+            self._says(self.said(), await bench.ask(messages=messages, tools=TOOLS))
             self.reply(act)
             sent = bench.stub.requests[-1].body.decode("utf-8", "replace")
             lost = [one["content"] for one in results if one["content"] not in sent]
@@ -138,18 +132,23 @@ class VendorAnswers(VendorSuite):
 
     def _of(self, operation: str, said: Said) -> Iterator[tuple[Act, bool | None]]:
         """The upstream's answers to an operation, if the vendor claims to offer it."""
-        if operation not in self.own(list(self.build().vendors.values()), "vendor").operations:
+        if operation not in self.claimed.operations:
             not_offered(f"{operation} are not among the vendor's operations")
         yield self.plain(said), None
         if operation != "embeddings" and (act := self.script.stream(said)) is not None:
             yield act, True
 
     def _same(self, said: Said, answer: Answer) -> None:
-        """The client hears what the model said, by the rules."""
+        """The client hears what the model said, by the rules of OpenAI's API."""
+        heard = self._says(said, answer)
+        expect(not heard.faults, f"{'streamed' if answer.is_stream else 'plain'}: {'; '.join(heard.faults)}")
+
+    def _says(self, said: Said, answer: Answer) -> Heard:
+        """The client hears what the model said."""
         how = "streamed" if answer.is_stream else "plain"
         expect(answer.ended_well, f"{how}: ended with {answer.status} {answer.body[-300:]!r}")
         heard = answer.heard
-        expect(not heard.faults, f"{how}: {'; '.join(heard.faults)}")
         calls: Sequence[tuple[str, object]] = [(call.name, json.loads(call.arguments)) for call in said.calls]
         wanted = "".join(said.text), calls, said.finish
         expect(heard.said == wanted, f"{how}: the client hears {heard.said}, the model said {wanted}")
+        return heard

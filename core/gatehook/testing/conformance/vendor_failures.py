@@ -8,7 +8,7 @@ from dataclasses import replace
 from gatehook.testing import Reply
 from gatehook.testing.conformance.bench import Answer, Bench
 from gatehook.testing.conformance.script import FAILURES, Failure
-from gatehook.testing.conformance.suite import check, expect, not_offered
+from gatehook.testing.conformance.suite import check, expect
 from gatehook.testing.conformance.vendor import VendorSuite
 
 __all__ = ["VendorFailures"]
@@ -34,7 +34,7 @@ class VendorFailures(VendorSuite):
                         f"{failure.kind} ({failure.status}), {how}: {fault}" for fault in _faults(failure, answer)
                     ]
         if not tried:
-            not_offered("the script has no errors")
+            self.lacks("errors")
         expect(not wrong, "\n".join(wrong))
 
     @check("errors in a stream")
@@ -43,7 +43,7 @@ class VendorFailures(VendorSuite):
             if failure.kind in ("overloaded", "internal"):
                 act = self.script.failing_stream(self.said(), failure)
                 if act is None:
-                    not_offered("the dialect has no errors within a stream")
+                    self.lacks("errors within a stream")
                 async with self.bench(act) as bench:
                     answer = await bench.ask(stream=True)
                     expect(not answer.ended_well, f"{failure.kind}: the stream ends as if nothing were wrong")

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
 
 from gatehook.attempts import Attempts
 from gatehook.errors import GatewayError
@@ -131,7 +130,7 @@ class VendorLines(VendorSuite):
     async def test_a_slow_reader_makes_the_upstream_wait(self) -> None:
         act = self.reply(self.stream(self.said(text=["x" * _PIECE] * _FLOOD)))
         async with self.bench(act) as bench:
-            source = cast("AsyncGenerator[Sequence[Chunk], None]", self._source(bench))
+            source = self._source(bench)
             try:
                 while not any(chunk.content for chunk in await anext(source)):
                     pass

@@ -101,7 +101,7 @@ class VendorRequests(VendorSuite):
 
     @check("parameters")
     async def test_each_parameter_becomes_what_the_table_says(self) -> None:
-        vendor = self.own(list(self.build().vendors.values()), "vendor")
+        vendor = self.claimed
         wrong: list[str] = []
         for operation in sorted(vendor.operations & _PATHS.keys()):
             said = (

@@ -12,7 +12,7 @@ __all__ = ["LeastBusy"]
 
 
 class LeastBusy:
-    """By the requests that this process has running at each deployment; equals take turns."""
+    """By the requests that each deployment has to do, as far as is known; equals take turns."""
 
     is_fixed = False
     is_measuring = True
@@ -24,6 +24,5 @@ class LeastBusy:
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """By rising load."""
         turn = self._turns.next(tier)
-        targets, keys = tier.targets[turn:] + tier.targets[:turn], tier.keys[turn:] + tier.keys[:turn]
-        running = self._loads.running
-        return by_score(targets, [running.get(key, 0) for key in keys])
+        targets = tier.targets[turn:] + tier.targets[:turn]
+        return by_score(targets, self._loads.busy(targets))

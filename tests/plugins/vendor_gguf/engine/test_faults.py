@@ -98,15 +98,15 @@ def test_an_engine_that_hangs_ends_by_itself_and_tells_where(hanging: str) -> No
 async def test_an_engine_gives_signs_of_life_while_it_rests_and_while_it_works(
     begin_engine: Callable[..., Any], random_model: Path
 ) -> None:
-    async with begin_engine(random_model, step_timeout=0.2, slots=1) as engine:
+    async with begin_engine(random_model, step_timeout=1.0, slots=1) as engine:
 
-        async def signs() -> None:
-            for _ in range(8):  # without them it would have ended by itself
+        async def signs(count: int) -> None:
+            for _ in range(count):
                 assert json.loads(await engine.process.stdout.readline()) == {"alive": True}
 
-        await signs()
+        await signs(16)  # for two seconds: without them it would have ended by itself
         asked = {"prompt": "a", "max_tokens": 1500, "logit_bias": {"2": -100}}
         working = asyncio.create_task(engine.post("completions", asked))
         await engine.until(lambda status: status["active"])
-        await signs()
+        await signs(4)
         assert (await working)[0] == 200

@@ -196,5 +196,5 @@ async def test_an_engine_whose_parent_is_killed_ends(trained: Path, tmp_path: Pa
         pass
     process.send_signal(signal.SIGKILL)
     async with asyncio.timeout(10):
-        assert await process.stdout.read() == b""  # the last one that had it open is gone
+        await process.stdout.read()  # to its end: the last one that had it open is gone
     await process.wait()

@@ -1,0 +1,106 @@
+"""The transform: what is found in a request is masked or refused, before any vendor, cache or tool sees it."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from gatehook import Call, Document, InvalidRequest, Rewriter, Transform
+from gatehook_guard.detectors import Detector
+from gatehook_guard.rewriting import Rewriting
+from gatehook_guard.scanner import Patterns, Scanner
+from gatehook_guard.texts import FIELDS, mapped, unescaped
+from gatehook_guard.vault import PLACEHOLDER, Vault
+
+__all__ = ["Guard", "Policy"]
+
+_SLICE: Final = 2048
+"""Characters that are looked at before others get their turn."""
+_HEADER: Final = "X-Guard-Masked"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What becomes of finds; `models` are the public names that are guarded, none: all."""
+
+    requests: Literal["mask", "refuse", "off"] = "mask"
+    answers: Literal["mask", "off"] = "mask"
+    restore: bool = True
+    models: frozenset[str] = frozenset()
+
+
+class Guard:
+    """Looks at every text of a request."""
+
+    def __init__(self, detectors: tuple[Detector, ...], policy: Policy) -> None:
+        self._patterns = Patterns(detectors)
+        placeholders = (PLACEHOLDER,) if policy.restore else ()
+        self._in_answers = Patterns(detectors if policy.answers == "mask" else (), placeholders)
+        self._policy = policy
+        self._taken = re.compile(PLACEHOLDER.pattern)
+
+    async def transform(self, call: Call) -> Rewriter | None:
+        """See `Transform.transform`.
+
+        Raises:
+            InvalidRequest: something was found, and requests with it are refused.
+        """
+        policy = self._policy
+        if policy.models and call.model not in policy.models:
+            return None
+        vault = Vault()
+        if policy.requests != "off":
+            vault = await self._request(call)
+        masks = policy.answers == "mask"
+        if not masks and not (policy.restore and vault.counts):
+            return None
+        return Rewriting(self._in_answers, vault)
+
+    async def _request(self, call: Call) -> Vault:
+        """Put placeholders into the request; gives what they stand for."""
+        payload = call.payload
+        texts: dict[str, tuple[str, bool]] = {}
+
+        def note(path: str, text: str, is_json: bool) -> str:
+            texts[path] = (text, is_json)
+            return text
+
+        given = {name: payload[name] for name in FIELDS if name in payload}
+        for name, value in given.items():
+            mapped(value, name, note)
+        taken = (match for text, _ in texts.values() if "[" in text for match in self._taken.findall(text))
+        vault = Vault(frozenset(taken))
+        changed: dict[str, str] = {}
+        for path, (text, is_json) in texts.items():
+            if (new := await self._masked(path, text, is_json, vault)) != text:
+                changed[path] = new
+        if changed:
+            call.body = Document({**payload, **{name: _with(value, name, changed) for name, value in given.items()}})
+            found = ", ".join(f"{label.lower()}={count}" for label, count in vault.counts.items())
+            call.answer_headers[_HEADER] = found
+        return vault
+
+    async def _masked(self, path: str, text: str, is_json: bool, vault: Vault) -> str:
+        def replace(detector: Detector, found: str) -> str:
+            if self._policy.requests == "refuse":
+                what = detector.label.lower().replace("_", " ")
+                raise InvalidRequest(
+                    f"{path}: holds what looks like a secret or personal data ({what}); remove it",
+                    param=path,
+                    code="sensitive_content",
+                )
+            return vault.mask(detector.label, unescaped(found) if is_json else found)
+
+        scanner, said = Scanner(self._patterns, replace), []
+        for start in range(0, len(text), _SLICE):
+            said.append(scanner.feed(text[start : start + _SLICE]))
+            if len(text) > _SLICE:
+                await asyncio.sleep(0)  # a long text must not keep everybody waiting
+        return "".join(said) + scanner.rest()
+
+
+def _with(value: Any, path: str, changed: dict[str, str]) -> Any:
+    return mapped(value, path, lambda place, text, _: changed.get(place, text))
+
+
+_guard: type[Transform] = Guard

@@ -1,0 +1,51 @@
+"""Where in requests and answers there is text that people or models wrote."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["FIELDS", "escaped", "mapped", "unescaped"]
+
+FIELDS: Final = ("messages", "prompt", "input", "query", "documents", "instructions", "user", "metadata")
+"""Of a request: what holds text."""
+
+_OPAQUE: Final = frozenset(
+    {
+        "role", "type", "id", "tool_call_id", "name", "image_url", "input_audio", "file", "thinking_blocks", "detail",
+        "cache_control", "signature", "finish_reason", "logprobs", "index",
+    }
+)  # fmt: skip
+"""What is no text: names, marks, pictures, and reasoning whose signature would no longer fit."""
+
+Map = Callable[[str, str, bool], str]
+"""Gets the path, the text, and whether the text is JSON (the arguments of a tool); gives the new text."""
+
+
+def mapped(value: Any, path: str, change: Map, json_text: bool = False) -> Any:
+    """`value` with every text in it changed; parts without any stay the same objects."""
+    if isinstance(value, str):
+        return change(path, value, json_text)
+    if isinstance(value, list):
+        found = [mapped(one, f"{path}[{place}]", change, json_text) for place, one in enumerate(value)]
+        return found if any(new is not old for new, old in zip(found, value, strict=True)) else value
+    if isinstance(value, dict):
+        new = {
+            key: one if key in _OPAQUE else mapped(one, f"{path}.{key}", change, key == "arguments")
+            for key, one in value.items()
+        }
+        return new if any(new[key] is not value[key] for key in value) else value
+    return value
+
+
+def escaped(text: str) -> str:
+    """As it stands inside a JSON text."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def unescaped(text: str) -> str:
+    """What a piece of a JSON text says; the piece itself, if it is cut inside an escape."""
+    try:
+        said: str = json.loads(f'"{text}"', strict=False)
+    except ValueError:
+        return text
+    return said

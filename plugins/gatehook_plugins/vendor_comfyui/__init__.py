@@ -1,0 +1,49 @@
+"""ComfyUI servers: a workflow is a model that makes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from gatehook import FILES, Command, Section, Vendor, hookimpl
+from gatehook_plugins.vendor_comfyui.command import ServerCheck
+from gatehook_plugins.vendor_comfyui.vendor import ComfyVendor
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["VendorComfyUI"]
+
+
+class VendorComfyUI:
+    """Provides the vendor "comfyui"."""
+
+    class Settings(Section):
+        """[plugins.vendor_comfyui]."""
+
+    def __init__(self, settings: Settings) -> None:
+        """What can be set is set in the `options` of each deployment."""
+        self._vendor: ComfyVendor | None = None
+
+    @hookimpl
+    def register_vendors(self, gateway: Gateway) -> Iterable[Vendor]:
+        """The one vendor."""
+        return [self._of(gateway)]
+
+    @hookimpl
+    def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
+        """What it has opened, and what still runs in the end."""
+        return [self._of(gateway).lifespan]
+
+    @hookimpl
+    def register_commands(self, gateway: Gateway) -> Iterable[Command]:
+        """`gatehook comfyui`."""
+        check = ServerCheck(gateway, self._of(gateway))
+        return [Command("comfyui", "Check the workflows against the servers that run them.", check.run)]
+
+    def _of(self, gateway: Gateway) -> ComfyVendor:
+        if self._vendor is None:
+            files, folder = gateway.services.get(FILES), gateway.settings.path.parent
+            self._vendor = ComfyVendor(gateway.egress, files, folder)
+        return self._vendor

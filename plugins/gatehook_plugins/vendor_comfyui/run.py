@@ -1,0 +1,175 @@
+"""One run of a workflow, from the queue to its pictures.
+
+Two ways tell that it is over: the socket, at once, and the server's queue and history, asked whenever the socket has
+been silent for a while. The queue comes first: a run goes from there to the history in one step, so one that is in
+neither is lost. Asked the other way round it could slip by between the two questions.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gatehook import Attempt, MalformedJSON, Picture, Retry, UpstreamError, decode, sniff
+from gatehook_plugins.vendor_comfyui.failures import failed, gone, rejected
+from gatehook_plugins.vendor_comfyui.metadata import without_metadata
+from gatehook_plugins.vendor_comfyui.options import Options
+from gatehook_plugins.vendor_comfyui.progress import Meter
+from gatehook_plugins.vendor_comfyui.server import Server
+from gatehook_plugins.vendor_comfyui.workflow import Workflow
+
+__all__ = ["WorkflowRun"]
+
+_PATIENCE: Final = 3
+"""Times in a row that the server may fail to tell how far it is."""
+
+
+class WorkflowRun:
+    """Implements `listener.Run`."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        server: Server,
+        workflow: Workflow,
+        options: Options,
+        values: Mapping[str, Any],
+        *,
+        part: tuple[int, int],
+        begun: Callable[[], None],
+    ) -> None:
+        """`values` fill the workflow; `part` is which of how many runs this is; `begun` is told when it runs."""
+        self._attempt = attempt
+        self._server = server
+        self._workflow = workflow
+        self._options = options
+        self._name = str(uuid.uuid4())
+        self._prompt = workflow.filled(values, self._name[:8])
+        self._begun = begun
+        self._may_run = True
+        """Whether the server may have it."""
+        self._over = asyncio.Event()
+        self._last_word = 0.0
+        self.meter = Meter(self._prompt, workflow.called, attempt.call.progress, part)
+
+    def heard(self, *, over: bool = False, running: bool = False) -> None:
+        """The server has said something of it."""
+        self._last_word = time.monotonic()
+        if running:
+            self._begun()
+        if over:
+            self._over.set()
+
+    async def pictures(self) -> list[Picture]:
+        """Run it; what it has made.
+
+        Raises:
+            GatewayError: it could not be run, or failed. Whatever happens, it does not go on without us.
+        """
+        server, runs = self._server, self._server.listener.runs
+        runs[self._name] = self
+        try:
+            await self._submit()
+            entry = await self._ended()
+            if (error := failed(self._attempt.target, self._workflow, entry)) is not None:
+                raise error
+            made = [await self._fetched(image) for image in self._images(entry)]
+        except BaseException:  # also when cancelled: what nobody waits for must not be computed
+            if self._may_run:
+                server.stop(self._name)
+            raise
+        finally:
+            del runs[self._name]
+        server.forget(self._name)
+        return made
+
+    async def _submit(self) -> None:
+        client_id = await self._server.listener.client_id()
+        told = await self._server.submit(self._name, self._prompt, client_id)
+        self._may_run = told.is_taken
+        if told.failure is not None:
+            raise told.failure
+        # Of a workflow that is only partly sound the server runs that part, and takes it.
+        if not told.is_taken or _has_faults(told.said):
+            raise rejected(self._attempt, self._workflow, told.said)
+
+    async def _ended(self) -> Mapping[str, Any]:
+        """Its entry in the history.
+
+        Raises:
+            UpstreamError: it is lost, or the server is.
+        """
+        since, failures = time.monotonic(), 0
+        self._last_word = since
+        while True:
+            await self._silence()
+            try:
+                entry = await self._look(since)
+            except UpstreamError:
+                failures += 1
+                if failures >= _PATIENCE:
+                    raise
+                await asyncio.sleep(self._options.poll)
+            else:
+                if entry is not None:
+                    return entry
+                failures = 0
+
+    async def _silence(self) -> None:
+        """Until it is said to be over, or nothing was said of it for a while."""
+        while not self._over.is_set():
+            left = self._last_word + self._options.poll - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._over.wait()
+
+    async def _look(self, since: float) -> Mapping[str, Any] | None:
+        """Ask what has become of it; None if it goes on."""
+        server, name = self._server, self._name
+        if self._over.is_set():
+            if (entry := await server.history(name)) is not None:
+                return entry
+            self._over.clear()  # told before it is written: look as if nothing had been said
+        position = (await server.queue(since)).position(name)
+        if position is None:
+            if (entry := await server.history(name)) is not None:
+                return entry
+            raise gone(self._attempt.target)
+        if position:
+            self.meter.waiting(position)
+        self.heard(running=not position)
+        return None
+
+    def _images(self, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What was saved; what is only shown, where nothing was.
+
+        Raises:
+            UpstreamError: there is neither.
+        """
+        outputs = entry.get("outputs") or {}
+        nodes = self._workflow.outputs or list(outputs)
+        images = [image for node in nodes for image in (outputs.get(node) or {}).get("images") or ()]
+        for kind in ("output", "temp"):
+            if found := [image for image in images if image.get("type") == kind]:
+                return found
+        raise UpstreamError(
+            f"{self._attempt.target.vendor}: the workflow has made no picture", code="upstream_empty", retry=Retry.NEXT
+        )
+
+    async def _fetched(self, image: Mapping[str, Any]) -> Picture:
+        data = await self._server.view(image)
+        if not self._options.keep_metadata:
+            data = without_metadata(data)
+        return Picture(data, sniff(data[:16]) or "application/octet-stream")
+
+
+def _has_faults(said: bytes) -> bool:
+    """Whether a workflow that was taken was not taken whole; so is what cannot be read."""
+    try:
+        return bool(decode(said)["node_errors"])
+    except (MalformedJSON, KeyError, TypeError):
+        return True

@@ -1,0 +1,228 @@
+"""One ComfyUI server, as this process talks to it."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from msgspec import Struct
+
+from gatehook import (
+    Egress,
+    GatewayError,
+    MalformedJSON,
+    Retry,
+    Target,
+    Upstream,
+    UpstreamError,
+    WebSocket,
+    decode,
+    encode,
+)
+from gatehook_plugins.vendor_comfyui.failures import from_answer
+from gatehook_plugins.vendor_comfyui.listener import Listener
+
+__all__ = ["Queue", "Server", "Submission"]
+
+_HEARTBEAT: Final = 20.0
+"""Seconds; the server itself never asks whether we are still there."""
+_FRESH: Final = 0.4
+"""Seconds for which several runs share one look at the queue: it holds the workflows of all who wait."""
+_CANCEL_FOR: Final = 30.0
+"""Seconds after which a run that cannot be stopped is left alone."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+class Queue(Struct, frozen=True):
+    """Who runs and who waits, in their order, by the ids of runs; asked for at `at`, in monotonic seconds."""
+
+    at: float
+    running: frozenset[str]
+    pending: Sequence[str]
+
+    def position(self, name: str) -> int | None:
+        """How many are before a run: 0 if it runs; None if it is not there."""
+        if name in self.running:
+            return 0
+        return len(self.running) + self.pending.index(name) if name in self.pending else None
+
+
+class Submission(Struct, frozen=True):
+    """What came of putting a run into the queue; `said` is the server's word of the workflow, if it has read it."""
+
+    is_taken: bool
+    said: bytes = b""
+    failure: GatewayError | None = None
+
+
+class Server:
+    """Speaks ComfyUI's API. It never sends `Origin`, and never interrupts without saying whom."""
+
+    def __init__(self, egress: Egress, target: Target, headers: Mapping[str, str]) -> None:
+        """`target` is any deployment there; `headers` go with every request."""
+        self.listener = Listener(self._socket)
+        self._egress = egress
+        self._target = target
+        self._base = target.base_url
+        self._headers = {"Content-Type": "application/json", **headers}
+        self._queue: Queue | None = None
+        self._looking = asyncio.Lock()
+        self._is_closing = False
+        self._chores: set[asyncio.Task[None]] = set()
+        """What nobody waits for: runs to be stopped or forgotten."""
+
+    async def submit(self, name: str, prompt: Mapping[str, Any], client_id: str) -> Submission:
+        """Put a run into the queue, under an id of our own.
+
+        Raises:
+            UpstreamError: the line was cut, and nobody knows whether it is there.
+        """
+        body = {"prompt": prompt, "prompt_id": name, "client_id": client_id}
+        async with await self._request("POST", "/prompt", body) as upstream:
+            if upstream.status in (200, 400):
+                return Submission(upstream.status == 200, await upstream.read())
+            return Submission(False, failure=await from_answer(self._target, upstream))
+
+    async def queue(self, since: float) -> Queue:
+        """Who is there, as asked for after `since`, in monotonic seconds.
+
+        Raises:
+            UpstreamError: it cannot be told.
+        """
+        async with self._looking:
+            known = self._queue
+            if known is not None and known.at >= max(since, time.monotonic() - _FRESH):
+                return known
+            at = time.monotonic()
+            told = await self._get("/queue")
+            pending = sorted(told["queue_pending"], key=lambda item: item[0])  # a heap, in no order
+            running = frozenset(str(item[1]) for item in told["queue_running"])
+            self._queue = Queue(at, running, [str(item[1]) for item in pending])
+            return self._queue
+
+    async def history(self, name: str) -> Mapping[str, Any] | None:
+        """What became of a run; None while it is not over, or if nobody knows it.
+
+        Raises:
+            UpstreamError: it cannot be told.
+        """
+        entry: Mapping[str, Any] | None = (await self._get(f"/history/{quote(name, safe='')}")).get(name)
+        return entry
+
+    async def view(self, image: Mapping[str, Any]) -> bytes:
+        """A picture that was saved.
+
+        Raises:
+            UpstreamError: it is gone, or cannot be had.
+        """
+        place = {"filename": image["filename"], "subfolder": image.get("subfolder", ""), "type": image["type"]}
+        async with await self._request("GET", f"/view?{urlencode(place)}") as upstream:
+            if upstream.status == 200:
+                return await upstream.read()
+            if upstream.status == 404:
+                message = f"{self._target.vendor}: a picture is gone from the server"
+                raise UpstreamError(message, code="upstream_file_gone")
+            raise await from_answer(self._target, upstream)
+
+    async def remaining(self) -> int:
+        """How many runs wait or run there.
+
+        Raises:
+            GatewayError: it cannot be told.
+        """
+        told = (await self._get("/prompt"))["exec_info"]["queue_remaining"]
+        if self.listener.remaining is not None:
+            self.listener.remaining = int(told)
+        return int(told)
+
+    async def node_kind(self, kind: str) -> Mapping[str, Any] | None:
+        """What the server knows of a class of nodes; None if there is none.
+
+        Raises:
+            GatewayError: it cannot be told.
+        """
+        known: Mapping[str, Any] | None = (await self._get(f"/object_info/{quote(kind, safe='')}")).get(kind)
+        return known
+
+    def stop(self, name: str) -> None:
+        """Stop a run, whether it waits or runs, without waiting for it."""
+        self._do(self._stop(name))
+
+    def forget(self, name: str) -> None:
+        """Remove a run that is over from the history, which holds whole workflows in memory."""
+        self._do(self._post("/history", {"delete": [name]}))
+
+    async def close(self, patience: float) -> None:
+        """End what is being done, after so many seconds at most."""
+        self._is_closing = True
+        if self._chores:
+            await asyncio.wait(self._chores, timeout=patience)
+        for task in self._chores:
+            task.cancel()
+        await self.listener.close()
+
+    async def _stop(self, name: str) -> None:
+        """Ask until it is gone: an interruption that comes while a run begins is lost, and always answered by 200."""
+        pause, end = _FIRST_PAUSE, time.monotonic() + _CANCEL_FOR
+        while time.monotonic() < end:
+            try:
+                await self._post("/queue", {"delete": [name]})
+                await self._post("/interrupt", {"prompt_id": name})
+                if (await self.queue(time.monotonic())).position(name) is None:
+                    await self._post("/history", {"delete": [name]})
+                    return
+            except GatewayError:
+                if self._is_closing:  # nobody is there, and nobody will be here
+                    return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _do(self, chore: Any) -> None:
+        async def done() -> None:
+            with contextlib.suppress(GatewayError):
+                await chore
+
+        task = asyncio.create_task(done())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        async with await self._request("POST", path, body) as upstream:
+            if upstream.status != 200:
+                raise await from_answer(self._target, upstream)
+            await upstream.drain()
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        async with await self._request("GET", path) as upstream:
+            if upstream.status != 200:
+                raise await from_answer(self._target, upstream)
+            body = await upstream.read()
+        try:
+            told = decode(body)
+        except MalformedJSON:
+            told = None
+        if not isinstance(told, dict):
+            raise UpstreamError(
+                f"{self._target.vendor}: what answers at base_url is not ComfyUI",
+                code="upstream_misconfigured",
+                retry=Retry.NEXT,
+            )
+        return told
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Upstream:
+        sent = None if body is None else _written(body)
+        return await self._egress.request(self._target, method, self._base + path, headers=self._headers, body=sent)
+
+    async def _socket(self, client_id: str) -> WebSocket:
+        url = f"{self._base}/ws?clientId={client_id}"
+        return await self._egress.websocket(self._target, url, headers=self._headers, heartbeat=_HEARTBEAT)
+
+
+def _written(body: Mapping[str, Any]) -> bytes:
+    try:
+        return encode(body)
+    except (OverflowError, UnicodeEncodeError):  # a number of more than 64 bits, a lone surrogate
+        return json.dumps(body).encode()

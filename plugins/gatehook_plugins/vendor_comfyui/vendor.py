@@ -1,0 +1,200 @@
+"""The vendor "comfyui": a model is a workflow, and every ComfyUI server that runs it a deployment."""
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from gatehook import (
+    Attempt,
+    Busy,
+    Chunk,
+    Completion,
+    Egress,
+    FileStore,
+    Operation,
+    Parameter,
+    Picture,
+    Prober,
+    Progress,
+    Retry,
+    StreamBuilder,
+    Target,
+    UpstreamError,
+    Usage,
+    Vendor,
+    completion,
+    pictures_answer,
+    wants_urls,
+)
+from gatehook_plugins.vendor_comfyui.asked import read_chat, read_images
+from gatehook_plugins.vendor_comfyui.options import Options, read_options
+from gatehook_plugins.vendor_comfyui.run import WorkflowRun
+from gatehook_plugins.vendor_comfyui.server import Server
+from gatehook_plugins.vendor_comfyui.workflow import Workflow, WorkflowError, load
+
+__all__ = ["ComfyVendor", "Deployment"]
+
+_SIGN_OF_LIFE: Final = 1.0
+"""Seconds between two while a stream waits for its picture."""
+_PATIENCE: Final = 5.0
+"""Seconds that runs get to be stopped when the gateway stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment, read."""
+
+    target: Target
+    options: Options = field(repr=False)
+    workflow: Workflow
+    server: Server
+
+
+class ComfyVendor:
+    """Implements `gatehook.Vendor`."""
+
+    name = "comfyui"
+    operations: frozenset[Operation] = frozenset({"chat", "images"})
+    parameters: Mapping[Operation, Mapping[str, Parameter]] = {}
+    """None: what a workflow takes, each deployment says for itself."""
+    prepares = True
+    """A stream begins when its workflow does; until then it waits in the queue."""
+
+    def __init__(self, egress: Egress, files: FileStore | None, folder: Path) -> None:
+        """`folder` is where the settings file is, `files` keeps pictures for those who want URLs."""
+        self._egress = egress
+        self._files = files
+        self._folder = folder
+        self._deployments: dict[str, Deployment] = {}
+        self._servers: dict[tuple[str, ...], Server] = {}
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Close in the end what was opened on the way, and stop what still runs."""
+        try:
+            yield
+        finally:
+            servers = list(self._servers.values())
+            self._servers.clear()
+            self._deployments.clear()
+            await asyncio.gather(*(server.close(_PATIENCE) for server in servers))
+
+    def check(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment, as far as they show without its server."""
+        try:
+            load(read_options(target.options), self._folder)
+        except ValueError as error:
+            return [str(error)]
+        except WorkflowError as error:
+            return error.faults
+        return [] if target.base_url else ["base_url: say where ComfyUI is, as in 'http://127.0.0.1:8188'"]
+
+    async def probe(self, target: Target) -> None:
+        """Ask how much there is to do, which the answer is not needed for: the socket tells it too."""
+        await (await self.deployment(target)).server.remaining()
+
+    def waiting(self, target: Target) -> int:
+        """Runs at its server, of all its clients, as the socket told last; see `gatehook.Busy`."""
+        known = self._deployments.get(target.key)
+        return (known.server.listener.remaining or 0) if known is not None else 0
+
+    async def complete(self, attempt: Attempt) -> Completion:
+        """Make pictures; they are the answer, or shown in one."""
+        if attempt.call.operation == "chat":
+            pictures = await self._draw(attempt, _nothing)
+            message = {"role": "assistant", "refusal": None, **await self._shown(attempt, pictures)}
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            return completion(attempt.call, [choice], Usage(images=len(pictures)))
+        wants_urls(attempt.call, self._files)
+        return await pictures_answer(attempt.call, await self._draw(attempt, _nothing), self._files)
+
+    async def stream(self, attempt: Attempt) -> AsyncGenerator[Sequence[Chunk], None]:
+        """The same answer in one piece, when it is there; the stream begins when the workflow does."""
+        begun, builder = asyncio.Event(), StreamBuilder(attempt.call)
+        drawing = asyncio.create_task(self._draw(attempt, begun.set))
+        drawing.add_done_callback(lambda _: begun.set())
+        try:
+            await begun.wait()
+            if drawing.done():
+                drawing.result()  # it may have failed, and another deployment may do better
+            yield []
+            opening = builder.open()
+            opening.content = True  # from here on it is this answer, or none
+            opening.usage = Usage()  # of which nothing is owed yet
+            yield [opening]
+            while not drawing.done():
+                await asyncio.wait([drawing], timeout=_SIGN_OF_LIFE)
+                yield []
+            pictures = drawing.result()
+            shown = builder.delta(await self._shown(attempt, pictures))
+            yield [shown, builder.finish("stop"), builder.usage(Usage(images=len(pictures)))]
+        finally:
+            drawing.cancel()
+            await asyncio.wait([drawing])
+
+    async def deployment(self, target: Target) -> Deployment:
+        """What is known of a deployment; it may change under its key while the gateway runs.
+
+        Raises:
+            UpstreamError: its settings are wrong, and nobody has asked `check` before.
+        """
+        known = self._deployments.get(target.key)
+        if known is not None and known.target is target:
+            return known
+        try:
+            options = read_options(target.options)
+            workflow = await asyncio.to_thread(load, options, self._folder)
+        except (ValueError, WorkflowError) as error:
+            raise UpstreamError(f"{self.name}: {error}", code="invalid_deployment", retry=Retry.NEXT) from None
+        made = self._deployments[target.key] = Deployment(target, options, workflow, self._server(target, options))
+        return made
+
+    def _server(self, target: Target, options: Options) -> Server:
+        """The one for all deployments at this address."""
+        headers = dict(options.headers)
+        if secret := target.secret():
+            headers["Authorization"] = f"Bearer {secret}"
+        place = (target.base_url, *(text for header in sorted(headers.items()) for text in header))
+        if place not in self._servers:
+            self._servers[place] = Server(self._egress, target, headers)
+        return self._servers[place]
+
+    async def _draw(self, attempt: Attempt, begun: Callable[[], None]) -> list[Picture]:
+        """Run the workflow as often as is asked for, one after another: others wait at the server too."""
+        known = await self.deployment(attempt.target)
+        workflow = known.workflow
+        asked = (read_chat if attempt.call.operation == "chat" else read_images)(attempt, workflow)
+        pictures: list[Picture] = []
+        for number in range(asked.times):
+            values, part = asked.round(number, workflow), (number, asked.times)
+            run = WorkflowRun(attempt, known.server, workflow, known.options, values, part=part, begun=begun)
+            pictures += await run.pictures()
+        if attempt.call.progress is not None:
+            attempt.call.progress(Progress(1.0, "done"))
+        return pictures
+
+    async def _shown(self, attempt: Attempt, pictures: Sequence[Picture]) -> dict[str, Any]:
+        """Pictures as a message shows them: in its text, for all clients, and as a list, for those that know it."""
+        urls = [await self._url(attempt, picture) for picture in pictures]
+        return {
+            "content": "\n\n".join(f"![picture]({url})" for url in urls),
+            "images": [{"type": "image_url", "image_url": {"url": url}} for url in urls],
+        }
+
+    async def _url(self, attempt: Attempt, picture: Picture) -> str:
+        if self._files is None:
+            return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+        owner = attempt.call.principal.id
+        file = await self._files.put(picture.data, media_type=picture.media_type, owner=owner)
+        return self._files.url(file.id)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+_guards: tuple[type[Vendor], type[Prober], type[Busy]] = (ComfyVendor, ComfyVendor, ComfyVendor)
