@@ -10,6 +10,7 @@ from gatehook.gate import Gate
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
+from gatehook.results import WrongResultError
 from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, own_words, pending_form
 
 __all__ = ["Tools", "confirmation_of"]
@@ -161,6 +162,9 @@ class Tools:
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
+        for policy, verdict in zip(self.policies, verdicts, strict=True):
+            if not isinstance(verdict, Verdict) or verdict.kind not in _STRICTNESS:
+                raise WrongResultError(policy, "judge", verdict, f"a Verdict of: {', '.join(_STRICTNESS)}")
         return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.kind))
 
     async def ask(self, call: Call, message: Mapping[str, Any], pending: Sequence[ToolCall]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gatehook import Call, Chunk, Observer, Route, Section, Target, hookimpl
+from gatehook import Call, Chunk, Observer, Route, Section, Target, Verdict, hookimpl
 from gatehook.testing import serving
 
 KERNEL = """
@@ -177,7 +177,7 @@ async def test_a_vendor_that_streams_no_chunks_is_a_502(caplog: pytest.LogCaptur
     assert "not a sequence of Chunks" in log
 
 
-@pytest.mark.parametrize("verdict", [None, "allow", True])
+@pytest.mark.parametrize("verdict", [None, "allow", True, Verdict("perhaps")])  # type: ignore[arg-type]
 async def test_a_policy_that_gives_no_verdict_lets_no_call_out(caplog: pytest.LogCaptureFixture, verdict: Any) -> None:
     async def offer(self: Any, call: Call, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         return tools
@@ -189,7 +189,17 @@ async def test_a_policy_that_gives_no_verdict_lets_no_call_out(caplog: pytest.Lo
         status, text = await ask(served, http, model="calls")
         assert status == 500
         assert "delete_all" not in text
+        assert f"gatehook_bad.BadPolicy.judge gave {type(verdict).__name__}, not a Verdict of: allow, " in caplog.text
         assert (await ask(served, http))[0] == 200
+
+
+@pytest.mark.parametrize("given", [False, True, "redacted", object()])
+async def test_a_transform_that_gives_no_rewriter_lets_no_answer_out(
+    caplog: pytest.LogCaptureFixture, given: Any
+) -> None:
+    status, text, _ = await said(plugin("register_transforms", made("Bad", transform=giving(given))), caplog)
+    assert status == 500
+    assert "choices" not in text
 
 
 # --- exceptions ----------------------------------------------------------------------------------------------------

@@ -128,6 +128,17 @@ def test_the_table_of_errors_is_true_and_complete() -> None:
     assert rows == {name: [str(cls.status), cls.type, cls.code or "", cls.retry.value] for name, cls in classes.items()}
 
 
+def test_the_table_of_services_is_true_and_complete() -> None:
+    section = BOOK.partition("### `register_services(")[2].partition("\n### ")[0]
+    rows = [
+        [cell.strip("` ") for cell in row.split("|")[:3]] for row in re.findall(r"^\|(.*)\|$", section, re.MULTILINE)
+    ]
+    told = {key: (interface, plugin) for key, interface, plugin in rows[2:]}
+    keys = {name: value for name, value in vars(gatehook).items() if isinstance(value, gatehook.ServiceKey)}
+    assert {key: plugin for key, (_, plugin) in told.items()} == {name: key.provider for name, key in keys.items()}
+    assert [name for name, _ in told.values() if not inspect.isclass(getattr(gatehook, name))] == []
+
+
 OURS = {name: entry for name, entry in installed().items() if entry.dist is not None and entry.dist.name == "gatehook"}
 
 
