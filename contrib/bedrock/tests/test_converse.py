@@ -234,3 +234,9 @@ def test_every_mapped_parameter_is_read_somewhere() -> None:
     for table in PARAMETERS.values():
         names = {name for name, rule in table.items() if rule.disposition == "mapped"} - told
         assert {name for name in names if f'"{name}"' not in text} == set()
+
+
+async def test_a_tool_without_a_function_is_the_client_s_fault(asked: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await asked({"messages": HI, "tools": [{"type": "function"}]}, answer())
+    assert caught.value.param == "tools[0].function"

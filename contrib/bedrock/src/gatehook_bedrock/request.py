@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatehook import Attempt, Conversation, Egress, ToolUse, encode, read_conversation
+from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, encode, read_conversation
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
 from gatehook_bedrock.options import Options
 
@@ -154,7 +154,9 @@ def _tool_config(payload: Mapping[str, Any], conversation: Conversation) -> dict
 def _tool(tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     if tool.get("type", "function") != "function":
         raise refused(f"{path}.type", f"only function tools can be translated, not {tool['type']!r}")
-    function = tool["function"]
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise InvalidRequest(f"{path}.function: expected a function", param=f"{path}.function")
     spec: dict[str, Any] = {"name": function["name"]}
     if function.get("description"):
         spec["description"] = function["description"]

@@ -89,7 +89,7 @@ _LONGEST_KEY: Final = 8192
 
 # Not after a letter or a digit: inside a word nothing begins, and looking there would cost the most.
 _HOST: Final = rf"(?:[{_ALNUM}](?:[{_ALNUM}\-]{{0,61}}[{_ALNUM}])?\.){{1,8}}[A-Za-z]{{2,24}}"
-_EMAIL: Final = rf"[{_ALNUM}._%+\-]{{1,64}}@{_HOST}(?![{_ALNUM}])"
+_EMAIL: Final = rf"[{_ALNUM}._%+\-]{{1,64}}+@{_HOST}(?![{_ALNUM}])"
 _PHONE: Final = (
     rf"(?:(?<!\+)\+[1-9](?:[ .\-/()]{{0,2}}\d){{6,14}}|\(?\d{{3}}\)?[ .\-]\d{{3}}[ .\-]\d{{4}})(?![{_ALNUM}])"
 )
@@ -101,7 +101,7 @@ _IP: Final = (
     rf"|(?<![:.])(?:[0-9A-Fa-f]{{1,4}}|:)(?::[0-9A-Fa-f]{{0,4}}){{2,7}}(?![{_ALNUM}:]))"
 )
 _API_KEY: Final = (
-    r"(?<![_\-])(?:sk-[A-Za-z0-9_\-]{16,200}|[rps]k_(?:live|test)_[A-Za-z0-9]{10,200}|gh[opsur]_[A-Za-z0-9]{30,255}"
+    r"(?:sk-[A-Za-z0-9_\-]{16,200}|[rps]k_(?:live|test)_[A-Za-z0-9]{10,200}|gh[opsur]_[A-Za-z0-9]{30,255}"
     r"|github_pat_[A-Za-z0-9_]{20,255}|xox[abprs]-[A-Za-z0-9\-]{10,200}|A[KS]IA[0-9A-Z]{16}|AIza[A-Za-z0-9_\-]{30,50}"
     r"|glpat-[A-Za-z0-9_\-]{16,64}|hf_[A-Za-z0-9]{20,64}"
     r"|eyJ[A-Za-z0-9_\-]{8,1500}\.[A-Za-z0-9_\-]{8,1500}\.[A-Za-z0-9_\-]{8,500})"

@@ -114,6 +114,8 @@ def _tools(payload: Mapping[str, Any]) -> Sequence[Any]:
     for number, tool in enumerate(tools):
         if tool.get("type", "function") != "function":
             raise refused(f"tools[{number}].type", f"only function tools can be translated, not {tool['type']!r}")
+        if not isinstance(tool.get("function"), dict):
+            raise InvalidRequest(f"tools[{number}].function: expected a function", param=f"tools[{number}].function")
     return list(tools)
 
 
