@@ -53,7 +53,7 @@ def ran(pytester: pytest.Pytester) -> Any:
     pytester.makepyfile(SUITES)
     plugin = "gatehook.pytest_plugin"
     options = ("-p", plugin, "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
-    return lambda *more: pytester.runpytest_subprocess(*options, *more)
+    return lambda *more: pytester.runpytest_inprocess(*options, *more)
 
 
 def test_the_suite_of_one_vendor_runs_alone_and_prints_its_report(ran: Any) -> None:

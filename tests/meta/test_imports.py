@@ -52,7 +52,7 @@ def within(module: str, package: str) -> bool:
 # Other people's packages are loaded once, ours by a fork for each module: a fresh start without its price.
 ALONE = """
 import os, sys, traceback
-import aiohttp.web, dynaconf, msgspec, pluggy, prometheus_client, pydantic_settings
+import aiohttp.web, dynaconf, hypothesis.stateful, msgspec, pluggy, prometheus_client, pydantic_settings, pytest
 assert not [name for name in sys.modules if name.startswith("gatehook")]
 failed = 0
 for module in sys.argv[1:]:

@@ -173,7 +173,8 @@ def _cut_between(reply: Reply) -> Iterator[tuple[str, Reply]]:
 
 async def _quiet(bench: Bench) -> None:
     """Wait until the upstream writes no more: it cannot, or has said all."""
-    before = -1
-    while bench.stub.written != before:
+    before, still = -1, 0
+    while still < 3:
+        still = still + 1 if bench.stub.written == before else 0
         before = bench.stub.written
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.1)
