@@ -33,9 +33,7 @@ async def test_the_storage_itself_serves_the_url(make_s3_files: Any) -> None:
 
 
 async def test_a_bucket_that_is_not_there_stops_the_start(s3_server: str, s3_bucket: str) -> None:
-    settings = (
-        f'[plugins.files]\nbackend = "s3"\nbucket = "nosuch-{s3_bucket}"\nendpoint = "{s3_server}"\nregion = "x"\n'
-    )
+    settings = SETTINGS.format(bucket=f"nosuch-{s3_bucket}", endpoint=s3_server)
     with pytest.raises(StartupError, match="NoSuchBucket"):
         async with serving(settings):
             pass
@@ -48,9 +46,7 @@ async def test_a_storage_that_is_away_is_told_without_its_words(make_s3_files: A
 
 
 async def test_the_plugin_keeps_files_in_the_bucket(s3_server: str, s3_bucket: str) -> None:
-    settings = (
-        f'[plugins.files]\nbackend = "s3"\nbucket = "{s3_bucket}"\nendpoint = "{s3_server}"\nregion = "us-east-1"\n'
-    )
+    settings = SETTINGS.format(bucket=s3_bucket, endpoint=s3_server)
     async with serving(settings) as served, ClientSession() as session:
         files = served.gateway.services[FILES]
         file = await files.put(b"x", media_type="text/plain", owner="u")
