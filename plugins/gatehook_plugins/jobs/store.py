@@ -199,10 +199,10 @@ class Store:
     async def progressed(self, job: Claimed, fraction: float, data: Mapping[str, Any], preview: bytes) -> None:
         """Note how far it is. Of all previews, only the newest is kept."""
         async with self._database.writing() as connection:
-            if preview:
-                old = sa.update(events).where(events.c.job_id == job.id, events.c.preview.is_not(None))
-                await connection.execute(old.values(preview=None))
-            await _moved(connection, _held(job), {"progress": fraction}, "progress", data, preview or None)
+            row = await _moved(connection, _held(job), {"progress": fraction}, "progress", data, preview or None)
+            if row is not None and preview:
+                old = sa.and_(events.c.job_id == row.id, events.c.number < row.events, events.c.preview.is_not(None))
+                await connection.execute(sa.update(events).where(old).values(preview=None))
 
     async def end(
         self,

@@ -88,10 +88,11 @@ async def test_a_picture_is_made_as_a_job_and_its_progress_and_previews_are_even
         assert seen["preview"].startswith("data:image/jpeg;base64,")
         assert base64.b64decode(seen["preview"].partition(",")[2]).startswith(b"\xff\xd8\xff")
         assert 0 < seen["progress"] < 1
+        assert seen["message"] == "Sampler: step 1 of 4"
         assert (running["status"], running["progress"]) == ("running", seen["progress"])
         comfy.go.set()
+        done = await ended(at, job_id)
         told = await events(at, job_id)
-        done = await job_of(at, job_id)
     kinds = [kind for kind, _ in told]
     assert (kinds[:2], kinds[-1]) == (["queued", "running"], "succeeded")
     fractions = [data["progress"] for kind, data in told if kind == "progress"]
