@@ -129,7 +129,7 @@ from gatehook.services import (
     Services,
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
-from gatehook.tools import confirmation_of
+from gatehook.tool_policies import confirmation_of
 from gatehook.websocket import WebSocket
 
 __all__ = (

@@ -14,11 +14,10 @@ from aiohttp import hdrs
 from msgspec import Struct, structs
 from multidict import MultiMapping
 
-from gatehook.errors import GatewayError
+from gatehook.errors import GatewayError, WrongResultError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
 from gatehook.protocols import Bounded, Cache, Scoped
-from gatehook.results import WrongResultError
 
 __all__ = ["Answers", "Lookup", "Recording"]
 

@@ -43,7 +43,7 @@ from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
 from gatehook.stages import Concerns, Observers, authenticate
 from gatehook.stages import read_body as read_in_time
-from gatehook.tools import Tools
+from gatehook.tool_policies import ToolPolicies
 from gatehook.transforms import Transforms
 
 __all__ = ["PRINCIPAL", "Gateway", "read_body"]
@@ -161,7 +161,7 @@ class Gateway:
             authenticators=frozen("register_authenticators"),
             limiters=frozen("register_limiters"),
             routers=frozen("register_routers"),
-            tools=Tools(frozen("register_tool_policies")),
+            tools=ToolPolicies(frozen("register_tool_policies")),
             own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,
             transforms=Transforms(frozen("register_transforms")),
             answers=Answers(frozen("register_caches")),

@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import cast
 
 from gatehook.deadlines import Deadlines, Limit, Watch
-from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout
+from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, WrongResultError
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
 from gatehook.parameters import left_open, sift
 from gatehook.protocols import Vendor
-from gatehook.results import WrongResultError
 from gatehook.settings import FailoverSettings
 
 __all__ = ["Attempts", "Stream"]

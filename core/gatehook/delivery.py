@@ -12,12 +12,12 @@ from gatehook.answers import Lookup, Recording
 from gatehook.attempts import Stream
 from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
-from gatehook.gate import Gate
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
+from gatehook.tool_gate import Gate
 from gatehook.tool_stream import RoundsStream
 
 __all__ = ["Delivery"]

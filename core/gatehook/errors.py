@@ -23,6 +23,7 @@ __all__ = [
     "UnsupportedMediaType",
     "UpstreamError",
     "UpstreamTimeout",
+    "WrongResultError",
     "envelope",
     "redact",
     "tell",
@@ -47,6 +48,18 @@ class StartupError(Exception):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = list(faults)
+
+
+class WrongResultError(TypeError):
+    """A plugin's method gave what its protocol does not know, where a wrong type would let somebody in or hide a fault.
+
+    The message names the class, and so the distribution.
+    """
+
+    def __init__(self, giver: object, method: str, given: object, wanted: str) -> None:
+        """`giver` is the plugin's object, `wanted` says in words what the method should give."""
+        cls = type(giver)
+        super().__init__(f"{cls.__module__}.{cls.__qualname__}.{method} gave {type(given).__name__}, not {wanted}")
 
 
 def tell(faults: Iterable[str], gathered: list[str] | None) -> None:

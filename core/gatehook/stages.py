@@ -24,15 +24,15 @@ from gatehook.errors import (
     RequestTimeout,
     Unavailable,
     UnsupportedMediaType,
+    WrongResultError,
 )
 from gatehook.fitness import fitting
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.own_tools import OwnTools
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
-from gatehook.results import WrongResultError
 from gatehook.services import Catalog
-from gatehook.tools import Tools
+from gatehook.tool_policies import ToolPolicies
 from gatehook.transforms import Transforms
 
 __all__ = ["Concerns", "Observers", "Permits", "admit_round", "authenticate", "authorize", "read_body", "route"]
@@ -50,7 +50,7 @@ class Concerns:
     authenticators: Sequence[Authenticator]
     limiters: Sequence[Limiter]
     routers: Sequence[Router]
-    tools: Tools
+    tools: ToolPolicies
     own_tools: OwnTools | None
     """None if there are none."""
     transforms: Transforms

@@ -86,7 +86,7 @@ class ToolLoop:
         """Whether the policies allow what the model has called; if not, the calls go out to be judged as a client's do.
 
         Raises:
-            GatewayError: a call is refused; see `Tools.judge`.
+            GatewayError: a call is refused; see `ToolPolicies.judge`.
         """
         tools = self._concerns.tools
         if not tools.policies:

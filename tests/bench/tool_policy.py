@@ -20,7 +20,7 @@ from gatehook import Call, Chunk, Completion, Document, Frames
 from gatehook.catalog import LiveCatalog
 from gatehook.sse import events, frame
 from gatehook.testing import serving
-from gatehook.tools import Tools
+from gatehook.tool_policies import ToolPolicies
 from gatehook_plugins.tool_policy.policy import OperatorPolicy
 from gatehook_plugins.tool_policy.rules import Rule
 from gatehook_plugins.tool_policy.standing import Standing
@@ -72,7 +72,7 @@ async def microseconds(once: Callable[[], Awaitable[object]]) -> float:
 async def costs() -> None:
     """Print what offering and judging cost."""
     policy = OperatorPolicy(Standing(RULES, "allow"), LiveCatalog([]), None, invalid="retry", retries=2)
-    tools = Tools([policy])
+    tools = ToolPolicies([policy])
     bare, offering = json.dumps(BODY).encode(), json.dumps({**BODY, "tools": [TOOL]}).encode()
     plain, calling = answer(), answer(CALLED)
     piece = frame(json.dumps({"choices": [{"index": 0, "delta": {"content": "word"}}]}).encode())

@@ -168,6 +168,14 @@ def test_the_book_names_the_modules_that_plugins_may_import() -> None:
     ]
 
 
+def test_the_map_of_the_kernel_names_every_file_once() -> None:
+    kernel = ROOT / "core" / "gatehook"
+    rows = re.findall(r"^\| (`.*?) \| \S", (kernel / "README.md").read_text("utf-8"), re.MULTILINE)
+    told = [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
+    there = {path.name + "/" * path.is_dir() for path in kernel.iterdir()} - {"__pycache__/", "README.md", "py.typed"}
+    assert sorted(told) == sorted(there)
+
+
 # --- examples ------------------------------------------------------------------------------------------------------
 
 EXAMPLES = blocks("PLUGINS.md", "python example")

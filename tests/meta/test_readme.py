@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import tomllib
@@ -50,12 +51,10 @@ def block(kind: str, word: str) -> str:
 
 
 def with_block(text: str) -> str:
-    """The shipped settings and a block: at the end, or instead of the table that is there already."""
-    head = text.splitlines()[0]
-    if head.startswith("[[") or f"\n{head}" not in SHIPPED:
-        return f"{SHIPPED}\n{text}"
-    before, _, rest = SHIPPED.partition(f"\n{head}")
-    return f"{before}\n{text}\n{rest[rest.index('[[models]]') :]}"
+    """The shipped settings and a block at the end, whose tables take the place of those that are there already."""
+    heads = re.findall(r"^\[[\w.]+\]", text, re.MULTILINE)
+    tables = re.split(r"^(?=\[)", SHIPPED, flags=re.MULTILINE)
+    return "".join(table for table in tables if not table.startswith(tuple(heads))) + "\n" + text
 
 
 def surroundings(**more: str) -> dict[str, str]:
@@ -121,10 +120,17 @@ def test_every_address_in_it_is_where_the_shipped_settings_serve() -> None:
 
 
 def test_every_make_target_in_it_is_in_the_makefile() -> None:
-    told = set(re.findall(r"^make (\w+)|`make (\w+)`", README, re.MULTILINE))
-    targets = re.findall(r"^([a-z][a-z ]*):(?!=)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    assert {one or other for one, other in told} == {"run", "test", "bench"}
-    assert {"run", "test", "bench"} <= {name for line in targets for name in line.split()}
+    told = {one or other for one, other in re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", README, re.MULTILINE)}
+    targets = re.findall(r"^([a-z][a-z -]*):(?!=)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert told == {"run", "run-local", "test", "bench"}
+    assert told <= {name for line in targets for name in line.split()}
+
+
+def test_every_extra_in_it_can_be_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = set(re.findall(r"pip install 'gatehook\[(\w+)\]'", README)) - {"NAME"}
+    (listed,) = re.findall(r"pip install 'gatehook\[NAME\]'` with (.*?)\.", README.replace("\n", " "))
+    assert named | {"all"} == set(re.findall(r"`(\w+)`", listed)) == set(extras) - {"dev", "testing"}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
@@ -132,6 +138,7 @@ def test_every_make_target_in_it_is_in_the_makefile() -> None:
     ("target", "steps"),
     [
         ("run", [".venv", "pip install", "gatehook serve"]),
+        ("run-local", [".venv", "pip install", "VENDOR_GGUF__ENABLED=true", "gatehook serve"]),
         ("test", ["ruff check", "ruff format --check", "bin/mypy", "bin/pytest"]),
         ("bench", ["tests/bench/run.py"]),
     ],
@@ -264,7 +271,7 @@ async def test_another_server_s_model_is_called_as_its_comments_say(
 
 
 async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: OpenShipped) -> None:
-    programs = blocks("python")
+    programs = [program for program in blocks("python") if "chat.completions" in program]
     assert ["stream=True" in program for program in programs] == [False, True]
     async with shipped() as served:
         printed = await asyncio.gather(
@@ -295,6 +302,70 @@ async def test_keys_users_and_usage_are_made_and_shown_as_it_says(tmp_path: Path
     assert "60 requests/min" in printed[2]
     assert "$20/month" in printed[2]
     assert printed[3] == "nothing was used\n"
+
+
+def routes(text: str, folder: Path) -> set[tuple[str, str]]:
+    """The methods and paths that a gateway of these settings serves; a variable that can only be one word is that."""
+    (folder / "settings.toml").write_text(text, "utf-8")
+    gateway = Gateway(load(folder / "settings.toml", environ={}))
+    paths = {(route.method, re.sub(r"\{\w+:(\w+)\}", r"\1", route.path)) for _, route in gateway._routes}
+    return {(method, re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path)) for method, path in paths}
+
+
+def test_the_paths_for_admins_are_all_that_there_are(tmp_path: Path) -> None:
+    (told,) = re.findall(r"for admin keys only: (.*?)\. Models", README.replace("\n  ", " "))
+    served = {path for _, path in routes(with_block(block("toml", "[plugins.admin_api]")), tmp_path)}
+    beneath = re.compile(r"/\{.*|/requests$|/corrections$")
+    assert set(re.findall(r"`(.*?)`", told)) == {beneath.sub("", path) for path in served if path.startswith("/admin/")}
+
+
+# --- pictures, jobs, tools -----------------------------------------------------------------------------------------
+
+
+async def test_the_program_for_pictures_prints_where_one_is(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
+    with socket.socket() as probe:  # the URL of a picture names the port of the settings: it cannot be drawn later
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = with_block(block("toml", "[plugins.images_api]"))
+    async with shipped(text, GATEHOOK_SERVER__PORT=str(port)) as served:
+        printed = await output(sys.executable, "-c", block("python", "images").replace(ADDRESS, served.url))
+        async with http.get(printed.strip()) as answer:
+            assert (answer.status, answer.content_type) == (200, "image/png")
+            assert (await answer.read()).startswith(b"\x89PNG")
+
+
+async def test_a_job_lives_as_its_block_says(shipped: OpenShipped, http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    text = with_block(block("toml", "[plugins.jobs]"))
+    told = re.findall(r"^([A-Z]+) +(/v1/jobs[^\s?]*)", block("text", "/v1/jobs"), re.MULTILINE)
+    assert {route for route in routes(text, tmp_path) if route[1].startswith("/v1/jobs")} == set(told)
+    async with shipped(text) as served:
+        async with http.post(served.url + CHAT, json=HELLO | {"async": True}) as answer:
+            submitted = await answer.json()
+            assert (answer.status, submitted["status"], set(submitted)) == (
+                202, "async_started", {"status", "job_id", "model"},
+            )  # fmt: skip
+        jobs = f"{served.url}/v1/jobs"
+        one = f"{jobs}/{submitted['job_id']}"
+        async with http.get(f"{one}/events") as events:
+            assert "succeeded" in await events.text()
+        async with http.get(one) as answer:
+            job = await answer.json()
+            assert (job["status"], job["progress"]) == ("succeeded", 1)
+            assert job["result"]["choices"][0]["message"]["content"] == ANSWER
+        async with http.get(jobs, params={"status": "succeeded", "limit": "20"}) as answer:
+            assert [listed["job_id"] for listed in (await answer.json())["data"]] == [submitted["job_id"]]
+        statuses = []
+        for url in (one, f"{one}?purge=true", one):
+            async with http.delete(url) as answer:
+                statuses.append(answer.status)
+        assert statuses == [409, 200, 404]
+
+
+def test_the_paths_of_tool_policies_are_served(tmp_path: Path) -> None:
+    text = with_block(block("toml", "[plugins.tool_policy]"))
+    served = {path for _, path in routes(text, tmp_path)}
+    told = set(re.findall(r"(/v1/tools/[\w/]+|/admin/tools/\w+)`", README))
+    assert told == {path for path in served if "/tools/" in path}
 
 
 # --- what it serves ------------------------------------------------------------------------------------------------
@@ -340,14 +411,8 @@ async def test_a_path_of_the_table_answers(
 
 
 def test_the_table_of_paths_is_complete(tmp_path: Path) -> None:
-    (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
-    gateway = Gateway(load(tmp_path / "settings.toml", environ={}))
-    served = {
-        (route.method, re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.path).replace("/api/v1/llm", "/api/llm"))
-        for _, route in gateway._routes
-        if route.method != "*"
-    }
-    assert set(paths()) == served
+    served = {(method, path.replace("/api/v1/llm", "/api/llm")) for method, path in routes(SHIPPED, tmp_path)}
+    assert set(paths()) == {(method, path) for method, path in served if method != "*"}
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", CHAT])

@@ -29,7 +29,7 @@ from gatehook import (
 )
 from gatehook.sse import events, frame
 from gatehook.testing import serving
-from gatehook.tools import Tools
+from gatehook.tool_policies import ToolPolicies
 
 House = Any
 OpenHouse = Any
@@ -112,7 +112,7 @@ def test_any_cut_of_the_same_calls_is_judged_alike(data: Any, said: str, calls: 
 
 async def judged_alike(data: Any, said: str, calls: list[tuple[str, str]]) -> None:
     policy, call = Policy(), asking()
-    tools = Tools([policy])
+    tools = ToolPolicies([policy])
     gate, out = tools.gate(call), list[Chunk]()
     assert gate is not None
     strictest = max((kind for _, kind in calls), key=KINDS.index)
@@ -137,7 +137,7 @@ async def judged_alike(data: Any, said: str, calls: list[tuple[str, str]]) -> No
         assert out[-1].data["session_id"] == "s"
     assert gate.wants_another_round == (strictest == "retry")
     assert call.asked == (strictest == "confirm")
-    whole = await Tools([Policy()]).judge(asking(), as_whole(said, calls)) if strictest != "deny" else None
+    whole = await ToolPolicies([Policy()]).judge(asking(), as_whole(said, calls)) if strictest != "deny" else None
     assert (whole is None) == (strictest in ("retry", "deny"))
 
 
@@ -216,7 +216,7 @@ async def test_frames_without_calls_stay_one_piece() -> None:
     def never(raw: bytes) -> Sequence[Chunk]:
         raise AssertionError("taken apart")
 
-    gate = Tools([Policy()]).gate(asking())
+    gate = ToolPolicies([Policy()]).gate(asking())
     assert gate is not None
     frames = Frames(b'data: {"choices":[{"index":0,"delta":{"content":"a word"}}]}\n\n', never, contents=1)
     assert await gate.passed(frames) is frames
@@ -226,7 +226,7 @@ async def test_a_call_whose_field_is_written_with_escapes_is_seen() -> None:
     call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"kind": "deny"}'}}
     choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
     raw = json.dumps({"choices": [choice]}).replace("tool_calls", "\\u0074ool_calls").encode()
-    gate = Tools([Policy()]).gate(asking())
+    gate = ToolPolicies([Policy()]).gate(asking())
     assert gate is not None
     with pytest.raises(PermissionDenied):
         await gate.passed(Frames(frame(raw), lambda data: [Chunk(raw=one, finished=True) for _, one in events(data)]))
@@ -234,7 +234,7 @@ async def test_a_call_whose_field_is_written_with_escapes_is_seen() -> None:
 
 async def test_nothing_of_a_second_turn_follows_a_question() -> None:
     policy, call = Policy(), asking()
-    gate = Tools([policy]).gate(call)
+    gate = ToolPolicies([policy]).gate(call)
     assert gate is not None
     builder = StreamBuilder(call)
     confirm = json.dumps({"kind": "confirm"})

@@ -5,15 +5,14 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from gatehook.errors import PermissionDenied
-from gatehook.gate import Gate
+from gatehook.errors import PermissionDenied, WrongResultError
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
-from gatehook.results import WrongResultError
 from gatehook.tool_calls import OLD_FORM, answers_of, calls_of, identified, may_call, own_words, pending_form
+from gatehook.tool_gate import Gate
 
-__all__ = ["Tools", "confirmation_of"]
+__all__ = ["ToolPolicies", "confirmation_of"]
 
 _MOST_ROUNDS: Final = 8
 """A model may be told that its calls are wrong so often in one request, whatever policies say."""
@@ -41,7 +40,7 @@ class Ruling(Struct, frozen=True):
 _ALLOWED: Final = Ruling("allow")
 
 
-class Tools:
+class ToolPolicies:
     """The tool policies: which tools a model is shown, and which of its calls go out."""
 
     def __init__(self, policies: Sequence[ToolPolicy]) -> None:

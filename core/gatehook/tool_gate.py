@@ -7,7 +7,7 @@ from gatehook.model import Call, Chunk, Frames, Usage
 from gatehook.tool_calls import assembled, identified, may_call, without_calls
 
 if TYPE_CHECKING:
-    from gatehook.tools import Tools
+    from gatehook.tool_policies import ToolPolicies
 
 __all__ = ["Gate"]
 
@@ -15,7 +15,7 @@ __all__ = ["Gate"]
 class Gate:
     """What the chunks of one call's streams must pass: one stream, or several where the model is to try again."""
 
-    def __init__(self, tools: "Tools", call: Call) -> None:
+    def __init__(self, tools: "ToolPolicies", call: Call) -> None:
         self._tools = tools
         self._call = call
         self._remembers = tools.can_go_on(call)
@@ -44,7 +44,7 @@ class Gate:
         """The chunks that may go out now.
 
         Raises:
-            PermissionDenied: see `Tools.judge`.
+            PermissionDenied: see `ToolPolicies.judge`.
         """
         if self._outcome != "open":  # nothing follows a question, and nothing of a turn that is to be made anew
             return [chunk for chunk in batch if chunk.usage_only] if self._outcome == "asked" else []
@@ -71,7 +71,7 @@ class Gate:
         """What is held back, when its calls are whole: a choice ended, or the stream.
 
         Raises:
-            PermissionDenied: see `Tools.judge`.
+            PermissionDenied: see `ToolPolicies.judge`.
         """
         held, self._held = self._held, []
         self._open.clear()
