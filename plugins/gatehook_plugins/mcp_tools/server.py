@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
@@ -236,7 +237,8 @@ async def _watched(parameters: StdioServerParameters, ended: Callable[[], None])
     """The library's transport to a program; `ended` is called when the program says nothing more."""
     from mcp.client.stdio import stdio_client
 
-    async with stdio_client(parameters) as (read, write):
+    # Its default is what stderr was when the library was loaded, which may be closed by now.
+    async with stdio_client(parameters, errlog=sys.stderr) as (read, write):
         yield _Watched(read, ended), write
 
 

@@ -43,7 +43,7 @@ retries = 0
 [plugins.route_models]
 [plugins.stage]
 [plugins.jobs]
-poll = 0.05
+poll = {poll}
 backoff = 0.05
 lease = {lease}
 {jobs}
@@ -179,6 +179,7 @@ def opening(database_url: str) -> OpenHouse:
         more: str = "",
         grace: float = 0.2,
         lease: float = 1,
+        poll: float = 0.05,
         private: bool = True,
         stage: Stage | None = None,
         plugins: Mapping[str, type] | None = None,
@@ -195,7 +196,7 @@ def opening(database_url: str) -> OpenHouse:
                 return [vendor]
 
         text = SETTINGS.format(
-            url=database_url, jobs=jobs, more=more, grace=grace, lease=lease, private=str(private).lower()
+            url=database_url, jobs=jobs, more=more, grace=grace, lease=lease, poll=poll, private=str(private).lower()
         )
         async with (
             serving(text, plugins={"stage": StagePlugin, **(plugins or {})}) as served,

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientSession
 
 from gatehook import InvalidRequest, UpstreamError, decode
-from gatehook.testing import serving
+from gatehook.testing import Reply, StubUpstream, serving
 
 KEYS = """
 [plugins.auth_keys]
@@ -100,6 +100,23 @@ async def test_an_error_that_may_pass_is_tried_again_a_few_times(lite: Callable[
         assert (job["status"], job["attempts"], job["error"]["code"]) == ("failed", 3, "upstream_error")
 
 
+async def test_a_vendor_s_failure_names_the_vendor_and_never_its_key(
+    lite: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "sk-of-the-vendor-0123456789"
+    said = Reply.of_json({"error": {"message": f"Bearer {secret} is out of order"}}, status=500)
+    async with StubUpstream(said) as upstream:
+        model = f'[[models]]\nname = "far"\nvendor = "openai"\nbase_url = "{upstream.url}"\napi_key = "{secret}"\n'
+        async with lite(jobs="max_attempts = 2", more=f"[plugins.vendor_openai]\n{model}") as at:
+            job = await at.ended(await at.submit(model="far"))
+            assert (job["status"], job["attempts"]) == ("failed", 2)
+            assert job["error"]["message"].startswith("openai: ")
+            async with at.session.get(f"{at.url}/v1/jobs/{job['job_id']}/events") as answer:
+                told = await answer.text()
+    assert secret in upstream.requests[0].headers["Authorization"]
+    assert secret not in str(job) + told + caplog.text
+
+
 async def test_a_queued_job_is_cancelled_at_once_and_never_runs(house: Callable[..., Any]) -> None:
     async with house(jobs="concurrency = 1") as at:
         at.stage.held = True
@@ -124,7 +141,7 @@ async def test_a_running_job_is_cancelled_and_its_call_broken_off(lite: Callable
         assert play.answer.cancelled()
 
 
-async def test_a_job_that_runs_in_another_process_is_cancelled_within_a_second(house: Callable[..., Any]) -> None:
+async def test_a_job_that_runs_in_another_process_is_cancelled_when_that_looks_next(house: Callable[..., Any]) -> None:
     async with house() as runs, house() as asks:
         runs.stage.held = asks.stage.held = True
         job_id = await runs.submit()
@@ -133,10 +150,9 @@ async def test_a_job_that_runs_in_another_process_is_cancelled_within_a_second(h
             return_when=asyncio.FIRST_COMPLETED,
         )
         other = asks if runs.stage.running else runs
-        begun = asyncio.get_running_loop().time()
         assert (await other.ask("DELETE", f"/v1/jobs/{job_id}"))[0] == 202
-        assert (await other.ended(job_id))["status"] == "cancelled"
-        assert asyncio.get_running_loop().time() - begun < 1
+        async with asyncio.timeout(10):
+            assert (await other.ended(job_id))["status"] == "cancelled"
 
 
 async def test_an_ended_job_is_not_cancelled_but_can_be_purged(lite: Callable[..., Any]) -> None:

@@ -59,11 +59,18 @@ async def test_a_receiver_that_fails_is_told_again(lite: Callable[..., Any], mon
         assert {request.headers["webhook-id"] for request in receiver.requests} == {job_id}
 
 
-async def test_who_never_listens_is_given_up(lite: Callable[..., Any]) -> None:
-    async with StubUpstream(Reply(status=500)) as receiver, lite(jobs=f"{HOOKS}\nwebhook_attempts = 1") as at:
-        job_id = await at.submit(X_Gatehook_Webhook=receiver.url)
+@pytest.mark.parametrize("end", ["", "reset"])
+async def test_who_never_listens_is_given_up_and_the_log_tells_so_without_its_address(
+    lite: Callable[..., Any], caplog: pytest.LogCaptureFixture, end: Any
+) -> None:
+    reply = Reply(status=0, end=end) if end else Reply(status=307, headers={"Location": "/there?token=hidden"})
+    async with StubUpstream(reply) as receiver, lite(jobs=f"{HOOKS}\nwebhook_attempts = 1") as at:
+        job_id = await at.submit(X_Gatehook_Webhook=f"{receiver.url}/here?token=hidden")
         await told(at, job_id, "failed")
         assert len(receiver.requests) == 1
+    assert f"{job_id}: its webhook is given up" in caplog.text
+    assert "hidden" not in caplog.text
+    assert SECRET not in caplog.text
 
 
 async def test_a_receiver_that_is_silent_holds_up_no_job(lite: Callable[..., Any]) -> None:

@@ -161,7 +161,7 @@ async def client(session: ClientSession, url: str, seen: Counter[str]) -> None:
 
 
 async def test_kill_9_under_load_takes_nobody_past_the_budget(settings: Any, tmp_path: Path) -> None:
-    affordable = 300
+    affordable = 150
     text = settings(affordable * COST / 10**9)
     seen: Counter[str] = Counter()
     draw = random.Random()
