@@ -66,19 +66,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory, wheels: Sequence[Path], run:
 
 def _has_index(folder: Path) -> bool:
     """Whether pip can get a small package."""
-    words = [
-        *PIP,
-        "--retries",
-        "1",
-        "--timeout",
-        "10",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        folder,
-        "iniconfig",
-    ]
+    options = ("--quiet", "--retries", "1", "--timeout", "10", "--no-deps", "--dest", str(folder))
+    words = [*PIP, "download", *options, "iniconfig"]
     return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
