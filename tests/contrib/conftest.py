@@ -66,19 +66,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory, wheels: Sequence[Path], run:
 
 def _has_index(folder: Path) -> bool:
     """Whether pip can get a small package."""
-    words = [
-        *PIP,
-        "--retries",
-        "1",
-        "--timeout",
-        "10",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        folder,
-        "iniconfig",
-    ]
+    options = ("--quiet", "--retries", "1", "--timeout", "10", "--no-deps", "--dest", str(folder))
+    words = [*PIP, "download", *options, "iniconfig"]
     return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
@@ -89,10 +78,18 @@ def tested(
     """What pytest says of all their own tests, which ran in the clean environment, and its report of the suites."""
     folder = tmp_path_factory.mktemp("tested")
     for one in distributions:
-        shutil.copytree(one / "tests", folder / one.name / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            one / "tests", folder / "contrib" / one.name / "tests", ignore=shutil.ignore_patterns("__pycache__")
+        )
     # Their tables for pytest are alike (a test sees to it), so all of them can run at once.
     shutil.copy(distributions[0] / "pyproject.toml", folder)
     said = run(
-        clean, "-m", "pytest", "--verbose", "--gatehook-report=report.md", "--override-ini=testpaths=.", cwd=folder
+        clean,
+        "-m",
+        "pytest",
+        "--verbose",
+        "--gatehook-report=report.md",
+        "--override-ini=testpaths=contrib",
+        cwd=folder,
     )
     return said, (folder / "report.md").read_text("utf-8")

@@ -61,24 +61,28 @@ def test_a_wheel_holds_its_package_its_types_and_nothing_else(name: str, wheels:
     assert {one.split("/")[0].split("-")[0] for one in names} == {f"gatehook_{name}"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_its_entry_point_is_found_and_the_settings_of_its_readme_are_right(
-    name: str, clean: Path, run: Callable[..., str], tmp_path: Path
+def test_entry_points_are_found_and_the_settings_of_the_readmes_are_right(
+    clean: Path, run: Callable[..., str], tmp_path: Path
 ) -> None:
-    book = (ROOT / "contrib" / name / "README.md").read_text("utf-8")
-    settings = book.split("```toml\n")[1].split("```")[0]
-    (tmp_path / "settings.toml").write_text(f"[plugins.openai_api]\n[plugins.route_models]\n{settings}")
-    said = run(clean, "-m", "gatehook", "plugins", "--config", tmp_path / "settings.toml", cwd=tmp_path)
-    assert name in said
-    script = "import gatehook, gatehook_NAME, json; print(json.dumps([gatehook.__file__, gatehook_NAME.__file__]))"
-    for file in json.loads(run(clean, "-c", script.replace("NAME", name), cwd=tmp_path)):
-        assert str(ROOT) not in file, "the wheel, not the tree, is what is tested"
+    books = [(ROOT / "contrib" / name / "README.md").read_text("utf-8") for name in NAMES]
+    tables = [book.split("```toml\n")[1].split("```")[0] for book in books]
+    file = tmp_path / "settings.toml"
+    file.write_text("\n".join(["[plugins.openai_api]\n[plugins.route_models]", *tables]))
+    told = json.loads(run(clean, "-m", "gatehook", "plugins", "--json", "--config", file, cwd=tmp_path))
+    assert set(NAMES) <= {one["name"] for one in told if one["enabled"]}
+
+
+def test_what_is_tested_are_the_wheels(clean: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    modules = ["gatehook", *(f"gatehook_{name}" for name in NAMES)]
+    script = f"import json, {', '.join(modules)}; print(json.dumps([{'.__file__, '.join(modules)}.__file__]))"
+    for file in json.loads(run(clean, "-c", script, cwd=tmp_path)):
+        assert str(ROOT) not in file, "this is the tree's"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_tests_pass_there(name: str, tested: tuple[str, str]) -> None:
     said, _ = tested
-    assert f"\n{name}/tests/" in said
+    assert f"\ncontrib/{name}/tests/" in said
     assert project(name)["tool"]["pytest"] == project(NAMES[0])["tool"]["pytest"], "they ran with the other's options"
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ WATCHED = """
 [plugins.vendor_mock]
 [plugins.cooldown]
 [plugins.health]
+[plugins.database]
+[plugins.jobs]
 [plugins.metrics]
+plugin_times = true
 [[models]]
 name = "m"
 vendor = "mock"
@@ -62,8 +66,14 @@ METRIC = re.compile(r"\b(?:gateway|http)_[a-z_]+")
 LABELS = re.compile(r"(?:by|without) \(([a-z_, ]+)\)|([a-z_]+)(?:=~|!~|!=|=)\"")
 
 
-async def test_each_metric_and_label_that_is_named_exists() -> None:
-    async with serving(WATCHED) as served, ClientSession(served.url) as session:
+@pytest.fixture
+def watched(tmp_path: Path) -> str:
+    """A gateway's settings with everything on that has metrics."""
+    return f'[database]\nurl = "sqlite+aiosqlite:///{tmp_path}/gatehook.db"\n{WATCHED}'
+
+
+async def test_each_metric_and_label_that_is_named_exists(watched: str) -> None:
+    async with serving(watched) as served, ClientSession(served.url) as session:
         for model, stream in (("m", False), ("m", True)):
             body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
             async with session.post("/v1/chat/completions", json=body) as answer:
@@ -82,7 +92,7 @@ async def test_each_metric_and_label_that_is_named_exists() -> None:
         for grouped, matched in LABELS.findall(expression)
         for label in (grouped.split(", ") if grouped else [matched])
     }
-    assert named - labels - {"le", "job", "deployment"} == set()
+    assert named - labels - {"le", "job", "instance", "deployment"} == set()
 
 
 def test_dashboard_and_rules_are_whole() -> None:
@@ -108,6 +118,18 @@ def test_the_settings_of_compose_and_chart_are_right(tmp_path: Path) -> None:
         built = gateway(text, tmp_path, ENVIRON)
         assert built.settings.server.host == "0.0.0.0"
         built.require_safe()
+
+
+def test_what_is_kept_lies_where_it_can_be_written_and_stays() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text("utf-8"))
+    assert "state:/var/lib/gatehook" in compose["services"]["gatehook"]["volumes"]
+    book = (DEPLOY / "README.md").read_text("utf-8").split("```toml\n")[1].split("```")[0]
+    for text in ((DEPLOY / "compose" / "settings.toml").read_text("utf-8"), VALUES["settings"], book):
+        given = tomllib.loads(text)
+        url = given.get("database", {}).get("url", "")
+        assert not url or url.startswith("sqlite+aiosqlite:////var/lib/gatehook/")
+        for name in {"ledger", "files"} & given["plugins"].keys():
+            assert given["plugins"][name]["directory"].startswith("/var/lib/gatehook/"), name
 
 
 def test_a_wrong_setting_would_be_noticed(tmp_path: Path) -> None:
@@ -168,12 +190,12 @@ def test_the_proxies_are_told_of_the_socket_and_keep_no_stream_back() -> None:
     assert endpoint["address"]["pipe"]["path"] == socket
 
 
-async def test_the_paths_of_the_probes_are_served() -> None:
+async def test_the_paths_of_the_probes_are_served(watched: str) -> None:
     template = (CHART / "templates" / "deployment.yaml").read_text("utf-8")
     paths = set(re.findall(r"httpGet: \{path: ([/\w]+)", template))
     paths |= set(re.findall(r"8080(/[/\w]+)", (DEPLOY / "Dockerfile").read_text("utf-8")))
     assert len(paths) == 2
-    async with serving(WATCHED) as served, ClientSession(served.url) as session:
+    async with serving(watched) as served, ClientSession(served.url) as session:
         for path in paths:
             async with session.get(path) as answer:
                 assert answer.status == 200
