@@ -81,7 +81,7 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
-from gatehook.pictures import Picture, pictures_answer, wants_urls
+from gatehook.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
@@ -274,6 +274,7 @@ __all__ = (
     "mapped",
     "misfit",
     "nano",
+    "picture_url",
     "pictures_answer",
     "read_body",
     "read_conversation",

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs
@@ -24,6 +25,10 @@ log = logging.getLogger("gatehook")
 
 _FORMAT = b"1"
 """Changed when entries change: a gateway never reads those of another format."""
+
+_MOST_KNOWN: Final = 1024
+_LONGEST_KNOWN: Final = 4096
+"""Bytes of a request whose digest is kept ready, so that all of them together are few megabytes."""
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -79,6 +84,8 @@ class Answers:
             (cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches
         )
         self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
+        self._known: dict[tuple[object, ...], bytes] = {}
+        """The digests of requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
 
     @property
     def caches(self) -> Sequence[Cache]:
@@ -95,7 +102,7 @@ class Answers:
         if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
-            return Lookup(_digest(call))
+            return Lookup(self._digest(call))
         wishes = _directives(call)
         only_stored = "only-if-cached" in wishes
         if "no-store" in wishes:
@@ -103,7 +110,19 @@ class Answers:
                 raise _not_stored()
             return None
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
-        return Lookup(_digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+        return Lookup(self._digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+
+    def _digest(self, call: Call) -> bytes:
+        raw = call.body.raw
+        if len(raw) > _LONGEST_KNOWN:
+            return _digest(call)
+        place = (call.operation, call.model, call.stream, call.include_usage, raw)
+        digest = self._known.get(place)
+        if digest is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            digest = self._known[place] = _digest(call)
+        return digest
 
     async def get(self, call: Call, key: Lookup) -> Entry | None:
         """The first hit that the client accepts; marks the answer.
@@ -147,8 +166,9 @@ class Answers:
         """
         if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
             return
-        # What took several rounds, or waits for somebody, is no answer for others who ask the same.
-        if call.tool_rounds or call.rounds or call.asked:
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same; and files that an
+        # answer names may be gone before it is.
+        if call.tool_rounds or call.rounds or call.asked or call.files:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, scope in self._caches:

@@ -26,6 +26,7 @@ class JobQueue(Protocol):
 
         Raises:
             RateLimited: this user has too much queued, or nothing left to spend.
+            Conflict: it has an Idempotency-Key that belongs to another request.
             InvalidRequest: a header of this API's own is wrong. Unavailable: it cannot be kept now.
         """
         ...

@@ -403,6 +403,10 @@ class Call(Struct, eq=False):
     """
     rewriter: "Rewriter | None" = None
     """What the transforms have chosen to change the answer with."""
+    keep_files: float | None = None
+    """Seconds for which files of its answer are kept, and their URLs good; None: as the file store's settings say."""
+    files: tuple[str, ...] = ()
+    """The ids of the files that its answer names."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     own_tools: Mapping[str, Any] = {}

@@ -11,7 +11,7 @@ from gatehook.errors import InvalidRequest, Retry
 from gatehook.file_store import FileStore
 from gatehook.model import Call, Completion, Usage
 
-__all__ = ["Picture", "pictures_answer", "wants_urls"]
+__all__ = ["Picture", "picture_url", "pictures_answer", "wants_urls"]
 
 
 class Picture(Struct, frozen=True):
@@ -62,10 +62,21 @@ async def pictures_answer(
     return Completion(answer, usage=usage)
 
 
+async def picture_url(call: Call, picture: Picture, files: FileStore) -> str:
+    """Store a picture of a call's answer, for as long as the call says; gives its URL, which is good as long.
+
+    Raises:
+        Unavailable: the store is away, or full.
+    """
+    owner, keep = call.principal.id, call.keep_files
+    file = await files.put(picture.data, media_type=picture.media_type, owner=owner, keep=keep)
+    call.files = (*call.files, file.id)
+    return files.url(file.id, lifetime=keep)
+
+
 async def _entry(call: Call, picture: Picture, files: FileStore | None) -> dict[str, Any]:
     """One of the list; with `files` it is stored there."""
     told = {"revised_prompt": picture.revised_prompt} if picture.revised_prompt else {}
     if files is None:
         return {"b64_json": base64.b64encode(picture.data).decode(), **told}
-    file = await files.put(picture.data, media_type=picture.media_type, owner=call.principal.id)
-    return {"url": files.url(file.id), **told}
+    return {"url": await picture_url(call, picture, files), **told}

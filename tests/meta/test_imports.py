@@ -70,6 +70,7 @@ sys.exit(failed != 0)
 """
 
 
+@pytest.mark.timeout(300)  # hundreds of processes: what machines do at the same time shows here first
 @pytest.mark.parametrize("half", [0, 1])
 def test_every_module_imports_alone_without_a_warning(half: int) -> None:
     modules = MODULES[half::2]

@@ -114,7 +114,7 @@ class _Parts:
         self._database = database
         self._dispatcher = Dispatcher(
             store,
-            Runner(gateway, callers, settings.max_attempts, settings.backoff),
+            Runner(gateway, callers, settings.max_attempts, settings.backoff, settings.retention),
             results,
             bell,
             services.get(LEDGER) if quotas is not None else None,

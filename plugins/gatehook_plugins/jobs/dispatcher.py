@@ -243,7 +243,7 @@ class Dispatcher:
             case "later":
                 return await store.postpone(job, ending.delay, error)
             case "succeeded":
-                return await store.end(job, "succeeded", result=kept.body, file=kept.file)
+                return await store.end(job, "succeeded", result=kept.body, file=kept.file, files=ending.files)
             case status:
                 return await store.end(job, status, error=ending.error)
 

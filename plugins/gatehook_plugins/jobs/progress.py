@@ -6,6 +6,8 @@ import logging
 import math
 from typing import Any, Final
 
+from msgspec import structs
+
 from gatehook import Progress, Unavailable, sniff
 from gatehook_plugins.jobs.bell import Bell
 from gatehook_plugins.jobs.store import Claimed, Store
@@ -31,7 +33,10 @@ class Reports:
         self._news = asyncio.Event()
 
     def report(self, job: Claimed, progress: Progress) -> None:
-        """Take the newest word about a job, in place of one that is not written yet."""
+        """Take the newest word about a job, in place of one that is not written yet; whose preview stays the newest."""
+        told = self._told.get(job.id)
+        if told is not None and told[0].run == job.run and not progress.preview:
+            progress = structs.replace(progress, preview=told[1].preview)
         self._told[job.id] = job, progress
         self._news.set()
 

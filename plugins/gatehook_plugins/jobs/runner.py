@@ -1,7 +1,7 @@
 """One run of a job: the call made, and what its end means for the job."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct
@@ -43,17 +43,20 @@ class Ending(Struct, frozen=True):
     error: GatewayError | None = None
     delay: float = 0.0
     body: bytes = b""
+    files: Sequence[str] = ()
+    """That `body` names."""
 
 
 class Runner:
     """Runs jobs."""
 
-    def __init__(self, calls: Calls, callers: Callers, max_attempts: int, backoff: float) -> None:
-        """`backoff` is the seconds before the second try."""
+    def __init__(self, calls: Calls, callers: Callers, max_attempts: int, backoff: float, retention: float) -> None:
+        """`backoff` is the seconds before the second try, `retention` those for which answers are kept."""
         self._calls = calls
         self._callers = callers
         self._max_attempts = max_attempts
         self._backoff = backoff
+        self._retention = retention
 
     async def run(self, job: Claimed, progress: Callable[[Progress], None]) -> Ending:
         """Make the call of a job. Cancelled, it ends the call as when a client leaves."""
@@ -61,9 +64,10 @@ class Runner:
         try:
             kept = read(job.call)
             call = revived(kept, job.body, await self._callers.principal(kept.caller), job.id, job.run)
-            call.progress = progress
+            call.progress, call.keep_files = progress, self._retention
             try:
-                return Ending("succeeded", body=(await self._calls.run(call)).raw)
+                body = (await self._calls.run(call)).raw
+                return Ending("succeeded", body=body, files=call.files)
             finally:
                 attempts = call.attempts
         except GatewayError as error:

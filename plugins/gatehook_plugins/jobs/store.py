@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Call, Conflict, Database, GatewayError, NotFound, Quotas, RateLimited, encode, envelope
+from gatehook import Call, Conflict, Database, GatewayError, NotFound, Quotas, RateLimited, decode, encode, envelope
 from gatehook_plugins.jobs.stored import fit, user_id
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 
@@ -41,6 +41,10 @@ class NewJob(Struct, frozen=True):
     webhook: str | None
     wait: float
     """Seconds until it must have begun."""
+    idempotency_key: str | None = None
+    """As the client said: the same user's submission under the same key is this one, made again."""
+    digest: str | None = None
+    """With such a key: of what is asked for."""
 
 
 class Claimed(Struct, frozen=True):
@@ -69,30 +73,49 @@ class Store:
         self._quotas = quotas
         self._limits = limits
 
-    async def submit(self, job: NewJob, call: Call, most: int) -> None:
-        """Queue a job, and reserve what it may use.
+    async def submit(self, job: NewJob, call: Call, most: int) -> str:
+        """Queue a job, and reserve what it may use; gives its id, or that of the job that was queued by the same key.
 
         Raises:
             RateLimited: the caller has `most` jobs queued already; or no quota left.
+            Conflict: the key belongs to a job that was asked for something else.
         """
         user, at = user_id(call.principal.id), now()
         async with self._database.writing() as connection:
+            if self._database.dialect == "postgresql":  # so that nothing is submitted while we look
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ROOM_LOCK, sa.func.hashtext(user))))
+            if job.idempotency_key is not None and (known := await self._known(connection, user, job)) is not None:
+                return known
             await self._check_room(connection, user, most)
             row = {
                 "id": job.id, "user_id": user, "model": fit(call.model), "vendor": job.vendor, "call": job.call,
                 "status": "queued", "rank": -job.priority, "due": at, "deadline": at + int(job.wait * 1000),
                 "tries": 0, "runs": 0, "cancelling": False, "progress": 0.0, "events": 1, "created": at,
                 "webhook": job.webhook, "webhook_tries": 0, "webhook_state": job.webhook and "pending",
+                "idempotency_key": job.idempotency_key, "request_digest": job.digest,
             }  # fmt: skip
             await connection.execute(sa.insert(jobs).values(row))
             await connection.execute(sa.insert(bodies).values(job_id=job.id, kind="request", body=call.body.raw))
             await _write_event(connection, job.id, 1, "queued", {"status": "queued"})
             if self._quotas is not None:
                 await self._quotas.reserve(connection, job.id, call)
+        return job.id
+
+    async def _known(self, connection: AsyncConnection, user: str, job: NewJob) -> str | None:
+        """The job that was submitted under the same key, if it is still kept."""
+        same = sa.and_(jobs.c.user_id == user, jobs.c.idempotency_key == job.idempotency_key)
+        row = (await connection.execute(sa.select(jobs.c.id, jobs.c.request_digest).where(same))).first()
+        if row is None:
+            return None
+        if row.request_digest != job.digest:
+            raise Conflict(
+                f"Idempotency-Key: {row.id} was submitted under this key, and with another request; take a new key",
+                param="Idempotency-Key",
+                code="idempotency_key_reused",
+            )
+        return str(row.id)
 
     async def _check_room(self, connection: AsyncConnection, user: str, most: int) -> None:
-        if self._database.dialect == "postgresql":  # so that none are submitted while they are counted
-            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ROOM_LOCK, sa.func.hashtext(user))))
         is_open = sa.and_(jobs.c.user_id == user, jobs.c.status.in_(("queued", "running")))
         count = (await connection.execute(sa.select(sa.func.count()).select_from(jobs).where(is_open))).scalar_one()
         if count >= most:
@@ -176,10 +199,10 @@ class Store:
     async def progressed(self, job: Claimed, fraction: float, data: Mapping[str, Any], preview: bytes) -> None:
         """Note how far it is. Of all previews, only the newest is kept."""
         async with self._database.writing() as connection:
-            if preview:
-                old = sa.update(events).where(events.c.job_id == job.id, events.c.preview.is_not(None))
-                await connection.execute(old.values(preview=None))
-            await _moved(connection, _held(job), {"progress": fraction}, "progress", data, preview or None)
+            row = await _moved(connection, _held(job), {"progress": fraction}, "progress", data, preview or None)
+            if row is not None and preview:
+                old = sa.and_(events.c.job_id == row.id, events.c.number < row.events, events.c.preview.is_not(None))
+                await connection.execute(sa.update(events).where(old).values(preview=None))
 
     async def end(
         self,
@@ -189,10 +212,20 @@ class Store:
         error: GatewayError | None = None,
         result: bytes | None = None,
         file: str | None = None,
+        files: Sequence[str] = (),
     ) -> bool:
-        """End a job that this process runs; False: it was no longer its own, and nothing has changed."""
+        """End a job that this process runs; False: it was no longer its own, and nothing has changed.
+
+        Args:
+            job: that this process runs.
+            status: how it ended.
+            error: why it failed.
+            result: its answer, if a row takes it.
+            file: holds its answer otherwise.
+            files: all that are deleted with it.
+        """
         async with self._database.writing() as connection:
-            if not await self._ended(connection, _held(job), job.id, status, error, file):
+            if not await self._ended(connection, _held(job), job.id, status, error, file, files):
                 return False
             if result is not None:
                 await connection.execute(sa.insert(bodies).values(job_id=job.id, kind="result", body=result))
@@ -256,14 +289,14 @@ class Store:
             return status
 
     async def purge(self, job_ids: Sequence[str]) -> Sequence[str]:
-        """Delete ended jobs and all that is kept of them; gives the files that hold results of theirs."""
+        """Delete ended jobs and all that is kept of them; gives the files that went with them."""
         async with self._database.writing() as connection:
             gone = sa.delete(jobs).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(ENDED))
-            rows = (await connection.execute(gone.returning(jobs.c.id, jobs.c.file))).all()
+            rows = (await connection.execute(gone.returning(jobs.c.id, jobs.c.file, jobs.c.files))).all()
             ids = [row.id for row in rows]
             await connection.execute(sa.delete(bodies).where(bodies.c.job_id.in_(ids)))
             await connection.execute(sa.delete(events).where(events.c.job_id.in_(ids)))
-        return [row.file for row in rows if row.file is not None]
+        return [file for row in rows for file in _files(row)]
 
     async def recover(self, job_id: str, run: int, *, repeat: bool, attempts: int, lost: GatewayError) -> Status | None:
         """See to a job whose owner has not been heard of: queue it again, or end it. None: it was, after all."""
@@ -293,6 +326,7 @@ class Store:
         status: Status,
         error: GatewayError | None = None,
         file: str | None = None,
+        files: Sequence[str] = (),
     ) -> bool:
         """The one way in which jobs end: its webhook is due, its request is deleted, its reservation given back."""
         at = now()
@@ -302,6 +336,7 @@ class Store:
             "lease": None,
             "finished": at,
             "file": file,
+            "files": encode(list(files)).decode() if files else None,
             "error": None if error is None else encode(envelope(error)["error"]).decode(),
             "webhook_due": sa.case((jobs.c.webhook.is_not(None), at), else_=None),
         }
@@ -318,6 +353,12 @@ class Store:
 
 
 _QUEUED: Final[Mapping[str, Any]] = {"status": "queued", "owner": None, "lease": None, "progress": 0.0}
+
+
+def _files(row: Any) -> Sequence[str]:
+    """The result's, and those that it names."""
+    named: Sequence[str] = () if row.files is None else decode(row.files)
+    return named if row.file is None else [row.file, *named]
 
 
 def _held(job: Claimed) -> Sequence[sa.ColumnElement[bool]]:

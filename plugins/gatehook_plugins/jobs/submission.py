@@ -1,5 +1,6 @@
 """Takes calls that were asked for as jobs, and queues them."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -15,8 +16,10 @@ from gatehook_plugins.jobs.webhooks import HEADER
 __all__ = ["PRIORITY", "Submission"]
 
 PRIORITY: Final = "X-Gatehook-Priority"
+IDEMPOTENCY: Final = "Idempotency-Key"
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,5}")
 _LONGEST_URL: Final = 2000
+_LONGEST_KEY: Final = 255
 
 
 class Submission:
@@ -31,7 +34,7 @@ class Submission:
 
     async def submit(self, call: Call, targets: Sequence[Target]) -> str:
         """See `JobQueue.submit`."""
-        settings = self._settings
+        settings, key = self._settings, _idempotency_key(call)
         job = NewJob(
             _new_id(),
             targets[0].vendor,
@@ -39,10 +42,12 @@ class Submission:
             self._priority(call),
             self._webhook(call),
             settings.max_wait,
+            key,
+            None if key is None else _digest(call),
         )
-        await self._store.submit(job, call, settings.max_queued)
+        job_id = await self._store.submit(job, call, settings.max_queued)
         self._wake()
-        return job.id
+        return job_id
 
     def _priority(self, call: Call) -> int:
         """As the request says; 0 if it does not."""
@@ -64,6 +69,21 @@ class Submission:
             raise InvalidRequest(f"{HEADER}: expected a URL of at most {_LONGEST_URL} characters", param=HEADER)
         self._egress.check(url, param=HEADER)
         return url
+
+
+def _idempotency_key(call: Call) -> str | None:
+    """What the client knows this submission by; None if it does not say."""
+    key = call.headers.get(IDEMPOTENCY)
+    if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"{IDEMPOTENCY}: expected 1 to {_LONGEST_KEY} printable ASCII characters", param=IDEMPOTENCY
+        )
+    return key
+
+
+def _digest(call: Call) -> str:
+    """Of what a job is asked for: the same for the same bytes."""
+    return hashlib.sha256(f"{call.operation}\n".encode() + call.body.raw).hexdigest()
 
 
 def _new_id() -> str:

@@ -43,10 +43,13 @@ jobs: Final = sa.Table(
     sa.Column("finished", sa.BigInteger),
     sa.Column("error", sa.Text),  # JSON: OpenAI's error object
     sa.Column("file", sa.String),  # of a result that is too large for a row
+    sa.Column("files", sa.Text),  # JSON: the ids of all that go with it, such as pictures that its result names
     sa.Column("webhook", sa.Text),
     sa.Column("webhook_due", sa.BigInteger),  # NULL: nothing is to be delivered, or no more
     sa.Column("webhook_tries", sa.Integer, nullable=False),
     sa.Column("webhook_state", sa.String),  # pending, delivered, failed
+    sa.Column("idempotency_key", sa.String),  # as its client said; only one job of a user has it
+    sa.Column("request_digest", sa.String),  # with such a key: of what was asked for
 )
 
 bodies: Final = sa.Table(

@@ -27,6 +27,8 @@ class Meter:
         self._tell = tell
         self._part = part
         self._fraction = 0.0
+        self._message = ""
+        """What was said last."""
 
     @property
     def is_heard(self) -> bool:
@@ -57,11 +59,12 @@ class Meter:
 
     def preview(self, picture: bytes) -> None:
         """What there is to be seen so far."""
-        self._report(self._called(self._running), preview=picture)
+        self._report(self._message or self._called(self._running), preview=picture)
 
     def _report(self, message: str, *, queue_position: int | None = None, preview: bytes = b"") -> None:
         if self._tell is None:
             return
+        self._message = message
         done = sum(self._weights[node] * share for node, share in self._done.items())
         self._fraction = max(self._fraction, done / self._all)
         number, of = self._part

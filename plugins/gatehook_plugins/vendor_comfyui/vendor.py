@@ -27,6 +27,7 @@ from gatehook import (
     Usage,
     Vendor,
     completion,
+    picture_url,
     pictures_answer,
     wants_urls,
 )
@@ -188,9 +189,7 @@ class ComfyVendor:
     async def _url(self, attempt: Attempt, picture: Picture) -> str:
         if self._files is None:
             return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
-        owner = attempt.call.principal.id
-        file = await self._files.put(picture.data, media_type=picture.media_type, owner=owner)
-        return self._files.url(file.id)
+        return await picture_url(attempt.call, picture, self._files)
 
 
 def _nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import openai
 import pytest
 
-from gatehook import Call, Limiter, Observer, Outcome, Section, hookimpl
+from gatehook import Call, Observer, Outcome, Section, hookimpl
 from gatehook.testing import Reply, StubUpstream
 
 House = Any
@@ -126,17 +126,18 @@ async def test_async_marks_the_call_and_leaves_the_body(house: House) -> None:
         def __init__(self, settings: Section) -> None: ...
 
         @hookimpl
-        def register_limiters(self) -> Iterable[Limiter]:
-            class Seen:
-                async def admit(self, call: Call) -> None:
+        def register_observers(self) -> Iterable[Observer]:
+            class Seen(Observer):
+                def finished(self, call: Call, outcome: Outcome) -> None:
                     seen.append((call.deferred, call.payload.get("async", "gone")))
 
             return [Seen()]
 
     async with house(f"{MOCK}[plugins.spy]\n", files=False, plugins={"spy": Spy}) as home:
-        await home.ask(**{"async": True})
+        status, refused = await home.ask(**{"async": True})
         await home.ask(**{"async": False})
         await home.ask()
+    assert (status, refused["error"]["code"]) == (400, "jobs_disabled")
     assert seen == [(True, "gone"), (False, "gone"), (False, "gone")]
 
 
