@@ -126,6 +126,8 @@ class _Talk:
         async with self._session.post(self._url, json=body, headers=self._headers, timeout=timeout) as response:
             if response.status != 200:
                 print(_fault(await response.read()), file=sys.stderr)
+                if response.status == 401:
+                    print("Give a key of the gateway: gatehook chat MODEL --key env:NAME", file=sys.stderr)
                 return None
             reader = Reader()
             async for data in response.content.iter_any():

@@ -58,6 +58,7 @@ async def test_a_gateway_that_runs_is_asked_with_the_key_that_is_given(tmp_path:
         status, out, err = await said(tmp_path, "echo", text="Hi")
         assert (status, out) == (1, "")
         assert "no API key given" in err
+        assert "gatehook chat MODEL --key env:NAME" in err
         assert "KEY is not set" in (await said(tmp_path, "echo", "--key", "env:KEY", text="Hi"))[2]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import random
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -238,7 +238,7 @@ async def _watched(parameters: StdioServerParameters, ended: Callable[[], None])
     from mcp.client.stdio import stdio_client
 
     # Its default is what stderr was when the library was loaded, which may be closed by now.
-    async with stdio_client(parameters, errlog=sys.stderr) as (read, write):
+    async with stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr) as (read, write):
         yield _Watched(read, ended), write
 
 
