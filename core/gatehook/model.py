@@ -403,6 +403,8 @@ class Call(Struct, eq=False):
     """
     rewriter: "Rewriter | None" = None
     """What the transforms have chosen to change the answer with."""
+    given: Document | None = None
+    """The request as it was before the transforms changed it; None if there are none."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     own_tools: Mapping[str, Any] = {}

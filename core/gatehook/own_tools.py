@@ -13,12 +13,15 @@ from gatehook.protocols import Selective, Tool, ToolSource
 from gatehook.sections import ToolSettings
 from gatehook.services import Catalog
 
-__all__ = ["OwnTools", "follow_up", "read_arguments", "tool_faults"]
+__all__ = ["TOOL_FIELDS", "OwnTools", "follow_up", "read_arguments", "tool_faults"]
 
 log = logging.getLogger("gatehook.tools")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What all vendors take for a tool's name."""
+
+TOOL_FIELDS: Final = ("tools", "tool_choice", "parallel_tool_calls")
+"""Where a request says what the model may call."""
 
 
 class OwnTools:
