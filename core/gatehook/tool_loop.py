@@ -159,7 +159,7 @@ class ToolLoop:
 def after_said(said: str, completion: Completion) -> Completion:
     """The last answer, as the client gets it, with all that was `said` in the rounds before."""
     choices = completion.data.get("choices")
-    choice = choices[0] if choices else {"index": 0, "finish_reason": "stop"}
+    choice: dict[str, Any] = choices[0] if choices else {"index": 0, "finish_reason": "stop"}
     message = choice.get("message") or {"role": "assistant"}
     content = GAP.join(filter(None, [said, message.get("content")]))
     data = {**completion.data, "choices": [{**choice, "message": {**message, "content": content}}]}
