@@ -1,6 +1,7 @@
 """Refusals in the audit, bounded; and the bounds of what waits and of who watches."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -55,12 +56,11 @@ async def test_no_more_sessions_wait_than_may_however_many_are_asked_at_once(hou
 
 
 async def test_a_user_may_watch_only_so_often_at_a_time(sqlite_house: OpenHouse, keys: Keys) -> None:
-    async with sqlite_house() as at:
+    async with sqlite_house() as at, contextlib.AsyncExitStack() as feeds:
         url, headers = f"{at.url}/v1/tools/pending/events", {"Authorization": f"Bearer {keys.alice}"}
-        feeds = [await at.http.get(url, headers=headers) for _ in range(16)]
+        for _ in range(16):
+            assert (await feeds.enter_async_context(at.http.get(url, headers=headers))).status == 200
         too_many = await at.request("GET", "/v1/tools/pending/events")
         assert (too_many.status, too_many.error["code"]) == (429, "too_many_watchers")
-        other = await at.http.get(url, headers={"Authorization": f"Bearer {keys.bob}"})
-        assert other.status == 200
-        for feed in (*feeds, other):
-            feed.close()
+        async with at.http.get(url, headers={"Authorization": f"Bearer {keys.bob}"}) as other:
+            assert other.status == 200
