@@ -14,7 +14,7 @@ from gatehook.deadlines import Limit, Watch
 from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Completion, Entry, Frames
-from gatehook.protocols import OwnStatus, Surface
+from gatehook.protocols import OwnStatus, Rewriter, Surface
 from gatehook.record import Record
 from gatehook.stages import Concerns
 from gatehook.tool_gate import Gate
@@ -45,6 +45,7 @@ class Delivery:
         "_record",
         "_request",
         "_response",
+        "_rewriter",
         "_surface",
     )
 
@@ -56,6 +57,8 @@ class Delivery:
         self._concerns = concerns
         self._record = record
         self._response: web.StreamResponse | None = None
+        self._rewriter: Rewriter | None = None
+        """Who has rewritten the stream's last batch."""
 
     async def answer(self, completion: Completion) -> web.StreamResponse:
         """A whole answer.
@@ -148,7 +151,7 @@ class Delivery:
                 watch.pause()
                 await self._write(response, watch, await self._passed(batch, gate, kept))
         watch.pause()
-        if gate is not None or self._call.rewriter is not None:
+        if gate is not None or self._call.rewriter is not None or self._rewriter is not None:
             await self._write(response, watch, await self._rest(gate))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
@@ -237,14 +240,25 @@ class Delivery:
         """The batch as the client gets it, after transforms and tool policies; kept for the cache if there is one."""
         if kept is not None:
             kept.add(batch)
-        if self._call.rewriter is not None:
-            batch = self._call.rewriter.chunks(batch)
+        batch = self._rewritten(batch)
         return self._framed(batch if gate is None else await gate.passed(batch))
+
+    def _rewritten(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The batch after transforms. With each run of the gateway's own tools they may choose another rewriter."""
+        rewriter, before = self._call.rewriter, self._rewriter
+        if rewriter is not None:
+            batch = rewriter.chunks(batch)
+        if rewriter is not before:
+            self._rewriter = rewriter
+            batch = [*before.rest(), *batch] if before is not None else batch
+        return batch
 
     async def _rest(self, gate: Gate | None) -> bytes:
         """What transforms and tool policies hold back at the end of a stream."""
-        rewriter = self._call.rewriter
-        rest: Sequence[Chunk] = () if rewriter is None else rewriter.rest()
+        rest = self._rewritten(())
+        if self._rewriter is not None:
+            rest = [*rest, *self._rewriter.rest()]
+            self._rewriter = None
         return self._framed(rest if gate is None else [*await gate.passed(rest), *await gate.rest()])
 
     @property

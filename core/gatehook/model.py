@@ -407,6 +407,8 @@ class Call(Struct, eq=False):
     """Seconds for which files of its answer are kept, and their URLs good; None: as the file store's settings say."""
     files: tuple[str, ...] = ()
     """The ids of the files that its answer names."""
+    given: Document | None = None
+    """The request as it was before the transforms changed it; None if there are none."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
     own_tools: Mapping[str, Any] = {}

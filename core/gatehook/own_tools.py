@@ -6,20 +6,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from gatehook.arguments import argument_fault, schema_fault
 from gatehook.errors import GatewayError, InvalidRequest
-from gatehook.jsonio import Document, MalformedJSON, decode
+from gatehook.jsonio import Document, MalformedJSON, decode, encode
 from gatehook.model import Call, ToolCall
 from gatehook.protocols import Selective, Tool, ToolSource
 from gatehook.sections import ToolSettings
 from gatehook.services import Catalog
 
-__all__ = ["OwnTools", "follow_up", "read_arguments", "tool_faults"]
+__all__ = ["TOOL_FIELDS", "OwnTools", "follow_up", "read_arguments", "tool_faults"]
 
 log = logging.getLogger("gatehook.tools")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What all vendors take for a tool's name."""
+
+TOOL_FIELDS: Final = ("tools", "tool_choice", "parallel_tool_calls")
+"""Where a request says what the model may call."""
 
 
 class OwnTools:
@@ -111,9 +113,14 @@ class OwnTools:
         arguments = read_arguments(tool_call.arguments)
         if arguments is None:
             raise InvalidRequest("the arguments are not a JSON object")
-        patterns = any(tool is known for known in self._tools)
-        if fault := argument_fault(tool.parameters, arguments, patterns=patterns):
-            raise InvalidRequest(f"the arguments do not fit: {fault}")
+        from gatehook.tool_schema import SchemaFault, compiled  # loads a library, at the first need
+
+        try:
+            fault = compiled(encode(tool.parameters)).misfit(arguments)
+        except SchemaFault as error:  # of a source's tool: nobody has looked at its schema before
+            fault = f"the arguments cannot be checked: the tool's schema {error}"
+        if fault:
+            raise InvalidRequest(f"the call is invalid: {fault}")
         return arguments
 
     def _cut(self, text: str) -> str:
@@ -186,6 +193,8 @@ def tool_faults(provided: Iterable[tuple[str, Tool | ToolSource]]) -> Iterator[s
             yield f"plugin {plugin!r}: tool {tool.name!r}: a name has 1 to 64 letters, digits, '_' and '-'"
         elif tool.name in owners:
             yield f"tool {tool.name!r} is provided by both {owners[tool.name]!r} and {plugin!r}; rename or disable one"
+        from gatehook.tool_schema import schema_fault  # loads a library: only where there are tools
+
         if fault := schema_fault(dict(tool.parameters)):
             yield f"plugin {plugin!r}: tool {tool.name!r}: parameters: {fault}"
         owners.setdefault(tool.name, plugin)

@@ -21,7 +21,7 @@ from gatehook.model import Call, Completion, Entry, Usage
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, admit_round, authenticate, authorize, read_body, route
-from gatehook.tool_loop import ToolLoop
+from gatehook.tool_loop import ToolLoop, after_said
 from gatehook.tool_stream import RoundsStream
 from gatehook.transforms import rewritten
 
@@ -153,7 +153,7 @@ class Pipeline:
         """A whole answer of a vendor, as it may go out."""
         concerns = self.concerns
         completion = await self._answered(call, permits, record)
-        answer = completion if call.rewriter is None else call.rewriter.completion(completion)
+        answer = _told(call, completion)
         judged = await self._judged(call, answer, permits, record) if concerns.tools.policies else answer
         if key is not None and judged is answer:
             await concerns.answers.put(call, key, Entry(completion=completion))
@@ -177,7 +177,7 @@ class Pipeline:
         judged = await self.concerns.tools.judge(call, completion)
         while judged is None:
             await self._round_over(call, permits, record)
-            completion = await self._answered(call, permits, record)
+            completion = _told(call, await self._answered(call, permits, record))
             judged = await self.concerns.tools.judge(call, _in_all(completion, record.streamed()))
         return judged
 
@@ -206,6 +206,12 @@ class Pipeline:
 
 def _internal(call: Call) -> GatewayError:
     return GatewayError(f"internal error; the gateway's log tells more under {call.id}")
+
+
+def _told(call: Call, completion: Completion) -> Completion:
+    """A vendor's answer as the client gets it: rewritten, and after what was said before tools were run."""
+    answer = completion if call.rewriter is None else call.rewriter.completion(completion)
+    return after_said(call.said, answer) if call.said else answer
 
 
 def _in_all(completion: Completion, usage: Usage | None) -> Completion:

@@ -269,7 +269,10 @@ class Rewriter(Protocol):
     """Changes the answer to one call. One that raises fails the call: what it should have hidden does not go out."""
 
     def completion(self, completion: Completion) -> Completion:
-        """A whole answer, as the client shall get it; its usage stays as it is."""
+        """A whole answer, as the client shall get it; its usage stays as it is.
+
+        Also, within a stream too, a turn that calls the gateway's own tools: they get what a client's would.
+        """
         ...
 
     def chunks(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
@@ -287,6 +290,9 @@ class Transform(Protocol):
 
     async def transform(self, call: Call) -> Rewriter | None:
         """Change the request, by assigning `call.body`; gives what changes its answer, None if nothing shall.
+
+        When the gateway's own tools were run, it is called again, as if the client had run them itself: with the
+        client's own words, those of the model as the client gets them, and what came of the tools.
 
         Raises:
             GatewayError: the request is refused.

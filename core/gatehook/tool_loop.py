@@ -17,12 +17,13 @@ from gatehook.errors import Retry, UpstreamError
 from gatehook.failover import Failover
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
-from gatehook.own_tools import follow_up, read_arguments, tool_names
+from gatehook.own_tools import read_arguments, tool_names
 from gatehook.record import Record
 from gatehook.stages import Concerns, Permits, admit_round, route
 from gatehook.tool_calls import GAP, identified
+from gatehook.transforms import heard
 
-__all__ = ["ToolLoop"]
+__all__ = ["ToolLoop", "after_said"]
 
 log = logging.getLogger("gatehook.tools")
 
@@ -48,7 +49,7 @@ class ToolLoop:
         call.said = ""
 
     async def complete(self) -> Completion:
-        """A whole answer: the last round's, with what was said before it, and the usage of all.
+        """A whole answer: the last round's, with the usage of all; what was said before it is in `call.said`.
 
         Raises:
             GatewayError: a round has no answer, calls what a policy does not allow, or is one too many.
@@ -62,9 +63,8 @@ class ToolLoop:
             calls = message.get("tool_calls") or ()
             if not self.goes_on(calls, choice.get("finish_reason")):
                 return self._shown(completion, message, self.of_client(calls))
-            if not await self.may_run(message, calls):
+            if not await self.went_on(message):
                 return self._shown(completion, message, calls)
-            await self.run(message, calls)
 
     async def stream(self) -> Stream:
         """The next round's stream, whose first content has arrived.
@@ -82,29 +82,32 @@ class ToolLoop:
         """The tool calls that are the client's business."""
         return [one for one in calls if (one.get("function") or {}).get("name") not in self._own]
 
-    async def may_run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the policies allow what the model has called; if not, the calls go out to be judged as a client's do.
-
-        Raises:
-            GatewayError: a call is refused; see `ToolPolicies.judge`.
-        """
-        tools = self._concerns.tools
-        if not tools.policies:
-            return True
-        ruling = await tools.ruling(self._call, [identified({**message, "tool_calls": list(calls)})])
-        return ruling.kind == "allow"
-
-    async def run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
-        """Run what the model has called, and make the request that of the next round.
+    async def went_on(self, message: Mapping[str, Any]) -> bool:
+        """Run what the model has called, if it may be, and make the request that of the next round.
 
         Args:
-            message: the model's, of the assistant.
-            calls: its tool calls, all of own tools.
+            message: the model's, of the assistant; its tool calls are all of own tools.
+
+        Returns:
+            False: a policy does not simply allow the calls; they go out to be judged, as a client's do.
 
         Raises:
+            GatewayError: a call is refused; see `Tools.judge`. A transform refuses the next request.
             RateLimited: a limiter has no room for another round.
             UpstreamError: there were as many rounds already as there may be.
         """
+        message = heard(self._call, message)
+        calls = message.get("tool_calls") or ()
+        if not calls or not await self._may_run(message):
+            return False
+        await self._run(message, calls)
+        return True
+
+    async def _may_run(self, message: Mapping[str, Any]) -> bool:
+        tools = self._concerns.tools
+        return not tools.policies or (await tools.ruling(self._call, [identified(message)])).kind == "allow"
+
+    async def _run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
         call, own = self._call, self._concerns.own_tools
         assert own is not None, "own tools are called where there are some"  # noqa: S101
         if call.tool_rounds >= own.max_rounds:
@@ -125,7 +128,8 @@ class ToolLoop:
         if isinstance(text := message.get("content"), str) and text:
             call.said = GAP.join(filter(None, [call.said, text]))
         said = {name: value for name, value in message.items() if value is not None}
-        call.body = follow_up(call.payload, {"content": None, **said, "tool_calls": _readable(wanted)}, results)
+        whole = {"content": None, **said, "tool_calls": _readable(wanted)}
+        await self._concerns.transforms.follow_up(call, whole, results)
         await admit_round(self._concerns.limiters, call)
 
     async def _targets(self) -> Sequence[Target]:
@@ -134,13 +138,11 @@ class ToolLoop:
     def _shown(
         self, completion: Completion, message: Mapping[str, Any], left: Sequence[Mapping[str, Any]]
     ) -> Completion:
-        """The last answer as it goes on: with the calls that are `left`, all that was said, and the sum of usage."""
-        calls, said = message.get("tool_calls") or [], self._call.said
-        if not said and not self._call.tool_rounds and len(left) == len(calls):
+        """The last answer as it goes on: with the calls that are `left`, and the sum of usage."""
+        calls = message.get("tool_calls") or []
+        if not self._call.tool_rounds and len(left) == len(calls):
             return completion
         message = dict(message)
-        if said:
-            message["content"] = GAP.join(filter(None, [said, message.get("content")]))
         if len(left) < len(calls):
             message["tool_calls"] = left
             if not left:
@@ -152,6 +154,16 @@ class ToolLoop:
         if usage is not None and data.get("usage"):
             data["usage"] = usage.as_openai()
         return Completion(data, usage=usage)
+
+
+def after_said(said: str, completion: Completion) -> Completion:
+    """The last answer, as the client gets it, with all that was `said` in the rounds before."""
+    choices = completion.data.get("choices")
+    choice: dict[str, Any] = choices[0] if choices else {"index": 0, "finish_reason": "stop"}
+    message = choice.get("message") or {"role": "assistant"}
+    content = GAP.join(filter(None, [said, message.get("content")]))
+    data = {**completion.data, "choices": [{**choice, "message": {**message, "content": content}}]}
+    return Completion(data, usage=completion.usage)
 
 
 def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

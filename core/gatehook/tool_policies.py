@@ -183,7 +183,13 @@ class ToolPolicies:
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
         told = [own_words(message, call.said), *answers_of(message, contents)]
-        call.body = Document({**call.payload, "messages": [*call.payload["messages"], *told]})
+        call.body = _with(call.body, told)
+        if call.given is not None:
+            call.given = _with(call.given, told)
+
+
+def _with(body: Document, messages: Sequence[Mapping[str, Any]]) -> Document:
+    return Document({**body.data, "messages": [*body.data["messages"], *messages]})
 
 
 def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:

@@ -69,10 +69,9 @@ class RoundsStream:
                 return
             if self._watch is not None:
                 self._watch.pause()  # tools have time limits of their own
-            if not await loop.may_run(shown.message.whole(), shown.message.calls):
+            if not await loop.went_on(shown.message.whole()):
                 yield shown.put_off()
                 return
-            await loop.run(shown.message.whole(), shown.message.calls)
             self._stream = await loop.stream()
             loop.record.stream = self
             shown.next_round()
@@ -88,8 +87,8 @@ class _Message:
         """Calls by the number that the vendor gives them."""
 
     def whole(self) -> Mapping[str, Any]:
-        """As the message of a plain answer, without the calls."""
-        return {**self._parts, "role": "assistant"}
+        """As the message of a plain answer."""
+        return {**self._parts, "role": "assistant", "tool_calls": self.calls}
 
     def add(self, delta: Mapping[str, Any]) -> None:
         """What one more chunk brings: texts and lists grow, anything else is what was said last."""

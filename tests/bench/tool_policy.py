@@ -71,7 +71,7 @@ async def microseconds(once: Callable[[], Awaitable[object]]) -> float:
 
 async def costs() -> None:
     """Print what offering and judging cost."""
-    policy = OperatorPolicy(Standing(RULES, "allow"), LiveCatalog([]), None, invalid="retry", retries=2)
+    policy = OperatorPolicy(Standing(RULES, "allow"), LiveCatalog([]), None, None, invalid="retry", retries=2)
     tools = ToolPolicies([policy])
     bare, offering = json.dumps(BODY).encode(), json.dumps({**BODY, "tools": [TOOL]}).encode()
     plain, calling = answer(), answer(CALLED)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
-from gatehook import StartupError
+from gatehook import Section, StartupError, hookimpl
 from gatehook.testing import Reply, StubUpstream, built, serving
 from gatehook_guard import GuardPlugin
 
@@ -251,3 +251,57 @@ async def test_an_answer_from_the_cache_is_restored_for_who_asks() -> None:
                     found.append((got.headers["X-Cache"], data["choices"][0]["message"]["content"]))
     assert found == [("miss", f"Hi {MAIL}"), ("hit", "Hi bob@example.org")]
     assert len(stub.requests) == 1
+
+
+class Post:
+    """A tool of the gateway's own."""
+
+    name, description = "post", "Sends a message."
+
+    def __init__(self) -> None:
+        self.parameters = {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}
+        self.sent: list[Any] = []
+
+    async def run(self, call: Any, arguments: Any) -> str:
+        self.sent.append(dict(arguments))
+        return f"sent to {MAIL}, copy to eve@example.org"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_the_gateway_s_own_tools_get_the_client_s_words_and_the_vendor_none_of_their_results(
+    streams: bool,
+) -> None:
+    post = Post()
+
+    class Own:
+        class Settings(Section):
+            """[plugins.own]."""
+
+        def __init__(self, settings: Settings) -> None: ...
+
+        @hookimpl
+        def register_tools(self, gateway: Any) -> Any:
+            return [post]
+
+    function = {"name": "post", "arguments": '{"to": "[EMAIL_1]"}'}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+    replies = [answer(content="To [EMAIL_1].", tool_calls=[call]), answer(content="Told [EMAIL_1] and [EMAIL_2].")]
+    if streams:
+        first = stream({"content": "To [EMA"}, {"content": "IL_1]."}, {"tool_calls": [call]}, reason="tool_calls")
+        replies = [Reply.of_events([one]) for one in (first, stream({"content": "Told [EMAIL_1] and [EMAIL_2]."}))]
+    async with StubUpstream(*replies) as stub, ClientSession() as session:
+        settings = SETTINGS.format(guard="", more="[plugins.own]", url=stub.url)
+        body = {"model": "m", "messages": [{"role": "user", "content": f"Write to {MAIL}"}], "stream": streams}
+        async with (
+            serving(settings, plugins={**PLUGINS, "own": Own}) as served,
+            session.post(f"{served.url}/v1/chat/completions", json=body) as got,
+        ):
+            data = await got.read()
+        sent = stub.requests[1].json
+    assert post.sent == [{"to": MAIL}]
+    user, assistant, result = sent["messages"]
+    assert (user["content"], assistant["content"]) == ("Write to [EMAIL_1]", "To [EMAIL_1].")
+    assert assistant["tool_calls"][0]["function"] == function
+    assert result["content"] == "sent to [EMAIL_1], copy to [EMAIL_2]"
+    told = said(data) if streams else json.loads(data)["choices"][0]["message"]["content"]
+    assert told == f"To {MAIL}.\n\nTold {MAIL} and eve@example.org."

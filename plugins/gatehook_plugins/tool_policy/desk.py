@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ from gatehook import (
     Unavailable,
 )
 from gatehook_plugins.tool_policy import store
-from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session
+from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session, printable
 
 __all__ = ["Decision", "Desk"]
 
@@ -31,6 +31,8 @@ log: Final = logging.getLogger("gatehook.tool_policy")
 _SWEEP_SECONDS: Final = 15.0
 _AT_ONCE: Final = 100
 """Sessions that expire in one transaction."""
+_MOST_WATCHERS: Final = 16
+"""Of one user, in one process: each asks the database with every change."""
 
 
 class Decision(Struct, frozen=True):
@@ -62,7 +64,8 @@ class Desk:
         self._most = most
         self._largest = largest
         self._clock = now
-        self._watching: set[asyncio.Event] = set()
+        self._watching: dict[asyncio.Event, str] = {}
+        """The watchers, and whose they are."""
         directory.subscribe(self._changed)
 
     @contextlib.asynccontextmanager
@@ -97,6 +100,7 @@ class Desk:
                 code="tool_call_denied",
             )
         async with self._database.writing() as connection:
+            await store.alone(connection, session.user_id)
             if await store.count(connection, session.user_id, now) >= self._most:
                 raise RateLimited(
                     f"{self._most} tool calls wait for a confirmation already (tool_policy.max_pending); decide about "
@@ -161,14 +165,23 @@ class Desk:
             return await store.waiting(connection, self._now(), user_id, limit)
 
     @contextlib.contextmanager
-    def watched(self) -> Any:
-        """Gives an event that is set whenever sessions may have come or gone."""
+    def watched(self, principal: Principal) -> Iterator[asyncio.Event]:
+        """Gives an event that is set whenever sessions may have come or gone.
+
+        Raises:
+            RateLimited: too many of this caller's watch already, in this process.
+        """
+        if list(self._watching.values()).count(principal.id) >= _MOST_WATCHERS:
+            raise RateLimited(
+                f"{_MOST_WATCHERS} streams of yours watch already; close some, or ask /v1/tools/pending",
+                code="too_many_watchers",
+            )
         event = asyncio.Event()
-        self._watching.add(event)
+        self._watching[event] = principal.id
         try:
             yield event
         finally:
-            self._watching.discard(event)
+            del self._watching[event]
 
     def _changed(self, kind: str, id: str) -> None:
         if kind in ("", "tool"):
@@ -225,16 +238,11 @@ def _told(arguments: str, approved: str | None) -> dict[str, str]:
     return {"decision": "edited", "edited": arguments_digest(approved)}
 
 
-def _printable(text: str) -> str:
-    """A name that a model wrote, as a database takes it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
-
-
 def _detail(session: Session, decisions: Mapping[str, Mapping[str, str]], reason: str = "") -> dict[str, Any]:
     calls = [
         {
-            "id": _printable(one.id),
-            "name": _printable(one.name),
+            "id": printable(one.id),
+            "name": printable(one.name),
             "arguments": arguments_digest(one.arguments),
             **decisions[one.id],
         }

@@ -37,10 +37,10 @@ class PendingFeed:
         """Everything that waits, and from then on what changes, until the client leaves or the gateway stops.
 
         Raises:
-            Unavailable: the database is away.
+            RateLimited: too many of this caller's watch already. Unavailable: the database is away.
         """
         principal, known = request[PRINCIPAL], dict[str, Session]()
-        with self._desk.watched() as changed:
+        with self._desk.watched(principal) as changed:
             first = await self._news(principal, known)
             response = web.StreamResponse(
                 headers={

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gatehook import InvalidRequest, encode
-from gatehook_plugins.tool_policy.schemas import SchemaFault, ToolSchema, compiled
+from gatehook.tool_schema import SchemaFault, ToolSchema, compiled
 
 __all__ = ["Offered", "fault_of", "name_of", "schemas_of"]
 

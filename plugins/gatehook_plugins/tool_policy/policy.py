@@ -16,6 +16,7 @@ from gatehook import (
 )
 from gatehook_plugins.tool_policy.desk import Desk
 from gatehook_plugins.tool_policy.offered import fault_of, name_of, schemas_of
+from gatehook_plugins.tool_policy.refusals import Refusals
 from gatehook_plugins.tool_policy.standing import Standing
 
 __all__ = ["Invalid", "OperatorPolicy"]
@@ -30,12 +31,23 @@ class OperatorPolicy:
     """Implements `gatehook.ToolPolicy` and `gatehook.Confirmer`."""
 
     def __init__(
-        self, standing: Standing, catalog: Catalog, desk: Desk | None, *, invalid: Invalid, retries: int
+        self,
+        standing: Standing,
+        catalog: Catalog,
+        desk: Desk | None,
+        refusals: Refusals | None,
+        *,
+        invalid: Invalid,
+        retries: int,
     ) -> None:
-        """`desk` keeps what is to be confirmed; None: nothing can be. The rest is as in the settings."""
+        """`desk` keeps what is to be confirmed, None: nothing can be; `refusals` what is refused, None: nobody does.
+
+        The rest is as in the settings.
+        """
         self._standing = standing
         self._catalog = catalog
         self._desk = desk
+        self._refusals = refusals
         self._invalid = invalid
         self._retries = retries
 
@@ -57,13 +69,17 @@ class OperatorPolicy:
             UpstreamError: the model calls a tool as it cannot be called, and is not, or no more, told so.
         """
         verdict = self._verdict(call, tool_call.name)
-        if verdict.kind == "deny" or self._invalid == "pass":
+        if verdict.kind == "deny":
+            self._note(call, tool_call, "denied")
+            return verdict
+        if self._invalid == "pass":
             return verdict
         fault = fault_of(call.state.get(_STATE, {}), tool_call.name, tool_call.arguments)
         if not fault:
             return verdict
         if self._invalid == "retry" and call.rounds < self._retries:
             return Verdict("retry", f"The call is invalid, and was not made: {fault}")
+        self._note(call, tool_call, "invalid")
         message = f"the model's call of tool {tool_call.name!r} is invalid: {fault}"
         raise UpstreamError(message, code="tool_call_invalid")
 
@@ -81,6 +97,10 @@ class OperatorPolicy:
                 code="tool_call_denied",
             )
         return await self._desk.keep(call, question)
+
+    def _note(self, call: Call, tool_call: ToolCall, why: str) -> None:
+        if self._refusals is not None:
+            self._refusals.note(call, tool_call, why)
 
     def _verdict(self, call: Call, tool: str) -> Verdict:
         # The model that was asked for, what that name is an alias of, and the fallback that answers.

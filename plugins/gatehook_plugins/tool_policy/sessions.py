@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gatehook import Call, Question, ToolCall, decode, encode
 
-__all__ = ["Kept", "Session", "Status", "arguments_digest", "new_session"]
+__all__ = ["Kept", "Session", "Status", "arguments_digest", "new_session", "printable"]
 
 Status = Literal["pending", "decided", "expired"]
 
@@ -94,15 +94,28 @@ def arguments_digest(arguments: str) -> str:
     return "sha256:" + hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def printable(text: str) -> str:
+    """A name that a model wrote, as a database takes it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
 def _parted(call: Call) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The request with the client's tools only, and the others: the gateway adds its own to the next one again."""
-    payload = call.payload
-    if not call.own_tools or not (tools := payload.get("tools")):
-        return payload, []
-    own = [tool for tool in tools if (tool.get("function") or {}).get("name") in call.own_tools]
+    """The request with the client's own words, and its tools only, and the others.
+
+    Transforms change the next one again, and the gateway adds its own tools to that again.
+    """
+    payload = call.payload if call.given is None else call.given.data
+    own = [tool for tool in call.payload.get("tools") or () if _name(tool) in call.own_tools]
+    tools = payload.get("tools") or []
     left = [tool for tool in tools if tool not in own]
+    if len(left) == len(tools):
+        return payload, own
     without = {name: value for name, value in payload.items() if name != "tools"}
     return ({**without, "tools": left} if left else without), own
+
+
+def _name(tool: Mapping[str, Any]) -> Any:
+    return (tool.get("function") or {}).get("name")
 
 
 def _digest(session: Session) -> str:

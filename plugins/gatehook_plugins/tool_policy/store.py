@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gatehook import ToolCall, decode, encode
 from gatehook_plugins.tool_policy.sessions import Session, Status
 
-__all__ = ["SESSIONS", "add", "close", "count", "expired", "find", "forget", "is_due", "waiting"]
+__all__ = ["SESSIONS", "add", "alone", "close", "count", "expired", "find", "forget", "is_due", "waiting"]
 
 SESSIONS: Final = sa.Table(
     "tool_sessions",
@@ -27,6 +27,9 @@ SESSIONS: Final = sa.Table(
     sa.Column("digest", sa.String, nullable=False),
 )
 """`decided` is when, epoch ms, 0 while it is pending; `calls` and `kept` are JSON, emptied by the decision."""
+
+_LOCK: Final = 0x746F6F6C
+"""Of the locks that PostgreSQL keeps for programs, those of this table; any number that nobody else has."""
 
 _COLUMNS: Final = (
     SESSIONS.c.id,
@@ -46,6 +49,12 @@ async def add(connection: AsyncConnection, session: Session) -> None:
     await connection.execute(
         SESSIONS.insert().values(**row, decided=0, calls=calls, kept=session.kept, digest=session.digest)
     )
+
+
+async def alone(connection: AsyncConnection, user_id: str) -> None:
+    """Let no other transaction count this user's sessions before this one ends. On SQLite, each writes alone anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK, sa.func.hashtext(user_id))))
 
 
 async def count(connection: AsyncConnection, user_id: str, now: int) -> int:

@@ -209,9 +209,9 @@ async def test_a_tool_that_takes_too_long_is_stopped(kit: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ('{"q": 1}', "the arguments do not fit: $.q: 1 is not of type 'string'"),
-        ("{}", "the arguments do not fit: $: 'q' is a required property"),
-        ('{"q": "NO"}', "the arguments do not fit: $.q: 'NO' does not match"),
+        ('{"q": 1}', "the call is invalid: q: 1 is not of type 'string'"),
+        ("{}", "the call is invalid: the arguments: 'q' is a required property"),
+        ('{"q": "NO"}', "the call is invalid: q: 'NO' does not match"),
         ("[1]", "the arguments are not a JSON object"),
         ('{"q": ', "the arguments are not a JSON object"),
     ],

@@ -4,11 +4,12 @@ Told by the expression's form alone, and on the safe side: what is not certain t
 """
 
 import functools
+import math
 import re
 import warnings
 from typing import Final
 
-__all__ = ["matches"]
+__all__ = ["matches", "steps"]
 
 _MOST_STEPS: Final = 1_000_000
 _LONGEST: Final = 1_000
@@ -25,11 +26,17 @@ _TOKEN: Final = re.compile(
 
 def matches(pattern: str, text: str) -> bool | None:
     """Whether the expression is found in the text, as JSON Schema's `pattern` asks; None: that is not tried."""
-    weight, degree = _cost(pattern)
-    if weight * max(1, len(text)) ** degree > _MOST_STEPS:
+    if not steps(pattern, text):
         return None
     compiled = _compiled(pattern)
     return None if compiled is None else compiled.search(text) is not None
+
+
+def steps(pattern: str, text: str) -> int:
+    """How many steps `matches` may take, at most; 0 if it does not try."""
+    weight, degree = _cost(pattern)
+    most = weight * max(1, len(text)) ** degree
+    return math.ceil(most) if most <= _MOST_STEPS else 0
 
 
 @functools.lru_cache(maxsize=256)

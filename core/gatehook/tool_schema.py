@@ -1,17 +1,20 @@
-"""Arguments checked against a tool's JSON Schema. Both come from outside: nothing is fetched, nothing takes long."""
+"""Arguments checked against a tool's JSON Schema. Both come from outside: nothing is fetched, nothing takes long.
+
+Who imports this loads the library for JSON Schema.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
+from jsonschema import Draft202012Validator, FormatChecker, SchemaError, ValidationError, validators
 from jsonschema.exceptions import best_match
 from referencing import Registry
 
-from gatehook import MalformedJSON, check_depth, decode
-from gatehook_plugins.tool_policy.patterns import matches
+from gatehook.jsonio import MalformedJSON, check_depth, decode, encode
+from gatehook.patterns import matches, steps
 
-__all__ = ["SchemaFault", "ToolSchema", "compiled"]
+__all__ = ["SchemaFault", "ToolSchema", "compiled", "schema_fault"]
 
 _LARGEST: Final = 1 << 17
 """Bytes."""
@@ -19,6 +22,8 @@ _MOST_NODES: Final = 5_000
 _DEEPEST: Final = 60
 _MOST_STEPS: Final = 10_000
 """Keywords that may be looked at for one call: a few references can ask for billions."""
+_PATTERN_STEPS: Final = 10_000
+"""Steps of a regular expression that count as one keyword."""
 _MOST_COMPARED: Final = 1_000
 """Items that may be compared each with each."""
 _LONGEST: Final = 500
@@ -46,13 +51,13 @@ class _Steps(FormatChecker):
         super().__init__(())
         self._left = _MOST_STEPS
 
-    def take(self) -> None:
-        """One more.
+    def take(self, count: int = 1) -> None:
+        """So many more.
 
         Raises:
-            _TooMuchWork: it was one too many.
+            _TooMuchWork: they were too many.
         """
-        self._left -= 1
+        self._left -= count
         if self._left < 0:
             raise _TooMuchWork
 
@@ -96,8 +101,10 @@ class ToolSchema:
             value = decode(arguments or "{}")  # some models write nothing where nothing is asked for
         except MalformedJSON as fault:
             return f"the arguments are not valid JSON: {fault}"[:_LONGEST]
-        if not isinstance(value, dict):
-            return "the arguments must be a JSON object"
+        return self.misfit(value) if isinstance(value, dict) else "the arguments must be a JSON object"
+
+    def misfit(self, value: Mapping[str, Any]) -> str:
+        """The same for arguments that are decoded already."""
         # With a registry of its own it never fetches what a reference names.
         validator = self._kind(self._schema, registry=Registry(), format_checker=_Steps())
         try:
@@ -126,6 +133,20 @@ def compiled(schema: bytes) -> ToolSchema:
     return ToolSchema(value)
 
 
+def schema_fault(schema: Any) -> str:
+    """What is wrong with the schema of the parameters of a tool that the gateway itself offers, "" if nothing."""
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        return "must be a JSON Schema of the type 'object'"
+    try:
+        compiled(encode(schema))
+        validators.validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaFault as fault:
+        return str(fault)
+    except SchemaError as error:
+        return f"{error.json_path}: {error.message}"[:_LONGEST]
+    return ""
+
+
 def _inspect(schema: Any) -> None:
     nodes, todo = 0, [(schema, 0)]
     while todo:
@@ -146,9 +167,15 @@ def _unchecked(validator: Any, value: Any, instance: Any, schema: Any) -> None:
     """A keyword that tells something, and asks for nothing."""
 
 
+def _matches(validator: Any, pattern: str, text: str) -> bool | None:
+    """See `matches`; what it takes is counted."""
+    validator.format_checker.take(1 + steps(pattern, text) // _PATTERN_STEPS)
+    return matches(pattern, text)
+
+
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     """An expression that might take too long is not tried."""
-    if isinstance(instance, str) and matches(pattern, instance) is False:
+    if isinstance(instance, str) and _matches(validator, pattern, instance) is False:
         yield ValidationError(f"{instance[:80]!r} does not match {pattern!r}")
 
 
@@ -163,7 +190,7 @@ def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: An
         return
     for pattern, below in patterns.items():
         for name, value in instance.items():
-            if matches(pattern, name):
+            if _matches(validator, pattern, name):
                 yield from validator.descend(value, below, path=name, schema_path=pattern)
 
 
@@ -173,7 +200,7 @@ def _additional(validator: Any, below: Any, instance: Any, schema: Any) -> Itera
         return
     patterns, named = schema.get("patternProperties", {}), schema.get("properties", {})
     for name, value in instance.items():
-        if name in named or any(matches(pattern, name) is not False for pattern in patterns):
+        if name in named or any(_matches(validator, pattern, name) is not False for pattern in patterns):
             continue
         if below is False:
             yield ValidationError(f"{name[:80]!r} is not expected here")

@@ -1,5 +1,6 @@
 """Arguments against schemas, and schemas and patterns that mean harm."""
 
+import json
 import re
 import time
 from typing import Any
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import encode
-from gatehook_plugins.tool_policy.patterns import matches
-from gatehook_plugins.tool_policy.schemas import SchemaFault, compiled
+from gatehook.patterns import matches
+from gatehook.tool_schema import SchemaFault, compiled, schema_fault
 
 CITY = {
     "type": "object",
@@ -100,8 +101,10 @@ def bomb() -> Any:
         (bomb(), "{}"),
         ({"$ref": "#"}, "{}"),
         ({"properties": {"a": {"uniqueItems": True}}}, '{"a": [' + ", ".join(["{}"] * 5000) + "]}"),
+        ({"patternProperties": {f"^a*a*b{n}$": False for n in range(2000)}}, '{"' + "a" * 400 + '": 1}'),
+        ({"properties": {"a": {"items": {"pattern": "^a*a*b"}}}}, '{"a": ' + json.dumps(["a" * 400] * 3000) + "}"),
     ],
-    ids=["references", "itself", "unique"],
+    ids=["references", "itself", "unique", "names", "texts"],
 )
 def test_schemas_that_ask_for_too_much_are_given_up_in_time(schema: Any, arguments: str) -> None:
     begun = time.perf_counter()
@@ -113,6 +116,30 @@ def test_schemas_that_ask_for_too_much_are_given_up_in_time(schema: Any, argumen
 @pytest.mark.parametrize("schema", [{"type": 7}, {"properties": [1]}, {"required": 1}, {"patternProperties": 1}])
 def test_malformed_schemas_let_nothing_through(schema: Any) -> None:
     assert "malformed" in fault(schema, '{"a": 1}')
+
+
+def test_many_texts_of_usual_lengths_are_checked_against_a_usual_pattern() -> None:
+    schema = {"properties": {"to": {"items": {"pattern": r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"}}}}
+    assert fault(schema, json.dumps({"to": ["somebody@example.org"] * 500})) == ""
+    assert "does not match" in fault(schema, json.dumps({"to": ["somebody@example.org"] * 500 + ["nobody"]}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": "object"}, ""),
+        ({"type": "object", "properties": {"a": {"type": "integer"}}}, ""),
+        ({"type": "array"}, "must be a JSON Schema of the type 'object'"),
+        (True, "must be a JSON Schema of the type 'object'"),
+        ({"type": "object", "properties": {"a": {"type": "whole"}}}, "$.properties.a.type: 'whole' is not valid"),
+        ({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/"}}}, "$ref 'http://127.0.0.1:9/' leads"),
+        ({"type": "object", "a": [0] * 6000}, "is too large"),
+    ],
+)
+def test_the_schema_of_an_own_tool_is_looked_at_closely(schema: Any, told: str) -> None:
+    found = schema_fault(schema)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
 
 
 def test_properties_by_pattern_are_checked_and_expected() -> None:
