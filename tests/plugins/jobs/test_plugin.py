@@ -113,7 +113,7 @@ async def test_a_vendor_s_failure_names_the_vendor_and_never_its_key(
             assert job["error"]["message"].startswith("openai: ")
             async with at.session.get(f"{at.url}/v1/jobs/{job['job_id']}/events") as answer:
                 told = await answer.text()
-    assert secret in upstream.requests[0].headers["Authorization"]
+    assert secret in upstream.requests[0].headers["authorization"]
     assert secret not in str(job) + told + caplog.text
 
 
