@@ -164,6 +164,7 @@ def test_the_book_names_the_modules_that_plugins_may_import() -> None:
         "gatehook.chats",
         "gatehook.legacy",
         "gatehook.redis_line",
+        "gatehook.tool_schema",
         "gatehook.testing",
     ]
 
