@@ -55,10 +55,10 @@ class McpServer:
 
     async def end(self) -> None:
         """Disconnect; running calls fail."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        task, self._task = self._task, None
+        while task is not None and not task.done():
+            task.cancel()  # the library may turn a cancellation into a failure of its own, and the task go on
+            await asyncio.wait([task], timeout=1)
 
     async def required(self) -> None:
         """Wait for the first try to connect.
@@ -72,7 +72,7 @@ class McpServer:
 
     async def _keep(self) -> None:
         away = False
-        while True:
+        while self._task is not None:
             reason = await self._stay()
             self.tools = ()
             if self._tried is not None and not self._tried.done():

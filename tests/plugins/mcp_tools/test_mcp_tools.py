@@ -136,7 +136,7 @@ async def test_what_is_no_text_is_named(real: Served) -> None:
 async def test_an_error_of_a_tool_is_told_and_arguments_are_checked_before(real: Served) -> None:
     assert "no luck" in await run(real, "s__fail", reason="no luck")
     assert (await run(real, "s__fail", reason="x")).startswith("error: ")
-    assert (await run(real, "s__add", a="two", b=3)).startswith("error: the arguments do not fit: $.a: 'two' is not")
+    assert (await run(real, "s__add", a="two", b=3)).startswith("error: the call is invalid: a: 'two' is not")
 
 
 async def test_a_list_that_changes_is_heard_of(real: Served, said: Said) -> None:
