@@ -299,7 +299,7 @@ async def refuses(port: int) -> bool:
     while time.monotonic() < end:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):  # refused, or dropped with the queue of those who wait
             return True
         writer.close()
         await asyncio.sleep(0.01)
