@@ -216,7 +216,11 @@ class Delivery:
         """Commit to a 200."""
         headers = self._headers()
         headers.update(_STREAM_HEADERS)
-        response = web.StreamResponse(headers=headers)
+        response: web.StreamResponse
+        if ready.suits(self._request):
+            response = ready.ReadyStream(self._request, headers)
+        else:
+            response = web.StreamResponse(headers=headers)
         watch.arm(self._concerns.write_timeout, _client_too_slow)
         await response.prepare(self._request)
         self._response = response

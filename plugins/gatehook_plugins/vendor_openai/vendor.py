@@ -247,7 +247,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
 
 def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
     """The answer under its public name, and with the finish reason that its tool calls ask for."""
-    if any(_miscalled(choice) for choice in whole.choices or ()):
+    if _is_miscalled(whole):
         data = decode(raw)
         for choice in data["choices"]:
             if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
@@ -256,8 +256,12 @@ def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
     return raw if whole.model == public else with_model(raw, whole.model, public)
 
 
-def _miscalled(choice: Any) -> bool:
-    return choice.finish_reason == "stop" and choice.message is not None and bool(choice.message.tool_calls)
+def _is_miscalled(whole: Whole) -> bool:
+    """Whether a choice with tool calls says that it just stopped."""
+    for choice in whole.choices or ():
+        if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
+            return True
+    return False
 
 
 def _whole(target: Target, raw: bytes) -> Whole:
