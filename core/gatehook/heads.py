@@ -1,7 +1,7 @@
 """The head of a request, read at once, if there is nothing unusual about it.
 
-What a parser of HTTP must be careful about (folded lines, several lengths, transfer codings, upgrades, odd white space)
-is not for this one to decide: it takes a narrow form of requests, in which there is no doubt where one ends, and leaves
+What a parser of HTTP must be careful about (folded lines, headers given twice, transfer codings, upgrades, odd white
+space) is not for this one to decide: it takes a narrow form of requests, in which there is no doubt where one ends, and leaves
 the rest to aiohttp's parser.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["LONGEST", "Head", "read_head"]
 LONGEST: Final = 8192
 """Bytes of a head that is read here."""
 _MOST_FIELDS: Final = 100
-_LINE: Final = re.compile(rb"(GET|POST|PUT|DELETE|PATCH) (/[!$&-;=@-Z_a-z~?]*) HTTP/1\.1\r\n")
+_LINE: Final = re.compile(rb"(GET|POST|PUT|DELETE|PATCH) (/[!$%&-;=@-Z_a-z~?]*) HTTP/1\.1\r\n")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+")
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect")
@@ -49,13 +49,11 @@ def read_head(text: bytes) -> Head | None:
     if line is None or len(text) > LONGEST or _FIELDS.fullmatch(text, line.end(), len(text) - 2) is None:
         return None
     fields = [field.partition(":") for field in text[line.end() : -4].decode("ascii").split("\r\n")]
-    if len(fields) > _MOST_FIELDS:
+    if len(fields) > _MOST_FIELDS or len({name.lower() for name, _, _ in fields}) != len(fields):
         return None
     headers = CIMultiDictProxy(CIMultiDict([(name, value.strip(" \t")) for name, _, value in fields]))
-    if "Host" not in headers or not _is_usual(headers):
-        return None
-    length = _length(headers)
-    if length is None:
+    length = headers.get("Content-Length", "0")
+    if not (_is_usual(headers) and _LENGTH.fullmatch(length)):
         return None
     method, path = line[1].decode(), line[2].decode()
     message = RawRequestMessage(
@@ -70,19 +68,11 @@ def read_head(text: bytes) -> Head | None:
         False,  # chunked
         URL(path, encoded=True),
     )
-    return Head(text, message, length)
+    return Head(text, message, int(length))
 
 
 def _is_usual(headers: CIMultiDictProxy[str]) -> bool:
     """Whether nothing changes how the request is framed, or what becomes of its connection."""
-    if any(name in headers for name in _UNUSUAL):
+    if "Host" not in headers or any(name in headers for name in _UNUSUAL):
         return False
-    return all(value.lower() == "keep-alive" for value in headers.getall("Connection", ()))
-
-
-def _length(headers: CIMultiDictProxy[str]) -> int | None:
-    """Of the body; None where that is in doubt."""
-    told = headers.getall("Content-Length", ())
-    if not told:
-        return 0
-    return int(told[0]) if len(told) == 1 and _LENGTH.fullmatch(told[0]) else None
+    return headers.get("Connection", "keep-alive").lower() == "keep-alive"
