@@ -142,6 +142,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.remove(self)
+        self.deadline, self._limit, self._beat = math.inf, None, None
         task, self._task = self._task, None
         if not self._expired or task is None:
             return

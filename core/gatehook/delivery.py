@@ -1,6 +1,7 @@
 """Writing to the client: whole answers, streams, and errors in the surface's own shape."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -315,6 +316,7 @@ def _client_too_slow() -> ConnectionError:
     return _ClientTooSlow()
 
 
+@functools.lru_cache(maxsize=1024)
 def _header_value(text: str) -> str:
     if len(text) > _HEADER_LENGTH:
         text = text[:_HEADER_LENGTH] + "..."

@@ -27,7 +27,7 @@ _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect")
 class Head:
     """What a client sends before the body."""
 
-    __slots__ = ("headers", "length", "message", "text")
+    __slots__ = ("headers", "length", "message", "size", "text")
 
     def __init__(self, text: bytes, message: RawRequestMessage, length: int) -> None:
         self.text = text
@@ -37,6 +37,8 @@ class Head:
         self.headers: CIMultiDictProxy[str] = message.headers
         self.length = length
         """Bytes of the body that follows."""
+        self.size = len(text) + length
+        """Bytes of the request in all."""
 
 
 def read_head(text: bytes) -> Head | None:

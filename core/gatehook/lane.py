@@ -126,13 +126,15 @@ class LaneRequest(web.Request):
 class LaneConnection(web.RequestHandler):
     """aiohttp's connection, with the short way beside it. Without a `lane` it is as aiohttp made it."""
 
-    __slots__ = ("_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer")
+    __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer")
 
     def __init__(self, lane: Lane | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._lane = lane if available else None
         self._known: Head | None = None
         """The last one: clients mostly send the same again."""
+        self._endpoint: Endpoint | None = None
+        """What it asks for, if that is answered here."""
         self._theirs = 0
         """Bytes to come of the request that aiohttp is reading; -1: it reads all that comes, to the end."""
         self._held = b""
@@ -170,24 +172,15 @@ class LaneConnection(web.RequestHandler):
                         continue
                     self._await(data)
                     return
-                size = len(head.text) + head.length
-                lane = self._lane
-                assert lane is not None  # noqa: S101  # without one nothing comes here
-                endpoint = lane.endpoints.get(head.message.path)
-                if (
-                    endpoint is None
-                    or endpoint.method != head.message.method
-                    or head.length > _WHOLE
-                    or not lane.is_open
-                    or self.busy
-                ):
-                    self._theirs = size
-                elif len(data) < size:
+                lane, endpoint = self._lane, self._endpoint
+                if endpoint is None or lane is None or not lane.is_open or self.busy:
+                    self._theirs = head.size
+                elif len(data) < head.size:
                     self._await(data)
                     return
                 else:
-                    self._begin(lane, endpoint, head, data[len(head.text) : size])
-                    data = data[size:]
+                    self._begin(lane, endpoint, head, data[len(head.text) : head.size])
+                    data = data[head.size :]
 
     def _head(self, data: bytes) -> Head | None:
         """The head that `data` begins with; None if it is not all there, or unusual."""
@@ -198,7 +191,15 @@ class LaneConnection(web.RequestHandler):
         if end < 0:
             return None
         self._known = known = read_head(data[: end + len(_END)])
+        self._endpoint = None if known is None else self._called(known)
         return known
+
+    def _called(self, head: Head) -> Endpoint | None:
+        """What is to be answered here; None: it is aiohttp's."""
+        endpoint = None if self._lane is None else self._lane.endpoints.get(head.message.path)
+        if endpoint is None or endpoint.method != head.message.method or head.length > _WHOLE:
+            return None
+        return endpoint
 
     def _pass_on(self, data: bytes) -> bytes:
         """Let aiohttp have what is its own; gives the rest."""
@@ -222,7 +223,7 @@ class LaneConnection(web.RequestHandler):
         data, self._held = self._held, b""
         if data and self._running is None:
             head = self._head(data)
-            self._theirs = -1 if head is None else len(head.text) + head.length
+            self._theirs = -1 if head is None else head.size
             self._take(data)
         else:
             self._held = data

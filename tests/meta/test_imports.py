@@ -141,7 +141,7 @@ EGRESS = {"egress.py", "direct.py", "websocket.py"}
 
 
 def test_only_the_egress_knows_an_http_client() -> None:
-    server_side = {"hdrs", "http_exceptions", "web"}
+    server_side = {"HttpVersion11", "hdrs", "http_exceptions", "web"}
     others = ("requests", "httpx", "urllib3", "urllib.request", "http.client", "aiohttp.client", "aiohttp.connector")
     for file in FILES:
         for module, name in imports(file):
