@@ -1,8 +1,8 @@
 """The head of a request, read at once, if there is nothing unusual about it.
 
 What a parser of HTTP must be careful about (folded lines, headers given twice, transfer codings, upgrades, odd white
-space) is not for this one to decide: it takes a narrow form of requests, in which there is no doubt where one ends, and leaves
-the rest to aiohttp's parser.
+space) is not for this one to decide: it takes a narrow form of requests, in which there is no doubt where one ends,
+and leaves the rest to aiohttp's parser.
 """
 
 import re
