@@ -7,20 +7,20 @@ Where `http1` has no parser, `available` is False and the egress takes the long 
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from multidict import CIMultiDict
 from yarl import URL
 
-from gatehook import inflating
 from gatehook.http1 import PIECE, Connection, available
+from gatehook.inflating import Decoded, decoded
 
-__all__ = ["Answer", "Pool", "Request", "available", "suits"]
+__all__ = ["Pool", "Request", "available", "suits"]
 
-_IDLE_SECONDS = 4.0
-"""Less than the 5 s after which uvicorn, Node and llama.cpp close a connection: one about to close is of no use."""
+_SWEEP_SECONDS = 1.0
+_MOST_SWEEPS = 4
+"""After which an idle connection is closed. That is less than the 5 s after which uvicorn, Node and llama.cpp close
+theirs: one about to close is of no use."""
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -70,97 +70,6 @@ class Request:
         return cls((url.raw_host or "", url.port if url.port is not None else 80), head)
 
 
-class Answer:
-    """An answer whose head has arrived."""
-
-    __slots__ = ("_connection", "_fields", "_headers", "_pool", "status")
-
-    def __init__(self, pool: "Pool", connection: Connection) -> None:
-        self._pool = pool
-        self._connection: Connection | None = connection
-        self._fields = connection.fields
-        self._headers: Mapping[str, str] | None = None
-        self.status = connection.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By names in any case; made when it is first asked for."""
-        if self._headers is None:
-            texts = [field.decode("utf-8", "surrogateescape") for field in self._fields]
-            self._headers = CIMultiDict(
-                (name, value.rstrip(" \t")) for name, value in zip(texts[::2], texts[1::2], strict=True)
-            )
-        return self._headers
-
-    @property
-    def content_type(self) -> str:
-        """As the header says it, in lower case; "" if there is none. Cheaper than `headers`."""
-        fields = self._fields
-        for place in range(0, len(fields), 2):
-            if fields[place].lower() == b"content-type":
-                return fields[place + 1].decode("latin-1").lower()
-        return ""
-
-    @property
-    def arrived(self) -> bool:
-        """Whether the whole answer has arrived, be it read or not."""
-        return self._connection is None or self._connection.whole
-
-    def whole(self) -> bytes | None:
-        """What is left of the body, if all of it has arrived; else None."""
-        connection = self._connection
-        return connection.take() if connection is not None and connection.whole else None
-
-    def receive(self) -> Coroutine[Any, Any, bytes]:
-        """What has arrived of the body, at least one byte; b"" at its end.
-
-        Raises:
-            OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come.
-        """
-        connection = self._connection
-        return connection.receive() if connection is not None else _nothing()
-
-    def done(self) -> None:
-        """Give the connection back, if the whole answer has arrived, else close it.
-
-        What is left of an answer must not meet the next request. It counts once: the connection may be another's soon.
-        """
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._pool.put(connection)
-
-
-class _Encoded(Answer):
-    """An answer whose body has to be decoded."""
-
-    __slots__ = ("_inflater",)
-
-    def __init__(self, pool: "Pool", connection: Connection, encoding: str) -> None:
-        """Raises HttpProcessingError where what decodes it is not installed."""
-        super().__init__(pool, connection)
-        self._inflater = inflating.Inflater(encoding)
-
-    def whole(self) -> bytes | None:
-        """None: what comes of it is not to be had at once."""
-        return None
-
-    async def receive(self) -> bytes:
-        """As any answer's, decoded."""
-        while True:
-            if self._inflater.more and (data := self._inflater.inflate(b"")):
-                return data
-            received = await super().receive()
-            if not received:
-                self._inflater.finish()
-                return b""
-            if data := self._inflater.inflate(received):
-                return data
-
-
-async def _nothing() -> bytes:
-    return b""
-
-
 class Pool:
     """Connections by origin; of those that are idle the last used serves first."""
 
@@ -168,6 +77,7 @@ class Pool:
         """`connect_timeout` is in seconds."""
         self._connect_timeout = connect_timeout
         self._open: set[Connection] = set()
+        self._lost = self._open.discard
         self._idle: dict[tuple[str, int], list[Connection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._running: asyncio.AbstractEventLoop | None = None
@@ -179,8 +89,8 @@ class Pool:
             self._running = asyncio.get_running_loop()
         return self._running
 
-    async def send(self, request: Request, body: bytes) -> Answer:
-        """Send one request; returns when the answer's head has arrived.
+    async def send(self, request: Request, body: bytes) -> Connection | Decoded:
+        """Send one request; returns when the answer's head has arrived. Release it when you have done with it.
 
         Raises:
             OSError, TimeoutError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: as the connection fails.
@@ -195,21 +105,10 @@ class Pool:
                 if connection.error is not None:
                     raise connection.error
                 await connection.news()
-            return self._decoded(connection) if connection.encoded else Answer(self, connection)
+            return connection if connection.is_plain() else decoded(connection)
         except BaseException:
             connection.abort()
             raise
-
-    def put(self, connection: Connection) -> None:
-        """Keep a connection for the next request, unless its answer or its server forbids it."""
-        if not connection.can_serve_again():
-            connection.abort()
-            return
-        loop = self._loop
-        connection.idle_since = loop.time()
-        self._idle.setdefault(connection.origin, []).append(connection)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(_IDLE_SECONDS, self._sweep)
 
     def close(self) -> None:
         """Close all connections; answers that are still being read fail."""
@@ -221,40 +120,43 @@ class Pool:
         for connection in list(self._open):
             connection.abort()
 
-    def _decoded(self, connection: Connection) -> Answer:
-        answer = Answer(self, connection)
-        encoding = inflating.known(answer.headers.get("Content-Encoding", ""))
-        return _Encoded(self, connection, encoding) if encoding else answer
-
     def _take(self, origin: tuple[str, int]) -> Connection | None:
         idle = self._idle.get(origin)
-        if idle:
-            since = self._loop.time() - _IDLE_SECONDS
-            while idle:
-                connection = idle.pop()
-                if connection.is_usable(since):
-                    connection.expect()
-                    return connection
-                connection.abort()
+        while idle:
+            connection = idle.pop()
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
+                connection.expect()
+                return connection
         return None
 
+    def _keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        connection.sweeps = 0
+        try:
+            self._idle[connection.origin].append(connection)
+        except KeyError:
+            self._idle[connection.origin] = [connection]
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
     def _sweep(self) -> None:
-        loop = self._loop
-        since = loop.time() - _IDLE_SECONDS
+        """Close what has been idle for long. Nothing asks the clock for each request."""
         for origin, idle in list(self._idle.items()):
             self._idle[origin] = usable = []
             for connection in idle:
-                if connection.is_usable(since):
-                    usable.append(connection)
-                else:
+                connection.sweeps += 1
+                if connection.sweeps >= _MOST_SWEEPS:
                     connection.abort()
+                elif connection.transport is not None:
+                    usable.append(connection)
             if not usable:
                 del self._idle[origin]
-        self._sweeper = loop.call_later(_IDLE_SECONDS, self._sweep) if self._idle else None
+        self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if self._idle else None
 
     async def _dial(self, origin: tuple[str, int]) -> Connection:
         loop = self._loop
-        connection = Connection(loop, origin, self._open)
+        connection = Connection(loop, origin, idle=self._keep, lost=self._lost)
         async with asyncio.timeout(self._connect_timeout):
             if origin[0].startswith("/"):
                 await loop.create_unix_connection(lambda: connection, origin[0])

@@ -24,7 +24,7 @@ from gatehook import direct
 from gatehook.errors import InvalidRequest, Retry, UpstreamError
 from gatehook.model import Target
 from gatehook.settings import EgressSettings
-from gatehook.upstream import LINE_ERRORS, SessionAnswer, Upstream, mapped, reason
+from gatehook.upstream import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
 from gatehook.websocket import WebSocket, no_redirects
 
 __all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
@@ -134,13 +134,13 @@ class Egress:
         """
         if self._vendors is None:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
-        answer: direct.Answer | SessionAnswer
+        line: Line
         try:
             if prepared.way is not None and self._pool is not None:
-                answer = await self._pool.send(prepared.way, body or b"")
+                line = await self._pool.send(prepared.way, body or b"")
             else:
                 session = self._through(prepared.uds) if prepared.uds else self._vendors
-                answer = SessionAnswer(
+                line = SessionLine(
                     await session.request(
                         prepared.method,
                         prepared.url,
@@ -152,7 +152,7 @@ class Egress:
                 )
         except LINE_ERRORS as error:
             raise mapped(prepared.target, error) from error
-        return Upstream(answer, prepared.target, self._max_response)
+        return Upstream(line, prepared.target, self._max_response)
 
     async def request(
         self,

@@ -1,31 +1,35 @@
 """One HTTP/1.1 connection to a vendor, and the answer that is on it.
 
 llhttp reads the bytes, through httptools: framing, interim answers and trailers are its business. Its pieces of a body
-go straight into a list; whoever reads is woken once for each read of the socket, and takes them joined.
+go straight into a list; whoever reads is woken once for each read of the socket, and takes them joined. Headers are
+not taken apart before somebody asks for them: what is kept of the head is its bytes.
 """
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
 
 from aiohttp import ClientPayloadError, ServerDisconnectedError
 from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
 
 try:
-    from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+    from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
     available = True
 except ImportError:  # neither a wheel nor a compiler
     available = False
 
-__all__ = ["PIECE", "Connection", "available"]
+__all__ = ["PIECE", "Connection", "available", "headers_in"]
 
 _LONGEST_HEAD = 65536
 """Bytes, also of anything else that comes at a stretch and is no body: interim answers, extensions, trailers."""
-_MOST_FIELDS = 128
+_MOST_HEADERS = 128
+_ORDINARY = (b"http/1.1 2", b"http/1.1 4", b"http/1.1 5")
 _HIGH_WATER = 2 * 65536
 """Bytes that may wait for their reader; while there are more, none are read."""
 PIECE = 1 << 18
 """Bytes of a request's body; what is longer is written in pieces, as fast as the server takes them."""
-_SWITCHING = 101
 
 
 class Connection(asyncio.Protocol):
@@ -35,67 +39,63 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_among",
+        "_idle",
         "_keep_alive",
-        "_lines",
         "_loop",
+        "_lost",
         "_parser",
         "_parts",
         "_reading_paused",
-        "_room",
         "_unread",
         "_unsent",
         "_waiter",
         "_writing_paused",
-        "encoded",
         "error",
-        "fields",
-        "idle_since",
+        "head",
         "on_body",
         "origin",
         "status",
+        "sweeps",
         "transport",
         "whole",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, origin: tuple[str, int], among: "set[Connection]") -> None:
-        """`among` are the open ones, which it leaves when it is lost; to join them is its maker's business."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        origin: tuple[str, int],
+        *,
+        idle: "Callable[[Connection], None]",
+        lost: "Callable[[Connection], None]",
+    ) -> None:
+        """`idle` is called when it can serve again, `lost` when it is gone."""
         self._loop = loop
-        self._among = among
+        self._idle = idle
+        self._lost = lost
         self.origin = origin
+        self.sweeps = 0
+        """How often its keeper has looked at it since it served."""
         self.transport: asyncio.Transport | None = None
         self.error: Exception | None = None
         """Why no more of the answer will come."""
-        self.idle_since = 0.0
-        """When it last served, by the loop's clock."""
         self._waiter: asyncio.Future[None] | None = None
-        self._reading_paused = self._writing_paused = False
-        self._lines: list[bytes] = []
+        self._reading_paused = self._writing_paused = self._unsent = False
         self._parts: list[bytes] = []
-        self.on_body = (
-            self._parts.append
-        )  # of httptools' callbacks the one that is called most, without a frame of ours
-        self._parser = HttpResponseParser(self)
-        # What aiohttp's own client is lenient about: signs that no header should hold, folded headers, bare line feeds.
-        self._parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
+        self.on_body = self._parts.append  # called for each piece, and there may be many: no frame of ours
+        self._parser = _parser(self)
         self.expect()
 
     def expect(self) -> None:
         """Get ready for one answer; a new connection is."""
         self.status = 0
-        self.fields: list[bytes] = []
-        """Names and values of the answer's headers, in turn."""
-        self.encoded = False
-        """Whether the answer may be compressed."""
+        self.head = b""
+        """What came until the head was complete, and with it."""
         self.whole = False
         """Whether all of the answer has arrived, be it read or not."""
-        self._keep_alive = self._unsent = False
-        self._room = _LONGEST_HEAD
+        self._keep_alive = False
         self._unread = 0
-        if self._parts:  # of an answer that nobody read
-            self._parts.clear()
+        if self._parts:
+            self.take()  # of an answer that nobody read
 
     # --- what a request does
 
@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write at once; what becomes of it, `status` or `error` will tell."""
+        """Write, without waiting; what becomes of it, `status` or `error` will tell."""
         if self.transport is not None:
             self.transport.write(data)
 
@@ -144,20 +144,32 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return data
 
-    def can_serve_again(self) -> bool:
-        """Whether the answer came to its end in good order, and nothing is left of the request."""
+    def release(self) -> None:
+        """The reader has done with the answer, which ends the connection if it did not end in good order itself."""
         transport = self.transport
-        return (
+        if (
             self._keep_alive
-            and not self._unsent
             and transport is not None
             and not transport.is_closing()
+            and not self._unsent
             and not transport.get_write_buffer_size()  # answered before it was asked: it may never read the rest
-        )
+        ):
+            self._idle(self)
+        else:
+            self.abort()
 
-    def is_usable(self, since: float) -> bool:
-        """Whether it is still open, and was used at or after this time."""
-        return self.idle_since >= since and self.transport is not None and not self.transport.is_closing()
+    def is_plain(self) -> bool:
+        """Whether nothing in the head matters until somebody asks for it: it is well-formed, and the body not encoded.
+
+        "No" may be wrong, and is worth a look at the headers.
+        """
+        named = self.head.partition(b"\r\n\r\n")[0].lower()
+        return (
+            named.startswith(_ORDINARY)  # so that what was cut off was not the head
+            and b"content-encoding" not in named
+            and b"\0" not in named
+            and named.count(b"\n") <= _MOST_HEADERS
+        )
 
     def abort(self) -> None:
         """End it, whatever is on it; who reads is told."""
@@ -177,29 +189,14 @@ class Connection(asyncio.Protocol):
         if self.whole or self.error is not None:
             self.abort()  # nobody asked for it
             return
-        if len(data) > self._room:
-            self._in_pieces(data)
-            return
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._keep_alive = False
-            if not self.whole:
-                self._fail(HttpProcessingError(message=str(error)))
-                self.abort()
-                return
-        if self._parts:
-            self._room = _LONGEST_HEAD
-            self._unread += len(data)
-            if self._unread > _HIGH_WATER and not self.whole:
-                self._pause()
+        self._unread += len(data)
+        if self._unread > _LONGEST_HEAD:
+            self._much_received(data)
         else:
-            self._room -= len(data)
-            if self._room <= 0 and not self.whole:
-                self._fail(HttpProcessingError(message="more than 64 KiB that are no body"))
-                self.abort()
-        if self.status:
-            self._wake()
+            self._parse(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():  # as _wake() does
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
         """The server will send no more."""
@@ -208,7 +205,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._among.discard(self)
+        self._lost(self)
         self._end(exc)
         self.transport = None
         del self._parser  # which holds this connection's methods
@@ -228,27 +225,12 @@ class Connection(asyncio.Protocol):
         """Refuse to read on after the answer: of the beginning of another there would be no other sign."""
         if self.whole:
             raise ValueError("nobody asked for a second answer")
-        self._lines = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header or, after the head, a trailer."""
-        self._lines += (name, value)
 
     def on_headers_complete(self) -> None:
-        """The head has arrived: the answer's, or one that only says that the answer will come."""
+        """A head has arrived: the answer's, or one that only says that the answer will come."""
         status = self._parser.get_status_code()
-        if status < 200 and status != _SWITCHING:
-            if status < 1:
-                raise ValueError("no status")
-            if status >= 100:
-                return
-        lines, self._lines = self._lines, []
-        named = b"\n".join(lines).lower()
-        if len(lines) > 2 * _MOST_FIELDS or b"\0" in named:
-            raise ValueError("too many headers, or a NUL in one")
-        self.encoded = b"content-encoding" in named
-        self.fields = lines
-        self.status = status
+        if status >= 200 or not _is_interim(status):
+            self.status = status
 
     def on_message_complete(self) -> None:
         """The answer, or an interim one, is whole; what the parser thinks of the connection it says only here."""
@@ -258,48 +240,122 @@ class Connection(asyncio.Protocol):
 
     # --- how it goes on, and ends
 
-    def _in_pieces(self, data: bytes) -> None:
-        """Parse a large read so that a head that is too long is noticed wherever the network has cut it."""
-        start = 0
-        while start < len(data):
-            end = start + self._room
-            self.data_received(data[start:end])
-            start = end
-            if self.whole or self.error is not None:
-                if start < len(data):
-                    self.abort()
-                return
+    def _parse(self, data: bytes) -> None:
+        if not self.status:
+            self.head += data
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._keep_alive = False
+            self._refuse(str(error))  # unless it came after the answer
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():  # done: cancelled a moment ago
-            waiter.set_result(None)
+    def _much_received(self, data: bytes) -> None:
+        """Parse what is more than a head may be, cut where a head must have ended."""
+        room = _LONGEST_HEAD + len(data) - self._unread
+        if room > 0 and not self._parts:
+            self._parse(data[:room])
+            data = data[room:]
+        if not self._parts:
+            self._refuse("more than 64 KiB that are no body")
+        if self.whole:
+            self.abort()  # for what comes after it
+        elif self.error is None:
+            self._parse(data)
+            if (
+                self._unread > _HIGH_WATER
+                and not self.whole
+                and not self._reading_paused
+                and self.transport is not None
+            ):
+                self._reading_paused = True
+                self.transport.pause_reading()
 
-    def _pause(self) -> None:
-        if not self._reading_paused and self.transport is not None:
+    def _pause_reading(self) -> None:
+        if self.transport is not None and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
+    def _refuse(self, why: str) -> None:
+        if not self.whole:
+            self._fail(HttpProcessingError(message=why))
+            self.abort()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def _end(self, cause: Exception | None) -> None:
         """No more will be read: the end of an answer that ends so, of any other the loss."""
-        if cause is None and self.status and not self.whole and self.error is None and self._lasts():
+        if not self.status:
+            self._fail(cause or ServerDisconnectedError())
+        elif cause is None and self.error is None and self._lasts():
             self.whole = True
             self._wake()
-        elif self.status:
-            self._fail(ClientPayloadError(f"cut off: {cause}"))
         else:
-            self._fail(cause or ServerDisconnectedError())
+            self._fail(ClientPayloadError(f"cut off: {cause}"))
 
     def _lasts(self) -> bool:
         """Whether the answer lasts as long as its connection; if in doubt it does not, and is cut."""
-        for name, value in zip(self.fields[::2], self.fields[1::2], strict=True):
-            if name.lower() == b"content-length" or (
-                name.lower() == b"transfer-encoding" and b"chunked" in value.lower()
-            ):
-                return False
-        return True
+        try:
+            headers = headers_in(self.head)
+        except HttpProcessingError:
+            return False
+        return "Content-Length" not in headers and "chunked" not in headers.get("Transfer-Encoding", "").lower()
 
     def _fail(self, error: Exception) -> None:
         if not self.whole and self.error is None:
             self.error = error
             self._wake()
+
+
+def _parser(protocol: object) -> "HttpResponseParser":
+    parser = HttpResponseParser(protocol)
+    # What aiohttp's own client is lenient about: signs that no header should hold, folded headers, bare line feeds.
+    parser.set_dangerous_leniencies(
+        lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+    )
+    return parser
+
+
+def _is_interim(status: int) -> bool:
+    if status == 0:
+        raise ValueError("no status")
+    return 100 <= status < 200 and status != 101  # 101: it speaks something else now, which nobody asked for
+
+
+class _Headers:
+    """Reads the headers out of an answer's beginning, once more; the parser that found where they end kept none."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[bytes, bytes]] = []
+        self.parser = _parser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.found.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        if not _is_interim(self.parser.get_status_code()):
+            raise EOFError
+        self.found.clear()
+
+
+def headers_in(head: bytes) -> Mapping[str, str]:
+    """The headers at the beginning of an answer, by names in any case.
+
+    Args:
+        head: at least all of the head; what follows it does no harm.
+
+    Raises:
+        HttpProcessingError: there are too many, or one is not a line of text.
+    """
+    headers = _Headers()
+    with contextlib.suppress(HttpParserCallbackError):  # the EOFError
+        headers.parser.feed_data(head)
+    found = headers.found
+    if len(found) > _MOST_HEADERS or any(b"\0" in value for _, value in found):
+        raise HttpProcessingError(message="too many headers, or a NUL in one")
+    return CIMultiDict((_text(name), _text(value)) for name, value in found)
+
+
+def _text(field: bytes) -> str:
+    return field.decode("utf-8", "surrogateescape")

@@ -3,24 +3,20 @@
 from aiohttp import ClientPayloadError
 from aiohttp.http import HttpProcessingError
 
-__all__ = ["Inflater", "known"]
+from gatehook.http1 import Connection, headers_in
+
+__all__ = ["Decoded", "Inflater", "decoded"]
 
 _PIECE = 65536
 """Bytes that are inflated at once; of a little that becomes very much only as much as its reader takes."""
 _ENCODINGS = frozenset({"br", "deflate", "gzip", "zstd"})
 
 
-def known(encoding: str) -> str:
-    """An answer's Content-Encoding, if it is one that is undone here; else ""."""
-    encoding = encoding.lower()
-    return encoding if encoding in _ENCODINGS else ""
-
-
 class Inflater:
     """Undoes one answer's encoding, on aiohttp's decompressors, so that both ways to a vendor do it alike."""
 
     def __init__(self, encoding: str) -> None:
-        """`encoding` is one of those that are `known`.
+        """`encoding` is "br", "deflate", "gzip" or "zstd".
 
         Raises:
             HttpProcessingError: the package that undoes it is not installed.
@@ -71,3 +67,53 @@ class Inflater:
         """
         if self._encoding == "deflate" and self._begun and isinstance(self._by, self._zlib) and not self._by.eof:
             raise ClientPayloadError("deflate ends too early")
+
+
+class Decoded:
+    """An answer on a connection whose body is undone as it is read."""
+
+    __slots__ = ("_connection", "_inflater", "head", "status")
+
+    whole = False
+    """It never is before it has been read: what is left in the inflater may be much."""
+
+    def __init__(self, connection: Connection, encoding: str) -> None:
+        """Raises HttpProcessingError where what undoes it is not installed."""
+        self._connection = connection
+        self._inflater = Inflater(encoding)
+        self.status = connection.status
+        self.head = connection.head
+
+    def take(self) -> bytes:
+        """Nothing: there is more to be had only by waiting."""
+        return b""
+
+    async def receive(self) -> bytes:
+        """What has arrived of the body, undone, at least one byte; b"" at its end.
+
+        Raises:
+            OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest is lost, or not encoded so.
+        """
+        while True:
+            if self._inflater.more and (data := self._inflater.inflate(b"")):
+                return data
+            received = await self._connection.receive()
+            if not received:
+                self._inflater.finish()
+                return b""
+            if data := self._inflater.inflate(received):
+                return data
+
+    def release(self) -> None:
+        """Give the connection back."""
+        self._connection.release()
+
+
+def decoded(connection: Connection) -> Connection | Decoded:
+    """The answer on a connection, made readable if it says that it is encoded.
+
+    Raises:
+        HttpProcessingError: it is encoded in a way that cannot be undone, or its headers are none.
+    """
+    encoding = headers_in(connection.head).get("Content-Encoding", "").lower()
+    return Decoded(connection, encoding) if encoding in _ENCODINGS else connection

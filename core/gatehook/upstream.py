@@ -11,10 +11,11 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.http1 import headers_in
 from gatehook.model import Target
 from gatehook.retry_after import retry_after
 
-__all__ = ["LINE_ERRORS", "SessionAnswer", "Upstream", "mapped", "reason"]
+__all__ = ["LINE_ERRORS", "Line", "SessionLine", "Upstream", "mapped", "reason"]
 
 _DRAIN_SECONDS = 0.25
 _ERROR_SECONDS = 5.0
@@ -25,62 +26,48 @@ LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What both ways raise; TimeoutError is an OSError."""
 
 
-class Answer(Protocol):
-    """An answer whose head has arrived, as either way gives it."""
+class Line(Protocol):
+    """What an answer whose head has arrived is read from: a connection, as either way has it."""
 
     status: int
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """By names in any case."""
+    def head(self) -> bytes | Mapping[str, str]:
+        """The headers, or the bytes that they are in."""
 
     @property
-    def content_type(self) -> str:
-        """As the header says it, in lower case; "" if there is none."""
+    def whole(self) -> bool:
+        """Whether all of the answer has arrived, and `take` gives what is left of it."""
 
-    @property
-    def arrived(self) -> bool:
-        """Whether the whole answer has arrived, be it read or not."""
-
-    def whole(self) -> bytes | None:
-        """What is left of the body, if all of it has arrived and is to be had at once; else None."""
+    def take(self) -> bytes:
+        """What has arrived of the body, perhaps nothing."""
 
     def receive(self) -> Awaitable[bytes]:
         """What has arrived of the body, at least one byte; b"" at its end."""
 
-    def done(self) -> None:
+    def release(self) -> None:
         """Give the connection back, or close it if anything of the answer is still to come."""
 
 
-class SessionAnswer:
-    """An `Answer` of aiohttp's ClientSession."""
+class SessionLine:
+    """A `Line` of aiohttp's ClientSession."""
 
-    __slots__ = ("_response", "receive", "status")
+    __slots__ = ("_response", "head", "receive", "status", "take")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self.receive = response.content.readany
         self.status = response.status
+        self.head = response.headers
+        self.take = response.content.read_nowait
+        self.receive = response.content.readany
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """By names in any case."""
-        return self._response.headers
+    def whole(self) -> bool:
+        """Whether all of the answer has arrived."""
+        content = self._response.content
+        return content.is_eof() and content.exception() is None
 
-    @property
-    def content_type(self) -> str:
-        """As the header says it, in lower case; "" if there is none."""
-        return self._response.headers.get("Content-Type", "").lower()
-
-    @property
-    def arrived(self) -> bool:
-        """Whether the whole answer has arrived, be it read or not."""
-        return self._response.content.is_eof()
-
-    def whole(self) -> None:
-        """None: there may be parts of it that aiohttp has not decompressed yet."""
-
-    def done(self) -> None:
+    def release(self) -> None:
         """Give the connection back, or close it."""
         if self._response.content.is_eof():
             self._response.release()
@@ -88,22 +75,45 @@ class SessionAnswer:
             self._response.close()
 
 
+class _Nothing:
+    """The `Line` of an answer that was given back: the connection may be another's soon."""
+
+    status = 0
+    head: Mapping[str, str] = {}
+    whole = True
+
+    def take(self) -> bytes:
+        return b""
+
+    async def receive(self) -> bytes:
+        return b""
+
+    def release(self) -> None:
+        """It was."""
+
+
+_NOTHING = _Nothing()
+
+
 class Upstream:
     """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
 
-    __slots__ = ("_answer", "_limit", "_target", "status")
+    __slots__ = ("_head", "_limit", "_line", "_target", "status")
 
-    def __init__(self, answer: Answer, target: Target, limit: int) -> None:
+    def __init__(self, line: Line, target: Target, limit: int) -> None:
         """`limit` is the most bytes that `read` takes."""
-        self._answer = answer
+        self._line = line
         self._target = target
         self._limit = limit
-        self.status = answer.status
+        self._head = line.head
+        self.status = line.status
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The vendor's headers, by names in any case."""
-        return self._answer.headers
+        if isinstance(self._head, bytes):
+            self._head = headers_in(self._head)
+        return self._head
 
     @property
     def retry_after(self) -> float | None:
@@ -113,7 +123,7 @@ class Upstream:
     @property
     def is_event_stream(self) -> bool:
         """Whether the vendor says that this is a stream of events."""
-        return self._answer.content_type.startswith("text/event-stream")
+        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
 
     async def read(self) -> bytes:
         """The whole body.
@@ -121,12 +131,13 @@ class Upstream:
         Raises:
             UpstreamError: the line was cut, or the body is over `egress.max_response`.
         """
-        data = self._answer.whole()
-        if data is None:
-            data = await self._all()
-        elif len(data) > self._limit:
-            raise self._too_large()
-        return data
+        line = self._line
+        if line.whole:
+            data = line.take()
+            if len(data) > self._limit:
+                raise self._too_large()
+            return data
+        return await self._all()
 
     async def _all(self) -> bytes:
         parts: list[bytes] = []
@@ -150,7 +161,7 @@ class Upstream:
         body = bytearray()
         with contextlib.suppress(*LINE_ERRORS):
             async with asyncio.timeout(_ERROR_SECONDS):
-                while len(body) < _LONGEST_ERROR and (part := await self._answer.receive()):
+                while len(body) < _LONGEST_ERROR and (part := await self._line.receive()):
                     body += part
         return bytes(body[:_LONGEST_ERROR])
 
@@ -161,7 +172,7 @@ class Upstream:
             UpstreamError: the line was cut.
         """
         try:
-            return await self._answer.receive()
+            return await self._line.receive()
         except LINE_ERRORS as error:
             raise mapped(self._target, error) from error
 
@@ -176,11 +187,11 @@ class Upstream:
 
     async def drain(self) -> None:
         """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
-        if self._answer.arrived:
+        if self._line.whole:
             return
         with contextlib.suppress(*LINE_ERRORS):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while await self._answer.receive():
+                while await self._line.receive():
                     pass
 
     async def __aenter__(self) -> Self:
@@ -189,7 +200,8 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._answer.done()
+        line, self._line = self._line, _NOTHING
+        line.release()
 
 
 def reason(error: BaseException) -> str:
