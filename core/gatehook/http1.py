@@ -40,9 +40,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_idle",
-        "_keep_alive",
         "_loop",
         "_lost",
+        "_may_serve",
         "_parser",
         "_parts",
         "_reading_paused",
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.error: Exception | None = None
         """Why no more of the answer will come."""
-        self._waiter: asyncio.Future[None] | None = None
+        self.news().set_result(None)
         self._reading_paused = self._writing_paused = self._unsent = False
         self._parts: list[bytes] = []
         self.on_body = self._parts.append  # called for each piece, and there may be many: no frame of ours
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         """What came until the head was complete, and with it."""
         self.whole = False
         """Whether all of the answer has arrived, be it read or not."""
-        self._keep_alive = False
+        self._may_serve = False
         self._unread = 0
         if self._parts:
             self.take()  # of an answer that nobody read
@@ -148,9 +148,8 @@ class Connection(asyncio.Protocol):
         """The reader has done with the answer, which ends the connection if it did not end in good order itself."""
         transport = self.transport
         if (
-            self._keep_alive
+            self._may_serve
             and transport is not None
-            and not transport.is_closing()
             and not self._unsent
             and not transport.get_write_buffer_size()  # answered before it was asked: it may never read the rest
         ):
@@ -186,17 +185,22 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, and wake the reader once."""
-        if self.whole or self.error is not None:
+        if self.whole:
             self.abort()  # nobody asked for it
             return
-        self._unread += len(data)
-        if self._unread > _LONGEST_HEAD:
-            self._much_received(data)
-        else:
-            self._parse(data)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():  # as _wake() does
-            waiter.set_result(None)
+        unread = self._unread + len(data)
+        self._unread = unread
+        if unread > _LONGEST_HEAD and self._split(data):
+            return
+        if not self.status:
+            self.head += data
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._may_serve = False
+            self._refuse(str(error))  # unless it came after the answer
+        if not self._waiter.done():
+            self._waiter.set_result(None)
 
     def eof_received(self) -> None:
         """The server will send no more."""
@@ -236,42 +240,29 @@ class Connection(asyncio.Protocol):
         """The answer, or an interim one, is whole; what the parser thinks of the connection it says only here."""
         if self.status:
             self.whole = True
-            self._keep_alive = self._parser.should_keep_alive()
+            self._may_serve = self._parser.should_keep_alive()
 
     # --- how it goes on, and ends
 
-    def _parse(self, data: bytes) -> None:
-        if not self.status:
-            self.head += data
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._keep_alive = False
-            self._refuse(str(error))  # unless it came after the answer
-
-    def _much_received(self, data: bytes) -> None:
-        """Parse what is more than a head may be, cut where a head must have ended."""
+    def _split(self, data: bytes) -> bool:
+        """Whether a read was dealt with in two parts, for a head that is too long to be noticed wherever it is cut."""
+        if self._parts:
+            self._pause_reading()
+            return False
         room = _LONGEST_HEAD + len(data) - self._unread
-        if room > 0 and not self._parts:
-            self._parse(data[:room])
-            data = data[room:]
-        if not self._parts:
-            self._refuse("more than 64 KiB that are no body")
-        if self.whole:
+        self._unread -= len(data)
+        if room > 0:
+            self.data_received(data[:room])
+        if self._parts:
+            self.data_received(data[room:])
+        elif self.whole:
             self.abort()  # for what comes after it
-        elif self.error is None:
-            self._parse(data)
-            if (
-                self._unread > _HIGH_WATER
-                and not self.whole
-                and not self._reading_paused
-                and self.transport is not None
-            ):
-                self._reading_paused = True
-                self.transport.pause_reading()
+        else:
+            self._refuse("more than 64 KiB that are no body")
+        return True
 
     def _pause_reading(self) -> None:
-        if self.transport is not None and not self._reading_paused:
+        if self._unread > _HIGH_WATER and self.transport is not None and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
@@ -281,7 +272,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if not self._waiter.done():
             self._waiter.set_result(None)
 
     def _end(self, cause: Exception | None) -> None:

@@ -51,9 +51,6 @@ class Wire(asyncio.Transport):
 class Rig:
     """What the tests of the short way share."""
 
-    Wire = Wire
-    ORIGIN = ORIGIN
-
     @staticmethod
     def connected(pool: direct.Pool | None = None) -> tuple[Connection, Wire]:
         """A connection of a pool's whose bytes the test feeds itself, waiting for an answer."""
