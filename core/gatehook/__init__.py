@@ -30,7 +30,7 @@ from gatehook.conversation import (
     Turn,
     read_conversation,
 )
-from gatehook.egress import Egress, Fetched, Upstream
+from gatehook.egress import Egress, Fetched, PreparedRequest, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -212,6 +212,7 @@ __all__ = (
     "Permit",
     "Picture",
     "Posting",
+    "PreparedRequest",
     "Pricing",
     "Principal",
     "Prober",

@@ -136,7 +136,7 @@ def test_only_the_settings_know_dynaconf() -> None:
     assert knowing == {"_stack.py"}
 
 
-EGRESS = {"egress.py", "direct.py", "websocket.py"}
+EGRESS = {"direct.py", "egress.py", "http1.py", "inflating.py", "upstream.py", "websocket.py"}
 """The way out, and a room of its own behind it."""
 
 
