@@ -1,10 +1,10 @@
 """What is written of a request: the intent before it is made, and at its end one row."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
-from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, estimate
+from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Unavailable, Usage, expected_prompt
 from gatehook_plugins.ledger.records import Intent, Row
 
 __all__ = ["CRASHED", "Recorder", "crashed"]
@@ -41,9 +41,10 @@ class Recorder(Observer):
 
         Raises:
             Unavailable: it cannot be written, so the request could not be accounted for.
+            InvalidRequest: the body holds what cannot be decoded.
         """
-        targets = self._catalog.group(call.model)
-        principal, fit = call.principal, self._fit
+        group = self._catalog.group(call.model)
+        principal, pricing, fit = call.principal, group.pricing, self._fit
         intent = Intent(
             call.id,
             time.time_ns() // 1_000_000,
@@ -52,8 +53,8 @@ class Recorder(Observer):
             call.operation,
             call.surface,
             fit[call.model],
-            min(estimate(call, targets).prompt, _TOKENS),
-            _input_price(targets),
+            expected_prompt(call, group),
+            None if pricing is None else pricing.input,
         )
         try:
             self._intend(intent)
@@ -109,19 +110,12 @@ class _Fit(dict[str, str]):
         return fit
 
 
-def _input_price(targets: Sequence[Target]) -> int | None:
-    """Of the first deployment that has one."""
-    for target in targets:
-        if target.pricing is not None:
-            return target.pricing.input
-    return None
-
-
 def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
-    principal, target = call.principal, call.target
-    told = None if outcome.status == "cached" else outcome.usage
-    usage = _NOTHING if told is None else _believed(told)
-    cost = _FREE if told is None else outcome.cost  # what was not used costs nothing
+    principal, target, usage, cost = call.principal, call.target, outcome.usage, outcome.cost
+    if usage is None or outcome.status == "cached":
+        usage, cost, provenance = _NOTHING, _FREE, "none"
+    else:
+        usage, provenance = _believed(usage), "estimated" if usage.estimated else "vendor"
     if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
         cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
     return Row(
@@ -137,7 +131,7 @@ def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
         outcome.status,
         outcome.http_status,
         fit[outcome.code],
-        "none" if told is None else "estimated" if told.estimated else "vendor",
+        provenance,
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.cached_tokens,
