@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from gatehook.groups import Group
+from gatehook.jsonio import count
 from gatehook.model import Call, Target
 
 __all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures"]
@@ -93,7 +94,7 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
     """Tokens of the prompt: expected, and at most."""
     raw = call.body.raw
     expected = -(-len(raw) // BYTES_PER_TOKEN)
-    most = len(raw) + raw.count(b"{") * _PER_MESSAGE
+    most = len(raw) + count(raw, b"{") * _PER_MESSAGE
     if _may_show(raw):
         pictures, hidden = _pictures(call.payload.get("messages"))
         expected = -(-(len(raw) - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM

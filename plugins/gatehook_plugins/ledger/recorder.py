@@ -66,8 +66,39 @@ class Recorder(Observer):
 
     def finished(self, call: Call, outcome: Outcome) -> None:
         """Write the row."""
-        if call.principal is not ANONYMOUS or call.model:
-            self._end(_row(call, outcome, self._fit))
+        principal, target, fit = call.principal, call.target, self._fit
+        if principal is ANONYMOUS and not call.model:
+            return
+        usage, cost, first_token = outcome.usage, outcome.cost, outcome.first_token
+        if usage is None or outcome.status == "cached":
+            usage, cost = _NOTHING, _FREE  # what was not used costs nothing
+        else:
+            usage, cost = _believed(usage, cost)
+        row = Row(
+            call.id,
+            time.time_ns() // 1_000_000,
+            fit[principal.id],
+            fit[principal.key_id],
+            call.operation,
+            call.surface,
+            fit[call.public_name],
+            "" if target is None else fit[target.key],
+            "" if target is None else fit[target.vendor],
+            outcome.status,
+            outcome.http_status,
+            fit[outcome.code],
+            "none" if usage is _NOTHING else "estimated" if usage.estimated else "vendor",
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            None if cost is None else cost.input,
+            None if cost is None else cost.output,
+            round(outcome.duration * 1000),
+            None if first_token is None else round(first_token * 1000),
+            call.attempts,
+        )
+        self._end(row)
 
 
 def crashed(intent: Intent) -> Row:
@@ -110,56 +141,24 @@ class _Fit(dict[str, str]):
         return fit
 
 
-def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
-    principal, target, usage, cost = call.principal, call.target, outcome.usage, outcome.cost
-    if usage is None or outcome.status == "cached":
-        usage, cost, provenance = _NOTHING, _FREE, "none"
-    else:
-        usage, provenance = _believed(usage), "estimated" if usage.estimated else "vendor"
-    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
-        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
-    return Row(
-        call.id,
-        time.time_ns() // 1_000_000,
-        fit[principal.id],
-        fit[principal.key_id],
-        call.operation,
-        call.surface,
-        fit[call.public_name],
-        "" if target is None else fit[target.key],
-        "" if target is None else fit[target.vendor],
-        outcome.status,
-        outcome.http_status,
-        fit[outcome.code],
-        provenance,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-        None if cost is None else cost.input,
-        None if cost is None else cost.output,
-        round(outcome.duration * 1000),
-        None if outcome.first_token is None else round(outcome.first_token * 1000),
-        call.attempts,
-    )
-
-
-def _believed(usage: Usage) -> Usage:
-    """A vendor's figures, as far as they can be believed at all."""
-    if (
+def _believed(usage: Usage, cost: Cost | None) -> tuple[Usage, Cost | None]:
+    """A vendor's figures, and what they cost, as far as they can be believed at all."""
+    if not (
         0 <= usage.prompt_tokens <= _TOKENS
         and 0 <= usage.completion_tokens <= _TOKENS
         and 0 <= usage.cached_tokens <= _TOKENS
         and 0 <= usage.reasoning_tokens <= _TOKENS
-    ):  # nearly always
-        return usage
-    return Usage(
-        _bounded(usage.prompt_tokens, _TOKENS),
-        _bounded(usage.completion_tokens, _TOKENS),
-        _bounded(usage.cached_tokens, _TOKENS),
-        reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
-        estimated=usage.estimated,
-    )
+    ):  # hardly ever
+        usage = Usage(
+            _bounded(usage.prompt_tokens, _TOKENS),
+            _bounded(usage.completion_tokens, _TOKENS),
+            _bounded(usage.cached_tokens, _TOKENS),
+            reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
+            estimated=usage.estimated,
+        )
+    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
+        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
+    return usage, cost
 
 
 def _bounded(figure: int, most: int) -> int:

@@ -1,7 +1,7 @@
 """Where requests meet the ledger: what a request used is held here until its row is in the balances."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,10 +10,9 @@ from gatehook import Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import MOST, Account, Amount
 from gatehook_plugins.quota.prices import Rates
+from gatehook_plugins.quota.store import MS_A_DAY
 
 __all__ = ["Books", "QuotaPermit", "ReservedPermit"]
-
-_Key = TypeVar("_Key")
 
 
 class QuotaPermit(Struct, eq=False):
@@ -39,16 +38,14 @@ class QuotaPermit(Struct, eq=False):
     immediate: ClassVar[bool] = True
 
     async def settle(self, outcome: Outcome) -> None:
-        """Hold what was used, the same as the ledger enters."""
-        usage = outcome.usage
-        if usage is not None and outcome.status != "cached":
-            cost = outcome.cost
+        """Hold what was used, the same as the ledger enters; nothing if that is booked already."""
+        usage, cost = outcome.usage, outcome.cost
+        if usage is not None and outcome.status != "cached" and not self.is_booked:
             tokens = usage.prompt_tokens + usage.completion_tokens
             nano = 0 if cost is None else cost.input + cost.output
             if not (0 <= tokens <= MOST and 0 <= nano <= MOST):  # no vendor can make it less than nothing
                 tokens, nano = max(0, min(tokens, MOST)), max(0, min(nano, MOST))
-            if not self.is_booked:
-                self.tokens, self.nano = tokens, nano
+            self.tokens, self.nano = tokens, nano
         self.books.ended(self)
 
 
@@ -100,15 +97,19 @@ class Books:
             nano = (row.input_cost or 0) + (row.output_cost or 0)
             if not (-MOST <= tokens <= MOST and -MOST <= nano <= MOST):
                 tokens, nano = max(-MOST, min(tokens, MOST)), max(-MOST, min(nano, MOST))
-            permit = self._open.get(row.request_id)
+            permit, used = self._open.get(row.request_id), elsewhere
             if permit is not None:
                 permit.row_tokens, permit.row_nano = tokens, nano
-                sums = here
+                used = here
+            elif "." in row.request_id:  # made on a reservation
+                _add(reserved, row.request_id.partition(".")[0], tokens, nano)
+            day = row.user_id, row.at // MS_A_DAY
+            sums = used.get(day)
+            if sums is None:
+                used[day] = [tokens, nano]
             else:
-                sums = elsewhere
-                if "." in row.request_id:  # made on a reservation
-                    _add(reserved, row.request_id.partition(".")[0], tokens, nano)
-            _add(sums, (row.user_id, row.at // store.MS_A_DAY), tokens, nano)
+                sums[0] += tokens
+                sums[1] += nano
         taken: dict[str, list[int]] = {}
         for (user, _), (tokens, nano) in here.items():
             _add(taken, user, tokens, nano)
@@ -139,13 +140,10 @@ class Books:
         await store.free_leases(connection, owner)
 
 
-def _add(sums: dict[_Key, list[int]], key: _Key, tokens: int, nano: int) -> None:
-    known = sums.get(key)
-    if known is None:
-        sums[key] = [tokens, nano]
-    else:
-        known[0] += tokens
-        known[1] += nano
+def _add(sums: dict[str, list[int]], name: str, tokens: int, nano: int) -> None:
+    known = sums.setdefault(name, [0, 0])
+    known[0] += tokens
+    known[1] += nano
 
 
 _guard: tuple[type[Posting], type[Permit], type[Permit]] = (Books, QuotaPermit, ReservedPermit)
