@@ -50,8 +50,9 @@ from gatehook.errors import (
     redact,
     upstream_error,
 )
-from gatehook.estimates import Estimate, estimate
+from gatehook.estimates import Estimate, estimate, expected_prompt
 from gatehook.file_store import FILES, FileStore, StoredFile
+from gatehook.groups import Group
 from gatehook.hookspecs import hookimpl
 from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
@@ -184,6 +185,7 @@ __all__ = (
     "Frames",
     "Gateway",
     "GatewayError",
+    "Group",
     "InvalidRequest",
     "JobQueue",
     "Key",
@@ -270,6 +272,7 @@ __all__ = (
     "encode",
     "envelope",
     "estimate",
+    "expected_prompt",
     "from_base64",
     "hookimpl",
     "mapped",

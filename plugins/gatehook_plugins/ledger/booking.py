@@ -44,7 +44,7 @@ class Booker:
 
     async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Write and post, within somebody's transaction."""
-        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), [astuple(row) for row in rows])
+        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), list(map(astuple, rows)))
         for posting in self._postings:
             await posting.post(connection, rows)
 
