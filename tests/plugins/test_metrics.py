@@ -231,7 +231,7 @@ def test_everything_that_ends_is_counted_once_where_it_belongs(events: Sequence[
     found = {
         (model, kind): cell
         for (model,), cells in totals.family(TOKENS).items()
-        for kind, cell in zip(TOKEN_KINDS, cells)
+        for kind, cell in zip(TOKEN_KINDS, cells, strict=True)
     }
     assert {place: count for place, count in found.items() if count} == +tokens
     assert {place: sum(cells[:-1]) for place, cells in totals.family(DURATIONS).items()} == durations
