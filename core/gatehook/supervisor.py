@@ -140,6 +140,7 @@ class Supervisor:
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # collecting writes to what it looks at: memory that the workers would no longer share
+        gc.enable()
         return Generation(gateway, shared, free)
 
     def _change(self) -> bool:
