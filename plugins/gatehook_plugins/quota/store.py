@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook_plugins.quota.account import NOTHING, Amount, Standing
@@ -326,4 +326,8 @@ def _down_to_zero(column: sa.Column[Any], taken: sa.BindParameter[int]) -> sa.Co
 
 def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
     """Both have `on_conflict_do_update`, in classes of their own."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # large, and loaded already where it is used
+
+        return postgresql.insert(table)
+    return sqlite.insert(table)
