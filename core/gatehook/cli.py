@@ -1,6 +1,7 @@
 """The `gatehook` program: serve, reload, check, plugins, new-plugin, models, …, and what plugins add."""
 
 import argparse
+import gc
 import json
 import logging
 import shlex
@@ -75,6 +76,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    gc.disable()  # what start-up makes, stays: the supervisor switches it on again
     from gatehook.supervisor import supervise
 
     def build() -> Any:

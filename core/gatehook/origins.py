@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, version
+from importlib.metadata import Distribution, EntryPoint, version
 
 __all__ = ["OURS", "Owners", "named", "origin", "remedy", "unmet"]
 
@@ -23,7 +23,13 @@ def origin(entry: EntryPoint) -> str:
 
 def is_foreign(entry: EntryPoint) -> bool:
     """Whether it is known to be somebody else's."""
-    return entry.dist is not None and entry.dist.name != OURS
+    return entry.dist is not None and _name(entry.dist) != OURS
+
+
+@functools.lru_cache
+def _name(dist: Distribution) -> str:
+    """What it is called; importlib reads all its metadata for that, each time, the README included."""
+    return dist.name
 
 
 def named(name: str, entry: EntryPoint | None) -> str:

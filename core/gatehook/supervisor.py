@@ -137,9 +137,11 @@ class Supervisor:
         gateway.runtime = self._folder
         gateway.control = None if self._control is None else self._control.path
         loop_factory()  # imported once, for all
-        gc.unfreeze()
-        gc.collect()
+        if serving is not None:  # what has just been made for the first has no garbage worth the time
+            gc.unfreeze()
+            gc.collect()
         gc.freeze()  # collecting writes to what it looks at: memory that the workers would no longer share
+        gc.enable()
         return Generation(gateway, shared, free)
 
     def _change(self) -> bool:

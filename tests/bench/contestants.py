@@ -11,17 +11,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.bench.host import Process, StartError, cpu_seconds, free_port, get
-from tests.bench.load import Address, Request, chat_request
+from tests.bench.load import CHAT, EVENTS, Address, Request, chat_request
+from tests.bench.peers import PEERS, Peer
 
 HERE = Path(__file__).parent
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 MODEL = "mock-n64"  # 64 content events in one write
 PACED_MODEL = "mock-n64-d10000"  # 64 content events, one every 10 ms
+SLOW_MODEL = "mock-n64-d20000"  # 64 content events, one every 20 ms
+FIRST_MODEL = "mock-n8-d10000"  # 8 content events, one every 10 ms
+ANTHROPIC_MODEL = "claude-mock"
+GEMINI_MODEL = "gemini-mock"
+OPENAI_MODELS = (MODEL, PACED_MODEL, SLOW_MODEL, FIRST_MODEL)
 KNOWN = ("direct", "bare", "gatehook", "accounts")
 """`accounts` is Gatehook with keys in a database, rate limits, budgets and the ledger on."""
 
 ACCOUNTS = ("database", "ledger", "quota", "rate_limit")
-PLUGINS = ("health", "openai_api", "route_models", "metrics", "vendor_openai")
+OURS = ("gatehook", "accounts")
+PLUGINS = ("health", "openai_api", "route_models", "metrics", "vendor_openai", "vendor_anthropic", "vendor_gemini")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +39,16 @@ class Contestant:
     address: Address
     process: Process | None = None
     key: str = KEY
+    path: str = CHAT
+    prefix: str = ""
+    """What the names of its models begin with."""
 
     def cpu(self) -> float:
         return cpu_seconds(self.process.pid) if self.process else 0.0
 
-    def request(self, model: str, *, stream: bool) -> Request:
-        return chat_request("{}:{}".format(*self.address), self.key, model, stream=stream)
+    def request(self, model: str, *, stream: bool, events: int = EVENTS) -> Request:
+        authority = "{}:{}".format(*self.address)
+        return chat_request(authority, self.key, self.prefix + model, stream=stream, events=events, path=self.path)
 
 
 def start_stub(core: int, stack: ExitStack) -> Process:
@@ -47,9 +58,21 @@ def start_stub(core: int, stack: ExitStack) -> Process:
 
 
 def started(name: str, command: list[str], port: int, core: int, stack: ExitStack, cwd: Path | None = None) -> Process:
-    process = Process(name, command, port, core, cwd)
+    """A server that is ready; the stack stops it."""
+    return ready(name, Peer(command, port), core, stack, cwd)
+
+
+def ready(name: str, peer: Peer, core: int, stack: ExitStack, cwd: Path | None) -> Process:
+    """The same, for whatever is started and asked in a way of its own.
+
+    Raises:
+        StartError: it does not come up.
+    """
+    process = Process(name, peer.command, peer.port, core, cwd, peer.env)
     stack.callback(process.stop)
-    process.wait_ready()
+    if not peer.port:
+        process.wait_told()
+    process.wait_ready(peer.health)
     return process
 
 
@@ -67,9 +90,21 @@ def start(name: str, stub: Process, core: int, stack: ExitStack) -> Contestant:
         if name == "accounts":
             key = create_key(settings)
     process = started(name, command, port, core, stack, folder)
-    if name in ("gatehook", "accounts"):
+    if name in OURS:
         check_features(port, key)
     return Contestant(name, ("127.0.0.1", port), process, key)
+
+
+def start_peer(name: str, program: str, stub: Process, core: int, stack: ExitStack) -> Contestant:
+    """Start somebody else's gateway in front of the stub; the stack stops it.
+
+    Raises:
+        StartError: it does not come up.
+    """
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehook-bench-")))
+    peer = PEERS[name](program, folder, free_port(), f"http://127.0.0.1:{stub.port}", OPENAI_MODELS)
+    process = ready(name, peer, core, stack, folder)
+    return Contestant(name, ("127.0.0.1", process.port), process, path=peer.path, prefix=peer.prefix)
 
 
 def versus(text: str) -> Contestant:
@@ -112,9 +147,10 @@ def write_settings(folder: Path, port: int, upstream: str, *, accounts: bool) ->
     for plugin in (*PLUGINS, *(ACCOUNTS if accounts else ())):
         lines += [f"[plugins.{plugin}]", "enabled = true", ""]
     lines += ["[plugins.auth_keys]", "enabled = true", f"keys = {json.dumps([] if accounts else [KEY])}", ""]
-    for model in (MODEL, PACED_MODEL):
-        lines += ["[[models]]", f'name = "{model}"', 'vendor = "openai"', f'model = "{model}"']
-        lines += [f'base_url = "{upstream}/v1"', 'api_key = "sk-upstream-0123456789abcdef"']
+    translated = [(ANTHROPIC_MODEL, "anthropic", upstream), (GEMINI_MODEL, "gemini", upstream)]
+    for model, vendor, base_url in [*((model, "openai", f"{upstream}/v1") for model in OPENAI_MODELS), *translated]:
+        lines += ["[[models]]", f'name = "{model}"', f'vendor = "{vendor}"', f'model = "{model}"']
+        lines += [f'base_url = "{base_url}"', 'api_key = "sk-upstream-0123456789abcdef"']
         lines += ["pricing = { input_per_1k_tokens = 0.0025, output_per_1k_tokens = 0.01 }", ""]
     path = folder / "settings.toml"
     path.write_text("\n".join(lines))

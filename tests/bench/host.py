@@ -2,12 +2,13 @@
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,9 @@ if sys.platform != "linux":
 
 PROC = Path("/proc")
 TICK = os.sysconf("SC_CLK_TCK")
-START_LIMIT = 30.0  # seconds a process has to become ready
+START_LIMIT = 60.0  # seconds a process has to become ready; some peers import for long
+
+_ADDRESS = re.compile(r"^http://[\w.]+:(\d+)", re.MULTILINE)
 
 
 class StartError(Exception):
@@ -71,6 +74,16 @@ def _process_cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident memory of one process, all that it shares included."""
+    return _figure(PROC / str(pid) / "status", "VmRSS:")
+
+
+def unshared_bytes(pid: int) -> int:
+    """The same, of what it shares with others only its part."""
+    return _figure(PROC / str(pid) / "smaps_rollup", "Pss:")
+
+
 def memory_bytes(pid: int) -> int:
     """Resident memory of a process and its descendants; what they share is counted once."""
     members = list(family(pid))
@@ -97,13 +110,27 @@ def get(port: int, path: str, headers: dict[str, str] | None = None, *, method: 
 class Process:
     """A server of the benchmark: started on one core, waited for, stopped at the end."""
 
-    def __init__(self, name: str, command: list[str], port: int, core: int, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        port: int,
+        core: int,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`port` is 0 if it chooses one itself, and tells it: see `wait_told`. `env` is added to the environment."""
         self.name = name
         self.port = port
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GATEHOOK_", "LISTEN_"))}
         self._popen = subprocess.Popen(
-            command, cwd=cwd, env=inherited, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT
+            command,
+            cwd=cwd,
+            env=inherited | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
         )
         os.sched_setaffinity(self._popen.pid, {core})
 
@@ -111,14 +138,23 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def wait_ready(self) -> None:
-        """Poll `GET /health` until it says 200."""
+    def wait_told(self) -> None:
+        """Until it has printed its address, and so its port."""
+        limit = time.monotonic() + START_LIMIT
+        while not (told := _ADDRESS.search(self.output())):
+            if self._popen.poll() is not None or time.monotonic() > limit:
+                raise StartError(f"{self.name} told no address:\n{self.output()}")
+            time.sleep(0.05)
+        self.port = int(told[1])
+
+    def wait_ready(self, path: str = "/health") -> None:
+        """Poll `GET path` until it says 200."""
         limit = time.monotonic() + START_LIMIT
         while time.monotonic() < limit:
             if self._popen.poll() is not None:
                 raise StartError(f"{self.name} ended with status {self._popen.returncode}:\n{self.output()}")
             try:
-                if get(self.port, "/health") == 200:
+                if get(self.port, path) == 200:
                     return
             except (OSError, http.client.HTTPException):
                 pass
@@ -127,8 +163,9 @@ class Process:
 
     def output(self) -> str:
         """The last of what the process printed."""
-        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - 4000))
-        return self._output.read().decode(errors="replace").strip()
+        number = self._output.fileno()  # read without moving: the process writes where the file stands
+        tail = os.pread(number, 4000, max(0, os.fstat(number).st_size - 4000))
+        return tail.decode(errors="replace").strip()
 
     def stop(self) -> None:
         self._popen.terminate()

@@ -49,14 +49,21 @@ class Sample:
     cpu: float = 0.0
     latencies: list[float] = field(default_factory=list)
     first_bytes: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    """Between two reads of one stream; what came in one read counts as one."""
 
     @property
     def count(self) -> int:
         return len(self.latencies)
 
 
-def chat_request(authority: str, key: str, model: str, *, stream: bool) -> Request:
-    """A chat request of about half a kilobyte."""
+CHAT = "/v1/chat/completions"
+
+
+def chat_request(
+    authority: str, key: str, model: str, *, stream: bool, events: int = EVENTS, path: str = CHAT
+) -> Request:
+    """A chat request of about half a kilobyte; its answer has so many `events` if it is a `stream`."""
     body: dict[str, object] = {
         "model": model,
         "messages": [
@@ -77,11 +84,11 @@ def chat_request(authority: str, key: str, model: str, *, stream: bool) -> Reque
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     data = msgspec.json.encode(body)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\n"
         f"User-Agent: gatehook-bench\r\nAccept: */*\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     )
-    return Request(head.encode() + data, EVENTS if stream else 0)
+    return Request(head.encode() + data, events if stream else 0)
 
 
 class Answer:
@@ -162,6 +169,7 @@ class Connection(asyncio.Protocol):
         self._request: Request
         self._started = 0.0
         self._first_byte = 0.0
+        self._last_read = 0.0
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,8 +192,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             complete = self._answer.feed(data)
-            if not self._first_byte and self._answer.begun:
-                self._first_byte = time.perf_counter() - self._started
+            if self._answer.begun:
+                self._read_at(time.perf_counter())
             if complete:
                 self._answer.check(self._request)
                 self._driver.tally(time.perf_counter() - self._started, self._first_byte)
@@ -193,6 +201,14 @@ class Connection(asyncio.Protocol):
         except (LoadError, ValueError) as error:
             self._closing = True
             self._driver.fail(error if isinstance(error, LoadError) else LoadError(f"not HTTP: {error}"))
+
+    def _read_at(self, now: float) -> None:
+        """A part of the body has come."""
+        if not self._first_byte:
+            self._first_byte = now - self._started
+        elif self._request.events:
+            self._driver.gap(now - self._last_read)
+        self._last_read = now
 
 
 class Driver:
@@ -221,6 +237,9 @@ class Driver:
     def tally(self, latency: float, first_byte: float) -> None:
         self._sample.latencies.append(latency)
         self._sample.first_bytes.append(first_byte)
+
+    def gap(self, seconds: float) -> None:
+        self._sample.gaps.append(seconds)
 
     def fail(self, error: Exception) -> None:
         self._failure = self._failure or error

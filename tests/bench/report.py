@@ -9,8 +9,6 @@ from tests.bench.load import Sample
 
 MICRO = 1e6
 MEGA = 1e6
-CPU_LIMIT = 1.3  # times the bare proxy's
-ACCOUNTS_LIMIT = 1.5  # times the same without accounts
 MEMORY_LIMIT = 80 * MEGA
 GROWTH_LIMIT = 1 * MEGA  # what an allocator may keep without anything having leaked
 YARDSTICK = "bare"
@@ -43,6 +41,10 @@ def first_byte(sample: Sample) -> float:
     return percentile(sample.first_bytes, 0.50) * MICRO
 
 
+def gap_p99(sample: Sample) -> float:
+    return percentile(sample.gaps, 0.99) * MICRO
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One row of the table: a number from each sample of a scenario, or what it adds to that of `direct`."""
@@ -68,8 +70,54 @@ FIGURES = (
     Figure("streams", "streams/s, burst, 16 connections", "burst", per_second),
     Figure("cpu_burst", "CPU us per stream, burst", "burst", cpu_each),
     Figure("cpu_paced", "CPU us per stream, 10 ms apart, 64 at once", "paced", cpu_each),
-    Figure("first_paced", "first byte p50 us, 10 ms apart", "paced", first_byte),
+    Figure("first_paced", "first byte p50 us, 2 streams at once", "first", first_byte),
+    Figure("gap_crowd", "gap p99 us, 20 ms apart, 500 at once", "crowd", gap_p99),
+    Figure("cpu_anthropic", "CPU us per request, to Anthropic", "anthropic", cpu_each),
+    Figure("cpu_gemini", "CPU us per request, to Gemini", "gemini", cpu_each),
 )
+
+
+Side = tuple[str, str]
+"""Whose figure: a contestant, and the figure's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What `mine` is to be, at most, of `theirs`: so many times, or, if `added`, so many microseconds more.
+
+    `at_least` turns it round. It is told where both are among the contestants.
+    """
+
+    text: str
+    mine: Side
+    theirs: Side
+    limit: float
+    at_least: bool = False
+    added: bool = False
+
+
+PROMISES = (
+    *[
+        Promise(f"CPU per plain request, {connections} connections", ("accounts", key), ("bare", key), 0.65)
+        for key, connections in (("cpu_c16", 16), ("cpu_c64", 64))
+    ],
+    *[
+        Promise(f"requests/s, {connections} connections", ("accounts", key), ("bare", key), 1.6, at_least=True)
+        for key, connections in (("rps_c16", 16), ("rps_c64", 64))
+    ],
+    Promise("CPU per stream, at full speed", ("accounts", "cpu_burst"), ("bare", "cpu_burst"), 1.0),
+    Promise("CPU per stream, 10 ms apart", ("accounts", "cpu_paced"), ("bare", "cpu_paced"), 1.0),
+    Promise("first byte of a stream", ("accounts", "first_paced"), ("bare", "first_paced"), 200, added=True),
+    Promise("gap p99, 500 streams", ("accounts", "gap_crowd"), ("", ""), 3 * 20_000, added=True),
+    Promise("CPU per request to Anthropic", ("accounts", "cpu_anthropic"), ("accounts", "cpu_c16"), 2.5),
+    Promise("CPU per request to Gemini", ("accounts", "cpu_gemini"), ("accounts", "cpu_c16"), 2.5),
+    Promise("CPU per plain request, 16 connections", ("accounts", "cpu_c16"), ("gatehook", "cpu_c16"), 1.5),
+    Promise("p50 at a fixed rate", ("accounts", "p50_rate"), ("nginx", "p50_rate"), 250, added=True),
+    Promise("CPU per plain request, 16 connections", ("accounts", "cpu_c16"), ("tensorzero", "cpu_c16"), 1.0),
+    Promise("CPU per plain request, 16 connections", ("accounts", "cpu_c16"), ("sglang", "cpu_c16"), 1.0),
+    Promise("requests/s, 16 connections", ("accounts", "rps_c16"), ("litellm", "rps_c16"), 80, at_least=True),
+)
+"""With accounts on, against others with nothing on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +155,25 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, figure: Figure, contestant: str) -> float | None:
-        """The median of the rounds' ratios to the bare proxy: steadier than a ratio of medians on a noisy machine."""
-        pairs = zip(self.rounds(figure, contestant), self.rounds(figure, YARDSTICK), strict=False)
-        ratios = [mine / theirs for mine, theirs in pairs if theirs > 0]
-        return statistics.median(ratios) if ratios else None
+        """To the bare proxy's figure."""
+        return self.compared((contestant, figure.key), (YARDSTICK, figure.key))
+
+    def compared(self, mine: Side, theirs: Side, *, added: bool = False) -> float | None:
+        """The median of the rounds' ratios or differences: steadier on a noisy machine than those of the medians."""
+        figures = {figure.key: figure for figure in FIGURES}
+        values = self.rounds(figures[mine[1]], mine[0])
+        others = self.rounds(figures[theirs[1]], theirs[0]) if theirs[0] else [0.0] * len(values)
+        pairs = [(one, other) for one, other in zip(values, others, strict=False) if added or other > 0]
+        found = [one - other if added else one / other for one, other in pairs]
+        return statistics.median(found) if found else None
+
+
+def near_direct(results: Results, share: float) -> list[str]:
+    """The contestants whose requests/s come that near to those without any gateway."""
+    (figure,) = (figure for figure in FIGURES if figure.key == "rps_c16")
+    most = results.value(figure, BASELINE)
+    others = [name for name in results.contestants if name != BASELINE]
+    return [name for name in others if most and (results.value(figure, name) or 0.0) > share * most]
 
 
 def table(results: Results) -> str:
@@ -149,34 +212,22 @@ def aligned(rows: list[list[str]]) -> str:
 
 
 def aims(results: Results, subject: str) -> list[Aim]:
-    """The promises that this run has the numbers for."""
-    figures = {figure.key: figure for figure in FIGURES}
-    judged = [
-        ("CPU per plain request", ("cpu_c1", "cpu_c16", "cpu_c64")),
-        ("CPU per streamed 64-chunk answer", ("cpu_burst", "cpu_paced")),
-    ]
-    found = []
-    for text, keys in judged if subject != YARDSTICK else []:
-        ratios = [ratio for key in keys if (ratio := results.ratio(figures[key], subject)) is not None]
-        if ratios:
-            shown = f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)} x {YARDSTICK}"
-            found.append(Aim(f"{text} at most {CPU_LIMIT} x {YARDSTICK}", shown, max(ratios) <= CPU_LIMIT))
-    return found + accounts_aims(results) + memory_aims(results.memory.get(subject, []))
+    """The promises that this run has the numbers for; memory is that of `subject`."""
+    found = [aim for promise in PROMISES if (aim := _judged(results, promise)) is not None]
+    return found + memory_aims(results.memory.get(subject, []))
 
 
-def accounts_aims(results: Results) -> list[Aim]:
-    """What keys in a database, limits, budgets and the ledger may cost together."""
-    ratios = []
-    for figure in FIGURES:
-        if figure.key in ("cpu_c1", "cpu_c16", "cpu_c64"):
-            pairs = zip(results.rounds(figure, "accounts"), results.rounds(figure, "gatehook"), strict=False)
-            if each := [mine / theirs for mine, theirs in pairs if theirs > 0]:
-                ratios.append(statistics.median(each))
-    if not ratios:
-        return []
-    shown = " / ".join(f"{ratio:.2f}" for ratio in ratios)
-    text = f"CPU per plain request with accounts at most {ACCOUNTS_LIMIT} x without"
-    return [Aim(text, f"{shown} x gatehook", max(ratios) <= ACCOUNTS_LIMIT)]
+def _judged(results: Results, promise: Promise) -> Aim | None:
+    value = results.compared(promise.mine, promise.theirs, added=promise.added)
+    if value is None:
+        return None
+    holds = value >= promise.limit if promise.at_least else value <= promise.limit
+    bound = f"{promise.mine[0]}: {promise.text} {'at least' if promise.at_least else 'at most'}"
+    other = promise.theirs[0] if promise.theirs[1] in ("", promise.mine[1]) else "the same dialect's"
+    if not promise.added:
+        return Aim(f"{bound} {promise.limit:g} x {other}", f"{value:.2f}", holds)
+    more = f"{promise.limit / 1000:g} ms" + (f" more than {other}" if other else "")
+    return Aim(f"{bound} {more}", f"{value / 1000:.2f} ms", holds)
 
 
 def memory_aims(readings: list[tuple[int, int]]) -> list[Aim]:

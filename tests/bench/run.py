@@ -1,11 +1,16 @@
 """`make bench`: direct, a bare aiohttp proxy and Gatehook, side by side in front of a local stub upstream.
 
-One process each: the contestants on one core, the stub and this load generator on another. Samples are interleaved,
-round after round, and compared within their round. CPU is the scheduler's own account of the contestant's process.
+One core for each contestant's processes, another for the stub and this load generator. Samples are interleaved, round
+after round, and compared within their round. CPU is the scheduler's own account of all processes of a contestant.
 
-    python tests/bench/run.py                       three to four minutes, the soak at the end included
-    python tests/bench/run.py --quick               half a minute, no soak: is it still sane?
+Stub and load generator are Python, too: what they bear together is the row of `direct`. A contestant that comes near it
+is held up by them, and its requests/s say less than it can do; its CPU per request is what counts.
+
+    python tests/bench/run.py                       five minutes, the soak at the end included
+    python tests/bench/run.py --quick               less than a minute, no soak: is it still sane?
     python tests/bench/run.py --rounds 0            the soak alone: memory after 10,000 to 100,000 requests
+    python tests/bench/run.py --peers all           with those gateways of others that are installed
+    python tests/bench/run.py --peers nginx,tensorzero=/opt/tensorzero/bin/python,litellm=/opt/litellm/bin/litellm
     python tests/bench/run.py --versus other=http://127.0.0.1:4000      add a server that is already running
 """
 
@@ -15,19 +20,37 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, imported as a package
 
-from tests.bench import report
-from tests.bench.contestants import KNOWN, MODEL, PACED_MODEL, Contestant, start, start_stub, versus
+from tests.bench import peers, report
+from tests.bench.contestants import (
+    ANTHROPIC_MODEL,
+    FIRST_MODEL,
+    GEMINI_MODEL,
+    KNOWN,
+    MODEL,
+    OURS,
+    PACED_MODEL,
+    SLOW_MODEL,
+    Contestant,
+    start,
+    start_peer,
+    start_stub,
+    versus,
+)
 from tests.bench.host import StartError, busy_seconds, cores, cpu_seconds, memory_bytes, pin
-from tests.bench.load import LoadError, Request, Sample, Shape, measure
+from tests.bench.load import EVENTS, LoadError, Request, Sample, Shape, measure
 
+FIRST_EVENTS = 8  # of FIRST_MODEL
+SLOW = ("litellm",)  # whose streams, and requests at a rate, would not end in time
 SOAK_STEPS = (1_000, 10_000, 20_000, 50_000, 100_000)
 SOAK_MIX = 20  # one request in so many is a stream
+NEAR = 0.6  # of the requests/s of `direct`: above it, stub and load generator take part in what is measured
 FOREIGN_LIMIT = 0.15  # cores used by others above which the figures deserve a warning
 
 
@@ -39,6 +62,11 @@ class Scenario:
     shape: Shape
     stream: bool = False
     model: str = MODEL
+    events: int = EVENTS
+    only: Collection[str] = ()
+    """The contestants that take part; all, if none is named."""
+    but: Collection[str] = ()
+    """Those that do not: they would not end in time."""
 
 
 def scenarios(seconds: float, rate: float) -> list[Scenario]:
@@ -47,9 +75,13 @@ def scenarios(seconds: float, rate: float) -> list[Scenario]:
         Scenario("c1", Shape(1, seconds, warm=warm)),
         Scenario("c16", Shape(16, seconds, warm=warm)),
         Scenario("c64", Shape(64, seconds, warm=warm)),
-        Scenario("rate", Shape(16, seconds * 3, rate=rate, warm=warm)),
+        Scenario("rate", Shape(64, seconds * 2, rate=rate, warm=warm), but=SLOW),
         Scenario("burst", Shape(16, seconds, warm=warm), stream=True),
-        Scenario("paced", Shape(64, seconds, spread=0.1), stream=True, model=PACED_MODEL),
+        Scenario("paced", Shape(64, seconds, spread=0.1), stream=True, model=PACED_MODEL, but=SLOW),
+        Scenario("first", Shape(2, seconds), stream=True, model=FIRST_MODEL, events=FIRST_EVENTS),
+        Scenario("crowd", Shape(500, seconds, spread=0.5), stream=True, model=SLOW_MODEL, only=("bare", *OURS)),
+        Scenario("anthropic", Shape(16, seconds, warm=warm), model=ANTHROPIC_MODEL, only=OURS),
+        Scenario("gemini", Shape(16, seconds, warm=warm), model=GEMINI_MODEL, only=OURS),
     ]
 
 
@@ -62,12 +94,15 @@ class Bench:
         self._core, self._load_core = cores()
         pin(self._load_core)
         self._stub = start_stub(self._load_core, stack)
-        self.contestants = [*map(self._start, args.contestants), *args.versus]
+        self.contestants = [*map(self._start, args.contestants), *args.versus, *map(self._peer, args.peers.items())]
         self.results = report.Results([contestant.name for contestant in self.contestants], args.rate)
         self.foreign: list[float] = []
 
     def _start(self, name: str) -> Contestant:
         return start(name, self._stub, self._core, self._stack)
+
+    def _peer(self, peer: tuple[str, str]) -> Contestant:
+        return start_peer(*peer, self._stub, self._core, self._stack)
 
     @property
     def where(self) -> str:
@@ -86,7 +121,8 @@ class Bench:
             began, busy, ours = time.monotonic(), busy_seconds(), self._own_cpu()
             for scenario in plan:
                 for contestant in order:
-                    self._sample(index, scenario, contestant)
+                    if contestant.name not in scenario.but and (not scenario.only or contestant.name in scenario.only):
+                        self._sample(index, scenario, contestant)
             used = busy_seconds() - busy - (self._own_cpu() - ours)
             self.foreign.append(max(0.0, used / (time.monotonic() - began)))
 
@@ -95,11 +131,11 @@ class Bench:
         return time.process_time() + sum(map(cpu_seconds, [self._stub.pid, *servers]))
 
     def _sample(self, index: int, scenario: Scenario, contestant: Contestant) -> None:
-        request = contestant.request(scenario.model, stream=scenario.stream)
+        request = contestant.request(scenario.model, stream=scenario.stream, events=scenario.events)
         sample = self._measure(scenario.name, contestant, [request], scenario.shape)
         self.results.add(scenario.name, contestant.name, sample)
         progress(
-            f"round {index + 1}/{self._args.rounds}  {scenario.name:6} {contestant.name:10}"
+            f"round {index + 1}/{self._args.rounds}  {scenario.name:9} {contestant.name:10}"
             f" {report.per_second(sample):10,.1f}/s  p50 {report.p50(sample):10,.0f} us"
             f"  CPU {report.show(report.cpu_each(sample)):>8} us"
         )
@@ -140,10 +176,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 rounds of 0.5 s, no soak")
     parser.add_argument("--rounds", type=int, help="default 5")
     parser.add_argument("--seconds", type=float, help="of each sample; default 1.0")
-    parser.add_argument("--rate", type=float, default=200.0, help="requests/s for the latency figures; default 200")
+    parser.add_argument("--rate", type=float, default=500.0, help="requests/s for the latency figures; default 500")
     parser.add_argument("--soak", type=int, metavar="N", help="requests of the soak; default 100000, 0 for none")
     parser.add_argument("--contestants", default=",".join(KNOWN), help="default: %(default)s")
     parser.add_argument("--versus", action="append", default=[], metavar="NAME=URL", help="another server, already up")
+    parser.add_argument(
+        "--peers", default="", metavar="NAMES", help="all that are installed, or NAME or NAME=PROGRAM by commas"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round there")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when an aim is missed")
     args = parser.parse_args()
@@ -155,6 +194,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"unknown contestant {', '.join(sorted(unknown))}: there are {', '.join(KNOWN)}")
     try:
         args.versus = [versus(text) for text in args.versus]
+        args.peers = peers.chosen(args.peers)
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -168,6 +208,8 @@ def conclude(bench: Bench, subject: str) -> bool:
         print(report.table(results), end="\n\n")
         print(f"Medians of {len(bench.foreign)} rounds; ratios are medians of the ratios within a round.")
         print(f"Python {platform.python_version()}, {bench.where}.")
+        if near := report.near_direct(results, NEAR):
+            print(f"Held up by stub and load generator, so that requests/s say too little: {', '.join(near)}.")
         if (foreign := max(bench.foreign)) > FOREIGN_LIMIT:
             print(f"NOISY: other processes used up to {foreign:.2f} of a core; rates and latencies suffer most.")
         print()

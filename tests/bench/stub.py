@@ -1,8 +1,9 @@
-"""The upstream of the benchmark: answers like an OpenAI-compatible vendor, and costs as little as Python can.
+"""The upstream of the benchmark: answers like a vendor, and costs as little as Python can.
 
 `POST …/chat/completions` gets a JSON completion, or, when the body says `"stream": true`, an SSE answer. How the
 stream is written rides in the model name: `mock-n64` sends 64 content events in one write, `mock-n64-d10000` writes
-one event every 10,000 µs, and a completion after as long. `GET` anything is 200, so a readiness check works here too.
+one event every 10,000 µs, and a completion after as long. Where Anthropic and Gemini take requests, plain ones get the
+same text in their shapes. `GET` anything is 200, so a readiness check works here too.
 """
 
 import argparse
@@ -17,14 +18,26 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 KNOBS = re.compile(rb"mock-n(\d+)(?:-d(\d+))?")
 
+TEXT = b"Hello! How can I assist you today? I can help with questions, writing, analysis, code and more."
 COMPLETION = (
     b'{"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":"chat.completion","created":1741569952,'
     b'"model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"message":{"role":"assistant",'
-    b'"content":"Hello! How can I assist you today? I can help with questions, writing, analysis, code and more.",'
-    b'"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,'
+    b'"content":"'
+    + TEXT
+    + b'","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,'
     b'"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0},'
     b'"completion_tokens_details":{"reasoning_tokens":0}},"service_tier":"default",'
     b'"system_fingerprint":"fp_44709d6fcb"}'
+)
+MESSAGE = (  # Anthropic's
+    b'{"id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant","model":"claude-sonnet-4-5",'
+    b'"content":[{"type":"text","text":"' + TEXT + b'"}],"stop_reason":"end_turn","stop_sequence":null,'
+    b'"usage":{"input_tokens":19,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":10}}'
+)
+CONTENT = (  # Gemini's
+    b'{"candidates":[{"content":{"parts":[{"text":"' + TEXT + b'"}],"role":"model"},"finishReason":"STOP","index":0}],'
+    b'"usageMetadata":{"promptTokenCount":19,"candidatesTokenCount":10,"totalTokenCount":29},'
+    b'"modelVersion":"gemini-2.5-flash","responseId":"mrq_aP2kLJ6Zqtk"}'
 )
 EVENT_START = (
     b'data: {"id":"chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG","object":"chat.completion.chunk","created":1741570283,'
@@ -43,6 +56,8 @@ def sized(content_type: bytes, body: bytes) -> bytes:
 
 
 PLAIN_ANSWER = sized(b"application/json", COMPLETION)
+MESSAGE_ANSWER = sized(b"application/json", MESSAGE)
+CONTENT_ANSWER = sized(b"application/json", CONTENT)
 HEALTH_ANSWER = sized(b"text/plain", b"ok")
 REFUSAL = b"HTTP/1.1 411 Length Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -111,6 +126,9 @@ class Upstream(asyncio.Protocol):
         if request.startswith(b"GET"):
             self._transport.write(HEALTH_ANSWER)
             return
+        if (other := _translated(request[: request.index(b"\r\n")])) is not None:
+            self._transport.write(other)
+            return
         knobs = KNOBS.search(request, body_at)
         events, delay_us = (int(knobs[1]), int(knobs[2] or 0)) if knobs else (64, 0)
         if STREAM.search(request, body_at) is not None:
@@ -125,8 +143,8 @@ class Upstream(asyncio.Protocol):
             self._transport.write(stream_burst(events))
             return
         writes = stream_writes(events)
-        self._transport.write(writes[0])
-        self._timer = self._loop.call_later(delay_us / 1e6, self._tick, writes, 1, delay_us / 1e6)
+        self._transport.write(writes[0] + writes[1])  # the role comes with the first content
+        self._timer = self._loop.call_later(delay_us / 1e6, self._tick, writes, 2, delay_us / 1e6)
 
     def _tick(self, writes: tuple[bytes, ...], index: int, delay: float) -> None:
         """Write one event of a paced stream and plan the next."""
@@ -136,6 +154,13 @@ class Upstream(asyncio.Protocol):
         else:
             self._timer = None
             self._serve()
+
+
+def _translated(request_line: bytes) -> bytes | None:
+    """The answer to what is not OpenAI's."""
+    if b"/messages " in request_line:
+        return MESSAGE_ANSWER
+    return CONTENT_ANSWER if b":generateContent " in request_line else None
 
 
 async def serve(port: int) -> None:

@@ -11,11 +11,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from gatehook import StartupError
+from gatehook_plugins.database.revisions import version_table
 
 __all__ = ["history", "upgrade"]
 
 log: Final = logging.getLogger("gatehook.database")
-logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)  # it tells of every start; we, of changes
 
 
 def history(package: str) -> ScriptDirectory:
@@ -46,5 +46,5 @@ def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> None
         return todo
 
     with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:
-        environment.configure(connection=connection, version_table=f"alembic_version_{name}", render_as_batch=True)
+        environment.configure(connection=connection, version_table=version_table(name), render_as_batch=True)
         environment.run_migrations()

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gatehook import Database, StartupError, Unavailable
 from gatehook_plugins.database.backend import Backend, reason
-from gatehook_plugins.database.migrating import history, upgrade
+from gatehook_plugins.database.revisions import newest, stand
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 __all__ = ["SqlDatabase"]
 
@@ -167,16 +170,34 @@ class SqlDatabase:
         Raises:
             StartupError: the tables are newer than the revisions, or a revision failed.
         """
-        revisions = await asyncio.to_thread(history, package)  # reads and compiles files
         failed = f"the tables of plugin {name!r} cannot be brought up to date in {self._backend.where}"
         try:
+            if await self._is_current(name, package):
+                return
+            revisions = await asyncio.to_thread(_history, package)
+            from gatehook_plugins.database.migrating import upgrade
+
             async with self.writing() as connection:
                 await self._backend.lock(connection)
                 await connection.run_sync(upgrade, name, revisions)
         except Unavailable:
-            raise StartupError(f"{failed}: {self._lane(1).trouble}") from None
+            raise StartupError(f"{failed}: {self._lane(0).trouble or self._lane(1).trouble}") from None
         except SQLAlchemyError as error:
             raise StartupError(f"{failed}: {reason(error)}") from error
+
+    async def _is_current(self, name: str, package: str) -> bool:
+        """Whether there is plainly nothing to be done."""
+        end = await asyncio.to_thread(newest, package)
+        async with self.reading() as connection:
+            return end is not None and await connection.run_sync(stand, name) == end
+
+
+def _history(package: str) -> "ScriptDirectory":
+    """The revisions, by alembic, which is loaded for them. Blocks."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every start; we, of changes
+    from gatehook_plugins.database.migrating import history
+
+    return history(package)
 
 
 _guard: type[Database] = SqlDatabase

@@ -7,17 +7,16 @@ worthless to who steals the database alone.
 import base64
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 from pathlib import Path
-from typing import Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING, Final
 
 from gatehook import StartupError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 __all__ = ["KEY_LENGTH", "KEY_PREFIX", "MIN_SECRET", "Vault", "is_key", "made_secret", "new_key"]
 
@@ -41,24 +40,24 @@ def is_key(token: str) -> bool:
 class Vault:
     """Everything that is derived from the secret, once it is known; the secret itself is not kept."""
 
-    __slots__ = ("_cipher", "_inner", "_outer")
+    __slots__ = ("_inner", "_outer", "_sealing")
 
     def __init__(self) -> None:
         # An HMAC is two hashes, of which each begins with the secret (RFC 2104); kept begun.
         self._inner = self._outer = hashlib.sha256()
-        self._cipher: AESGCM | None = None
+        self._sealing = b""
 
     def unlock(self, secret: str) -> str:
         """Begin to use `secret`, any text, the longer the better. Gives what tells two secrets apart, and no more."""
         block = _derived(secret, "client keys").ljust(hashlib.sha256().block_size, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
-        self._cipher = AESGCM(_derived(secret, "vendor keys"))
+        self._sealing = _derived(secret, "vendor keys")
         return _derived(secret, "check").hex()
 
     def digest(self, token: str) -> bytes:
         """What is stored of a client key: its HMAC-SHA256."""
-        if self._cipher is None:
+        if not self._sealing:
             raise RuntimeError(_LOCKED)
         inner, outer = self._inner.copy(), self._outer.copy()  # half of what the `hmac` module takes for it
         inner.update(token.encode())
@@ -67,10 +66,8 @@ class Vault:
 
     def seal(self, text: str, owner: str) -> str:
         """`text` encrypted, in base64; only the same `owner` can open it."""
-        if self._cipher is None:
-            raise RuntimeError(_LOCKED)
-        nonce = os.urandom(12)
-        return base64.b64encode(nonce + self._cipher.encrypt(nonce, text.encode(), owner.encode())).decode()
+        cipher, nonce = self._cipher(), os.urandom(12)
+        return base64.b64encode(nonce + cipher.encrypt(nonce, text.encode(), owner.encode())).decode()
 
     def unseal(self, sealed: str, owner: str) -> str:
         """What `seal` was given.
@@ -78,20 +75,30 @@ class Vault:
         Raises:
             ValueError: it was sealed with another secret or for another owner, or is damaged.
         """
-        if self._cipher is None:
-            raise RuntimeError(_LOCKED)
+        cipher = self._cipher()
+        from cryptography.exceptions import InvalidTag
+
         try:
             raw = base64.b64decode(sealed, validate=True)
-            return self._cipher.decrypt(raw[:12], raw[12:], owner.encode()).decode()
+            return cipher.decrypt(raw[:12], raw[12:], owner.encode()).decode()
         except (InvalidTag, ValueError):
             raise ValueError("cannot be decrypted") from None
+
+    def _cipher(self) -> "AESGCM":
+        if not self._sealing:
+            raise RuntimeError(_LOCKED)
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # where no vendor key is kept, it is not loaded
+
+        return AESGCM(self._sealing)
 
     def __repr__(self) -> str:
         return "Vault(…)"
 
 
 def _derived(secret: str, purpose: str) -> bytes:
-    return HKDF(SHA256(), 32, salt=b"gatehook", info=purpose.encode()).derive(secret.encode())
+    """32 bytes by HKDF with SHA-256 (RFC 5869); so few are one block of it."""
+    extracted = hmac.digest(b"gatehook", secret.encode(), "sha256")
+    return hmac.digest(extracted, purpose.encode() + b"\x01", "sha256")
 
 
 def made_secret(file: Path, *, create: bool) -> str:

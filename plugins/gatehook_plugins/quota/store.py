@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook_plugins.quota.account import NOTHING, Amount, Standing
@@ -319,4 +319,8 @@ async def _lock(connection: AsyncConnection, users: Sequence[str]) -> None:
 
 def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
     """Both have `on_conflict_do_update`, in classes of their own."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # large, and loaded already where it is used
+
+        return postgresql.insert(table)
+    return sqlite.insert(table)

@@ -1,14 +1,18 @@
 """Tools as requests offer them: their names, and what their arguments must be."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gatehook import InvalidRequest, encode
-from gatehook.tool_schema import SchemaFault, ToolSchema, compiled
+
+if TYPE_CHECKING:
+    from gatehook.tool_schema import ToolSchema
 
 __all__ = ["Offered", "fault_of", "name_of", "schemas_of"]
 
-Offered = Mapping[str, ToolSchema | None]
+Offered: TypeAlias = "Mapping[str, ToolSchema | None]"
 """Tools by name; None: of this one's arguments nothing is asked."""
 
 
@@ -29,17 +33,21 @@ def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, ToolSchema | Non
     for tool in tools:
         name = name_of(tool)
         if name not in found:
-            try:
-                found[name] = _schema(tool.get("function"))
-            except SchemaFault as error:
-                message = f"tools: the parameters of {name[:80]!r}: {error}"
-                raise InvalidRequest(message, param="tools", code="invalid_schema") from None
+            found[name] = _schema(name, tool.get("function"))
     return found
 
 
-def _schema(function: Any) -> ToolSchema | None:
+def _schema(name: str, function: Any) -> ToolSchema | None:
     schema = function.get("parameters") if isinstance(function, Mapping) else None
-    return None if schema is None else compiled(encode(schema))
+    if schema is None:
+        return None
+    from gatehook.tool_schema import SchemaFault, compiled  # loads a library, at the first need
+
+    try:
+        return compiled(encode(schema))
+    except SchemaFault as error:
+        message = f"tools: the parameters of {name[:80]!r}: {error}"
+        raise InvalidRequest(message, param="tools", code="invalid_schema") from None
 
 
 def fault_of(offered: Offered, name: str, arguments: str) -> str:

@@ -105,7 +105,9 @@ class Link:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path, rules: Rules) -> AsyncIterator[None]:
-        """Open the line to the host of this folder; begin it if there is none.
+        """Open the line to the host of this folder, if there is one; begin it if models are pinned.
+
+        Without pinned models it is begun at the first need: a gateway that is asked for none has no use for it.
 
         Args:
             folder: private, and the same for all workers.
@@ -121,6 +123,13 @@ class Link:
                 f"and {LONGEST_PATH} are possible; set TMPDIR to a shorter one"
             )
         self._folder, self.rules = folder, rules
+        if not rules.pinned:
+            await self._joined()
+            try:
+                yield
+            finally:
+                await self._close()
+            return
         try:
             await self._opened()
         except Unavailable as error:
@@ -169,11 +178,13 @@ class Link:
         await self._ask(Unload(next(self._ids), name), Done)
 
     async def report(self) -> Told:
-        """How all models are.
+        """How all models are; none is loaded where there is no host.
 
         Raises:
             Unavailable: the host is gone.
         """
+        if not await self._joined():
+            return Told(0, (), 0)
         _, told = await self._ask(Report(next(self._ids)), Told)
         return told
 
@@ -229,10 +240,22 @@ class Link:
             return self._writer
         async with self._opening:
             if self._writer is None:
-                reader, writer = await self._connected()
-                self._writer = writer
-                self._listener = asyncio.create_task(self._listen(reader, writer))
+                self._writer = self._use(*await self._connected())
             return self._writer
+
+    async def _joined(self) -> bool:
+        """Open the line, if it is not and there is a host already; whether it is open."""
+        assert self._folder is not None, "enter lifespan() first"  # noqa: S101
+        async with self._opening:
+            if self._writer is None:
+                with contextlib.suppress(OSError, TimeoutError):
+                    self._writer = self._use(*await self._greeted(host_socket(self._folder)))
+            return self._writer is not None
+
+    def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
+        """Have somebody listen to a new line."""
+        self._listener = asyncio.create_task(self._listen(reader, writer))
+        return writer
 
     async def _keep_open(self) -> None:
         """Open the line again when it was lost, also if no request needs it: pinned models are to be there."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text as sql
@@ -16,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gatehook import StartupError
 from gatehook.accounts import User
-from gatehook_plugins.database.vault import KEY_LENGTH, Vault, is_key, made_secret, new_key
+from gatehook_plugins.database.vault import KEY_LENGTH, Vault, _derived, is_key, made_secret, new_key
 
 VENDOR_KEY = "sk-vendor-0123456789abcdef"
 
@@ -57,6 +59,12 @@ def test_digests_depend_on_the_secret() -> None:
     for use in (lambda: Vault().digest(key), lambda: Vault().seal("a", "b"), lambda: Vault().unseal("a", "b")):
         with pytest.raises(RuntimeError, match="not open"):
             use()
+
+
+@given(st.text(max_size=80), st.text(max_size=20))
+def test_what_is_derived_of_the_secret_is_the_hkdf_of_the_standard(secret: str, purpose: str) -> None:
+    standard = HKDF(SHA256(), 32, salt=b"gatehook", info=purpose.encode())
+    assert _derived(secret, purpose) == standard.derive(secret.encode())
 
 
 def test_many_that_start_together_make_one_secret(tmp_path: Path) -> None:

@@ -103,10 +103,26 @@ async def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused_at_the_st
             raise AssertionError
 
 
-async def test_a_host_that_cannot_be_begun_is_a_fault_at_the_start(tmp_path: Path) -> None:
+async def test_a_host_that_cannot_be_begun_for_a_pinned_model_is_a_fault_at_the_start(
+    tmp_path: Path, gguf: Write, spec_of: Make
+) -> None:
+    pinned = Rules(pinned=(spec_of("a", gguf("a.gguf")),))
     with pytest.raises(StartupError, match=r"cannot be begun: No such file or directory: .*host\.sock"):
-        async with Link().lifespan(tmp_path / "none", Rules()):
+        async with Link().lifespan(tmp_path / "none", pinned):
             raise AssertionError
+
+
+async def test_without_a_pinned_model_no_host_is_begun_before_one_is_needed(
+    opened: Callable[..., contextlib.AbstractAsyncContextManager[Link]], tmp_path: Path, gguf: Write, spec_of: Make
+) -> None:
+    socket = tmp_path / "run" / "host.sock"
+    async with opened() as line:
+        assert (await line.report()).states == ()
+        assert not socket.exists()
+        await line.acquire(spec_of("a", gguf("a.gguf")))
+        assert socket.exists()
+        async with opened() as later:
+            assert [one.name for one in (await later.report()).states] == ["a"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
