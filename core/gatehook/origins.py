@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, version
+from importlib.metadata import Distribution, EntryPoint, version
 
 __all__ = ["OURS", "Owners", "named", "origin", "remedy", "unmet"]
 
@@ -21,9 +21,15 @@ def origin(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
+@functools.lru_cache(maxsize=64)
+def _name(distribution: Distribution) -> str:
+    """What it is called. Python parses its whole METADATA each time, which is long."""
+    return distribution.name
+
+
 def is_foreign(entry: EntryPoint) -> bool:
     """Whether it is known to be somebody else's."""
-    return entry.dist is not None and entry.dist.name != OURS
+    return entry.dist is not None and _name(entry.dist) != OURS
 
 
 def named(name: str, entry: EntryPoint | None) -> str:
