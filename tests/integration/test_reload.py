@@ -218,8 +218,11 @@ async def test_a_stream_that_has_begun_ends_in_the_old_generation(
 ) -> None:
     async with StubUpstream(openai_wire.stream(["first", *["more"] * 20, "last"], pause=0.05)) as stub:
         model = openai_wire.deployment(stub)
-        async with served(text(model), tmp_path) as program, aiohttp.ClientSession() as http:
-            async with http.post(f"{program.url}/v1/chat/completions", json={**ASK, "stream": True}) as answer:
+        async with served(text(model), tmp_path) as program:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.post(f"{program.url}/v1/chat/completions", json={**ASK, "stream": True}) as answer,
+            ):
                 await answer.content.readuntil(b"\n\n")
                 program.change(text(model, plugin_metrics={}))
                 assert (await program.reload())[0] == 0
