@@ -49,8 +49,8 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-# Other people's packages are loaded once, and so is `gatehook`, which Python loads before any module of it; the rest by a
-# fork for each module, and compiled once: a fresh start without its price.
+# Other people's packages are loaded once, and so is `gatehook`, which Python loads before any module of it; the rest
+# by a fork for each module, and compiled once: a fresh start without its price.
 ALONE = """
 import os, sys, traceback
 import aiohttp.web, dynaconf, hypothesis.stateful, msgspec, pluggy, prometheus_client, pydantic_settings, pytest
