@@ -30,6 +30,7 @@ from gatehook.conversation import (
     Turn,
     read_conversation,
 )
+from gatehook.counted import counted
 from gatehook.egress import Egress, Fetched, PreparedRequest, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
@@ -264,6 +265,7 @@ __all__ = (
     "common_models",
     "completion",
     "confirmation_of",
+    "counted",
     "covers",
     "data_uri",
     "decode",

@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.accepting import Door, SharedSocket
 from gatehook.app import Gateway, error_response
+from gatehook.counted import counted
 from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.lane import LaneConnection
 from gatehook.listening import address, listen, remove_file
@@ -231,7 +232,8 @@ async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
     while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
         await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
     if server.connections:
-        log.warning("%d requests did not end within %g s and are cancelled", len(server.connections), grace)
+        unfinished = counted(len(server.connections), "request")
+        log.warning("%s did not end within %g s: cancelled", unfinished, grace)
 
 
 class Stop:

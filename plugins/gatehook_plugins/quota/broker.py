@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gatehook import Caps, Database, Unavailable
+from gatehook import Caps, Database, Unavailable, counted
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import Account, Amount, Decision, Need, Standing, decide
 from gatehook_plugins.quota.refusal import reserved, used_up
@@ -270,8 +270,8 @@ class Broker:
                 booked = await store.book_lost(connection, owner, renewed, now)
             for user, lease in booked.items():
                 log.warning(
-                    "process %s is lost: what it might have used of user %r is booked: %d tokens, %d nano-dollars",
-                    owner, user, lease.tokens, lease.nano,
+                    "process %s is lost: what it might have used of user %r is booked: %s, %d nano-dollars",
+                    owner, user, counted(lease.tokens, "token"), lease.nano,
                 )  # fmt: skip
 
     def _lost(self, others: Mapping[str, int]) -> Iterable[tuple[str, int]]:
