@@ -122,7 +122,8 @@ def asked(call: Call) -> tuple[int, int]:
 
 
 def _may_show(raw: bytes) -> bool:
-    return _PICTURE in raw or (b"\\" in raw and _ESCAPED in raw)
+    # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
+    return raw.find(_PICTURE) >= 0 or raw.find(_ESCAPED) >= 0
 
 
 def _asked(call: Call) -> tuple[int, int]:

@@ -165,8 +165,8 @@ class Connection(asyncio.Protocol):
         named = self.head.partition(b"\r\n\r\n")[0].lower()
         return (
             named.startswith(_ORDINARY)  # so that what was cut off was not the head
-            and b"content-encoding" not in named
-            and b"\0" not in named
+            and named.find(b"content-encoding") < 0  # `in` would make an error of its being no number first
+            and named.find(b"\0") < 0
             and named.count(b"\n") <= _MOST_HEADERS
         )
 

@@ -242,7 +242,7 @@ class LaneConnection(web.RequestHandler):
         self._current_request = request
         self._request_in_progress = True
         # A task of its own for each request: what plugins keep in context variables ends with it.
-        self._running = self._loop.create_task(self._serve(lane, endpoint, request, body))
+        self._running = self._loop.create_task(self._serve(lane, endpoint, request, body), name="call")
 
     async def _serve(self, lane: Lane, endpoint: Endpoint, request: LaneRequest, body: bytes) -> None:
         """Answer one request."""

@@ -89,8 +89,9 @@ class OpenAISurface:
 
 def _has_typed_parts(body: bytes) -> bool:
     """Whether there may be anything whose type says what else it needs; False is certain."""
-    # The type of a tool call may be left out; and a letter of a name may be escaped.
-    return b'"type"' in body or b'"tool_calls"' in body or b"\\u00" in body
+    # The type of a tool call may be left out; and a letter of a name may be escaped. Not by `in`: it would first try
+    # whether the text is a number, and make an error of that, each time.
+    return body.find(b'"type"') >= 0 or body.find(b'"tool_calls"') >= 0 or body.find(b"\\u00") >= 0
 
 
 def _parsed(operation: str, body: bytes) -> Any:
