@@ -116,7 +116,8 @@ class TestBackPressure:
         assert wire.paused
         assert connection.whole
         connection.release()
-        assert pool._take(rig.origin) is connection
+        taken = pool._take(rig.origin)
+        assert taken is connection
         assert not wire.paused
         connection.data_received(OK)
         assert await rig.read(connection) == (200, b"ok")
@@ -137,6 +138,7 @@ class TestBackPressure:
             work = asyncio.create_task(rig.ask(pool, url, body))
             await rig.until(lambda: any(connection._writing_paused for connection in pool._open))
             [connection] = pool._open
+            assert connection.transport is not None
             assert connection.transport.get_write_buffer_size() <= 2 * PIECE
             slow.set()
             assert await asyncio.wait_for(work, 20) == b"ok"
