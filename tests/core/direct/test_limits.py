@@ -116,8 +116,7 @@ class TestBackPressure:
         assert wire.paused
         assert connection.whole
         connection.release()
-        taken = pool._take(rig.origin)
-        assert taken is connection
+        assert [pool._take(rig.origin)] == [connection]
         assert not wire.paused
         connection.data_received(OK)
         assert await rig.read(connection) == (200, b"ok")
