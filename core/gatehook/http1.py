@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._waiter = waiter = self._loop.create_future()
         return waiter
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Write, without waiting; what becomes of it, `status` or `error` will tell."""
         if self.transport is not None:
             self.transport.write(data)
@@ -115,10 +115,10 @@ class Connection(asyncio.Protocol):
         for start in range(0, len(body), PIECE):
             while self._writing_paused and not self.status and self.error is None:
                 await self.news()
-            if self.status or self.error is not None:
+            if self.status or self.transport is None or self.transport.is_closing():
                 self._unsent = True
                 return
-            self.write(memoryview(body)[start : start + PIECE])
+            self.transport.write(memoryview(body)[start : start + PIECE])
 
     async def receive(self) -> bytes:
         """What has arrived of the body, at least one byte; b"" at its end.
@@ -319,10 +319,12 @@ class _Headers:
 
     def __init__(self) -> None:
         self.found: list[tuple[bytes, bytes]] = []
+        self.has_nul = False
         self.parser = _parser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.found.append((name, value.rstrip(b" \t")))
+        self.has_nul |= b"\0" in value
 
     def on_headers_complete(self) -> None:
         if not _is_interim(self.parser.get_status_code()):
@@ -343,7 +345,7 @@ def headers_in(head: bytes) -> Mapping[str, str]:
     with contextlib.suppress(HttpParserCallbackError):  # the EOFError
         headers.parser.feed_data(head)
     found = headers.found
-    if len(found) > _MOST_HEADERS or any(b"\0" in value for _, value in found):
+    if len(found) > _MOST_HEADERS or headers.has_nul:
         raise HttpProcessingError(message="too many headers, or a NUL in one")
     return CIMultiDict((_text(name), _text(value)) for name, value in found)
 

@@ -52,7 +52,7 @@ class Line(Protocol):
 class SessionLine:
     """A `Line` of aiohttp's ClientSession."""
 
-    __slots__ = ("_response", "head", "receive", "status", "take")
+    __slots__ = ("_closed", "_response", "head", "receive", "status", "take")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -60,6 +60,12 @@ class SessionLine:
         self.head = response.headers
         self.take = response.content.read_nowait
         self.receive = response.content.readany
+        self._closed: asyncio.Future[None] | None = None
+        connection = response.connection  # None: the whole answer has arrived
+        if connection is not None and connection.protocol is not None:
+            self._closed = connection.protocol.closed
+            if self._closed is not None:
+                self._closed.add_done_callback(self._lost)
 
     @property
     def whole(self) -> bool:
@@ -69,10 +75,20 @@ class SessionLine:
 
     def release(self) -> None:
         """Give the connection back, or close it."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._lost)
         if self._response.content.is_eof():
             self._response.release()
         else:
             self._response.close()
+
+    def _lost(self, closed: "asyncio.Future[None]") -> None:
+        # aiohttp closes the connection of an answer that goes wrong after its head, and its reader would wait for ever.
+        content = self._response.content
+        if not closed.cancelled():
+            closed.exception()  # which aiohttp has told the reader, if it is one
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(HttpProcessingError(message="the answer goes wrong after its head"))
 
 
 class _Nothing:

@@ -51,6 +51,8 @@ class Wire(asyncio.Transport):
 class Rig:
     """What the tests of the short way share."""
 
+    origin = ORIGIN
+
     @staticmethod
     def connected(pool: direct.Pool | None = None) -> tuple[Connection, Wire]:
         """A connection of a pool's whose bytes the test feeds itself, waiting for an answer."""
@@ -145,8 +147,8 @@ class Rig:
         return await pool.send(direct.Request.to("POST", URL(url), {}), body)
 
     @classmethod
-    async def ask(cls, pool: direct.Pool, url: str) -> bytes:
-        return await cls.rest(await cls.get(pool, url))
+    async def ask(cls, pool: direct.Pool, url: str, body: bytes = b"") -> bytes:
+        return await cls.rest(await cls.get(pool, url, body))
 
     @staticmethod
     def chunked(pieces: Iterable[bytes]) -> bytes:

@@ -97,6 +97,13 @@ class TestAlike:
             short, long = [await self.outcome(egress, url) for egress in both]
         assert short == long
 
+    async def test_an_answer_that_goes_wrong_after_its_head_is_told_at_once(self, both: Any, rig: Any) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        async with rig.server(rig.saying(head, b"zz\r\n", then="next")) as url:
+            short, long = [await self.outcome(egress, url) for egress in both]
+        assert short == long
+        assert "not valid HTTP" in str(short[1])
+
     @pytest.mark.parametrize(
         "url",
         [
