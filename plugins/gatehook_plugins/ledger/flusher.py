@@ -55,12 +55,10 @@ class Flusher:
         if self._behind is not None or len(self._waiting) >= self._most_waiting:
             self._leave_behind(row)
             return
-        segment: int | None
         try:
-            segment = self.journal.enter(row)
+            self._wait(row, self.journal.enter(row))
         except OSError:
-            segment = None
-        self._wait(row, segment)
+            self._wait(row, None)
 
     async def flush(self) -> None:
         """Wait until all rows taken so far are in the database.

@@ -144,10 +144,8 @@ class _Fit(dict[str, str]):
 def _believed(usage: Usage, cost: Cost | None) -> tuple[Usage, Cost | None]:
     """A vendor's figures, and what they cost, as far as they can be believed at all."""
     if not (
-        0 <= usage.prompt_tokens <= _TOKENS
-        and 0 <= usage.completion_tokens <= _TOKENS
-        and 0 <= usage.cached_tokens <= _TOKENS
-        and 0 <= usage.reasoning_tokens <= _TOKENS
+        0 <= usage.cached_tokens <= usage.prompt_tokens <= _TOKENS
+        and 0 <= usage.reasoning_tokens <= usage.completion_tokens <= _TOKENS
     ):  # hardly ever
         usage = Usage(
             _bounded(usage.prompt_tokens, _TOKENS),

@@ -4,7 +4,9 @@ import random
 from collections import Counter
 from typing import Any
 
-from gatehook import UsageRow
+import pytest
+
+from gatehook import Outcome, Usage, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import Amount
 
@@ -86,3 +88,27 @@ async def test_only_what_was_used_here_goes_out_of_the_lease(world: Any) -> None
         await node.service.books.post(connection, [mine, row("req_x", user, MIDNIGHT, 500, 500)])
     assert (await world.leases(user))[node.ledger.owner] == before - Amount(12, 7 + 10)
     assert (await world.balances(user))["all"] == Amount(512, 17 + 501)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_held_goes_with_the_row_whenever_the_request_is_settled(world: Any, again: bool) -> None:
+    node, user = world.node(), world.add(tokens=10**9, budget=10**9)
+    books = node.service.books
+    calls = [node.call(user, size=40, answer=10) for _ in range(4)]
+    before, between, after, other = [await node.admit(call) for call in calls]
+    account = before.account
+    assert account.held == other.most + other.most + other.most + other.most
+    rows = [node.row(call, Usage(7, 5)) for call in calls[:3]]
+    outcome = Outcome("complete", 200, Usage(7, 5), cost=Usage(7, 5).cost(node.catalog.group("m")[0].pricing))
+    await before.settle(outcome)
+    async with world.database.writing() as connection:
+        await books.post(connection, rows)
+    await between.settle(outcome)
+    books.posted(list(rows) if again else rows)
+    await after.settle(outcome)
+    assert account.held == other.most
+    assert books._open == {other.request_id: other}
+    await other.settle(Outcome("failed", 499))
+    assert (account.held, books._open) == (Amount(), {})
+    lease = (await world.leases(user))[node.ledger.owner]
+    assert lease == account.free, "all that is leased is free"
