@@ -14,21 +14,17 @@ class _Ids:
     random ones would have it rewrite a page of it for each, the larger the table the dearer.
     """
 
-    __slots__ = ("_begin", "_pool", "_position")
+    __slots__ = ("_begin", "_ends")
 
     def __init__(self) -> None:
         self._begin = ""
-        self._pool = ""
-        self._position = 0
+        self._ends: list[str] = []
 
     def next(self) -> str:
-        if self._position >= len(self._pool):
+        if not self._ends:
             self._begin = f"req_{time.time_ns() // 1_000_000:012x}"
-            self._pool = os.urandom(10 * 256).hex()
-            self._position = 0
-        start = self._position
-        self._position = start + 20
-        return self._begin + self._pool[start : start + 20]
+            self._ends = os.urandom(10 * 256).hex(" ", 10).split()
+        return self._begin + self._ends.pop()
 
 
 _ids = _Ids()

@@ -31,15 +31,23 @@ class Holders:
         if found is None:
             return None
         user, key = found
+        known = self._known.get(key.id)
+        if known is None or known.key is not key or known.user is not user:
+            known = self._admitted(user, key)
+        if key.expires is not None and key.expires <= time.time() * 1000:
+            raise AuthenticationFailed("this API key has expired", code="key_expired")
+        return known
+
+    def _admitted(self, user: User, key: Key) -> Principal:
+        """The principal, kept for the next time.
+
+        Raises:
+            AuthenticationFailed: the key or its user is disabled.
+        """
         if key.disabled:
             raise AuthenticationFailed("this API key is disabled", code="key_disabled")
         if user.disabled:
             raise AuthenticationFailed("the user of this API key is disabled", code="user_disabled")
-        if key.expires is not None and key.expires <= time.time() * 1000:
-            raise AuthenticationFailed("this API key has expired", code="key_expired")
-        known = self._known.get(key.id)
-        if known is not None and known.key is key and known.user is user:
-            return known
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         principal = self._known[key.id] = _principal(user, key)

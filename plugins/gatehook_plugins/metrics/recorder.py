@@ -92,20 +92,29 @@ class Recorder(Observer):
     def finished(self, call: Call, outcome: Outcome) -> None:
         """One less is running; all that is counted of a call is counted here."""
         self.numbers.cells[RUNNING] -= 1.0
-        target, usage, first, duration = call.target, outcome.usage, outcome.first_token, outcome.duration
-        name, vendor = (call.model, None) if target is None else (target.name, target.vendor)
-        status, http_status, code = outcome.status, outcome.http_status, outcome.code
-        kind = (name, vendor, call.operation, status, http_status, code, usage is None, first is None)
+        target, usage, first = call.target, outcome.usage, outcome.first_token
+        kind = (
+            call.model if target is None else target.name,
+            None if target is None else target.vendor,
+            call.operation,
+            outcome.status,
+            outcome.http_status,
+            outcome.code,
+            usage is None,
+            first is None,
+        )
         places = self._kinds.get(kind) or self._found(kind)
-        cells = self.numbers.cells
+        cells, duration = self.numbers.cells, outcome.duration
         cells[places.requests] += 1.0
         observe(cells, places.durations, DURATION_BOUNDS, duration)
         if usage is not None:
             tokens = places.tokens
             cells[tokens] += usage.prompt_tokens
             cells[tokens + 1] += usage.completion_tokens
-            cells[tokens + 2] += usage.cached_tokens
-            cells[tokens + 3] += usage.reasoning_tokens
+            if usage.cached_tokens:
+                cells[tokens + 2] += usage.cached_tokens
+            if usage.reasoning_tokens:
+                cells[tokens + 3] += usage.reasoning_tokens
         if first is not None:
             observe(cells, places.first_tokens, TTFT_BOUNDS, first)
         if places.inferences:

@@ -65,10 +65,8 @@ class RateLimiter:
         principal = call.principal
         name = principal.key_id or principal.id
         caller = self._callers.get(name)
-        if caller is None or (caller.principal is not principal and not caller.is_limited_as(principal)):
-            if len(self._callers) >= _REMEMBERED:
-                self._callers.clear()
-            caller = self._callers[name] = _Caller(principal)
+        if caller is None or caller.principal is not principal:
+            caller = self._caller(name, principal)
         model = self._limited_model(call) if self._models else ""
         try:
             return caller.checkpoints[model]
@@ -76,6 +74,17 @@ class RateLimiter:
             found = self._rules(principal, model)
             checkpoint = caller.checkpoints[model] = _Checkpoint(self._store, found) if found else None
             return checkpoint
+
+    def _caller(self, name: str, principal: Principal) -> "_Caller":
+        """The one that is known by this name, if nothing has changed, or a new one."""
+        known = self._callers.get(name)
+        if known is not None and known.is_limited_as(principal):
+            known.principal = principal  # mostly it comes with the same object again
+            return known
+        if len(self._callers) >= _REMEMBERED:
+            self._callers.clear()
+        caller = self._callers[name] = _Caller(principal)
+        return caller
 
     def _limited_model(self, call: Call) -> str:
         """The model that is called, if it has limits; else ""."""
