@@ -30,7 +30,8 @@ from gatehook.conversation import (
     Turn,
     read_conversation,
 )
-from gatehook.egress import Egress, Fetched, Upstream
+from gatehook.counted import counted
+from gatehook.egress import Egress, Fetched, PreparedRequest, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -50,8 +51,9 @@ from gatehook.errors import (
     redact,
     upstream_error,
 )
-from gatehook.estimates import Estimate, estimate
+from gatehook.estimates import Estimate, estimate, expected_prompt
 from gatehook.file_store import FILES, FileStore, StoredFile
+from gatehook.groups import Group
 from gatehook.hookspecs import hookimpl
 from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
@@ -184,6 +186,7 @@ __all__ = (
     "Frames",
     "Gateway",
     "GatewayError",
+    "Group",
     "InvalidRequest",
     "JobQueue",
     "Key",
@@ -212,6 +215,7 @@ __all__ = (
     "Permit",
     "Picture",
     "Posting",
+    "PreparedRequest",
     "Pricing",
     "Principal",
     "Prober",
@@ -261,6 +265,7 @@ __all__ = (
     "common_models",
     "completion",
     "confirmation_of",
+    "counted",
     "covers",
     "data_uri",
     "decode",
@@ -269,6 +274,7 @@ __all__ = (
     "encode",
     "envelope",
     "estimate",
+    "expected_prompt",
     "from_base64",
     "hookimpl",
     "mapped",

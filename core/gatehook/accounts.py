@@ -196,7 +196,7 @@ class Change(Struct, frozen=True):
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-class UsageRow(Struct, frozen=True):
+class UsageRow(Struct, frozen=True, gc=False):
     """What one request used, and what became of it: a line of the ledger. Costs are None where nobody knows a price."""
 
     request_id: str

@@ -242,7 +242,7 @@ class Gateway:
             surface: writes the answer, and errors: none is raised.
             request: the route's.
         """
-        return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, call)
+        return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, parsed=call)
 
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.

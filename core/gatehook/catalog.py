@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from gatehook.groups import Group
 from gatehook.model import Target
 from gatehook.names import Names, is_pattern
 from gatehook.services import Catalog
@@ -17,6 +18,7 @@ log: Final = logging.getLogger("gatehook.catalog")
 
 _EXPANSIONS: Final = 1_000
 """Names served by wildcards whose deployments are kept: clients write them, and memory is not theirs to fill."""
+_NOBODY: Final = Group()
 
 
 class LiveCatalog:
@@ -28,18 +30,18 @@ class LiveCatalog:
         self._amendments: dict[str, Callable[[Target], Target]] = {}
         self._changed: list[Callable[[], None]] = []
         self._names = Names({})
-        self._groups: dict[str, tuple[Target, ...]] = {}
-        self._callable: dict[str, tuple[Target, ...]] = {}
+        self._groups: dict[str, Group] = {}
+        self._callable: dict[str, Group] = {}
         """The groups without the wildcards' own, which nobody can ask for."""
-        self._expansions: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
+        self._expansions: OrderedDict[str, Group] = OrderedDict()
         self._regroup(self._sources, self._amendments)
 
-    def group(self, name: str) -> Sequence[Target]:
+    def group(self, name: str) -> Group:
         """The deployments that answer for one name, () if there is none."""
         found = self._callable.get(name)
         return self._expanded(name) if found is None else found
 
-    def groups(self) -> Mapping[str, Sequence[Target]]:
+    def groups(self) -> Mapping[str, Group]:
         """All models, in the order of the settings, wildcards among them; then all aliases."""
         return self._groups
 
@@ -69,7 +71,7 @@ class LiveCatalog:
                 target = amended(target)  # one after the other
             groups.setdefault(target.name, []).append(target)
         names = Names({name: [alias for one in group for alias in one.aliases] for name, group in groups.items()})
-        models = {name: tuple(group) for name, group in groups.items()}
+        models = {name: Group(group) for name, group in groups.items()}
         found = models | {alias: models[name] for alias, name in names.aliases.items()}
         # Assigned last and together: if an amendment fails, everything is as it was.
         self._sources, self._amendments = sources, amendments
@@ -87,16 +89,16 @@ class LiveCatalog:
             if (name, alias, owner) not in self._names.clashes:
                 log.warning("model %r cannot have the alias %r: it is a name of model %r", name, alias, owner)
 
-    def _expanded(self, name: str) -> tuple[Target, ...]:
+    def _expanded(self, name: str) -> Group:
         """The deployments of the wildcard that serves `name`, under this name; () if none does."""
         known = self._expansions
         if (found := known.get(name)) is not None:
             known.move_to_end(name)
             return found
         if not (pattern := self._names.pattern(name)):
-            return ()
+            return _NOBODY
         rest = name[len(pattern) - 1 :]
-        found = known[name] = tuple(
+        found = known[name] = Group(
             replace(target, name=name, model=target.model.replace("*", rest)) for target in self._groups[pattern]
         )
         if len(known) > _EXPANSIONS:

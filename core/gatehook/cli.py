@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gatehook.counted import counted
 from gatehook.errors import StartupError
 
 __all__ = ["main"]
@@ -98,13 +99,14 @@ def _supervise(options: argparse.Namespace) -> int:
     def ready(gateway: Any, address: str, models: int) -> None:
         is_open = not gateway.pipeline.concerns.authenticators
         guarded = "; no authentication plugin is on, any key is accepted" if is_open else ""
-        count = f"{len(gateway.plugins.names)} plugins and {models} model{'' if models == 1 else 's'}"
+        count = f"{counted(len(gateway.plugins.names), 'plugin')} and {counted(models, 'model')}"
         workers = gateway.settings.server.workers
         processes = "" if workers == 1 else f", in {workers} processes"
         print(f"Gatehook listens on {address} with {count}{processes}{guarded}", file=sys.stderr, flush=True)
 
     form = "%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)  # libraries tell of troubles only
+    logging.getLogger("gatehook").setLevel(logging.INFO)
     supervise(build, ready)
     return 0
 
@@ -137,15 +139,16 @@ def _reload(options: argparse.Namespace) -> int:
     said = ask(control_path(located(options.config)), "reload")
     if faults := said["faults"]:
         raise StartupError(*faults, "the old settings stay in force")
-    workers = said["workers"]
-    print(f"reloaded: {said['models']} models at {said['address']}, {workers} worker{'' if workers == 1 else 's'}")
+    models, workers = counted(said["models"], "model"), counted(said["workers"], "worker")
+    print(f"reloaded: {models} at {said['address']}, {workers}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     gateway = _built(options, strict=True)
     settings = gateway.settings
-    print(f"{settings.path}: fine; {len(gateway.plugins.names)} plugins, {len(settings.targets)} deployments")
+    plugins, deployments = len(gateway.plugins.names), len(settings.targets)
+    print(f"{settings.path}: fine; {counted(plugins, 'plugin')}, {counted(deployments, 'deployment')}")
     return 0
 
 

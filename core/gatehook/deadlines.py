@@ -68,34 +68,20 @@ class Watch:
     armed anew for every wait.
     """
 
-    __slots__ = (
-        "_beat",
-        "_beat_at",
-        "_beat_seconds",
-        "_cancelling",
-        "_deadlines",
-        "_error",
-        "_expired",
-        "_limit",
-        "_loop",
-        "_task",
-        "deadline",
-        "heard",
-    )
+    # In the class, as most watches never have others: one is made for each request.
+    deadline = math.inf
+    heard = False
+    """Set whenever the one that beats are for has been told something else."""
+    _error: Callable[[], Exception] | None = None
+    _limit: Limit | None = None
+    _beat: Callable[[], None] | None = None
+    _beat_seconds = _beat_at = math.inf
+    _expired = False
+    _task: asyncio.Task[object] | None = None
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self._loop = deadlines.loop
-        self.deadline = math.inf
-        self._error: Callable[[], Exception] | None = None
-        self._limit: Limit | None = None
-        self.heard = False
-        """Set whenever the one that beats are for has been told something else."""
-        self._beat: Callable[[], None] | None = None
-        self._beat_seconds = self._beat_at = math.inf
-        self._expired = False
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
 
     def now(self) -> float:
         """The loop's time, in which deadlines are told."""

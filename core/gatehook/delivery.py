@@ -1,6 +1,7 @@
 """Writing to the client: whole answers, streams, and errors in the surface's own shape."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -216,7 +217,11 @@ class Delivery:
         """Commit to a 200."""
         headers = self._headers()
         headers.update(_STREAM_HEADERS)
-        response = web.StreamResponse(headers=headers)
+        response: web.StreamResponse
+        if ready.suits(self._request):
+            response = ready.ReadyStream(self._request, headers)
+        else:
+            response = web.StreamResponse(headers=headers)
         watch.arm(self._concerns.write_timeout, _client_too_slow)
         await response.prepare(self._request)
         self._response = response
@@ -311,6 +316,7 @@ def _client_too_slow() -> ConnectionError:
     return _ClientTooSlow()
 
 
+@functools.lru_cache(maxsize=1024)
 def _header_value(text: str) -> str:
     if len(text) > _HEADER_LENGTH:
         text = text[:_HEADER_LENGTH] + "..."

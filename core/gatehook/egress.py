@@ -12,35 +12,41 @@ import io
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.http import HttpProcessingError
 from aiohttp.resolver import DefaultResolver
 from multidict import CIMultiDict
 from yarl import URL
 
 from gatehook import direct
-from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.errors import InvalidRequest, Retry, UpstreamError
 from gatehook.model import Target
-from gatehook.retry_after import retry_after
 from gatehook.settings import EgressSettings
+from gatehook.upstream import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
 from gatehook.websocket import WebSocket, no_redirects
 
-__all__ = ["Egress", "Fetched", "Upstream", "is_public"]
+__all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
 
 _FETCH_SECONDS = 20.0
-_DRAIN_SECONDS = 0.25
-_ERROR_SECONDS = 5.0
-_LONGEST_ERROR = 1 << 18
-"""Bytes that are read of the body of an error."""
 _MAX_REDIRECTS = 3
-_MOST_PREPARED = 1000
+_MOST_WAYS = 1000
 # Compressed streams hold events back in the vendor's compressor; ask for none.
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "gatehook"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """What `Egress.prepare` made, for `Egress.send`."""
+
+    target: Target
+    method: str
+    url: str | URL
+    headers: Mapping[str, str] = field(repr=False)  # they hold the vendor's key
+    uds: str
+    way: direct.Request | None
+    """The short one, where it can be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,114 +57,14 @@ class Fetched:
     content_type: str
 
 
-class Upstream:
-    """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
-
-    __slots__ = ("_limit", "_receive", "_response", "_target", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse | direct.Answer, target: Target, limit: int) -> None:
-        self._response = response
-        self._receive = response.receive if isinstance(response, direct.Answer) else response.content.readany
-        self._target = target
-        self._limit = limit
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    @property
-    def retry_after(self) -> float | None:
-        """How many seconds the vendor asks to be left alone, None if it does not say."""
-        return retry_after(self.headers)
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the vendor says that this is a stream of events."""
-        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
-
-    async def read(self) -> bytes:
-        """The whole body.
-
-        Raises:
-            UpstreamError: the line was cut, or the body is over `egress.max_response`.
-        """
-        content = self._response.content
-        if content.is_eof() and content.total_bytes <= self._limit:  # all of it has come, as small answers do
-            return await self.receive()
-        parts: list[bytes] = []
-        size = 0
-        while not content.at_eof():
-            part = await self.receive()
-            size += len(part)
-            if size > self._limit:
-                raise UpstreamError(
-                    f"{self._target.vendor}: the answer is larger than egress.max_response ({self._limit} bytes)",
-                    retry=Retry.NEXT,
-                )
-            parts.append(part)
-        return b"".join(parts)
-
-    async def read_error(self) -> bytes:
-        """The body of an answer that is no success, for its words: its beginning, if it is long, slow or cut.
-
-        What the status says must not be lost for what is wrong with the words.
-        """
-        body = bytearray()
-        with contextlib.suppress(*_LINE_ERRORS):
-            async with asyncio.timeout(_ERROR_SECONDS):
-                while len(body) < _LONGEST_ERROR and (part := await self._receive()):
-                    body += part
-        return bytes(body[:_LONGEST_ERROR])
-
-    async def receive(self) -> bytes:
-        """What has arrived of the body, at least one byte; b"" at its end.
-
-        Raises:
-            UpstreamError: the line was cut.
-        """
-        try:
-            return await self._receive()
-        except _LINE_ERRORS as error:
-            raise _mapped(self._target, error) from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, at most one read ahead of the reader.
-
-        Raises:
-            UpstreamError: the line was cut.
-        """
-        while data := await self.receive():
-            yield data
-
-    async def drain(self) -> None:
-        """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
-        content = self._response.content
-        if content.is_eof():
-            return
-        with contextlib.suppress(*_LINE_ERRORS):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while await self._receive():
-                    pass
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # release() returns a connection whose answer was read to its end to the pool, and drops any other:
-        # a half-read answer must never be met by the next request.
-        if self._response.content.is_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-
 class Egress:
     """The gateway's one HTTP client. Enter `lifespan()` before use."""
 
     def __init__(self, settings: EgressSettings) -> None:
         self._settings = settings
         self._pool = direct.Pool(settings.connect_timeout) if direct.available else None
-        self._prepared: dict[tuple[object, ...], direct.Request | None] = {}
+        self._ways: dict[tuple[object, ...], direct.Request | None] = {}
+        self._max_response = settings.max_response
         self._vendors: aiohttp.ClientSession | None = None
         self._local: dict[str, aiohttp.ClientSession] = {}
         """By Unix socket, where the short way cannot be gone."""
@@ -206,6 +112,48 @@ class Egress:
                     await session.close()
                 self._local.clear()
 
+    def prepare(
+        self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], uds: str = ""
+    ) -> PreparedRequest:
+        """What is the same for every request to one address with the same headers, for `send`; see `request`.
+
+        Raises:
+            UpstreamError: an address or a header that cannot be sent.
+        """
+        try:
+            way = self._way(method, url, headers, uds)
+        except ValueError as error:
+            raise mapped(target, error) from error
+        return PreparedRequest(target, method, url, headers, uds, way)
+
+    async def send(self, prepared: PreparedRequest, body: bytes | None = None) -> Upstream:
+        """Send a prepared request, as often as you like; returns when the answer's headers are in.
+
+        Raises:
+            UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
+        """
+        if self._vendors is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        line: Line
+        try:
+            if prepared.way is not None and self._pool is not None:
+                line = await self._pool.send(prepared.way, body or b"")
+            else:
+                session = self._through(prepared.uds) if prepared.uds else self._vendors
+                line = SessionLine(
+                    await session.request(
+                        prepared.method,
+                        prepared.url,
+                        data=_in_pieces(body),
+                        headers=prepared.headers,
+                        allow_redirects=False,
+                        proxy=None if prepared.uds else self._settings.proxy or None,
+                    )
+                )
+        except LINE_ERRORS as error:
+            raise mapped(prepared.target, error) from error
+        return Upstream(line, prepared.target, self._max_response)
+
     async def request(
         self,
         target: Target,
@@ -226,26 +174,22 @@ class Egress:
         Raises:
             UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
         """
-        if self._vendors is None:
-            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
-        response: aiohttp.ClientResponse | direct.Answer
-        try:
-            prepared = self._directly(method, url, headers, uds)
-            if prepared is not None and self._pool is not None:
-                response = await self._pool.send(prepared, body or b"")
-            else:
-                session = self._through(uds) if uds else self._vendors
-                response = await session.request(
-                    method,
-                    url,
-                    data=_in_pieces(body),
-                    headers=headers,
-                    allow_redirects=False,
-                    proxy=None if uds else self._settings.proxy or None,
-                )
-        except _LINE_ERRORS as error:
-            raise _mapped(target, error) from error
-        return Upstream(response, target, self._settings.max_response)
+        return await self.send(self.prepare(target, method, url, headers=headers, uds=uds), body)
+
+    def _way(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
+        """The request as it goes the short way; None if it must take the long one (TLS, a proxy, …)."""
+        if self._pool is None or (self._settings.proxy and not uds):
+            return None
+        place = (method, str(url), uds, *headers.items())
+        if place not in self._ways:  # most vendors ask for the same again and again
+            if len(self._ways) >= _MOST_WAYS:
+                self._ways.clear()
+            parsed = URL(url)
+            merged = CIMultiDict(_HEADERS)
+            merged.update(headers)
+            suits = direct.suits(method, parsed, merged)
+            self._ways[place] = direct.Request.to(method, parsed, merged, uds) if suits else None
+        return self._ways[place]
 
     async def websocket(
         self, target: Target, url: str | URL, *, headers: Mapping[str, str], heartbeat: float
@@ -275,8 +219,8 @@ class Egress:
                 )
         except aiohttp.WSServerHandshakeError as error:
             raise UpstreamError(f"{target.vendor}: answers {error.status} instead of a WebSocket") from None
-        except _LINE_ERRORS as error:
-            raise _mapped(target, error) from error
+        except LINE_ERRORS as error:
+            raise mapped(target, error) from error
         return WebSocket(socket, target.vendor)
 
     def _through(self, uds: str) -> aiohttp.ClientSession:
@@ -288,21 +232,6 @@ class Egress:
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, headers=_HEADERS
             )
         return self._local[uds]
-
-    def _directly(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
-        """The request prepared for the short way; None if it must take the long one (TLS, a proxy, …)."""
-        if self._pool is None or (self._settings.proxy and not uds):
-            return None
-        place = (method, str(url), uds, *headers.items())
-        if place not in self._prepared:
-            if len(self._prepared) >= _MOST_PREPARED:
-                self._prepared.clear()
-            parsed = URL(url)
-            merged = CIMultiDict(_HEADERS)
-            merged.update(headers)
-            suits = direct.suits(method, parsed, merged)
-            self._prepared[place] = direct.Request.to(method, parsed, merged, uds) if suits else None
-        return self._prepared[place]
 
     async def fetch(self, url: str, *, param: str) -> Fetched:
         """Get what a client's URL points to.
@@ -319,8 +248,8 @@ class Egress:
         try:
             return await self._follow(self._public, url, param)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
-            raise InvalidRequest(f"{param}: cannot fetch the URL: {reason}", param=param, retry=Retry.NEXT) from None
+            why = "took too long" if isinstance(error, TimeoutError) else reason(error)
+            raise InvalidRequest(f"{param}: cannot fetch the URL: {why}", param=param, retry=Retry.NEXT) from None
         except ValueError:  # from yarl, or of a host name that has no place in the DNS; also in a redirect
             raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
@@ -356,8 +285,8 @@ class Egress:
             async with self._public.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = "took too long" if isinstance(error, TimeoutError) else _reason(error)
-            raise InvalidRequest(f"{param}: cannot reach the URL: {reason}", param=param) from None
+            why = "took too long" if isinstance(error, TimeoutError) else reason(error)
+            raise InvalidRequest(f"{param}: cannot reach the URL: {why}", param=param) from None
         except ValueError:
             raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
@@ -461,35 +390,6 @@ def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong, in words, without the URL (it may hold a signature)."""
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return "the TLS certificate or handshake was not accepted"
-    if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
-        return "the host name cannot be resolved or is not public"
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
-        return "the connection was cut in the middle of the answer"
-    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
-        return "the answer is not valid HTTP"
-    if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
-        return "the address or a header is not valid"
-    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # of several addresses: the latter
-        return words.lower()
-    return type(error).__name__
-
-
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
     """A large body as a file, which aiohttp writes in pieces; written at once it would hold up the loop."""
     return io.BytesIO(body) if body and len(body) >= 1 << 20 else body
-
-
-_LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
-"""What the client library raises; TimeoutError is an OSError."""
-
-
-def _mapped(target: Target, error: Exception) -> UpstreamError:
-    """The client library's error as ours, naming the vendor and nothing secret."""
-    if isinstance(error, TimeoutError):
-        return UpstreamTimeout(f"{target.vendor}: connecting took too long")
-    return UpstreamError(f"{target.vendor}: {redact(_reason(error), target.secrets())}")

@@ -9,9 +9,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from gatehook.groups import Group
+from gatehook.jsonio import count
 from gatehook.model import Call, Target
 
-__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "has_pictures"]
+__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures"]
 
 BYTES_PER_TOKEN = 4
 """Of text, as expected."""
@@ -27,6 +29,7 @@ _DRAWN, _LARGEST_DRAWN = 1_000, 7_000
 """Tokens of a picture that is made, likewise, where a vendor counts it by tokens at all."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """What a body holds that has pictures: their name, or an escaped letter of it."""
+_STATE = "estimate"
 
 
 class Estimate(Struct, frozen=True, gc=False):
@@ -59,31 +62,45 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    known: Estimate | None = call.state.get("estimate")
+    known: Estimate | None = call.state.get(_STATE)
     if known is None:
-        known = call.state["estimate"] = _estimate(call, targets)
+        known = call.state[_STATE] = _estimate(call, targets if isinstance(targets, Group) else Group(targets))
     return known
 
 
-def _estimate(call: Call, targets: Sequence[Target]) -> Estimate:
-    raw = call.body.raw
-    size, pictures = len(raw), 0
-    if _may_show(raw):
-        pictures, hidden = _pictures(call.payload.get("messages"))
-        size -= hidden
-    prompt = -(-size // BYTES_PER_TOKEN) + pictures * _MEDIUM
-    prompt_most = size + raw.count(b"{") * _PER_MESSAGE + pictures * _LARGEST_MEDIUM
-    window, longest = _bounds(targets)
-    if window:
-        prompt, prompt_most = min(prompt, window), min(prompt_most, window)
+def expected_prompt(call: Call, group: Group) -> int:
+    """`Estimate.prompt` alone: nothing else is worked out where nobody has asked for it.
+
+    Raises:
+        InvalidRequest: the body holds what cannot be decoded.
+    """
+    known: Estimate | None = call.state.get(_STATE)
+    return _prompt(call, group)[0] if known is None else known.prompt
+
+
+def _estimate(call: Call, group: Group) -> Estimate:
+    prompt, prompt_most = _prompt(call, group)
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
     limit, times = asked(call)
     if call.operation == "images":
-        most = min(longest, _LARGEST_DRAWN) or _LARGEST_DRAWN
+        most = min(group.max_tokens, _LARGEST_DRAWN) or _LARGEST_DRAWN
         return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
-    most = limit or longest or window or _LONGEST_ANSWER
+    most = limit or group.max_tokens or group.context_window or _LONGEST_ANSWER
     return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times, times)
+
+
+def _prompt(call: Call, group: Group) -> tuple[int, int]:
+    """Tokens of the prompt: expected, and at most."""
+    raw = call.body.raw
+    expected = -(-len(raw) // BYTES_PER_TOKEN)
+    most = len(raw) + count(raw, b"{") * _PER_MESSAGE
+    if _may_show(raw):
+        pictures, hidden = _pictures(call.payload.get("messages"))
+        expected = -(-(len(raw) - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
+        most += pictures * _LARGEST_MEDIUM - hidden
+    window = group.context_window
+    return (min(expected, window), min(most, window)) if window else (expected, most)
 
 
 def has_pictures(call: Call) -> bool:
@@ -105,24 +122,8 @@ def asked(call: Call) -> tuple[int, int]:
 
 
 def _may_show(raw: bytes) -> bool:
-    return _PICTURE in raw or (b"\\" in raw and _ESCAPED in raw)
-
-
-def _bounds(targets: Sequence[Target]) -> tuple[int, int]:
-    """The widest context window and the longest answer; 0 where not all of these deployments tell theirs."""
-    window = longest = 0
-    told_window = told_longest = True
-    for target in targets:
-        size, most = target.context_window, target.defaults.get("max_tokens") or target.max_tokens
-        if size is None:
-            told_window = False
-        elif size > window:
-            window = size
-        if most is None:
-            told_longest = False
-        elif most > longest:
-            longest = most
-    return window if told_window else 0, longest if told_longest else 0
+    # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
+    return raw.find(_PICTURE) >= 0 or raw.find(_ESCAPED) >= 0
 
 
 def _asked(call: Call) -> tuple[int, int]:

@@ -72,12 +72,11 @@ class Failover:
         permits: Permits,
         run: Callable[[Call, Target], Awaitable[T]],
     ) -> T:
-        course = Course(self._settings, call, targets, self._deadlines.loop.time)
-        wait: float | None = 0.0
-        while wait is not None:
-            if wait:
-                await asyncio.sleep(wait)
-            target, before = course.target, call.attempts
+        clock = self._deadlines.loop.time
+        begun, before, course = clock(), call.attempts, None
+        target = targets[0]
+        while True:
+            tried = call.attempts
             try:
                 if self._limiters:
                     await permits.admit_attempt(self._limiters, call, target)
@@ -86,10 +85,14 @@ class Failover:
             except GatewayError as error:
                 if self._limiters:
                     await permits.attempt_failed(error)
-                tried = call.attempts > before
-                self._tell(call, target, error, tried=tried)
-                wait = course.after(error, tried=tried)
-        raise course.verdict
+                self._tell(call, target, error, tried=call.attempts > tried)
+                course = course or Course(self._settings, call, targets, before, begun, clock)
+                wait = course.after(error, tried=call.attempts > tried)
+            if wait is None:
+                raise course.verdict
+            if wait:
+                await asyncio.sleep(wait)
+            target = course.target
 
     def _begin(self, call: Call, target: Target) -> None:
         """This attempt counts, and if it answers, the answer bears this name."""
@@ -110,7 +113,7 @@ class Failover:
 
 
 class Course:
-    """Where one call has been, and where it may go next."""
+    """Where one call has been that has failed once, and where it may go next."""
 
     __slots__ = (
         "_attempts",
@@ -126,18 +129,33 @@ class Course:
     )
 
     def __init__(
-        self, settings: FailoverSettings, call: Call, targets: Sequence[Target], clock: Callable[[], float]
+        self,
+        settings: FailoverSettings,
+        call: Call,
+        targets: Sequence[Target],
+        attempts: int,
+        begun: float,
+        clock: Callable[[], float],
     ) -> None:
-        """`targets` are in their order, at least one; `clock` gives seconds."""
+        """Take over a call at its first failure.
+
+        Args:
+            settings: how patient to be.
+            call: that goes this way.
+            targets: in their order, at least one; it has just failed at the first.
+            attempts: that it had made before, for other rounds.
+            begun: when the first of these attempts was, in the clock's seconds.
+            clock: gives seconds.
+        """
         self._settings = settings
         self._call = call
         self._targets = targets
         self._place = 0
         self._tries = 0
         """At this target, without the first."""
-        self._attempts = call.attempts + settings.max_attempts
+        self._attempts = attempts + settings.max_attempts
         self._clock = clock
-        self._until = clock() + settings.budget
+        self._until = begun + settings.budget
         self._filled: Target | None = None
         """The target with the largest context window of those that were too small."""
         self._verdict: GatewayError | None = None

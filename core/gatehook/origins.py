@@ -21,15 +21,15 @@ def origin(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
+@functools.lru_cache(maxsize=64)
+def _name(distribution: Distribution) -> str:
+    """What it is called. Python parses its whole METADATA each time, which is long."""
+    return distribution.name
+
+
 def is_foreign(entry: EntryPoint) -> bool:
     """Whether it is known to be somebody else's."""
     return entry.dist is not None and _name(entry.dist) != OURS
-
-
-@functools.lru_cache
-def _name(dist: Distribution) -> str:
-    """What it is called; importlib reads all its metadata for that, each time, the README included."""
-    return dist.name
 
 
 def named(name: str, entry: EntryPoint | None) -> str:

@@ -20,7 +20,7 @@ from gatehook.job_queue import JobQueue
 from gatehook.model import Call, Completion, Entry, Usage
 from gatehook.protocols import Endpoint
 from gatehook.record import Record
-from gatehook.stages import Concerns, Permits, admit_round, authenticate, authorize, read_body, route
+from gatehook.stages import Concerns, Permits, admit_round, authenticate, authorize, check_body, read_body, route
 from gatehook.tool_loop import ToolLoop, after_said
 from gatehook.tool_stream import RoundsStream
 from gatehook.transforms import rewritten
@@ -41,10 +41,16 @@ class Pipeline:
     jobs: JobQueue | None = None
     """Where calls go whose answer nobody waits for."""
 
-    async def serve(self, endpoint: Endpoint, request: web.Request, parsed: Call | None = None) -> web.StreamResponse:
+    async def serve(
+        self, endpoint: Endpoint, request: web.Request, body: bytes | None = None, *, parsed: Call | None = None
+    ) -> web.StreamResponse:
         """Answer one inference call of a client; errors become the surface's own, never an exception.
 
-        `parsed` is a call that somebody else has made of the request; its principal is known.
+        Args:
+            endpoint: what is called.
+            request: by whom.
+            body: of the request, if all of it has arrived.
+            parsed: a call that somebody else has made of the request; its principal is known.
         """
         call = parsed or Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
         concerns, permits, record = self.concerns, Permits(self.settlements), Record(call)
@@ -53,7 +59,8 @@ class Pipeline:
             concerns.observers.started(call)
             if parsed is None:
                 call.principal = await authenticate(concerns.authenticators, request)
-                endpoint.surface.parse(call, request, await read_body(request, concerns))
+                text = await read_body(request, concerns) if body is None else check_body(request, body, concerns)
+                endpoint.surface.parse(call, request, text)
             if call.deferred:
                 return delivery.accepted(await self._submitted(call))
             key, entry = await self._admitted(call, permits)

@@ -1,4 +1,4 @@
-"""A plain 200 as one piece of bytes.
+"""Answers whose head is one piece of bytes: a plain 200, and a stream of events.
 
 `web.Response` keeps its headers in a dictionary that minds no case, adds to them, checks each and writes them out: for
 an answer whose headers are all known, that costs more than parsing the request did.
@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-__all__ = ["Ready", "suits"]
+__all__ = ["Ready", "ReadyStream", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
@@ -20,8 +20,33 @@ def suits(request: web.BaseRequest) -> bool:
     return request.keep_alive and request.version == (1, 1)
 
 
-class Ready(web.StreamResponse):
-    """What aiohttp's connection handler asks of an answer, and no more: it is prepared, and is written at its end."""
+class _Prepared(web.StreamResponse):
+    """What aiohttp's connection handler asks of an answer, and no more: it is prepared, and is written as bytes."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        # Nothing of the base class's state is made: it is there for what is said and changed before a head is sent.
+        self._to = request
+
+    @property
+    def prepared(self) -> bool:
+        """It is."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """It is."""
+
+    async def _send(self, data: bytes) -> None:
+        protocol = self._to.protocol
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        transport.write(data)
+        if protocol.writing_paused:
+            await self._to.writer.drain()
+
+
+class Ready(_Prepared):
+    """A whole answer, written at its end."""
 
     def __init__(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes) -> None:
         """To be returned by the handler of `request`, which it `suits`.
@@ -34,14 +59,10 @@ class Ready(web.StreamResponse):
         Raises:
             ValueError: a header that would break out of its line.
         """
-        # Nothing of the base class's state is made: it is there for what is said and changed before a head is sent.
         self._to = request
-        text = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
-        if text.count("\n") != len(headers) - 1 or text.count("\r") != len(headers) - 1 or "\0" in text:
-            raise ValueError("a header of the answer has a character that ends its line")
         self._bytes = (
-            f"HTTP/1.1 200 OK\r\n{text}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            f"Date: {_date(int(time.time()))}\r\n\r\n"
+            f"HTTP/1.1 200 OK\r\n{_lines(headers)}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode() + body
 
     @property
@@ -49,28 +70,82 @@ class Ready(web.StreamResponse):
         """Always: see `suits`."""
         return True
 
-    @property
-    def prepared(self) -> bool:
-        """It is."""
-        return True
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """It is."""
-
     async def write_eof(self, data: Any = b"") -> None:
         """Write it, and wait if the client has left much unread.
 
         Raises:
             ConnectionError: the client has left.
         """
-        protocol, writer = self._to.protocol, self._to.writer
-        transport = protocol.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has left")
-        writer.output_size += len(self._bytes)
-        transport.write(self._bytes)
-        if protocol.writing_paused:
-            await writer.drain()
+        await self._send(self._bytes)
+
+
+class ReadyStream(_Prepared):
+    """An answer in pieces; its head goes out with the first of them."""
+
+    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
+        """For the handler of `request`, which it `suits`.
+
+        Args:
+            request: that is answered.
+            headers: all but Transfer-Encoding and Date.
+
+        Raises:
+            ValueError: a header that would break out of its line.
+        """
+        self._to = request
+        self._head = (
+            f"HTTP/1.1 200 OK\r\n{_lines(headers)}\r\nTransfer-Encoding: chunked\r\n"
+            f"Date: {_date(int(time.time()))}\r\n\r\n"
+        ).encode()
+        self._stays = True
+        self._has_ended = False
+
+    @property
+    def keep_alive(self) -> bool:
+        """Unless it was broken off."""
+        return self._stays
+
+    def force_close(self) -> None:
+        """Let the connection end with it."""
+        self._stays = False
+
+    async def write(self, data: Any) -> None:
+        """Write a piece; an empty one sends the head, if that is owed. Waits if the client has left much unread.
+
+        Raises:
+            ConnectionError: the client has left.
+        """
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        if self._head:
+            piece, self._head = self._head + piece, b""
+            self._to.writer.output_size += len(piece)  # for whoever asks whether an answer was begun
+        if piece:
+            await self._send(piece)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write the last piece and the end; more than once does nothing.
+
+        Raises:
+            ConnectionError: the client has left.
+        """
+        if self._has_ended:
+            return
+        self._has_ended = True
+        piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        head, self._head = self._head, b""
+        await self._send(head + piece)
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    """The header's lines.
+
+    Raises:
+        ValueError: one would break out of its line.
+    """
+    said = "".join(headers.values()) + "".join(headers)
+    if "\n" in said or "\r" in said or "\0" in said:
+        raise ValueError("a header of the answer has a character that ends its line")
+    return "\r\n".join(map(": ".join, headers.items()))
 
 
 @lru_cache(maxsize=1)

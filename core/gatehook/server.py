@@ -19,7 +19,9 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.accepting import Door, SharedSocket
 from gatehook.app import Gateway, error_response
+from gatehook.counted import counted
 from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.lane import LaneConnection
 from gatehook.listening import address, listen, remove_file
 from gatehook.watchdog import Watchdog
 
@@ -43,8 +45,8 @@ _HEADER_LIMIT = 32768
 """Bytes one header line of a client may have (long JWTs fit; more is refused with 431)."""
 
 
-class _Protocol(web.RequestHandler):
-    """aiohttp's connection handler, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
+class _Connection(LaneConnection):
+    """A client's connection, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
 
     def log_exception(self, *args: object, **kw: object) -> None:
         """Log what is a fault of ours; a client that breaks off what it sends is none."""
@@ -54,11 +56,6 @@ class _Protocol(web.RequestHandler):
             log.debug("a client broke off: %s", error)
         else:
             super().log_exception(*args, **kw)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered, or waits for it."""
-        return self._current_request is not None or bool(self._messages)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -104,8 +101,9 @@ def _http_error(status: int, error: BaseException | None) -> GatewayError:
 
 
 class _Server(web.Server):
-    """aiohttp's server, making `_Protocol` connections."""
+    """aiohttp's server, making connections of our own kind."""
 
+    lane: "_Lane | None" = None
     left: Callable[[], None] | None = None
     """Called when a connection has ended."""
 
@@ -115,7 +113,21 @@ class _Server(web.Server):
             self.left()
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Connection(self.lane, self, loop=self._loop, **self._kwargs)
+
+
+class _Lane:
+    """Where the connections bring calls that are in the usual form; see `lane.Lane`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.endpoints = gateway.endpoints
+        self.serve = gateway.pipeline.serve
+
+    @property
+    def is_open(self) -> bool:
+        """Whether answers leave their connection open."""
+        return not (self._gateway.retiring or self._gateway.draining)
 
 
 class _Runner(web.AppRunner):
@@ -128,13 +140,15 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         # aiohttp offers no way to a connection class of one's own but making the server again with the same parts.
-        return _Server(
+        server = _Server(
             _in_shape(made.request_handler, self._gateway),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001
         )
+        server.lane = _Lane(self._gateway)
+        return server
 
 
 @contextlib.asynccontextmanager
@@ -211,14 +225,15 @@ async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
         await asyncio.sleep(0.02)
     server.pre_shutdown()
     for connection in server.connections:
-        if isinstance(connection, _Protocol) and not connection.busy:
+        if isinstance(connection, _Connection) and not connection.busy:
             connection.force_close()
     end = begun + grace
     await asyncio.sleep(0)  # the connections just closed leave the list
     while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
         await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
     if server.connections:
-        log.warning("%d requests did not end within %g s and are cancelled", len(server.connections), grace)
+        unfinished = counted(len(server.connections), "request")
+        log.warning("%s did not end within %g s: cancelled", unfinished, grace)
 
 
 class Stop:

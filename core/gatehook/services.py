@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from gatehook.accounts import Change, Key, Limits, ModelUsage, Performance, UsageRow, User
 from gatehook.errors import StartupError
+from gatehook.groups import Group
 from gatehook.model import Target, Vitality
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ class Services:
 class Catalog(Protocol):
     """All deployments, grouped by the public names clients ask for."""
 
-    def group(self, name: str) -> Sequence[Target]:
+    def group(self, name: str) -> Group:
         """The deployments that answer for one name (a model's, an alias, one that a wildcard serves), () if none do."""
         ...
 
-    def groups(self) -> Mapping[str, Sequence[Target]]:
+    def groups(self) -> Mapping[str, Group]:
         """All models, in the order of the settings, wildcards ("openai/*") among them; then all aliases."""
         ...
 

@@ -35,7 +35,17 @@ from gatehook.services import Catalog
 from gatehook.tool_policies import ToolPolicies
 from gatehook.transforms import Transforms
 
-__all__ = ["Concerns", "Observers", "Permits", "admit_round", "authenticate", "authorize", "read_body", "route"]
+__all__ = [
+    "Concerns",
+    "Observers",
+    "Permits",
+    "admit_round",
+    "authenticate",
+    "authorize",
+    "check_body",
+    "read_body",
+    "route",
+]
 
 log = logging.getLogger("gatehook")
 
@@ -100,21 +110,32 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         UnsupportedMediaType, BodyTooLarge, InvalidRequest, RequestTimeout: not JSON by its declaration, too large, too
             deep, too slow.
     """
-    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
-    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
-        raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
+    _check_type(request)
     try:
-        if request.content.is_eof():  # all of it has come with the head, as most do
-            body = request.content.read_nowait()
-            if len(body) > concerns.max_body:
-                raise _too_large(concerns)
-        else:
-            with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
-                body = await request.read()
+        with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
+            body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
+    return check_body(request, body, concerns)
+
+
+def _check_type(request: web.Request) -> None:
+    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
+    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
+        raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
+
+
+def check_body(request: web.Request, body: bytes, concerns: Concerns) -> bytes:
+    """The request's JSON text, which has arrived.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest: as `read_body`.
+    """
+    _check_type(request)
+    if len(body) > concerns.max_body:
+        raise _too_large(concerns)
     if not body:
         raise InvalidRequest("the body is empty; send a JSON object")
     try:

@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 from gatehook.accepting import WORKERS, SharedSocket
 from gatehook.app import Gateway
 from gatehook.control import Asker, Control, listening
+from gatehook.counted import counted
 from gatehook.errors import StartupError
 from gatehook.generation import CUT, DRAIN, YIELD, Generation, Worker
 from gatehook.listening import address, listen, remove_file
@@ -125,7 +126,9 @@ class Supervisor:
         taken = {index for one in self._generations() for index in (one.workers if one.stopping else one.indexes)}
         free = [index for index in range(WORKERS) if index not in taken][:size]
         if len(free) < size:
-            raise StartupError(f"{len(taken)} workers have not ended yet, too many for {size} more; try again later")
+            raise StartupError(
+                f"too many old workers have not ended yet ({len(taken)}) for {size} more; try again later"
+            )
         serving = self._serving
         if serving is not None and _place(serving.gateway) == _place(gateway):
             shared = serving.shared
@@ -175,9 +178,11 @@ class Supervisor:
             self._leaving.append(old)
             self._retire(old, coming)
             log.info(
-                "the new settings are in force: %d plugins, %d models, %d workers; the old ones let their requests end",
-                len(coming.gateway.plugins.names), coming.models, size,
-            )  # fmt: skip
+                "the new settings are in force: %s, %s, %s; the old ones let their requests end",
+                counted(len(coming.gateway.plugins.names), "plugin"),
+                counted(coming.models, "model"),
+                counted(size, "worker"),
+            )
         self._tell(faults=[], address=place, models=coming.models, workers=size)
 
     def _give_up(self, coming: Generation) -> None:
@@ -252,7 +257,7 @@ class Supervisor:
         for generation in generations:
             generation.listened()
             if generation.end <= time.monotonic():
-                log.warning("%d workers did not end in time and are killed", len(generation.workers))
+                log.warning("killed, as they did not end in time: %s", counted(len(generation.workers), "worker"))
                 generation.kill(time.monotonic())
 
     def _listen(self) -> None:

@@ -36,19 +36,19 @@ async def microseconds(once: Callable[[], Awaitable[object]], times: int) -> flo
 
 async def measure(name: str, store: Store, times: int) -> None:
     """Print what the store alone costs, and what the whole limiter does."""
-    limit = rules("key", "bench", LIMITS)
+    gate = store.gate(rules("key", "bench", LIMITS))
     limiter = RateLimiter(store, LiveCatalog([]), Limits(), {})
     principal = Principal("bench", key=Key("bench", "bench", "gk", limits=LIMITS))
     body = {"model": "m", "messages": [{"role": "user", "content": "hi " * 100}]}
     outcome = Outcome("complete", 200, Usage(100, 200))
 
     async def decide() -> None:
-        decision = await store.admit(limit, 600)
+        decision = await gate.admit(600)
         assert decision.grant is not None
         grants.append(decision.grant)
 
     async def settle() -> None:
-        await store.settle(grants.pop(), 1, 300)
+        await gate.settle(grants.pop(), 1, 300)
 
     async def whole() -> None:
         call = Call("chat", "bench", {}, principal=principal, model="m", body=Document(body))
@@ -65,11 +65,11 @@ async def measure(name: str, store: Store, times: int) -> None:
 
 async def at_once(store: Store, tasks: int, times: int) -> float:
     """Decisions a second, by so many tasks at the same time."""
-    limit = rules("key", "crowd", Limits(10**9, 10**12))
+    gate = store.gate(rules("key", "crowd", Limits(10**9, 10**12)))
 
     async def ask() -> None:
         for _ in range(times):
-            await store.admit(limit, 600)
+            await gate.admit(600)
 
     start = time.perf_counter()
     await asyncio.gather(*(ask() for _ in range(tasks)))

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from gatehook.testing import Reply
 from gatehook.testing.conformance import Failure, Said, Script, VendorConformance
 
@@ -104,3 +106,12 @@ class TestOpenAI(VendorConformance):
     plugin = "vendor_openai"
     label = "openai"
     script = OpenAIScript()
+
+
+class TestOpenAIByAiohttpAlone(TestOpenAI):
+    """The same with both short ways closed, the clients' and the vendors'."""
+
+    @pytest.fixture(autouse=True)
+    def closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gatehook.lane.available", False)
+        monkeypatch.setattr("gatehook.direct.available", False)

@@ -396,10 +396,13 @@ class GeminiWire:
 WIRES: Sequence[Wire] = (OpenAIWire(), AnthropicWire(), GeminiWire())
 
 
-@pytest.fixture(params=WIRES, ids=lambda wire: wire.name)
-def wire(request: pytest.FixtureRequest) -> Wire:
-    """Each vendor in turn."""
-    found: Wire = request.param
+@pytest.fixture(params=[*WIRES, None], ids=[*(wire.name for wire in WIRES), "openai-by-aiohttp-alone"])
+def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """Each vendor in turn; one of them again with both short ways closed, the clients' and the vendors'."""
+    if request.param is None:
+        monkeypatch.setattr("gatehook.lane.available", False)
+        monkeypatch.setattr("gatehook.direct.available", False)
+    found: Wire = request.param or WIRES[0]
     return found
 
 

@@ -68,11 +68,17 @@ async def raw_stream(opened: Any) -> bytes:
         return body
 
 
+def paused(wire: Wire, seconds: float) -> Reply:
+    """A stream of two words, with a pause between them."""
+    whole = b"".join(wire.stream(["one", "two"]).body)
+    place = whole.index(b"two")
+    return Reply.of_events([whole[:place], whole[place:]], pause=seconds)
+
+
 async def test_a_silent_stream_tells_the_client_that_it_lives(house: House, wire: Wire) -> None:
-    async with StubUpstream(wire.stream(["one", "two"], pause=0.5)) as stub:
+    async with StubUpstream(paused(wire, 0.5)) as stub:
         async with house(wire.deployment(stub), server={"heartbeat": 0.1}) as opened:
-            body = await raw_stream(opened)
-            text = "".join([piece async for piece in pieces(opened)])
+            body, text = await asyncio.gather(raw_stream(opened), told(opened))
         assert body.count(b": keep-alive\n\n") >= 2
         assert body.endswith(b"data: [DONE]\n\n")
         assert text == "onetwo", "the official client does not notice"
@@ -80,16 +86,16 @@ async def test_a_silent_stream_tells_the_client_that_it_lives(house: House, wire
             json.loads(event.removeprefix(b"data: "))
 
 
-async def pieces(opened: Any) -> Any:
-    async for chunk in await opened.openai.chat.completions.create(**STREAM):
-        for choice in chunk.choices:
-            yield choice.delta.content or ""
+async def told(opened: Any) -> str:
+    """The text that the official client reads."""
+    chunks = [chunk async for chunk in await opened.openai.chat.completions.create(**STREAM)]
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
 @pytest.mark.parametrize("heartbeat", [0, 30])
 async def test_nobody_hears_what_was_not_asked_for(house: House, wire: Wire, heartbeat: float) -> None:
     async with (
-        StubUpstream(wire.stream(["one", "two"], pause=0.4)) as stub,
+        StubUpstream(paused(wire, 0.25)) as stub,
         house(wire.deployment(stub), server={"heartbeat": heartbeat}) as opened,
     ):
         assert b"keep-alive" not in await raw_stream(opened)

@@ -208,7 +208,7 @@ async def test_from_one_process_to_three_and_back(text: Text, tmp_path: Path) ->
             await traffic.more(50)
             program.change(text(workers=workers))
             code, said = await program.reload()
-            assert (code, said) == (0, f"reloaded: 1 models at {program.url}, {workers} worker{'s' * (workers > 1)}\n")
+            assert (code, said) == (0, f"reloaded: 1 model at {program.url}, {workers} worker{'s' * (workers > 1)}\n")
             await traffic.more(50)
         assert traffic.failed == []
 
@@ -218,8 +218,11 @@ async def test_a_stream_that_has_begun_ends_in_the_old_generation(
 ) -> None:
     async with StubUpstream(openai_wire.stream(["first", *["more"] * 20, "last"], pause=0.05)) as stub:
         model = openai_wire.deployment(stub)
-        async with served(text(model), tmp_path) as program, aiohttp.ClientSession() as http:
-            async with http.post(f"{program.url}/v1/chat/completions", json={**ASK, "stream": True}) as answer:
+        async with served(text(model), tmp_path) as program:
+            async with (
+                aiohttp.ClientSession() as http,
+                http.post(f"{program.url}/v1/chat/completions", json={**ASK, "stream": True}) as answer,
+            ):
                 await answer.content.readuntil(b"\n\n")
                 program.change(text(model, plugin_metrics={}))
                 assert (await program.reload())[0] == 0
@@ -244,7 +247,7 @@ async def test_past_the_grace_the_old_generation_s_streams_are_cancelled(
             program.hang_up()
             with pytest.raises(aiohttp.ClientError):
                 await answer.content.read()
-            await program.told("did not end within 0.3 s and are cancelled")
+            await program.told("did not end within 0.3 s: cancelled")
 
 
 async def test_an_answer_of_the_old_generation_is_the_last_on_its_connection(text: Text, tmp_path: Path) -> None:
@@ -305,7 +308,7 @@ async def test_an_address_that_is_taken_is_refused_and_another_is_moved_to(
         assert (code, "cannot listen" in said) == (1, True)
         path = tmp_path / "g.sock"
         one.change(text(server={"uds": str(path)}))
-        assert (await one.reload()) == (0, f"reloaded: 1 models at unix:{path}, 1 worker\n")
+        assert (await one.reload()) == (0, f"reloaded: 1 model at unix:{path}, 1 worker\n")
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
             http.post("http://gatehook/v1/chat/completions", json=ASK) as answer,

@@ -347,7 +347,7 @@ async def test_past_the_grace_running_requests_are_cancelled(
             await asyncio.wait_for(stub.closed_early.wait(), 5)
             writer.close()
     assert not any("Traceback" in line for line in program.log), program.log
-    assert any("1 requests did not end within 0.2 s" in line for line in program.log)
+    assert any("1 request did not end within 0.2 s" in line for line in program.log)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,7 @@
 import re
 import timeit
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -8,6 +9,8 @@ from typing import Any, Literal, cast
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from pydantic import ValidationError
@@ -15,9 +18,17 @@ from pydantic import ValidationError
 from gatehook import CATALOG, Call, GatewayError, Observer, Outcome, Route, Services, Target, UpstreamError, Usage
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.metrics import Metrics
-from gatehook_plugins.metrics.numbers import Numbers
-from gatehook_plugins.metrics.recorder import MAX_CODES, REQUESTS, Recorder
-from gatehook_plugins.metrics.totals import Totals
+from gatehook_plugins.metrics.numbers import Numbers, observe
+from gatehook_plugins.metrics.recorder import (
+    DURATIONS,
+    FIRST_TOKENS,
+    MAX_CODES,
+    REQUESTS,
+    TOKEN_KINDS,
+    TOKENS,
+    Recorder,
+)
+from gatehook_plugins.metrics.totals import Labels, Totals
 
 TARGET = Target(key="gpt#1", name="gpt", vendor="openai", model="gpt-2024")
 Status = Literal["complete", "partial", "failed", "rejected", "cached"]
@@ -28,10 +39,12 @@ class Served:
 
     def __init__(self, **settings: Any) -> None:
         services = Services()
-        services.provide(CATALOG, LiveCatalog([TARGET]), "test")
+        self.catalog = LiveCatalog([TARGET])
+        services.provide(CATALOG, self.catalog, "test")
         gateway = cast("Any", SimpleNamespace(services=services))
         plugin = Metrics(Metrics.Settings(**settings))
-        (self.observer,) = plugin.register_observers(gateway)
+        (observer,) = plugin.register_observers(gateway)
+        self.observer = cast("Recorder", observer)
         (self.route,) = plugin.register_routes(gateway)
 
     def count(
@@ -174,9 +187,78 @@ async def test_the_time_to_the_first_token_is_a_histogram_by_model() -> None:
 
 def test_a_value_on_a_bound_lies_below_it() -> None:
     numbers = Numbers()
+    place = numbers.place(("values",), 4)
     for value in (0.5, 1.0, 1.5, 2.0, 2.5):
-        numbers.observe(("values",), (1.0, 2.0), value)
+        observe(numbers.cells, place, (1.0, 2.0), value)
     assert list(numbers.page().series()) == [(("values",), [2, 2, 1, 7.5])]
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 40),
+        st.sampled_from(["complete", "partial", "failed", "rejected", "cached"]),
+        st.sampled_from([200, 429, 502]),
+        st.sampled_from(["", "upstream_error", "x" * 300]),
+        st.none() | st.builds(Usage, *[st.integers(0, 50)] * 3),
+        st.none() | st.sampled_from([0.02, 0.3]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS)
+def test_everything_that_ends_is_counted_once_where_it_belongs(events: Sequence[tuple[Any, ...]]) -> None:
+    served = Served()
+    requests, tokens, durations = Counter[Labels](), Counter[Labels](), Counter[Labels]()
+    first_tokens = Counter[Labels]()
+    for number, status, http_status, code, usage, first in events:
+        name = f"model-{number}" * 20  # so long that the memory has to grow
+        target = Target(key=name, name=name, vendor="v", model="m") if number else None
+        model, vendor = (name, "v") if target else ("gpt", "none")
+        details = {"http_status": http_status, "code": code, "usage": usage, "first_token": first}
+        served.count(status, target=target, duration=0.2, **details)
+        requests[model, vendor, status, "other" if len(code) > 64 else code] += 1
+        durations["chat", str(http_status)] += 1
+        first_tokens[(model,)] += first is not None
+        if usage is not None:
+            tokens[model, "prompt"] += usage.prompt_tokens
+            tokens[model, "completion"] += usage.completion_tokens
+            tokens[model, "cached"] += usage.cached_tokens
+    totals = Totals([(served.observer.numbers.page(), True)])
+    assert totals.running == 0
+    assert {place: count for place, (count,) in totals.family(REQUESTS).items()} == requests
+    found = {
+        (model, kind): cell
+        for (model,), cells in totals.family(TOKENS).items()
+        for kind, cell in zip(TOKEN_KINDS, cells, strict=True)
+    }
+    assert {place: count for place, count in found.items() if count} == +tokens
+    assert {place: sum(cells[:-1]) for place, cells in totals.family(DURATIONS).items()} == durations
+    assert {place: sum(cells[:-1]) for place, cells in totals.family(FIRST_TOKENS).items()} == +first_tokens
+
+
+async def test_an_alias_counts_as_its_model_from_the_moment_that_it_is_one() -> None:
+    served = Served()
+    served.count("rejected", target=None, model="nick")
+    served.catalog.feed("test", [Target(key="other#1", name="other", vendor="v", model="m", aliases=("nick",))])
+    served.count("rejected", target=None, model="nick")
+    served.catalog.feed("test", [])
+    served.count("rejected", target=None, model="nick")
+    assert (await served.samples())["gateway_requests_total"] == {
+        labels(model="unknown", vendor="none", outcome="rejected", code=""): 2,
+        labels(model="other", vendor="none", outcome="rejected", code=""): 1,
+    }
+
+
+def test_what_clients_and_vendors_make_up_fills_no_memory() -> None:
+    served = Served()
+    for number in range(2500):
+        served.count("failed", http_status=502, code=f"made-up-{number}")
+        served.count("rejected", target=None, model=f"made-up-{number}")
+    served.count(target=Target(key="w#1", name="w" * 10**6, vendor="v", model="m"))
+    assert len(served.observer._kinds) <= 1000
+    assert all(len(name) + len(code) <= 200 for name, _, _, _, _, code, *_ in served.observer._kinds)
 
 
 async def test_feathergate_names_are_exact_and_only_on_demand() -> None:

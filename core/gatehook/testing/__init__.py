@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from multidict import CIMultiDict
 
 from gatehook.app import Gateway
-from gatehook.egress import Egress, Fetched
+from gatehook.egress import Egress, Fetched, PreparedRequest
 from gatehook.jsonio import Document
 from gatehook.model import Attempt, Call, Operation, Target
 from gatehook.plugins import installed
@@ -342,18 +342,15 @@ class ReplayEgress(Egress):
         self._replays = list(replays)
         self._fetched = dict(fetched or {})
 
-    async def request(
-        self,
-        target: Target,
-        method: str,
-        url: Any,
-        *,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        uds: str = "",
-    ) -> Any:
+    def prepare(
+        self, target: Target, method: str, url: Any, *, headers: Mapping[str, str], uds: str = ""
+    ) -> PreparedRequest:
+        """Only keep what is said."""
+        return PreparedRequest(target, method, url, headers, uds, None)
+
+    async def send(self, prepared: PreparedRequest, body: bytes | None = None) -> Any:
         """Record, and give the next replay."""
-        self.requests.append(Recorded(method, str(url), dict(headers), body or b""))
+        self.requests.append(Recorded(prepared.method, str(prepared.url), dict(prepared.headers), body or b""))
         return self._replays.pop(0) if len(self._replays) > 1 else self._replays[0]
 
     async def fetch(self, url: str, *, param: str) -> Fetched:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final
 
-from gatehook import Egress, GatewayError, Target, Unavailable
+from gatehook import Egress, GatewayError, Target, Unavailable, counted
 from gatehook_plugins.auth_jwt.keys import PUBLIC, Key, key_set
 from gatehook_plugins.auth_jwt.tokens import Header, refused
 
@@ -120,7 +120,7 @@ class Issuer:
                 self._keys = key_set(body, self._algorithms)
                 self._body = body
                 level = logging.INFO if self._keys else logging.WARNING
-                log.log(level, "jwks_url: %d keys that can check tokens", len(self._keys))
+                log.log(level, "jwks_url: %s to check tokens with", counted(len(self._keys), "key"))
                 self._changed()
             self._fresh = True
         except (GatewayError, TimeoutError, ValueError) as error:

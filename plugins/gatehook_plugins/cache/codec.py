@@ -64,7 +64,7 @@ def unpack(data: bytes) -> Entry | None:
     """The entry; None if this is none, or one of another format."""
     try:
         packed = _decoder.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # the latter where a name should be
         return None
     answer = packed.answer
     if isinstance(answer, _Whole):

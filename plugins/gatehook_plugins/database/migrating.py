@@ -41,8 +41,8 @@ def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> None
             )
         # What alembic's own commands do; it has no other name.
         todo = scripts._upgrade_revs("head", current)  # type: ignore[arg-type]  # noqa: SLF001
-        for step in todo:
-            log.info("tables of plugin %r: %s", name, step)
+        if todo:
+            log.info("the tables of plugin %r are %s", name, "brought up to date" if current else "made")
         return todo
 
     with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:

@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gatehook import FileStore, NotFound, StoredFile, Unavailable
+from gatehook import FileStore, NotFound, StoredFile, Unavailable, counted
 from gatehook_plugins.files.headers import disposition
 from gatehook_plugins.files.names import file_expires, is_expired, is_name, new_name
 
@@ -143,7 +143,9 @@ class S3Files:
         while expired := await self._ask(self._expired):
             refused = await self._ask(functools.partial(self._delete_all, expired))
             if refused:
-                log.warning("%d expired files cannot be deleted from the bucket: %s", len(refused), refused[0])
+                log.warning(
+                    "%s cannot be deleted from the bucket: %s", counted(len(refused), "expired file"), refused[0]
+                )
                 return
 
     def _delete_all(self, keys: list[str]) -> list[Any]:

@@ -12,7 +12,19 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Call, Conflict, Database, GatewayError, NotFound, Quotas, RateLimited, decode, encode, envelope
+from gatehook import (
+    Call,
+    Conflict,
+    Database,
+    GatewayError,
+    NotFound,
+    Quotas,
+    RateLimited,
+    counted,
+    decode,
+    encode,
+    envelope,
+)
 from gatehook_plugins.jobs.stored import fit, user_id
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 
@@ -120,7 +132,7 @@ class Store:
         count = (await connection.execute(sa.select(sa.func.count()).select_from(jobs).where(is_open))).scalar_one()
         if count >= most:
             raise RateLimited(
-                f"{count} jobs of this user are queued or running, and no more may be; wait for some to end",
+                f"this user has {counted(count, 'job')} queued or running, and no more may be; wait for some to end",
                 code="too_many_jobs",
                 retry_after=10,
             )

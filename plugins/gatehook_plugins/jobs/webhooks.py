@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from gatehook import Database, Egress, InvalidRequest, Unavailable, encode
+from gatehook import Database, Egress, InvalidRequest, Unavailable, counted, encode
 from gatehook_plugins.jobs.signing import signed
 from gatehook_plugins.jobs.store import now
 from gatehook_plugins.jobs.tables import jobs
@@ -106,7 +106,7 @@ class Courier:
             delay = min(_FIRST_BACKOFF * 2 ** (tries - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311
             values |= {"webhook_due": now() + int(delay * 1000), "webhook_state": "pending"}
         elif trouble:
-            log.warning("%s: its webhook is given up after %d tries: %s", job.id, tries, trouble)
+            log.warning("%s: its webhook is given up after %s: %s", job.id, counted(tries, "attempt"), trouble)
             values["webhook_state"] = "failed"
         async with self._database.writing() as connection:
             await connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(values))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from gatehook import counted
 from gatehook_plugins.ledger.booking import GROUP, Booker
 from gatehook_plugins.ledger.journal import Estate
 from gatehook_plugins.ledger.recorder import crashed
@@ -62,7 +63,7 @@ class Adopter:
                 rows, lost = await self._enter(estate)
                 await self._booker.closed(estate.owner)
                 await asyncio.to_thread(estate.remove)
-                log.info("took over a journal: %d rows entered, of them %d requests cut off", rows, lost)
+                log.info("took over a journal: %s entered, of them %d cut off", counted(rows, "row"), lost)
             except Exception as error:  # noqa: BLE001
                 errors.append(error)
             finally:

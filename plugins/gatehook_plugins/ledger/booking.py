@@ -7,7 +7,7 @@ from msgspec.structs import astuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import DATABASE, Posting, Services, UsageRow
+from gatehook import DATABASE, Posting, Services, UsageRow, counted
 from gatehook_plugins.ledger.table import insertion, usage
 
 __all__ = ["GROUP", "Booker"]
@@ -44,7 +44,7 @@ class Booker:
 
     async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Write and post, within somebody's transaction."""
-        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), [astuple(row) for row in rows])
+        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), list(map(astuple, rows)))
         for posting in self._postings:
             await posting.post(connection, rows)
 
@@ -54,7 +54,7 @@ class Booker:
             try:
                 posting.posted(rows)
             except Exception:
-                log.exception("%s could not take note of %d rows", type(posting).__name__, len(rows))
+                log.exception("%s could not take note of %s", type(posting).__name__, counted(len(rows), "row"))
 
     async def closed(self, owner: str) -> None:
         """Tell that all of this owner's rows are booked.

@@ -97,10 +97,12 @@ class Flusher:
                 pause, failures = self._interval, 0
 
     def _wait(self, row: Row, segment: int | None) -> None:
+        waiting = self._waiting
+        if not waiting:
+            self._wake.set()  # else it is set, or will be when the groups that are being written leave some
+        waiting[row.request_id] = row, segment
         self._ended += 1
-        self._waiting[row.request_id] = row, segment
-        self._wake.set()
-        if len(self._waiting) >= GROUP and not self._away.lasts:
+        if len(waiting) >= GROUP and not self._away.lasts:
             self._hurry.set()
 
     def _leave_behind(self, row: Row) -> None:
@@ -176,15 +178,13 @@ class Flusher:
 
     def _settle(self, rows: Sequence[Row]) -> None:
         """These are in the database."""
-        entered: Counter[int] = Counter()
-        for row in rows:
-            _, segment = self._waiting.pop(row.request_id)
-            if segment is None:
-                self.journal.forget(row.request_id)
+        settled = self._waiting.pop
+        for segment, count in Counter([settled(row.request_id)[1] for row in rows]).items():
+            if segment is not None:
+                self.journal.booked(segment, count)
             else:
-                entered[segment] += 1
-        for segment, count in entered.items():
-            self.journal.booked(segment, count)
+                for row in rows:
+                    self.journal.forget(row.request_id)
         self._settled += len(rows)
         self._booker.posted(rows)
         self._answer_flushes()

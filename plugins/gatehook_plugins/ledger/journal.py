@@ -84,10 +84,11 @@ class Journal:
             OSError: it cannot be written (the disk is full); nothing of it is left.
         """
         text = line(intent)
-        if self._size + len(text) > self._limit:
+        length = len(text)
+        if self._size + length > self._limit:
             self._turn()
         self._file.write(text)
-        self._size += len(text)
+        self._size += length
         self._under_way[intent.request_id] = text
 
     def enter(self, row: Row) -> int:
@@ -97,10 +98,11 @@ class Journal:
             OSError: as `intend`; the request still counts as under way.
         """
         text = line(row)
-        if self._size + len(text) > self._limit:
-            self._turn_or_use_reserve(len(text))
+        length = len(text)
+        if self._size + length > self._limit:
+            self._turn_or_use_reserve(length)
         self._file.write(text)
-        self._size += len(text)
+        self._size += length
         self._under_way.pop(row.request_id, None)
         self._owed[self._segment] += 1
         return self._segment

@@ -1,10 +1,10 @@
 """What is written of a request: the intent before it is made, and at its end one row."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
-from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Target, Unavailable, Usage, estimate
+from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Unavailable, Usage, expected_prompt
 from gatehook_plugins.ledger.records import Intent, Row
 
 __all__ = ["CRASHED", "Recorder", "crashed"]
@@ -41,9 +41,10 @@ class Recorder(Observer):
 
         Raises:
             Unavailable: it cannot be written, so the request could not be accounted for.
+            InvalidRequest: the body holds what cannot be decoded.
         """
-        targets = self._catalog.group(call.model)
-        principal, fit = call.principal, self._fit
+        group = self._catalog.group(call.model)
+        principal, pricing, fit = call.principal, group.pricing, self._fit
         intent = Intent(
             call.id,
             time.time_ns() // 1_000_000,
@@ -52,8 +53,8 @@ class Recorder(Observer):
             call.operation,
             call.surface,
             fit[call.model],
-            min(estimate(call, targets).prompt, _TOKENS),
-            _input_price(targets),
+            expected_prompt(call, group),
+            None if pricing is None else pricing.input,
         )
         try:
             self._intend(intent)
@@ -65,8 +66,39 @@ class Recorder(Observer):
 
     def finished(self, call: Call, outcome: Outcome) -> None:
         """Write the row."""
-        if call.principal is not ANONYMOUS or call.model:
-            self._end(_row(call, outcome, self._fit))
+        principal, target, fit = call.principal, call.target, self._fit
+        if principal is ANONYMOUS and not call.model:
+            return
+        usage, cost, first_token = outcome.usage, outcome.cost, outcome.first_token
+        if usage is None or outcome.status == "cached":
+            usage, cost = _NOTHING, _FREE  # what was not used costs nothing
+        else:
+            usage, cost = _believed(usage, cost)
+        row = Row(
+            call.id,
+            time.time_ns() // 1_000_000,
+            fit[principal.id],
+            fit[principal.key_id],
+            call.operation,
+            call.surface,
+            fit[call.public_name],
+            "" if target is None else fit[target.key],
+            "" if target is None else fit[target.vendor],
+            outcome.status,
+            outcome.http_status,
+            fit[outcome.code],
+            "none" if usage is _NOTHING else "estimated" if usage.estimated else "vendor",
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            None if cost is None else cost.input,
+            None if cost is None else cost.output,
+            round(outcome.duration * 1000),
+            None if first_token is None else round(first_token * 1000),
+            call.attempts,
+        )
+        self._end(row)
 
 
 def crashed(intent: Intent) -> Row:
@@ -109,63 +141,24 @@ class _Fit(dict[str, str]):
         return fit
 
 
-def _input_price(targets: Sequence[Target]) -> int | None:
-    """Of the first deployment that has one."""
-    for target in targets:
-        if target.pricing is not None:
-            return target.pricing.input
-    return None
-
-
-def _row(call: Call, outcome: Outcome, fit: _Fit) -> Row:
-    principal, target = call.principal, call.target
-    told = None if outcome.status == "cached" else outcome.usage
-    usage = _NOTHING if told is None else _believed(told)
-    cost = _FREE if told is None else outcome.cost  # what was not used costs nothing
-    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
-        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
-    return Row(
-        call.id,
-        time.time_ns() // 1_000_000,
-        fit[principal.id],
-        fit[principal.key_id],
-        call.operation,
-        call.surface,
-        fit[call.public_name],
-        "" if target is None else fit[target.key],
-        "" if target is None else fit[target.vendor],
-        outcome.status,
-        outcome.http_status,
-        fit[outcome.code],
-        "none" if told is None else "estimated" if told.estimated else "vendor",
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-        None if cost is None else cost.input,
-        None if cost is None else cost.output,
-        round(outcome.duration * 1000),
-        None if outcome.first_token is None else round(outcome.first_token * 1000),
-        call.attempts,
-    )
-
-
-def _believed(usage: Usage) -> Usage:
-    """A vendor's figures, as far as they can be believed at all."""
-    if (
+def _believed(usage: Usage, cost: Cost | None) -> tuple[Usage, Cost | None]:
+    """A vendor's figures, and what they cost, as far as they can be believed at all."""
+    if not (
         0 <= usage.prompt_tokens <= _TOKENS
         and 0 <= usage.completion_tokens <= _TOKENS
         and 0 <= usage.cached_tokens <= _TOKENS
         and 0 <= usage.reasoning_tokens <= _TOKENS
-    ):  # nearly always
-        return usage
-    return Usage(
-        _bounded(usage.prompt_tokens, _TOKENS),
-        _bounded(usage.completion_tokens, _TOKENS),
-        _bounded(usage.cached_tokens, _TOKENS),
-        reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
-        estimated=usage.estimated,
-    )
+    ):  # hardly ever
+        usage = Usage(
+            _bounded(usage.prompt_tokens, _TOKENS),
+            _bounded(usage.completion_tokens, _TOKENS),
+            _bounded(usage.cached_tokens, _TOKENS),
+            reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
+            estimated=usage.estimated,
+        )
+    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
+        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
+    return usage, cost
 
 
 def _bounded(figure: int, most: int) -> int:

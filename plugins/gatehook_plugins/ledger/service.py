@@ -103,11 +103,11 @@ class GroupLedger:
         Raises:
             OSError: that cannot be written.
         """
-        self._running.journal.intend(intent)
+        (self._flusher or _not_running()).journal.intend(intent)
 
     def enter(self, row: Row) -> None:
         """Take the row of a request that has ended."""
-        self._running.enter(row)
+        (self._flusher or _not_running()).enter(row)
 
     async def flush(self) -> None:
         """Wait until every request that has ended is in the database.
@@ -188,12 +188,6 @@ class GroupLedger:
     def _database(self) -> Database:
         return self._services[DATABASE]
 
-    @property
-    def _running(self) -> Flusher:
-        if self._flusher is None:
-            raise RuntimeError("the ledger's lifespan has not begun, or is over")
-        return self._flusher
-
     async def _end(self, journal: Journal, flusher: Flusher, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Write what is left and delete the journal; if that cannot be, leave it to the next start."""
         try:
@@ -217,6 +211,10 @@ class GroupLedger:
             journal.remove()
         else:
             journal.close()
+
+
+def _not_running() -> Flusher:
+    raise RuntimeError("the ledger's lifespan has not begun, or is over")
 
 
 def _check_text(param: str, text: str, least: int, most: int) -> None:

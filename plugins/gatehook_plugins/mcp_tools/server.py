@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from gatehook import StartupError, UpstreamError, UpstreamTimeout, redact
+from gatehook import StartupError, UpstreamError, UpstreamTimeout, counted, redact
 from gatehook_plugins.mcp_tools.tool import McpTool, tools_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class McpServer:
             listed = await connection.listed()
         tools = tools_of(listed, self._name, self.declared, connection)
         if [one.name for one in tools] != [one.name for one in self.tools]:
-            log.info("mcp server %r: %d tools", self._name, len(tools))
+            log.info("mcp server %r: %s", self._name, counted(len(tools), "tool"))
         self.tools = tools
         self._wait = _FIRST_WAIT
         if self._tried is not None and not self._tried.done():

@@ -69,7 +69,8 @@ class Metrics:
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
         """What counts."""
-        catalog = self._recorder.catalog = gateway.services[CATALOG]
+        catalog = gateway.services[CATALOG]
+        self._recorder.name_models_by(catalog)
         if (health := gateway.services.get(HEALTH)) is not None:
             self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
         if (jobs := gateway.services.get(JOBS)) is not None:
@@ -78,7 +79,7 @@ class Metrics:
 
     def tell_inference(self) -> None:
         """See `MetricsPage`."""
-        self._recorder.times_models = True
+        self._recorder.time_models()
         self._exposition.show_inference()
 
     async def serve(self, request: web.Request) -> web.Response:

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Name", "Numbers", "Page", "used_words"]
+__all__ = ["RUNNING", "Name", "Numbers", "Page", "observe", "used_words"]
 
 Name = tuple[str | int, ...]
 """What a series is called: its family, then its labels."""
@@ -27,7 +27,8 @@ _WORD: Final = 8
 _USED: Final = 0
 _OWNER: Final = 1
 _WORKER: Final = 2
-_RUNNING: Final = 3
+RUNNING: Final = 3
+"""The cell of the running requests."""
 _FIRST: Final = 4
 """Where the first series begins."""
 _LENGTHS: Final = struct.Struct("=II")
@@ -55,7 +56,7 @@ class Page:
     @property
     def running(self) -> int:
         """Requests that are running."""
-        return int(self._cells[_RUNNING])
+        return int(self._cells[RUNNING])
 
     def series(self) -> Iterator[tuple[Name, list[float]]]:
         """All series: their names and cells."""
@@ -72,46 +73,30 @@ class Numbers:
     def __init__(self, file: FileIO | None = None, worker: int = 0) -> None:
         self._file = file
         self._memory: bytearray | mmap.mmap = bytearray()
+        self.cells: memoryview[float]
+        """All of them; others, with the same in the same places, once a series was made."""
         self._map(_SMALLEST if file is None else max(_SMALLEST, os.fstat(file.fileno()).st_size))
         self._words[_USED] = max(self._words[_USED], _FIRST)
         self._words[_OWNER] = os.getpid()
         self._words[_WORKER] = worker
-        self._cells[_RUNNING] = 0.0
+        self.cells[RUNNING] = 0.0
         self._places = {name: place for name, place, _ in _walk(self._memory, self._words[_USED])}
 
-    def running(self, change: int) -> None:
-        """So many requests more, or less, are running."""
-        self._cells[_RUNNING] += change
+    def place(self, name: Name, count: int) -> int:
+        """Where the first of a series' cells is, which stays; made, with so many of them, if it is new."""
+        place = self._places.get(name)
+        return self._append(name, count) if place is None else place
 
     def count(self, name: Name) -> None:
         """Count one more; the first is 1."""
-        place = self._places.get(name)
-        if place is None:
-            place = self._append(name, 1)
-        self._cells[place] += 1.0
+        place = self.place(name, 1)
+        self.cells[place] += 1.0
 
     def add(self, name: Name, amounts: Sequence[float]) -> None:
         """Add to numbers that belong together, a cell for each."""
-        place = self._places.get(name)
-        if place is None:
-            place = self._append(name, len(amounts))
-        cells = self._cells
-        for amount in amounts:
-            if amount:
-                cells[place] += amount
-            place += 1
-
-    def observe(self, name: Name, bounds: Sequence[float], value: float) -> None:
-        """Count a value in a histogram: a cell for each bound, one for what is above the last, and one for the sum.
-
-        A value that equals a bound lies below it.
-        """
-        place = self._places.get(name)
-        if place is None:
-            place = self._append(name, len(bounds) + 2)
-        cells = self._cells
-        cells[place + bisect_left(bounds, value)] += 1.0
-        cells[place + len(bounds) + 1] += value
+        place = self.place(name, len(amounts))
+        for cell, amount in enumerate(amounts, place):
+            self.cells[cell] += amount
 
     def names(self) -> Iterable[Name]:
         """What the series are called."""
@@ -144,8 +129,17 @@ class Numbers:
             if hasattr(os, "posix_fallocate"):  # no room left is an error here, and later a crash
                 os.posix_fallocate(self._file.fileno(), 0, size)
             self._memory = mmap.mmap(self._file.fileno(), size)
-        self._cells = _cells(self._memory)
+        self.cells = _cells(self._memory)
         self._words = memoryview(self._memory).cast("Q")
+
+
+def observe(cells: "memoryview[float]", place: int, bounds: Sequence[float], value: float) -> None:
+    """Count a value in a histogram: a cell for each bound, one for what is above the last, and one for the sum.
+
+    A value that equals a bound lies below it.
+    """
+    cells[place + bisect_left(bounds, value)] += 1.0
+    cells[place + len(bounds) + 1] += value
 
 
 def _cells(memory: bytearray | mmap.mmap) -> "memoryview[float]":

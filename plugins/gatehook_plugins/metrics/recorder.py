@@ -6,8 +6,10 @@ operator's, and of error codes (vendors make up their own) only so many differen
 
 from typing import Final
 
+from msgspec import Struct
+
 from gatehook import Call, Catalog, GatewayError, Observer, Outcome, Target
-from gatehook_plugins.metrics.numbers import Numbers
+from gatehook_plugins.metrics.numbers import RUNNING, Numbers, observe
 
 __all__ = [
     "DURATIONS",
@@ -46,59 +48,95 @@ MAX_CODES: Final = 100
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
 
+_REMEMBERED: Final = 1_000
+"""Kinds of calls whose places are kept ready; vendors make up codes, and clients what wildcards serve."""
+_LONGEST: Final = 200
+"""Letters of a kind's name and code; those that are longer are looked up each time."""
+
 
 class Recorder(Observer):
-    """Watches calls and counts. The catalog tells which names are models."""
+    """Watches calls and counts."""
 
-    def __init__(self, catalog: Catalog | None = None) -> None:
-        self.catalog = catalog
+    def __init__(self) -> None:
         self.numbers = Numbers()
-        self.times_models = False
-        """Whether durations are counted by model, too."""
+        self._catalog: Catalog | None = None
+        self._times_models = False
         self._codes: set[str] = {""}
+        self._kinds: dict[_Kind, _Places] = {}
+
+    def name_models_by(self, catalog: Catalog) -> None:
+        """Have it tell which names are models. Without one no name is."""
+        self._catalog = catalog
+        catalog.subscribe(self._kinds.clear)
+
+    def time_models(self) -> None:
+        """Count durations by model, too."""
+        self._times_models = True
+        self._kinds.clear()
 
     def go_on(self, numbers: Numbers) -> None:
         """Count in these numbers from now on; what they hold already counts, too."""
         self.numbers = numbers
         self._codes.update(str(code) for family, *_, code in numbers.names() if family in (REQUESTS, FAILURES))
+        self._kinds.clear()
 
     def started(self, call: Call) -> None:
         """One more is running."""
-        self.numbers.running(1)
+        self.numbers.cells[RUNNING] += 1.0
 
     def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
         """A deployment failed; the call may still succeed at another."""
-        self.numbers.count((FAILURES, target.vendor, self._model(target), self._bounded(error.code or error.type)))
+        code = self._bounded(error.code or error.type)
+        self.numbers.count((FAILURES, target.vendor, self._model(target.name), code))
 
     def finished(self, call: Call, outcome: Outcome) -> None:
         """One less is running; all that is counted of a call is counted here."""
-        numbers = self.numbers
-        numbers.running(-1)
-        target = call.target
-        if target is not None:
-            model, vendor = self._model(target), target.vendor
-        else:
-            model, vendor = self._name(call.model), NONE
-        numbers.count((REQUESTS, model, vendor, outcome.status, self._bounded(outcome.code)))
-        numbers.observe((DURATIONS, call.operation, outcome.http_status), DURATION_BOUNDS, outcome.duration)
-        if self.times_models and outcome.status in ("complete", "partial"):
-            numbers.observe((INFERENCES, model), DURATION_BOUNDS, outcome.duration)
-        if (first := outcome.first_token) is not None:
-            numbers.observe((FIRST_TOKENS, model), TTFT_BOUNDS, first)
-        if (usage := outcome.usage) is not None:
-            numbers.add(
-                (TOKENS, model),
-                (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            )
+        self.numbers.cells[RUNNING] -= 1.0
+        target, usage, first, duration = call.target, outcome.usage, outcome.first_token, outcome.duration
+        name, vendor = (call.model, None) if target is None else (target.name, target.vendor)
+        status, http_status, code = outcome.status, outcome.http_status, outcome.code
+        kind = (name, vendor, call.operation, status, http_status, code, usage is None, first is None)
+        places = self._kinds.get(kind) or self._found(kind)
+        cells = self.numbers.cells
+        cells[places.requests] += 1.0
+        observe(cells, places.durations, DURATION_BOUNDS, duration)
+        if usage is not None:
+            tokens = places.tokens
+            cells[tokens] += usage.prompt_tokens
+            cells[tokens + 1] += usage.completion_tokens
+            cells[tokens + 2] += usage.cached_tokens
+            cells[tokens + 3] += usage.reasoning_tokens
+        if first is not None:
+            observe(cells, places.first_tokens, TTFT_BOUNDS, first)
+        if places.inferences:
+            observe(cells, places.inferences, DURATION_BOUNDS, duration)
 
-    def _model(self, target: Target) -> str:
-        """The model of a deployment; a wildcard is one, whatever names it serves."""
-        return target.name if self.catalog is None else self.catalog.canonical(target.name)
+    def _found(self, kind: "_Kind") -> "_Places":
+        """Where calls of this kind are counted; remembered for the next one, if it is not too much to remember."""
+        name, vendor, operation, status, http_status, code, lacks_usage, lacks_first_token = kind
+        model = self._asked(name) if vendor is None else self._model(name)
+        place, timed = self.numbers.place, self._times_models and status in ("complete", "partial")
+        places = _Places(
+            requests=place((REQUESTS, model, vendor or NONE, status, self._bounded(code)), 1),
+            durations=place((DURATIONS, operation, http_status), len(DURATION_BOUNDS) + 2),
+            tokens=0 if lacks_usage else place((TOKENS, model), len(TOKEN_KINDS)),
+            first_tokens=0 if lacks_first_token else place((FIRST_TOKENS, model), len(TTFT_BOUNDS) + 2),
+            inferences=place((INFERENCES, model), len(DURATION_BOUNDS) + 2) if timed else 0,
+        )
+        if model != UNKNOWN and len(name) + len(code) <= _LONGEST:
+            if len(self._kinds) >= _REMEMBERED:
+                self._kinds.clear()
+            self._kinds[kind] = places
+        return places
 
-    def _name(self, model: str) -> str:
+    def _model(self, name: str) -> str:
+        """The model of a deployment of this name; a wildcard is one, whatever names it serves."""
+        return name if self._catalog is None else self._catalog.canonical(name)
+
+    def _asked(self, name: str) -> str:
         """What a call that was not routed asked for, if that is a model at all."""
-        found = "" if self.catalog is None else self.catalog.canonical(model)
-        return found if self.catalog is not None and found in self.catalog.groups() else UNKNOWN
+        model = self._model(name)
+        return model if self._catalog is not None and model in self._catalog.groups() else UNKNOWN
 
     def _bounded(self, code: str) -> str:
         codes = self._codes
@@ -108,3 +146,17 @@ class Recorder(Observer):
             return "other"
         codes.add(code)
         return code
+
+
+_Kind = tuple[str, str | None, str, str, int, str, bool, bool]
+"""What tells calls apart: name, vendor (None if not routed), operation, outcome, HTTP status, code, what they lack."""
+
+
+class _Places(Struct, frozen=True, gc=False):
+    """Where calls of one kind are counted: the first cell of each series, 0 if they have no part in it."""
+
+    requests: int
+    durations: int
+    tokens: int
+    first_tokens: int
+    inferences: int

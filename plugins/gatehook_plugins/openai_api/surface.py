@@ -47,8 +47,10 @@ class OpenAISurface:
             InvalidRequest: naming the field.
         """
         parsed = _parsed(call.operation, body)
-        if isinstance(parsed, ChatRequest) and (path := missing_field(parsed.messages, parsed)) is not None:
-            raise InvalidRequest(f"{path}: required, but missing", param=path)
+        if isinstance(parsed, ChatRequest):
+            path = missing_field(parsed.messages, parsed) if _has_typed_parts(body) else None
+            if path is not None:
+                raise InvalidRequest(f"{path}: required, but missing", param=path)
         call.body = Document(raw=body)
         if parsed.deferred is not None:
             call.deferred = parsed.deferred
@@ -83,6 +85,13 @@ class OpenAISurface:
     def error_event(self, call: Call, error: GatewayError) -> bytes:
         """The error object as an event; no [DONE] follows it."""
         return frame(self.error(call, error))
+
+
+def _has_typed_parts(body: bytes) -> bool:
+    """Whether there may be anything whose type says what else it needs; False is certain."""
+    # The type of a tool call may be left out; and a letter of a name may be escaped. Not by `in`: it would first try
+    # whether the text is a number, and make an error of that, each time.
+    return body.find(b'"type"') >= 0 or body.find(b'"tool_calls"') >= 0 or body.find(b"\\u00") >= 0
 
 
 def _parsed(operation: str, body: bytes) -> Any:

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from gatehook import Caps
+from gatehook import Caps, User
 
-__all__ = ["NOTHING", "Account", "Amount", "Decision", "Need", "Standing", "decide", "room"]
+__all__ = ["MOST", "NOTHING", "Account", "Amount", "Decision", "Need", "Standing", "decide", "room"]
 
 _SHARE = 16
 """One in so many of what is left may lie free in a lease: more would be missed elsewhere."""
 _IN_ADVANCE = 1000
 """A lease is asked for so many requests more, as far as that goes: for requests like the largest at hand."""
-_MOST = 10**15
+MOST = 10**15
 """Amounts are cut here: clients may ask for 10**30 tokens, and databases count to 9 * 10**18."""
+_UNSEEN = User("")
+"""Nobody: whose account it is has not been looked at yet."""
 
 
 class Amount(Struct, frozen=True, gc=False):
@@ -54,53 +56,26 @@ class Amount(Struct, frozen=True, gc=False):
 
 
 NOTHING = Amount()
-PLENTY = Amount(_MOST * 1000, _MOST * 1000)
+PLENTY = Amount(MOST * 1000, MOST * 1000)
 """The room where there is no cap."""
 
 
 class Need(Struct, frozen=True, gc=False):
-    """What one request will use at most, and what is expected of it; all from 0 to 10**15."""
+    """What one request will use at most, and what is expected of it, which is never more; all from 0 to `MOST`."""
 
-    tokens: int
-    nano: int
-    expected_tokens: int
-    expected_nano: int
-
-    @classmethod
-    def of(cls, tokens: int, nano: int, expected_tokens: int, expected_nano: int) -> "Need":
-        """With amounts that can be counted with; the bound is never below what is expected."""
-        if not (expected_tokens <= tokens <= _MOST and expected_nano <= nano <= _MOST):  # hardly ever
-            expected_tokens, expected_nano = min(expected_tokens, _MOST), min(expected_nano, _MOST)
-            tokens, nano = max(min(tokens, _MOST), expected_tokens), max(min(nano, _MOST), expected_nano)
-        return cls(tokens, nano, expected_tokens, expected_nano)
-
-    def __add__(self, other: "Need") -> "Need":
-        """What both need."""
-        return Need(
-            self.tokens + other.tokens,
-            self.nano + other.nano,
-            self.expected_tokens + other.expected_tokens,
-            self.expected_nano + other.expected_nano,
-        )
-
-    @property
-    def most(self) -> Amount:
-        """Its bound."""
-        return Amount(self.tokens, self.nano)
-
-    @property
-    def expected(self) -> Amount:
-        """What it should get by with."""
-        return Amount(self.expected_tokens, self.expected_nano)
+    most: Amount
+    expected: Amount
 
     def is_bounded_by(self, room: Amount) -> bool:
         """Whether it cannot use more than this. What it does not use at all may be lacking."""
-        return (self.tokens <= room.tokens or not self.tokens) and (self.nano <= room.nano or not self.nano)
+        most = self.most
+        return (most.tokens <= room.tokens or not most.tokens) and (most.nano <= room.nano or not most.nano)
 
     def is_expected_in(self, room: Amount) -> bool:
         """Whether it should get by with this."""
-        return (max(self.expected_tokens, 1) <= room.tokens or not self.tokens) and (
-            max(self.expected_nano, 1) <= room.nano or not self.nano
+        most, expected = self.most, self.expected
+        return (max(expected.tokens, 1) <= room.tokens or not most.tokens) and (
+            max(expected.nano, 1) <= room.nano or not most.nano
         )
 
 
@@ -119,19 +94,32 @@ class Standing(Struct, frozen=True):
 
 
 class _Purse:
-    """One of the two, as one process has it of one user; in whole numbers, since every request counts with it."""
+    """One of the two, as one process has it of one user; in whole numbers, since every request counts with it.
 
-    __slots__ = ("free", "held", "lease", "share")
+    A request only changes what is held. The rest changes with the lease, so what follows from it is kept ready.
+    """
+
+    __slots__ = ("floor", "granted", "held", "lease", "share")
 
     def __init__(self) -> None:
-        self.free = 0
-        """Below zero where requests used, or may use, more than was left."""
+        self.granted = 0
+        """As much may be held. What is held is more where requests used, or may use, more than was left."""
         self.held = 0
         """Reserved, or used and not yet booked."""
         self.lease = 0
         """What the database has, as far as known here: at least this."""
         self.share = 0
         """As much may stay free."""
+        self.floor = 0
+        """If less is held, more is leased, or free, than need be."""
+
+    def change(self, granted: int, held: int, lease: int) -> None:
+        """Add to what is granted, held and leased."""
+        self.granted += granted
+        self.held += held
+        self.lease += lease
+        # A lease within what is granted may lie free, up to the share; one that is larger must all be held.
+        self.floor = self.lease if self.lease > self.granted else self.granted - self.share
 
 
 class Account:
@@ -140,10 +128,23 @@ class Account:
     `frozen` while the database is being asked: what is decided there counts on what is free not being used meanwhile.
     """
 
-    __slots__ = ("_money", "_tokens", "caps", "frozen", "is_budgeted", "leased", "rewrite", "touched", "user_id")
+    __slots__ = (
+        "_money",
+        "_tokens",
+        "caps",
+        "frozen",
+        "is_budgeted",
+        "leased",
+        "rewrite",
+        "touched",
+        "user",
+        "user_id",
+    )
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
+        self.user: User | None = _UNSEEN
+        """As last seen, for what it says of caps; None: a caller whom the directory does not know."""
         self.caps = Caps()
         """As last seen."""
         self.is_budgeted = False
@@ -161,7 +162,8 @@ class Account:
     @property
     def free(self) -> Amount:
         """Of the lease, what no request holds; below zero where requests hold more than was left."""
-        return Amount(self._tokens.free, self._money.free)
+        tokens, money = self._tokens, self._money
+        return Amount(tokens.granted - tokens.held, money.granted - money.held)
 
     @property
     def held(self) -> Amount:
@@ -178,58 +180,45 @@ class Account:
         self.caps = caps
         self.is_budgeted = caps.has_budget
 
-    def reserve(self, need: Need) -> bool:
+    def reserve(self, most: Amount) -> bool:
         """Admit a request within the lease, if its bound fits."""
-        tokens, money, most, nano = self._tokens, self._money, need.tokens, need.nano
-        if self.frozen or (most > tokens.free and most) or (nano > money.free and nano):
+        purse, money, tokens, nano = self._tokens, self._money, most.tokens, most.nano
+        held, held_nano = purse.held + tokens, money.held + nano
+        if self.frozen or (held > purse.granted and tokens) or (held_nano > money.granted and nano):
             return False
-        tokens.free -= most
-        tokens.held += most
-        money.free -= nano
-        money.held += nano
+        purse.held, money.held = held, held_nano
         self.touched = True
         return True
 
-    def settle(self, need: Need, tokens: int, nano: int) -> None:
+    def settle(self, most: Amount, tokens: int, nano: int) -> None:
         """A request has ended: instead of its bound, hold what it used until that is booked."""
-        self._settle(self._tokens, need.tokens - tokens)
-        self._settle(self._money, need.nano - nano)
-
-    def _settle(self, purse: _Purse, spared: int) -> None:
-        """So much is free again; see whether more is leased than need be."""
-        purse.free = free = purse.free + spared
-        purse.held = held = purse.held - spared
-        if free > purse.share or purse.lease > (held + free if free > 0 else held):
+        purse, money = self._tokens, self._money
+        purse.held = held = purse.held - most.tokens + tokens
+        money.held = held_nano = money.held - most.nano + nano
+        if held < purse.floor or held_nano < money.floor:
             self.rewrite = True
 
     def booked(self, used: Amount, rows: Amount) -> None:
         """Rows are in the balances and out of the lease; `used` is what was held for them."""
-        for purse, held, row in ((self._tokens, used.tokens, rows.tokens), (self._money, used.nano, rows.nano)):
-            purse.held -= held
-            purse.free += held - row
-            purse.lease -= row
+        self._tokens.change(-rows.tokens, -used.tokens, -rows.tokens)
+        self._money.change(-rows.nano, -used.nano, -rows.nano)
 
     def give_up(self) -> None:
         """Use nothing more of the lease without asking. Takes effect at once; the database is to be told."""
         for purse in (self._tokens, self._money):
-            purse.free = min(purse.free, 0)
+            purse.change(min(purse.held - purse.granted, 0), 0, 0)
         self.rewrite = True
 
     def decided(self, decision: "Decision", waiting: Sequence[Need]) -> None:
         """The lease is as decided, and those who waited are admitted. What happened here meanwhile is kept."""
-        tokens, money = self._tokens, self._money
-        for need, admitted in zip(waiting, decision.admitted, strict=True):
-            if admitted:
-                tokens.held += need.tokens
-                money.held += need.nano
-                self.touched = True
-        tokens.free += decision.change.tokens
-        money.free += decision.change.nano
-        tokens.lease, money.lease = decision.lease.tokens, decision.lease.nano
+        asked = sum((need.most for need, admitted in zip(waiting, decision.admitted, strict=True) if admitted), NOTHING)
+        self.touched = self.touched or any(decision.admitted)
+        tokens, money, lease = self._tokens, self._money, decision.lease
         tokens.share, money.share = decision.share.tokens, decision.share.nano
-        self.leased = bool(decision.lease)
-        self._settle(tokens, 0)
-        self._settle(money, 0)
+        tokens.change(asked.tokens + decision.change.tokens, asked.tokens, lease.tokens - tokens.lease)
+        money.change(asked.nano + decision.change.nano, asked.nano, lease.nano - money.lease)
+        self.leased = bool(lease)
+        self.settle(NOTHING, 0, 0)
 
     @property
     def is_lying_idle(self) -> bool:
@@ -284,7 +273,7 @@ def decide(caps: Caps, standing: Standing, account: Account, waiting: Sequence[N
             asked += need.most
             largest = largest.at_least(need.most)
     share = Amount(left.tokens // _SHARE, left.nano // _SHARE).positive()
-    advance = Amount(largest.tokens * _IN_ADVANCE, largest.nano * _IN_ADVANCE).up_to(Amount(_MOST, _MOST))
+    advance = Amount(largest.tokens * _IN_ADVANCE, largest.nano * _IN_ADVANCE).up_to(Amount(MOST, MOST))
     free = left.up_to(share).up_to(advance.at_least(kept - asked))
     lease = account.held + (asked + free.positive()).at_least(kept)
     return Decision(admitted, lease, free - account.free, share)

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gatehook import Caps, Database, Unavailable
+from gatehook import Caps, Database, Unavailable, counted
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import Account, Amount, Decision, Need, Standing, decide
 from gatehook_plugins.quota.refusal import reserved, used_up
@@ -81,7 +81,8 @@ class Broker:
         self._caps = caps
         self._now = now
         self._elapsed = elapsed
-        self._accounts: dict[str, Account] = {}
+        self.accounts: dict[str, Account] = {}
+        """By user."""
         self._waiting: dict[str, list[_Waiter]] = {}
         self._rewrites: dict[str, None] = {}
         """Users in order of arrival."""
@@ -92,9 +93,9 @@ class Broker:
 
     def account(self, user_id: str) -> Account:
         """A user's."""
-        account = self._accounts.get(user_id)
+        account = self.accounts.get(user_id)
         if account is None:
-            account = self._accounts[user_id] = Account(user_id)
+            account = self.accounts[user_id] = Account(user_id)
         return account
 
     async def admit(self, account: Account, need: Need) -> None:
@@ -103,7 +104,7 @@ class Broker:
         Raises:
             RateLimited: a cap does not allow it. Unavailable: the database cannot be asked.
         """
-        if account.reserve(need):
+        if account.reserve(need.most):
             return
         if self._is_closed:
             raise _unavailable()
@@ -130,7 +131,7 @@ class Broker:
 
     def caps_changed(self, user_id: str) -> None:
         """Look again at what a user ("" for all of them) has been granted."""
-        for account in self._accounts.values() if not user_id else filter(None, [self._accounts.get(user_id)]):
+        for account in self.accounts.values() if not user_id else filter(None, [self.accounts.get(user_id)]):
             self.rewrite(account)
 
     async def run(self) -> None:
@@ -177,7 +178,7 @@ class Broker:
         for waiter in self._waiting.pop(user, ()):
             if waiter.answer.cancelled():
                 continue
-            if entry.account.reserve(waiter.need):
+            if entry.account.reserve(waiter.need.most):
                 waiter.answer.set_result(None)
             else:
                 entry.waiting.append(waiter)
@@ -229,17 +230,17 @@ class Broker:
             _turn_away(entry.waiting)
 
     def _withdraw(self, account: Account, need: Need) -> None:
-        account.settle(need, 0, 0)
+        account.settle(need.most, 0, 0)
         if account.rewrite:
             self.rewrite(account)
 
     def sweep(self) -> None:
         """Give back what nobody uses, and forget who has nothing here. Not during a round."""
-        for account in list(self._accounts.values()):
+        for account in list(self.accounts.values()):
             if account.touched:
                 account.touched = False
             elif account.is_empty and account.user_id not in self._waiting:
-                del self._accounts[account.user_id]
+                del self.accounts[account.user_id]
                 self._known.pop(account.user_id, None)
             elif account.is_lying_idle and not account.frozen:
                 account.give_up()
@@ -269,8 +270,8 @@ class Broker:
                 booked = await store.book_lost(connection, owner, renewed, now)
             for user, lease in booked.items():
                 log.warning(
-                    "process %s is lost: what it might have used of user %r is booked: %d tokens, %d nano-dollars",
-                    owner, user, lease.tokens, lease.nano,
+                    "process %s is lost: what it might have used of user %r is booked: %s, %d nano-dollars",
+                    owner, user, counted(lease.tokens, "token"), lease.nano,
                 )  # fmt: skip
 
     def _lost(self, others: Mapping[str, int]) -> Iterable[tuple[str, int]]:

@@ -7,17 +7,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gatehook import (
     AttemptLimiter,
     Call,
-    Caps,
     Catalog,
     Limiter,
     PermissionDenied,
     Permit,
+    Principal,
     Retry,
     RoundLimiter,
     Target,
     Unavailable,
     estimate,
 )
+from gatehook_plugins.quota.account import Account
 from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
 from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
@@ -32,11 +33,11 @@ class QuotaLimiter:
     """Reserves before a vendor is called. Callers without caps pass by."""
 
     def __init__(self, catalog: Catalog, service: QuotaService, *, allow_unpriced: bool) -> None:
-        self._catalog = catalog
         self._prices = Prices(catalog)
         self._service = service
         self._caps = service.caps
         self._broker = service.broker
+        self._accounts = service.broker.accounts
         self._books = service.books
         self._allow_unpriced = allow_unpriced
 
@@ -47,22 +48,21 @@ class QuotaLimiter:
             RateLimited: a cap does not allow it. PermissionDenied: nobody knows what the model costs.
             Unavailable: what is left cannot be looked up.
         """
-        caps = self._caps(call.principal)
-        if not caps:
-            return None
         if call.reservation:
-            return await self._covered(call, caps)
-        account = self._broker.account(_recorded(call.principal.id))
-        if account.caps is not caps:
-            account.see(caps)
+            return await self._covered(call)
+        principal = call.principal
+        account = self._accounts.get(principal.id)
+        if account is None or account.user is not principal.user:  # whoever changes a user makes a new one
+            account = self._account(principal)
+            if account is None:
+                return None
         budgeted = account.is_budgeted
         rates = self._rates(call, budgeted=budgeted)
-        need = rates.need(estimate(call, self._catalog.group(call.model)))
-        if not account.reserve(need):
-            await self._broker.admit(account, need)
-        permit = QuotaPermit(call.id, account, need, rates if budgeted else None, self._books)
-        self._books.begun(permit)
-        call.state[_STATE] = permit
+        size = estimate(call, rates.group)
+        most = rates.most(size)
+        if not account.reserve(most):
+            await self._broker.admit(account, rates.need(size))
+        permit = call.state[_STATE] = self._books.begin(call.id, account, most, rates if budgeted else None)
         return permit
 
     async def admit_round(self, call: Call) -> None:
@@ -74,24 +74,39 @@ class QuotaLimiter:
         permit = call.state.get(_STATE)
         if not isinstance(permit, QuotaPermit):  # no caps, or reserved for at another place
             return
-        need = self._prices.of(call.model).need(estimate(call, self._catalog.group(call.model)))
-        if not permit.account.reserve(need):
+        rates = self._prices.of(call.model)
+        need = rates.need(estimate(call, rates.group))
+        if not permit.account.reserve(need.most):
             await self._broker.admit(permit.account, need)
-        permit.need += need
+        permit.most += need.most
 
     async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
         """Reserve under `name` what a call may use that is made later; see `Quotas.reserve`."""
         if caps := self._caps(call.principal):
-            need = self._rates(call, budgeted=caps.has_budget).need(estimate(call, self._catalog.group(call.model)))
+            rates = self._rates(call, budgeted=caps.has_budget)
+            need = rates.need(estimate(call, rates.group))
             await self._service.reserve(connection, name, _recorded(call.principal.id), caps, need)
 
-    async def _covered(self, call: Call, caps: Caps) -> Permit:
+    async def _covered(self, call: Call) -> Permit | None:
         """Admit what was reserved for; the ledger's row will be taken from the reservation."""
+        caps = self._caps(call.principal)
+        if not caps:
+            return None
         rates = self._rates(call, budgeted=caps.has_budget)
-        need = rates.need(estimate(call, self._catalog.group(call.model)))
+        need = rates.need(estimate(call, rates.group))
         await self._service.cover(call.reservation, _recorded(call.principal.id), caps, need)
         permit = call.state[_STATE] = ReservedPermit(rates if caps.has_budget else None)
         return permit
+
+    def _account(self, principal: Principal) -> Account | None:
+        """That of a caller with caps, which holds by what they are now; None without any."""
+        caps = self._caps(principal)
+        if not caps:
+            return None
+        account = self._broker.account(_recorded(principal.id))
+        account.user = principal.user
+        account.see(caps)
+        return account
 
     def _rates(self, call: Call, *, budgeted: bool) -> Rates:
         """What the model costs.

@@ -1,11 +1,11 @@
 """What a request may cost: by the dearest of all deployments that it may come to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from gatehook import Catalog, Estimate, Pricing, Target
-from gatehook_plugins.quota.account import Need
+from gatehook import Catalog, Estimate, Group, Pricing, Target
+from gatehook_plugins.quota.account import MOST, Amount, Need
 
 __all__ = ["Prices", "Rates"]
 
@@ -22,19 +22,32 @@ class Rates(Struct, frozen=True):
     image: int = 0
     unpriced: str = ""
     """A deployment of the model itself that has no price."""
+    group: Group = Group()
+    """The deployments of the model itself."""
+    pricings: Sequence[Pricing] = ()
+    """All that these are the highest of."""
 
-    def need(self, estimate: Estimate) -> Need:
-        """What a request of this size needs."""
-        prompt, answer = estimate.prompt, estimate.completion
-        prompt_most, answer_most = estimate.prompt_most, estimate.completion_most
+    def most(self, size: Estimate) -> Amount:
+        """What a request of this size can use."""
+        prompt, answer = size.prompt_most, size.completion_most
+        tokens = prompt + answer
         # Rounded up per side, as costs are.
-        pictures = estimate.images * self.image
-        expected = pictures - (-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
-        most = pictures - (-prompt_most * self.prompt_most // 1000) - (-answer_most * self.completion // 1000)
-        return Need.of(prompt_most + answer_most, most, prompt + answer, expected)
+        nano = size.images * self.image - (-prompt * self.prompt_most // 1000) - (-answer * self.completion // 1000)
+        if tokens > MOST or nano > MOST:  # hardly ever
+            tokens, nano = min(tokens, MOST), min(nano, MOST)
+        return Amount(tokens, nano)
+
+    def need(self, size: Estimate) -> Need:
+        """What a request of this size needs."""
+        prompt, answer = size.prompt, size.completion
+        nano = size.images * self.image - (-prompt * self.prompt // 1000) - (-answer * self.completion // 1000)
+        most = self.most(size)
+        return Need(most, Amount(prompt + answer, nano).up_to(most))
 
     def cover(self, pricing: Pricing) -> bool:
         """Whether nothing there is dearer."""
+        if pricing in self.pricings:
+            return True
         is_covered = pricing.output <= self.completion and pricing.image <= self.image
         return is_covered and _dearest(pricing) <= self.prompt_most
 
@@ -45,37 +58,46 @@ class Prices:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._rates: dict[str, Rates] = {}
+        """By the names that the catalog lists: clients may ask for any, and memory is not theirs to fill."""
         catalog.subscribe(self._rates.clear)
 
     def of(self, model: str) -> Rates:
         """Those of one model, its fallbacks included; nothing for a name the catalog does not have."""
-        name = self._catalog.canonical(model)
-        rates = self._rates.get(name)
-        if rates is None:
-            rates = self._work_out(model)
-            if name in self._catalog.groups():  # clients may ask for any name, and memory is not theirs to fill
-                self._rates[name] = rates
+        rates = self._rates.get(model)
+        return self._found(model) if rates is None else rates
+
+    def _found(self, model: str) -> Rates:
+        """Those of an alias, or of what a wildcard serves, are those of the model, or the wildcard."""
+        name, groups = self._catalog.canonical(model), self._catalog.groups()
+        if name not in groups:
+            return Rates()
+        rates = self._rates.get(name) or self._work_out(groups[name])
+        self._rates[name] = rates
+        if model in groups:
+            self._rates[model] = rates
         return rates
 
-    def _work_out(self, model: str) -> Rates:
-        priced = [target.pricing for target in self._chain(model) if target.pricing is not None]
-        without = (target.key for target in self._catalog.group(model) if target.pricing is None)
+    def _work_out(self, group: Group) -> Rates:
+        priced = [target.pricing for target in self._chain(group) if target.pricing is not None]
+        without = (target.key for target in group if target.pricing is None)
         return Rates(
             prompt=max((pricing.input for pricing in priced), default=0),
             prompt_most=max(map(_dearest, priced), default=0),
             completion=max((pricing.output for pricing in priced), default=0),
             image=max((pricing.image for pricing in priced), default=0),
             unpriced=next(without, ""),
+            group=group,
+            pricings=priced,
         )
 
-    def _chain(self, model: str) -> Iterator[Target]:
+    def _chain(self, group: Group) -> Iterator[Target]:
         """All deployments of a model, of its fallbacks, of theirs, and so on."""
-        names = [model]
-        seen = {model}
-        for name in names:  # grows while it is walked
-            for target in self._catalog.group(name):
+        groups = [group]
+        seen: set[str] = set()
+        for group in groups:  # grows while it is walked
+            for target in group:
                 yield target
-                names += [fallback for fallback in target.fallbacks if fallback not in seen]
+                groups += [self._catalog.group(name) for name in target.fallbacks if name not in seen]
                 seen.update(target.fallbacks)
 
 

@@ -6,12 +6,13 @@ users in the order of their ids; so grants of several processes come one after a
 """
 
 import functools
+import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from msgspec import Struct
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,14 +21,13 @@ from gatehook_plugins.quota.account import NOTHING, Amount, Standing
 __all__ = [
     "BALANCES",
     "LEASES",
+    "MS_A_DAY",
     "RESERVATIONS",
     "TABLES",
-    "Periods",
     "add",
     "book_lost",
     "free_leases",
     "others",
-    "periods",
     "release",
     "renew",
     "reserve",
@@ -39,7 +39,7 @@ __all__ = [
     "write",
 ]
 
-_MS_A_DAY: Final = 86_400_000
+MS_A_DAY: Final = 86_400_000
 
 TABLES: Final = sa.MetaData()
 
@@ -80,28 +80,19 @@ RESERVATIONS: Final = sa.Table(
 """What is kept for a call that is made later, whichever process makes it; less what has been booked of it."""
 
 
-class Periods(Struct, frozen=True):
-    """The periods that a moment falls into, as the balances name them."""
-
-    total: str
-    day: str
-    month: str
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """All three."""
-        return self.total, self.day, self.month
+Periods = tuple[str, str, str]
+"""The periods that a moment falls into, as the balances name them: all time, a day, a month."""
 
 
 @functools.lru_cache(maxsize=1000)
-def _periods(day: int) -> Periods:
+def _of_day(day: int) -> Periods:
     date = datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()
-    return Periods("all", date, date[:7])
+    return "all", date, date[:7]
 
 
-def periods(at: int) -> Periods:
+def _periods(at: int) -> Periods:
     """Those of a moment, in epoch milliseconds."""
-    return _periods(at // _MS_A_DAY)
+    return _of_day(at // MS_A_DAY)
 
 
 async def standings(
@@ -116,7 +107,7 @@ async def standings(
     await _lock(connection, users)
     if owner:
         await _take_back(connection, LEASES.c.owner == owner, LEASES.c.user_id.in_(users))
-    booked, ahead = await _balances(connection, users, periods(now), periods(now + _MS_A_DAY))
+    booked, ahead = await _balances(connection, users, _periods(now), _periods(now + MS_A_DAY))
     leased: dict[str, Amount] = {}
     rows = await connection.execute(
         sa.select(LEASES.c.user_id, LEASES.c.tokens, LEASES.c.nano).where(
@@ -166,14 +157,9 @@ async def release(connection: AsyncConnection, name: str) -> None:
     await connection.execute(sa.delete(RESERVATIONS).where(RESERVATIONS.c.name == name))
 
 
-async def take_reserved(connection: AsyncConnection, used: Mapping[str, Amount]) -> None:
-    """Take from reservations, by name, what has been booked."""
-    await _take(connection, RESERVATIONS, RESERVATIONS.c.name == sa.bindparam("taker"), used)
-
-
 async def used(connection: AsyncConnection, user_id: str, now: int) -> tuple[Amount, Amount, Amount]:
     """What a user has used in all, and in the day and the month of `now` (epoch ms)."""
-    (balances,) = await _balances(connection, [user_id], periods(now))
+    (balances,) = await _balances(connection, [user_id], _periods(now))
     return balances[user_id]
 
 
@@ -181,7 +167,7 @@ async def _balances(
     connection: AsyncConnection, users: Sequence[str], *moments: Periods
 ) -> list[dict[str, tuple[Amount, Amount, Amount]]]:
     """Of each moment's periods, by user."""
-    names = {name for at in moments for name in at.names}
+    names = {name for at in moments for name in at}
     found: dict[tuple[str, str], Amount] = {}
     rows = await connection.execute(
         sa.select(BALANCES).where(BALANCES.c.user_id.in_(users), BALANCES.c.period.in_(names))
@@ -190,7 +176,7 @@ async def _balances(
         found[user, period] = Amount(tokens, nano)
 
     def of(user: str, at: Periods) -> tuple[Amount, Amount, Amount]:
-        total, day, month = (found.get((user, name), NOTHING) for name in at.names)
+        total, day, month = (found.get((user, name), NOTHING) for name in at)
         return total, day, month
 
     return [{user: of(user, at) for user in users} for at in moments]
@@ -211,45 +197,61 @@ async def write(connection: AsyncConnection, owner: str, leases: Mapping[str, Am
         await connection.execute(sa.delete(LEASES).where(LEASES.c.owner == owner, LEASES.c.user_id.in_(gone)))
 
 
-async def add(connection: AsyncConnection, used: Mapping[tuple[str, str], Amount]) -> None:
-    """Add to balances, given by user and period. Locks the users."""
-    if not used:
-        return
-    insert = _insert(connection, BALANCES)
-    summed = {name: BALANCES.c[name] + insert.excluded[name] for name in ("tokens", "nano")}
-    rows = [
-        {"user_id": user, "period": period, "tokens": amount.tokens, "nano": amount.nano}
-        # "all" comes first of a user's: it is the lock.
-        for (user, period), amount in sorted(used.items(), key=lambda one: (one[0][0], one[0][1] != "all", one[0][1]))
-    ]
-    await connection.execute(insert.on_conflict_do_update(index_elements=["user_id", "period"], set_=summed), rows)
+_ADD: Final = """
+INSERT INTO balances (user_id, period, tokens, nano) VALUES (?, ?, ?, ?)
+ON CONFLICT (user_id, period)
+DO UPDATE SET tokens = balances.tokens + excluded.tokens, nano = balances.nano + excluded.nano
+"""
+_TAKE: Final = """
+UPDATE leases SET tokens = greatest(tokens - ?, 0), nano = greatest(nano - ?, 0)
+WHERE user_id = ? AND owner = ? AND booked = 0
+"""
+_TAKE_RESERVED: Final = """
+UPDATE reservations SET tokens = greatest(tokens - ?, 0), nano = greatest(nano - ?, 0) WHERE name = ?
+"""
+"""These go with every group of the ledger's rows, so they are handed to the driver as they are: SQLAlchemy would spend
+more on a row's parameters than the database on the row."""
 
 
-async def take(connection: AsyncConnection, owner: str, used: Mapping[str, Amount]) -> None:
-    """Take from the leases of process `owner`, by user, what has been booked."""
-    mine = sa.and_(LEASES.c.user_id == sa.bindparam("taker"), LEASES.c.owner == owner, LEASES.c.booked == 0)
-    await _take(connection, LEASES, mine, used)
+async def add(connection: AsyncConnection, used: Iterable[tuple[tuple[str, int], Sequence[int]]]) -> None:
+    """Add to balances what was used: by user and day of the epoch, tokens and nano-dollars. Locks the users."""
+    sums: dict[str, dict[str, list[int]]] = {}
+    for (user, day), (tokens, nano) in used:
+        if tokens or nano:
+            periods = sums.setdefault(user, {})
+            for name in _of_day(day):
+                of_period = periods.setdefault(name, [0, 0])
+                of_period[0] += tokens
+                of_period[1] += nano
+    # "all" comes first of a user's: it is the lock.
+    rows = [(user, name, *of_period) for user in sorted(sums) for name, of_period in sums[user].items()]
+    await _run(connection, _ADD, rows)
 
 
-async def _take(
-    connection: AsyncConnection, table: sa.Table, whose: sa.ColumnElement[bool], used: Mapping[str, Amount]
-) -> None:
-    rows = [
-        {"taker": taker, "taken_tokens": amount.tokens, "taken_nano": amount.nano}
-        for taker, amount in sorted(used.items())
-        if amount
-    ]
-    if not rows:
-        return
-    await connection.execute(
-        sa.update(table)
-        .where(whose)
-        .values(
-            tokens=_down_to_zero(table.c.tokens, sa.bindparam("taken_tokens", type_=sa.BigInteger)),
-            nano=_down_to_zero(table.c.nano, sa.bindparam("taken_nano", type_=sa.BigInteger)),
-        ),
-        rows,
-    )
+async def take(connection: AsyncConnection, owner: str, used: Mapping[str, Sequence[int]]) -> None:
+    """Take from the leases of process `owner`, by user, what has been booked: tokens and nano-dollars."""
+    await _run(connection, _TAKE, [(*used[user], user, owner) for user in sorted(used) if any(used[user])])
+
+
+async def take_reserved(connection: AsyncConnection, used: Mapping[str, Sequence[int]]) -> None:
+    """The same from reservations, by name. What was taken back stays booked only: it is not reserved again."""
+    taken = {name: [max(amount, 0) for amount in used[name]] for name in sorted(used)}
+    await _run(connection, _TAKE_RESERVED, [(*amounts, name) for name, amounts in taken.items() if any(amounts)])
+
+
+@functools.cache
+def _native(statement: str, dialect: str) -> str:
+    """A statement as the driver of this dialect takes it."""
+    if dialect == "sqlite":
+        return statement.replace("greatest(", "max(")
+    numbers = itertools.count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+
+
+async def _run(connection: AsyncConnection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement for each of these rows, if there are any."""
+    if rows:
+        await connection.exec_driver_sql(_native(statement, connection.dialect.name), rows)
 
 
 async def free_leases(connection: AsyncConnection, owner: str) -> None:
@@ -293,7 +295,7 @@ async def book_lost(connection: AsyncConnection, owner: str, renewed: int, now: 
     if any(row.renewed > renewed for row in rows):
         return {}
     booked = {row.user_id: Amount(row.tokens, row.nano) for row in rows if row.user_id in users}
-    await add(connection, _by_period(booked, now))
+    await add(connection, [((user, now // MS_A_DAY), (lease.tokens, lease.nano)) for user, lease in booked.items()])
     await connection.execute(sa.update(LEASES).where(lost).values(booked=now))
     return booked
 
@@ -303,14 +305,9 @@ async def _take_back(connection: AsyncConnection, *which: sa.ColumnElement[bool]
     booked = (
         await connection.execute(sa.select(LEASES).where(LEASES.c.booked != 0, *which).order_by(LEASES.c.user_id))
     ).all()
-    for row in booked:
-        await add(connection, _by_period({row.user_id: Amount(-row.tokens, -row.nano)}, row.booked))
+    await add(connection, [((row.user_id, row.booked // MS_A_DAY), (-row.tokens, -row.nano)) for row in booked])
     if booked:
         await connection.execute(sa.update(LEASES).where(LEASES.c.booked != 0, *which).values(booked=0))
-
-
-def _by_period(amounts: Mapping[str, Amount], at: int) -> dict[tuple[str, str], Amount]:
-    return {(user, name): amount for user, amount in amounts.items() for name in periods(at).names}
 
 
 async def _lock(connection: AsyncConnection, users: Sequence[str]) -> None:
@@ -318,10 +315,6 @@ async def _lock(connection: AsyncConnection, users: Sequence[str]) -> None:
         insert = _insert(connection, BALANCES)
         same = insert.on_conflict_do_update(index_elements=["user_id", "period"], set_={"tokens": BALANCES.c.tokens})
         await connection.execute(same, [{"user_id": user, "period": "all", "tokens": 0, "nano": 0} for user in users])
-
-
-def _down_to_zero(column: sa.Column[Any], taken: sa.BindParameter[int]) -> sa.ColumnElement[int]:
-    return sa.case((column > taken, column - taken), else_=0)
 
 
 def _insert(connection: AsyncConnection, table: sa.Table) -> Any:

@@ -1,21 +1,19 @@
 """Admits calls by the limits of their key, user, model and deployment, and settles what they really used."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from msgspec import Struct
-
-from gatehook import Call, Catalog, Key, Limiter, Limits, Permit, Principal, Retry, Target, User, estimate
+from gatehook import Call, Catalog, Limiter, Limits, Permit, Principal, Retry, Target, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
 from gatehook_plugins.rate_limit.store import Store
-from gatehook_plugins.rate_limit.told import headers, refusal
+from gatehook_plugins.rate_limit.told import Headers, refusal
 
 __all__ = ["RateLimiter"]
 
 _REMEMBERED: Final = 10_000
-"""Keys, users, models and deployments whose rules are kept ready."""
+"""Callers, and deployments, whose checkpoints are kept ready."""
 _UNLIMITED: Final = Limits()
 
 
@@ -28,8 +26,8 @@ class RateLimiter:
         self._catalog = catalog
         self._default = default
         self._models = models
-        self._rules = lru_cache(_REMEMBERED)(rules)
         self._callers: dict[str, _Caller] = {}
+        self._of_deployment = lru_cache(_REMEMBERED)(self._deployment)
 
     async def admit(self, call: Call) -> Permit | None:
         """Reserve a request, and the tokens that it is expected to use, of all limits together.
@@ -38,14 +36,14 @@ class RateLimiter:
             RateLimited: a limit refused. InvalidRequest: the body holds what cannot be decoded.
             Unavailable: Redis is gone, and the settings say to refuse then.
         """
-        found = self._of_call(call)
-        if not found:
+        checkpoint = self._of_call(call)
+        if checkpoint is None:
             return None
-        tokens = self._tokens(call, found)
-        decision = await self._store.admit(found, tokens)
-        call.answer_headers.update(headers(decision.readings, time.time()))
-        if not decision.admitted:
-            raise refusal(decision.readings, tokens)
+        tokens = self._tokens(call) if checkpoint.counts_tokens else 0
+        decision = await checkpoint.gate.admit(tokens)
+        call.answer_headers.update(checkpoint.headers.of(decision, time.time_ns() // 1000))
+        if decision.waits:
+            raise refusal(checkpoint.rules, decision, tokens)
         return decision.grant
 
     async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
@@ -56,52 +54,75 @@ class RateLimiter:
         """
         if target.rate_limit == _UNLIMITED:  # as most are
             return None
-        found = self._rules("deployment", target.key, target.rate_limit)
-        tokens = self._tokens(call, found)
-        decision = await self._store.admit(found, tokens)
-        if not decision.admitted:
-            raise refusal(decision.readings, tokens, Retry.NEXT)
+        checkpoint = self._of_deployment(target.key, target.rate_limit)
+        tokens = self._tokens(call) if checkpoint.counts_tokens else 0
+        decision = await checkpoint.gate.admit(tokens)
+        if decision.waits:
+            raise refusal(checkpoint.rules, decision, tokens, Retry.NEXT)
         return decision.grant
 
-    def _of_call(self, call: Call) -> tuple[Rule, ...]:
+    def _of_call(self, call: Call) -> "_Checkpoint | None":
         principal = call.principal
         name = principal.key_id or principal.id
         caller = self._callers.get(name)
-        if caller is None or not caller.is_of(principal):
+        if caller is None or (caller.principal is not principal and not caller.is_limited_as(principal)):
             if len(self._callers) >= _REMEMBERED:
                 self._callers.clear()
-            caller = self._callers[name] = self._caller(principal)
-        if self._models:
-            model = self._catalog.canonical(call.model)
-            if (limits := self._models.get(model)) is not None:
-                return caller.rules + self._rules("model", model, limits)
-        return caller.rules
+            caller = self._callers[name] = _Caller(principal)
+        model = self._limited_model(call) if self._models else ""
+        try:
+            return caller.checkpoints[model]
+        except KeyError:
+            found = self._rules(principal, model)
+            checkpoint = caller.checkpoints[model] = _Checkpoint(self._store, found) if found else None
+            return checkpoint
 
-    def _caller(self, principal: Principal) -> "_Caller":
+    def _limited_model(self, call: Call) -> str:
+        """The model that is called, if it has limits; else ""."""
+        model = self._catalog.canonical(call.model)
+        return model if model in self._models else ""
+
+    def _rules(self, principal: Principal, model: str) -> tuple[Rule, ...]:
+        """Those of a caller, and those of the model, if it has any."""
         key, user = principal.key, principal.user
-        found = self._rules("key", key.id, key.limits) if key is not None else ()
-        own = self._rules("user", user.id, user.limits) if user is not None else ()
-        return _Caller(principal.id, key, user, found + (own or self._rules("user", principal.id, self._default)))
+        found = rules("key", key.id, key.limits) if key is not None else ()
+        own = rules("user", user.id, user.limits) if user is not None else ()
+        found += own or rules("user", principal.id, self._default)
+        return found + rules("model", model, self._models[model]) if model else found
 
-    def _tokens(self, call: Call, found: Sequence[Rule]) -> int:
-        """What the call is expected to use; not worked out where no limit asks for it."""
-        for rule in found:
-            if rule.unit == "tokens":
-                return estimate(call, self._catalog.group(call.model)).tokens
-        return 0
+    def _deployment(self, key: str, limits: Limits) -> "_Checkpoint":
+        return _Checkpoint(self._store, rules("deployment", key, limits))
+
+    def _tokens(self, call: Call) -> int:
+        """What the call is expected to use."""
+        return estimate(call, self._catalog.group(call.model)).tokens
 
 
-class _Caller(Struct, frozen=True, gc=False):
-    """Who was limited, and by which rules: ready for the next call."""
+class _Checkpoint:
+    """The limits that a call has to keep to, ready for the next one."""
 
-    id: str
-    key: Key | None
-    user: User | None
-    rules: tuple[Rule, ...]
+    __slots__ = ("counts_tokens", "gate", "headers", "rules")
 
-    def is_of(self, principal: Principal) -> bool:
+    def __init__(self, store: Store, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self.gate = store.gate(rules)
+        self.headers = Headers(rules)
+        self.counts_tokens = any(rule.unit == "tokens" for rule in rules)
+
+
+class _Caller:
+    """Who was limited, and the checkpoints of its calls: one for each model with limits of its own, "" for the rest."""
+
+    __slots__ = ("checkpoints", "principal")
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+        self.checkpoints: dict[str, _Checkpoint | None] = {}
+
+    def is_limited_as(self, other: Principal) -> bool:
         """Whether nothing has changed: whoever changes a key or a user makes a new one."""
-        return self.key is principal.key and self.user is principal.user and self.id == principal.id
+        mine = self.principal
+        return mine.key is other.key and mine.user is other.user and mine.id == other.id
 
 
 _guard: type[Limiter] = RateLimiter

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Grant, Reading, Store
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store
 from gatehook_plugins.rate_limit.table import Record, Table
 
 __all__ = ["MachineStore"]
@@ -25,21 +25,20 @@ def _monotonic() -> int:
 
 
 class MachineStore:
-    """Limits of all workers. `clock` gives microseconds, the same ones to all, and never goes back."""
-
-    immediate: Final = True
+    """Limits of all workers."""
 
     def __init__(self, clock: Callable[[], int] = _monotonic) -> None:
-        self._clock = clock
-        self._worker = 0
-        self._table: Table
+        """`clock` gives microseconds, the same ones to all, and never goes back."""
+        self.clock: Final = clock
+        self.worker = 0
+        self.table: Table
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path | None, worker: int) -> AsyncIterator[None]:
         """Open it, meanwhile; without a folder there is a private one."""
         with ExitStack() as stack:
             self.open(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), worker)
-            stack.callback(self._table.close)
+            stack.callback(self.table.close)
             yield
 
     def open(self, folder: Path, worker: int) -> None:
@@ -47,52 +46,63 @@ class MachineStore:
 
         `worker` is this process's number. What ran in another that had it before runs no more: that one is dead.
         """
-        self._table = Table(folder, self._is_idle)
-        self._worker = worker
-        with self._table as table:
+        self.table = Table(folder, self._is_idle)
+        self.worker = worker
+        with self.table as table:
             for record in table.all():
                 if record[0] == _RUNNING:
                     record[1 + worker] = 0
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+    def gate(self, rules: Sequence[Rule]) -> "_Gate":
         """See `Store`."""
-        with self._table as table:
-            now = self._clock()
-            slot = now // SECOND
-            charges: list[tuple[Rule, _Gauge, int, int]] = []
-            admitted = True
-            for rule, record in zip(rules, table.records([rule.name for rule in rules]), strict=True):
-                gauge = self._gauge(rule, record, slot)
-                cost = tokens if rule.unit == "tokens" else 1
-                wait = 0 if gauge.used + cost <= rule.most else gauge.wait(cost, rule.most, now)
-                admitted = admitted and not wait
-                charges.append((rule, gauge, cost, wait))
-            if admitted:
-                for _, gauge, cost, _ in charges:
-                    gauge.add(cost)
-            readings = [
-                Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now))
-                for rule, gauge, _, wait in charges
-            ]
-        return Decision(admitted, readings, Grant(self, rules, tokens, slot) if admitted else None)
-
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """See `Store`."""
-        with self._table as table:
-            slot = self._clock() // SECOND
-            for rule, record in zip(grant.rules, table.records([rule.name for rule in grant.rules]), strict=True):
-                if rule.unit == "concurrent":
-                    record[1 + self._worker] -= 1
-                elif excess := tokens - grant.tokens if rule.unit == "tokens" else requests - 1:
-                    _Window(record, slot).amend(grant.slot, excess)
-
-    def _gauge(self, rule: Rule, record: Record, slot: int) -> "_Gauge":
-        return _Running(record, self._worker) if rule.unit == "concurrent" else _Window(record, slot)
+        return _Gate(self, rules)
 
     def _is_idle(self, record: Record) -> bool:
-        if record[0] != _RUNNING and record[0] <= self._clock() // SECOND - SLOTS:
+        if record[0] != _RUNNING and record[0] <= self.clock() // SECOND - SLOTS:
             return True
         return not any(record[1:])
+
+
+class _Gate:
+    """Finds the records of a few limits in the table, and decides while it has the lock."""
+
+    __slots__ = ("_names", "_rules", "_store")
+
+    def __init__(self, store: MachineStore, rules: Sequence[Rule]) -> None:
+        self._store = store
+        self._rules = tuple(rules)
+        self._names = [rule.name for rule in rules]
+
+    async def admit(self, tokens: int) -> Decision:
+        """See `Gate`."""
+        store = self._store
+        with store.table as table:
+            now = store.clock()
+            slot = now // SECOND
+            charges: list[tuple[Rule, _Gauge, int]] = []
+            for rule, record in zip(self._rules, table.records(self._names), strict=True):
+                gauge = _Running(record, store.worker) if rule.unit == "concurrent" else _Window(record, slot)
+                charges.append((rule, gauge, rule.cost(tokens)))
+            waits = [gauge.wait(cost, rule.most, now) for rule, gauge, cost in charges]
+            if admitted := not any(waits):
+                for _, gauge, cost in charges:
+                    gauge.add(cost)
+            left = [max(0, rule.most - gauge.used) for rule, gauge, _ in charges]
+            resets = [gauge.reset(now) for _, gauge, _ in charges]
+        if not admitted:
+            return Decision(left, resets, waits)
+        return Decision(left, resets, (), Grant(self, tokens, slot, immediate=True))
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """See `Gate`."""
+        store = self._store
+        with store.table as table:
+            slot = store.clock() // SECOND
+            for rule, record in zip(self._rules, table.records(self._names), strict=True):
+                if rule.unit == "concurrent":
+                    record[1 + store.worker] -= 1
+                elif excess := tokens - grant.tokens if rule.unit == "tokens" else requests - 1:
+                    _Window(record, slot).amend(grant.slot, excess)
 
 
 class _Window:
@@ -119,8 +129,10 @@ class _Window:
         self.used = sum(cells)
 
     def wait(self, cost: int, most: int, now: int) -> int:
-        """How long until `cost`, which does not fit in, will: until enough of the oldest seconds have gone."""
+        """How long until `cost` fits in: until enough of the oldest seconds have gone."""
         over = self.used + cost - most
+        if over <= 0:
+            return 0
         for slot in range(self._slot - SLOTS + 1, self._slot + 1):
             over -= self._cells[slot % SLOTS]
             if over <= 0:
@@ -157,7 +169,7 @@ class _Running:
 
     def wait(self, cost: int, most: int, now: int) -> int:
         """When one of them ends, nobody knows."""
-        return BUSY if most > 0 else NEVER
+        return 0 if self.used + cost <= most else BUSY if most > 0 else NEVER
 
     def add(self, cost: int) -> None:
         """One more."""
@@ -171,4 +183,4 @@ class _Running:
 
 _Gauge = _Window | _Running
 
-_guard: type[Store] = MachineStore
+_guards: tuple[type[Store], type[Gate]] = (MachineStore, _Gate)

@@ -1,11 +1,12 @@
-"""Counting in this process. A decision costs microseconds; what is idle is forgotten."""
+"""Counting in this process. A decision costs a microsecond; what is idle is forgotten."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Grant, Reading, Store
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store
 
 __all__ = ["MemoryStore"]
 
@@ -15,135 +16,191 @@ def _monotonic() -> int:
 
 
 class MemoryStore:
-    """Limits of one process. `clock` gives microseconds and never goes back."""
-
-    immediate: Final = True
+    """Limits of one process."""
 
     def __init__(self, clock: Callable[[], int] = _monotonic) -> None:
-        self._clock = clock
-        self._running: dict[str, _Running] = {}
+        """`clock` gives microseconds and never goes back."""
+        self.clock: Final = clock
+        self._running: WeakValueDictionary[str, _Running] = WeakValueDictionary()
+        """For as long as a gate, or a grant of one, has it: what nobody has, nobody runs."""
         # Two generations: what nobody asked for during a whole one is out of the window, and goes without a search.
         self._recent: dict[str, _Window] = {}
         self._older: dict[str, _Window] = {}
         self._next_generation = 0
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+    def gate(self, rules: Sequence[Rule]) -> "_Gate":
         """See `Store`."""
-        now = self._clock()
-        slot = now // SECOND
+        return _Gate(self, rules)
+
+    def generation(self, slot: int) -> int:
+        """Be in the generation of this second. Gives the first second of the next one."""
         if slot >= self._next_generation:
             self._older, self._recent = self._recent, {}
             self._next_generation = slot + SLOTS
-        readings: list[Reading] = []
-        reset = (slot + SLOTS) * SECOND - now  # what is charged to this second is the last to go
-        for rule in rules:
-            window = self._recent.get(rule.name)
-            # Mostly it was looked at in this second already, and is as it should be.
-            gauge = window if window is not None and window.rolled == slot else self._gauge(rule, slot)
-            cost = tokens if rule.unit == "tokens" else 1
-            left = rule.most - gauge.used - cost
-            if left < 0:
-                await self.settle(Grant(self, rules[: len(readings)], tokens, slot), 0, 0)  # as if nobody had asked
-                return Decision(False, [self._refused(rule, tokens, now) for rule in rules])
-            if isinstance(gauge, _Window):
-                gauge.add(slot, cost)
-                readings.append(Reading(rule, left, 0, reset))
-            else:
-                gauge.used += 1
-                self._running[rule.name] = gauge
-                readings.append(Reading(rule, left, 0, 0))
-        return Decision(True, readings, Grant(self, rules, tokens, slot))
+        return self._next_generation
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """See `Store`."""
-        for rule in grant.rules:
-            if rule.unit == "concurrent":
-                running = self._running[rule.name]
-                running.used -= 1
-                if not running.used:
-                    del self._running[rule.name]
-                continue
-            excess = tokens - grant.tokens if rule.unit == "tokens" else requests - 1
-            if excess:
-                window = self._recent.get(rule.name) or self._older.get(rule.name)
-                if window is not None:
-                    window.amend(grant.slot, excess)
-
-    def _refused(self, rule: Rule, tokens: int, now: int) -> Reading:
-        gauge, cost = self._gauge(rule, now // SECOND), tokens if rule.unit == "tokens" else 1
-        wait = 0 if gauge.used + cost <= rule.most else gauge.wait(cost, rule.most, now)
-        return Reading(rule, max(0, rule.most - gauge.used), wait, gauge.reset(now))
-
-    def _gauge(self, rule: Rule, slot: int) -> "_Gauge":
+    def gauge(self, rule: Rule) -> "_Gauge":
+        """Where this is counted, in this generation: the same for all who ask."""
         name = rule.name
         if rule.unit == "concurrent":
-            return self._running.get(name) or _Running()
+            return self._running.setdefault(name, _Running())
         window = self._recent.get(name)
         if window is None:
             window = self._recent[name] = self._older.get(name) or _Window()
-        if window.rolled != slot:
-            window.roll(slot)
         return window
+
+
+class _Gate:
+    """The gauges of a few limits at hand, so that nothing is looked up for a request."""
+
+    __slots__ = (
+        "_clock",
+        "_gauges",
+        "_next_generation",
+        "_requests",
+        "_rules",
+        "_running",
+        "_slot",
+        "_store",
+        "_tokens",
+    )
+
+    def __init__(self, store: MemoryStore, rules: Sequence[Rule]) -> None:
+        self._store = store
+        self._clock = store.clock
+        self._rules = tuple(rules)
+        self._slot = self._next_generation = -1
+        self._gauges: tuple[tuple[_Gauge, int, bool], ...] = ()
+        """For each limit where it is counted, the most of it, and whether it is of tokens."""
+        self._requests: tuple[_Window, ...] = ()
+        self._tokens: tuple[_Window, ...] = ()
+        self._running: tuple[tuple[int, _Running], ...] = ()
+        """With their places among all."""
+
+    async def admit(self, tokens: int) -> Decision:
+        """See `Gate`."""
+        now = self._clock()
+        slot = now // SECOND
+        if slot != self._slot:
+            self._turn(slot)
+        left: list[int] = []
+        for gauge, most, is_of_tokens in self._gauges:
+            cost = tokens if is_of_tokens else 1
+            rest = most - gauge.used - cost
+            if rest < 0:
+                return self._refuse(len(left), tokens, now)
+            gauge.used += cost
+            left.append(rest)
+        resets = [(slot + SLOTS) * SECOND - now] * len(left)  # what is charged to this second is the last to go
+        for place, _ in self._running:
+            resets[place] = 0
+        return Decision(left, resets, (), Grant(self, tokens, slot, True))
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """See `Gate`."""
+        if excess := tokens - grant.tokens:
+            for window in self._tokens:
+                window.amend(grant.slot, excess)
+        if not requests:
+            for window in self._requests:
+                window.amend(grant.slot, -1)
+        for _, running in self._running:
+            running.used -= 1
+
+    def _turn(self, slot: int) -> None:
+        """Be ready for what is asked in this second."""
+        if slot >= self._next_generation:
+            self._take(slot)
+        for window in (*self._requests, *self._tokens):
+            window.roll(slot)
+        self._slot = slot
+
+    def _take(self, slot: int) -> None:
+        """Have the gauges of the generation of this second."""
+        self._next_generation = self._store.generation(slot)
+        gauges = [(rule, self._store.gauge(rule)) for rule in self._rules]
+        windows = [(rule, gauge) for rule, gauge in gauges if isinstance(gauge, _Window)]
+        self._gauges = tuple((gauge, rule.most, rule.unit == "tokens") for rule, gauge in gauges)
+        self._requests = tuple(window for rule, window in windows if rule.unit == "requests")
+        self._tokens = tuple(window for rule, window in windows if rule.unit == "tokens")
+        self._running = tuple((place, one) for place, (_, one) in enumerate(gauges) if isinstance(one, _Running))
+
+    def _refuse(self, charged: int, tokens: int, now: int) -> Decision:
+        """As if nobody had asked; so many limits are charged already."""
+        for gauge, _, is_of_tokens in self._gauges[:charged]:
+            gauge.used -= tokens if is_of_tokens else 1
+        return Decision(
+            left=[max(0, most - gauge.used) for gauge, most, _ in self._gauges],
+            resets=[gauge.reset(now) for gauge, _, _ in self._gauges],
+            waits=[gauge.wait(tokens if by else 1, most, now) for gauge, most, by in self._gauges],
+        )
 
 
 class _Window:
     """What was used in each of the last seconds; at most `SLOTS` of them."""
 
-    __slots__ = ("_slots", "rolled", "used")
+    __slots__ = ("_before", "_earlier", "_rolled", "used")
 
     def __init__(self) -> None:
-        self._slots: dict[int, int] = {}  # in the order of time
         self.used = 0
-        self.rolled = 0
+        """In all of them. To charge the second that is going on is to add to it."""
+        self._rolled = 0
         """The second in which it was last looked at."""
+        self._earlier: dict[int, int] = {}
+        """What was used in the seconds before that one, in the order of time."""
+        self._before = 0
+        """Their sum: the rest of what was used is the last second's."""
 
     def roll(self, slot: int) -> None:
-        """Drop the seconds that lie wholly before the window."""
-        self.rolled, slots = slot, self._slots
-        while slots and (first := next(iter(slots))) <= slot - SLOTS:
-            self.used -= slots.pop(first)
+        """Begin this second, and drop those that lie wholly before the window; nothing if it has begun."""
+        if slot == self._rolled:
+            return
+        earlier, used = self._earlier, self.used
+        earlier[self._rolled] = used - self._before
+        while earlier and (first := next(iter(earlier))) <= slot - SLOTS:
+            used -= earlier.pop(first)
+        self.used = self._before = used
+        self._rolled = slot
+
+    def amend(self, slot: int, excess: int) -> None:
+        """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
+        if slot == self._rolled:
+            self.used += excess
+        elif slot in self._earlier:
+            self._earlier[slot] += excess
+            self._before += excess
+            self.used += excess
 
     def wait(self, cost: int, most: int, now: int) -> int:
-        """How long until `cost`, which does not fit in, will: until enough of the oldest seconds have gone."""
+        """How long until `cost` fits in: until enough of the oldest seconds have gone."""
         over = self.used + cost - most
-        for slot, amount in self._slots.items():
+        if over <= 0:
+            return 0
+        for slot, amount in (*self._earlier.items(), (self._rolled, self.used - self._before)):
             over -= amount
             if over <= 0:
                 return (slot + SLOTS) * SECOND - now
         return NEVER
 
-    def add(self, slot: int, cost: int) -> None:
-        """Charge it to the current second."""
-        self._slots[slot] = self._slots.get(slot, 0) + cost
-        self.used += cost
-
-    def amend(self, slot: int, excess: int) -> None:
-        """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
-        amount = self._slots.get(slot)
-        if amount is None:
-            return
-        self.used += excess
-        if amount + excess:
-            self._slots[slot] = amount + excess
-        else:
-            del self._slots[slot]
-
     def reset(self, now: int) -> int:
         """How long until nothing is used any more."""
-        return (next(reversed(self._slots)) + SLOTS) * SECOND - now if self._slots else 0
+        if self.used > self._before:
+            return (self._rolled + SLOTS) * SECOND - now
+        last = next((slot for slot in reversed(self._earlier) if self._earlier[slot]), None)
+        return 0 if last is None else (last + SLOTS) * SECOND - now
 
 
 class _Running:
     """How many requests run now."""
 
-    __slots__ = ("used",)
+    __slots__ = ("__weakref__", "used")
 
     def __init__(self) -> None:
         self.used = 0
 
     def wait(self, cost: int, most: int, now: int) -> int:
         """When one of them ends, nobody knows."""
-        return BUSY if most > 0 else NEVER
+        return 0 if self.used + cost <= most else BUSY if most > 0 else NEVER
 
     def reset(self, now: int) -> int:
         """Nothing that can be waited for."""
@@ -152,4 +209,4 @@ class _Running:
 
 _Gauge = _Window | _Running
 
-_guard: type[Store] = MemoryStore
+_guards: tuple[type[Store], type[Gate]] = (MemoryStore, _Gate)

@@ -1,12 +1,11 @@
 """What becomes of limits while Redis is gone."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from gatehook import Unavailable
 from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import Decision, Grant, Store
+from gatehook_plugins.rate_limit.store import Decision, Gate, Grant, Store
 
 __all__ = ["Closed", "Open", "Resilient"]
 
@@ -14,33 +13,47 @@ __all__ = ["Closed", "Open", "Resilient"]
 class Resilient:
     """Asks one store, and while that is gone another."""
 
-    immediate: Final = False
-
     def __init__(self, store: Store, meanwhile: Store) -> None:
         """`store` may raise Gone; grants tell which of the two gave them, and are settled there."""
         self._store = store
         self._meanwhile = meanwhile
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+    def gate(self, rules: Sequence[Rule]) -> "_ResilientGate":
         """See `Store`."""
+        return _ResilientGate(self._store.gate(rules), self._meanwhile.gate(rules))
+
+
+class _ResilientGate:
+    """The gates of both."""
+
+    __slots__ = ("_gate", "_meanwhile")
+
+    def __init__(self, gate: Gate, meanwhile: Gate) -> None:
+        self._gate = gate
+        self._meanwhile = meanwhile
+
+    async def admit(self, tokens: int) -> Decision:
+        """See `Gate`."""
         try:
-            return await self._store.admit(rules, tokens)
+            return await self._gate.admit(tokens)
         except Gone:
-            return await self._meanwhile.admit(rules, tokens)
+            return await self._meanwhile.admit(tokens)
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """See `Store`."""
-        await grant.store.settle(grant, requests, tokens)
+        """See `Gate`."""
+        await grant.gate.settle(grant, requests, tokens)
 
 
 class Open:
     """Limits nobody."""
 
-    immediate: Final = True
+    def gate(self, rules: Sequence[Rule]) -> "Open":
+        """See `Store`."""
+        return self
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+    async def admit(self, tokens: int) -> Decision:
         """Yes, and nothing is counted."""
-        return Decision(True, ())
+        return Decision((), ())
 
     async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""
@@ -49,9 +62,11 @@ class Open:
 class Closed:
     """Lets nobody in."""
 
-    immediate: Final = True
+    def gate(self, rules: Sequence[Rule]) -> "Closed":
+        """See `Store`."""
+        return self
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
+    async def admit(self, tokens: int) -> Decision:
         """No.
 
         Raises:
@@ -67,4 +82,5 @@ class Closed:
         """There is nothing to settle."""
 
 
-_guards: tuple[type[Store], ...] = (Resilient, Open, Closed)
+_stores: tuple[type[Store], ...] = (Resilient, Open, Closed)
+_gates: tuple[type[Gate], ...] = (_ResilientGate, Open, Closed)

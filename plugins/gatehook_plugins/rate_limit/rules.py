@@ -22,8 +22,6 @@ class Rule(Struct, frozen=True, gc=False):
     most: int
     name: str
     """What is counted against it; the same whatever the limit, so that changing a limit forgets nothing."""
-    shown: str
-    """`most`, as headers have it."""
 
     def cost(self, tokens: int) -> int:
         """What a request of so many tokens takes of it."""
@@ -37,6 +35,4 @@ def rules(scope: Scope, owner: str, limits: Limits) -> tuple[Rule, ...]:
         ("tokens", limits.tokens_per_minute),
         ("concurrent", limits.concurrent_requests),
     )
-    return tuple(
-        Rule(scope, owner, unit, most, f"{unit}:{scope}:{owner}", str(most)) for unit, most in units if most is not None
-    )
+    return tuple(Rule(scope, owner, unit, most, f"{unit}:{scope}:{owner}") for unit, most in units if most is not None)

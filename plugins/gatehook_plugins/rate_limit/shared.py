@@ -5,13 +5,13 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.script import Script, script
-from gatehook_plugins.rate_limit.store import Decision, Grant, Reading, Store
+from gatehook_plugins.rate_limit.store import Decision, Gate, Grant, Store
 
 __all__ = ["RedisStore"]
 
@@ -31,8 +31,6 @@ class RedisStore:
 
     Running requests are held by leases, which a task renews; those of a node that died end by themselves.
     """
-
-    immediate: Final = False
 
     def __init__(self, line: RedisLine, prefix: str, clock: Callable[[], int] | None = None) -> None:
         """Made ready; nothing is sent.
@@ -69,50 +67,49 @@ class RedisStore:
                 await self.beat()
             await self._line.close()
 
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
-        """See `Store`.
+    def gate(self, rules: Sequence[Rule]) -> "_Gate":
+        """See `Store`."""
+        return _Gate(self, rules)
+
+    async def admit(self, gate: "_Gate", tokens: int) -> Decision:
+        """See `Gate`.
 
         Raises:
             Gone: Redis did not answer in time.
         """
         holder = f"{self._node}:{next(self._numbers)}"
         arguments: list[str | int] = [self._now(), _LEASE, holder]
-        for rule in rules:
+        for rule in gate.rules:
             arguments += (rule.unit, rule.most, rule.cost(tokens))
-        running = tuple(self._key(rule) for rule in rules if rule.unit == "concurrent")
 
         async def take_back(answer: Sequence[int]) -> None:
             slot, admitted, *_ = answer
             if admitted:
-                await self.settle(Grant(self, rules, tokens, slot, holder), requests=0, tokens=0)
+                await self.settle(gate, Grant(gate, tokens, slot, immediate=False, holder=holder), requests=0, tokens=0)
 
-        keys = [self._key(rule) for rule in rules]
         try:
             slot, admitted, *gauges = await self._line.ask(
-                lambda client: _ADMIT.run(client, keys, arguments), abandoned=take_back
+                lambda client: _ADMIT.run(client, gate.keys, arguments), abandoned=take_back
             )
         except BaseException as error:  # also when the client leaves: the script may have run
-            if running and not (isinstance(error, Gone) and not error.asked):
-                self._ended[holder] = running
+            if gate.running and not (isinstance(error, Gone) and not error.asked):
+                self._ended[holder] = gate.running
             raise
-        readings = tuple(
-            Reading(rule, max(0, rule.most - used), wait, reset)
-            for rule, used, wait, reset in zip(rules, gauges[::3], gauges[1::3], gauges[2::3], strict=True)
-        )
+        left = [max(0, rule.most - used) for rule, used in zip(gate.rules, gauges[::3], strict=True)]
         if not admitted:
-            return Decision(False, readings)
-        if running:
-            self._held[holder] = running
-        return Decision(True, readings, Grant(self, rules, tokens, slot, holder))
+            return Decision(left, gauges[2::3], gauges[1::3])
+        if gate.running:
+            self._held[holder] = gate.running
+        return Decision(left, gauges[2::3], (), Grant(gate, tokens, slot, immediate=False, holder=holder))
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """See `Store`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""
+    async def settle(self, gate: "_Gate", grant: Grant, requests: int, tokens: int) -> None:
+        """See `Gate`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""
         keys: list[bytes] = []
         arguments: list[str | int] = [self._now(), grant.slot, grant.holder]
-        for rule in grant.rules:
+        for rule, key in zip(gate.rules, gate.keys, strict=True):
             excess = tokens - grant.tokens if rule.unit == "tokens" else requests - 1
             if excess or rule.unit == "concurrent":
-                keys.append(self._key(rule))
+                keys.append(key)
                 arguments += (rule.unit, excess)
         if not keys:
             return
@@ -163,11 +160,32 @@ class RedisStore:
     async def _run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[str | int]) -> Any:
         return await self._line.ask(lambda client: script.run(client, keys, arguments))
 
-    def _key(self, rule: Rule) -> bytes:
+    def key(self, rule: Rule) -> bytes:
+        """What a limit is counted under."""
         return (self._prefix + rule.name).encode("utf-8", "surrogatepass")  # an id may be any text
 
     def _now(self) -> str | int:
         return "" if self._clock is None else self._clock()
 
 
-_guard: type[Store] = RedisStore
+class _Gate:
+    """A few limits, and the keys that they are counted under."""
+
+    __slots__ = ("_store", "keys", "rules", "running")
+
+    def __init__(self, store: RedisStore, rules: Sequence[Rule]) -> None:
+        self._store = store
+        self.rules = tuple(rules)
+        self.keys = [store.key(rule) for rule in rules]
+        self.running = tuple(store.key(rule) for rule in rules if rule.unit == "concurrent")
+
+    def admit(self, tokens: int) -> Coroutine[Any, Any, Decision]:
+        """See `RedisStore.admit`."""
+        return self._store.admit(self, tokens)
+
+    def settle(self, grant: Grant, requests: int, tokens: int) -> Coroutine[Any, Any, None]:
+        """See `RedisStore.settle`."""
+        return self._store.settle(self, grant, requests, tokens)
+
+
+_guards: tuple[type[Store], type[Gate]] = (RedisStore, _Gate)

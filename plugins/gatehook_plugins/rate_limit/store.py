@@ -1,4 +1,4 @@
-"""Where what was used is counted: the interface of it, and the values that go in and out. Times are microseconds."""
+"""Where what was used is counted: the interfaces of it, and the values that go in and out. Times are microseconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 from gatehook import Outcome, Permit
 from gatehook_plugins.rate_limit.rules import Rule
 
-__all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Grant", "Reading", "Store"]
+__all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Gate", "Grant", "Store"]
 
 SECOND: Final = 1_000_000
 SLOTS: Final = 61
@@ -21,65 +21,63 @@ NEVER: Final = -1
 """The wait of a request that will not pass however long it waits."""
 
 
-class Reading(Struct, frozen=True, gc=False):
-    """What is left of one limit after a decision."""
+class Decision(Struct, frozen=True, gc=False):
+    """Whether a request may go on, and what is left after that of each limit, in their order."""
 
-    rule: Rule
-    left: int
-    wait: int
-    """Until the same request could pass: 0 if it could now, `NEVER`."""
-    reset: int
+    left: Sequence[int]
+    """() if nobody counts."""
+    resets: Sequence[int]
     """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time."""
+    waits: Sequence[int] = ()
+    """() if the request was admitted; else until it could pass each limit: 0 if it could now, `NEVER`."""
+    grant: Grant | None = None
+    """None if it was refused, or if nobody counts."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether no limit refused."""
+        return not self.waits
 
 
 class Grant(Struct, frozen=True, gc=False):
     """What an admitted request, or one attempt of it, has reserved, and where: the `Permit` of it."""
 
-    store: Store
-    rules: Sequence[Rule]
+    gate: Gate
     tokens: int
     slot: int
     """The second of the admission, by the store's clock."""
+    immediate: bool
+    """Whether to settle it never really waits."""
     holder: str = ""
     """Names this request among those that run at the same time."""
-
-    @property
-    def immediate(self) -> bool:
-        """Whether to settle it never really waits."""
-        return self.store.immediate
 
     def settle(self, outcome: Outcome) -> Coroutine[Any, Any, None]:
         """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
         usage = outcome.usage
         tokens = 0 if usage is None else usage.total_tokens
-        return self.store.settle(self, 0 if outcome.status == "rejected" else 1, tokens)
+        return self.gate.settle(self, 0 if outcome.status == "rejected" else 1, tokens)
 
 
-class Decision(Struct, frozen=True, gc=False):
-    """Whether a request may go on. All of its limits are decided together: none is charged if one refuses."""
+class Gate(Protocol):
+    """A few limits that are decided together, always the same ones: what one caller has to pass."""
 
-    admitted: bool
-    """Whether no limit refused."""
-    readings: Sequence[Reading]
-    """Of all limits."""
-    grant: Grant | None = None
-    """None if it was refused, or if nobody counts."""
+    async def admit(self, tokens: int) -> Decision:
+        """Charge one request, and its tokens, to all of them or to none."""
+        ...
+
+    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+        """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go.
+
+        Once for each grant that it gave.
+        """
+        ...
 
 
 class Store(Protocol):
     """Counts requests, tokens and running requests against limits."""
 
-    @property
-    def immediate(self) -> bool:
-        """Whether nothing it does really waits."""
-        ...
-
-    async def admit(self, rules: Sequence[Rule], tokens: int) -> Decision:
-        """Charge one request, and its tokens, to all of these rules or to none."""
-        ...
-
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
-        """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go."""
+    def gate(self, rules: Sequence[Rule]) -> Gate:
+        """What decides by these limits, to be kept for the next request; gates that share a limit share its count."""
         ...
 
 

@@ -1,29 +1,18 @@
 """What callers are told of their limits: headers, and the reasons of a refusal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
-from multidict import istr
-
 from gatehook import RateLimited, Retry
-from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import NEVER, SECOND, Reading
+from gatehook_plugins.rate_limit.rules import Rule, Unit
+from gatehook_plugins.rate_limit.store import NEVER, SECOND, Decision
 
-__all__ = ["duration", "headers", "refusal"]
+__all__ = ["Headers", "duration", "refusal"]
 
-# Ready for a dictionary that minds no case, so that no answer makes them so once more.
-_LIMIT: Final = istr("X-RateLimit-Limit")
-_REMAINING: Final = istr("X-RateLimit-Remaining")
-_RESET: Final = istr("X-RateLimit-Reset")
-_REQUESTS: Final = istr("x-ratelimit-limit-requests")
-_REQUESTS_LEFT: Final = istr("x-ratelimit-remaining-requests")
-_REQUESTS_RESET: Final = istr("x-ratelimit-reset-requests")
-_TOKENS: Final = istr("x-ratelimit-limit-tokens")
-_TOKENS_LEFT: Final = istr("x-ratelimit-remaining-tokens")
-_TOKENS_RESET: Final = istr("x-ratelimit-reset-tokens")
-
-_FRACTIONS: Final = ("", *(f".{milliseconds:03}".rstrip("0") for milliseconds in range(1, 1000)))
-"""Of seconds, by milliseconds, as they are written."""
+_FAMILIES: Final[tuple[Unit, ...]] = ("requests", "tokens", "concurrent")
+"""What limits are told by: `X-RateLimit-*` are of the first one that there is a limit of."""
+_NONE: Final = -1
 
 _SCOPES: Final[Mapping[str, str]] = {
     "key": "this key",
@@ -38,71 +27,86 @@ _UNITS: Final[Mapping[str, str]] = {
 }
 
 
-def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
-    """The `X-RateLimit-*` headers of the tightest limits, then OpenAI's of requests and of tokens.
+class Headers:
+    """Writes the headers of a few limits, always the same ones."""
 
-    Args:
-        readings: of all limits; without any there are no headers.
-        now: seconds since the epoch.
-    """
-    requests: Reading | None = None
-    tokens: Reading | None = None
-    running: Reading | None = None
-    for reading in readings:
-        unit = reading.rule.unit
-        if unit == "requests":
-            requests = reading if requests is None else _tighter(requests, reading)
-        elif unit == "tokens":
-            tokens = reading if tokens is None else _tighter(tokens, reading)
-        else:
-            running = reading if running is None else _tighter(running, reading)
-    main = requests or tokens or running
-    if main is None:
-        return {}
-    limit, left = main.rule.shown, str(main.left)
-    said: dict[str, str] = {
-        _LIMIT: limit,
-        _REMAINING: left,
-        _RESET: str(-(-(int(now * SECOND) + main.reset) // SECOND)),
-    }
-    reset = duration(main.reset)
-    if requests is not None:
-        said[_REQUESTS] = limit
-        said[_REQUESTS_LEFT] = left
-        said[_REQUESTS_RESET] = reset
-    if tokens is not None:
-        said[_TOKENS] = tokens.rule.shown
-        said[_TOKENS_LEFT] = str(tokens.left)
-        said[_TOKENS_RESET] = reset if tokens.reset == main.reset else duration(tokens.reset)  # mostly the same
-    return said
+    __slots__ = ("_families", "_main", "_only", "_shown")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._shown = [str(rule.most) for rule in rules]
+        self._families = [[place for place, rule in enumerate(rules) if rule.unit == unit] for unit in _FAMILIES]
+        """The places of each family's limits."""
+        self._main = next((number for number, places in enumerate(self._families) if places), 0)
+        self._only = [places[0] if places else _NONE for places in self._families]
+        """The place of each family's only limit; empty if one has several."""
+        if any(len(places) > 1 for places in self._families):
+            self._only = []
+
+    def of(self, decision: Decision, now: int) -> dict[str, str]:
+        """The `X-RateLimit-*` headers of the tightest limits, then OpenAI's of requests and of tokens.
+
+        Args:
+            decision: by all limits; without any there are no headers.
+            now: microseconds since the epoch.
+        """
+        left, resets, shown = decision.left, decision.resets, self._shown
+        if not left:
+            return {}
+        places = self._only or [_tightest(places, decision) for places in self._families]
+        requests, tokens, _ = places
+        main = places[self._main]
+        limit, remaining, reset = shown[main], str(left[main]), resets[main]
+        said = {
+            "X-RateLimit-Limit": limit,
+            "X-RateLimit-Remaining": remaining,
+            "X-RateLimit-Reset": str(-(-(now + reset) // SECOND)),
+        }
+        lasts = duration(reset)
+        if requests != _NONE:
+            said["x-ratelimit-limit-requests"] = limit
+            said["x-ratelimit-remaining-requests"] = remaining
+            said["x-ratelimit-reset-requests"] = lasts
+        if tokens != _NONE:
+            said["x-ratelimit-limit-tokens"] = shown[tokens]
+            said["x-ratelimit-remaining-tokens"] = str(left[tokens])
+            said["x-ratelimit-reset-tokens"] = lasts if resets[tokens] == reset else duration(resets[tokens])
+        return said
 
 
-def _tighter(one: Reading, other: Reading) -> Reading:
+def _tightest(places: Sequence[int], decision: Decision) -> int:
     """The one with the least left; of the same, the one that stays so longest."""
-    return other if (other.left, -other.reset) < (one.left, -one.reset) else one
+    return min(places, key=lambda place: (decision.left[place], -decision.resets[place]), default=_NONE)
 
 
 def duration(microseconds: int) -> str:
     """As OpenAI writes it: "120ms", "1s", "6m0s"."""
-    seconds, milliseconds = divmod(-(-microseconds // 1000), 1000)
-    if seconds >= 60:
-        return f"{seconds // 60}m{seconds % 60}{_FRACTIONS[milliseconds]}s"
-    return f"{seconds}{_FRACTIONS[milliseconds]}s" if seconds or not milliseconds else f"{milliseconds}ms"
+    return _duration(-(-microseconds // 1000))
 
 
-def refusal(readings: Iterable[Reading], tokens: int, retry: Retry | None = None) -> RateLimited:
+@lru_cache(maxsize=4096)  # of which a limit that is asked all the time needs the thousand between 60 and 61 seconds
+def _duration(milliseconds: int) -> str:
+    seconds, fraction = divmod(milliseconds, 1000)
+    if not seconds and fraction:
+        return f"{fraction}ms"
+    minutes = f"{seconds // 60}m" if seconds >= 60 else ""
+    return f"{minutes}{seconds % 60}" + f".{fraction:03}".rstrip(".0") + "s"
+
+
+def refusal(rules: Sequence[Rule], decision: Decision, tokens: int, retry: Retry | None = None) -> RateLimited:
     """The error for a request that a limit refused; of several, the one to wait for longest.
 
     Args:
-        readings: of all limits.
+        rules: that decided.
+        decision: not admitted.
         tokens: what the request was expected to use.
         retry: what failover may do; None where it has no part yet.
     """
-    refused = [reading for reading in readings if reading.wait]
-    reading = max(refused, key=lambda one: float("inf") if one.wait == NEVER else one.wait)
-    rule, scope = reading.rule, _SCOPES[reading.rule.scope].format(reading.rule.owner)
+    waits = decision.waits
+    place = max(range(len(waits)), key=lambda one: float("inf") if waits[one] == NEVER else waits[one])
+    rule, wait = rules[place], waits[place]
+    scope = _SCOPES[rule.scope].format(rule.owner)
     limit = f"{rule.most} {_UNITS[rule.unit].format('' if rule.most == 1 else 's')}"
-    if reading.wait == NEVER and rule.most > 0:
+    if wait == NEVER and rule.most > 0:
         return RateLimited(
             f"this request may use about {tokens} tokens, and {scope} has {limit}, so it can never pass; "
             "send less, or ask for a shorter answer with max_tokens",
@@ -110,17 +114,14 @@ def refusal(readings: Iterable[Reading], tokens: int, retry: Retry | None = None
             retry=retry,
         )
     reached = f"rate limit reached for {scope}: {limit}"
-    if reading.wait == NEVER:
+    if wait == NEVER:
         return RateLimited(f"{reached}; nothing is allowed", retry=retry)
-    return RateLimited(f"{reached}; {_advice(rule, reading, tokens)}", retry=retry, retry_after=reading.wait / SECOND)
+    advice = _advice(rule, decision.left[place], wait, tokens)
+    return RateLimited(f"{reached}; {advice}", retry=retry, retry_after=wait / SECOND)
 
 
-def _advice(rule: Rule, reading: Reading, tokens: int) -> str:
+def _advice(rule: Rule, left: int, wait: int, tokens: int) -> str:
     if rule.unit == "concurrent":
         return "try again when a running one has ended"
-    again = f"try again in {_ceil(reading.wait, SECOND)} s"
-    return f"{reading.left} are left, this request may use about {tokens}; {again}" if rule.unit == "tokens" else again
-
-
-def _ceil(amount: int, unit: int) -> int:
-    return -(-amount // unit)
+    again = f"try again in {-(-wait // SECOND)} s"
+    return f"{left} are left, this request may use about {tokens}; {again}" if rule.unit == "tokens" else again

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gatehook import Directory, Verdict
+from gatehook import Directory, Verdict, counted
 from gatehook_plugins.tool_policy.rules import Kind, Rule, Rules
 
 __all__ = ["NAME", "Configured", "Standing"]
@@ -65,7 +65,7 @@ class Standing:
             configured = Configured(rules=(Rule(verdict="deny", reason="the configured policy cannot be read"),))
         self._now = Rules((*self._rules, *configured.rules), configured.default or self._default)
         log.info(
-            "tools are called by the %d rules of the settings, and %d configured",
-            len(self._rules),
+            "tools are called by %s of the settings, and %d configured",
+            counted(len(self._rules), "rule"),
             len(configured.rules),
         )

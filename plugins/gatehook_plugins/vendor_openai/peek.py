@@ -1,9 +1,9 @@
 """The few fields of an answer that accounting and renaming need, decoded without building the rest."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gatehook import Usage
 
@@ -84,13 +84,51 @@ class Whole(Struct):
 
 
 _ABSURD = 10**15
+_Count = Annotated[int, Meta(ge=0, lt=_ABSURD)]
+
+
+class Details(Struct):
+    """What some of the tokens were."""
+
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
+class Told(Struct):
+    """A usage object as it is meant to be."""
+
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    prompt_cache_hit_tokens: _Count | None = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+
+
+class _WholeAsMeant(Whole):
+    usage: Told | None = None
+
 
 read_event = msgspec.json.Decoder(Event).decode
-read_whole = msgspec.json.Decoder(Whole).decode
+_read_as_meant = msgspec.json.Decoder(_WholeAsMeant).decode
+_read_whole = msgspec.json.Decoder(Whole).decode
+
+
+def read_whole(raw: bytes) -> Whole:
+    """Decode a whole answer; its usage as `Told`, or as a dict if it is somehow else.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no such answer.
+    """
+    try:
+        return _read_as_meant(raw)
+    except msgspec.ValidationError:
+        return _read_whole(raw)
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """A vendor's usage object; what is missing or of a wrong type counts as 0."""
+    """A vendor's usage object, read by `read_whole` or from JSON; what is missing or of a wrong type counts as 0."""
+    if type(usage) is Told:
+        return _usage_as_told(usage)
     if type(usage) is not dict:
         return None
     prompt = usage.get("prompt_tokens_details")
@@ -102,6 +140,16 @@ def usage_of(usage: Any) -> Usage | None:
         _count(usage.get("completion_tokens")),
         cached_tokens=_count(cached),
         reasoning_tokens=_count(completion.get("reasoning_tokens")) if type(completion) is dict else 0,
+    )
+
+
+def _usage_as_told(told: Told) -> Usage:
+    prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
+    return Usage(
+        told.prompt_tokens,
+        told.completion_tokens,
+        cached_tokens=(told.prompt_cache_hit_tokens if prompt is None else prompt.cached_tokens) or 0,
+        reasoning_tokens=0 if completion is None else completion.reasoning_tokens or 0,
     )
 
 

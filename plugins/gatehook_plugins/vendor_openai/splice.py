@@ -20,11 +20,12 @@ _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 def with_model(raw: bytes, old: str | None, new: str) -> bytes:
     """The JSON object `raw`, whose top-level "model" is `old` (None: it has none), with `new` instead."""
     # A quote inside a string is escaped, so `"model"` before a colon is a key; if there is just one, it is the one.
-    # \u006x may spell a letter of "model": then nothing is certain.
-    if old is not None and raw.count(b'"model"') == 1 and b"\\u006" not in raw:
+    # \u006x may spell a letter of "model": then nothing is certain. (`in` would first make an error of what is sought
+    # being no number.)
+    if old is not None and raw.count(b'"model"') == 1 and raw.find(b"\\u006") < 0:
         plain = _member(old)
-        if plain in raw:
-            return raw.replace(plain, _member(new), 1)
+        if (place := raw.find(plain)) >= 0:
+            return b"%b%b%b" % (raw[:place], _member(new), raw[place + len(plain) :])
         match = _MODEL.search(raw)
         if match is not None and decode(match[1]) == old:
             return raw[: match.start(1)] + encode(new) + raw[match.end(1) :]
@@ -39,7 +40,7 @@ def _member(model: str) -> bytes:
 
 def has_two_models(raw: bytes) -> bool:
     """Whether the JSON object `raw` names its model twice, so that two readers of it may see two models."""
-    if raw.count(b'"model"') <= 1 and b"\\u006" not in raw:
+    if raw.count(b'"model"') <= 1 and raw.find(b"\\u006") < 0:
         return False
     members: list[tuple[str, Any]] = json.loads(raw, object_pairs_hook=list)
     return sum(name == "model" for name, _ in members) > 1

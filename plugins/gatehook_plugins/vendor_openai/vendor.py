@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from gatehook import (
     MalformedJSON,
     Operation,
     Parameter,
+    PreparedRequest,
     Retry,
     Target,
     Upstream,
@@ -71,9 +72,8 @@ class _Prepared:
     """What is the same for every request to one deployment."""
 
     target: Target
-    urls: Mapping[str, str]
-    models: str
-    headers: Mapping[str, str] = field(repr=False)
+    requests: Mapping[Operation, PreparedRequest]
+    models: PreparedRequest
     options: Options
 
 
@@ -143,8 +143,7 @@ class OpenAIVendor:
 
     async def probe(self, target: Target) -> None:
         """Ask for the list of models. A server without one answers all the same."""
-        prepared = self._prepare(target)
-        async with await self._egress.request(target, "GET", prepared.models, headers=prepared.headers) as upstream:
+        async with await self._egress.send(self._prepare(target).models) as upstream:
             if upstream.status not in (200, 404, 405, 501):
                 raise await failure.from_answer(target, upstream)
             await upstream.drain()
@@ -155,8 +154,7 @@ class OpenAIVendor:
         body = _written(attempt, prepared.options)
         if operation == "images":
             body = picture_body(attempt, body, self._files)
-        url = prepared.urls[operation]
-        return self._egress.request(attempt.target, "POST", url, headers=prepared.headers, body=body)
+        return self._egress.send(prepared.requests[operation], body)
 
     def _prepare(self, target: Target) -> _Prepared:
         known = self._prepared.get(target.key)
@@ -168,8 +166,10 @@ class OpenAIVendor:
         headers = {"Content-Type": "application/json", **options.headers}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
-        urls: dict[str, str] = {name: base + path for name, path in _PATHS.items()}
-        prepared = _Prepared(target, urls, base + "/models", headers, options)
+        prepare = self._egress.prepare
+        requests = {name: prepare(target, "POST", base + path, headers=headers) for name, path in _PATHS.items()}
+        models = prepare(target, "GET", base + "/models", headers=headers)
+        prepared = _Prepared(target, requests, models, options)
         self._prepared[target.key] = prepared
         return prepared
 
@@ -247,7 +247,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
 
 def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
     """The answer under its public name, and with the finish reason that its tool calls ask for."""
-    if any(_miscalled(choice) for choice in whole.choices or ()):
+    if _is_miscalled(whole):
         data = decode(raw)
         for choice in data["choices"]:
             if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
@@ -256,8 +256,12 @@ def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
     return raw if whole.model == public else with_model(raw, whole.model, public)
 
 
-def _miscalled(choice: Any) -> bool:
-    return choice.finish_reason == "stop" and choice.message is not None and bool(choice.message.tool_calls)
+def _is_miscalled(whole: Whole) -> bool:
+    """Whether a choice with tool calls says that it just stopped."""
+    for choice in whole.choices or ():
+        if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
+            return True
+    return False
 
 
 def _whole(target: Target, raw: bytes) -> Whole:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gatehook import direct
 from gatehook.testing import Reply
 
 Dialect = Any
@@ -69,6 +70,8 @@ async def test_the_client_is_told_and_nobody_else_is_asked(
     other = dialect.wire.stream(["other"])
     async with wall(dialect.wire, second=[other], streams=True, patience=patience) as opened:
         for name, (reply, kind, code) in breaks.items():
+            if name == "badly chunked" and not direct.available:
+                continue  # aiohttp's own client does not wake who reads: there it is a stall
             answer, calls = await opened.play(reply(dialect))
             assert (name, calls) == (name, (1, 0))
             assert (name, answer.status, answer.text, answer.cut) == (name, 200, PARTIAL, True)

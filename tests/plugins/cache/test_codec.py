@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatehook import Chunk, Completion, Entry, Frames, Usage
@@ -52,6 +52,7 @@ def test_what_is_packed_comes_back(entry: Entry) -> None:
 
 
 @given(st.binary())
+@example(b"\x93\x00\x91\xa4\x00\x00\x00\x80")
 def test_anything_else_is_nothing(data: bytes) -> None:
     assert unpack(data) is None or data == pack(unpack(data) or Entry())
 

@@ -141,11 +141,11 @@ async def test_an_error_of_a_tool_is_told_and_arguments_are_checked_before(real:
 
 async def test_a_list_that_changes_is_heard_of(real: Served, said: Said) -> None:
     assert await run(real, "s__learn") == "learned"
-    await said.until("mcp server 's'", "tools")
+    await said.until("mcp server 's'", "tool")
     assert "s__learned" in names(real)
     assert await run(real, "s__learned") == "new"
     assert await run(real, "s__learn") == "learned"
-    await said.until("mcp server 's'", "tools")
+    await said.until("mcp server 's'", "tool")
     assert "s__learned" not in names(real)
 
 

@@ -26,7 +26,7 @@ def of(amount: Amount, dimension: int) -> int:
 
 
 def need_of(expected: Amount, most: Amount) -> Need:
-    return Need.of(most.tokens, most.nano, expected.tokens, expected.nano)
+    return Need(most, expected)
 
 
 class Request:
@@ -152,7 +152,7 @@ class World:
         largest = self.random.choice([1, self.largest])
         expected = Amount(draw(0, largest), draw(0, largest))
         request = Request(need_of(expected, expected + Amount(draw(0, self.beyond), draw(0, self.beyond))))
-        if process.account.reserve(request.need):
+        if process.account.reserve(request.need.most):
             process.running.append(request)
         else:
             process.waiting.append(request)
@@ -190,7 +190,7 @@ class World:
         request = process.running.pop(self.random.randrange(len(process.running)))
         share = self.random.choice([1.0, 1.0, 1.0, 0.9, 0.5, 0.0])
         used = Amount(round(request.need.most.tokens * share), round(request.need.most.nano * share))
-        process.account.settle(request.need, used.tokens, used.nano)
+        process.account.settle(request.need.most, used.tokens, used.nano)
         self.record(process, request, used)
 
     def record(self, process: Process, request: Request, used: Amount) -> None:
@@ -338,26 +338,26 @@ def admitted(account: Account, caps: Caps, *needs: Need) -> Sequence[bool]:
 def test_what_a_request_was_granted_beyond_the_cap_is_nobody_elses() -> None:
     account, caps, large = Account("u"), Caps(tokens=100), need(90, 130)
     assert admitted(account, caps, large) == [True]
-    account.settle(large, 95, 0)
+    account.settle(large.most, 95, 0)
     assert account.free.tokens == 5
     assert account.rewrite
-    assert not account.reserve(need(6, 6))
-    assert account.reserve(need(5, 5))
+    assert not account.reserve(Amount(6))
+    assert account.reserve(Amount(5))
 
 
 def test_only_one_request_at_a_time_may_go_beyond_a_cap() -> None:
     account, caps = Account("u"), Caps(tokens=100)
     assert admitted(account, caps, need(10, 101), need(1, 1), need(0, 5)) == [True, False, False]
-    account.settle(need(10, 101), 99, 0)
+    account.settle(need(10, 101).most, 99, 0)
     assert admitted(account, caps, need(1, 500), need(1, 1)) == [True, False]
 
 
 def test_while_the_database_is_asked_nothing_is_admitted_without() -> None:
     account = Account("u")
     admitted(account, Caps(tokens=10_000), need(10, 10))
-    assert account.reserve(need(1, 1))
+    assert account.reserve(Amount(1))
     account.frozen = True
-    assert not account.reserve(need(1, 1))
+    assert not account.reserve(Amount(1))
 
 
 def test_a_request_that_costs_nothing_passes_a_budget_that_is_used_up() -> None:

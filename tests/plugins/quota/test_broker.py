@@ -205,7 +205,7 @@ async def test_what_lies_idle_goes_back(world: Any) -> None:
     await use(node, user, 100)
     await node.settled()
     assert await world.leases(user) == {}
-    assert node.service.broker._accounts == {}
+    assert node.service.broker.accounts == {}
 
 
 async def test_what_a_settled_request_left_over_is_soon_there_for_other_processes(world: Any) -> None:
@@ -274,9 +274,8 @@ async def test_a_row_booked_before_its_request_is_settled_is_counted_once(world:
     await node.settled()
     assert (await world.balances(user))["all"].tokens == 15
     assert await world.leases(user) == {}
-    assert node.service.broker._accounts == {}
+    assert node.service.broker.accounts == {}
     assert node.service.books._open == {}
-    assert node.service.books._early == set()
 
 
 async def test_a_lost_process_is_booked_as_used_and_unbooked_if_it_turns_up(world: Any, monkeypatch: Any) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gatehook import Estimate, Pricing, Target, Usage
 from gatehook.catalog import LiveCatalog
+from gatehook_plugins.quota.account import Amount
 from gatehook_plugins.quota.prices import Prices
 
 RATES = st.integers(0, 10**9)
@@ -80,3 +81,22 @@ def test_a_model_of_pictures_needs_the_price_of_all_of_them() -> None:
     assert (need.most.nano, need.expected.nano) == (120, 120)
     assert Prices(catalog).of("a").cover(Pricing(0, 0, image=40))
     assert not Prices(catalog).of("a").cover(Pricing(0, 0, image=41))
+
+
+def test_what_a_wildcard_serves_costs_what_it_does_even_if_somebody_asked_for_the_wildcard_itself() -> None:
+    catalog = LiveCatalog([Target("o#1", "o/*", "mock", "*", pricing=Pricing(7, 9), aliases=("own",))])
+    prices = Prices(catalog)
+    assert catalog.group("o/*") == ()
+    assert [prices.of(name).prompt for name in ("o/*", "o/x", "own", "o/y")] == [7, 7, 7, 7]
+    assert prices.of("nobody's").prompt == 0
+    assert prices._rates.keys() == {"o/*", "own"}, "clients may ask for any name"
+    assert prices.of("o/x").group == catalog.groups()["o/*"]
+
+
+@given(size=st.builds(Estimate, *[st.integers(0, 10**40)] * 5))
+def test_whatever_is_asked_for_can_be_counted_with(size: Estimate) -> None:
+    rates = Prices(LiveCatalog([target("m#1", Pricing(10**6, 10**7, image=10**9))])).of("m")
+    need = rates.need(size)
+    assert need.most == rates.most(size)
+    assert need.most.up_to(Amount(10**15, 10**15)) == need.most
+    assert need.expected.up_to(need.most) == need.expected

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehook import RateLimited, Unavailable, Usage
+from gatehook import RateLimited, Unavailable, Usage, estimate
 from gatehook_plugins.quota import broker
 from gatehook_plugins.quota.account import NOTHING, Amount, Need
 
@@ -63,7 +63,8 @@ class Chaos:
                     await node.ledger.flush()
 
     async def use(self, node: Any, call: Any, permit: Any) -> None:
-        need: Need = permit.need
+        need: Need = node.limiter._prices.of("m").need(estimate(call, node.catalog.group("m")))
+        assert need.most == permit.most
         prompt = self.random.choice([0, 1, len(call.body.raw)])
         completion = self.random.choice([0, 1, call.payload["max_tokens"]])
         cost = Usage(prompt, completion).cost(node.catalog.group("m")[0].pricing).total

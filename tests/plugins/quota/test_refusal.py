@@ -11,7 +11,7 @@ NOON = 1_795_262_400.0
 DOLLAR = 10**9
 
 
-NEED = Need.of(10, DOLLAR // 20, 10, DOLLAR // 20)
+NEED = Need(Amount(10, DOLLAR // 20), Amount(10, DOLLAR // 20))
 
 
 def refused(caps: Caps, standing: Standing) -> RateLimited:

@@ -72,11 +72,11 @@ async def test_only_one_caller_a_second_waits_for_a_redis_that_is_gone(silent_ur
     now = [100.0]
     to_redis = line(silent_url, 0.05, lambda: now[0])
     store = RedisStore(to_redis, "p")
-    asked = await asyncio.gather(*(store.admit(LIMIT, 0) for _ in range(10)), return_exceptions=True)
+    asked = await asyncio.gather(*(store.gate(LIMIT).admit(0) for _ in range(10)), return_exceptions=True)
     assert all(isinstance(one, Gone) for one in asked)
 
     async def ask_again() -> list[bool]:
-        found = await asyncio.gather(*(store.admit(LIMIT, 0) for _ in range(10)), return_exceptions=True)
+        found = await asyncio.gather(*(store.gate(LIMIT).admit(0) for _ in range(10)), return_exceptions=True)
         return sorted(one.asked for one in found if isinstance(one, Gone))
 
     now[0] += 0.99
@@ -142,10 +142,10 @@ async def test_what_was_granted_before_redis_went_is_settled_without_an_error(ow
     to_redis = line(own_redis.url, 1, lambda: now[0])
     store = RedisStore(to_redis, "p")
     async with store.lifespan():
-        grant = (await store.admit(LIMIT, 0)).grant
+        grant = (await store.gate(LIMIT).admit(0)).grant
         assert grant is not None
         own_redis.stop()
-        await store.settle(grant, 1, 0)
+        await grant.gate.settle(grant, 1, 0)
         with pytest.raises(Gone):
             await store.beat()
         assert list(store._ended) == [grant.holder]
@@ -160,7 +160,7 @@ async def test_an_outage_keeps_no_record_of_those_who_were_not_asked_for(silent_
     store = RedisStore(to_redis, "p")
     for _ in range(100):
         with pytest.raises(Gone):
-            await store.admit(LIMIT, 0)
+            await store.gate(LIMIT).admit(0)
     assert len(store._ended) == 1
     await to_redis.close()
 
@@ -170,7 +170,7 @@ async def test_an_error_that_redis_answers_with_is_an_outage_too(
 ) -> None:
     to_redis = line(redis_url.replace("redis://", "redis://nobody:hunter2hunter2@"), 1)
     with pytest.raises(Gone):
-        await RedisStore(to_redis, "p").admit(LIMIT, 0)
+        await RedisStore(to_redis, "p").gate(LIMIT).admit(0)
     assert "AuthenticationError" in said(caplog)[0]
     assert "hunter2" not in caplog.text
     assert logging.getLevelName(caplog.records[0].levelno) == "WARNING"

@@ -1,11 +1,24 @@
 """What callers read: headers and messages, word for word."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import pytest
 
-from gatehook import Limits, Retry
-from gatehook_plugins.rate_limit.rules import Scope, Unit, rules
-from gatehook_plugins.rate_limit.store import BUSY, NEVER, Reading
-from gatehook_plugins.rate_limit.told import duration, headers, refusal
+from gatehook import Limits, RateLimited, Retry
+from gatehook_plugins.rate_limit import told
+from gatehook_plugins.rate_limit.rules import Rule, Scope, Unit, rules
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, Decision
+from gatehook_plugins.rate_limit.told import Headers, duration
+
+
+class Reading(NamedTuple):
+    """One limit, and what was decided by it."""
+
+    rule: Rule
+    left: int
+    wait: int
+    reset: int
 
 
 def reading(
@@ -14,6 +27,21 @@ def reading(
     limits = {"requests": Limits(most), "tokens": Limits(None, most), "concurrent": Limits(None, None, most)}[unit]
     (rule,) = rules(scope, owner, limits)
     return Reading(rule, left, wait, reset)
+
+
+def decided(readings: Sequence[Reading]) -> tuple[list[Rule], Decision]:
+    waits = [one.wait for one in readings]
+    decision = Decision([one.left for one in readings], [one.reset for one in readings], waits if any(waits) else ())
+    return [one.rule for one in readings], decision
+
+
+def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
+    found, decision = decided(readings)
+    return Headers(found).of(decision, round(now * 1_000_000))
+
+
+def refusal(readings: Sequence[Reading], tokens: int, retry: Retry | None = None) -> RateLimited:
+    return told.refusal(*decided(readings), tokens, retry)
 
 
 @pytest.mark.parametrize(

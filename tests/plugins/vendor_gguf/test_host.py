@@ -216,11 +216,11 @@ async def test_an_engine_that_gives_no_sign_of_life_is_killed_and_that_is_told(
 
 @NEEDS_LIBRARY
 async def test_an_engine_lives_as_long_as_it_gives_signs_and_no_longer(trained: Path, tmp_path: Path) -> None:
-    options = EngineOptions(str(trained), str(tmp_path / "e.sock"), "m", context=64, threads=1, step_timeout=2.0)
+    options = EngineOptions(str(trained), str(tmp_path / "e.sock"), "m", context=64, threads=1, step_timeout=1.0)
     process = EngineProcess(options)
     await begin(process)
     waiting = asyncio.create_task(process.wait())
-    assert not (await asyncio.wait([waiting], timeout=3.0))[0]
+    assert not (await asyncio.wait([waiting], timeout=1.5))[0]
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(EngineFailed, match="hung"):

@@ -105,13 +105,13 @@ class VendorLines(VendorSuite):
         """A stream that comes in these pieces, as the kernel hears it."""
         replay = Replay(pieces, content_type=reply.content_type, headers=reply.headers)
         gateway = bench.served.gateway
-        request, gateway.egress.request = gateway.egress.request, ReplayEgress(replay).request  # type: ignore[method-assign]
+        send, gateway.egress.send = gateway.egress.send, ReplayEgress(replay).send  # type: ignore[method-assign]
         try:
             chunks = [chunk async for batch in self._source(bench) for chunk in batch]
         except GatewayError as error:
             return Heard(faults=[error.message])
         finally:
-            gateway.egress.request = request  # type: ignore[method-assign]
+            gateway.egress.send = send  # type: ignore[method-assign]
         return from_events([decode(chunk.raw) for chunk in chunks if not chunk.usage_only], MODEL)
 
     async def _source(self, bench: Bench) -> AsyncGenerator[Sequence[Chunk], None]:

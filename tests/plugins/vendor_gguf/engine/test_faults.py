@@ -104,7 +104,7 @@ async def test_an_engine_gives_signs_of_life_while_it_rests_and_while_it_works(
             for _ in range(count):
                 assert json.loads(await engine.process.stdout.readline()) == {"alive": True}
 
-        await signs(16)  # for two seconds: without them it would have ended by itself
+        await signs(10)  # for longer than a second: without them it would have ended by itself
         asked = {"prompt": "a", "max_tokens": 1500, "logit_bias": {"2": -100}}
         working = asyncio.create_task(engine.post("completions", asked))
         await engine.until(lambda status: status["active"])

@@ -1,0 +1,37 @@
+"""The deployments that answer for one name, and what is known of all of them together."""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from gatehook.accounts import Pricing
+from gatehook.model import Target
+
+__all__ = ["Group"]
+
+
+class Group(tuple[Target, ...]):  # noqa: SLOT001  # it keeps what it has worked out
+    """Deployments, in their order. What they have in common is worked out once, for every request asks for it."""
+
+    @cached_property
+    def context_window(self) -> int:
+        """The widest, in tokens; 0 where not all of them tell theirs."""
+        return _largest([target.context_window for target in self])
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """The longest answer, in tokens; 0 where not all of them tell theirs."""
+        return _largest([target.defaults.get("max_tokens") or target.max_tokens for target in self])
+
+    @cached_property
+    def pricing(self) -> Pricing | None:
+        """Of the first deployment that has prices; None if none has."""
+        return next((target.pricing for target in self if target.pricing is not None), None)
+
+
+def _largest(sizes: Iterable[int | None]) -> int:
+    largest = 0
+    for size in sizes:
+        if size is None:
+            return 0
+        largest = max(largest, size)
+    return largest
