@@ -44,8 +44,10 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest
 
+# PEERS=all takes along those gateways of others that are installed; see tests/bench/run.py.
 bench: $(VENV)/.dev
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/start.py
+	$(BIN)/python tests/bench/run.py $(if $(PEERS),--peers '$(PEERS)')
 
 bench-gguf: $(VENV)/.dev
 	$(BIN)/python -c 'import uvicorn, sse_starlette' 2>/dev/null || $(BIN)/python -m pip install --quiet 'llama-cpp-python[server]'

@@ -77,7 +77,14 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # what start-up makes, stays: the supervisor switches it on again
+    gc.disable()  # nearly all that a start makes, stays; the supervisor switches it on again
+    try:
+        return _supervise(options)
+    finally:
+        gc.enable()
+
+
+def _supervise(options: argparse.Namespace) -> int:
     from gatehook.supervisor import supervise
 
     def build() -> Any:

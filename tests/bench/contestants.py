@@ -70,9 +70,10 @@ def ready(name: str, peer: Peer, core: int, stack: ExitStack, cwd: Path | None) 
     """
     process = Process(name, peer.command, peer.port, core, cwd, peer.env)
     stack.callback(process.stop)
-    if not peer.port:
+    if peer.port:
+        process.wait_ready(peer.health)
+    else:
         process.wait_told()
-    process.wait_ready(peer.health)
     return process
 
 

@@ -24,7 +24,7 @@ class Peer:
 
     command: list[str]
     port: int = 0
-    """0: it chooses one, and prints its address."""
+    """0: it chooses one, and prints its address once it serves."""
     env: Mapping[str, str] = field(default_factory=dict)
     health: str = "/health"
     """What answers 200 to a GET once it serves."""

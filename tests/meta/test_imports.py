@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +96,41 @@ def test_importing_the_api_loads_no_heavy_module_and_no_plugin() -> None:
         "pytest", "redis", "requests", "sqlalchemy", "unittest", "uvloop",
     }  # fmt: skip
     assert sorted(heavy & loaded) == []
+
+
+STARTED = """
+import asyncio, json, sys
+from pathlib import Path
+from gatehook.app import Gateway
+from gatehook.settings import load
+
+async def start():
+    async with Gateway(load(Path(sys.argv[1]))).lifespan():
+        pass
+
+asyncio.run(start())
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_a_start_with_all_plugins_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    on = re.sub(r"^enabled = false", "enabled = true", (ROOT / "settings.toml").read_text("utf-8"), flags=re.MULTILINE)
+    (tmp_path / "settings.toml").write_text(on)
+    (tmp_path / "settings.local.toml").write_text(
+        f'[plugins.auth_keys]\nkeys = ["sk-{"k" * 32}"]\n'
+        "[plugins.auth_jwt]\nenabled = false\n[plugins.vendor_gguf]\nenabled = false\n"
+    )
+    command = [sys.executable, "-c", STARTED, str(tmp_path / "settings.toml")]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOOK_")}
+    for _ in range(2):  # the first makes the database
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    loaded = set(json.loads(done.stdout))
+    assert {"sqlalchemy", "gatehook_plugins.jobs", "gatehook_plugins.ledger"} <= loaded
+    unneeded = {
+        "alembic", "boto3", "cryptography", "jsonschema", "jwt", "mcp", "redis", "referencing",
+        "sqlalchemy.dialects.postgresql",
+    }  # fmt: skip
+    assert sorted(unneeded & loaded) == []
 
 
 def test_the_program_s_help_loads_no_server() -> None:
