@@ -31,6 +31,7 @@ from gatehook.conversation import (
     read_conversation,
 )
 from gatehook.counted import counted
+from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.egress import Egress, Fetched, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
@@ -60,7 +61,7 @@ from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalMo
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit, read_object
+from gatehook.misfit import misfit, read_as, read_object
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -258,6 +259,8 @@ __all__ = (
     "Verdict",
     "Vitality",
     "WebSocket",
+    "asked_revision",
+    "changed_meanwhile",
     "check_depth",
     "common_models",
     "completion",
@@ -278,6 +281,7 @@ __all__ = (
     "nano",
     "picture_url",
     "pictures_answer",
+    "read_as",
     "read_body",
     "read_conversation",
     "read_object",
