@@ -132,6 +132,7 @@ from gatehook.services import (
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tool_policies import confirmation_of
+from gatehook.trimming import Trimmer
 from gatehook.websocket import WebSocket
 
 __all__ = (
@@ -247,6 +248,7 @@ __all__ = (
     "ToolSource",
     "ToolUse",
     "Transform",
+    "Trimmer",
     "Turn",
     "Unavailable",
     "Upstream",
