@@ -54,6 +54,7 @@ from gatehook.errors import (
 )
 from gatehook.estimates import Estimate, estimate
 from gatehook.file_store import FILES, FileStore, StoredFile
+from gatehook.held_config import HeldConfig
 from gatehook.hookspecs import hookimpl
 from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
@@ -187,6 +188,7 @@ __all__ = (
     "Frames",
     "Gateway",
     "GatewayError",
+    "HeldConfig",
     "InvalidRequest",
     "JobQueue",
     "Key",
