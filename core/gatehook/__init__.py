@@ -31,6 +31,7 @@ from gatehook.conversation import (
     read_conversation,
 )
 from gatehook.counted import counted
+from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.egress import Egress, Fetched, PreparedRequest, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
@@ -54,6 +55,7 @@ from gatehook.errors import (
 from gatehook.estimates import Estimate, estimate, expected_prompt
 from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.groups import Group
+from gatehook.held_config import HeldConfig
 from gatehook.hookspecs import hookimpl
 from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
@@ -61,7 +63,7 @@ from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalMo
 from gatehook.media import Blob, data_uri, from_base64, sniff
 from gatehook.metering import METER, Meter
 from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit, read_object
+from gatehook.misfit import misfit, read_as, read_object
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -132,6 +134,7 @@ from gatehook.services import (
 )
 from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.tool_policies import confirmation_of
+from gatehook.trimming import Trimmer
 from gatehook.websocket import WebSocket
 
 __all__ = (
@@ -187,6 +190,7 @@ __all__ = (
     "Gateway",
     "GatewayError",
     "Group",
+    "HeldConfig",
     "InvalidRequest",
     "JobQueue",
     "Key",
@@ -249,6 +253,7 @@ __all__ = (
     "ToolSource",
     "ToolUse",
     "Transform",
+    "Trimmer",
     "Turn",
     "Unavailable",
     "Upstream",
@@ -261,6 +266,8 @@ __all__ = (
     "Verdict",
     "Vitality",
     "WebSocket",
+    "asked_revision",
+    "changed_meanwhile",
     "check_depth",
     "common_models",
     "completion",
@@ -282,6 +289,7 @@ __all__ = (
     "nano",
     "picture_url",
     "pictures_answer",
+    "read_as",
     "read_body",
     "read_conversation",
     "read_object",

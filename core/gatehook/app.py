@@ -209,6 +209,11 @@ class Gateway:
             elif (check := getattr(vendor, "check", None)) is not None:
                 yield from (f"[[models]] {target.key}: {fault}" for fault in check(target))
 
+    @property
+    def routes(self) -> Sequence[tuple[str, Route | Endpoint]]:
+        """All paths, each with the name of the plugin that serves it; complete once every plugin has been asked."""
+        return self._routes
+
     async def run(self, call: Call) -> Completion:
         """Make a plain call that has no connection of its own; see `Pipeline.run`.
 

@@ -3,14 +3,16 @@
 import difflib
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from gatehook.errors import InvalidRequest
 from gatehook.jsonio import MalformedJSON, decode
 
-__all__ = ["misfit", "read_object"]
+__all__ = ["misfit", "read_as", "read_object"]
+
+T = TypeVar("T")
 
 _LONGEST = 200
 """Letters of what is wrong, and of names that are repeated from the request."""
@@ -36,6 +38,25 @@ def read_object(body: bytes, what: str = "a JSON object") -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidRequest(f"the body: expected {what}")
     return data
+
+
+def read_as(body: bytes, kind: type[T]) -> T:
+    """A request's JSON object, as a type.
+
+    Args:
+        body: its text.
+        kind: a Struct, or `dict[str, Any]` for any object.
+
+    Raises:
+        InvalidRequest: it is none, or a field is wrong, missing or, where the type forbids that, unknown.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        read_object(body)  # the slow reader tells more, or takes what is no text
+        raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
 
 
 def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:

@@ -70,6 +70,11 @@ class Principal(Struct, frozen=True):
     user: User | None = None
     key: Key | None = None
 
+    @property
+    def actor(self) -> str:
+        """What the audit calls who makes a change: the user, and by which key ("alice/KEY_ID")."""
+        return f"{self.id}/{self.key_id}" if self.key_id and self.key_id != self.id else self.id
+
     def may_use(self, *names: str) -> bool:
         """Whether this principal may call a model that is known by these names: one of them is enough."""
         allowed = self.models

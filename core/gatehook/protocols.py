@@ -425,11 +425,15 @@ class OwnStatus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest."""
+    """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest.
+
+    `takes` is the msgspec type that bodies must fit, for /openapi.json.
+    """
 
     path: str
     operation: Operation
     surface: Surface
+    takes: type | None = None
     method: ClassVar[str] = "POST"
 
 

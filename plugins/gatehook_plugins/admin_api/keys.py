@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import DIRECTORY, Limits, NotFound
-from gatehook_plugins.admin_api.reading import actor, body, path_id, query
+from gatehook import DIRECTORY, PRINCIPAL, Limits, NotFound
+from gatehook_plugins.admin_api.reading import body, path_id, query
 from gatehook_plugins.admin_api.requests import KeyChange, KeyPage, NewKey, Page, Rotation
 from gatehook_plugins.admin_api.routing import USER_ID, Handled
 from gatehook_plugins.admin_api.shapes import answer, changes, key_of, page
@@ -56,22 +56,22 @@ class KeyRoutes:
         user_id, asked = path_id(request, "user_id"), await body(request, NewKey)
         fields = changes(asked, now())
         limits = Limits(**fields.pop("limits", {}))
-        key, text = await self._directory.create_key(actor(request), user_id, limits=limits, **fields)
+        key, text = await self._directory.create_key(request[PRINCIPAL].actor, user_id, limits=limits, **fields)
         return answer({**key_of(key), "key": text}, 201)
 
     async def change(self, request: web.Request) -> web.Response:
         """Some of a key's fields."""
         key_id, asked = path_id(request, "key_id"), await body(request, KeyChange)
-        return answer(key_of(await self._directory.change_key(actor(request), key_id, changes(asked, now()))))
+        return answer(key_of(await self._directory.change_key(request[PRINCIPAL].actor, key_id, changes(asked, now()))))
 
     async def rotate(self, request: web.Request) -> web.Response:
         """A new key in place of one, which stays good for `overlap_seconds`: 201, with the new key this once."""
         key_id, asked = path_id(request, "key_id"), await body(request, Rotation)
-        key, text = await self._directory.rotate_key(actor(request), key_id, overlap=asked.overlap_seconds)
+        key, text = await self._directory.rotate_key(request[PRINCIPAL].actor, key_id, overlap=asked.overlap_seconds)
         return answer({**key_of(key), "key": text, "replaces": key_id}, 201)
 
     async def revoke(self, request: web.Request) -> web.Response:
         """A key's end: within a second no process accepts it."""
         key_id = path_id(request, "key_id")
-        await self._directory.revoke_key(actor(request), key_id)
+        await self._directory.revoke_key(request[PRINCIPAL].actor, key_id)
         return answer({"key_id": key_id, "deleted": True})

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import CATALOG, DIRECTORY, Conflict, InvalidRequest, ModelNotFound, ModelSettings, NotFound, Target
-from gatehook_plugins.admin_api.reading import actor, asked_revision, body, changed_meanwhile, path_id, table
+from gatehook import (
+    CATALOG,
+    DIRECTORY,
+    PRINCIPAL,
+    Conflict,
+    InvalidRequest,
+    ModelNotFound,
+    ModelSettings,
+    NotFound,
+    Target,
+    asked_revision,
+    changed_meanwhile,
+)
+from gatehook_plugins.admin_api.reading import body, path_id, table
 from gatehook_plugins.admin_api.requests import Fallbacks
 from gatehook_plugins.admin_api.routing import MODEL_ID, Handled
 from gatehook_plugins.admin_api.shapes import answer, settings_model, stored_model
@@ -57,7 +69,9 @@ class ModelRoutes:
                                  param="model_id")  # fmt: skip
         if any(target.key == model_id for target in self._gateway.settings.targets):
             raise _in_file(model_id)
-        row = await self._directory.put_model(actor(request), model_id, {"name": model_id, **given}, create=True)
+        row = await self._directory.put_model(
+            request[PRINCIPAL].actor, model_id, {"name": model_id, **given}, create=True
+        )
         return self._answer(row, 201)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -91,7 +105,7 @@ class ModelRoutes:
         """A model's end."""
         model_id = path_id(request, "model_id")
         try:
-            await self._directory.delete_model(actor(request), model_id, revision=asked_revision(request))
+            await self._directory.delete_model(request[PRINCIPAL].actor, model_id, revision=asked_revision(request))
         except NotFound:
             raise self._missing(model_id) from None
         except Conflict as error:
@@ -101,7 +115,9 @@ class ModelRoutes:
     async def _put(self, request: web.Request, model_id: str, fields: dict[str, Any]) -> Mapping[str, Any]:
         revision = asked_revision(request, fields.pop("revision", None))
         try:
-            return await self._directory.put_model(actor(request), model_id, fields, create=False, revision=revision)
+            return await self._directory.put_model(
+                request[PRINCIPAL].actor, model_id, fields, create=False, revision=revision
+            )
         except NotFound:
             raise self._missing(model_id) from None
         except Conflict as error:

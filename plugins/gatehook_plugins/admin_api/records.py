@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import DIRECTORY, LEDGER, NANO, InvalidRequest, Ledger, NotFound, UsageRow
-from gatehook_plugins.admin_api.reading import actor, body, query
+from gatehook import DIRECTORY, LEDGER, NANO, PRINCIPAL, InvalidRequest, Ledger, NotFound, UsageRow
+from gatehook_plugins.admin_api.reading import body, query
 from gatehook_plugins.admin_api.requests import AuditQuery, Correction, RowsQuery, UsageQuery
 from gatehook_plugins.admin_api.routing import Handled
 from gatehook_plugins.admin_api.shapes import answer, change_of, page, row_of, usage_of
@@ -96,7 +96,12 @@ class RecordRoutes:
                 code="user_not_found",
             )
         row = await ledger.correct(
-            actor(request), asked.user_id, model=asked.model, tokens=asked.tokens, cost=cost, reason=asked.reason
+            request[PRINCIPAL].actor,
+            asked.user_id,
+            model=asked.model,
+            tokens=asked.tokens,
+            cost=cost,
+            reason=asked.reason,
         )
         return answer(row_of(row), 201)
 

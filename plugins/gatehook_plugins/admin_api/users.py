@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gatehook import DIRECTORY, QUOTAS, Caps, Limits, NotFound, User, dollars
-from gatehook_plugins.admin_api.reading import actor, body, path_id, query
+from gatehook import DIRECTORY, PRINCIPAL, QUOTAS, Caps, Limits, NotFound, User, dollars
+from gatehook_plugins.admin_api.reading import body, path_id, query
 from gatehook_plugins.admin_api.requests import NewUser, Page, UserChange
 from gatehook_plugins.admin_api.routing import USER_ID, Handled
 from gatehook_plugins.admin_api.shapes import answer, changes, limits_of, page, user_of
@@ -53,7 +53,7 @@ class UserRoutes:
         fields = changes(asked, now())
         limits, caps = Limits(**fields.pop("limits", {})), Caps(**fields.pop("caps", {}))
         user = User(id=asked.user_id, limits=limits, caps=caps, **fields)
-        return answer(user_of(await self._directory.create_user(actor(request), user)), 201)
+        return answer(user_of(await self._directory.create_user(request[PRINCIPAL].actor, user)), 201)
 
     async def put(self, request: web.Request) -> web.Response:
         """A user with these fields, new or changed."""
@@ -70,12 +70,14 @@ class UserRoutes:
 
     async def _change(self, request: web.Request, user_id: str, asked: UserChange, *, create: bool) -> web.Response:
         fields = changes(asked, now())
-        return answer(user_of(await self._directory.change_user(actor(request), user_id, fields, create=create)))
+        return answer(
+            user_of(await self._directory.change_user(request[PRINCIPAL].actor, user_id, fields, create=create))
+        )
 
     async def delete(self, request: web.Request) -> web.Response:
         """A user and its keys; what it used stays in the ledger."""
         user_id = path_id(request, "user_id")
-        await self._directory.delete_user(actor(request), user_id)
+        await self._directory.delete_user(request[PRINCIPAL].actor, user_id)
         return answer({"user_id": user_id, "deleted": True})
 
     async def quota(self, request: web.Request) -> web.Response:

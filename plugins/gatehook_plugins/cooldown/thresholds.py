@@ -1,33 +1,30 @@
 """What holds now: the settings, or what an administrator has set since."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from gatehook import Directory
+from gatehook import HeldConfig
 from gatehook_plugins.cooldown.condition import Rules
 
 __all__ = ["Thresholds"]
 
 log: Final = logging.getLogger("gatehook.cooldown")
 
-_NAME: Final = "load-balancing"
-"""Under which it is configured."""
 _HIGHEST: Final = 10_000
 """Of the thresholds; as in the settings."""
 _LONGEST: Final = 86_400
 """Seconds between two checks; likewise."""
 
 
-class Thresholds:
+class Thresholds(HeldConfig):
     """The rules by which conditions change, and how often deployments are checked."""
 
     def __init__(self, rules: Rules, health_check_interval: float) -> None:
         """Those of the settings; the interval is in seconds, 0 for no checks."""
+        super().__init__("load-balancing", log)
         self._settled = self._rules = rules
         self._settled_interval = self._interval = health_check_interval
-        self._unsound: tuple[str, ...] = ()
-        self._changed: list[Callable[[], None]] = []
 
     @property
     def rules(self) -> Rules:
@@ -39,21 +36,8 @@ class Thresholds:
         """Seconds between two checks of a deployment; 0 for none."""
         return self._interval
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever something else holds."""
-        self._changed.append(changed)
-
-    def follow(self, directory: Directory) -> None:
-        """Hold what is set there."""
-
-        def changed(kind: str, id: str) -> None:
-            if (kind, id) in (("", ""), ("config", _NAME)):
-                self._hold(directory.config(_NAME)[0])
-
-        directory.subscribe(changed)
-        changed("", "")
-
-    def _hold(self, value: Mapping[str, Any]) -> None:
+    def hold(self, value: Mapping[str, Any]) -> None:
+        """Hold what is set, or what the settings say of what is not."""
         unsound: list[str] = []
 
         def told(name: str, settled: float, *, least: float, most: float) -> float:
@@ -73,11 +57,7 @@ class Thresholds:
             self._settled.longest_rest,
         )
         interval = told("health_check_interval", self._settled_interval, least=0, most=_LONGEST)
-        if tuple(unsound) != self._unsound:
-            self._unsound = tuple(unsound)
-            for what in unsound:
-                log.error("of the load balancing that is configured, this is passed over: %s", what)
+        self.pass_over(unsound)
         if (rules, interval) != (self._rules, self._interval):
             self._rules, self._interval = rules, interval
-            for tell in self._changed:
-                tell()
+            self.tell()

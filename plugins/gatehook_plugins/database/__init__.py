@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from gatehook import CATALOG, DATABASE, DIRECTORY, Command, Section, ServiceKey, hookimpl
+from gatehook import CATALOG, DATABASE, DIRECTORY, Command, Section, ServiceKey, Trimmer, hookimpl
 from gatehook_plugins.database.address import backend_of
 from gatehook_plugins.database.commands import KeysCommand, UsersCommand
 from gatehook_plugins.database.directory import SqlDirectory
@@ -34,11 +34,15 @@ class DatabasePlugin:
             allow_inf_nan=False,
             description="seconds for which keys in memory are accepted while the database is away",
         )
+        audit_days: int = Field(
+            default=0, ge=0, le=36_500, description="days after which lines of the audit are deleted; 0 for never"
+        )
 
     requires = (CATALOG,)
 
     def __init__(self, settings: Settings) -> None:
         self._grace = settings.grace
+        self._audit_days = settings.audit_days
         self._lifespans: list[Callable[[], AbstractAsyncContextManager[None]]] = []
 
     @hookimpl
@@ -60,12 +64,13 @@ class DatabasePlugin:
             async with database.opened(), directory.following():
                 yield
 
-        self._lifespans = [lifespan]
+        trimmer = Trimmer("lines of the audit", self._audit_days, directory.forget)
+        self._lifespans = [lifespan, *([trimmer.lifespan] if self._audit_days else [])]
         return [(DATABASE, database), (DIRECTORY, directory)]
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """Open while serving, and followed."""
+        """Open while serving, and followed; old lines of the audit leave."""
         return self._lifespans
 
     @hookimpl

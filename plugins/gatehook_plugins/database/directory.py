@@ -142,6 +142,14 @@ class SqlDirectory(Users, Keys, Models):
         """Changes, the newest first."""
         return await self._trail.lines(before, limit)
 
+    async def forget(self, before: int) -> int:
+        """Delete a few lines of the audit from before an instant (epoch ms), the oldest first; gives how many.
+
+        Raises:
+            Unavailable: the database cannot be written to now.
+        """
+        return await self._trail.forget(before)
+
     async def note(self, connection: AsyncConnection, actor: str, action: str, subject: str, detail: Any) -> int:
         """Add a line to the audit, in a transaction of somebody else's change; gives its id."""
         return await self._trail.note(connection, actor, action, subject, detail)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Change, Database
@@ -26,6 +26,8 @@ EVERYTHING: Final = ("", "")
 
 _MOST: Final = 500
 """Changes that are told one by one; where more have come at once, everything counts as changed."""
+_PIECE: Final = 500
+"""Old lines that are deleted in one transaction."""
 
 
 def now() -> int:
@@ -85,6 +87,12 @@ class Trail:
         async with self._database.reading() as connection:
             return [change_of(row) for row in await connection.execute(query)]
 
+    async def forget(self, before: int) -> int:
+        """Delete a few lines from before an instant (epoch ms), the oldest first; gives how many."""
+        old = select(audit.c.id).where(audit.c.at < before).order_by(audit.c.id).limit(_PIECE)
+        async with self._database.writing() as connection:
+            return (await connection.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount
+
     async def number(self) -> int:
         """The newest line's id."""
         async with self._database.reading() as connection:
@@ -98,9 +106,10 @@ class Trail:
                 return number, ()
             if not last < number <= last + _MOST:  # also when a backup was restored: the numbers begin again
                 return number, (EVERYTHING,)
-            rows = await connection.execute(
-                select(audit.c.action, audit.c.subject).where(audit.c.id > last).order_by(audit.c.id)
-            )
+            query = select(audit.c.action, audit.c.subject).where(audit.c.id > last).order_by(audit.c.id)
+            rows = (await connection.execute(query)).all()
+            if len(rows) != number - last:  # some have been forgotten
+                return number, (EVERYTHING,)
             return number, [(action.partition(".")[0], subject) for action, subject in rows]
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from gatehook import Endpoint, Route, Section, hookimpl
+from gatehook_plugins.images_api.requests import ImageRequest
 from gatehook_plugins.images_api.surface import ImageSurface
 
 __all__ = ["ImagesApi"]
@@ -20,4 +21,4 @@ class ImagesApi:
     @hookimpl
     def register_routes(self) -> Iterable[Route | Endpoint]:
         """The one endpoint."""
-        return [Endpoint("/v1/images/generations", "images", ImageSurface())]
+        return [Endpoint("/v1/images/generations", "images", ImageSurface(), ImageRequest)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -19,11 +20,13 @@ from gatehook import (
     Observer,
     Section,
     ServiceKey,
+    Trimmer,
     hookimpl,
 )
 from gatehook_plugins.ledger.command import UsageCommand
 from gatehook_plugins.ledger.recorder import Recorder
 from gatehook_plugins.ledger.service import GroupLedger
+from gatehook_plugins.ledger.trimming import delete_some
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -46,6 +49,7 @@ class LedgerPlugin:
         flush_interval: float = Field(
             default=0.25, ge=0, le=60, description="seconds a row may wait for others to be written with"
         )
+        keep_days: int = Field(default=0, ge=0, le=36_500, description="days after which rows are deleted; 0 for never")
 
     requires = (DATABASE, DIRECTORY, CATALOG)
 
@@ -70,10 +74,12 @@ class LedgerPlugin:
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The journal, and what empties it into the database."""
+        """The journal, what empties it into the database, and what deletes old rows there."""
         directory = gateway.settings.path.parent / self._settings.directory
         ledger, interval = self._of(gateway), self._settings.flush_interval
-        return [lambda: ledger.lifespan(directory, interval, lambda: gateway.serving)]
+        trimmer = Trimmer("rows of the ledger", self._settings.keep_days, partial(delete_some, gateway.services))
+        keeping = [trimmer.lifespan] if self._settings.keep_days else []
+        return [lambda: ledger.lifespan(directory, interval, lambda: gateway.serving), *keeping]
 
     @hookimpl
     def register_commands(self, gateway: Gateway) -> Iterable[Command]:

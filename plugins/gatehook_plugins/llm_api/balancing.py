@@ -12,6 +12,7 @@ from gatehook import (
     CATALOG,
     DIRECTORY,
     HEALTH,
+    PRINCIPAL,
     Balancing,
     Catalog,
     Conflict,
@@ -19,8 +20,10 @@ from gatehook import (
     Services,
     Target,
     Unavailable,
+    asked_revision,
+    changed_meanwhile,
 )
-from gatehook_plugins.llm_api.changes import actor, answer, asked_revision, changed_meanwhile, opened, read_changes
+from gatehook_plugins.llm_api.changes import answer, opened, read_changes
 
 __all__ = ["LoadBalancing"]
 
@@ -56,14 +59,14 @@ class LoadBalancing:
         asked = changes.get("weights") or {}
         try:
             await directory.merge_config(
-                actor(request),
+                request[PRINCIPAL].actor,
                 _NAME,
                 changes,
                 revision=asked_revision(request),
                 check=lambda whole: _check_sums(self._catalog, asked, whole.get("weights") or {}),
             )
         except Conflict as error:
-            raise changed_meanwhile(error) from None
+            raise changed_meanwhile(request, error) from None
         return self._answer()
 
     def _answer(self) -> web.Response:

@@ -1,18 +1,13 @@
-"""Changes of the configuration over HTTP: who asks, for what, and of which revision (RFC 9110, section 13)."""
+"""Changes of the configuration over HTTP: where they are kept, what is asked, and the answer."""
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from gatehook import PRINCIPAL, Conflict, Directory, Unavailable, encode, read_body, read_object
+from gatehook import Directory, Unavailable, encode, read_body, read_object
 
-__all__ = ["actor", "answer", "asked_revision", "changed_meanwhile", "opened", "read_changes"]
-
-_TAG: Final = re.compile(r"[0-9]{1,18}")
-_NEVER: Final = -1
-"""A revision that nothing is at."""
+__all__ = ["answer", "opened", "read_changes"]
 
 
 def opened(directory: Directory | None) -> Directory:
@@ -28,30 +23,6 @@ def opened(directory: Directory | None) -> Directory:
             code="database_disabled",
         )
     return directory
-
-
-def actor(request: web.Request) -> str:
-    """Who makes a change, for the audit: the user, and by which key ("alice/KEY_ID")."""
-    principal = request[PRINCIPAL]
-    if not principal.key_id or principal.key_id == principal.id:
-        return principal.id
-    return f"{principal.id}/{principal.key_id}"
-
-
-def asked_revision(request: web.Request) -> int | None:
-    """The revision that the change was made of, by `If-Match`; None if it is for whichever there is."""
-    if hdrs.IF_MATCH not in request.headers:
-        return None
-    tags = request.if_match or ()
-    if any(tag.value == "*" for tag in tags):
-        return None
-    # Revisions only rise: of several, only the newest can be the one that holds.
-    return max((int(tag.value) for tag in tags if not tag.is_weak and _TAG.fullmatch(tag.value)), default=_NEVER)
-
-
-def changed_meanwhile(error: Conflict) -> Conflict:
-    """412, as RFC 9110 has it for an `If-Match` that does not; the body tells a conflict."""
-    return Conflict(error.message, status=412, code=error.code)
 
 
 async def read_changes(request: web.Request) -> dict[str, Any]:

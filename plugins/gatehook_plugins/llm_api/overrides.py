@@ -5,8 +5,18 @@ from typing import Any
 
 from aiohttp import web
 
-from gatehook import CATALOG, DIRECTORY, Conflict, InvalidRequest, Services, Target
-from gatehook_plugins.llm_api.changes import actor, answer, asked_revision, changed_meanwhile, opened, read_changes
+from gatehook import (
+    CATALOG,
+    DIRECTORY,
+    PRINCIPAL,
+    Conflict,
+    InvalidRequest,
+    Services,
+    Target,
+    asked_revision,
+    changed_meanwhile,
+)
+from gatehook_plugins.llm_api.changes import answer, opened, read_changes
 from gatehook_plugins.llm_api.errors import UnknownModel
 
 __all__ = ["ModelConfig"]
@@ -38,9 +48,9 @@ class ModelConfig:
         name = request.match_info["id"]
         self._deployments(name)
         try:
-            await directory.put_override(actor(request), name, changes, revision=asked_revision(request))
+            await directory.put_override(request[PRINCIPAL].actor, name, changes, revision=asked_revision(request))
         except Conflict as error:
-            raise changed_meanwhile(error) from None
+            raise changed_meanwhile(request, error) from None
         return self._answer(name)
 
     def _answer(self, name: str) -> web.Response:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from gatehook import Endpoint, Route, Section, hookimpl
 from gatehook_plugins.openai_api.models import ModelList
-from gatehook_plugins.openai_api.openapi import document
+from gatehook_plugins.openai_api.openapi import OpenApiPage
+from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from gatehook_plugins.openai_api.surface import OpenAISurface
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ class OpenAIApi:
         surface = OpenAISurface()
         models = ModelList(gateway)
         return [
-            Endpoint("/v1/chat/completions", "chat", surface),
-            Endpoint("/v1/completions", "completions", surface),
-            Endpoint("/v1/embeddings", "embeddings", surface),
+            Endpoint("/v1/chat/completions", "chat", surface, ChatRequest),
+            Endpoint("/v1/completions", "completions", surface, CompletionRequest),
+            Endpoint("/v1/embeddings", "embeddings", surface, EmbeddingRequest),
             Route("GET", "/v1/models", models.list),
             Route("GET", "/v1/models/{id:.+}", models.one),
-            Route("GET", "/openapi.json", document, auth=False),
+            Route("GET", "/openapi.json", OpenApiPage(gateway).document, auth=False),
         ]

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import Struct
 from pydantic import ValidationError
 
-from gatehook import Conflict, Directory, InvalidRequest, Route, encode
-from gatehook_plugins.tool_policy.requests import actor, asked_revision, read
+from gatehook import PRINCIPAL, Conflict, Directory, InvalidRequest, Route, asked_revision, changed_meanwhile, encode
+from gatehook_plugins.tool_policy.requests import read
 from gatehook_plugins.tool_policy.standing import NAME, Configured, Standing
 
 __all__ = ["PolicyRoutes"]
@@ -52,10 +52,10 @@ class PolicyRoutes:
             raise _misfit(error) from None
         value = configured.model_dump(mode="json")
         try:
-            told = await self._directory.put_config(actor(request), NAME, value, revision=asked_revision(request))
+            actor, revision = request[PRINCIPAL].actor, asked_revision(request)
+            told = await self._directory.put_config(actor, NAME, value, revision=revision)
         except Conflict as error:
-            status = 412 if hdrs.IF_MATCH in request.headers else error.status  # RFC 9110
-            raise Conflict(error.message, status=status, code=error.code) from None
+            raise changed_meanwhile(request, error) from None
         return self._answer(*told)
 
     def _answer(self, value: Mapping[str, Any], revision: int) -> web.Response:

@@ -3,19 +3,18 @@
 import re
 from typing import Annotated, Any, Final, TypeVar
 
-import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import Meta, Struct
 
-from gatehook import PRINCIPAL, InvalidRequest, MalformedJSON, decode, misfit, read_body
+from gatehook import InvalidRequest, read_as, read_body
 
-__all__ = ["Confirm", "Deny", "actor", "asked_limit", "asked_revision", "read"]
+__all__ = ["Confirm", "Deny", "asked_limit", "read"]
 
 T = TypeVar("T", bound=Struct)
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$"
 """No control characters, and nothing that is no text in UTF-8: databases take neither."""
-_TAG: Final = re.compile(r"[0-9]{1,18}")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _MOST: Final = 500
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=_PLAIN)]
@@ -47,25 +46,7 @@ async def read(request: web.Request, kind: type[T]) -> T:
     Raises:
         GatewayError: no JSON object, or a field is wrong, missing or unknown; it is too large, or too slow.
     """
-    raw = await read_body(request)
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError as error:
-        raise misfit(error, kind.__struct_fields__) from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        try:
-            decode(raw)
-        except MalformedJSON as error:
-            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-        raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
-
-
-def actor(request: web.Request) -> str:
-    """Who decides, or makes a change, for the audit: the user, and by which key ("alice/KEY_ID")."""
-    principal = request[PRINCIPAL]
-    if not principal.key_id or principal.key_id == principal.id:
-        return principal.id
-    return f"{principal.id}/{principal.key_id}"
+    return read_as(await read_body(request), kind)
 
 
 def asked_limit(request: web.Request) -> int:
@@ -77,17 +58,6 @@ def asked_limit(request: web.Request) -> int:
     if unknown := [name for name in request.query if name != "limit"]:
         raise InvalidRequest(f"{unknown[0][:80]}: no such parameter; there is: limit", param=unknown[0][:80])
     text = request.query.get("limit", "100")
-    if not _TAG.fullmatch(text) or not 1 <= int(text) <= _MOST:
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= _MOST:
         raise InvalidRequest(f"limit: expected a whole number from 1 to {_MOST}", param="limit")
     return int(text)
-
-
-def asked_revision(request: web.Request) -> int | None:
-    """The revision that a change was made of, by `If-Match`; None if it is for whichever there is."""
-    if hdrs.IF_MATCH not in request.headers:
-        return None
-    tags = request.if_match or ()
-    if any(tag.value == "*" for tag in tags):
-        return None
-    # Revisions only rise: of several, only the newest can be the one that holds. Nothing is ever at -1.
-    return max((int(tag.value) for tag in tags if not tag.is_weak and _TAG.fullmatch(tag.value)), default=-1)

@@ -6,22 +6,12 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import (
-    CATALOG,
-    DIRECTORY,
-    PRINCIPAL,
-    Call,
-    Document,
-    PermissionDenied,
-    Principal,
-    Route,
-    encode,
-)
+from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, PermissionDenied, Principal, Route, encode
 from gatehook_plugins.tool_policy.decisions import decided
 from gatehook_plugins.tool_policy.desk import Decision, Desk
 from gatehook_plugins.tool_policy.feed import PendingFeed
 from gatehook_plugins.tool_policy.release import as_events, next_request, own_calls, to_client, turn_after
-from gatehook_plugins.tool_policy.requests import Confirm, Deny, actor, asked_limit, read
+from gatehook_plugins.tool_policy.requests import Confirm, Deny, asked_limit, read
 from gatehook_plugins.tool_policy.sessions import Kept, Session
 from gatehook_plugins.tool_policy.standing import Standing
 from gatehook_plugins.tool_policy.surface import TurnSurface
@@ -84,7 +74,7 @@ class ToolRoutes:
         kept = session.conversation()
         decision = decided(asked, session, kept, self._standing, self._catalog)
         call = await self._call(request, session, kept, stream=asked.stream)
-        await self._desk.decide(actor(request), session, decision)
+        await self._desk.decide(request[PRINCIPAL].actor, session, decision)
         turn = turn_after(session, kept, decision, await self._made(call, session, kept, decision))
         if not turn.left:
             call.body = Document(next_request(kept, turn, stream=asked.stream))

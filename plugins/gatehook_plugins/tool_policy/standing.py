@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gatehook import Directory, Verdict, counted
+from gatehook import HeldConfig, Verdict, counted
 from gatehook_plugins.tool_policy.rules import Kind, Rule, Rules
 
 __all__ = ["NAME", "Configured", "Standing"]
@@ -26,11 +26,12 @@ class Configured(BaseModel):
     rules: tuple[Rule, ...] = Field(default=(), max_length=500)
 
 
-class Standing:
+class Standing(HeldConfig):
     """What holds now."""
 
     def __init__(self, rules: Sequence[Rule], default: Kind) -> None:
         """`rules` and `default` are those of the settings."""
+        super().__init__(NAME, log)
         self._rules = tuple(rules)
         self._default = default
         self._held: Mapping[str, Any] = {}
@@ -44,17 +45,8 @@ class Standing:
         """The rules of the settings, as JSON has them."""
         return {"default": self._default, "rules": [rule.model_dump() for rule in self._rules]}
 
-    def follow(self, directory: Directory) -> None:
-        """Hold what is set there too."""
-
-        def changed(kind: str, id: str) -> None:
-            if (kind, id) in (("", ""), ("config", NAME)):
-                self._hold(directory.config(NAME)[0])
-
-        directory.subscribe(changed)
-        changed("", "")
-
-    def _hold(self, value: Mapping[str, Any]) -> None:
+    def hold(self, value: Mapping[str, Any]) -> None:
+        """Hold what is set, beside the settings."""
         if value == self._held:
             return
         self._held = value

@@ -1,0 +1,73 @@
+"""Tables that only grow, trimmed: what has been kept for long enough is deleted, a few rows at a time."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from gatehook.counted import counted
+
+__all__ = ["Trimmer"]
+
+log: Final = logging.getLogger("gatehook")
+
+_DAY: Final = 86_400_000
+"""Milliseconds."""
+_FIRST: Final = 60.0
+_PERIOD: Final = 3600.0
+"""Seconds until the first look, and between two."""
+_BREATH: Final = 0.05
+"""Seconds between two pieces, for those who wait to write."""
+
+
+class Trimmer:
+    """Deletes old rows while the gateway serves. Several may do it at once."""
+
+    def __init__(self, what: str, keep_days: int, delete: Callable[[int], Awaitable[int]]) -> None:
+        """Made for one table.
+
+        Args:
+            what: its rows, for the log: "rows of the ledger".
+            keep_days: for how many days they are kept.
+            delete: deletes a few from before an instant (epoch ms), and gives how many; 0 if none is left.
+        """
+        self._what = what
+        self._keep = keep_days * _DAY
+        self._delete = delete
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Trim now and then, as long as this is open."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def trim(self) -> int:
+        """Delete all that is too old; gives how many rows.
+
+        Raises:
+            Unavailable: the database is away; what was deleted until then is.
+        """
+        before, deleted = time.time_ns() // 1_000_000 - self._keep, 0
+        while count := await self._delete(before):
+            deleted += count
+            await asyncio.sleep(_BREATH)
+        if deleted:
+            age = counted(self._keep // _DAY, "day")
+            log.info("%s deleted, as they are older than %s: %d", self._what, age, deleted)
+        return deleted
+
+    async def _run(self) -> None:
+        pause = _FIRST
+        while True:
+            await asyncio.sleep(pause)
+            pause = _PERIOD
+            try:
+                await self.trim()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next look may go well
+                log.error("%s that are too old cannot be deleted now: %s", self._what, error or repr(error))  # noqa: TRY400
