@@ -24,8 +24,8 @@ def with_model(raw: bytes, old: str | None, new: str) -> bytes:
     # being no number.)
     if old is not None and raw.count(b'"model"') == 1 and raw.find(b"\\u006") < 0:
         plain = _member(old)
-        if (place := raw.find(plain)) >= 0:
-            return b"%b%b%b" % (raw[:place], _member(new), raw[place + len(plain) :])
+        if raw.find(plain) >= 0:
+            return raw.replace(plain, _member(new), 1)
         match = _MODEL.search(raw)
         if match is not None and decode(match[1]) == old:
             return raw[: match.start(1)] + encode(new) + raw[match.end(1) :]
