@@ -7,6 +7,7 @@ not taken apart before somebody asks for them: what is kept of the head is its b
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 
 from aiohttp import ClientPayloadError, ServerDisconnectedError
@@ -20,12 +21,13 @@ try:
 except ImportError:  # neither a wheel nor a compiler
     available = False
 
-__all__ = ["PIECE", "Connection", "available", "headers_in"]
+__all__ = ["PIECE", "Connection", "available", "headers_in", "is_event_stream"]
 
 _LONGEST_HEAD = 65536
 """Bytes, also of anything else that comes at a stretch and is no body: interim answers, extensions, trailers."""
 _MOST_HEADERS = 128
 _ORDINARY = (b"http/1.1 2", b"http/1.1 4", b"http/1.1 5")
+_EVENT_STREAM = re.compile(rb"\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
 _HIGH_WATER = 2 * 65536
 """Bytes that may wait for their reader; while there are more, none are read."""
 PIECE = 1 << 18
@@ -139,9 +141,10 @@ class Connection(asyncio.Protocol):
         data = b"".join(self._parts)
         self._parts.clear()
         self._unread = 0
-        if self._reading_paused and self.transport is not None:
+        if self._reading_paused:
             self._reading_paused = False
-            self.transport.resume_reading()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
         return data
 
     def release(self) -> None:
@@ -262,9 +265,10 @@ class Connection(asyncio.Protocol):
         return True
 
     def _pause_reading(self) -> None:
-        if self._unread > _HIGH_WATER and self.transport is not None and not self._reading_paused:
+        if self._unread > _HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
-            self.transport.pause_reading()
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.pause_reading()
 
     def _refuse(self, why: str) -> None:
         if not self.whole:
@@ -348,6 +352,11 @@ def headers_in(head: bytes) -> Mapping[str, str]:
     if len(found) > _MOST_HEADERS or headers.has_nul:
         raise HttpProcessingError(message="too many headers, or a NUL in one")
     return CIMultiDict((_text(name), _text(value)) for name, value in found)
+
+
+def is_event_stream(head: bytes) -> bool:
+    """Whether the head of an answer plainly says so; if it does not, its headers may still."""
+    return _EVENT_STREAM.search(head.partition(b"\r\n\r\n")[0]) is not None
 
 
 def _text(field: bytes) -> str:

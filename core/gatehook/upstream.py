@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 
 from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
-from gatehook.http1 import headers_in
+from gatehook.http1 import headers_in, is_event_stream
 from gatehook.model import Target
 from gatehook.retry_after import retry_after
 
@@ -139,6 +139,8 @@ class Upstream:
     @property
     def is_event_stream(self) -> bool:
         """Whether the vendor says that this is a stream of events."""
+        if isinstance(self._head, bytes) and is_event_stream(self._head):
+            return True
         return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
 
     async def read(self) -> bytes:
