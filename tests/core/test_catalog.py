@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Principal, StartupError, Target
+from gatehook import Group, Pricing, Principal, StartupError, Target
 from gatehook.accounts import common_models, covers
 from gatehook.catalog import LiveCatalog
 from gatehook.names import Names
@@ -228,3 +228,37 @@ def test_two_lists_together_allow_what_both_do(
     both = common_models(some, others)
     allowed: Callable[[frozenset[str] | None], bool] = lambda models: models is None or covers(models, name)  # noqa: E731
     assert allowed(both) == (allowed(some) and allowed(others))
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "context_window", "max_tokens"),
+    [
+        ([], 0, 0),
+        ([{"context_window": 100, "max_tokens": 9}], 100, 9),
+        ([{"context_window": 100, "max_tokens": 9}, {"context_window": 300, "max_tokens": 7}], 300, 9),
+        ([{"context_window": 100, "max_tokens": 9}, {}], 0, 0),
+        ([{"max_tokens": 9, "defaults": {"max_tokens": 4}}, {"defaults": {"max_tokens": 5}}], 0, 5),
+    ],
+)
+def test_a_group_knows_what_all_of_its_deployments_tell(
+    fields: list[dict[str, Any]], context_window: int, max_tokens: int
+) -> None:
+    group = Group(target("a", number, **some) for number, some in enumerate(fields))
+    assert (group.context_window, group.max_tokens) == (context_window, max_tokens)
+
+
+def test_a_group_has_the_prices_of_its_first_deployment_with_any() -> None:
+    cheap, dear = Pricing(1, 2), Pricing(3, 4)
+    assert Group([target("a"), target("a", 2, pricing=dear), target("a", 3, pricing=cheap)]).pricing == dear
+    assert Group([target("a")]).pricing is None
+
+
+def test_what_a_group_knows_changes_with_the_catalog() -> None:
+    catalog = LiveCatalog([target("o/*", context_window=10, pricing=Pricing(1, 2))])
+    assert (catalog.group("o/x").context_window, catalog.group("o/x").pricing) == (10, Pricing(1, 2))
+    catalog.amend("test", lambda one: replace(one, context_window=20, pricing=None))
+    assert (catalog.group("o/x").context_window, catalog.group("o/x").pricing) == (20, None)
+    assert catalog.group("nobody's") == Group()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Call, Document, Operation, Target, encode, estimate
+from gatehook import Call, Document, Group, Operation, Target, encode, estimate, expected_prompt
 
 WORDS = st.text(max_size=400)
 
@@ -124,3 +124,13 @@ def test_pictures_are_estimated_by_the_piece() -> None:
     bounded = estimate(call("images", prompt="a cat", n=2), [target(max_tokens=10)])
     assert bounded.completion_most == 20
     assert estimate(call(messages=say("a cat"), n=2), [target()]).images == 2
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_the_expected_prompt_is_that_of_the_estimate(asked_before: bool) -> None:
+    group = Group([target(None, 1_000)])
+    for size in (0, 400, 100_000):
+        one = call(messages=say("x" * size))
+        if asked_before:
+            estimate(one, group)
+        assert expected_prompt(one, group) == estimate(one, group).prompt
