@@ -35,6 +35,9 @@ class _Prepared(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """It is."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # the base class's looks at state that is not made
+
     async def _send(self, data: bytes) -> None:
         protocol = self._to.protocol
         transport = protocol.transport
