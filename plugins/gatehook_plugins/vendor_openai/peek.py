@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from gatehook import Usage
 
-__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_whole", "usage_of"]
+__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_pictures", "read_whole", "usage_of"]
 
 
 class Delta(Struct):
@@ -110,7 +110,8 @@ class _WholeAsMeant(Whole):
 
 read_event = msgspec.json.Decoder(Event).decode
 _read_as_meant = msgspec.json.Decoder(_WholeAsMeant).decode
-_read_whole = msgspec.json.Decoder(Whole).decode
+read_pictures = msgspec.json.Decoder(Whole).decode
+"""Decodes a whole answer of pictures, whose usage has other fields: it stays a dict."""
 
 
 def read_whole(raw: bytes) -> Whole:
@@ -122,7 +123,7 @@ def read_whole(raw: bytes) -> Whole:
     try:
         return _read_as_meant(raw)
     except msgspec.ValidationError:
-        return _read_whole(raw)
+        return read_pictures(raw)
 
 
 def usage_of(usage: Any) -> Usage | None:

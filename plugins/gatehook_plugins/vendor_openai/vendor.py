@@ -1,7 +1,7 @@
 """The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from gatehook import (
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
-from gatehook_plugins.vendor_openai.peek import Whole, read_whole, usage_of
+from gatehook_plugins.vendor_openai.peek import Whole, read_pictures, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import picture_answer, picture_body
 from gatehook_plugins.vendor_openai.splice import (
     has_two_models,
@@ -227,7 +227,7 @@ def _result(attempt: Attempt, raw: bytes) -> Whole:
         GatewayError: it is an error, or nothing known.
     """
     target = attempt.target
-    whole = _whole(target, raw)
+    whole = _whole(target, raw, read_pictures if attempt.call.operation == "images" else read_whole)
     if whole.error:
         raise failure.from_body(target, whole.error)
     if not (whole.data if attempt.call.operation in ("embeddings", "images") else whole.choices):
@@ -264,11 +264,11 @@ def _is_miscalled(whole: Whole) -> bool:
     return False
 
 
-def _whole(target: Target, raw: bytes) -> Whole:
+def _whole(target: Target, raw: bytes, read: Callable[[bytes], Whole]) -> Whole:
     try:
         if not raw.isascii():
             raw.decode()  # what is not looked at here goes to the client unread
-        return read_whole(raw)
+        return read(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
             return msgspec.convert(decode(raw), Whole)
