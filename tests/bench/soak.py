@@ -30,9 +30,10 @@ PROGRAM = '''
 import asyncio, sys
 from pathlib import Path
 from aiohttp import web
-from gatehook import Route, Section, hookimpl
+from gatehook import Gateway, Route, Section, hookimpl
+from gatehook.settings import load
 from gatehook.supervisor import supervise
-from gatehook.testing import built
+from gatehook.testing import available
 
 class Probe:
     class Settings(Section):
@@ -47,7 +48,7 @@ class Probe:
             return web.Response(text=str(len(asyncio.all_tasks())))
         return [Route("GET", "/tasks", tasks, auth=False)]
 
-supervise(lambda: built(Path(sys.argv[1]).read_text(), plugins={"probe": Probe}), lambda *told: None)
+supervise(lambda: Gateway(load(Path(sys.argv[1])), available({"probe": Probe})), lambda *told: None)
 '''
 
 

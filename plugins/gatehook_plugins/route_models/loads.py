@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import Final, TypeAlias
 
 from gatehook import AttemptLimiter, Busy, Call, Limiter, Outcome, Permit, Target
@@ -68,7 +69,7 @@ class Loads:
 
     def busy(self, targets: Sequence[Target]) -> list[int]:
         """How many requests each of these deployments has to do: of this process, and of others where that is known."""
-        mine = [self.running.get(target.key, 0) for target in targets]
+        mine = list(map(self.running.get, [target.key for target in targets], repeat(0)))
         if not self._waiting:
             return mine
         told = [self._waiting[target.vendor](target) if target.vendor in self._waiting else 0 for target in targets]
