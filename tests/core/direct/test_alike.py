@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from aiohttp import ClientError
-from aiohttp.http import HttpProcessingError
 
 from gatehook import direct, http1
 from gatehook.egress import Egress
@@ -20,7 +18,6 @@ from gatehook.model import Target
 from gatehook.settings import EgressSettings
 from gatehook.testing import Reply, StubUpstream
 
-ORIGIN = ("127.0.0.1", 1)
 TARGET = Target("m#1", "m", "acme", "u")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = (
@@ -28,8 +25,6 @@ CHUNKED = (
     b"HTTP/1.1 201 Made\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n"
     b'3;name=val;q="x"\r\nabc\r\n0B\r\n\r\n\r\n0\r\n\r\nde\r\n0;last\r\nX-Trailer: 1\r\n\r\n'
 )
-CHUNKED_BODY = b"abc\r\n\r\n0\r\n\r\nde"
-LINE_ERRORS = (OSError, ClientError, HttpProcessingError)
 
 
 class TestAlike:

@@ -13,10 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatehook import direct
-from gatehook.model import Target
 
-ORIGIN = ("127.0.0.1", 1)
-TARGET = Target("m#1", "m", "acme", "u")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = (
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"

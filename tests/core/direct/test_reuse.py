@@ -5,13 +5,10 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from aiohttp.http import HttpProcessingError
 
 from gatehook import direct
-from gatehook.model import Target
 
 ORIGIN = ("127.0.0.1", 1)
-TARGET = Target("m#1", "m", "acme", "u")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = (
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -19,7 +16,6 @@ CHUNKED = (
     b'3;name=val;q="x"\r\nabc\r\n0B\r\n\r\n\r\n0\r\n\r\nde\r\n0;last\r\nX-Trailer: 1\r\n\r\n'
 )
 CHUNKED_BODY = b"abc\r\n\r\n0\r\n\r\nde"
-LINE_ERRORS = (OSError, ClientError, HttpProcessingError)
 
 
 class TestReuse:
