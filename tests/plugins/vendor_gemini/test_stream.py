@@ -396,7 +396,7 @@ async def test_over_a_real_socket_the_quoted_path_and_the_key_arrive() -> None:
     from pydantic import SecretStr
 
     from gatehook import Egress
-    from gatehook.settings import EgressSettings
+    from gatehook.config.settings import EgressSettings
 
     egress = Egress(EgressSettings())
     async with egress.lifespan(), StubUpstream(Reply.of_events(wire(*TEXT[0]))) as stub:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gatehook.attempts import Attempts
+from gatehook.calls.attempts import Attempts
 from gatehook.model import Operation
 from gatehook.parameters import Parameter
 from gatehook.testing import attempt
