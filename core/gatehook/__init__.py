@@ -34,8 +34,9 @@ from gatehook.dialect.conversation import (
     read_conversation,
 )
 from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
-from gatehook.dialect.misfit import misfit, read_as, read_object
+from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
+from gatehook.dialect.surface import CanonicalSurface
 from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
     AuthenticationFailed,
@@ -165,6 +166,7 @@ __all__ = (
     "ByteSize",
     "Cache",
     "Call",
+    "CanonicalSurface",
     "Caps",
     "Catalog",
     "Change",
@@ -282,6 +284,7 @@ __all__ = (
     "envelope",
     "estimate",
     "expected_prompt",
+    "fitted",
     "from_base64",
     "hookimpl",
     "mapped",
@@ -293,6 +296,8 @@ __all__ = (
     "read_body",
     "read_conversation",
     "read_object",
+    "read_open",
+    "read_query",
     "redact",
     "refused",
     "sniff",
