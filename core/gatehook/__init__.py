@@ -18,6 +18,7 @@ from gatehook.accounts import (
     nano,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
+from gatehook.background import meanwhile
 from gatehook.config.sections import ByteSize
 from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.counted import counted
@@ -288,6 +289,7 @@ __all__ = (
     "from_base64",
     "hookimpl",
     "mapped",
+    "meanwhile",
     "misfit",
     "nano",
     "picture_url",
