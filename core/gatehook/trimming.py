@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from gatehook.counted import counted
+from gatehook.counting import counted
 
 __all__ = ["Trimmer"]
 

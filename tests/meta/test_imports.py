@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import gatehook
+from gatehook import api
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "gatehook"
@@ -85,17 +86,34 @@ def test_every_module_imports_alone_without_a_warning(tmp_path: Path) -> None:
     assert len(MODULES) > 40
 
 
-def test_importing_the_api_loads_no_heavy_module_and_no_plugin() -> None:
-    script = "import gatehook, json, sys; print(json.dumps([n for n in sys.modules]))"
+def loaded_by(script: str) -> set[str]:
+    """All modules that a fresh Python has loaded after this."""
+    script += "\nimport json, sys; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
-    assert "gatehook" in loaded
+    return set(json.loads(done.stdout))
+
+
+def test_importing_the_package_alone_loads_nothing() -> None:
+    loaded = loaded_by("import gatehook")
+    assert {name for name in loaded if within(name, "gatehook")} == {"gatehook"}
+    assert loaded - loaded_by("import typing") == {"gatehook"}
+
+
+def test_loading_the_api_loads_no_heavy_module_and_no_plugin() -> None:
+    loaded = {name.split(".")[0] for name in loaded_by("from gatehook import *; hookimpl, Section")}
+    assert {"aiohttp", "gatehook", "pydantic_settings"} <= loaded
     heavy = {
         "dynaconf",
-        "anthropic", "asyncpg", "gatehook_plugins", "hypothesis", "jsonschema", "numpy", "openai", "prometheus_client",
-        "pytest", "redis", "requests", "sqlalchemy", "unittest", "uvloop",
+        "anthropic", "asyncpg", "flask", "gatehook_plugins", "hypothesis", "jsonschema", "numpy", "openai",
+        "prometheus_client", "pytest", "redis", "requests", "sqlalchemy", "unittest", "uvloop",
     }  # fmt: skip
     assert sorted(heavy & loaded) == []
+
+
+def test_flask_is_not_loaded_with_the_settings_and_can_be_imported_afterwards() -> None:
+    assert not {"flask", "jinja2", "werkzeug"} & loaded_by("import gatehook.config.stack")
+    assert "flask" in loaded_by("import gatehook.config.stack, flask")
+    assert "flask" in loaded_by("import flask, gatehook.config.stack; assert flask.Flask")
 
 
 STARTED = """
@@ -133,10 +151,16 @@ def test_a_start_with_all_plugins_loads_what_it_needs_and_no_more(tmp_path: Path
     assert sorted(unneeded & loaded) == []
 
 
-def test_the_program_s_help_loads_no_server() -> None:
-    script = "import sys, gatehook.commands.cli; print('prometheus_client' in sys.modules or 'uvloop' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "False"
+@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["plugins", "--help"]])
+def test_the_program_loads_no_server_where_none_is_needed(words: list[str]) -> None:
+    loaded = loaded_by(
+        "import contextlib, io\n"
+        "from gatehook.commands.cli import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    main({words!r})"
+    )
+    heavy = {"aiohttp", "asyncio", "msgspec", "pluggy", "pydantic", "uvloop"}
+    assert sorted(heavy & loaded) == []
 
 
 # --- layers --------------------------------------------------------------------------------------------------------
@@ -217,10 +241,28 @@ def test_the_api_s_promise_is_a_sorted_tuple_of_all_it_exports() -> None:
     assert list(promise) == sorted(set(promise), key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     exported = {
         name
-        for name, value in vars(gatehook).items()
+        for name, value in vars(api).items()
         if not name.startswith("_") and not isinstance(value, type(sys)) and name != "annotations"
     }
     assert exported == set(promise)
+    assert set(promise) <= set(dir(gatehook))
+    assert all(getattr(gatehook, name) is getattr(api, name) for name in promise)
+
+
+def test_a_promised_name_is_no_module_s_too() -> None:
+    # Which of both it meant would depend on what has been loaded before.
+    assert sorted({f"gatehook.{name}" for name in gatehook.__all__} & set(MODULES)) == []
+
+
+def test_a_module_can_be_had_from_the_package_before_the_api_and_what_is_not_there_cannot() -> None:
+    assert "gatehook.api" not in loaded_by(
+        "from gatehook import counting; import gatehook; gatehook.errors.StartupError"
+    )
+    assert "gatehook.api" not in loaded_by("import gatehook; assert not hasattr(gatehook, '__wrapped__')")
+    with pytest.raises(ImportError, match="cannot import name 'Nothing' from 'gatehook'"):
+        exec("from gatehook import Nothing")
+    with pytest.raises(AttributeError, match="module 'gatehook' has no attribute 'Nothing'"):
+        getattr(gatehook, "Nothing")  # noqa: B009
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "gatehook.__main__"])

@@ -1,14 +1,30 @@
 """The layers stacked by dynaconf. Imported only when settings are loaded: a plugin's import need not pay for it."""
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from dynaconf.base import Settings as DynaconfStore
-from dynaconf.loaders.base import SourceMetadata
-
 from gatehook.config.reading import Layer
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Have imports of a package fail as if it were not installed, unless it is loaded already."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault(name, None)
+    try:
+        yield
+    finally:
+        if modules[name] is None:
+            del modules[name]
+
+
+with _hidden("flask"):  # wherever it is installed, dynaconf would load it, and a web server with it: 6 MB for nothing
+    from dynaconf.base import Settings as DynaconfStore
+    from dynaconf.loaders.base import SourceMetadata
 
 __all__ = ["stack"]
 
