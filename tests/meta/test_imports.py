@@ -131,6 +131,30 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
+def loaded_by_a_start(settings: Path) -> set[str]:
+    """All modules that are there when a gateway serves; its database has been made by an earlier start."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOOK_")}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", STARTED, str(settings)], check=True, capture_output=True, text=True, env=env
+        )
+    return set(json.loads(done.stdout))
+
+
+UNNEEDED = {
+    "alembic", "boto3", "cryptography", "flask", "jinja2", "jsonschema", "jwt", "llama_cpp", "mcp", "numpy",
+    "prometheus_client", "redis", "referencing", "sqlalchemy.dialects.postgresql",
+}  # fmt: skip
+
+
+def test_a_start_as_shipped_loads_no_library_of_what_is_off_or_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text((ROOT / "settings.toml").read_text("utf-8"))
+    loaded = loaded_by_a_start(tmp_path / "settings.toml")
+    assert {"gatehook_plugins.metrics", "gatehook_plugins.vendor_openai"} <= loaded
+    off = {"aiosqlite", "asyncpg", "cachetools", "greenlet", "sqlalchemy", "sqlite3", "gatehook_plugins.database"}
+    assert sorted((UNNEEDED | off) & loaded) == []
+
+
 def test_a_start_with_all_plugins_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
     on = re.sub(r"^enabled = false", "enabled = true", (ROOT / "settings.toml").read_text("utf-8"), flags=re.MULTILINE)
     (tmp_path / "settings.toml").write_text(on)
@@ -138,17 +162,9 @@ def test_a_start_with_all_plugins_loads_what_it_needs_and_no_more(tmp_path: Path
         f'[plugins.auth_keys]\nkeys = ["sk-{"k" * 32}"]\n'
         "[plugins.auth_jwt]\nenabled = false\n[plugins.vendor_gguf]\nenabled = false\n"
     )
-    command = [sys.executable, "-c", STARTED, str(tmp_path / "settings.toml")]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GATEHOOK_")}
-    for _ in range(2):  # the first makes the database
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
-    loaded = set(json.loads(done.stdout))
+    loaded = loaded_by_a_start(tmp_path / "settings.toml")
     assert {"sqlalchemy", "gatehook_plugins.jobs", "gatehook_plugins.ledger"} <= loaded
-    unneeded = {
-        "alembic", "boto3", "cryptography", "jsonschema", "jwt", "mcp", "redis", "referencing",
-        "sqlalchemy.dialects.postgresql",
-    }  # fmt: skip
-    assert sorted(unneeded & loaded) == []
+    assert sorted(UNNEEDED & loaded) == []
 
 
 @pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["plugins", "--help"]])

@@ -11,18 +11,20 @@ from gatehook.config.reading import Layer
 
 
 @contextlib.contextmanager
-def _hidden(name: str) -> Iterator[None]:
-    """Have imports of a package fail as if it were not installed, unless it is loaded already."""
+def _hidden(*names: str) -> Iterator[None]:
+    """Have imports of these packages fail as if they were not installed; but not of those that are loaded already."""
     modules: dict[str, Any] = sys.modules
-    modules.setdefault(name, None)
+    for name in names:
+        modules.setdefault(name, None)
     try:
         yield
     finally:
-        if modules[name] is None:
-            del modules[name]
+        for name in names:
+            if modules[name] is None:
+                del modules[name]
 
 
-with _hidden("flask"):  # wherever it is installed, dynaconf would load it, and a web server with it: 6 MB for nothing
+with _hidden("flask", "jinja2"):  # dynaconf would load them wherever they are installed: 6 MB for what is not used here
     from dynaconf.base import Settings as DynaconfStore
     from dynaconf.loaders.base import SourceMetadata
 
