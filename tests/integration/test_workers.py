@@ -654,7 +654,7 @@ def test_what_a_killed_gateway_left_is_removed_by_the_next_and_what_is_in_use_is
     (base / "gatehook-note").write_text("a file of somebody")
     (base / "else").mkdir()
     script = (
-        "import os, sys, pathlib; from gatehook import shared; shared._IN_MEMORY = pathlib.Path(sys.argv[1])\n"
+        "import os, sys, pathlib; from gatehook.serving import shared; shared._IN_MEMORY = pathlib.Path(sys.argv[1])\n"
         "with shared.shared_folder() as folder:\n (folder / 'left').touch(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(base)], check=False)

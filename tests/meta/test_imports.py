@@ -52,8 +52,8 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-# Other people's packages are loaded once, and so is `gatehook`, which Python loads before any module of it; the rest
-# by a fork for each module, and compiled once: a fresh start without its price.
+# Other people's packages are loaded once, and for plugins what they may import; the rest by a fork for each module, and
+# compiled once: a fresh start without its price.
 ALONE = """
 import os, sys, traceback
 import aiohttp.web, dynaconf, hypothesis.stateful, msgspec, pluggy, prometheus_client, pydantic_settings, pytest
@@ -64,6 +64,8 @@ sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]
 import gatehook
 failed = 0
 for module in sys.argv[2:]:
+    if module.startswith("gatehook_plugins"):
+        import gatehook.api
     child = os.fork()
     if not child:
         try:
