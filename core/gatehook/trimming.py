@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from gatehook.background import meanwhile
-from gatehook.counted import counted
+from gatehook.counting import counted
 
 __all__ = ["Trimmer"]
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientSession
 
 import gatehook
-from gatehook import errors, hookspecs, protocols
+from gatehook import api, errors, hookspecs, protocols
 from gatehook.commands.scaffold import KINDS, rendered
 from gatehook.config.sections import Section
 from gatehook.config.settings import load
@@ -81,7 +81,7 @@ def test_every_hook_is_tested_under_its_name() -> None:
 
 def test_every_name_that_a_hook_s_objects_are_made_of_is_in_the_book() -> None:
     words = set(re.findall(r"\w+", BOOK))
-    told = {name for name, value in vars(gatehook).items() if inspect.isclass(value) and name in gatehook.__all__}
+    told = {name for name, value in vars(api).items() if inspect.isclass(value) and name in gatehook.__all__}
     # Met only as the values or parts of what is explained.
     details = {"Blob", "Conversation", "Fetched", "MalformedJSON", "Part", "Services", "Turn"}
     assert sorted(told - words) == sorted(details & (told - words))
@@ -123,9 +123,7 @@ def test_a_protocol_s_method_is_written_as_it_is(signature: str) -> None:
 def test_the_table_of_errors_is_true_and_complete() -> None:
     rows = {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in table("Errors")}
     classes = {
-        name: cls
-        for name, cls in vars(gatehook).items()
-        if inspect.isclass(cls) and issubclass(cls, errors.GatewayError)
+        name: cls for name, cls in vars(api).items() if inspect.isclass(cls) and issubclass(cls, errors.GatewayError)
     }
     assert rows == {name: [str(cls.status), cls.type, cls.code or "", cls.retry.value] for name, cls in classes.items()}
 
@@ -136,7 +134,7 @@ def test_the_table_of_services_is_true_and_complete() -> None:
         [cell.strip("` ") for cell in row.split("|")[:3]] for row in re.findall(r"^\|(.*)\|$", section, re.MULTILINE)
     ]
     told = {key: (interface, plugin) for key, interface, plugin in rows[2:]}
-    keys = {name: value for name, value in vars(gatehook).items() if isinstance(value, gatehook.ServiceKey)}
+    keys = {name: value for name, value in vars(api).items() if isinstance(value, gatehook.ServiceKey)}
     assert {key: plugin for key, (_, plugin) in told.items()} == {name: key.provider for name, key in keys.items()}
     assert [name for name, _ in told.values() if not inspect.isclass(getattr(gatehook, name))] == []
 

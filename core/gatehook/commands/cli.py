@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gatehook.counted import counted
+from gatehook.counting import counted
 from gatehook.errors import StartupError
 
 __all__ = ["main"]

@@ -1,14 +1,32 @@
 """The layers stacked by dynaconf. Imported only when settings are loaded: a plugin's import need not pay for it."""
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from dynaconf.base import Settings as DynaconfStore
-from dynaconf.loaders.base import SourceMetadata
-
 from gatehook.config.reading import Layer
+
+
+@contextlib.contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    """Have imports of these packages fail as if they were not installed; but not of those that are loaded already."""
+    modules: dict[str, Any] = sys.modules
+    for name in names:
+        modules.setdefault(name, None)
+    try:
+        yield
+    finally:
+        for name in names:
+            if modules[name] is None:
+                del modules[name]
+
+
+with _hidden("flask", "jinja2"):  # dynaconf would load them wherever they are installed: 6 MB for what is not used here
+    from dynaconf.base import Settings as DynaconfStore
+    from dynaconf.loaders.base import SourceMetadata
 
 __all__ = ["stack"]
 

@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway, error_response
-from gatehook.counted import counted
+from gatehook.counting import counted
 from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.serving.accepting import Door, SharedSocket
 from gatehook.serving.lane import LaneConnection

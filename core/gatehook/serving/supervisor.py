@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 
 from gatehook.app import Gateway
 from gatehook.control import Asker, Control, listening
-from gatehook.counted import counted
+from gatehook.counting import counted
 from gatehook.errors import StartupError
 from gatehook.serving.accepting import WORKERS, SharedSocket
 from gatehook.serving.generation import CUT, DRAIN, YIELD, Generation, Worker

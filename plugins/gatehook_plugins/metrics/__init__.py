@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, HEALTH, JOBS, METER, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
-from gatehook_plugins.metrics.deployments import vitalities
-from gatehook_plugins.metrics.exposition import Exposition
+from gatehook import (
+    CATALOG,
+    HEALTH,
+    JOBS,
+    METER,
+    METRICS,
+    Catalog,
+    DeploymentHealth,
+    MetricsPage,
+    Observer,
+    Route,
+    Section,
+    ServiceKey,
+    Vitality,
+    hookimpl,
+)
+from gatehook_plugins.metrics.exposition import Shown, serve
 from gatehook_plugins.metrics.plugin_times import PluginTimes
 from gatehook_plugins.metrics.recorder import Recorder
 
@@ -48,7 +62,7 @@ class Metrics:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._recorder = Recorder()
-        self._exposition = Exposition(
+        self._shown = Shown(
             lambda: [(self._recorder.numbers.page(), True)],
             process=settings.process,
             feathergate_names=settings.feathergate_names,
@@ -72,19 +86,19 @@ class Metrics:
         catalog = gateway.services[CATALOG]
         self._recorder.name_models_by(catalog)
         if (health := gateway.services.get(HEALTH)) is not None:
-            self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
+            self._shown.deployments = functools.partial(_vitalities, catalog, health)
         if (jobs := gateway.services.get(JOBS)) is not None:
-            self._exposition.show_jobs(jobs.counts)
+            self._shown.jobs = jobs.counts
         return [self._recorder]
 
     def tell_inference(self) -> None:
         """See `MetricsPage`."""
         self._recorder.time_models()
-        self._exposition.show_inference()
+        self._shown.inference = True
 
     async def serve(self, request: web.Request) -> web.Response:
         """See `MetricsPage`."""
-        return await self._exposition.serve(request)
+        return await serve(self._shown, request)
 
     @hookimpl
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
@@ -104,10 +118,15 @@ class Metrics:
 
             with own_numbers(folder, gateway.worker) as numbers:
                 self._recorder.go_on(numbers)
-                self._exposition.show_workers(functools.partial(pages, folder))
+                self._shown.pages, self._shown.by_worker = functools.partial(pages, folder), True
                 yield
 
         return [shared]
+
+
+def _vitalities(catalog: Catalog, health: DeploymentHealth) -> Mapping[str, Vitality]:
+    """Of every deployment, by its key."""
+    return {target.key: health.of(target) for group in catalog.groups().values() for target in group}
 
 
 _guard: type[MetricsPage] = Metrics

@@ -4,17 +4,12 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gatehook import Catalog, DeploymentHealth, Vitality
+from gatehook import Vitality
 
-__all__ = ["deployment_metrics", "vitalities"]
+__all__ = ["deployment_metrics"]
 
 _STATES = ("healthy", "degraded", "unavailable")
 """Their places are their values."""
-
-
-def vitalities(catalog: Catalog, health: DeploymentHealth) -> Mapping[str, Vitality]:
-    """Of every deployment, by its key."""
-    return {target.key: health.of(target) for group in catalog.groups().values() for target in group}
 
 
 def deployment_metrics(found: Mapping[str, Vitality]) -> Iterable[Metric]:

@@ -1,225 +1,46 @@
-"""The numbers as Prometheus reads them: read, added up and written at the scrape, in another thread."""
+"""What /metrics shows, and when: at the scrape, in another thread."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from aiohttp import web
-from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from gatehook import Vitality
-from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.numbers import Page
-from gatehook_plugins.metrics.plugin_times import plugin_metrics
-from gatehook_plugins.metrics.recorder import (
-    DURATION_BOUNDS,
-    DURATIONS,
-    FAILURES,
-    FIRST_TOKENS,
-    INFERENCES,
-    REQUESTS,
-    TOKEN_KINDS,
-    TOKENS,
-    TTFT_BOUNDS,
-)
-from gatehook_plugins.metrics.totals import Labels, Totals
 
-__all__ = ["Exposition"]
-
-_Format = tuple[Callable[[Collector], bytes], str]
-
-# prometheus_client's own choice by the Accept header fails on versions that it does not expect.
-_TEXT: Final[_Format] = (generate_latest, "text/plain; version=0.0.4; charset=utf-8")
-_OPENMETRICS: Final[_Format] = (
-    generate_openmetrics,
-    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-)
+__all__ = ["Shown", "serve"]
 
 
-class Exposition(Collector):
-    """Serves /metrics. `pages` gives what each process has counted, and whether it is there."""
+@dataclass(slots=True)
+class Shown:
+    """What is shown."""
 
-    def __init__(
-        self,
-        pages: Callable[[], Iterable[tuple[Page, bool]]],
-        *,
-        process: bool,
-        feathergate_names: bool,
-        plugin_times: bool,
-    ) -> None:
-        self._pages = pages
-        self._by_worker = False
-        self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
-        self._jobs: Callable[[], Mapping[str, int]] | None = None
-        self._shows_inference = False
-        self._process = process
-        self._feathergate_names = feathergate_names
-        self._plugin_times = plugin_times
-
-    def show_workers(self, pages: Callable[[], Iterable[tuple[Page, bool]]]) -> None:
-        """Show what these pages come to from now on: one of each worker."""
-        self._pages, self._by_worker = pages, True
-
-    def show_deployments(self, vitalities: Callable[[], Mapping[str, Vitality]]) -> None:
-        """Show also how the deployments do."""
-        self._deployments = vitalities
-
-    def show_jobs(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Show also how many jobs there are, by status."""
-        self._jobs = counts
-
-    def show_inference(self) -> None:
-        """Show also what the generation API promises, under its names."""
-        self._shows_inference = True
-
-    async def serve(self, request: web.Request) -> web.Response:
-        """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
-        encode, content_type = _TEXT
-        if "application/openmetrics-text" in request.headers.get("Accept", ""):
-            encode, content_type = _OPENMETRICS
-        # Formatting thousands of lines, and reading /proc, would hold up every stream.
-        body = await asyncio.to_thread(encode, self)
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    def collect(self) -> Iterable[Metric]:
-        """All metrics."""
-        totals = Totals(self._pages())
-        yield from _gateway(totals)
-        if self._deployments is not None:
-            yield from deployment_metrics(self._deployments())
-        if self._jobs is not None:
-            yield _jobs(self._jobs())
-        if self._shows_inference:
-            yield from _inference(totals)
-        if self._feathergate_names:
-            yield from _feathergate(totals)
-        if self._plugin_times:
-            yield from plugin_metrics(totals)
-        if self._process:
-            yield from _workers(totals.processes) if self._by_worker else _this_process()
+    pages: Callable[[], Iterable[tuple[Page, bool]]]
+    """What each process has counted, and whether it is there."""
+    process: bool
+    """Also what the operating system and Python say of the process."""
+    feathergate_names: bool
+    plugin_times: bool
+    by_worker: bool = False
+    """Whether there is a page of each worker."""
+    deployments: Callable[[], Mapping[str, Vitality]] | None = None
+    """How the deployments do."""
+    jobs: Callable[[], Mapping[str, int]] | None = None
+    """How many jobs there are, by status."""
+    inference: bool = False
+    """Also what the generation API promises, under its names."""
 
 
-def _gateway(totals: Totals) -> Iterable[Metric]:
-    yield _counter(
-        "gateway_requests",
-        "Inference requests that have ended. outcome: complete, cached, partial, failed, rejected.",
-        ("model", "vendor", "outcome", "code"),
-        totals.family(REQUESTS),
-    )
-    yield GaugeMetricFamily(
-        "gateway_requests_in_flight", "Inference requests being answered now.", value=totals.running
-    )
-    yield _counter(
-        "gateway_tokens",
-        "Tokens that vendors used. kind: prompt, completion; cached is part of prompt, reasoning of completion.",
-        ("model", "kind"),
-        {
-            (*model, kind): [count]
-            for model, counts in totals.family(TOKENS).items()
-            for kind, count in zip(TOKEN_KINDS, counts, strict=True)
-            if count
-        },
-    )
-    yield _counter(
-        "gateway_upstream_failures",
-        "Failed tries of a deployment, also those after which another answered.",
-        ("vendor", "model", "code"),
-        totals.family(FAILURES),
-    )
-    yield _histogram(
-        "http_request_duration_seconds",
-        "Time from an inference request's arrival to the end of its answer.",
-        ("operation", "status"),
-        totals.family(DURATIONS),
-        DURATION_BOUNDS,
-    )
-    yield _histogram(
-        "gateway_time_to_first_token_seconds",
-        "Time from a streaming request's arrival to the first content of its answer.",
-        ("model",),
-        totals.family(FIRST_TOKENS),
-        TTFT_BOUNDS,
-    )
+async def serve(shown: Shown, request: web.Request) -> web.Response:
+    """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
+    openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+    # Formatting thousands of lines, and reading /proc, would hold up every stream.
+    body, content_type = await asyncio.to_thread(_written, shown, openmetrics=openmetrics)
+    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def _jobs(counts: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(
-        "gateway_jobs",
-        "Jobs that are kept, in all processes. status: queued, running, succeeded, failed, cancelled.",
-        labels=("status",),
-    )
-    for status, count in counts.items():
-        family.add_metric((status,), count)
-    return family
+def _written(shown: Shown, *, openmetrics: bool) -> tuple[bytes, str]:
+    from gatehook_plugins.metrics.families import written  # with prometheus_client: few gateways are ever scraped
 
-
-def _inference(totals: Totals) -> Iterable[Metric]:
-    yield _histogram(
-        "model_inference_seconds",
-        "Time from a request's arrival to the end of its answer, of those that a model answered.",
-        ("model",),
-        totals.family(INFERENCES),
-        DURATION_BOUNDS,
-    )
-    yield GaugeMetricFamily("active_connections", "Inference requests being answered now.", value=totals.running)
-
-
-def _feathergate(totals: Totals) -> Iterable[Metric]:
-    yield _counter(
-        "feathergate_requests",
-        "Inference requests that have ended.",
-        (),
-        {(): [totals.ended()]},
-    )
-    successful = totals.ended("complete", "cached")
-    # FeatherGate's names lack the `_total` that a counter's must have; declared as one they would be renamed.
-    for name, help_, value in (
-        ("feathergate_requests_successful", "Those that were answered in full.", successful),
-        ("feathergate_requests_failed", "Those that were not.", totals.ended() - successful),
-    ):
-        metric = Metric(name, help_, "unknown")
-        metric.add_sample(name, {}, value)
-        yield metric
-
-
-def _this_process() -> Iterable[Metric]:
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-    return registry.collect()
-
-
-def _workers(processes: Mapping[int, int]) -> Iterable[Metric]:
-    """What can be seen of processes from outside, each by its worker's number."""
-    families: dict[str, Metric] = {}
-    for worker, process in sorted(processes.items()):
-        for told in _seen(process):
-            family = families.setdefault(told.name, Metric(told.name, told.documentation, told.type, told.unit))
-            for sample in told.samples:
-                family.add_sample(sample.name, {"worker": str(worker)}, sample.value)
-    return families.values()
-
-
-def _seen(process: int) -> Iterable[Metric]:
-    return ProcessCollector(pid=lambda: process, registry=None).collect()
-
-
-def _counter(name: str, help_: str, labels: Sequence[str], values: Mapping[Labels, Sequence[float]]) -> Metric:
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for key, (value,) in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _histogram(
-    name: str, help_: str, labels: Sequence[str], values: Mapping[Labels, Sequence[float]], bounds: Sequence[float]
-) -> Metric:
-    family = HistogramMetricFamily(name, help_, labels=labels)
-    limits = [*map(str, bounds), "+Inf"]
-    for key, (*counts, total) in values.items():
-        family.add_metric(key, list(zip(limits, accumulate(counts), strict=True)), total)
-    return family
+    return written(shown, openmetrics=openmetrics)
