@@ -41,7 +41,7 @@ from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.settings import Settings
-from gatehook.stages import Concerns, Observers, authenticate
+from gatehook.stages import Concerns, Observers, authenticate, check_body, check_type
 from gatehook.stages import read_body as read_in_time
 from gatehook.tool_policies import ToolPolicies
 from gatehook.transforms import Transforms
@@ -66,7 +66,11 @@ async def read_body(request: web.Request) -> bytes:
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `server.max_body` and `server.read_timeout`.
         InvalidRequest: there is none, the line was cut, or it is nested absurdly deep.
     """
-    return await read_in_time(request, request.app[_CONCERNS])
+    concerns = request.app[_CONCERNS]
+    check_type(request)
+    body = await read_in_time(request, concerns)
+    check_body(body, concerns)
+    return body
 
 
 class Gateway:
