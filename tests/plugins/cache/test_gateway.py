@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from gatehook import Call, PermissionDenied, Section, StartupError, ToolCall, ToolPolicy, Verdict, hookimpl
-from gatehook.repeats import LONGEST
+from gatehook.calls.repeats import LONGEST
 from gatehook.testing import Reply, StubUpstream, built
 from gatehook_plugins.openai_api.surface import OpenAISurface
 
@@ -115,7 +115,7 @@ async def test_long_requests_are_read_each_time(gateway: Gateway) -> None:
 
 
 async def test_only_so_many_requests_are_remembered(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehook.repeats._MOST", 3)
+    monkeypatch.setattr("gatehook.calls.repeats._MOST", 3)
     async with gateway() as client:
         for number in range(10):
             asked = [await client.ask(user=str(number)) for _ in range(3)]

@@ -1,0 +1,247 @@
+"""The response caches at work: whose answer it is, what the client wants of them, and what may be kept."""
+
+import hashlib
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs
+from msgspec import Struct, structs
+from multidict import MultiMapping
+
+from gatehook.calls.repeats import LONGEST, Repeats
+from gatehook.errors import GatewayError, WrongResultError
+from gatehook.jsonio import encode
+from gatehook.model import Call, Chunk, Entry, Frames, Principal
+from gatehook.protocols import Bounded, Cache, Scoped
+
+__all__ = ["Answers", "Lookup", "Recording"]
+
+log = logging.getLogger("gatehook")
+
+_FORMAT = b"1"
+"""Changed when entries change: a gateway never reads those of another format."""
+
+_MOST_KNOWN: Final = 1024
+"""Requests whose keys are kept ready."""
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+_SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
+"""An answer that its vendor cut short. Inside a text the quotes would be escaped."""
+
+
+class Lookup(Struct, frozen=True):
+    """What the caches are asked for one call: the key for each, and the client's wishes (RFC 9111, 5.2.1)."""
+
+    keys: tuple[bytes, ...]
+    read: bool = True
+    only_stored: bool = False
+    max_age: float = math.inf
+    """Seconds."""
+
+
+class Recording:
+    """What a stream brings, as long as somebody may want to keep it."""
+
+    __slots__ = ("_batches", "_most", "_size")
+
+    def __init__(self, most: float) -> None:
+        """`most`: bytes beyond which nobody wants it."""
+        self._most = most
+        self._size = 0
+        self._batches: list[Sequence[Chunk]] = []
+
+    def add(self, batch: Sequence[Chunk]) -> None:
+        """The next batch; frames stay one piece."""
+        if self._size > self._most:
+            return
+        self._size += len(batch.data) if isinstance(batch, Frames) else sum(len(chunk.raw) for chunk in batch)
+        self._batches.append(batch)
+        if self._size > self._most:
+            self._batches = []
+
+    def entry(self) -> Entry | None:
+        """All of it, once it has ended well; None if it is too large."""
+        if self._size > self._most:
+            return None
+        framed = [batch for batch in self._batches if isinstance(batch, Frames)]
+        if framed and len(framed) == len(self._batches):
+            return Entry(chunks=framed[0].joined(framed[1:]))
+        return Entry(chunks=tuple(chunk for batch in self._batches for chunk in batch))
+
+
+class Answers:
+    """The response caches."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self._caches: Sequence[tuple[Cache, Callable[[Principal], str]]] = tuple(
+            (cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches
+        )
+        self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
+        self._known: dict[tuple[object, ...], tuple[bytes, ...]] = {}
+        """The keys of requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
+        self.repeats = Repeats()
+        """What was read from those that were answered from a cache."""
+
+    @property
+    def caches(self) -> Sequence[Cache]:
+        """All that there are, in their order."""
+        return [cache for cache, _ in self._caches]
+
+    def key(self, call: Call) -> Lookup | None:
+        """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
+
+        Raises:
+            GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
+            InvalidRequest: the body holds what cannot be decoded.
+        """
+        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
+            return None
+        if hdrs.CACHE_CONTROL not in call.headers:
+            return Lookup(self._keys(call))
+        wishes = _directives(call)
+        only_stored = "only-if-cached" in wishes
+        if "no-store" in wishes:
+            if only_stored:
+                raise _not_stored()
+            return None
+        max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
+        return Lookup(self._keys(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+
+    def _keys(self, call: Call) -> tuple[bytes, ...]:
+        """A key for each cache."""
+        raw, scopes = call.body.raw, tuple([scope(call.principal) for _, scope in self._caches])
+        if len(raw) > LONGEST:
+            return _keys(call, scopes)
+        place = (call.operation, call.model, call.stream, call.include_usage, scopes, raw)
+        keys = self._known.get(place)
+        if keys is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            keys = self._known[place] = _keys(call, scopes)
+        return keys
+
+    async def get(self, call: Call, key: Lookup) -> Entry | None:
+        """The first hit that the client accepts; marks the answer.
+
+        Raises:
+            GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
+        """
+        for (cache, _), own in zip(self._caches, key.keys, strict=True) if key.read else ():
+            try:
+                entry = await cache.get(own, call)
+                if entry is None:
+                    continue
+                if not isinstance(entry, Entry):
+                    raise WrongResultError(cache, "get", entry, "an Entry or None")
+            except (Exception, SystemExit):
+                log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
+                continue
+            if (age := time.time() - entry.at) <= key.max_age:
+                call.answer_headers["X-Cache"] = "hit"
+                call.answer_headers["Age"] = str(max(0, int(age)))
+                call.dropped = entry.dropped
+                return entry
+        if key.only_stored:
+            raise _not_stored()
+        call.answer_headers["X-Cache"] = "miss"
+        return None
+
+    def pass_over(self, call: Call) -> None:
+        """A stored answer will not do after all."""
+        call.answer_headers["X-Cache"] = "miss"
+        call.answer_headers.pop("Age", None)
+        call.dropped = ()
+
+    def recording(self, key: Lookup | None) -> Recording | None:
+        """To collect a stream in; None if it is not to be stored."""
+        return None if key is None else Recording(self._most)
+
+    async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
+        """Store a complete answer everywhere, unless its vendor cut it short, another model gave it, or tools were run.
+
+        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
+        a tool told may be another thing the next time, or was done once and is to be done again.
+        """
+        if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
+            return
+        # What took several rounds, or waits for somebody, is no answer for others who ask the same; and files that an
+        # answer names may be gone before it is.
+        if call.tool_rounds or call.rounds or call.asked or call.files:
+            return
+        entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
+        for (cache, _), own in zip(self._caches, key.keys, strict=True):
+            try:
+                await cache.put(own, call, entry)
+            except (Exception, SystemExit):
+                log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
+
+
+def _user(principal: Principal) -> str:
+    return principal.id
+
+
+def _keys(call: Call, scopes: Sequence[str]) -> tuple[bytes, ...]:
+    """Keys of 32 bytes: the same for those who ask the same, and share their answers."""
+    digest = _digest(call)
+    return tuple([hashlib.sha256(digest + scope.encode("utf-8", "surrogatepass")).digest() for scope in scopes])
+
+
+def _digest(call: Call) -> bytes:
+    """32 bytes of all that changes the answer.
+
+    Every field of the body counts, those too that hardly change an answer: `user` may tell apart whom one key serves,
+    `metadata` and `store` what a vendor shall keep, and of a field that nobody knows nothing can be said. Which surface
+    asked does not matter: what is stored is OpenAI's shape.
+    """
+    head = encode((call.operation, call.model, call.stream, call.include_usage))
+    return hashlib.sha256(b"%b %b %b" % (_FORMAT, head, _text(call))).digest()
+
+
+def _text(call: Call) -> bytes:
+    """The request, the same whatever the order of its keys and the space between them."""
+    payload, raw = call.payload, call.body.raw
+    try:
+        text = _canonical(payload)
+    except (UnicodeEncodeError, OverflowError):  # lone surrogates, numbers of more than 64 bits
+        text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    # A key that stands twice is lost in the payload, but a vendor that gets the bytes may read the other one: then,
+    # with a colon too few, only the very same bytes are the same request. An escaped colon would make up for it.
+    if raw.count(b":") != text.count(b":") or b"\\u003a" in raw or b"\\u003A" in raw:
+        return raw
+    return text
+
+
+def _directives(call: Call) -> dict[str, str]:
+    """The directives of all `Cache-Control` lines, and their arguments."""
+    headers = call.headers
+    lines = headers.getall(hdrs.CACHE_CONTROL) if isinstance(headers, MultiMapping) else [headers[hdrs.CACHE_CONTROL]]
+    found = (directive.partition("=") for directive in ",".join(lines).lower().split(","))
+    return {name.strip(): argument.strip(' \t"') for name, _, argument in found}
+
+
+def _seconds(text: str) -> float:
+    """0 for what is no number: an answer of a doubtful age is too old."""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _is_spoilt(entry: Entry) -> bool:
+    if entry.completion is not None:
+        return _SPOILT.search(entry.completion.raw) is not None
+    if isinstance(entry.chunks, Frames):
+        return _SPOILT.search(entry.chunks.data) is not None
+    return any(_SPOILT.search(chunk.raw) for chunk in entry.chunks)
+
+
+def _not_stored() -> GatewayError:
+    return GatewayError(
+        "there is no stored answer to this request, and Cache-Control: only-if-cached wants no other",
+        status=504,
+        code="not_cached",
+    )

@@ -1,0 +1,147 @@
+"""The JSON of requests: read, and what those are refused with that do not fit their type."""
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+import msgspec
+from multidict import MultiMapping
+
+from gatehook.errors import InvalidRequest
+from gatehook.jsonio import MalformedJSON, decode
+
+__all__ = ["fitted", "misfit", "read_as", "read_object", "read_open", "read_query"]
+
+T = TypeVar("T")
+
+_LONGEST = 200
+"""Letters of what is wrong, and of names that are repeated from the request."""
+_FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+
+
+def read_object(body: bytes, what: str = "a JSON object") -> dict[str, Any]:
+    """A request's JSON object.
+
+    Args:
+        body: its text.
+        what: was expected, for the message: "a JSON object with 'prompt'".
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    data = _decoded(body)
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"the body: expected {what}")
+    return data
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return decode(body)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def read_as(body: bytes, kind: type[T]) -> T:
+    """A request's JSON object, as a type.
+
+    Args:
+        body: its text.
+        kind: a Struct, or `dict[str, Any]` for any object.
+
+    Raises:
+        InvalidRequest: it is none, or a field is wrong, missing or, where the type forbids that, unknown.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        read_object(body)  # the slow reader tells more, or takes what is no text
+        raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
+
+
+def read_open(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A request's JSON object, which may hold more than its type names: that goes to the vendor as it came.
+
+    Args:
+        body: its text.
+        decoder: of a Struct that does not forbid unknown fields.
+
+    Raises:
+        InvalidRequest: it is none, or a field is wrong or missing.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # fields that are not looked at must not smuggle anything else to a vendor
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Not JSON, or JSON with halves of surrogate pairs, which msgspec cannot hold; the slow reader tells which.
+        return fitted(_decoded(body), decoder.type)
+
+
+def read_query(given: MultiMapping[str], kind: type[T]) -> T:
+    """The parameters after the "?", as a type.
+
+    Args:
+        given: `request.query`.
+        kind: a Struct that forbids unknown fields.
+
+    Raises:
+        InvalidRequest: one is wrong, unknown, or given twice.
+    """
+    for name in given:
+        if len(given.getall(name)) > 1:
+            raise InvalidRequest(f"{name[:64]}: given more than once", param=name[:64])
+    try:
+        return msgspec.convert(dict(given), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+
+
+def fitted(data: Any, kind: type[T]) -> T:
+    """A value that was read from a request, as a type.
+
+    Raises:
+        InvalidRequest: naming the field that does not fit.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from None
+    except UnicodeEncodeError:
+        raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
+
+
+def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:
+    """The field and what is wrong with it, in JSON's words: "messages[0].role: expected str, got int".
+
+    Args:
+        error: as msgspec tells it. It never repeats values, but the names of fields.
+        fields: those that there are, to tell which was meant by an unknown one.
+    """
+    match = _FAULT.fullmatch(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    if missing := _MISSING.fullmatch(what):
+        path, what = _below(path, missing["name"]), "required, but missing"
+    elif unknown := _UNKNOWN.fullmatch(what):
+        path, what = _below(path, unknown["name"][:_LONGEST]), f"no such field{_nearest(unknown['name'], fields)}"
+    elif "matching regex" in what:  # of which all that there are forbid just these
+        what = "must not contain control characters"
+    what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    return InvalidRequest(f"{path or 'the body'}: {what}", param=path or None)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _nearest(word: str, words: Collection[str]) -> str:
+    """What ends a message about `word`: the word most like it, else all of them."""
+    found = difflib.get_close_matches(word[:_LONGEST].lower(), words, n=1)
+    return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}" if words else ""
