@@ -59,7 +59,7 @@ def after_the_end(dialect: Dialect, streams: bool) -> Reply:
     told = good(dialect, streams)
     if not streams:
         return told
-    pieces = list(told.body)
+    pieces: list[bytes] = [whole(told)] if isinstance(told.body, bytes) else list(told.body)
     if dialect.wire.name == "gemini":  # older models say with every event that they have finished
         return replace(told, body=[*pieces, b'data: {"usageMetadata": {}}\n\n', b"data: [DONE]\n\n"])
     return replace(told, body=[*pieces, pieces[-1], pieces[-1], *pieces[:2]])
@@ -141,7 +141,7 @@ def zipped(kind: str) -> Build:
 
 
 def rate(told: str) -> Build:
-    return lambda dialect, streams: dialect.answer("rate", headers={"Retry-After": told})  # type: ignore[no-any-return]
+    return lambda dialect, streams: dialect.answer("rate", headers={"Retry-After": told})
 
 
 def deep_event(dialect: Dialect, streams: bool) -> Reply:
