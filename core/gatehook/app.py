@@ -17,7 +17,7 @@ from gatehook.calls.answers import Answers
 from gatehook.calls.deadlines import Deadlines
 from gatehook.calls.failover import Failover
 from gatehook.calls.pipeline import Pipeline
-from gatehook.calls.stages import Concerns, Observers, authenticate
+from gatehook.calls.stages import Concerns, Observers, authenticate, check_body, check_type
 from gatehook.calls.stages import read_body as read_in_time
 from gatehook.calls.transforms import Transforms
 from gatehook.catalog import LiveCatalog
@@ -66,7 +66,11 @@ async def read_body(request: web.Request) -> bytes:
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `server.max_body` and `server.read_timeout`.
         InvalidRequest: there is none, the line was cut, or it is nested absurdly deep.
     """
-    return await read_in_time(request, request.app[_CONCERNS])
+    concerns = request.app[_CONCERNS]
+    check_type(request)
+    body = await read_in_time(request, concerns)
+    check_body(body, concerns)
+    return body
 
 
 class Gateway:

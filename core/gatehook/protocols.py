@@ -427,13 +427,16 @@ class OwnStatus(Protocol):
 class Endpoint:
     """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest.
 
-    `takes` is the msgspec type that bodies must fit, for /openapi.json.
+    `takes` is the msgspec type that bodies must fit, for /openapi.json. `repeats` says that the surface's `parse` looks
+    at the body alone, and fills nothing of the call but its body and what tells what is asked for (model, stream,
+    include_usage, max_tokens, choices): bytes that come again, and are answered from a cache, are not read again.
     """
 
     path: str
     operation: Operation
     surface: Surface
     takes: type | None = None
+    repeats: bool = False
     method: ClassVar[str] = "POST"
 
 

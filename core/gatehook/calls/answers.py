@@ -14,6 +14,7 @@ from aiohttp import hdrs
 from msgspec import Struct, structs
 from multidict import MultiMapping
 
+from gatehook.calls.repeats import LONGEST, Repeats
 from gatehook.errors import GatewayError, WrongResultError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
@@ -27,8 +28,7 @@ _FORMAT = b"1"
 """Changed when entries change: a gateway never reads those of another format."""
 
 _MOST_KNOWN: Final = 1024
-_LONGEST_KNOWN: Final = 4096
-"""Bytes of a request whose digest is kept ready, so that all of them together are few megabytes."""
+"""Requests whose keys are kept ready."""
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -37,9 +37,9 @@ _SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
 
 
 class Lookup(Struct, frozen=True):
-    """What the caches are asked for one call: a digest of the request, and the client's wishes (RFC 9111, 5.2.1)."""
+    """What the caches are asked for one call: the key for each, and the client's wishes (RFC 9111, 5.2.1)."""
 
-    digest: bytes
+    keys: tuple[bytes, ...]
     read: bool = True
     only_stored: bool = False
     max_age: float = math.inf
@@ -84,8 +84,10 @@ class Answers:
             (cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches
         )
         self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
-        self._known: dict[tuple[object, ...], bytes] = {}
-        """The digests of requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
+        self._known: dict[tuple[object, ...], tuple[bytes, ...]] = {}
+        """The keys of requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
+        self.repeats = Repeats()
+        """What was read from those that were answered from a cache."""
 
     @property
     def caches(self) -> Sequence[Cache]:
@@ -102,7 +104,7 @@ class Answers:
         if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
-            return Lookup(self._digest(call))
+            return Lookup(self._keys(call))
         wishes = _directives(call)
         only_stored = "only-if-cached" in wishes
         if "no-store" in wishes:
@@ -110,19 +112,20 @@ class Answers:
                 raise _not_stored()
             return None
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
-        return Lookup(self._digest(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+        return Lookup(self._keys(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
-    def _digest(self, call: Call) -> bytes:
-        raw = call.body.raw
-        if len(raw) > _LONGEST_KNOWN:
-            return _digest(call)
-        place = (call.operation, call.model, call.stream, call.include_usage, raw)
-        digest = self._known.get(place)
-        if digest is None:
+    def _keys(self, call: Call) -> tuple[bytes, ...]:
+        """A key for each cache."""
+        raw, scopes = call.body.raw, tuple([scope(call.principal) for _, scope in self._caches])
+        if len(raw) > LONGEST:
+            return _keys(call, scopes)
+        place = (call.operation, call.model, call.stream, call.include_usage, scopes, raw)
+        keys = self._known.get(place)
+        if keys is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            digest = self._known[place] = _digest(call)
-        return digest
+            keys = self._known[place] = _keys(call, scopes)
+        return keys
 
     async def get(self, call: Call, key: Lookup) -> Entry | None:
         """The first hit that the client accepts; marks the answer.
@@ -130,15 +133,17 @@ class Answers:
         Raises:
             GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
         """
-        for cache, scope in self._caches if key.read else ():
+        for (cache, _), own in zip(self._caches, key.keys, strict=True) if key.read else ():
             try:
-                entry = await cache.get(_owned(key, scope(call.principal)), call)
-                if not isinstance(entry, Entry | None):
+                entry = await cache.get(own, call)
+                if entry is None:
+                    continue
+                if not isinstance(entry, Entry):
                     raise WrongResultError(cache, "get", entry, "an Entry or None")
             except (Exception, SystemExit):
                 log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                 continue
-            if entry is not None and (age := time.time() - entry.at) <= key.max_age:
+            if (age := time.time() - entry.at) <= key.max_age:
                 call.answer_headers["X-Cache"] = "hit"
                 call.answer_headers["Age"] = str(max(0, int(age)))
                 call.dropped = entry.dropped
@@ -171,9 +176,9 @@ class Answers:
         if call.tool_rounds or call.rounds or call.asked or call.files:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
-        for cache, scope in self._caches:
+        for (cache, _), own in zip(self._caches, key.keys, strict=True):
             try:
-                await cache.put(_owned(key, scope(call.principal)), call, entry)
+                await cache.put(own, call, entry)
             except (Exception, SystemExit):
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
 
@@ -182,8 +187,10 @@ def _user(principal: Principal) -> str:
     return principal.id
 
 
-def _owned(key: Lookup, scope: str) -> bytes:
-    return hashlib.sha256(key.digest + scope.encode("utf-8", "surrogatepass")).digest()
+def _keys(call: Call, scopes: Sequence[str]) -> tuple[bytes, ...]:
+    """Keys of 32 bytes: the same for those who ask the same, and share their answers."""
+    digest = _digest(call)
+    return tuple([hashlib.sha256(digest + scope.encode("utf-8", "surrogatepass")).digest() for scope in scopes])
 
 
 def _digest(call: Call) -> bytes:

@@ -16,7 +16,17 @@ from gatehook.calls.attempts import Stream
 from gatehook.calls.delivery import Delivery
 from gatehook.calls.failover import Failover
 from gatehook.calls.record import Record
-from gatehook.calls.stages import Concerns, Permits, admit_round, authenticate, authorize, check_body, read_body, route
+from gatehook.calls.stages import (
+    Concerns,
+    Permits,
+    admit_round,
+    authenticate,
+    authorize,
+    check_body,
+    check_type,
+    read_body,
+    route,
+)
 from gatehook.calls.tool_loop import ToolLoop, after_said
 from gatehook.calls.tool_stream import RoundsStream
 from gatehook.calls.transforms import rewritten
@@ -54,17 +64,24 @@ class Pipeline:
         """
         call = parsed or Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
         concerns, permits, record = self.concerns, Permits(self.settlements), Record(call)
+        text, repeated = b"", True
         delivery = Delivery(call, endpoint.surface, request, concerns, record)
         try:
             concerns.observers.started(call)
             if parsed is None:
                 call.principal = await authenticate(concerns.authenticators, request)
-                text = await read_body(request, concerns) if body is None else check_body(request, body, concerns)
-                endpoint.surface.parse(call, request, text)
+                check_type(request)
+                text = await read_body(request, concerns) if body is None else body
+                repeated = concerns.answers.repeats.recall(endpoint, call, text)
+                if not repeated:
+                    check_body(text, concerns)
+                    endpoint.surface.parse(call, request, text)
             if call.deferred:
                 return delivery.accepted(await self._submitted(call))
             key, entry = await self._admitted(call, permits)
             if entry is not None:
+                if not (repeated or concerns.transforms):
+                    concerns.answers.repeats.remember(endpoint, call, text)
                 return await delivery.replay(entry)
             if call.stream:
                 again = functools.partial(self._streamed_again, call, permits, record)
@@ -131,7 +148,9 @@ class Pipeline:
         key = concerns.answers.key(call)
         entry = None if key is None else await concerns.answers.get(call, key)
         if entry is not None:
-            entry = await concerns.tools.judge_again(call, rewritten(call, entry))
+            if call.rewriter is not None:
+                entry = rewritten(call, entry)
+            entry = await concerns.tools.judge_again(call, entry) if concerns.tools.policies else entry
             if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
                 concerns.answers.pass_over(call)
                 key = None

@@ -145,10 +145,11 @@ def _lines(headers: Mapping[str, str]) -> str:
     Raises:
         ValueError: one would break out of its line.
     """
-    said = "".join(headers.values()) + "".join(headers)
-    if "\n" in said or "\r" in said or "\0" in said:
+    lines = "\r\n".join(map(": ".join, headers.items()))
+    ends = len(headers) - 1
+    if lines.count("\n") != ends or lines.count("\r") != ends or "\0" in lines:
         raise ValueError("a header of the answer has a character that ends its line")
-    return "\r\n".join(map(": ".join, headers.items()))
+    return lines
 
 
 @lru_cache(maxsize=1)

@@ -43,6 +43,7 @@ __all__ = [
     "authenticate",
     "authorize",
     "check_body",
+    "check_type",
     "read_body",
     "route",
 ]
@@ -104,36 +105,37 @@ def _credential(request: web.BaseRequest) -> Credential:
 
 
 async def read_body(request: web.Request, concerns: Concerns) -> bytes:
-    """The request's JSON text.
+    """The request's body, once it has arrived.
 
     Raises:
-        UnsupportedMediaType, BodyTooLarge, InvalidRequest, RequestTimeout: not JSON by its declaration, too large, too
-            deep, too slow.
+        BodyTooLarge, InvalidRequest, RequestTimeout: too large, broken off, too slow.
     """
-    _check_type(request)
     try:
         with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
-            body = await request.read()
+            return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from None
-    return check_body(request, body, concerns)
 
 
-def _check_type(request: web.Request) -> None:
+def check_type(request: web.Request) -> None:
+    """Check that the body is declared as JSON, or not at all.
+
+    Raises:
+        UnsupportedMediaType: it is not.
+    """
     declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
     if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
 
 
-def check_body(request: web.Request, body: bytes, concerns: Concerns) -> bytes:
-    """The request's JSON text, which has arrived.
+def check_body(body: bytes, concerns: Concerns) -> None:
+    """Check what can be told of a body before it is parsed.
 
     Raises:
-        UnsupportedMediaType, BodyTooLarge, InvalidRequest: as `read_body`.
+        BodyTooLarge, InvalidRequest: too large, empty, too deep.
     """
-    _check_type(request)
     if len(body) > concerns.max_body:
         raise _too_large(concerns)
     if not body:
@@ -142,7 +144,6 @@ def check_body(request: web.Request, body: bytes, concerns: Concerns) -> bytes:
         check_depth(body)
     except MalformedJSON as error:
         raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
-    return body
 
 
 def _too_large(concerns: Concerns) -> BodyTooLarge:

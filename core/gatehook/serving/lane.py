@@ -94,6 +94,12 @@ class LaneRequest(web.Request):
         return True
 
     @property
+    def remote(self) -> str | None:
+        """The client's address; None if its socket has none."""
+        peer = self._protocol.peername
+        return str(peer[0]) if isinstance(peer, (list, tuple)) else None if peer is None else str(peer)
+
+    @property
     def _state(self) -> dict[Any, Any]:  # type: ignore[override]
         return self._cache.setdefault("state", {})  # type: ignore[no-any-return]
 

@@ -7,9 +7,12 @@ from email.utils import parsedate_to_datetime
 
 __all__ = ["retry_after"]
 
+_LONGEST = 7 * 86_400.0
+"""Seconds. What is longer is told as this: clients put it into a timer, and a date of the year 9999 breaks some."""
+
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from 0 on; None if the vendor says nothing, or nothing sensible.
+    """Seconds from 0 to a week; None if the vendor says nothing, or nothing sensible.
 
     OpenAI's `retry-after-ms` is the finer of the two it sends. `Retry-After` is a number of seconds or a date
     (RFC 9110, 10.2.3), which is read by the vendor's own clock where it tells the time.
@@ -19,16 +22,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """
     milliseconds = _number(headers.get("Retry-After-Ms", ""))
     if milliseconds is not None:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, _LONGEST)
     told = headers.get("Retry-After", "")
     seconds = _number(told)
-    if seconds is not None or not told:
-        return seconds
+    if seconds is not None:
+        return min(seconds, _LONGEST)
+    if not told:
+        return None
     until = _moment(told)
     if until is None:
         return None
     now = _moment(headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds())
+    return min(max(0.0, (until - now).total_seconds()), _LONGEST)
 
 
 def _number(text: str) -> float | None:

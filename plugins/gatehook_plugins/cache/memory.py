@@ -35,8 +35,10 @@ class MemoryStore:
 
     async def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
-        kept = self._kept.get(key)
-        return None if kept is None else kept.data
+        try:
+            return self._kept[key].data
+        except KeyError:  # its `get` asks for the time, and for the key, twice
+            return None
 
     def put(self, key: bytes, data: bytes, seconds: float) -> None:
         """See `Store`."""

@@ -216,7 +216,7 @@ def blames(error: GatewayError) -> bool:
 
 
 def _passed_over(target: Target, condition: Condition, now: float) -> Unavailable:
-    wait = max(condition.until, condition.tried_until) - now
+    wait = (condition.until if condition.is_resting(now) else condition.tried_until) - now
     strikes = condition.strikes
     why = f"after {strikes} failure{'' if strikes == 1 else 's'}" if strikes else "as its vendor asks"
     return Unavailable(

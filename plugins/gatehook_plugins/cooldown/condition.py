@@ -13,6 +13,9 @@ from msgspec.structs import replace
 __all__ = ["SOUND", "Condition", "Rules"]
 
 _MOST_DOUBLINGS: Final = 30
+_SKEW: Final = 30.0
+"""Seconds by which the clocks of nodes may differ. One that is further behind was put back: what it was to wait for is
+over, for nobody shall wait for an hour that comes twice."""
 
 
 class Rules(Struct, frozen=True, gc=False):
@@ -64,7 +67,7 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
 
     def is_resting(self, now: float) -> bool:
         """Whether it is to be left alone."""
-        return now < self.until
+        return self.changed - _SKEW <= now < self.until
 
     def failed(self, now: float, rules: Rules, jitter: float = 1.0) -> "Condition":
         """A request failed. While it rests that is no news: the request began before.
@@ -106,9 +109,9 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
     def told_to_wait(self, seconds: float, now: float, rules: Rules) -> "Condition":
         """Its vendor asks to be left alone for so long. That is no failure."""
         until = now + min(seconds, rules.longest_rest)
-        if until <= max(self.until, now):
-            return self
         begins = not self.is_resting(now)
+        if until <= now or (until <= self.until and not begins):
+            return self
         return replace(
             self,
             until=until,
@@ -135,7 +138,7 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
 
         It need not prove itself, or not yet, or another one tries it already.
         """
-        if not self.on_trial or now < max(self.until, self.tried_until):
+        if not self.on_trial or self.is_resting(now) or now < self.tried_until <= now + seconds + _SKEW:
             return self
         return replace(self, tried_until=now + seconds)
 

@@ -33,9 +33,9 @@ class OpenAIApi:
         surface = OpenAISurface()
         models = ModelList(gateway)
         return [
-            Endpoint("/v1/chat/completions", "chat", surface, ChatRequest),
-            Endpoint("/v1/completions", "completions", surface, CompletionRequest),
-            Endpoint("/v1/embeddings", "embeddings", surface, EmbeddingRequest),
+            Endpoint("/v1/chat/completions", "chat", surface, ChatRequest, repeats=True),
+            Endpoint("/v1/completions", "completions", surface, CompletionRequest, repeats=True),
+            Endpoint("/v1/embeddings", "embeddings", surface, EmbeddingRequest, repeats=True),
             Route("GET", "/v1/models", models.list),
             Route("GET", "/v1/models/{id:.+}", models.one),
             Route("GET", "/openapi.json", OpenApiPage(gateway).document, auth=False),

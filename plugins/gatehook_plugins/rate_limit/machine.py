@@ -17,6 +17,8 @@ __all__ = ["MachineStore"]
 
 _RUNNING: Final = -1
 """What the first cell of a record is where running requests are counted."""
+_SUM: Final = 1 + SLOTS
+"""The cell of a window's record that holds the sum of its seconds."""
 _NOTHING: Final = memoryview(array("q", bytes(8 * SLOTS)))
 
 
@@ -109,24 +111,26 @@ class _Window:
     """What was used in each second of the window.
 
     A record's first cell tells the second that was looked at last; in a circle after it are that one and those before
-    it. What is left undone by a process that dies meanwhile is done by the next.
+    it, and then their sum, for the lock is held while it is looked up. What is left undone by a process that dies
+    meanwhile is done by the next: the seconds are summed up anew in each of them.
     """
 
-    __slots__ = ("_cells", "_slot", "used")
+    __slots__ = ("_record", "_slot", "used")
 
     def __init__(self, record: Record, slot: int) -> None:
         """Drop the seconds that lie wholly before the window."""
         self._slot = slot
-        cells = self._cells = record[1 : 1 + SLOTS]
+        self._record = record
         rolled = record[0]
         if rolled != slot:
             if rolled <= slot - SLOTS:
-                cells[:] = _NOTHING
+                record[1:_SUM] = _NOTHING
             else:
                 for gone in range(rolled + 1, slot + 1):
-                    cells[gone % SLOTS] = 0
+                    record[1 + gone % SLOTS] = 0
+            record[_SUM] = sum(record[1:_SUM])
             record[0] = slot
-        self.used = sum(cells)
+        self.used = record[_SUM]
 
     def wait(self, cost: int, most: int, now: int) -> int:
         """How long until `cost` fits in: until enough of the oldest seconds have gone."""
@@ -134,25 +138,26 @@ class _Window:
         if over <= 0:
             return 0
         for slot in range(self._slot - SLOTS + 1, self._slot + 1):
-            over -= self._cells[slot % SLOTS]
+            over -= self._record[1 + slot % SLOTS]
             if over <= 0:
                 return (slot + SLOTS) * SECOND - now
         return NEVER
 
     def add(self, cost: int) -> None:
         """Charge it to the current second."""
-        self._cells[self._slot % SLOTS] += cost
-        self.used += cost
+        self._record[1 + self._slot % SLOTS] += cost
+        self.used = self._record[_SUM] = self.used + cost
 
     def amend(self, slot: int, excess: int) -> None:
         """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
         if slot > self._slot - SLOTS:
-            self._cells[slot % SLOTS] += excess
+            self._record[1 + slot % SLOTS] += excess
+            self._record[_SUM] += excess
 
     def reset(self, now: int) -> int:
         """How long until nothing is used any more."""
         for slot in range(self._slot, self._slot - SLOTS, -1):
-            if self._cells[slot % SLOTS]:
+            if self._record[1 + slot % SLOTS]:
                 return (slot + SLOTS) * SECOND - now
         return 0
 

@@ -39,7 +39,7 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     """The error of an answer that is not a 200."""
     body = await upstream.read_error()
     status = upstream.status
-    message, code, param = _told(body)
+    message, code, param = _told(body) if status >= 400 else ("", None, None)  # else it is half an answer, no words
     return upstream_error(
         target.vendor,
         status,

@@ -10,7 +10,9 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from gatehook import Call, PermissionDenied, Section, StartupError, ToolCall, ToolPolicy, Verdict, hookimpl
+from gatehook.calls.repeats import LONGEST
 from gatehook.testing import Reply, StubUpstream, built
+from gatehook_plugins.openai_api.surface import OpenAISurface
 
 Gateway = Callable[..., AbstractAsyncContextManager[Any]]
 Backend = tuple[str, str]
@@ -70,6 +72,55 @@ async def test_the_same_request_gets_the_same_answer_at_no_cost(
     assert [one.status for one in client.stage.outcomes] == ["complete", "cached"]
     assert client.stage.outcomes[1].usage.total_tokens == 0
     assert client.stage.outcomes[1].cost is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_bytes_that_come_again_are_read_once_and_checked_each_time(
+    gateway: Gateway, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    parse = OpenAISurface.parse
+
+    def counted(self: OpenAISurface, call: Call, request: Any, body: bytes) -> None:
+        read.append(body)
+        parse(self, call, request, body)
+
+    monkeypatch.setattr(OpenAISurface, "parse", counted)
+    async with gateway() as client:
+        answers = [await client.ask(stream=stream) for _ in range(4)]
+        assert [one.cache for one in answers] == ["miss", "hit", "hit", "hit"]
+        assert {one.text for one in answers} == {answers[0].text}
+        assert len(read) == 2, "when it was answered, and when it first came again"
+        other = await client.ask(who="bob", stream=stream)
+        assert (other.cache, other.status) == ("miss", 200), "known bytes are nobody's answer"
+        url, headers = f"{client.url}/v1/chat/completions", {"Content-Type": "text/plain"}
+        async with client.session.post(url, data=read[0], headers=headers) as wrong:
+            assert wrong.status == 415
+        assert [one.status for one in client.stage.outcomes[:4]] == ["complete", "cached", "cached", "cached"]
+
+
+async def test_what_one_path_has_read_is_not_another_s(gateway: Gateway) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}'
+    async with gateway() as client:
+        assert [(await client.ask(data=body)).cache for _ in range(3)] == ["miss", "hit", "hit"]
+        completion = await client.ask(data=body, path="completions")
+        assert (completion.cache, completion.json["object"]) == ("miss", "text_completion")
+
+
+async def test_long_requests_are_read_each_time(gateway: Gateway) -> None:
+    async with gateway() as client:
+        text = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * LONGEST}]}).encode()
+        assert [(await client.ask(data=text)).cache for _ in range(3)] == ["miss", "hit", "hit"]
+        assert not client.gateway.pipeline.concerns.answers.repeats._read
+
+
+async def test_only_so_many_requests_are_remembered(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatehook.calls.repeats._MOST", 3)
+    async with gateway() as client:
+        for number in range(10):
+            asked = [await client.ask(user=str(number)) for _ in range(3)]
+            assert [one.cache for one in asked] == ["miss", "hit", "hit"]
+            assert len(client.gateway.pipeline.concerns.answers.repeats._read) <= 3
 
 
 async def test_embeddings_and_completions_are_kept_too(gateway: Gateway, backend: Backend) -> None:

@@ -101,6 +101,19 @@ def test_a_vendor_that_asks_to_be_left_alone_is_and_without_a_trial() -> None:
     assert told.told_to_wait(3, NOW, RULES) is told
 
 
+def test_a_clock_that_is_put_back_ends_rests_and_prolongs_none() -> None:
+    hour = 3600.0
+    resting = failed(SOUND, 3)
+    assert resting.is_resting(NOW - 20), "clocks of nodes differ by so much"
+    assert not resting.is_resting(NOW - hour)
+    tried = resting.tried(NOW + 30, 10)
+    assert tried.tried(NOW + 31, 10) is tried
+    assert tried.tried(NOW - hour, 10).tried_until == NOW - hour + 10, "who tried it then is not waited for"
+    asked = resting.told_to_wait(7, NOW - hour, RULES)
+    assert (asked.is_resting(NOW - hour + 6), asked.is_resting(NOW - hour + 7)) == (True, False)
+    assert failed(resting, 1, NOW - hour).until <= NOW - hour + RULES.longest_rest
+
+
 def test_one_request_at_a_time_tries_it() -> None:
     rested = failed(SOUND, 3)
     tried = rested.tried(rested.until, 30)

@@ -1,0 +1,49 @@
+"""Requests that were answered from a cache: who sends the very same bytes again need not have them read again."""
+
+from typing import Final, NamedTuple
+
+from gatehook.jsonio import Document
+from gatehook.model import Call
+from gatehook.protocols import Endpoint
+
+__all__ = ["LONGEST", "Repeats"]
+
+_MOST: Final = 1024
+LONGEST: Final = 4096
+"""Bytes of a request that is remembered, so that all of them together are few megabytes."""
+
+
+class _Read(NamedTuple):
+    """What a surface read from a body."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    choices: int | None
+
+
+class Repeats:
+    """The bodies of one gateway that were checked, read and answered from a cache before, and came lately."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, bytes], _Read] = {}
+
+    def recall(self, endpoint: Endpoint, call: Call, body: bytes) -> bool:
+        """Fill a call as `endpoint.surface` did when these bytes came before; False if they are not known."""
+        if not endpoint.repeats or len(body) > LONGEST:
+            return False
+        read = self._read.get((endpoint.path, body))
+        if read is None:
+            return False
+        call.model, call.stream, call.include_usage, call.max_tokens, call.choices = read
+        call.body = Document(raw=body)
+        return True
+
+    def remember(self, endpoint: Endpoint, call: Call, body: bytes) -> None:
+        """Keep what was read, if nobody has put another request in its place since."""
+        if endpoint.repeats and len(body) <= LONGEST and call.body.raw is body:
+            if len(self._read) >= _MOST:
+                self._read.clear()
+            read = _Read(call.model, call.stream, call.include_usage, call.max_tokens, call.choices)
+            self._read[endpoint.path, body] = read
