@@ -81,6 +81,8 @@ class Client:
     served: Served
     http: aiohttp.ClientSession
     log: "Log"
+    patience: float = field(default=PATIENCE, kw_only=True)
+    """Seconds after which an answer is taken to hang."""
 
     @property
     def target(self) -> Target:
@@ -96,7 +98,7 @@ class Client:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
         """Send a request and take all of the answer, however it ends."""
-        async with asyncio.timeout(PATIENCE), self.posting(path, body) as response:
+        async with asyncio.timeout(self.patience), self.posting(path, body) as response:
             received, cut = bytearray(), False
             try:
                 async for data in response.content.iter_any():

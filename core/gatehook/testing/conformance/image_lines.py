@@ -6,7 +6,7 @@ import socket
 from gatehook.testing.conformance.bench import Answer
 from gatehook.testing.conformance.image_vendor import ImageSuite
 from gatehook.testing.conformance.images import Fate
-from gatehook.testing.conformance.suite import check, expect, not_offered
+from gatehook.testing.conformance.suite import check, expect
 
 __all__ = ["ImageLines"]
 
@@ -20,8 +20,7 @@ class ImageLines(ImageSuite):
 
     @check("servers away")
     async def test_a_server_that_is_not_there_is_told(self) -> None:
-        if "dead" not in self.server.plays:
-            not_offered("there is no server that could be away")
+        self.needs_a_server()
         async with self.bench(url=_nowhere()) as bench:
             self._told(await bench.draw(), "a server that is not there")
 
@@ -69,7 +68,7 @@ class ImageLines(ImageSuite):
             answer = await bench.draw()
             expect(answer.status == 504, f"the client gets {answer.status}, not 504, when the time is up")
             try:
-                await asyncio.wait_for(bench.server.rested(), 5)
+                await asyncio.wait_for(bench.server.rested(), self.patience)
             except TimeoutError:
                 expect(False, "the server still works when the time is up: nobody told it to stop")
 

@@ -96,6 +96,15 @@ class ImageSuite(DeploymentSuite):
     """The stand-in for its server; a new one for each check."""
     shows_in_chats: bool = False
     """Whether its answers to chats are pictures, too."""
+    patience: float = 2.0
+    """Seconds within which the server is told when the client has left."""
+    hangs: float = 10.0
+    """Seconds after which an answer is taken to hang."""
+
+    def needs_a_server(self) -> None:
+        """End the check for vendors that make their pictures themselves."""
+        if "dead" not in self.server.plays:
+            not_offered("it has no server")
 
     def drawn(self, answer: Answer, count: int = 1) -> list[bytes]:
         """The pictures of an answer that is to have so many."""
@@ -129,7 +138,7 @@ class ImageSuite(DeploymentSuite):
                 options = {**self.options, **server.options()}
                 settings = self.serving_one(url or server.url, options, deployment, plugins=plugins)
                 async with serving(settings, plugins={**self.plugins, _WATCH: _watching(outcomes)}) as served:
-                    yield ImageBench(served, http, log, server, outcomes)
+                    yield ImageBench(served, http, log, server, outcomes, patience=self.hangs)
 
 
 _WATCH = "conformance_watch"
