@@ -18,8 +18,11 @@ from gatehook.accounts import (
     nano,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
-from gatehook.canonical import StreamBuilder, completion, tool_call_id
-from gatehook.conversation import (
+from gatehook.config.sections import ByteSize
+from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
+from gatehook.counted import counted
+from gatehook.dialect.canonical import StreamBuilder, completion, tool_call_id
+from gatehook.dialect.conversation import (
     Conversation,
     Media,
     Part,
@@ -30,9 +33,10 @@ from gatehook.conversation import (
     Turn,
     read_conversation,
 )
-from gatehook.counted import counted
+from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
+from gatehook.dialect.misfit import misfit, read_as, read_object
+from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.editing import asked_revision, changed_meanwhile
-from gatehook.egress import Egress, Fetched, PreparedRequest, Upstream
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -53,17 +57,11 @@ from gatehook.errors import (
     upstream_error,
 )
 from gatehook.estimates import Estimate, estimate, expected_prompt
-from gatehook.file_store import FILES, FileStore, StoredFile
 from gatehook.groups import Group
 from gatehook.held_config import HeldConfig
 from gatehook.hookspecs import hookimpl
-from gatehook.job_queue import JOBS, JobQueue
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
-from gatehook.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
-from gatehook.media import Blob, data_uri, from_base64, sniff
-from gatehook.metering import METER, Meter
-from gatehook.metrics_page import METRICS, MetricsPage
-from gatehook.misfit import misfit, read_as, read_object
+from gatehook.loader.metering import METER, Meter
 from gatehook.model import (
     ANONYMOUS,
     Attempt,
@@ -85,7 +83,6 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.parameters import Parameter, dropped, mapped, refused
-from gatehook.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
@@ -113,8 +110,6 @@ from gatehook.protocols import (
     Transform,
     Vendor,
 )
-from gatehook.quotas import QUOTAS, Quotas
-from gatehook.sections import ByteSize
 from gatehook.services import (
     BALANCING,
     CATALOG,
@@ -132,10 +127,15 @@ from gatehook.services import (
     ServiceKey,
     Services,
 )
-from gatehook.settings import ModelSettings, RedisSettings, SecretStr, Section
-from gatehook.tool_policies import confirmation_of
+from gatehook.services.files import FILES, FileStore, StoredFile
+from gatehook.services.jobs import JOBS, JobQueue
+from gatehook.services.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
+from gatehook.services.metrics import METRICS, MetricsPage
+from gatehook.services.quotas import QUOTAS, Quotas
+from gatehook.tools.policies import confirmation_of
 from gatehook.trimming import Trimmer
-from gatehook.websocket import WebSocket
+from gatehook.upstream.egress import Egress, Fetched, PreparedRequest, Upstream
+from gatehook.upstream.websocket import WebSocket
 
 __all__ = (
     "ANONYMOUS",

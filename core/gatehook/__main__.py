@@ -1,6 +1,6 @@
 """``python -m gatehook``."""
 
-from gatehook.cli import main
+from gatehook.commands.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

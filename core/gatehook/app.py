@@ -13,11 +13,16 @@ from typing import Any
 
 from aiohttp import web
 
-from gatehook.answers import Answers
+from gatehook.calls.answers import Answers
+from gatehook.calls.deadlines import Deadlines
+from gatehook.calls.failover import Failover
+from gatehook.calls.pipeline import Pipeline
+from gatehook.calls.stages import Concerns, Observers, authenticate
+from gatehook.calls.stages import read_body as read_in_time
+from gatehook.calls.transforms import Transforms
 from gatehook.catalog import LiveCatalog
+from gatehook.config.settings import Settings
 from gatehook.control import ask
-from gatehook.deadlines import Deadlines
-from gatehook.egress import Egress
 from gatehook.errors import (
     GatewayError,
     InvalidRequest,
@@ -29,22 +34,17 @@ from gatehook.errors import (
     envelope,
     tell,
 )
-from gatehook.failover import Failover
-from gatehook.job_queue import JOBS
 from gatehook.jsonio import encode
-from gatehook.metering import METER, metered
+from gatehook.loader.metering import METER, metered
+from gatehook.loader.patience import Patient
+from gatehook.loader.plugins import Plugins, hook_names
 from gatehook.model import Call, Completion, Principal, ToolCall
-from gatehook.own_tools import OwnTools, tool_faults
-from gatehook.patience import Patient
-from gatehook.pipeline import Pipeline
-from gatehook.plugins import Plugins, hook_names
 from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
 from gatehook.services import CATALOG, Services
-from gatehook.settings import Settings
-from gatehook.stages import Concerns, Observers, authenticate
-from gatehook.stages import read_body as read_in_time
-from gatehook.tool_policies import ToolPolicies
-from gatehook.transforms import Transforms
+from gatehook.services.jobs import JOBS
+from gatehook.tools.own import OwnTools, tool_faults
+from gatehook.tools.policies import ToolPolicies
+from gatehook.upstream.egress import Egress
 
 __all__ = ["PRINCIPAL", "Gateway", "read_body"]
 

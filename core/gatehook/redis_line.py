@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from gatehook.config.sections import RedisSettings
 from gatehook.errors import StartupError, redact
-from gatehook.sections import RedisSettings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -12,8 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gatehook import Call, Outcome, Pricing, Target
+from gatehook.calls.fitness import fitting
 from gatehook.catalog import LiveCatalog
-from gatehook.fitness import fitting
 from gatehook.jsonio import Document
 from gatehook_plugins.route_models.affinity import Affinity
 from gatehook_plugins.route_models.balance import Balance

@@ -31,8 +31,8 @@ import asyncio, sys
 from pathlib import Path
 from aiohttp import web
 from gatehook import Gateway, Route, Section, hookimpl
-from gatehook.settings import load
-from gatehook.supervisor import supervise
+from gatehook.config.settings import load
+from gatehook.serving.supervisor import supervise
 from gatehook.testing import available
 
 class Probe:

@@ -20,7 +20,7 @@ from gatehook import Call, Chunk, Completion, Document, Frames
 from gatehook.catalog import LiveCatalog
 from gatehook.sse import events, frame
 from gatehook.testing import serving
-from gatehook.tool_policies import ToolPolicies
+from gatehook.tools.policies import ToolPolicies
 from gatehook_plugins.tool_policy.policy import OperatorPolicy
 from gatehook_plugins.tool_policy.rules import Rule
 from gatehook_plugins.tool_policy.standing import Standing

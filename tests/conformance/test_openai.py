@@ -113,5 +113,5 @@ class TestOpenAIByAiohttpAlone(TestOpenAI):
 
     @pytest.fixture(autouse=True)
     def closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gatehook.lane.available", False)
-        monkeypatch.setattr("gatehook.direct.available", False)
+        monkeypatch.setattr("gatehook.serving.lane.available", False)
+        monkeypatch.setattr("gatehook.upstream.direct.available", False)

@@ -14,8 +14,8 @@ import yaml
 from aiohttp import ClientSession
 
 from gatehook.app import Gateway
+from gatehook.config.settings import load
 from gatehook.errors import StartupError
-from gatehook.settings import load
 from gatehook.testing import available, serving
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from gatehook.accepting import Door, Loads, SharedSocket
+from gatehook.serving.accepting import Door, Loads, SharedSocket
 
 
 class Handler(asyncio.Protocol):
@@ -160,7 +160,7 @@ async def test_without_file_descriptors_it_waits_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("gatehook.accepting._RECOVERY", 0.05)
+    monkeypatch.setattr("gatehook.serving.accepting._RECOVERY", 0.05)
 
     class Poor:
         """A socket of a process that has too many files open, at first."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gatehook import NANO, Caps, Cost, Limits, Pricing, Usage, dollars, nano
-from gatehook.sections import PricingSettings
-from gatehook.settings import ModelSettings
+from gatehook.config.sections import PricingSettings
+from gatehook.config.settings import ModelSettings
 
 TOKENS = st.integers(0, 10**9)
 PRICE = st.integers(0, 10**12)

@@ -35,8 +35,8 @@ from gatehook import (
     hookimpl,
 )
 from gatehook.app import Gateway
-from gatehook.cli import main
-from gatehook.server import running
+from gatehook.commands.cli import main
+from gatehook.serving.server import running
 from gatehook.testing import built, serving
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from gatehook import Call, Permit, Route, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.loading import hook_names
-from gatehook.settings import load
+from gatehook.config.settings import load
+from gatehook.loader.loading import hook_names
 from gatehook.testing import built, serving
 
 Distribution = Callable[..., None]
@@ -381,8 +381,8 @@ def test_the_report_tells_what_is_broken_and_what_is_skipped() -> None:
 def test_a_version_before_its_release_counts_as_the_release(
     monkeypatch: pytest.MonkeyPatch, distribution: Distribution, mine: str, asked: str, fits: bool
 ) -> None:
-    from gatehook import origins
-    from gatehook.loading import installed
+    from gatehook.loader import origins
+    from gatehook.loader.loading import installed
 
     distribution("gatehook-acme", {"acme": "specimen_acme:P"}, requires=f"gatehook{asked}")
     monkeypatch.setattr(origins, "own_version", lambda: mine)

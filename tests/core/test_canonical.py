@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from gatehook.canonical import StreamBuilder, completion, tool_call_id
+from gatehook.dialect.canonical import StreamBuilder, completion, tool_call_id
 from gatehook.model import Call, Chunk, Usage
 
 

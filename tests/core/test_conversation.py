@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook.conversation import (
+from gatehook.dialect.conversation import (
     Conversation,
     Media,
     Part,
@@ -21,8 +21,8 @@ from gatehook.conversation import (
     Turn,
     read_conversation,
 )
+from gatehook.dialect.media import Blob
 from gatehook.errors import InvalidRequest, Retry
-from gatehook.media import Blob
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 PDF = base64.b64encode(b"%PDF-1.7").decode()

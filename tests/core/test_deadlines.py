@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gatehook import deadlines as module
-from gatehook.deadlines import Deadlines, Limit, Watch
+from gatehook.calls import deadlines as module
+from gatehook.calls.deadlines import Deadlines, Limit, Watch
 from gatehook.errors import UpstreamTimeout
 
 TICK = 0.02

@@ -14,13 +14,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import SecretStr
 from yarl import URL
 
-from gatehook import direct
-from gatehook import egress as module
-from gatehook.egress import Egress, Upstream, is_public
+from gatehook.config.settings import EgressSettings
 from gatehook.errors import InvalidRequest, Retry, UpstreamError, UpstreamTimeout
 from gatehook.model import Target
-from gatehook.settings import EgressSettings
 from gatehook.testing import Reply, StubUpstream
+from gatehook.upstream import direct
+from gatehook.upstream import egress as module
+from gatehook.upstream.egress import Egress, Upstream, is_public
 
 KEY = "s3cr3t-Zq81-never-shown"
 TARGET = Target("m#1", "m", "acme", "u", api_key=SecretStr(KEY))

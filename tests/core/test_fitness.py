@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import Call, InvalidRequest, Operation, Target, encode
-from gatehook.fitness import fitting
+from gatehook.calls.fitness import fitting
 from gatehook.jsonio import Document
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}

@@ -10,7 +10,7 @@ from aiohttp.http import HttpRequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gatehook.heads import LONGEST, Head, read_head
+from gatehook.serving.heads import LONGEST, Head, read_head
 
 USUAL = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n"
 

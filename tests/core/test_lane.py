@@ -14,9 +14,9 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehook import lane as lane_module
-from gatehook.lane import LaneConnection, LaneRequest
-from gatehook.ready import Ready, ReadyStream
+from gatehook.calls.ready import Ready, ReadyStream
+from gatehook.serving import lane as lane_module
+from gatehook.serving.lane import LaneConnection, LaneRequest
 
 Handler = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 

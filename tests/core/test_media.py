@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import media
+from gatehook.dialect import media
+from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
 from gatehook.errors import InvalidRequest, Retry
-from gatehook.media import Blob, data_uri, from_base64, sniff
 
 HEADS = {
     "image/jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",

@@ -24,8 +24,8 @@ from gatehook import (
     Vendor,
     hookimpl,
 )
-from gatehook.metering import metered
-from gatehook.plugins import hook_names
+from gatehook.loader.metering import metered
+from gatehook.loader.plugins import hook_names
 from gatehook.testing import built
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, SecretStr
 
-from gatehook.cli import main
-from gatehook.plugin_page import shown, type_name
+from gatehook.commands.cli import main
+from gatehook.commands.plugin_page import shown, type_name
 
 Distribution = Callable[..., None]
 

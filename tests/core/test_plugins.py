@@ -9,8 +9,8 @@ import pytest
 
 from gatehook import Call, Observer, Permit, Route, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.plugins import hook_names, installed
-from gatehook.settings import load
+from gatehook.config.settings import load
+from gatehook.loader.plugins import hook_names, installed
 from gatehook.testing import available, built
 
 Distribution = Callable[..., None]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gatehook.retry_after import retry_after
+from gatehook.upstream.retry_after import retry_after
 
 NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
 

@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 
 from gatehook import Attempt, Chunk, Completion, Operation, Parameter, StreamBuilder, UpstreamError, UpstreamTimeout
-from gatehook.attempts import Attempts
-from gatehook.deadlines import Deadlines
-from gatehook.egress import Egress
+from gatehook.calls.attempts import Attempts
+from gatehook.calls.deadlines import Deadlines
+from gatehook.config.settings import EgressSettings, FailoverSettings
 from gatehook.model import Target
-from gatehook.settings import EgressSettings, FailoverSettings
 from gatehook.testing import attempt
+from gatehook.upstream.egress import Egress
 
 TARGET = Target("m#1", "m", "acme", "u")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gatehook.origins import Owners
-from gatehook.watchdog import Watchdog
+from gatehook.loader.origins import Owners
+from gatehook.serving.watchdog import Watchdog
 
 NOBODY = Owners({})
 
@@ -25,7 +25,7 @@ def owners(**modules: str) -> Owners:
         ("gatehook_plugins.cache.memory", "plugin 'cache'"),
         ("gatehook_plugins.cache_else", ""),
         ("gatehook_plugins", ""),
-        ("gatehook.pipeline", ""),
+        ("gatehook.calls.pipeline", ""),
         ("acme.plugin", "plugin 'acme'"),
         ("acme.plugin.deep.deeper", "plugin 'acme'"),
         ("", ""),
@@ -73,7 +73,7 @@ async def test_nothing_is_left_running_afterwards() -> None:
 async def test_what_waits_outside_of_calls_is_nobody_s_business(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehook.watchdog._LOOK", 0.01)
+    monkeypatch.setattr("gatehook.serving.watchdog._LOOK", 0.01)
     looks: list[Any] = []
     look = Watchdog._look_around
 

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from gatehook.egress import Egress
+from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
 from gatehook.model import Target
-from gatehook.settings import EgressSettings
-from gatehook.websocket import WebSocket
+from gatehook.upstream.egress import Egress
+from gatehook.upstream.websocket import WebSocket
 
 TARGET = Target("m#1", "m", "acme", "u", api_key=SecretStr("never-shown-123"))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

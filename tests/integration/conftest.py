@@ -400,8 +400,8 @@ WIRES: Sequence[Wire] = (OpenAIWire(), AnthropicWire(), GeminiWire())
 def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wire:
     """Each vendor in turn; one of them again with both short ways closed, the clients' and the vendors'."""
     if request.param is None:
-        monkeypatch.setattr("gatehook.lane.available", False)
-        monkeypatch.setattr("gatehook.direct.available", False)
+        monkeypatch.setattr("gatehook.serving.lane.available", False)
+        monkeypatch.setattr("gatehook.upstream.direct.available", False)
     found: Wire = request.param or WIRES[0]
     return found
 

@@ -294,7 +294,7 @@ async def test_a_plugin_that_never_answers_is_named_and_holds_up_nobody_else(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hook: str, method: str
 ) -> None:
     told, called = asyncio.Event(), asyncio.Event()
-    monkeypatch.setattr("gatehook.watchdog._LOOK", 0.05)
+    monkeypatch.setattr("gatehook.serving.watchdog._LOOK", 0.05)
     caplog.handler.addFilter(Heard("waiting for", told.set))
 
     async def never(self: Any, *arguments: Any) -> None:
@@ -324,7 +324,7 @@ async def test_a_lifespan_that_never_begins_is_named(
     import contextlib
 
     told = asyncio.Event()
-    monkeypatch.setattr("gatehook.patience._PATIENCE", 0.02)
+    monkeypatch.setattr("gatehook.loader.patience._PATIENCE", 0.02)
     caplog.handler.addFilter(Heard("takes more than", told.set))
 
     @contextlib.asynccontextmanager

@@ -71,7 +71,7 @@ class Concerns(Observer):
 
 @pytest.fixture(autouse=True)
 def no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehook.failover._FIRST_BACKOFF", 0)
+    monkeypatch.setattr("gatehook.calls.failover._FIRST_BACKOFF", 0)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pathlib import Path
 from aiohttp import web
 from gatehook import Route, Section, hookimpl
 from gatehook.testing import built
-from gatehook.supervisor import supervise
+from gatehook.serving.supervisor import supervise
 
 class Probe:
     class Settings(Section): ...

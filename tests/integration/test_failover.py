@@ -119,7 +119,7 @@ async def test_when_all_fail_the_last_error_is_told(house: House, wire: Wire, bo
 async def test_only_transient_errors_are_tried_again(
     house: House, openai_wire: Wire, monkeypatch: pytest.MonkeyPatch, body: Any
 ) -> None:
-    monkeypatch.setattr("gatehook.failover._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("gatehook.calls.failover._FIRST_BACKOFF", 0.001)
     tries = dict.fromkeys((500, 502, 503, 429), 3) | dict.fromkeys((401, 403, 404, 402, 400, 422, 413), 1)
     async with StubUpstream() as stub, house(openai_wire.deployment(stub), failover={"retries": 2}) as home:
         for status, calls in tries.items():

@@ -9,8 +9,8 @@ import pytest
 
 from gatehook import estimate
 from gatehook.catalog import LiveCatalog
+from gatehook.config.sections import ModelSettings
 from gatehook.model import Call
-from gatehook.sections import ModelSettings
 from gatehook.testing import Reply, StubUpstream
 
 House = Callable[..., Any]

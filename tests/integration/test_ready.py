@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from gatehook.ready import Ready
+from gatehook.calls.ready import Ready
 from gatehook.testing import StubUpstream
 
 House = Callable[..., Any]

@@ -19,9 +19,9 @@ import jsonschema
 import pytest
 
 from gatehook import Gateway, StartupError
-from gatehook.cli import main
-from gatehook.server import running
-from gatehook.settings import load
+from gatehook.commands.cli import main
+from gatehook.config.settings import load
+from gatehook.serving.server import running
 from gatehook.testing import Reply, StubUpstream, available, built
 
 Wire = Any

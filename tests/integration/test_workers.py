@@ -20,10 +20,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from gatehook import shared
-from gatehook.accepting import SharedSocket
-from gatehook.generation import Generation, Worker
-from gatehook.shared import shared_folder
+from gatehook.serving import shared
+from gatehook.serving.accepting import SharedSocket
+from gatehook.serving.generation import Generation, Worker
+from gatehook.serving.shared import shared_folder
 from gatehook.testing import Reply, StubUpstream
 
 Wire = Any
@@ -38,7 +38,7 @@ from pathlib import Path
 from aiohttp import web
 from gatehook import Route, Section, StartupError, hookimpl
 from gatehook.testing import built
-from gatehook.supervisor import supervise
+from gatehook.serving.supervisor import supervise
 
 class Probe:
     """Tells which worker answers, and fails to start on demand."""
@@ -654,7 +654,7 @@ def test_what_a_killed_gateway_left_is_removed_by_the_next_and_what_is_in_use_is
     (base / "gatehook-note").write_text("a file of somebody")
     (base / "else").mkdir()
     script = (
-        "import os, sys, pathlib; from gatehook import shared; shared._IN_MEMORY = pathlib.Path(sys.argv[1])\n"
+        "import os, sys, pathlib; from gatehook.serving import shared; shared._IN_MEMORY = pathlib.Path(sys.argv[1])\n"
         "with shared.shared_folder() as folder:\n (folder / 'left').touch(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(base)], check=False)

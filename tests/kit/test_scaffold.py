@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from gatehook import cli
+from gatehook.commands import cli
+from gatehook.commands.scaffold import KINDS, rendered, write
 from gatehook.errors import StartupError
-from gatehook.scaffold import KINDS, rendered, write
 
 ROOT = Path(__file__).parents[2]
 NAMES = {kind: f"sample_{kind.replace('-', '_')}" for kind in KINDS}

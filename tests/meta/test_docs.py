@@ -15,14 +15,16 @@ from aiohttp import ClientSession
 
 import gatehook
 from gatehook import errors, hookspecs, protocols
-from gatehook.plugins import hook_names, installed, settings_classes
-from gatehook.scaffold import KINDS, rendered
-from gatehook.sections import Section
-from gatehook.settings import load
+from gatehook.commands.scaffold import KINDS, rendered
+from gatehook.config.sections import Section
+from gatehook.config.settings import load
+from gatehook.loader.plugins import hook_names, installed, settings_classes
 from gatehook.testing import Reply, StubUpstream, built, serving
 from gatehook.testing.conformance.suite import checks
 
 ROOT = Path(__file__).parents[2]
+KERNEL = ROOT / "core" / "gatehook"
+MAP = (KERNEL / "README.md").read_text("utf-8")
 BOOK = (ROOT / "PLUGINS.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -169,12 +171,19 @@ def test_the_book_names_the_modules_that_plugins_may_import() -> None:
     ]
 
 
+def mapped() -> Iterator[str]:
+    """The files and folders that the kernel's map names; a room's heading says whose they are."""
+    for heading, rows in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", MAP, re.MULTILINE | re.DOTALL):
+        room = "".join(re.findall(r"^`(\w+/)`: ", heading))
+        for cell in re.findall(r"^\| (`.*?) \| \S", rows, re.MULTILINE):
+            yield from (room + name for name in re.findall(r"`([^`]+)`", cell))
+
+
 def test_the_map_of_the_kernel_names_every_file_once() -> None:
-    kernel = ROOT / "core" / "gatehook"
-    rows = re.findall(r"^\| (`.*?) \| \S", (kernel / "README.md").read_text("utf-8"), re.MULTILINE)
-    told = [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
-    there = {path.name + "/" * path.is_dir() for path in kernel.iterdir()} - {"__pycache__/", "README.md", "py.typed"}
-    assert sorted(told) == sorted(there)
+    apart = ("testing", "templates")  # folders that are named as one
+    there = [path.relative_to(KERNEL) for path in KERNEL.rglob("*.py") if not set(path.parts) & set(apart)]
+    rooms = [path for path in there if path.name != "__init__.py" or len(path.parts) == 1]
+    assert sorted(mapped()) == sorted([*map(str, rooms), "commands/templates/", "testing/"])
 
 
 # --- examples ------------------------------------------------------------------------------------------------------
@@ -316,7 +325,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def test_every_command_that_the_documents_name_is_there() -> None:
-    from gatehook.cli import _COMMANDS
+    from gatehook.commands.cli import _COMMANDS
 
     gateway = built("[plugins.database]\n[plugins.ledger]\n[plugins.vendor_comfyui]\n")
     added = {command.name for _, command in gateway.plugins.collect("register_commands", gateway=gateway)}

@@ -25,9 +25,9 @@ import aiohttp
 import pytest
 
 from gatehook.app import Gateway
-from gatehook.cli import main
-from gatehook.server import running
-from gatehook.settings import load
+from gatehook.commands.cli import main
+from gatehook.config.settings import load
+from gatehook.serving.server import running
 from gatehook.testing import Reply, Served, StubUpstream
 
 ROOT = Path(__file__).parents[2]

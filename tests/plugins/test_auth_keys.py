@@ -272,7 +272,7 @@ async def test_a_gateway_whose_first_key_is_still_to_be_made_says_how(database_u
 
 
 async def test_a_key_made_by_the_program_is_good_in_a_gateway_that_runs(database_url: str, tmp_path: Path) -> None:
-    from gatehook.cli import main
+    from gatehook.commands.cli import main
 
     (tmp_path / "settings.toml").write_text(HOUSE.format(url=database_url, more=""))
     async with serving(HOUSE.format(url=database_url, more="")) as served:

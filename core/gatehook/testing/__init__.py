@@ -15,13 +15,13 @@ from typing import Any, Literal, Self
 from multidict import CIMultiDict
 
 from gatehook.app import Gateway
-from gatehook.egress import Egress, Fetched, PreparedRequest
+from gatehook.config.settings import load
 from gatehook.jsonio import Document
+from gatehook.loader.plugins import installed
 from gatehook.model import Attempt, Call, Operation, Target
-from gatehook.plugins import installed
-from gatehook.retry_after import retry_after
-from gatehook.server import running
-from gatehook.settings import load
+from gatehook.serving.server import running
+from gatehook.upstream.egress import Egress, Fetched, PreparedRequest
+from gatehook.upstream.retry_after import retry_after
 
 __all__ = [
     "Recorded",

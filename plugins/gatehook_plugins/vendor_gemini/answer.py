@@ -13,6 +13,7 @@ from gatehook_plugins.vendor_gemini.failure import WireError
 
 __all__ = [
     "Call",
+    "Shown",
     "Thought",
     "Words",
     "blocked",
@@ -38,10 +39,13 @@ _FINISH: Final = {
         "content_filter",
     ),
 }  # fmt: skip
+_PICTURE: Final = re.compile(r"image/[\w.+-]+", re.ASCII)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _BROKEN: Final = {
     "MALFORMED_FUNCTION_CALL": Retry.SAME,
     "MALFORMED_RESPONSE": Retry.SAME,
     "UNEXPECTED_TOOL_CALL": Retry.SAME,
+    "TOO_MANY_TOOL_CALLS": Retry.NEXT,
     "MISSING_THOUGHT_SIGNATURE": Retry.NEXT,
 }
 """The model failed to answer; a new try may go better, except where the history is at fault."""
@@ -61,6 +65,19 @@ class Thought:
 
     text: str
     signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture that belongs to the answer, as a data URI."""
+
+    url: str
+    signature: str
+
+    @property
+    def image(self) -> dict[str, Any]:
+        """The picture as messages show it to clients that know how."""
+        return {"type": "image_url", "image_url": {"url": self.url}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +120,35 @@ def candidates(response: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, 
         yield index, candidate
 
 
-def parts(candidate: Mapping[str, Any], lost: Callable[[str], None]) -> Iterator[Words | Thought | Call]:
+def parts(candidate: Mapping[str, Any], lost: Callable[[str], None]) -> Iterator[Words | Thought | Shown | Call]:
     """What a candidate says, in order; `lost` is told about parts that have no place in OpenAI's shape."""
     content = get(candidate, "content", dict, {})
     for one in get(content, "parts", list, []):
         part = typed(one, dict, "a part")
         signature = get(part, "thoughtSignature", str, "")
         call = get(part, "functionCall", dict, None)
+        url = ""
         if call is not None:
             yield _call(call, signature)
+        elif url := _picture(part):
+            yield Shown(url, signature)
         elif part.get("text") is not None or signature:
             text = get(part, "text", str, "")
             yield Thought(text, signature) if part.get("thought") is True else Words(text, signature)
         for name in ("inlineData", "executableCode", "codeExecutionResult"):
-            if name in part:
+            if name in part and not url:
                 lost(f"answer.{name}")
+
+
+def _picture(part: Mapping[str, Any]) -> str:
+    """The data URI of a picture that belongs to the answer, "" if it is something else (sketches are no answer)."""
+    inline = get(part, "inlineData", dict, {})
+    kind, data = get(inline, "mimeType", str, ""), get(inline, "data", str, "")
+    if part.get("thought") is True or not data or not _PICTURE.fullmatch(kind):
+        return ""
+    if not _BASE64.fullmatch(data):
+        raise WireError("unexpected answer: a picture is not base64")
+    return f"data:{kind};base64,{data}"
 
 
 def _call(call: Mapping[str, Any], signature: str) -> Call:
@@ -205,18 +236,24 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
     text: list[str] = []
     reasoning: list[str] = []
     calls: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     signature = ""
     for part in parts(candidate, attempt.note):
         if isinstance(part, Call):
             function = {"name": part.name, "arguments": part.arguments}
             calls.append({"id": part.id or tool_call_id(), "type": "function", "function": function, **part.extra})
             continue
-        (text if isinstance(part, Words) else reasoning).append(part.text)
+        if isinstance(part, Shown):
+            images.append(part.image)
+        else:
+            (text if isinstance(part, Words) else reasoning).append(part.text)
         signature = part.signature or signature
     words = "".join(text)
     message: dict[str, Any] = {"role": "assistant", "content": words if words or not calls else None, "refusal": None}
     if reasoning:
         message["reasoning_content"] = "".join(reasoning)
+    if images:
+        message["images"] = images
     if calls:
         message["tool_calls"] = calls
     if signature:

@@ -87,6 +87,8 @@ def _generation_config(attempt: Attempt, payload: Mapping[str, Any], json_schema
         config["stopSequences"] = stops
     if (limit := _max_tokens(attempt, payload)) is not None:
         config["maxOutputTokens"] = limit
+    if modalities := _modalities(payload.get("modalities")):
+        config["responseModalities"] = modalities
     _logprobs(payload, config)
     if "response_format" in payload:
         _response_format(attempt, payload["response_format"], config, json_schema)
@@ -105,6 +107,15 @@ def _max_tokens(attempt: Attempt, payload: Mapping[str, Any]) -> int | None:
         attempt.drop(name)
         return cap
     return wanted
+
+
+def _modalities(wanted: Any) -> list[str]:
+    """What the answer may be made of, [] for the model's own choice."""
+    if wanted is None or wanted == ["text"]:
+        return []
+    if not isinstance(wanted, list) or not wanted or any(one not in ("text", "image") for one in wanted):
+        raise _refused("modalities", "expected a list of 'text' and 'image'; nothing else is translated")
+    return [one.upper() for one in dict.fromkeys(wanted)]
 
 
 def _stops(stop: Any) -> list[str]:

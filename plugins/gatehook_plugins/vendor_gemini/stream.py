@@ -108,6 +108,8 @@ class StreamReader:
                 if part.text or part.signature:
                     chunks.append(self._text(part, index, probabilities))
                     probabilities = None
+            elif isinstance(part, answer.Shown):
+                chunks.append(self._builder.delta({"images": [part.image], **_signed(part.signature)}, index))
             elif isinstance(part, answer.Thought):
                 if part.text:
                     chunks.append(self._builder.reasoning(part.text, index))
@@ -121,11 +123,9 @@ class StreamReader:
         self._reasons[index] = answer.get(candidate, "finishReason", str, "") or self._reasons.get(index, "")
 
     def _text(self, part: answer.Words, index: int, probabilities: dict[str, Any] | None) -> Chunk:
-        delta: dict[str, Any] = {"content": part.text}
-        if part.signature:
-            delta |= _signed(part.signature)
+        delta = {"content": part.text, **_signed(part.signature)}
         return self._builder.delta(delta, index, content=bool(part.text), logprobs=probabilities)
 
 
 def _signed(signature: str) -> dict[str, Any]:
-    return {"extra_content": {"google": {"thought_signature": signature}}}
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}

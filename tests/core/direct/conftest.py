@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from gatehook import direct
-from gatehook.http1 import Connection
-from gatehook.inflating import Decoded, decoded
+from gatehook.upstream import direct
+from gatehook.upstream.http1 import Connection
+from gatehook.upstream.inflating import Decoded, decoded
 
 ORIGIN = ("127.0.0.1", 1)
 

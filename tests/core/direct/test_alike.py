@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from gatehook import direct, http1
-from gatehook.egress import Egress
+from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
 from gatehook.model import Target
-from gatehook.settings import EgressSettings
 from gatehook.testing import Reply, StubUpstream
+from gatehook.upstream import direct, http1
+from gatehook.upstream.egress import Egress
 
 TARGET = Target("m#1", "m", "acme", "u")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -12,7 +12,7 @@ from aiohttp.http import HttpProcessingError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehook.http1 import headers_in
+from gatehook.upstream.http1 import headers_in
 
 LINE_ERRORS = (OSError, ClientError, HttpProcessingError)
 CHUNKED = (

@@ -11,13 +11,13 @@ import pytest
 from aiohttp import ClientError, ClientPayloadError
 from aiohttp.http import HttpProcessingError
 
-from gatehook import direct
-from gatehook.egress import Egress
+from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
-from gatehook.http1 import PIECE, headers_in
 from gatehook.model import Target
-from gatehook.settings import EgressSettings
 from gatehook.testing import Reply, StubUpstream
+from gatehook.upstream import direct
+from gatehook.upstream.egress import Egress
+from gatehook.upstream.http1 import PIECE, headers_in
 
 TARGET = Target("m#1", "m", "acme", "u")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

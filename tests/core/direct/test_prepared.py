@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from gatehook.egress import Egress
+from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
 from gatehook.model import Target
-from gatehook.settings import EgressSettings
 from gatehook.testing import Reply, StubUpstream
+from gatehook.upstream.egress import Egress
 
 KEY = "s3cr3t-Zq81-never-shown"
 TARGET = Target("m#1", "m", "acme", "u", api_key=SecretStr(KEY))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from gatehook import direct
+from gatehook.upstream import direct
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientError
 
-from gatehook import direct
+from gatehook.upstream import direct
 
 ORIGIN = ("127.0.0.1", 1)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gatehook.errors import StartupError
-from gatehook.settings import (
+from gatehook.config.settings import (
     Section,
     Settings,
     load,
 )
+from gatehook.errors import StartupError
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from pydantic import Field, PositiveInt, SecretStr, ValidationError
 
-from gatehook.errors import StartupError
-from gatehook.settings import (
+from gatehook.config.settings import (
     EgressSettings,
     FailoverSettings,
     Section,
     ServerSettings,
     load,
 )
+from gatehook.errors import StartupError
 
 
 class RateLimitSettings(Section):

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PositiveInt, SecretStr
 
-from gatehook.errors import StartupError
-from gatehook.sections import parse_size
-from gatehook.settings import (
+from gatehook.config.sections import parse_size
+from gatehook.config.settings import (
     Section,
     ServerSettings,
     faults_of_plugin_names,
 )
+from gatehook.errors import StartupError
 
 SENTINEL = "s3ntinel-Zq81-never-shown"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gatehook.settings import (
+from gatehook.config.settings import (
     LimitSettings,
     ModelSettings,
     Section,

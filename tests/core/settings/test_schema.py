@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field, PositiveInt, SecretStr, field_validator
 
-from gatehook.settings import (
+from gatehook.config.settings import (
     Section,
     json_schema,
 )

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from gatehook.errors import StartupError
-from gatehook.settings import (
+from gatehook.config.settings import (
     Section,
 )
+from gatehook.errors import StartupError
 
 SENTINEL = "s3ntinel-Zq81-never-shown"
 

@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 
 from gatehook import LEDGER, StartupError
-from gatehook.cli import main
+from gatehook.commands.cli import main
 from gatehook.testing import serving
 
 Accounts = Any

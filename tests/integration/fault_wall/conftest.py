@@ -149,7 +149,7 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     With `fallback` the second is a model of its own. `patience` is with its silence, `attempt` how long one may take
     in all, in seconds.
     """
-    monkeypatch.setattr("gatehook.failover._FIRST_BACKOFF", 0.002)
+    monkeypatch.setattr("gatehook.calls.failover._FIRST_BACKOFF", 0.002)
 
     @contextlib.asynccontextmanager
     async def opened(

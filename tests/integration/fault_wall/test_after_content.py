@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gatehook import direct
 from gatehook.testing import Reply
+from gatehook.upstream import direct
 
 Dialect = Any
 OpenWall = Callable[..., Any]

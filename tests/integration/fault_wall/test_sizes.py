@@ -77,7 +77,7 @@ async def test_an_error_of_100_mb_is_still_that_error(
 async def test_an_error_whose_words_are_cut_or_never_come_is_still_that_error(
     wall: OpenWall, dialect: Dialect, streams: bool, end: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehook.upstream._ERROR_SECONDS", 0.02)
+    monkeypatch.setattr("gatehook.upstream.answer._ERROR_SECONDS", 0.02)
     async with wall(dialect.wire, streams=streams) as opened:
         for status, told, tries in ((429, 429, 2), (401, 502, 1), (400, 400, 1), (503, 503, 2)):
             half = Reply(b'{"error": {"mess', status=status, end=end)

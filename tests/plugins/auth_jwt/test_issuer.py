@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from gatehook import AuthenticationFailed, Egress, Unavailable
-from gatehook.sections import EgressSettings
+from gatehook.config.sections import EgressSettings
 from gatehook_plugins.auth_jwt.issuer import Issuer
 from gatehook_plugins.auth_jwt.keys import Key, key_set
 from gatehook_plugins.auth_jwt.tokens import Header, Verifier

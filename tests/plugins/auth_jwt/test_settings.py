@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import SecretStr, ValidationError
 
 from gatehook.app import Gateway
+from gatehook.config.settings import load
 from gatehook.errors import StartupError
-from gatehook.settings import load
 from gatehook.testing import available
 from gatehook_plugins.auth_jwt import AuthJwt
 

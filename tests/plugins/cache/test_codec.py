@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatehook import Chunk, Completion, Entry, Frames, Usage
-from gatehook.answers import Recording
+from gatehook.calls.answers import Recording
 from gatehook_plugins.cache.codec import pack, unpack
 from gatehook_plugins.vendor_openai.stream import chunks_of
 

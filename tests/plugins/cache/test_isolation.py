@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import Call, Completion, Document, Entry, Principal
-from gatehook.answers import Answers
+from gatehook.calls.answers import Answers
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.cache.lifetimes import Lifetimes
 from gatehook_plugins.cache.memory import MemoryStore

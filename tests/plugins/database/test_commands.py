@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gatehook.cli import main
+from gatehook.commands.cli import main
 from gatehook_plugins.database.vault import is_key
 
 Run = Callable[..., Any]
@@ -139,7 +139,7 @@ PROGRAM = [
     "-W",
     "error",
     "-c",
-    "import sys; from gatehook.cli import main; sys.exit(main(sys.argv[1:]))",
+    "import sys; from gatehook.commands.cli import main; sys.exit(main(sys.argv[1:]))",
 ]
 
 

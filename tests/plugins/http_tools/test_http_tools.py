@@ -12,9 +12,9 @@ from aiohttp import ClientSession
 
 from gatehook import Call
 from gatehook.app import Gateway
+from gatehook.config.settings import load
 from gatehook.errors import StartupError
 from gatehook.model import ToolCall
-from gatehook.settings import load
 from gatehook.testing import Reply, StubUpstream, built, serving
 
 SECRET = "token-nobody-may-see"

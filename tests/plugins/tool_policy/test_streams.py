@@ -29,7 +29,7 @@ from gatehook import (
 )
 from gatehook.sse import events, frame
 from gatehook.testing import serving
-from gatehook.tool_policies import ToolPolicies
+from gatehook.tools.policies import ToolPolicies
 
 House = Any
 OpenHouse = Any

@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 
 from gatehook import Egress, GatewayError, InvalidRequest, Retry, encode
-from gatehook.settings import EgressSettings
+from gatehook.config.settings import EgressSettings
 from gatehook.testing import Replay, ReplayEgress, Reply, StubUpstream, attempt
 from gatehook_plugins.vendor_anthropic import VendorAnthropic
 from gatehook_plugins.vendor_anthropic.profile import Defaults

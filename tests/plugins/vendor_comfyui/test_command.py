@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gatehook import Target
-from gatehook.cli import main
+from gatehook.commands.cli import main
 from gatehook_plugins.vendor_comfyui.command import node_faults
 from gatehook_plugins.vendor_comfyui.options import read_options
 from gatehook_plugins.vendor_comfyui.vendor import Deployment

@@ -141,6 +141,7 @@ async def test_an_unknown_finish_reason_is_a_stop_with_a_signal(reason: str | No
     ("reason", "retry"),
     [
         ("MALFORMED_FUNCTION_CALL", Retry.SAME),
+        ("TOO_MANY_TOOL_CALLS", Retry.NEXT),
         ("UNEXPECTED_TOOL_CALL", Retry.SAME),
         ("MALFORMED_RESPONSE", Retry.SAME),
         ("MISSING_THOUGHT_SIGNATURE", Retry.NEXT),
@@ -223,8 +224,21 @@ async def test_usage_that_was_not_told_is_null() -> None:
 
 
 async def test_parts_without_a_place_are_told() -> None:
-    _, one = await answered({"candidates": [candidate({"inlineData": {}}, {"executableCode": {}}, {"future": 1})]})
+    sound = {"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}}
+    sketch = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thought": True}
+    answer, one = await answered({"candidates": [candidate(sound, {"executableCode": {}}, sketch, {"future": 1})]})
     assert one.dropped == ["answer.inlineData", "answer.executableCode"]
+    assert "images" not in answer.data["choices"][0]["message"]
+
+
+async def test_pictures_are_shown_as_data_uris() -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "AA+/"}, "thoughtSignature": "s"}
+    answer, one = await answered({"candidates": [candidate({"text": "A cat:"}, picture)]})
+    message = answer.data["choices"][0]["message"]
+    assert message["content"] == "A cat:"
+    assert message["images"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA+/"}}]
+    assert message["extra_content"] == {"google": {"thought_signature": "s"}}
+    assert one.dropped == []
 
 
 async def test_a_lone_surrogate_in_arguments_survives() -> None:
@@ -248,6 +262,8 @@ async def test_a_lone_surrogate_in_arguments_survives() -> None:
         {"candidates": [candidate(index=True)]},
         {"candidates": [candidate(index=-1)]},
         {"candidates": [{"content": [], "finishReason": "STOP"}]},
+        {"candidates": [candidate({"inlineData": {"mimeType": "image/png", "data": 'AA"><script>'}})]},
+        {"candidates": [candidate({"inlineData": "a picture"})]},
         {"candidates": [{"content": {"parts": {}}, "finishReason": "STOP"}]},
         {"candidates": [{"content": {"parts": ["x"]}, "finishReason": "STOP"}]},
         {"candidates": [candidate({"text": 5})]},

@@ -142,6 +142,7 @@ async def test_a_deployment_that_changed_under_its_key_is_called_anew() -> None:
         ),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, {"responseMimeType": "application/json"}),
         ({"parallel_tool_calls": True, "logit_bias": {}, "modalities": ["text"]}, {}),
+        ({"modalities": ["image", "text", "image"]}, {"responseModalities": ["IMAGE", "TEXT"]}),
     ],
 )
 async def test_parameters_become_generation_config(given: dict[str, Any], written: dict[str, Any]) -> None:
@@ -170,6 +171,8 @@ async def test_parameters_become_generation_config(given: dict[str, Any], writte
         ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"modalities": []}, "modalities"),
+        ({"modalities": "image"}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"functions": []}, "functions"),

@@ -396,7 +396,7 @@ async def test_over_a_real_socket_the_quoted_path_and_the_key_arrive() -> None:
     from pydantic import SecretStr
 
     from gatehook import Egress
-    from gatehook.settings import EgressSettings
+    from gatehook.config.settings import EgressSettings
 
     egress = Egress(EgressSettings())
     async with egress.lifespan(), StubUpstream(Reply.of_events(wire(*TEXT[0]))) as stub:
@@ -412,3 +412,14 @@ async def test_over_a_real_socket_the_quoted_path_and_the_key_arrive() -> None:
     (request,) = stub.requests
     assert request.path == "/v1beta/models/a%2Fb%20c:streamGenerateContent?alt=sse"
     assert request.headers["x-goog-api-key"] == "key-1"
+
+
+async def test_pictures_are_pieces_of_the_answer() -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thoughtSignature": "s"}
+    chunks, fault, lost = await played(wire(event({"text": "A cat:"}), event(picture, reason="STOP")))
+    (shown,) = [chunk for chunk in chunks if "images" in chunk.data["choices"][0]["delta"]]
+    assert shown.data["choices"][0]["delta"] == {
+        "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+        "extra_content": {"google": {"thought_signature": "s"}},
+    }
+    assert (shown.content, fault, lost) == (True, None, [])

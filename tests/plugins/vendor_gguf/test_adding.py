@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gatehook.cli import main
-from gatehook.settings import load
+from gatehook.commands.cli import main
+from gatehook.config.settings import load
 
 TINY = Path(__file__).parents[2] / "models" / "tiny-chat.gguf"
 SETTINGS = '[plugins.openai_api]\n[plugins.vendor_gguf]\nenabled = false\n[[models]]\nname = "taken"\nvendor = "mock"\n'

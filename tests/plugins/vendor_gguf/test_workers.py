@@ -17,7 +17,7 @@ Write = Callable[..., Path]
 
 PROGRAM = """
 import sys
-from gatehook.cli import main
+from gatehook.commands.cli import main
 import gatehook_plugins.vendor_gguf as plugin
 from gatehook_plugins.vendor_gguf import link
 plugin.is_installed = lambda: True

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import pytest
 
 from gatehook.app import Gateway
-from gatehook.plugins import installed
+from gatehook.loader.plugins import installed
 from gatehook.testing import built
 
 __all__ = [

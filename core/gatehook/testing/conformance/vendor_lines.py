@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 
-from gatehook.attempts import Attempts
+from gatehook.calls.attempts import Attempts
 from gatehook.errors import GatewayError
 from gatehook.jsonio import decode
 from gatehook.model import Chunk

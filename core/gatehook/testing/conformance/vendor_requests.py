@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gatehook.attempts import Attempts
+from gatehook.calls.attempts import Attempts
 from gatehook.model import Operation
 from gatehook.parameters import Parameter
 from gatehook.testing import attempt
@@ -43,7 +43,7 @@ SAMPLES: Mapping[str, Any] = {
     "max_completion_tokens": 2051,
     "max_tokens": 2053,
     "metadata": {"team": "blue"},
-    "modalities": ["text", "audio"],
+    "modalities": ["text", "image"],
     "n": 2,
     "parallel_tool_calls": False,
     "prediction": {"type": "content", "content": "abc"},

@@ -1,0 +1,200 @@
+"""One attempt at one deployment: what the vendor is handed, how long it may take, and when its answer has begun."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import cast
+
+from gatehook.calls.deadlines import Deadlines, Limit, Watch
+from gatehook.config.settings import FailoverSettings
+from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, WrongResultError
+from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
+from gatehook.parameters import left_open, sift
+from gatehook.protocols import Vendor
+
+__all__ = ["Attempts", "Stream"]
+
+log = logging.getLogger("gatehook.failover")
+
+
+class Stream:
+    """A vendor's stream whose first content has arrived: `begun` holds what was read so far, iteration gives the rest.
+
+    Iteration raises `UpstreamError` when the stream ends without its terminal marker, and arms `watch` for the silence
+    a vendor may keep. `finished`, `usage` and `contents` (content events so far) are kept up as it is read.
+    """
+
+    def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], stall_timeout: float) -> None:
+        self._attempt = attempt
+        self._source = source
+        self._silence = Limit(stall_timeout, self._stalled)
+        self._watch: Watch | None = None
+        self.begun: list[Sequence[Chunk]] = []
+        self.finished = False
+        self.usage: Usage | None = None
+        self.contents = 0
+
+    async def begin(self, watch: Watch, timeout: float, *, prepares: bool = False) -> None:
+        """Read until the first content, or the end of an answer without any.
+
+        Args:
+            watch: is armed for it.
+            timeout: seconds until the first content.
+            prepares: the first batch tells that the vendor is ready, and the seconds count from there.
+        """
+
+        def late() -> GatewayError:
+            return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
+
+        until = watch.now() + self._attempt.target.timeout
+        self._silence = Limit(self._silence.seconds, self._stalled, until)
+        if prepares:
+            watch.arm(self._attempt.target.timeout, self._unprepared)
+            self.begun.append(await self.__anext__())
+        watch.arm(timeout, late, until)
+        while not self.contents and not self.finished:
+            self.begun.append(await self.__anext__())
+
+    def watched(self, watch: Watch) -> "Stream":
+        """Iterate under this watch. Whatever the vendor sends ends its silence, if only to say that it still thinks."""
+        self._watch = watch
+        return self
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Sequence[Chunk]:
+        if self._watch is not None:
+            self._watch.again(self._silence)
+        try:
+            batch = await self._source.__anext__()
+        except StopAsyncIteration:
+            if self.finished:
+                raise
+            raise UpstreamError(
+                f"{self._attempt.target.vendor}: the stream ended before the answer was complete",
+                code="upstream_truncated",
+            ) from None
+        except (GatewayError, asyncio.CancelledError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise _plugin_failed(self._attempt, error) from error
+        if isinstance(batch, Frames):
+            self.contents += batch.contents
+            self.finished = self.finished or batch.finished
+            self.usage = batch.usage or self.usage
+            return batch
+        try:
+            for chunk in batch:
+                self.contents += chunk.content
+                self.finished = self.finished or chunk.finished
+                self.usage = chunk.usage or self.usage
+        except (AttributeError, TypeError):
+            wrong = WrongResultError(self._source, "__anext__", batch, "a sequence of Chunks")
+            raise _plugin_failed(self._attempt, wrong) from None
+        return batch
+
+    def _stalled(self) -> GatewayError:
+        return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
+
+    def _unprepared(self) -> GatewayError:
+        target = self._attempt.target
+        return UpstreamTimeout(f"{target.vendor}: not ready within {target.timeout:g} s")
+
+    async def aclose(self) -> None:
+        """Close the upstream, wherever the stream is."""
+        await self._source.aclose()
+
+
+class Attempts:
+    """Makes attempts with the vendors of one gateway."""
+
+    def __init__(self, settings: FailoverSettings, vendors: Mapping[str, Vendor], deadlines: Deadlines) -> None:
+        self._settings = settings
+        self._vendors = vendors
+        self._deadlines = deadlines
+
+    async def complete(self, call: Call, target: Target) -> Completion:
+        """A whole answer.
+
+        Raises:
+            GatewayError: there is none, or none within the deployment's `timeout`.
+        """
+        vendor, attempt = self._prepared(call, target)
+
+        def late() -> GatewayError:
+            return UpstreamTimeout(f"{target.vendor}: no answer within {target.timeout:g} s")
+
+        with self._deadlines.watch().arm(target.timeout, late):
+            try:
+                completion = await vendor.complete(attempt)
+                if not isinstance(completion, Completion):
+                    raise WrongResultError(vendor, "complete", completion, "a Completion")
+            except (GatewayError, asyncio.CancelledError):
+                raise
+            except (Exception, SystemExit) as error:
+                raise _plugin_failed(attempt, error) from error
+        call.dropped = tuple(attempt.dropped)
+        return completion
+
+    async def stream(self, call: Call, target: Target) -> Stream:
+        """A stream whose first content has arrived.
+
+        Raises:
+            GatewayError: it broke before that, or took longer than `first_token_timeout`.
+        """
+        vendor, attempt = self._prepared(call, target)
+        source = cast("AsyncGenerator[Sequence[Chunk], None]", vendor.stream(attempt))
+        stream = Stream(attempt, source, self._settings.stall_timeout)
+        try:
+            with self._deadlines.watch() as watch:
+                prepares = getattr(vendor, "prepares", False)
+                await stream.begin(watch, self._settings.first_token_timeout, prepares=prepares)
+        except BaseException:
+            # Also when cancelled: the client's leaving must not leave the upstream running.
+            with contextlib.suppress(Exception):
+                await stream.aclose()
+            raise
+        call.dropped = tuple(attempt.dropped)
+        return stream
+
+    def _prepared(self, call: Call, target: Target) -> tuple[Vendor, Attempt]:
+        """The vendor, and what it is handed.
+
+        Raises:
+            InvalidRequest: no enabled plugin provides the vendor; or it cannot do what is asked.
+        """
+        vendor = self._vendors.get(target.vendor)
+        if vendor is None:
+            raise InvalidRequest(
+                f"model {target.name!r} is configured with vendor {target.vendor!r}, which no enabled plugin provides",
+                param="model",
+                code="unknown_vendor",
+                retry=Retry.NEXT,
+            )
+        if call.operation not in vendor.operations:
+            raise InvalidRequest(
+                f"vendor {target.vendor!r} does not offer {call.operation}",
+                param="model",
+                code="unsupported_operation",
+                retry=Retry.NEXT,
+            )
+        attempt = Attempt(call, target)
+        table = vendor.parameters.get(call.operation)
+        if target.defaults and call.operation in ("chat", "completions"):
+            attempt.defaults = left_open(call.payload, target.defaults, table)
+        if table:
+            attempt.sifted, attempt.dropped = sift(call.payload, table, vendor=target.vendor, strict=target.strict)
+        if attempt.defaults:
+            attempt.sifted = {**attempt.payload, **attempt.defaults}
+        return vendor, attempt
+
+
+def _plugin_failed(attempt: Attempt, error: BaseException) -> UpstreamError:
+    log.error("%s: vendor plugin %r failed", attempt.call.id, attempt.target.vendor, exc_info=error)
+    return UpstreamError(
+        f"{attempt.target.vendor}: the gateway could not handle the vendor's answer",
+        code="vendor_plugin_error",
+        retry=Retry.NEXT,
+    )

@@ -1,0 +1,325 @@
+"""Writing to the client: whole answers, streams, and errors in the surface's own shape."""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from gatehook.calls import ready
+from gatehook.calls.answers import Lookup, Recording
+from gatehook.calls.attempts import Stream
+from gatehook.calls.deadlines import Limit, Watch
+from gatehook.calls.record import Record
+from gatehook.calls.stages import Concerns
+from gatehook.calls.tool_stream import RoundsStream
+from gatehook.errors import GatewayError
+from gatehook.jsonio import encode
+from gatehook.model import Call, Chunk, Completion, Entry, Frames
+from gatehook.protocols import OwnStatus, Rewriter, Surface
+from gatehook.tools.gate import Gate
+
+__all__ = ["Delivery"]
+
+_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
+}
+_JSON = "application/json"
+_COMMENT = b": keep-alive\n\n"
+_PIECE = 1 << 16
+"""Bytes of a plain answer that are written at once."""
+
+_HEADER_LENGTH = 4000
+"""Many clients and proxies refuse an answer with a header longer than 8 KB."""
+
+
+class Delivery:
+    """One call's answer, written by `answer`, `stream`, `replay` or `refuse`."""
+
+    __slots__ = (
+        "_call",
+        "_concerns",
+        "_record",
+        "_request",
+        "_response",
+        "_rewriter",
+        "_surface",
+    )
+
+    def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns, record: Record) -> None:
+        """`record` is told how it ends."""
+        self._call = call
+        self._surface = surface
+        self._request = request
+        self._concerns = concerns
+        self._record = record
+        self._response: web.StreamResponse | None = None
+        self._rewriter: Rewriter | None = None
+        """Who has rewritten the stream's last batch."""
+
+    async def answer(self, completion: Completion) -> web.StreamResponse:
+        """A whole answer.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
+        body = self._surface.answer(self._call, completion)
+        headers = self._headers()
+        response: web.StreamResponse
+        if len(body) > _PIECE:
+            response = await self._write_pieces(body, headers)
+        elif ready.suits(self._request):
+            response = ready.Ready(self._request, headers, body)
+        else:
+            response = web.Response(body=body, headers=headers, content_type=_JSON)
+        self._record.complete()
+        return response
+
+    def accepted(self, job_id: str) -> web.StreamResponse:
+        """The answer comes later, as the result of this job."""
+        headers = self._headers()
+        headers["Content-Type"] = "application/json"
+        self._record.accepted()
+        body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
+        return web.Response(status=202, body=body, headers=headers)
+
+    async def stream(
+        self, stream: Stream | RoundsStream, key: Lookup | None, again: Callable[[], Awaitable[Stream | RoundsStream]]
+    ) -> web.StreamResponse:
+        """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+
+        Args:
+            stream: the vendor's.
+            key: under which the answer may be stored.
+            again: gives the next one, where the model is told that its tool calls are wrong.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
+        self._record.stream = stream
+        call, concerns = self._call, self._concerns
+        gate = concerns.tools.gate(call)
+        kept = concerns.answers.recording(key)
+        with concerns.deadlines.watch() as watch:
+            async with contextlib.aclosing(stream):
+                if stream.contents:
+                    call.first_token = time.monotonic()
+                response = await self._open(watch)
+                watch.beat(self._tell_alive, concerns.heartbeat)
+                if stream.contents:
+                    concerns.observers.first_token(call)
+                await self._relay(stream, response, watch, gate, kept)
+            while gate is not None and gate.wants_another_round:
+                gate.next_round(self._record.streamed)
+                async with contextlib.aclosing(await again()) as stream:
+                    self._record.stream = stream
+                    await self._relay(stream, response, watch, gate, None)
+            watch.beat(None)  # nothing may come after the end
+            watch.arm(concerns.write_timeout, _client_too_slow)
+            await response.write_eof(self._surface.end(call, self._record.streamed()))
+        self._record.complete()
+        if kept is not None:
+            await concerns.answers.put(call, key, kept.entry())
+        return response
+
+    async def _relay(
+        self,
+        stream: Stream | RoundsStream,
+        response: web.StreamResponse,
+        watch: Watch,
+        gate: Gate | None,
+        kept: Recording | None,
+    ) -> None:
+        """Pass one stream on, to its end."""
+        watch.pause()  # a tool policy may take its time; that is not the vendor's silence
+        begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+        await self._write(response, watch, b"".join(begun))
+        untouched = gate is None and self._call.rewriter is None and self._untouched
+        unread = Limit(self._concerns.write_timeout, _client_too_slow)
+        async for batch in stream.watched(watch):
+            if untouched and isinstance(batch, Frames):
+                if kept is not None:
+                    kept.add(batch)
+                if batch.data:
+                    watch.again(unread)
+                    watch.heard = True
+                    await response.write(batch.data)
+            else:
+                watch.pause()
+                await self._write(response, watch, await self._passed(batch, gate, kept))
+        watch.pause()
+        if gate is not None or self._call.rewriter is not None or self._rewriter is not None:
+            await self._write(response, watch, await self._rest(gate))
+
+    async def replay(self, entry: Entry) -> web.StreamResponse:
+        """A cached answer, plain or as the stream it was.
+
+        Raises:
+            ConnectionError: the client left, or does not read its answer.
+        """
+        response: web.StreamResponse
+        if entry.completion is not None:
+            response = await self.answer(entry.completion)
+        else:
+            with self._concerns.deadlines.watch() as watch:
+                response = await self._open(watch)
+                view = memoryview(self._framed(entry.chunks))
+                for start in range(0, len(view), _PIECE):
+                    await self._write(response, watch, bytes(view[start : start + _PIECE]))
+                await response.write_eof(self._surface.end(self._call, None))
+        self._record.cached()
+        return response
+
+    async def refuse(self, error: GatewayError) -> web.StreamResponse:
+        """An error: an HTTP status while that is still possible, afterwards the dialect's event and a cut line."""
+        self._record.refused(error, begun=self._response is not None)
+        if self._response is not None:
+            await self._break_off(self._response, error)
+            return self._response
+        headers = self._headers()
+        headers["Content-Type"] = _JSON
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
+        return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
+        transport = self._request.transport
+        return isinstance(error, _ClientTooSlow) or (
+            isinstance(error, ConnectionError) and (transport is None or transport.is_closing())
+        )
+
+    def client_left(self) -> web.StreamResponse:
+        """The client closed its connection or does not read, or the gateway shuts down: nobody gets the answer."""
+        self._record.client_left(begun=self._response is not None)
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return self._response or web.Response(status=499)  # nobody sees it
+
+    def _headers(self) -> dict[str, str]:
+        call = self._call
+        # Named, or aiohttp would tell its version and Python's.
+        headers = {"Server": "gatehook", "X-Request-ID": call.id, **call.answer_headers}
+        if call.target is not None:
+            headers["X-Gatehook-Deployment"] = _header_value(call.target.key)
+        if call.dropped:
+            headers["X-Gatehook-Dropped-Params"] = _header_value(", ".join(call.dropped))
+        return headers
+
+    async def _open(self, watch: Watch) -> web.StreamResponse:
+        """Commit to a 200."""
+        headers = self._headers()
+        headers.update(_STREAM_HEADERS)
+        response: web.StreamResponse
+        if ready.suits(self._request):
+            response = ready.ReadyStream(self._request, headers)
+        else:
+            response = web.StreamResponse(headers=headers)
+        watch.arm(self._concerns.write_timeout, _client_too_slow)
+        await response.prepare(self._request)
+        self._response = response
+        return response
+
+    async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+        """Write a large answer, each piece in its time: aiohttp alone would wait for ever for a client to read it."""
+        response = self._response = web.StreamResponse(headers=headers)
+        response.content_type, response.content_length = _JSON, len(body)
+        view = memoryview(body)
+        with self._concerns.deadlines.watch() as watch:
+            watch.arm(self._concerns.write_timeout, _client_too_slow)
+            await response.prepare(self._request)
+            for start in range(0, len(body), _PIECE):
+                watch.arm(self._concerns.write_timeout, _client_too_slow)
+                await response.write(bytes(view[start : start + _PIECE]))
+            await response.write_eof()
+        return response
+
+    async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
+        """The batch as the client gets it, after transforms and tool policies; kept for the cache if there is one."""
+        if kept is not None:
+            kept.add(batch)
+        batch = self._rewritten(batch)
+        return self._framed(batch if gate is None else await gate.passed(batch))
+
+    def _rewritten(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The batch after transforms. With each run of the gateway's own tools they may choose another rewriter."""
+        rewriter, before = self._call.rewriter, self._rewriter
+        if rewriter is not None:
+            batch = rewriter.chunks(batch)
+        if rewriter is not before:
+            self._rewriter = rewriter
+            batch = [*before.rest(), *batch] if before is not None else batch
+        return batch
+
+    async def _rest(self, gate: Gate | None) -> bytes:
+        """What transforms and tool policies hold back at the end of a stream."""
+        rest = self._rewritten(())
+        if self._rewriter is not None:
+            rest = [*rest, *self._rewriter.rest()]
+            self._rewriter = None
+        return self._framed(rest if gate is None else [*await gate.passed(rest), *await gate.rest()])
+
+    @property
+    def _untouched(self) -> bool:
+        """Whether frames may go out as they are: an OpenAI client, and nobody who looks at every chunk."""
+        return self._surface.canonical and self._concerns.observers.chunk is None
+
+    def _framed(self, batch: Sequence[Chunk]) -> bytes:
+        if self._untouched and isinstance(batch, Frames):
+            return batch.data
+        call, event, watch = self._call, self._surface.event, self._concerns.observers.chunk
+        framed: list[bytes] = []
+        for chunk in batch:
+            if chunk.usage_only and not call.include_usage:
+                continue
+            if watch is not None:
+                watch(call, chunk)
+            framed.append(event(call, chunk))
+        return b"".join(framed)
+
+    def _tell_alive(self) -> None:
+        """Send a comment, which readers of events ignore, unless what was sent before is still unread."""
+        response, transport = self._response, self._request.transport
+        if response is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return
+        with contextlib.suppress(StopIteration, ConnectionError):
+            response.write(_COMMENT).send(None)  # written at once: there is nothing yet that it could wait for
+
+    async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
+        """Write, waiting while the client's buffer is full, but not for ever."""
+        if data:
+            watch.arm(self._concerns.write_timeout, _client_too_slow)
+            watch.heard = True
+            await response.write(data)
+
+    async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:
+        """Send the error event and cut the line before the body's end: who overlooks the one sees the other."""
+        response.force_close()
+        with contextlib.suppress(ConnectionError), self._concerns.deadlines.watch() as watch:
+            await self._write(response, watch, self._surface.error_event(self._call, error))
+        if self._request.transport is not None:
+            self._request.transport.close()
+
+
+class _ClientTooSlow(ConnectionError):
+    """The client does not read its answer."""
+
+
+def _client_too_slow() -> ConnectionError:
+    return _ClientTooSlow()
+
+
+@functools.lru_cache(maxsize=1024)
+def _header_value(text: str) -> str:
+    if len(text) > _HEADER_LENGTH:
+        text = text[:_HEADER_LENGTH] + "..."
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)

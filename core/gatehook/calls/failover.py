@@ -1,0 +1,255 @@
+"""Which deployment next, when to try one again, and when to give up.
+
+A request may move to another deployment only until the first content event has been seen; that event is awaited before
+the client is answered at all, so a failure before it is still an HTTP status and not a broken stream. Nothing of an
+answer that broke is ever given to another deployment to go on from.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from gatehook.calls.attempts import Attempts, Stream
+from gatehook.calls.deadlines import Deadlines
+from gatehook.calls.stages import Permits
+from gatehook.config.settings import FailoverSettings
+from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamTimeout
+from gatehook.model import Call, Completion, Target
+from gatehook.protocols import AttemptLimiter, Vendor
+
+__all__ = ["Failover"]
+
+log = logging.getLogger("gatehook.failover")
+
+T = TypeVar("T")
+
+_FIRST_BACKOFF = 0.25
+"""Seconds before the first retry at the same deployment, at most; doubles with each, with full jitter."""
+
+
+class Failover:
+    """Runs a call against its targets, in order, until one answers or nothing more is to be tried."""
+
+    def __init__(
+        self,
+        settings: FailoverSettings,
+        vendors: Mapping[str, Vendor],
+        deadlines: Deadlines,
+        attempt_failed: Callable[[Call, Target, GatewayError], None],
+        limiters: Sequence[AttemptLimiter] = (),
+        canonical: Callable[[str], str] = str,
+    ) -> None:
+        """`canonical` gives the name of the model that answers for a name."""
+        self._settings = settings
+        self._deadlines = deadlines
+        self._attempts = Attempts(settings, vendors, deadlines)
+        self._limiters = tuple(limiters)
+        self._attempt_failed = attempt_failed
+        self._canonical = canonical
+
+    def complete(self, call: Call, targets: Sequence[Target], permits: Permits) -> Awaitable[Completion]:
+        """A whole answer from the first target that gives one.
+
+        Raises:
+            GatewayError: see `Course.verdict`.
+        """
+        return self._first_success(call, targets, permits, self._attempts.complete)
+
+    def stream(self, call: Call, targets: Sequence[Target], permits: Permits) -> Awaitable[Stream]:
+        """A stream whose first content has arrived, from the first target that gets that far.
+
+        Raises:
+            GatewayError: see `Course.verdict`.
+        """
+        return self._first_success(call, targets, permits, self._attempts.stream)
+
+    async def _first_success(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        permits: Permits,
+        run: Callable[[Call, Target], Awaitable[T]],
+    ) -> T:
+        clock = self._deadlines.loop.time
+        begun, before, course = clock(), call.attempts, None
+        target = targets[0]
+        while True:
+            tried = call.attempts
+            try:
+                if self._limiters:
+                    await permits.admit_attempt(self._limiters, call, target)
+                self._begin(call, target)
+                return await run(call, target)
+            except GatewayError as error:
+                if self._limiters:
+                    await permits.attempt_failed(error)
+                self._tell(call, target, error, tried=call.attempts > tried)
+                course = course or Course(self._settings, call, targets, before, begun, clock)
+                wait = course.after(error, tried=call.attempts > tried)
+            if wait is None:
+                raise course.verdict
+            if wait:
+                await asyncio.sleep(wait)
+            target = course.target
+
+    def _begin(self, call: Call, target: Target) -> None:
+        """This attempt counts, and if it answers, the answer bears this name."""
+        call.attempts += 1
+        call.target = target
+        # A fallback answers under its own name; by an alias, or a wildcard, it is still the model that was asked for.
+        known = target.name == call.model or target.name == self._canonical(call.model)
+        call.served = call.model if known else target.name
+
+    def _tell(self, call: Call, target: Target, error: GatewayError, *, tried: bool) -> None:
+        """Tell of an attempt that failed, or was not even made."""
+        call.served = ""
+        if tried:
+            self._attempt_failed(call, target, error)
+            log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
+        else:
+            log.debug("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
+
+
+class Course:
+    """Where one call has been that has failed once, and where it may go next."""
+
+    __slots__ = (
+        "_attempts",
+        "_call",
+        "_clock",
+        "_filled",
+        "_place",
+        "_settings",
+        "_targets",
+        "_tries",
+        "_until",
+        "_verdict",
+    )
+
+    def __init__(
+        self,
+        settings: FailoverSettings,
+        call: Call,
+        targets: Sequence[Target],
+        attempts: int,
+        begun: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Take over a call at its first failure.
+
+        Args:
+            settings: how patient to be.
+            call: that goes this way.
+            targets: in their order, at least one; it has just failed at the first.
+            attempts: that it had made before, for other rounds.
+            begun: when the first of these attempts was, in the clock's seconds.
+            clock: gives seconds.
+        """
+        self._settings = settings
+        self._call = call
+        self._targets = targets
+        self._place = 0
+        self._tries = 0
+        """At this target, without the first."""
+        self._attempts = attempts + settings.max_attempts
+        self._clock = clock
+        self._until = begun + settings.budget
+        self._filled: Target | None = None
+        """The target with the largest context window of those that were too small."""
+        self._verdict: GatewayError | None = None
+
+    @property
+    def target(self) -> Target:
+        """The deployment to try now."""
+        return self._targets[self._place]
+
+    @property
+    def verdict(self) -> GatewayError:
+        """What the client is told: the last error of those that tell about the model that was asked for."""
+        assert self._verdict is not None, "asked for before anything failed"  # noqa: S101
+        return self._verdict
+
+    def after(self, error: GatewayError, *, tried: bool) -> float | None:
+        """Seconds to wait before `target` is tried; None if nothing more is to be tried.
+
+        Args:
+            error: what became of the current target.
+            tried: the vendor was called, not passed over by a limit of the gateway's own.
+        """
+        stops = error.retry is Retry.NEVER and not self._at_fallback
+        # A limit of our own, or a request that this vendor cannot take, says nothing about those that were really
+        # tried: a fallback that refuses the request must not make the failure of the model look like the caller's.
+        tells = tried and not isinstance(error, InvalidRequest)
+        if stops or self._verdict is None or tells or self._is_sooner(error, self._verdict):
+            self._verdict = error
+        if stops:
+            return None
+        now = self._clock()
+        wait = self._wait(error, self._until - now)
+        if wait is not None:
+            self._tries += 1
+        elif not self._moved_on(error):
+            return None
+        return None if self._is_spent(now) else wait or 0.0
+
+    def _is_sooner(self, error: GatewayError, verdict: GatewayError) -> bool:
+        """Whether, where nothing was tried at all, this one tells the client to come back earlier."""
+        if self._call.attempts or error.retry_after is None or verdict.retry_after is None:
+            return False
+        return error.retry_after < verdict.retry_after
+
+    @property
+    def _at_fallback(self) -> bool:
+        return self.target.name != self._targets[0].name
+
+    def _wait(self, error: GatewayError, left: float) -> float | None:
+        """Seconds until the same deployment is tried again, None to leave it.
+
+        Args:
+            error: its last one.
+            left: seconds in which an attempt may begin.
+        """
+        settings = self._settings
+        if error.retry is not Retry.SAME or self._tries >= settings.retries:
+            return None
+        if isinstance(error, UpstreamTimeout):
+            # It has cost a whole time limit already; another deployment is the better bet.
+            return None
+        wait = random.uniform(0, _FIRST_BACKOFF * 2**self._tries)  # noqa: S311  # jitter, not a secret
+        if error.retry_after is not None:
+            if error.retry_after > settings.retry_after_cap:
+                return None
+            wait = max(wait, error.retry_after)  # "at once", said again and again, would be no patience at all
+        return wait if wait <= left else None
+
+    def _moved_on(self, error: GatewayError) -> bool:
+        """Go to the next deployment that may do better; whether there is one."""
+        if error.code == "context_length_exceeded" and (self._filled is None or _is_roomier(self.target, self._filled)):
+            self._filled = self.target
+        self._tries = 0
+        for place in range(self._place + 1, len(self._targets)):
+            if self._filled is None or _is_roomier(self._targets[place], self._filled):
+                self._place = place
+                return True
+        return False
+
+    def _is_spent(self, now: float) -> bool:
+        """Whether the request has had all the attempts, or all the time, that it may have."""
+        if self._call.attempts >= self._attempts:
+            reason = f"after {self._call.attempts} attempts (failover.max_attempts)"
+        elif now >= self._until:
+            reason = f"after more than {self._settings.budget:g} s (failover.budget)"
+        else:
+            return False
+        log.warning("%s %s is given up %s", self._call.id, self._call.model, reason)
+        return True
+
+
+def _is_roomier(target: Target, full: Target) -> bool:
+    """Whether a prompt that was too long for `full` may find room at `target`."""
+    if target.context_window and full.context_window:
+        return target.context_window > full.context_window
+    place, full_place = ((one.vendor, one.base_url, one.model) for one in (target, full))
+    return place != full_place

@@ -1,0 +1,226 @@
+"""The life of a request, in order, on one screen: `Pipeline.serve`, and `run` for calls without a connection.
+
+What each step does is in `stages` (the concerns), `failover` (the vendor) and `delivery` (the client); what became of
+it is kept in a `record`.
+"""
+
+import asyncio
+import functools
+import logging
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gatehook.calls.answers import Lookup
+from gatehook.calls.attempts import Stream
+from gatehook.calls.delivery import Delivery
+from gatehook.calls.failover import Failover
+from gatehook.calls.record import Record
+from gatehook.calls.stages import Concerns, Permits, admit_round, authenticate, authorize, check_body, read_body, route
+from gatehook.calls.tool_loop import ToolLoop, after_said
+from gatehook.calls.tool_stream import RoundsStream
+from gatehook.calls.transforms import rewritten
+from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.model import Call, Completion, Entry, Usage
+from gatehook.protocols import Endpoint
+from gatehook.services.jobs import JobQueue
+
+__all__ = ["Pipeline"]
+
+log = logging.getLogger("gatehook")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Takes calls through the concerns of one gateway."""
+
+    concerns: Concerns
+    failover: Failover
+    settlements: set[asyncio.Future[None]] = field(default_factory=set)
+    """What calls that are over still owe their limiters; a shutdown waits for it."""
+    jobs: JobQueue | None = None
+    """Where calls go whose answer nobody waits for."""
+
+    async def serve(
+        self, endpoint: Endpoint, request: web.Request, body: bytes | None = None, *, parsed: Call | None = None
+    ) -> web.StreamResponse:
+        """Answer one inference call of a client; errors become the surface's own, never an exception.
+
+        Args:
+            endpoint: what is called.
+            request: by whom.
+            body: of the request, if all of it has arrived.
+            parsed: a call that somebody else has made of the request; its principal is known.
+        """
+        call = parsed or Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
+        concerns, permits, record = self.concerns, Permits(self.settlements), Record(call)
+        delivery = Delivery(call, endpoint.surface, request, concerns, record)
+        try:
+            concerns.observers.started(call)
+            if parsed is None:
+                call.principal = await authenticate(concerns.authenticators, request)
+                text = await read_body(request, concerns) if body is None else check_body(request, body, concerns)
+                endpoint.surface.parse(call, request, text)
+            if call.deferred:
+                return delivery.accepted(await self._submitted(call))
+            key, entry = await self._admitted(call, permits)
+            if entry is not None:
+                return await delivery.replay(entry)
+            if call.stream:
+                again = functools.partial(self._streamed_again, call, permits, record)
+                return await delivery.stream(await self._streamed(call, permits, record), key, again)
+            return await delivery.answer(await self._completed(call, key, permits, record))
+        except GatewayError as error:
+            return await delivery.refuse(error)
+        except asyncio.CancelledError:
+            delivery.client_left()
+            raise
+        except (Exception, SystemExit) as error:  # a plugin that wants to end the program ends one call
+            if delivery.is_lost(error):
+                return delivery.client_left()
+            log.exception("%s: internal error", call.id)
+            return await delivery.refuse(_internal(call))
+        finally:
+            await self._ended(call, permits, record)
+
+    async def run(self, call: Call) -> Completion:
+        """Make a plain call that has no connection of its own: one of a batch. What it is counted as, it is counted.
+
+        Args:
+            call: parsed, its principal known.
+
+        Raises:
+            GatewayError: what its client is to be told.
+        """
+        permits, record = Permits(self.settlements), Record(call)
+        try:
+            self.concerns.observers.started(call)
+            key, entry = await self._admitted(call, permits)
+            if entry is not None and entry.completion is not None:
+                record.cached()
+                return entry.completion
+            completion = await self._completed(call, key, permits, record)
+            record.complete()
+            return completion
+        except GatewayError as error:
+            record.refused(error)
+            raise
+        except asyncio.CancelledError:
+            record.client_left()
+            raise
+        except (Exception, SystemExit):
+            log.exception("%s: internal error", call.id)
+            fault = _internal(call)
+            record.refused(fault)
+            raise fault from None
+        finally:
+            await self._ended(call, permits, record)
+
+    async def _admitted(self, call: Call, permits: Permits) -> tuple[Lookup | None, Entry | None]:
+        """Let the call in; gives under what its answer may be stored, and the answer if one is."""
+        concerns = self.concerns
+        authorize(call, concerns.catalog)
+        if concerns.limiters:
+            await permits.admit(concerns.limiters, call)
+        if concerns.transforms:
+            await concerns.transforms.request(call)
+        if concerns.own_tools is not None:
+            concerns.own_tools.offer(call)
+        if concerns.tools.policies:
+            await concerns.tools.offer(call)
+        key = concerns.answers.key(call)
+        entry = None if key is None else await concerns.answers.get(call, key)
+        if entry is not None:
+            entry = await concerns.tools.judge_again(call, rewritten(call, entry))
+            if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
+                concerns.answers.pass_over(call)
+                key = None
+        return key, entry
+
+    async def _submitted(self, call: Call) -> str:
+        """Queue a call as a job; gives the job's id. Limits count it when it is made.
+
+        Raises:
+            InvalidRequest: no plugin keeps jobs; or what is asked for cannot wait. And as `JobQueue.submit`.
+        """
+        if self.jobs is None:
+            raise InvalidRequest(
+                "async: this gateway keeps no jobs; enable [plugins.jobs], or leave async out",
+                param="async",
+                code="jobs_disabled",
+            )
+        if call.stream:
+            raise InvalidRequest(
+                "stream: the answer of a job cannot be streamed; leave out stream, or async", param="stream"
+            )
+        authorize(call, self.concerns.catalog)
+        return await self.jobs.submit(call, await route(self.concerns.routers, call))
+
+    async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
+        """A whole answer of a vendor, as it may go out."""
+        concerns = self.concerns
+        completion = await self._answered(call, permits, record)
+        answer = _told(call, completion)
+        judged = await self._judged(call, answer, permits, record) if concerns.tools.policies else answer
+        if key is not None and judged is answer:
+            await concerns.answers.put(call, key, Entry(completion=completion))
+        return judged
+
+    async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
+        """One whole answer; where the gateway's own tools are called for it, the last one."""
+        if call.own_tools:
+            return await self._loop(call, permits, record).complete()
+        completion = await self.failover.complete(call, await route(self.concerns.routers, call), permits)
+        record.spent(completion)
+        return completion
+
+    async def _streamed(self, call: Call, permits: Permits, record: Record) -> Stream | RoundsStream:
+        """The same as a stream, whose first content has arrived."""
+        stream = await self.failover.stream(call, await route(self.concerns.routers, call), permits)
+        return RoundsStream(self._loop(call, permits, record), stream) if call.own_tools else stream
+
+    async def _judged(self, call: Call, completion: Completion, permits: Permits, record: Record) -> Completion:
+        """The answer as the tool policies let it out, after as many rounds as the model needs to call tools rightly."""
+        judged = await self.concerns.tools.judge(call, completion)
+        while judged is None:
+            await self._round_over(call, permits, record)
+            completion = _told(call, await self._answered(call, permits, record))
+            judged = await self.concerns.tools.judge(call, _in_all(completion, record.streamed()))
+        return judged
+
+    async def _streamed_again(self, call: Call, permits: Permits, record: Record) -> Stream | RoundsStream:
+        """The next stream of the same answer."""
+        await self._round_over(call, permits, record)
+        return await self._streamed(call, permits, record)
+
+    async def _round_over(self, call: Call, permits: Permits, record: Record) -> None:
+        """The vendor has answered, and will be called once more."""
+        await permits.round_over(record.outcome_of_round(over=True))
+        record.next_round()
+        await admit_round(self.concerns.limiters, call)
+
+    def _loop(self, call: Call, permits: Permits, record: Record) -> ToolLoop:
+        return ToolLoop(call, self.concerns, self.failover, permits, record)
+
+    async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
+        """Settle, and tell everybody who watches."""
+        outcome = record.outcome()
+        try:
+            await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
+        finally:
+            self.concerns.observers.finished(call, outcome)
+
+
+def _internal(call: Call) -> GatewayError:
+    return GatewayError(f"internal error; the gateway's log tells more under {call.id}")
+
+
+def _told(call: Call, completion: Completion) -> Completion:
+    """A vendor's answer as the client gets it: rewritten, and after what was said before tools were run."""
+    answer = completion if call.rewriter is None else call.rewriter.completion(completion)
+    return after_said(call.said, answer) if call.said else answer
+
+
+def _in_all(completion: Completion, usage: Usage | None) -> Completion:
+    """The last of several answers, with what all of them used together."""
+    return completion if usage is None else Completion({**completion.data, "usage": usage.as_openai()}, usage=usage)

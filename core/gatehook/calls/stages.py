@@ -1,0 +1,318 @@
+"""The concerns of a request, one small function each, over tuples of plugin objects frozen at start-up.
+
+Each returns at once when no plugin has signed up for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import hdrs, web
+from multidict import istr
+
+from gatehook.calls.answers import Answers
+from gatehook.calls.deadlines import Deadlines
+from gatehook.calls.fitness import fitting
+from gatehook.calls.transforms import Transforms
+from gatehook.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    PermissionDenied,
+    RequestTimeout,
+    Unavailable,
+    UnsupportedMediaType,
+    WrongResultError,
+)
+from gatehook.jsonio import MalformedJSON, check_depth
+from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
+from gatehook.services import Catalog
+from gatehook.tools.own import OwnTools
+from gatehook.tools.policies import ToolPolicies
+
+__all__ = [
+    "Concerns",
+    "Observers",
+    "Permits",
+    "admit_round",
+    "authenticate",
+    "authorize",
+    "check_body",
+    "read_body",
+    "route",
+]
+
+log = logging.getLogger("gatehook")
+
+_API_KEY = istr("X-API-Key")
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Concerns:
+    """What a call passes through, collected from the plugins and frozen. Sizes are in bytes, times in seconds."""
+
+    authenticators: Sequence[Authenticator]
+    limiters: Sequence[Limiter]
+    routers: Sequence[Router]
+    tools: ToolPolicies
+    own_tools: OwnTools | None
+    """None if there are none."""
+    transforms: Transforms
+    answers: Answers
+    observers: "Observers"
+    catalog: Catalog
+    deadlines: Deadlines
+    max_body: int
+    read_timeout: float
+    write_timeout: float
+    heartbeat: float
+    """Of silence in a stream; infinite for none."""
+
+
+async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
+    """Who is calling; anonymous if no authenticator is enabled.
+
+    Raises:
+        AuthenticationFailed: no credential, a bad one, or one that nobody knows.
+    """
+    if not authenticators:
+        return ANONYMOUS
+    credential = _credential(request)
+    for authenticator in authenticators:
+        principal = await authenticator.authenticate(credential)
+        if principal is not None:
+            if not isinstance(principal, Principal):  # False, for one, would be somebody
+                raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
+            return principal
+    if not credential.token:
+        raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+    raise AuthenticationFailed("the API key is not valid")
+
+
+def _credential(request: web.BaseRequest) -> Credential:
+    headers = request.headers
+    scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme != "Bearer" and scheme.lower() != "bearer":
+        token = ""
+    return Credential(token.strip() or headers.get(_API_KEY, "").strip(), headers)
+
+
+async def read_body(request: web.Request, concerns: Concerns) -> bytes:
+    """The request's JSON text.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest, RequestTimeout: not JSON by its declaration, too large, too
+            deep, too slow.
+    """
+    _check_type(request)
+    try:
+        with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
+            body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(concerns) from None
+    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
+        raise InvalidRequest(f"the body cannot be read: {error}") from None
+    return check_body(request, body, concerns)
+
+
+def _check_type(request: web.Request) -> None:
+    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
+    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
+        raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
+
+
+def check_body(request: web.Request, body: bytes, concerns: Concerns) -> bytes:
+    """The request's JSON text, which has arrived.
+
+    Raises:
+        UnsupportedMediaType, BodyTooLarge, InvalidRequest: as `read_body`.
+    """
+    _check_type(request)
+    if len(body) > concerns.max_body:
+        raise _too_large(concerns)
+    if not body:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        check_depth(body)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is {error}", code="invalid_json") from None
+    return body
+
+
+def _too_large(concerns: Concerns) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {concerns.max_body} bytes (server.max_body)")
+
+
+def _body_too_slow() -> GatewayError:
+    return RequestTimeout("the body did not arrive in time (server.read_timeout)")
+
+
+def authorize(call: Call, catalog: Catalog) -> None:
+    """Check that the model is this principal's to use: by the name that was asked for, or the one it is an alias of.
+
+    Raises:
+        PermissionDenied: it is not.
+    """
+    principal = call.principal
+    if principal.models is not None and not principal.may_use(call.model, catalog.canonical(call.model)):
+        raise PermissionDenied(
+            f"this key may not use the model {call.model!r}", param="model", code="model_not_allowed"
+        )
+
+
+async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
+    """The deployments to try, all of them fit for the call.
+
+    Raises:
+        ModelNotFound: no router knows the model. Unavailable: there is no router at all.
+        InvalidRequest: no deployment can serve this request.
+    """
+    if not routers:
+        raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
+    for router in routers:
+        targets = await router.route(call)
+        if targets:
+            if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
+                raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
+            return fitting(call, targets)
+    raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
+
+
+async def admit_round(limiters: Sequence[Limiter], call: Call) -> None:
+    """Ask the limiters that want to be asked before a model is called once more for a call.
+
+    Raises:
+        RateLimited: one refused.
+    """
+    for limiter in limiters:
+        if isinstance(limiter, RoundLimiter):
+            await limiter.admit_round(call)
+
+
+class Permits:
+    """What the limiters reserved for one call, and for the attempt it is in."""
+
+    __slots__ = ("_attempt", "_held", "_settlements")
+
+    def __init__(self, settlements: set[asyncio.Future[None]]) -> None:
+        """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
+        self._settlements = settlements
+        self._held: list[Permit] = []
+        self._attempt: int | None = None
+        """How many of them are not the attempt's alone; None before the first."""
+
+    async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
+        """Ask every limiter.
+
+        Raises:
+            RateLimited: one refused; what the others reserved is settled with the rest of the call.
+        """
+        for limiter in limiters:
+            permit = await limiter.admit(call)
+            if permit is not None:
+                if not hasattr(permit, "settle"):  # False, for one, was meant to refuse
+                    raise WrongResultError(limiter, "admit", permit, "a Permit or None")
+                self._held.append(permit)
+
+    async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
+        """Ask every limiter that looks at deployments.
+
+        Raises:
+            RateLimited: one refused; `attempt_failed` is still owed.
+        """
+        self._attempt = len(self._held)
+        for limiter in limiters:
+            permit = await limiter.admit_attempt(call, target)
+            if permit is not None:
+                if not hasattr(permit, "settle"):
+                    raise WrongResultError(limiter, "admit_attempt", permit, "a Permit or None")
+                self._held.append(permit)
+
+    async def attempt_failed(self, error: GatewayError) -> None:
+        """Settle what was reserved for this attempt only: another deployment may follow."""
+        held, self._held[self._attempt :] = self._held[self._attempt :], []
+        if held:
+            await self._settle_all(held, Outcome("failed", error.status, code=error.code or error.type))
+
+    async def round_over(self, outcome: Outcome) -> None:
+        """Settle what was reserved for this attempt only: it has answered, and the vendor is called once more."""
+        if self._attempt is not None:
+            held, self._held[self._attempt :] = self._held[self._attempt :], []
+            if held:
+                await self._settle_all(held, outcome)
+
+    async def settle(self, outcome: Outcome, last_round: Outcome | None = None) -> None:
+        """Settle every permit that is left; where there were several rounds, the last attempt's with the last round."""
+        try:
+            if last_round is not None:
+                await self.round_over(last_round)
+        finally:
+            if self._held:
+                held, self._held = self._held, []
+                await self._settle_all(held, outcome)
+
+    async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
+        """Settle each once, in reverse; to the end, even when the client's leaving cancels the caller."""
+        for permit in held:
+            if not getattr(permit, "immediate", False):
+                break
+        else:
+            await self._settle(held, outcome)  # nothing in it waits, so nothing can cancel it
+            return
+        settling = asyncio.ensure_future(self._settle(held, outcome))
+        self._settlements.add(settling)
+        settling.add_done_callback(self._settlements.discard)
+        await asyncio.shield(settling)
+
+    @staticmethod
+    async def _settle(held: list[Permit], outcome: Outcome) -> None:
+        for permit in reversed(held):
+            try:
+                await permit.settle(outcome)
+            except (Exception, SystemExit):
+                log.exception("a permit of %s could not be settled", type(permit).__name__)
+
+
+class Observers:
+    """Calls every observer's overridden methods; what nobody overrides costs nothing, what raises is swallowed."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.failures = 0
+        self._reported: set[str] = set()
+        self.started = self._moment(observers, "started")
+        self.attempt_failed = self._moment(observers, "attempt_failed")
+        self.first_token = self._moment(observers, "first_token")
+        self.finished = self._moment(observers, "finished")
+        self.chunk: Callable[..., None] | None = (
+            self._moment(observers, "chunk") if self._methods(observers, "chunk") else None
+        )
+
+    @staticmethod
+    def _methods(observers: Sequence[Observer], name: str) -> tuple[Callable[..., None], ...]:
+        base = getattr(Observer, name)
+        return tuple(getattr(one, name) for one in observers if getattr(type(one), name) is not base)
+
+    def _moment(self, observers: Sequence[Observer], name: str) -> Callable[..., None]:
+        methods = self._methods(observers, name)
+
+        def tell(*arguments: Any) -> None:
+            for method in methods:
+                try:
+                    method(*arguments)
+                except (Exception, SystemExit) as error:  # noqa: BLE001  # it may do anything, a call must not feel it
+                    self._failed(method, name, error)
+
+        return tell
+
+    def _failed(self, method: Callable[..., None], moment: str, error: BaseException) -> None:
+        self.failures += 1
+        who = f"{type(getattr(method, '__self__', method)).__name__}.{moment}"
+        if who not in self._reported:
+            self._reported.add(who)
+            log.error("observer %s failed; further failures of it are only counted", who, exc_info=error)

@@ -1,0 +1,191 @@
+"""Rounds: a model calls tools of the gateway's own, they are run, and it is called again with what came of them.
+
+A round goes on to the next only if the model calls nothing but own tools. Where it calls the client's as well, the
+client gets its calls, and the own ones are put off, not run: the client's next request does not show them to the model,
+which calls them again if it still wants them. So nothing is run twice, and the conversation that the client keeps is
+always a whole one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gatehook.calls.attempts import Stream
+from gatehook.calls.failover import Failover
+from gatehook.calls.record import Record
+from gatehook.calls.stages import Concerns, Permits, admit_round, route
+from gatehook.calls.transforms import heard
+from gatehook.dialect.canonical import tool_call_id
+from gatehook.errors import Retry, UpstreamError
+from gatehook.jsonio import encode
+from gatehook.model import Call, Completion, Target, ToolCall
+from gatehook.tools.calls import GAP, identified
+from gatehook.tools.own import read_arguments, tool_names
+
+__all__ = ["ToolLoop", "after_said"]
+
+log = logging.getLogger("gatehook.tools")
+
+_MOST_CALLS = 64
+"""Of one round, at the same time; a model that calls more has lost its way, and the rest is left out."""
+
+_CUT = ("length", "content_filter")
+"""The ends of answers whose tool calls may lack a part."""
+
+
+class ToolLoop:
+    """The rounds of one call, to whose model own tools are offered."""
+
+    def __init__(self, call: Call, concerns: Concerns, failover: Failover, permits: Permits, record: Record) -> None:
+        """`record` is told what each round takes, `permits` when one is over."""
+        self._call = call
+        self._concerns = concerns
+        self._failover = failover
+        self._permits = permits
+        self.record = record
+        self._own = call.own_tools.keys() & set(tool_names(call.payload.get("tools") or ()))
+        """What the policies left of them."""
+        call.said = ""
+
+    async def complete(self) -> Completion:
+        """A whole answer: the last round's, with the usage of all; what was said before it is in `call.said`.
+
+        Raises:
+            GatewayError: a round has no answer, calls what a policy does not allow, or is one too many.
+        """
+        while True:
+            completion = await self._failover.complete(self._call, await self._targets(), self._permits)
+            self.record.spent(completion)
+            choices = completion.data.get("choices") or []
+            choice = choices[0] if len(choices) == 1 else {}
+            message = choice.get("message") or {}
+            calls = message.get("tool_calls") or ()
+            if not self.goes_on(calls, choice.get("finish_reason")):
+                return self._shown(completion, message, self.of_client(calls))
+            if not await self.went_on(message):
+                return self._shown(completion, message, calls)
+
+    async def stream(self) -> Stream:
+        """The next round's stream, whose first content has arrived.
+
+        Raises:
+            GatewayError: there is none.
+        """
+        return await self._failover.stream(self._call, await self._targets(), self._permits)
+
+    def goes_on(self, calls: Sequence[Mapping[str, Any]], finish_reason: Any) -> bool:
+        """Whether an answer with these tool calls (in OpenAI's shape) is to be followed by another round."""
+        return bool(calls) and finish_reason not in _CUT and not self.of_client(calls)
+
+    def of_client(self, calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The tool calls that are the client's business."""
+        return [one for one in calls if (one.get("function") or {}).get("name") not in self._own]
+
+    async def went_on(self, message: Mapping[str, Any]) -> bool:
+        """Run what the model has called, if it may be, and make the request that of the next round.
+
+        Args:
+            message: the model's, of the assistant; its tool calls are all of own tools.
+
+        Returns:
+            False: a policy does not simply allow the calls; they go out to be judged, as a client's do.
+
+        Raises:
+            GatewayError: a call is refused; see `Tools.judge`. A transform refuses the next request.
+            RateLimited: a limiter has no room for another round.
+            UpstreamError: there were as many rounds already as there may be.
+        """
+        message = heard(self._call, message)
+        calls = message.get("tool_calls") or ()
+        if not calls or not await self._may_run(message):
+            return False
+        await self._run(message, calls)
+        return True
+
+    async def _may_run(self, message: Mapping[str, Any]) -> bool:
+        tools = self._concerns.tools
+        return not tools.policies or (await tools.ruling(self._call, [identified(message)])).kind == "allow"
+
+    async def _run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
+        call, own = self._call, self._concerns.own_tools
+        assert own is not None, "own tools are called where there are some"  # noqa: S101
+        if call.tool_rounds >= own.max_rounds:
+            raise UpstreamError(
+                f"the model still calls tools after {call.tool_rounds} rounds (tools.max_rounds)",
+                code="too_many_tool_rounds",
+                retry=Retry.NEVER,
+            )
+        wanted = _identified(calls[:_MOST_CALLS])
+        named = [ToolCall(one["id"], one["function"]["name"], one["function"]["arguments"]) for one in wanted]
+        await self._permits.round_over(self.record.outcome_of_round(over=True))
+        self.record.next_round()
+        call.tool_rounds += 1
+        log.debug("%s runs %s", call.id, ", ".join(one.name for one in named))
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(own.execute(call, one)) for one in named]
+        results = {one.id: run.result() for one, run in zip(named, runs, strict=True)}
+        if isinstance(text := message.get("content"), str) and text:
+            call.said = GAP.join(filter(None, [call.said, text]))
+        said = {name: value for name, value in message.items() if value is not None}
+        whole = {"content": None, **said, "tool_calls": _readable(wanted)}
+        await self._concerns.transforms.follow_up(call, whole, results)
+        await admit_round(self._concerns.limiters, call)
+
+    async def _targets(self) -> Sequence[Target]:
+        return await route(self._concerns.routers, self._call)
+
+    def _shown(
+        self, completion: Completion, message: Mapping[str, Any], left: Sequence[Mapping[str, Any]]
+    ) -> Completion:
+        """The last answer as it goes on: with the calls that are `left`, and the sum of usage."""
+        calls = message.get("tool_calls") or []
+        if not self._call.tool_rounds and len(left) == len(calls):
+            return completion
+        message = dict(message)
+        if len(left) < len(calls):
+            message["tool_calls"] = left
+            if not left:
+                del message["tool_calls"]
+        data = dict(completion.data)
+        if message:
+            data["choices"] = [{**data["choices"][0], "message": message}]
+        usage = self.record.streamed()
+        if usage is not None and data.get("usage"):
+            data["usage"] = usage.as_openai()
+        return Completion(data, usage=usage)
+
+
+def after_said(said: str, completion: Completion) -> Completion:
+    """The last answer, as the client gets it, with all that was `said` in the rounds before."""
+    choices = completion.data.get("choices")
+    choice: dict[str, Any] = choices[0] if choices else {"index": 0, "finish_reason": "stop"}
+    message = choice.get("message") or {"role": "assistant"}
+    content = GAP.join(filter(None, [said, message.get("content")]))
+    data = {**completion.data, "choices": [{**choice, "message": {**message, "content": content}}]}
+    return Completion(data, usage=completion.usage)
+
+
+def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tool calls, each with an id that no other has, and with arguments as a text."""
+    identified: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        key = call.get("id")
+        if not isinstance(key, str) or not key or key in identified:
+            key = tool_call_id()
+        arguments = call["function"].get("arguments") or ""
+        if not isinstance(arguments, str):  # some servers give an object instead of its JSON text
+            arguments = encode(arguments).decode()
+        function = {**call["function"], "arguments": arguments}
+        identified[key] = {**call, "id": key, "type": "function", "function": function}
+    return list(identified.values())
+
+
+def _readable(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tool calls as a vendor can be told them: some read the arguments, and refuse what is no JSON object."""
+    return [
+        call
+        if read_arguments(call["function"]["arguments"]) is not None and call["function"]["arguments"].strip()
+        else {**call, "function": {**call["function"], "arguments": "{}"}}
+        for call in calls
+    ]

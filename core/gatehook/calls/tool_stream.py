@@ -1,0 +1,229 @@
+"""A stream over all rounds: what the model says passes at once, its calls of own tools are kept back and run.
+
+To its reader it is one stream: one id, one role, one finish reason, and the usage of all rounds.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from gatehook.calls.attempts import Stream
+from gatehook.calls.deadlines import Watch
+from gatehook.calls.tool_loop import ToolLoop
+from gatehook.model import Chunk, Frames, Usage
+from gatehook.tools.calls import GAP
+
+__all__ = ["RoundsStream"]
+
+_HEAD: Final = ("id", "created", "model", "system_fingerprint")
+"""What every chunk repeats."""
+
+
+class RoundsStream:
+    """Has the interface of `gatehook.calls.attempts.Stream`; `usage` and `contents` are those of the round at hand."""
+
+    def __init__(self, loop: ToolLoop, first: Stream) -> None:
+        """`first` is the first round's stream."""
+        self._loop = loop
+        self._stream = first
+        self._watch: Watch | None = None
+        self._batches = self._rounds()
+        self.begun: Sequence[Sequence[Chunk]] = ()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the vendor told so far."""
+        return self._stream.usage
+
+    @property
+    def contents(self) -> int:
+        """Content events so far, tool calls that nobody sees among them."""
+        return self._stream.contents
+
+    def watched(self, watch: Watch) -> "RoundsStream":
+        """Iterate under this watch."""
+        self._watch = watch
+        return self
+
+    def __aiter__(self) -> "RoundsStream":
+        return self
+
+    async def __anext__(self) -> Sequence[Chunk]:
+        return await anext(self._batches)
+
+    async def aclose(self) -> None:
+        """Close the upstream, wherever the stream is."""
+        await self._batches.aclose()
+        await self._stream.aclose()
+
+    async def _rounds(self) -> AsyncGenerator[Sequence[Chunk], None]:
+        loop, shown = self._loop, _Shown(self._loop)
+        while True:
+            stream = self._stream
+            async with aclosing(stream):
+                for batch in stream.begun:
+                    yield shown.passed(batch)
+                async for batch in stream if self._watch is None else stream.watched(self._watch):
+                    yield shown.passed(batch)
+            if not shown.goes_on:
+                return
+            if self._watch is not None:
+                self._watch.pause()  # tools have time limits of their own
+            if not await loop.went_on(shown.message.whole()):
+                yield shown.put_off()
+                return
+            self._stream = await loop.stream()
+            loop.record.stream = self
+            shown.next_round()
+
+
+class _Message:
+    """What a model says in one round, put together from the deltas of its stream."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self._parts: dict[str, Any] = {}
+        self._open: dict[Any, dict[str, Any]] = {}
+        """Calls by the number that the vendor gives them."""
+
+    def whole(self) -> Mapping[str, Any]:
+        """As the message of a plain answer."""
+        return {**self._parts, "role": "assistant", "tool_calls": self.calls}
+
+    def add(self, delta: Mapping[str, Any]) -> None:
+        """What one more chunk brings: texts and lists grow, anything else is what was said last."""
+        for name, value in delta.items():
+            if name == "tool_calls":
+                for fragment in value or ():
+                    self._add_call(fragment)
+            elif value is not None:
+                known = self._parts.get(name)
+                grows = isinstance(value, str | list) and type(known) is type(value)
+                self._parts[name] = known + value if grows else value
+
+    def _add_call(self, fragment: Mapping[str, Any]) -> None:
+        place, known_as = fragment.get("index"), fragment.get("id") or ""
+        call = self._open.get(place)
+        # Some servers number no calls, or all of them 0: another id is another call.
+        if call is None or (known_as and call["id"] not in ("", known_as)):
+            call = self._open[place] = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+            self.calls.append(call)
+        function = fragment.get("function") or {}
+        call.update({name: value for name, value in fragment.items() if name not in ("index", "id", "function")})
+        call["id"] = known_as or call["id"]
+        call["function"]["name"] += function.get("name") or ""
+        arguments = function.get("arguments") or ""
+        if isinstance(arguments, str):
+            call["function"]["arguments"] += arguments
+        else:  # some servers give an object instead of its JSON text
+            call["function"]["arguments"] = arguments
+
+
+class _Shown:
+    """What of a stream may be seen, round after round.
+
+    As long as nothing is called, frames of the first round pass as they are, and are read only when a call comes.
+    """
+
+    def __init__(self, loop: ToolLoop) -> None:
+        self._loop = loop
+        self.message = _Message()
+        self.goes_on = False
+        """Whether the end of the round is not that of the answer."""
+        self._unread: list[Frames] = []
+        self._ending: list[Chunk] = []
+        """The chunks that end a round that goes on."""
+        self._first: Mapping[str, Any] = {}
+        """The first chunk of all."""
+        self._head: Mapping[str, Any] = {}
+        """What chunks have to repeat, from the second round on."""
+        self._role = False
+        """Whether the role was told."""
+        self._said = False
+        self._gap = ""
+
+    def next_round(self) -> None:
+        """What comes now is another answer of the model."""
+        self.message = _Message()
+        self.goes_on = False
+        self._ending = []
+        self._head = {name: self._first[name] for name in _HEAD if name in self._first}
+        self._gap = GAP if self._said else ""
+
+    def passed(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """What the client may see of a batch."""
+        if isinstance(batch, Frames) and not self._head and not self.message.calls:
+            if b'"tool_calls"' not in batch.data:
+                self._unread.append(batch)
+                return batch
+            unread, self._unread = self._unread, []
+            for chunk in (chunk for frames in unread for chunk in frames):
+                self._passed(chunk)
+        return [shown for chunk in batch for shown in self._passed(chunk)]
+
+    def _passed(self, chunk: Chunk) -> list[Chunk]:
+        data = chunk.data
+        self._first = self._first or data
+        choices = data.get("choices") or ()
+        if not choices:
+            if self.goes_on:
+                self._ending.append(chunk)
+                return []
+            return [self._made(chunk, data)]
+        choice = choices[0]
+        delta = choice.get("delta") or {}
+        reason = choice.get("finish_reason")
+        self.message.add(delta)
+        if reason is not None:
+            self.goes_on = self._loop.goes_on(self.message.calls, reason)
+        shown = self._visible(delta)
+        if not self.message.calls:
+            if not self._head and shown == delta:
+                return [chunk]
+            return [self._made(chunk, {**data, "choices": [{**choice, "delta": shown}]})]
+        made = []
+        ends = reason is not None and not self.goes_on
+        if ends and (left := self._loop.of_client(self.message.calls)):
+            shown["tool_calls"] = [{**one, "index": place} for place, one in enumerate(left)]
+        if any(shown.values()):
+            bare = {**data, "choices": [{**choice, "delta": shown, "finish_reason": None}]}
+            bare.pop("usage", None)
+            made.append(self._made(Chunk(bare, content=True), bare))
+        if reason is not None:
+            end = self._made(chunk, {**data, "choices": [{**choice, "delta": {}}]})
+            (made if ends else self._ending).append(end)
+        return made
+
+    def put_off(self) -> list[Chunk]:
+        """The calls of the round after all, and its end."""
+        calls = [{**one, "index": place} for place, one in enumerate(self.message.calls)]
+        first = self._ending[0]
+        choice = {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}
+        data = {**first.data, "choices": [choice]}
+        data.pop("usage", None)
+        return [Chunk(data, content=True), *(self._made(chunk, chunk.data) for chunk in self._ending)]
+
+    def _visible(self, delta: Mapping[str, Any]) -> dict[str, Any]:
+        """A delta without its tool calls, and without the role if that was told before."""
+        shown = {name: value for name, value in delta.items() if name != "tool_calls"}
+        if self._role:
+            shown.pop("role", None)
+        self._role = self._role or "role" in shown
+        if text := shown.get("content"):
+            shown["content"] = self._gap + text
+            self._said, self._gap = True, ""
+        return shown
+
+    def _made(self, chunk: Chunk, data: dict[str, Any]) -> Chunk:
+        """A chunk with other data, which continues the first round's, and tells what all rounds used."""
+        if not self._head:
+            return chunk if data is chunk.data else _with(chunk, data, chunk.usage)
+        usage = chunk.usage and self._loop.record.streamed()
+        if usage is not None and data.get("usage"):
+            data = {**data, "usage": usage.as_openai()}
+        return _with(chunk, {**data, **self._head}, usage)
+
+
+def _with(chunk: Chunk, data: dict[str, Any], usage: Usage | None) -> Chunk:
+    """The chunk with other data and usage."""
+    return Chunk(data, content=chunk.content, finished=chunk.finished, usage=usage, usage_only=chunk.usage_only)

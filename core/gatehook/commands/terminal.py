@@ -1,0 +1,151 @@
+"""`gatehook chat MODEL`: a conversation in the terminal, with the gateway that is running, or with one of its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import aiohttp
+
+from gatehook.app import Gateway
+from gatehook.config.settings import load
+from gatehook.errors import StartupError
+from gatehook.serving.server import running
+from gatehook.sse import Reader
+
+__all__ = ["chat"]
+
+_PROMPT = "> "
+
+
+def chat(config: Path | None, model: str, key: str) -> int:
+    """Talk until the input ends; gives the exit status.
+
+    From a terminal each line is a turn of the conversation; what is piped in is one prompt.
+
+    Raises:
+        StartupError: the settings cannot be served.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(_chat(config, model, _named(key)))
+    return 130
+
+
+def _named(key: str) -> str:
+    """The key itself, of which an environment variable may tell: other people see what a command is given.
+
+    Raises:
+        StartupError: the variable is not set.
+    """
+    scheme, _, name = key.partition(":")
+    if scheme != "env":
+        return key
+    if name not in os.environ:
+        raise StartupError(f"--key: the environment variable {name} is not set")
+    return os.environ[name]
+
+
+async def _chat(config: Path | None, model: str, key: str) -> int:
+    async with _connected(config) as (session, url):
+        talk = _Talk(session, url, model, key)
+        if not sys.stdin.isatty():
+            return 0 if await talk.say(sys.stdin.read(), sys.stdout) else 1
+        print(f"You talk to {model}. An empty line, or Ctrl-D, ends it.", file=sys.stderr)
+        while line := await _line():
+            await talk.say(line, sys.stdout)
+        return 0
+
+
+async def _line() -> str:
+    """What is typed; "" at the end."""
+    try:
+        return await asyncio.to_thread(input, _PROMPT)
+    except EOFError:
+        print(file=sys.stderr)
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def _connected(config: Path | None) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session with the gateway of these settings, and its address; it is served here if it is not running."""
+    settings = load(config)
+    server = settings.server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host  # noqa: S104  # all of them: ours, too
+    url = "http://gatehook" if server.uds else f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    connector = aiohttp.UnixConnector(server.uds) if server.uds else aiohttp.TCPConnector()
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        if not await _answers(session, url):
+            print("No gateway is running: this one serves you alone.", file=sys.stderr)
+            alone = {**os.environ, "GATEHOOK_SERVER__PORT": "0", "GATEHOOK_SERVER__HOST": "127.0.0.1"}
+            alone |= {"GATEHOOK_SERVER__UDS": "", "GATEHOOK_SERVER__WORKERS": "1"}
+            gateway = Gateway(load(config, environ=alone))
+            url = await stack.enter_async_context(running(gateway))
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield session, url
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=5)):
+            return True
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
+
+
+class _Talk:
+    """One conversation."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, key: str) -> None:
+        self._session = session
+        self._url = f"{url}/v1/chat/completions"
+        self._model = model
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._messages: list[dict[str, str]] = []
+
+    async def say(self, text: str, out: TextIO) -> bool:
+        """Take a turn, and write the answer as it comes; whether there was one."""
+        body = {"model": self._model, "messages": [*self._messages, {"role": "user", "content": text}], "stream": True}
+        try:
+            answer = await self._answer(body, out)
+        except (aiohttp.ClientError, OSError) as error:
+            print(f"the line broke: {error}", file=sys.stderr)
+            return False
+        if answer is None:
+            return False
+        self._messages = [*body["messages"], {"role": "assistant", "content": answer}]  # type: ignore[misc]
+        return True
+
+    async def _answer(self, body: dict[str, Any], out: TextIO) -> str | None:
+        said: list[str] = []
+        timeout = aiohttp.ClientTimeout(total=None)  # a model may have to be loaded first
+        async with self._session.post(self._url, json=body, headers=self._headers, timeout=timeout) as response:
+            if response.status != 200:
+                print(_fault(await response.read()), file=sys.stderr)
+                if response.status == 401:
+                    print("Give a key of the gateway: gatehook chat MODEL --key env:NAME", file=sys.stderr)
+                return None
+            reader = Reader()
+            async for data in response.content.iter_any():
+                for _, event in reader.feed(data):
+                    told = json.loads(event) if event.startswith(b"{") else {}
+                    if "error" in told:
+                        print(f"\n{told['error']['message']}", file=sys.stderr)
+                        return None
+                    for choice in told.get("choices", ()):
+                        text = choice.get("delta", {}).get("content") or ""
+                        said.append(text)
+                        print(text, end="", file=out, flush=True)
+        print(file=out, flush=True)
+        return "".join(said)
+
+
+def _fault(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:500].decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""Settings: layers, typed tables, and faults named with their place."""

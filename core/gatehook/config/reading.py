@@ -1,0 +1,325 @@
+"""From stacked layers to one typed table: decode, look secrets up, validate, and say where each fault was written."""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from gatehook.config.env_layer import PREFIX
+from gatehook.config.sections import Table
+from gatehook.errors import redact
+
+__all__ = ["Layer", "Layers", "MissingSecretError", "Reading", "find_secret", "nearest", "table_at", "value_at"]
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+TableT = TypeVar("TableT", bound=Table)
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_CONTAINERS = (dict, list, set, frozenset, tuple, Mapping, Sequence, Collection)
+
+
+class MissingSecretError(Exception):
+    """A secret is written as a reference that leads nowhere; the message says why, as in "refers to $X, …"."""
+
+
+def find_secret(text: str, environ: Mapping[str, str], directory: Path) -> str:
+    """The secret itself, from `env:NAME`, from `file:PATH` (relative to `directory`), or as it stands.
+
+    Raises:
+        MissingSecretError: nothing is there, or only white space.
+    """
+    if text.startswith("env:"):
+        name = text.removeprefix("env:").strip()
+        if not _VARIABLE.fullmatch(name):  # perhaps the secret itself, written there by mistake: not repeated
+            raise MissingSecretError(
+                "refers to an environment variable, but what follows 'env:' is not the name of one"
+            )
+        found, what = environ.get(name), f"${name}"
+    elif text.startswith("file:"):
+        name = text.removeprefix("file:").strip()
+        found, what = _content(directory / name, name), f"the file {name}"
+    else:
+        return text
+    if found is None:
+        raise MissingSecretError(f"refers to {what}, which is not set")
+    if not found.strip():
+        raise MissingSecretError(f"refers to {what}, which is empty")
+    return found.strip()
+
+
+def _content(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except ValueError:  # not UTF-8, or a path that no file can have
+        reason = "not a UTF-8 text"
+    raise MissingSecretError(f"refers to the file {name}, which cannot be read: {reason}")
+
+
+def nearest(word: str, words: Collection[str]) -> str:
+    """What ends a message about `word`: `; did you mean 'x'?` for the word most like it, "" if none is."""
+    like = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(word.lower(), like, n=1)
+    return f"; did you mean '{like[found[0]]}'?" if found else ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One source of settings: a file's name or `$VARIABLE`, and what it says."""
+
+    label: str
+    data: dict[str, Any] = field(repr=False)
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether this is one environment variable."""
+        return self.label.startswith("$")
+
+    def sets(self, path: KeyPath) -> bool:
+        """Whether this layer sets the key at `path`, or (an environment variable) a whole table around it."""
+        value = _at(self.data, path)
+        return value is not _ABSENT or (self.is_variable and any(isinstance(_at(self.data, path[:n]), str)
+                                                                for n in range(1, len(path))))  # fmt: skip
+
+
+_ABSENT: Any = object()
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for step in path:
+        if not isinstance(data, dict):
+            return _ABSENT
+        if step in data:
+            data = data[step]
+        else:  # variables are read in lower case; dynaconf finds the key they mean
+            data = next((data[key] for key in data if key.lower() == str(step).lower()), _ABSENT)
+    return data
+
+
+def value_at(data: Mapping[str, Any], path: KeyPath) -> Any:
+    """What stands at `path`, None if nothing does."""
+    found = _at(data, path)
+    return None if found is _ABSENT else found
+
+
+def table_at(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+    """The table at `path`, {} if there is none."""
+    found = _at(data, path)
+    return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All sources, the weakest first, what they come to, and where `env:` and `file:` are looked up."""
+
+    items: tuple[Layer, ...]
+    merged: dict[str, Any] = field(repr=False)
+    environ: Mapping[str, str] = field(repr=False)
+    directory: Path
+
+    def origin(self, path: KeyPath) -> tuple[str, KeyPath]:
+        """The layer that set `path`, and the path as counted in that layer (lists of several layers are joined)."""
+        depth = next((n for n, step in enumerate(path) if isinstance(step, int)), None)
+        if depth is not None:
+            label, index = self._item_origin(path[:depth], int(path[depth]))
+            return label, (*path[:depth], index, *path[depth + 1 :])
+        for layer in reversed(self.items):
+            if layer.sets(path):
+                return layer.label, path
+        for end in range(len(path) - 1, 0, -1):  # a key that nobody set belongs to whoever began its table
+            for layer in self.items:
+                if layer.sets(path[:end]):
+                    return layer.label, path
+        return self.items[0].label, path
+
+    def _item_origin(self, path: KeyPath, index: int) -> tuple[str, int]:
+        label, start, joined = self.items[0].label, 0, list[Any]()
+        for layer in self.items:
+            value = _at(layer.data, path)
+            if isinstance(value, list):
+                if value == joined:  # dynaconf does not join a list to its equal
+                    continue
+                if len(joined) <= index:
+                    label, start = layer.label, len(joined)
+                joined = joined + value
+            elif layer.sets(path):  # a variable replaces the whole list
+                label, start, joined = layer.label, 0, []
+        return label, index - start
+
+    def where(self, path: KeyPath) -> str:
+        """`path` as a message begins: "settings.toml: [plugins.auth_keys] keys[0]"."""
+        label, local = self.origin(path)
+        if path[0] == "models":
+            table, rest = f"[[models]] #{int(local[1]) + 1}{self._model_name(int(path[1]))}", local[2:]
+        elif path[0] == "plugins":
+            table, rest = f"[plugins.{path[1]}]", local[2:]
+        else:
+            table, rest = f"[{path[0]}]", local[1:]
+        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest).lstrip(".")
+        return f"{label}: {table} {key}".rstrip()
+
+    def _model_name(self, index: int) -> str:
+        name = self.merged["models"][index].get("name")
+        return f" ({name[:80]})" if isinstance(name, str) and name and name.isprintable() else ""
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that `annotation` allows, without the wrappings."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for member in get_args(annotation) for kind in _kinds(member)]
+    if hasattr(annotation, "__value__"):  # type X = …
+        return _kinds(annotation.__value__)
+    return [annotation]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_container(kind: Any) -> bool:
+    base = get_origin(kind) or kind
+    return _is_model(base) or (isinstance(base, type) and base is not str and issubclass(base, _CONTAINERS))
+
+
+def _kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
+    """The types that the item or key `step` of such a value may have."""
+    inside: list[Any] = []
+    for kind in kinds:
+        if _is_model(kind):
+            known = kind.model_fields.get(step)
+            inside += _kinds(known.annotation) if known else []
+        else:
+            arguments = [argument for argument in get_args(kind) if argument is not Ellipsis]
+            for argument in arguments if isinstance(step, int) else arguments[-1:]:
+                inside += _kinds(argument)
+    return inside
+
+
+class Reading(Generic[TableT]):
+    """One table, read. `faults` says everything that is wrong with it; `table` is None if anything is.
+
+    Args:
+        cls: the class the table has.
+        layers: where it is read from.
+        path: the table's place.
+        raw: the table itself, if it is not simply what the layers have at `path`.
+    """
+
+    def __init__(self, cls: type[TableT], layers: Layers, path: KeyPath, raw: dict[str, Any] | None = None) -> None:
+        self._cls = cls
+        self._layers = layers
+        self._path = path
+        self._found: dict[KeyPath, str] = {}
+        self._secrets: list[str] = []
+        self.table: TableT | None = None
+        values = self._prepared([cls], table_at(layers.merged, path) if raw is None else raw, ())
+        try:
+            table = cls(**values)
+        except ValidationError as error:
+            self._explain(error, values)
+        else:
+            self.table = None if self._found else table
+
+    @property
+    def faults(self) -> list[str]:
+        """Every fault, ready to be shown: without the wrong values, and without secrets."""
+        return [
+            redact(f"{self._layers.where((*self._path, *place))}: {what}", self._secrets)
+            for place, what in self._found.items()
+        ]
+
+    def _prepared(self, kinds: Sequence[Any], value: Any, place: KeyPath) -> Any:
+        """`value` with JSON from variables decoded and secrets looked up, wherever the types call for it."""
+        if isinstance(value, dict):
+            if any(map(_is_model, kinds)):
+                value = self._without_internal_keys(value, place)
+            return {key: self._prepared(_kinds_inside(kinds, key), item, (*place, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._prepared(_kinds_inside(kinds, n), item, (*place, n)) for n, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        if SecretStr in kinds:
+            return self._secret(value, place)
+        if any(map(_is_container, kinds)) and str not in kinds and self._is_from_variable(place):
+            return self._decoded(kinds, value, place)
+        return value
+
+    def _without_internal_keys(self, table: dict[str, Any], place: KeyPath) -> dict[str, Any]:
+        """pydantic-settings would take `_env_file` and its like for instructions; no field begins with "_"."""
+        self._found |= {(*place, key): "unknown key" for key in table if key.startswith("_")}
+        return {key: value for key, value in table.items() if not key.startswith("_")}
+
+    def _is_from_variable(self, place: KeyPath) -> bool:
+        return self._layers.origin((*self._path, *place))[0].startswith("$")
+
+    def _secret(self, text: str, place: KeyPath) -> str:
+        try:
+            secret = find_secret(text, self._layers.environ, self._layers.directory)
+        except MissingSecretError as missing:
+            self._found[place] = str(missing)
+            return text
+        if len(secret) > 3:  # hiding shorter ones would only garble the messages
+            self._secrets.append(secret)
+        return secret
+
+    def _decoded(self, kinds: Sequence[Any], text: str, place: KeyPath) -> Any:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict | list):
+            tables = all(
+                _is_model(kind) or get_origin(kind) in (dict, Mapping) for kind in kinds if _is_container(kind)
+            )
+            self._found[place] = "expected JSON, as in " + ("""'{"a": 1}'""" if tables else """'["a", "b"]'""")
+            return text
+        return self._prepared(kinds, value, place)
+
+    def _explain(self, error: ValidationError, values: dict[str, Any]) -> None:
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            missing = fault["type"] == "missing"
+            place = _real_place(fault["loc"], values, missing=missing)
+            if place in self._found:
+                continue
+            if missing:
+                self._found[place] = "required, but not set" + self._variable_hint(place)
+            elif fault["type"] == "extra_forbidden":
+                self._found[place] = "unknown key" + nearest(str(place[-1]), self._names_beside(place))
+            else:
+                message = fault["msg"].removeprefix("Value error, ")
+                self._found[place] = message[:1].lower() + message[1:]
+
+    def _variable_hint(self, place: KeyPath) -> str:
+        path = (*self._path, *place)
+        if any(isinstance(step, int) for step in path):
+            return ""
+        return f" (in a file, or as ${PREFIX}{'__'.join(map(str, path)).upper()})"
+
+    def _names_beside(self, place: KeyPath) -> list[str]:
+        kinds: list[Any] = [self._cls]
+        for step in place[:-1]:
+            kinds = _kinds_inside(kinds, step)
+        return [name for kind in kinds if _is_model(kind) for name in kind.model_fields]
+
+
+def _real_place(location: KeyPath, value: Any, *, missing: bool) -> KeyPath:
+    """Where pydantic found a fault, without the names it gives to members of a union, which nobody wrote."""
+    place: list[str | int] = []
+    for n, step in enumerate(location):
+        is_there = (isinstance(value, dict) and step in value) or (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        )
+        if is_there:
+            value = value[step]
+        if is_there or (missing and n == len(location) - 1):
+            place.append(step)
+    return tuple(place)

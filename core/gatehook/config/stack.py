@@ -1,0 +1,49 @@
+"""The layers stacked by dynaconf. Imported only when settings are loaded: a plugin's import need not pay for it."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dynaconf.base import Settings as DynaconfStore
+from dynaconf.loaders.base import SourceMetadata
+
+from gatehook.config.reading import Layer
+
+__all__ = ["stack"]
+
+
+class _Store(DynaconfStore):  # type: ignore[misc]  # dynaconf has no types
+    """dynaconf's merging store, deaf to the many *_FOR_DYNACONF variables that would change how it merges."""
+
+    environ: Final[Mapping[str, str]] = {}
+
+
+def stack(layers: Sequence[Layer]) -> dict[str, Any]:
+    """What the layers come to. Texts stay texts: no `@format`, no casting."""
+    store = _Store(
+        AUTO_CAST_FOR_DYNACONF=False,
+        CORE_LOADERS_FOR_DYNACONF=[],
+        ENVIRONMENTS_FOR_DYNACONF=False,
+        LOADERS_FOR_DYNACONF=[],
+        MERGE_ENABLED_FOR_DYNACONF=True,
+    )
+    for layer in layers:
+        store.update(
+            {"settings": copy.deepcopy(layer.data)},  # dynaconf merges into what it is given
+            loader_identifier=SourceMetadata("gatehook", layer.label),
+            merge=True,
+            dotted_lookup=False,
+            tomlfy=False,
+            validate=False,
+        )
+    merged: dict[str, Any] = _plain(store.get("settings"))
+    if isinstance(merged.get("models"), str):
+        merged["models"] = json.loads(merged["models"])
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""OpenAI's shapes, read and made: what every vendor that speaks another dialect needs."""

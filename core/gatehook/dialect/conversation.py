@@ -1,0 +1,302 @@
+"""OpenAI's messages, read once into turns: what every translating vendor would otherwise work out for itself.
+
+System and developer messages are taken out in order, consecutive messages of one side become one turn, the results of
+parallel tool calls stand together before the user's words, tool calls and results are matched, and arguments are
+parsed. What a vendor then writes is a plain mapping of parts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gatehook.dialect.media import Blob, data_uri, from_base64
+from gatehook.errors import InvalidRequest, Retry
+from gatehook.jsonio import MalformedJSON, decode
+
+__all__ = ["Conversation", "Media", "Part", "Text", "Thinking", "ToolResult", "ToolUse", "Turn", "read_conversation"]
+
+_KNOWN = frozenset(
+    [
+        "role",
+        "content",
+        "refusal",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "reasoning_content",
+        "thinking_blocks",
+    ]
+)
+"""What is read of a message; any other field with a value is told as dropped."""
+
+_AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words. `cache` is a cache_control marker as Anthropic defines it, None if there is none."""
+
+    text: str
+    cache: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, document or sound: exactly one of `blob`, `url` and `file_id` is set. `path` names the field."""
+
+    kind: Literal["image", "file", "audio"]
+    path: str
+    blob: Blob | None = None
+    url: str = ""
+    file_id: str = ""
+    filename: str = ""
+    detail: str = ""
+    cache: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Reasoning of an earlier answer. `signature` proves it to its vendor; `redacted` is the vendor's sealed form."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A tool call of an earlier answer. `extra` holds the call's fields beyond OpenAI's."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+    path: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool gave. `name` is the tool's, remembered from the call with this id."""
+
+    id: str
+    name: str
+    parts: Sequence[Text | Media]
+    path: str
+
+
+Part = Text | Media | Thinking | ToolUse | ToolResult
+
+
+@dataclass(slots=True)
+class Turn:
+    """One side's turn; neighbours are always of different sides."""
+
+    role: Literal["user", "assistant"]
+    parts: list[Part]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """System texts in order, and turns."""
+
+    system: list[Text]
+    turns: list[Turn]
+
+
+def read_conversation(messages: Sequence[Mapping[str, Any]], drop: Callable[[str], None]) -> Conversation:
+    """Read OpenAI messages whose types were checked by the surface.
+
+    Args:
+        messages: the request's `messages`.
+        drop: told the path of everything that has no place in turns (a `name`, a moved system message).
+
+    Raises:
+        InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
+    """
+    reader = _Reader(drop)
+    for number, message in enumerate(messages):
+        reader.read(message, f"messages[{number}]")
+    reader.finish()
+    return Conversation(reader.system, reader.turns)
+
+
+class _Reader:
+    def __init__(self, drop: Callable[[str], None]) -> None:
+        self.system: list[Text] = []
+        self.turns: list[Turn] = []
+        self._drop = drop
+        self._seen: set[str] = set()
+        self._pending: list[tuple[str, ToolUse]] = []
+        """Calls of the latest answer without a result so far, each with its id as the client gave it."""
+
+    def read(self, message: Mapping[str, Any], path: str) -> None:
+        for name, value in message.items():
+            if value and name not in _KNOWN:
+                self._drop(f"{path}.{name}")
+        match message["role"]:
+            case "system" | "developer":
+                self._read_system(message, path)
+            case "user":
+                self._add("user", self._parts(message.get("content"), f"{path}.content"))
+            case "assistant":
+                self._read_assistant(message, path)
+            case "tool" | "function":
+                self._read_result(message, path)
+            case role:
+                raise _refused(f"{path}.role", f"unknown role {role!r}")
+
+    def finish(self) -> None:
+        # An unanswered call at the very end is as orphaned as one in the middle: the model waits for its result.
+        self._expect_no_pending("messages")
+        for turn in self.turns:
+            if turn.role == "user":
+                turn.parts.sort(key=lambda part: not isinstance(part, ToolResult))
+
+    def _read_system(self, message: Mapping[str, Any], path: str) -> None:
+        if self.turns:
+            self._drop(f"{path}.position")
+        for part in self._parts(message.get("content"), f"{path}.content"):
+            if not isinstance(part, Text):
+                raise _refused(f"{path}.content", "a system message can hold text only")
+            self.system.append(part)
+
+    def _read_assistant(self, message: Mapping[str, Any], path: str) -> None:
+        self._expect_no_pending(path)
+        if message.get("function_call"):
+            raise _refused(f"{path}.function_call", "deprecated by OpenAI; use tool_calls")
+        thinking = self._thinking(message, path)
+        if message.get("reasoning_content") and not thinking:
+            self._drop(f"{path}.reasoning_content")
+        parts = [*thinking, *self._parts(message.get("content"), f"{path}.content")]
+        if message.get("refusal"):
+            parts.append(Text(message["refusal"]))
+        calls = [
+            self._call(call, f"{path}.tool_calls[{number}]")
+            for number, call in enumerate(message.get("tool_calls") or ())
+        ]
+        self._pending = [
+            (given["id"], call) for given, call in zip(message.get("tool_calls") or (), calls, strict=True)
+        ]
+        self._add("assistant", [*parts, *calls])
+
+    def _call(self, call: Mapping[str, Any], path: str) -> ToolUse:
+        if call.get("type", "function") != "function":
+            raise _refused(f"{path}.type", f"tool calls of type {call['type']!r} cannot be translated")
+        text = call["function"].get("arguments") or "{}"
+        where = f"{path}.function.arguments"
+        try:
+            arguments = decode(text)
+        except MalformedJSON as error:
+            raise _refused(where, f"not valid JSON (call {call['id']!r}): {error}") from None
+        if not isinstance(arguments, dict):
+            raise _refused(where, f"expected a JSON object (call {call['id']!r})")
+        extra = {key: value for key, value in call.items() if key not in ("id", "type", "function", "index")}
+        return ToolUse(self._unique(call["id"]), call["function"]["name"], arguments, path, extra)
+
+    def _unique(self, given: str) -> str:
+        """Ids that repeat are made unique; a result belongs to the latest answer's first open call with its id."""
+        new, count = given, 1
+        while new in self._seen:
+            count += 1
+            new = f"{given}_{count}"
+        self._seen.add(new)
+        return new
+
+    def _read_result(self, message: Mapping[str, Any], path: str) -> None:
+        if message["role"] == "function":
+            raise _refused(f"{path}.role", "deprecated by OpenAI; use role 'tool'")
+        given = message["tool_call_id"]
+        place = next((place for place, (one, _) in enumerate(self._pending) if one == given), None)
+        if place is None:
+            raise _refused(f"{path}.tool_call_id", f"no tool call {given!r} in the assistant message before it")
+        _, call = self._pending.pop(place)
+        parts = [
+            part for part in self._parts(message.get("content"), f"{path}.content") if isinstance(part, Text | Media)
+        ]
+        self._add("user", [ToolResult(call.id, call.name, parts, path)])
+
+    def _expect_no_pending(self, path: str) -> None:
+        if self._pending:
+            ids = ", ".join(repr(given) for given, _ in self._pending)
+            raise _refused(path, f"no tool message answers the tool calls {ids}")
+
+    def _add(self, role: Literal["user", "assistant"], parts: Sequence[Part]) -> None:
+        if role == "user" and not all(isinstance(part, ToolResult) for part in parts):
+            self._expect_no_pending("messages")
+        if not parts:
+            return
+        if self.turns and self.turns[-1].role == role:
+            self.turns[-1].parts.extend(parts)
+        else:
+            self.turns.append(Turn(role, list(parts)))
+
+    def _thinking(self, message: Mapping[str, Any], path: str) -> list[Part]:
+        """Signed blocks, where the client kept them; without its signature no vendor takes reasoning back."""
+        parts: list[Part] = []
+        for number, block in enumerate(message.get("thinking_blocks") or ()):
+            if block.get("type") == "redacted_thinking" and block.get("data"):
+                parts.append(Thinking(redacted=block["data"]))
+            elif block.get("type") != "redacted_thinking" and block.get("signature"):
+                parts.append(Thinking(block.get("thinking") or "", block["signature"]))
+            else:
+                self._drop(f"{path}.thinking_blocks[{number}]")
+        return parts
+
+    def _parts(self, content: Any, path: str) -> list[Part]:
+        """The parts of one message; empty text is no part, vendors refuse it."""
+        if content is None:
+            return []
+        if isinstance(content, str):
+            return [Text(content)] if content else []
+        parts = (_part(part, f"{path}[{number}]") for number, part in enumerate(content))
+        return [part for part in parts if not (isinstance(part, Text) and not part.text)]
+
+
+def _part(part: Mapping[str, Any], path: str) -> Text | Media:
+    cache = part.get("cache_control")
+    match part.get("type"):
+        case "text":
+            return Text(part["text"], cache)
+        case "refusal":
+            return Text(part["refusal"], cache)
+        case "image_url":
+            return _image(part["image_url"], f"{path}.image_url", cache)
+        case "input_audio":
+            audio = part["input_audio"]
+            mime = _AUDIO_TYPES.get(audio["format"], f"audio/{audio['format']}")
+            blob = from_base64(audio["data"], mime, param=f"{path}.input_audio.data")
+            return Media("audio", path, blob=blob, cache=cache)
+        case "file":
+            return _file(part["file"], f"{path}.file", cache)
+        case kind:
+            raise _refused(f"{path}.type", f"content parts of type {kind!r} cannot be translated")
+
+
+def _image(image: Any, path: str, cache: Mapping[str, Any] | None) -> Media:
+    url, detail = (image, "") if isinstance(image, str) else (image["url"], image.get("detail") or "")
+    detail = "" if detail == "auto" else detail
+    if _is_data(url):
+        return Media("image", path, blob=data_uri(url, param=f"{path}.url"), detail=detail, cache=cache)
+    if not url.lower().startswith(("http://", "https://")):
+        raise _refused(f"{path}.url", "expected an http, https or data URL")
+    return Media("image", path, url=url, detail=detail, cache=cache)
+
+
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
+def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None) -> Media:
+    name = file.get("filename") or ""
+    if data := file.get("file_data"):
+        where = f"{path}.file_data"
+        blob = data_uri(data, param=where) if _is_data(data) else from_base64(data, param=where)
+        return Media("file", path, blob=blob, filename=name, cache=cache)
+    if file.get("file_id"):
+        return Media("file", path, file_id=file["file_id"], filename=name, cache=cache)
+    raise InvalidRequest(f"{path}: needs file_data or file_id", param=path)
+
+
+def _refused(path: str, why: str) -> InvalidRequest:
+    # Another deployment may take the request as it stands (an OpenAI-compatible one gets it untranslated).
+    return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

@@ -1,0 +1,54 @@
+"""The database: reading, writing, and what changes elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+from gatehook.services.registry import ServiceKey
+
+__all__ = ["DATABASE", "Database"]
+
+
+class Database(Protocol):
+    """The database of the settings, SQLite or PostgreSQL, through SQLAlchemy."""
+
+    @property
+    def dialect(self) -> Literal["sqlite", "postgresql"]:
+        """Which of the two it is, where that matters (upserts)."""
+        ...
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Open it, and have it closed; for commands, as around serving its plugin does so. May be nested."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection that only reads, and sees one state of the data.
+
+        Raises:
+            Unavailable: the database cannot be reached, or is locked for too long.
+        """
+        ...
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction: committed at the end, or, if that raises, rolled back. On SQLite there is one at a time.
+
+        Raises:
+            Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
+        """
+        ...
+
+    async def migrate(self, name: str, package: str) -> None:
+        """Bring the tables of plugin `name` up to date, by the alembic revisions in `package`.versions.
+
+        Each plugin has a history of its own. Processes that start together do it one after another.
+
+        Raises:
+            StartupError: the tables are newer than the revisions, or a revision failed.
+        """
+        ...
+
+
+DATABASE: ServiceKey[Database] = ServiceKey("database", provider="database")

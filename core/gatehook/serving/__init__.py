@@ -1,0 +1,1 @@
+"""The way in: processes, sockets, connections, and requests as they arrive."""

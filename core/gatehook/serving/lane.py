@@ -1,0 +1,299 @@
+"""The short way in: inference calls that arrive in the usual form are answered without aiohttp's server machinery.
+
+Each connection is aiohttp's, and what is not an inference call, or is unusual in any way, goes to its parser as it
+came. This file only decides, at the border of two requests, who gets the next one. aiohttp's connection class is not
+made to be extended: all that is assumed about its inner parts is in this file, and where they are missing, `available`
+is False and every request goes aiohttp's way.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final, Protocol
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from gatehook.protocols import Endpoint
+from gatehook.serving.heads import LONGEST, Head, read_head
+
+__all__ = ["Lane", "LaneConnection", "LaneRequest", "available"]
+
+log = logging.getLogger("gatehook")
+
+_INNER: Final = frozenset(
+    {
+        "_close",
+        "_current_request",
+        "_force_close",
+        "_handler_waiter",
+        "_keepalive_timeout",
+        "_messages",
+        "_next_keepalive_close_time",
+        "_process_keepalive",
+        "_request_in_progress",
+    }
+)
+available = set(dir(web.RequestHandler)) >= _INNER
+"""Whether aiohttp's connection class has the parts that are used here."""
+
+_WHOLE: Final = 1 << 18
+"""Bytes of a body that is waited for here. aiohttp's way reads larger ones piece by piece, with its own limits."""
+_PATIENCE: Final = 0.1
+"""Seconds in which a request that has begun to arrive must be here; then aiohttp gets it, whose limits hold."""
+_HELD: Final = 1 << 16
+"""Bytes of further requests that are taken in while one is answered."""
+_END: Final = b"\r\n\r\n"
+
+
+class Lane(Protocol):
+    """Who answers."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether answers may leave their connection open: not while the process makes room for another."""
+        ...
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """The inference calls, by their paths."""
+        ...
+
+    def serve(self, endpoint: Endpoint, request: web.Request, body: bytes) -> Awaitable[web.StreamResponse]:
+        """Answer one call; see `Pipeline.serve`."""
+        ...
+
+
+class LaneRequest(web.Request):
+    """A request whose head is known and whose body is here. Whatever aiohttp's has, it has, made when asked for."""
+
+    ATTRS = web.Request.ATTRS | {"_writer"}
+
+    _version = HttpVersion11
+    _payload = EMPTY_PAYLOAD
+    _client_max_size = 1 << 20
+    _client_max_fields = 1000
+
+    def __init__(self, head: Head, body: bytes, protocol: web.RequestHandler, loop: asyncio.AbstractEventLoop) -> None:
+        # The base class's own would take longer than reading the head did.
+        self._message = message = head.message
+        self._headers = head.headers
+        self._method = message.method
+        self._rel_url = message.url
+        self._protocol = protocol
+        self._loop = loop
+        self._read_bytes = body
+        self._cache = {}
+        self._writer: AbstractStreamWriter | None = None
+
+    @property
+    def keep_alive(self) -> bool:
+        """It does: others do not come here."""
+        return True
+
+    @property
+    def _state(self) -> dict[Any, Any]:  # type: ignore[override]
+        return self._cache.setdefault("state", {})  # type: ignore[no-any-return]
+
+    @property
+    def _task(self) -> "asyncio.Task[None] | None":  # type: ignore[override]
+        return asyncio.current_task(self._loop)
+
+    @property
+    def _payload_writer(self) -> AbstractStreamWriter:  # type: ignore[override]
+        if self._writer is None:
+            self._writer = StreamWriter(self._protocol, self._loop)
+        return self._writer
+
+    @property
+    def _transport_sslcontext(self) -> Any:  # type: ignore[override]
+        return self._protocol.ssl_context
+
+    @property
+    def _transport_peername(self) -> Any:  # type: ignore[override]
+        return self._protocol.peername
+
+    @property
+    def _transport_sockname(self) -> Any:  # type: ignore[override]
+        return self._protocol.sockname
+
+    def _cancel(self, exc: BaseException) -> None:
+        """Nobody waits for its body."""
+
+
+class LaneConnection(web.RequestHandler):
+    """aiohttp's connection, with the short way beside it. Without a `lane` it is as aiohttp made it."""
+
+    __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer")
+
+    def __init__(self, lane: Lane | None, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lane = lane if available else None
+        self._known: Head | None = None
+        """The last one: clients mostly send the same again."""
+        self._endpoint: Endpoint | None = None
+        """What it asks for, if that is answered here."""
+        self._theirs = 0
+        """Bytes to come of the request that aiohttp is reading; -1: it reads all that comes, to the end."""
+        self._held = b""
+        """What has arrived of requests that nobody has been given yet."""
+        self._holds_reading = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or waits for it."""
+        return self._current_request is not None or bool(self._messages)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self._lane is None or self._theirs < 0 or not data:  # nothing: aiohttp wakes its parser so
+            super().data_received(data)
+        elif not (self._close or self._force_close):
+            self._take(self._held + data if self._held else data)
+
+    def _take(self, data: bytes) -> None:
+        """Give each request to whom it belongs; hold what is not whole, and what comes while one is answered."""
+        self._held = b""
+        while data:
+            if self._theirs:
+                data = self._pass_on(data)
+            elif self._running is not None:
+                self._hold(data)
+                return
+            else:
+                head = self._head(data)
+                if head is None:
+                    if _END in data or len(data) >= LONGEST:
+                        self._theirs = -1
+                        continue
+                    self._await(data)
+                    return
+                lane, endpoint = self._lane, self._endpoint
+                if endpoint is None or lane is None or not lane.is_open or self.busy:
+                    self._theirs = head.size
+                elif len(data) < head.size:
+                    self._await(data)
+                    return
+                else:
+                    self._begin(lane, endpoint, head, data[len(head.text) : head.size])
+                    data = data[head.size :]
+
+    def _head(self, data: bytes) -> Head | None:
+        """The head that `data` begins with; None if it is not all there, or unusual."""
+        known = self._known
+        if known is not None and data.startswith(known.text):
+            return known
+        end = data.find(_END, 0, LONGEST)
+        if end < 0:
+            return None
+        self._known = known = read_head(data[: end + len(_END)])
+        self._endpoint = None if known is None else self._called(known)
+        return known
+
+    def _called(self, head: Head) -> Endpoint | None:
+        """What is to be answered here; None: it is aiohttp's."""
+        endpoint = None if self._lane is None else self._lane.endpoints.get(head.message.path)
+        if endpoint is None or endpoint.method != head.message.method or head.length > _WHOLE:
+            return None
+        return endpoint
+
+    def _pass_on(self, data: bytes) -> bytes:
+        """Let aiohttp have what is its own; gives the rest."""
+        if self._theirs < 0:
+            super().data_received(data)
+            return b""
+        theirs, rest = data[: self._theirs], data[self._theirs :]
+        self._theirs -= len(theirs)
+        super().data_received(theirs)
+        return rest
+
+    def _await(self, data: bytes) -> None:
+        """Wait for the rest of a request."""
+        self._held = data
+        if self._timer is None:
+            self._timer = self._loop.call_later(_PATIENCE, self._give_over)
+
+    def _give_over(self) -> None:
+        """The rest takes its time: let aiohttp wait for it."""
+        self._timer = None
+        data, self._held = self._held, b""
+        if data and self._running is None:
+            head = self._head(data)
+            self._theirs = -1 if head is None else head.size
+            self._take(data)
+        else:
+            self._held = data
+
+    def _hold(self, data: bytes) -> None:
+        self._held = data
+        if len(data) >= _HELD and not self._holds_reading and self.transport is not None:
+            self._holds_reading = True
+            self.transport.pause_reading()
+
+    def _begin(self, lane: Lane, endpoint: Endpoint, head: Head, body: bytes) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        request = LaneRequest(head, body, self, self._loop)
+        self._current_request = request
+        self._request_in_progress = True
+        # A task of its own for each request: what plugins keep in context variables ends with it.
+        self._running = self._loop.create_task(self._serve(lane, endpoint, request, body), name="call")
+
+    async def _serve(self, lane: Lane, endpoint: Endpoint, request: LaneRequest, body: bytes) -> None:
+        """Answer one request."""
+        stays = False
+        try:
+            response = await lane.serve(endpoint, request, body)
+            await response.prepare(request)
+            await response.write_eof()
+            stays = bool(response.keep_alive)
+        except ConnectionError:
+            log.debug("a client left before its answer's end")
+        except Exception as error:  # noqa: BLE001  # a fault of ours; the connection ends with it
+            self.log_exception("Unhandled exception", exc_info=error)
+        finally:
+            self._ended(stays=stays)
+
+    def _ended(self, *, stays: bool) -> None:
+        """The request is answered, or nobody waits for it any more."""
+        self._running = self._current_request = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():  # a shutdown waits
+            self._handler_waiter.set_result(None)
+        if self.transport is None:
+            return
+        if not stays or self._close:
+            self.transport.close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._holds_reading:
+            self._holds_reading = False
+            self.transport.resume_reading()
+        if self._held:
+            self._take(self._held)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has left: nobody needs the answer."""
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._running is not None:
+            self._running.cancel()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Wait so many seconds for the request that is running, then end it."""
+        await super().shutdown(timeout)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    def _process_keepalive(self) -> None:
+        # aiohttp knows nothing of the request that is answered here; to it the connection lies idle.
+        if self._running is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()

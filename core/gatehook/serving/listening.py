@@ -1,0 +1,82 @@
+"""The socket that clients connect to: TCP, or a Unix socket and its file."""
+
+import socket
+import stat
+from pathlib import Path
+
+from gatehook.config.sections import ServerSettings
+from gatehook.errors import StartupError
+
+__all__ = ["address", "listen", "remove_file"]
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """A socket that is bound, but not yet listened on.
+
+    Raises:
+        StartupError: the address cannot be had.
+    """
+    return _listen_unix(settings.uds) if settings.uds else _listen_tcp(settings.host, settings.port)
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartupError(f"[server] host: cannot listen on {host!r}: {error.strerror or error}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise StartupError(
+            f"[server] port: cannot listen on {host}:{port}: {error.strerror or error}; "
+            "is another server running there? Set another port, or GATEHOOK_SERVER__PORT"
+        ) from None
+    return sock
+
+
+def _listen_unix(path: str) -> socket.socket:
+    file = Path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if file.exists():
+            _remove_stale(file)
+        sock.bind(path)
+    except OSError as error:
+        sock.close()
+        raise StartupError(f"[server] uds: cannot listen on {path!r}: {error.strerror or error}") from None
+    except StartupError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(file: Path) -> None:
+    """Remove the socket that a killed server left; never one that is served, nor a file of another kind."""
+    if not stat.S_ISSOCK(file.stat().st_mode):
+        raise StartupError(f"[server] uds: {str(file)!r} exists and is not a socket; remove it or name another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(file))
+        except OSError:
+            file.unlink()
+            return
+    raise StartupError(f"[server] uds: another server is listening on {str(file)!r}")
+
+
+def address(settings: ServerSettings, sock: socket.socket) -> str:
+    """Where that is: ``http://HOST:PORT`` or ``unix:PATH``."""
+    if settings.uds:
+        return f"unix:{settings.uds}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def remove_file(settings: ServerSettings) -> None:
+    """Remove a Unix socket's file. While it is listened on it is ours; later another server may have taken the path."""
+    if settings.uds:
+        Path(settings.uds).unlink(missing_ok=True)

@@ -1,0 +1,301 @@
+"""One process that serves: aiohttp's server, and an end that lets running answers end.
+
+Order of the shutdown: stop accepting, tell `/health/ready`, give running requests `server.shutdown_grace` seconds,
+cancel what is left (their upstreams are closed with them), then close the plugins and the egress. A process that only
+makes room for the next generation closes no connection under a client's hands: it answers what still comes on those it
+has, and asks for a new connection with each answer.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from gatehook.app import Gateway, error_response
+from gatehook.counted import counted
+from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.serving.accepting import Door, SharedSocket
+from gatehook.serving.lane import LaneConnection
+from gatehook.serving.listening import address, listen, remove_file
+from gatehook.serving.watchdog import Watchdog
+
+__all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
+
+log = logging.getLogger("gatehook")
+
+Ready = Callable[[str, int], None]
+"""Is told once that clients can connect: the address, and how many models can be called."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+
+_LINGER = 5.0
+"""Seconds that idle connections are left open when another process takes over; each next answer on them is the last."""
+
+_YOUNG_OBJECTS = 10_000
+"""New objects after which the garbage collector looks at them; Python's own 700 is about every tenth request."""
+
+_HEADER_LIMIT = 32768
+"""Bytes one header line of a client may have (long JWTs fit; more is refused with 431)."""
+
+
+class _Connection(LaneConnection):
+    """A client's connection, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
+
+    def log_exception(self, *args: object, **kw: object) -> None:
+        """Log what is a fault of ours; a client that breaks off what it sends is none."""
+        error = kw.get("exc_info")
+        broken = web.RequestPayloadError | HttpProcessingError | ConnectionError
+        if self.transport is None or isinstance(error, broken):
+            log.debug("a client broke off: %s", error)
+        else:
+            super().log_exception(*args, **kw)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has been begun already")
+        response = error_response(_http_error(status, exc))
+        response.force_close()
+        return response
+
+
+def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], gateway: Gateway) -> Any:
+    """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape.
+
+    Inference calls go to the pipeline without looking for their route: whose it is, their path says.
+    """
+    endpoints, serve = gateway.endpoints, gateway.pipeline.serve
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if gateway.retiring or gateway.draining:
+            # As if the client had asked for it: aiohttp has no other way to say it before an answer is begun.
+            request._message = request._message._replace(should_close=True)  # noqa: SLF001
+        endpoint = endpoints.get(request.raw_path)
+        if endpoint is not None and request.method == endpoint.method and hdrs.EXPECT not in request.headers:
+            return await serve(endpoint, cast("web.Request", request))
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return error_response(InvalidRequest(error.reason, status=error.status))
+
+    return handle
+
+
+def _http_error(status: int, error: BaseException | None) -> GatewayError:
+    if isinstance(error, LineTooLong):
+        return InvalidRequest(f"the request line or a header is longer than {_HEADER_LIMIT} bytes", status=431)
+    if 400 <= status < 500:
+        return InvalidRequest("this is not a valid HTTP/1.1 request", status=status)
+    log.error("a request failed outside of any handler", exc_info=error)
+    return GatewayError("internal error; the gateway's log tells more")
+
+
+class _Server(web.Server):
+    """aiohttp's server, making connections of our own kind."""
+
+    lane: "_Lane | None" = None
+    left: Callable[[], None] | None = None
+    """Called when a connection has ended."""
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if self.left is not None:
+            self.left()
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self.lane, self, loop=self._loop, **self._kwargs)
+
+
+class _Lane:
+    """Where the connections bring calls that are in the usual form; see `lane.Lane`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.endpoints = gateway.endpoints
+        self.serve = gateway.pipeline.serve
+
+    @property
+    def is_open(self) -> bool:
+        """Whether answers leave their connection open."""
+        return not (self._gateway.retiring or self._gateway.draining)
+
+
+class _Runner(web.AppRunner):
+    """An AppRunner with a `_Server`."""
+
+    def __init__(self, gateway: Gateway, **options: Any) -> None:
+        super().__init__(gateway.app(), **options)
+        self._gateway = gateway
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        # aiohttp offers no way to a connection class of one's own but making the server again with the same parts.
+        server = _Server(
+            _in_shape(made.request_handler, self._gateway),
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            **made._kwargs,  # noqa: SLF001
+        )
+        server.lane = _Lane(self._gateway)
+        return server
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway, shared: SharedSocket | None = None) -> AsyncIterator[str]:
+    """Serve a gateway inside a running loop; gives its address, ``http://HOST:PORT`` or ``unix:PATH``.
+
+    Args:
+        gateway: what to serve.
+        shared: a socket that other processes serve too; without it a new one, bound as the settings say.
+
+    Raises:
+        StartupError: the address cannot be listened on, or a plugin cannot start.
+    """
+    settings = gateway.settings.server
+    async with gateway.lifespan():
+        runner = _Runner(
+            gateway,
+            handler_cancellation=True,  # a client that leaves ends its upstream call at once
+            access_log=None,
+            shutdown_timeout=0.01,  # `_drain` has waited already; to aiohttp, 0 means without end
+            max_line_size=_HEADER_LIMIT,
+            max_field_size=_HEADER_LIMIT,
+            keepalive_timeout=75.0,
+        )
+        await runner.setup()
+        limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would come instead
+        watchdog = Watchdog(gateway.plugins.owners(), settings.blocked_warning, limit)
+        try:
+            try:
+                async with _accepting(runner, gateway, shared) as sock:
+                    with watchdog.watching():
+                        yield address(settings, sock)
+            finally:
+                await _drain(runner, gateway)
+        finally:
+            await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _accepting(
+    runner: web.AppRunner, gateway: Gateway, shared: SharedSocket | None
+) -> AsyncIterator[socket.socket]:
+    """Let connections in. Afterwards the gateway is draining."""
+    if shared is None:
+        sock = listen(gateway.settings.server)
+        try:
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
+            yield sock
+        finally:
+            gateway.draining = not gateway.retiring
+            remove_file(gateway.settings.server)
+            await site.stop()
+        return
+    server = runner.server
+    assert isinstance(server, _Server)  # noqa: S101  # the runner made it
+    door = Door(shared, server, gateway.worker)
+    server.left = door.left
+    door.open()
+    try:
+        yield shared.sock
+    finally:
+        gateway.draining = not gateway.retiring
+        await door.close()
+
+
+async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
+    """Close idle connections, and wait for the busy ones."""
+    server, loop = runner.server, asyncio.get_running_loop()
+    if server is None:
+        return
+    begun, grace = loop.time(), gateway.settings.server.shutdown_grace
+    while gateway.retiring and server.connections and loop.time() < begun + min(_LINGER, grace):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    server.pre_shutdown()
+    for connection in server.connections:
+        if isinstance(connection, _Connection) and not connection.busy:
+            connection.force_close()
+    end = begun + grace
+    await asyncio.sleep(0)  # the connections just closed leave the list
+    while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
+        await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
+    if server.connections:
+        unfinished = counted(len(server.connections), "request")
+        log.warning("%s did not end within %g s: cancelled", unfinished, grace)
+
+
+class Stop:
+    """How a serving process is told to end. Made in the task that serves."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # there is one in every coroutine
+        self._task = task
+        self._asked = asyncio.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was told."""
+        return self._asked.is_set()
+
+    def drain(self) -> None:
+        """Accept nothing more, and let running requests end."""
+        self._asked.set()
+
+    def cut(self) -> None:
+        """End at once: running requests are cut off."""
+        self._asked.set()
+        self._task.cancel()
+
+    async def wait(self) -> None:
+        """Until it is told."""
+        await self._asked.wait()
+
+
+async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: SharedSocket | None = None) -> None:
+    """Serve until told to stop; returns when the last request has ended. See `running` and `Ready`.
+
+    Raises:
+        StartupError: as `running`.
+    """
+    try:
+        async with running(gateway, shared) as at:
+            ready(at, _models(gateway))
+            # What start-up made lives as long as the process: keep the collector from walking it over and over.
+            gc.collect()
+            gc.freeze()
+            # What a request makes dies with it, nearly all without the collector's help: let it look less often.
+            gc.set_threshold(_YOUNG_OBJECTS, 10, 10)
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
+
+
+def _models(gateway: Gateway) -> int:
+    """How many can be called; other names of a model count for nothing."""
+    catalog = gateway.catalog
+    own = (group for name, group in catalog.groups().items() if catalog.canonical(name) == name)
+    return sum(any(not one.unavailable for one in group) for group in own)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop's where there is one; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform: the standard loop serves, slower
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

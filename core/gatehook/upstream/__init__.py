@@ -1,0 +1,1 @@
+"""The way out: every byte to a vendor, and what comes back."""

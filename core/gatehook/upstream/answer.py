@@ -1,0 +1,247 @@
+"""A vendor's answer, whichever way it came; and what went wrong with the line to it, in words."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+
+from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.model import Target
+from gatehook.upstream.http1 import headers_in, is_event_stream
+from gatehook.upstream.retry_after import retry_after
+
+__all__ = ["LINE_ERRORS", "Line", "SessionLine", "Upstream", "mapped", "reason"]
+
+_DRAIN_SECONDS = 0.25
+_ERROR_SECONDS = 5.0
+_LONGEST_ERROR = 1 << 18
+"""Bytes that are read of the body of an error."""
+
+LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""What both ways raise; TimeoutError is an OSError."""
+
+
+class Line(Protocol):
+    """What an answer whose head has arrived is read from: a connection, as either way has it."""
+
+    status: int
+
+    @property
+    def head(self) -> bytes | Mapping[str, str]:
+        """The headers, or the bytes that they are in."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the answer has arrived, and `take` gives what is left of it."""
+
+    def take(self) -> bytes:
+        """What has arrived of the body, perhaps nothing."""
+
+    def receive(self) -> Awaitable[bytes]:
+        """What has arrived of the body, at least one byte; b"" at its end."""
+
+    def release(self) -> None:
+        """Give the connection back, or close it if anything of the answer is still to come."""
+
+
+class SessionLine:
+    """A `Line` of aiohttp's ClientSession."""
+
+    __slots__ = ("_closed", "_response", "head", "receive", "status", "take")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.head = response.headers
+        self.take = response.content.read_nowait
+        self.receive = response.content.readany
+        self._closed: asyncio.Future[None] | None = None
+        connection = response.connection  # None: the whole answer has arrived
+        if connection is not None and connection.protocol is not None:
+            self._closed = connection.protocol.closed
+            if self._closed is not None:
+                self._closed.add_done_callback(self._lost)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the answer has arrived."""
+        content = self._response.content
+        return content.is_eof() and content.exception() is None
+
+    def release(self) -> None:
+        """Give the connection back, or close it."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._lost)
+        if self._response.content.is_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+    def _lost(self, closed: "asyncio.Future[None]") -> None:
+        # aiohttp closes the connection of an answer that goes wrong after its head, and its reader would wait for ever.
+        content = self._response.content
+        if not closed.cancelled():
+            closed.exception()  # which aiohttp has told the reader, if it is one
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(HttpProcessingError(message="the answer goes wrong after its head"))
+
+
+class _Nothing:
+    """The `Line` of an answer that was given back: the connection may be another's soon."""
+
+    status = 0
+    head: Mapping[str, str] = {}
+    whole = True
+
+    def take(self) -> bytes:
+        return b""
+
+    async def receive(self) -> bytes:
+        return b""
+
+    def release(self) -> None:
+        """It was."""
+
+
+_NOTHING = _Nothing()
+
+
+class Upstream:
+    """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
+
+    __slots__ = ("_head", "_limit", "_line", "_target", "status")
+
+    def __init__(self, line: Line, target: Target, limit: int) -> None:
+        """`limit` is the most bytes that `read` takes."""
+        self._line = line
+        self._target = target
+        self._limit = limit
+        self._head = line.head
+        self.status = line.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The vendor's headers, by names in any case."""
+        if isinstance(self._head, bytes):
+            self._head = headers_in(self._head)
+        return self._head
+
+    @property
+    def retry_after(self) -> float | None:
+        """How many seconds the vendor asks to be left alone, None if it does not say."""
+        return retry_after(self.headers)
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the vendor says that this is a stream of events."""
+        if isinstance(self._head, bytes) and is_event_stream(self._head):
+            return True
+        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+
+    async def read(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: the line was cut, or the body is over `egress.max_response`.
+        """
+        line = self._line
+        if line.whole:
+            data = line.take()
+            if len(data) > self._limit:
+                raise self._too_large()
+            return data
+        return await self._all()
+
+    async def _all(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while part := await self.receive():
+            size += len(part)
+            if size > self._limit:
+                raise self._too_large()
+            parts.append(part)
+        return b"".join(parts)
+
+    def _too_large(self) -> UpstreamError:
+        said = f"the answer is larger than egress.max_response ({self._limit} bytes)"
+        return UpstreamError(f"{self._target.vendor}: {said}", retry=Retry.NEXT)
+
+    async def read_error(self) -> bytes:
+        """The body of an answer that is no success, for its words: its beginning, if it is long, slow or cut.
+
+        What the status says must not be lost for what is wrong with the words.
+        """
+        body = bytearray()
+        with contextlib.suppress(*LINE_ERRORS):
+            async with asyncio.timeout(_ERROR_SECONDS):
+                while len(body) < _LONGEST_ERROR and (part := await self._line.receive()):
+                    body += part
+        return bytes(body[:_LONGEST_ERROR])
+
+    async def receive(self) -> bytes:
+        """What has arrived of the body, at least one byte; b"" at its end.
+
+        Raises:
+            UpstreamError: the line was cut.
+        """
+        try:
+            return await self._line.receive()
+        except LINE_ERRORS as error:
+            raise mapped(self._target, error) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, at most one read ahead of the reader.
+
+        Raises:
+            UpstreamError: the line was cut.
+        """
+        while data := await self.receive():
+            yield data
+
+    async def drain(self) -> None:
+        """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
+        if self._line.whole:
+            return
+        with contextlib.suppress(*LINE_ERRORS):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while await self._line.receive():
+                    pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        line, self._line = self._line, _NOTHING
+        line.release()
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in words, without the URL (it may hold a signature)."""
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return "the TLS certificate or handshake was not accepted"
+    if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
+        return "the host name cannot be resolved or is not public"
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return "the connection was cut in the middle of the answer"
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return "the answer is not valid HTTP"
+    if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
+        return "the address or a header is not valid"
+    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # of several addresses: the latter
+        return words.lower()
+    return type(error).__name__
+
+
+def mapped(target: Target, error: Exception) -> UpstreamError:
+    """The client library's error as ours, naming the vendor and nothing secret."""
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeout(f"{target.vendor}: connecting took too long")
+    return UpstreamError(f"{target.vendor}: {redact(reason(error), target.secrets())}")

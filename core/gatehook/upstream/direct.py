@@ -1,0 +1,167 @@
+"""The egress's short way: plain HTTP/1.1 over TCP or a Unix socket, on connections of its own, without ClientSession.
+
+ClientSession spends more on a request than all the rest of the gateway (objects for the request, a task for its body,
+timers, cookies); none of it is needed to send ready bytes to an operator's own http:// address and read the answer.
+Where `http1` has no parser, `available` is False and the egress takes the long way for everything.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+from gatehook.upstream.http1 import PIECE, Connection, available
+from gatehook.upstream.inflating import Decoded, decoded
+
+__all__ = ["Pool", "Request", "available", "suits"]
+
+_SWEEP_SECONDS = 1.0
+_MOST_SWEEPS = 4
+"""After which an idle connection is closed. That is less than the 5 s after which uvicorn, Node and llama.cpp close
+theirs: one about to close is of no use."""
+_METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
+_NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+def suits(method: str, url: URL, headers: Mapping[str, str]) -> bool:
+    """Whether a request can go the short way: plain HTTP, and nothing that changes how it or its answer is framed."""
+    return (
+        url.scheme == "http"
+        and bool(url.raw_host)
+        and url.raw_user is None
+        and url.raw_password is None
+        and method in _METHODS
+        and _NOT_OURS.isdisjoint(name.lower() for name in headers)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is the same for every request to one URL with the same headers: where it goes, and its head."""
+
+    origin: tuple[str, int]
+    """Host and port; or the path of a Unix socket, which begins with a slash, and 0."""
+    head: bytes = field(repr=False)  # it holds the vendor's key
+    """Up to the Content-Length, whose value and the body follow."""
+
+    @classmethod
+    def to(cls, method: str, url: URL, headers: Mapping[str, str], uds: str = "") -> "Request":
+        """Prepare a request that `suits`; for `uds`, the absolute path of a Unix socket, if it is given.
+
+        Raises:
+            ValueError: a header that would break out of its line.
+        """
+        lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
+        if _FORBIDDEN.search("".join(lines)):
+            raise ValueError("a character that cannot be sent in the address")
+        for name, value in headers.items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"not a header's name: {name!r}")
+            if _FORBIDDEN.search(value):
+                raise ValueError(f"a character that cannot be sent in the header {name!r}")
+            lines.append(f"{name}: {value}")
+        head = "\r\n".join([*lines, "Content-Length: "]).encode("utf-8")
+        if uds:
+            return cls((uds, 0), head)
+        return cls((url.raw_host or "", url.port if url.port is not None else 80), head)
+
+
+class Pool:
+    """Connections by origin; of those that are idle the last used serves first."""
+
+    def __init__(self, connect_timeout: float) -> None:
+        """`connect_timeout` is in seconds."""
+        self._connect_timeout = connect_timeout
+        self._open: set[Connection] = set()
+        self._lost = self._open.discard
+        self._idle: dict[tuple[str, int], list[Connection]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._running: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; kept, because asking for it is a system call on some versions of Python."""
+        if self._running is None:
+            self._running = asyncio.get_running_loop()
+        return self._running
+
+    async def send(self, request: Request, body: bytes) -> Connection | Decoded:
+        """Send one request; returns when the answer's head has arrived. Release it when you have done with it.
+
+        Raises:
+            OSError, TimeoutError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: as the connection fails.
+        """
+        connection = self._take(request.origin) or await self._dial(request.origin)
+        try:
+            if len(body) <= PIECE:
+                connection.write(b"%b%d\r\n\r\n%b" % (request.head, len(body), body))
+            else:
+                await connection.send(b"%b%d\r\n\r\n" % (request.head, len(body)), body)
+            while not connection.status:
+                if connection.error is not None:
+                    raise connection.error
+                await connection.news()
+            return connection if connection.is_plain() else decoded(connection)
+        except BaseException:
+            connection.abort()
+            raise
+
+    def close(self) -> None:
+        """Close all connections; answers that are still being read fail."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self._running = None
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.abort()
+
+    def _take(self, origin: tuple[str, int]) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
+                connection.expect()
+                return connection
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        connection.sweeps = 0
+        try:
+            self._idle[connection.origin].append(connection)
+        except KeyError:
+            self._idle[connection.origin] = [connection]
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has been idle for long. Nothing asks the clock for each request."""
+        for origin, idle in list(self._idle.items()):
+            self._idle[origin] = usable = []
+            for connection in idle:
+                connection.sweeps += 1
+                if connection.sweeps >= _MOST_SWEEPS:
+                    connection.abort()
+                elif connection.transport is not None:
+                    usable.append(connection)
+            if not usable:
+                del self._idle[origin]
+        self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if self._idle else None
+
+    async def _dial(self, origin: tuple[str, int]) -> Connection:
+        loop = self._loop
+        connection = Connection(loop, origin, idle=self._keep, lost=self._lost)
+        async with asyncio.timeout(self._connect_timeout):
+            if origin[0].startswith("/"):
+                await loop.create_unix_connection(lambda: connection, origin[0])
+            else:
+                await loop.create_connection(lambda: connection, *origin)
+        if connection.transport is not None:  # not yet lost; uvloop tells nothing of one that was cancelled just here
+            self._open.add(connection)
+        return connection

@@ -1,0 +1,395 @@
+"""The only way out: every byte to a vendor, and every URL a client sent, goes through here.
+
+Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
+a URL that a client sent (an image), `post()` tells one (a webhook), and both refuse every address that is not public,
+also after redirects and whatever the DNS says. Behind both stands aiohttp: its ClientSession, and for plain http:// to
+vendors the shorter way of `direct`; nothing outside this file knows that.
+"""
+
+import asyncio
+import contextlib
+import io
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import DefaultResolver
+from multidict import CIMultiDict
+from yarl import URL
+
+from gatehook.config.settings import EgressSettings
+from gatehook.errors import InvalidRequest, Retry, UpstreamError
+from gatehook.model import Target
+from gatehook.upstream import direct
+from gatehook.upstream.answer import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
+from gatehook.upstream.websocket import WebSocket, no_redirects
+
+__all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
+
+_FETCH_SECONDS = 20.0
+_MAX_REDIRECTS = 3
+_MOST_WAYS = 1000
+# Compressed streams hold events back in the vendor's compressor; ask for none.
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "gatehook"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """What `Egress.prepare` made, for `Egress.send`."""
+
+    target: Target
+    method: str
+    url: str | URL
+    headers: Mapping[str, str] = field(repr=False)  # they hold the vendor's key
+    uds: str
+    way: direct.Request | None
+    """The short one, where it can be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The body behind a client's URL; `content_type` is what the server claims ("" if nothing)."""
+
+    body: bytes
+    content_type: str
+
+
+class Egress:
+    """The gateway's one HTTP client. Enter `lifespan()` before use."""
+
+    def __init__(self, settings: EgressSettings) -> None:
+        self._settings = settings
+        self._pool = direct.Pool(settings.connect_timeout) if direct.available else None
+        self._ways: dict[tuple[object, ...], direct.Request | None] = {}
+        self._max_response = settings.max_response
+        self._vendors: aiohttp.ClientSession | None = None
+        self._local: dict[str, aiohttp.ClientSession] = {}
+        """By Unix socket, where the short way cannot be gone."""
+        self._public: aiohttp.ClientSession | None = None
+        self._sockets: aiohttp.ClientSession | None = None
+        """For WebSockets, over the connections of `_vendors`."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the connection pools; close them, and every connection, at the end."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                headers=_HEADERS,
+                max_line_size=65536,
+                max_field_size=65536,
+            ) as self._vendors,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=_GuardedResolver(self._settings.allow_private_urls), use_dns_cache=False, limit=100
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS, sock_connect=self._settings.connect_timeout),
+                headers={"User-Agent": "gatehook"},
+            ) as self._public,
+            aiohttp.ClientSession(
+                connector=self._vendors.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                headers=_HEADERS,
+                trace_configs=[no_redirects()],
+            ) as self._sockets,
+        ):
+            try:
+                yield
+            finally:
+                self._vendors = self._public = self._sockets = None
+                if self._pool is not None:
+                    self._pool.close()
+                for session in self._local.values():
+                    await session.close()
+                self._local.clear()
+
+    def prepare(
+        self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], uds: str = ""
+    ) -> PreparedRequest:
+        """What is the same for every request to one address with the same headers, for `send`; see `request`.
+
+        Raises:
+            UpstreamError: an address or a header that cannot be sent.
+        """
+        try:
+            way = self._way(method, url, headers, uds)
+        except ValueError as error:
+            raise mapped(target, error) from error
+        return PreparedRequest(target, method, url, headers, uds, way)
+
+    async def send(self, prepared: PreparedRequest, body: bytes | None = None) -> Upstream:
+        """Send a prepared request, as often as you like; returns when the answer's headers are in.
+
+        Raises:
+            UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
+        """
+        if self._vendors is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        line: Line
+        try:
+            if prepared.way is not None and self._pool is not None:
+                line = await self._pool.send(prepared.way, body or b"")
+            else:
+                session = self._through(prepared.uds) if prepared.uds else self._vendors
+                line = SessionLine(
+                    await session.request(
+                        prepared.method,
+                        prepared.url,
+                        data=_in_pieces(body),
+                        headers=prepared.headers,
+                        allow_redirects=False,
+                        proxy=None if prepared.uds else self._settings.proxy or None,
+                    )
+                )
+        except LINE_ERRORS as error:
+            raise mapped(prepared.target, error) from error
+        return Upstream(line, prepared.target, self._max_response)
+
+    async def request(
+        self,
+        target: Target,
+        method: str,
+        url: str | URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        uds: str = "",
+    ) -> Upstream:
+        """Send one request to a deployment; returns when the answer's headers are in.
+
+        With `uds`, the absolute path of a Unix socket, it goes there, whatever host the http:// URL names.
+
+        Redirects are not followed: they would carry the key to a place the operator never named. No time limit is set
+        here beyond connecting; the caller's watch (see `failover`) cancels.
+
+        Raises:
+            UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
+        """
+        return await self.send(self.prepare(target, method, url, headers=headers, uds=uds), body)
+
+    def _way(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
+        """The request as it goes the short way; None if it must take the long one (TLS, a proxy, …)."""
+        if self._pool is None or (self._settings.proxy and not uds):
+            return None
+        place = (method, str(url), uds, *headers.items())
+        if place not in self._ways:  # most vendors ask for the same again and again
+            if len(self._ways) >= _MOST_WAYS:
+                self._ways.clear()
+            parsed = URL(url)
+            merged = CIMultiDict(_HEADERS)
+            merged.update(headers)
+            suits = direct.suits(method, parsed, merged)
+            self._ways[place] = direct.Request.to(method, parsed, merged, uds) if suits else None
+        return self._ways[place]
+
+    async def websocket(
+        self, target: Target, url: str | URL, *, headers: Mapping[str, str], heartbeat: float
+    ) -> WebSocket:
+        """Open a WebSocket at a deployment; what holds for `request` holds for it, and it sends no Origin.
+
+        Args:
+            target: whose it is.
+            url: http:// or https://, or ws:// or wss://.
+            headers: of the request that opens it.
+            heartbeat: seconds of silence after which the other side is asked whether it is still there.
+
+        Raises:
+            UpstreamError: cannot connect, or it is refused. UpstreamTimeout: it took too long.
+        """
+        if self._sockets is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                socket = await self._sockets.ws_connect(
+                    url,
+                    headers=headers,
+                    heartbeat=heartbeat,
+                    max_msg_size=self._settings.max_response,
+                    proxy=self._settings.proxy or None,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            raise UpstreamError(f"{target.vendor}: answers {error.status} instead of a WebSocket") from None
+        except LINE_ERRORS as error:
+            raise mapped(target, error) from error
+        return WebSocket(socket, target.vendor)
+
+    def _through(self, uds: str) -> aiohttp.ClientSession:
+        """The client library's session for a Unix socket."""
+        if uds not in self._local:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
+            connector = aiohttp.UnixConnector(uds, limit=0)
+            self._local[uds] = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, headers=_HEADERS
+            )
+        return self._local[uds]
+
+    async def fetch(self, url: str, *, param: str) -> Fetched:
+        """Get what a client's URL points to.
+
+        Args:
+            url: http or https, on a public address.
+            param: the field it came from, for messages.
+
+        Raises:
+            InvalidRequest: not such a URL, not reachable, too large, or not a 200.
+        """
+        if self._public is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        try:
+            return await self._follow(self._public, url, param)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            why = "took too long" if isinstance(error, TimeoutError) else reason(error)
+            raise InvalidRequest(f"{param}: cannot fetch the URL: {why}", param=param, retry=Retry.NEXT) from None
+        except ValueError:  # from yarl, or of a host name that has no place in the DNS; also in a redirect
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+
+    def check(self, url: str, *, param: str) -> None:
+        """See that a client's URL may be asked at all, as far as its text tells.
+
+        Raises:
+            InvalidRequest: not an http or https URL, or plainly not on a public address.
+        """
+        try:
+            self._checked(url, param)
+        except ValueError:
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+
+    async def post(self, url: str, body: bytes, *, headers: Mapping[str, str], param: str) -> int:
+        """Send something to a client's URL; gives the status of the answer, whose body nobody reads.
+
+        Redirects are not followed.
+
+        Args:
+            url: http or https, on a public address.
+            body: what to send.
+            headers: to send with it.
+            param: the field it came from, for messages.
+
+        Raises:
+            InvalidRequest: not such a URL, or not reachable.
+        """
+        if self._public is None:
+            raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
+        self.check(url, param=param)
+        try:
+            async with self._public.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            why = "took too long" if isinstance(error, TimeoutError) else reason(error)
+            raise InvalidRequest(f"{param}: cannot reach the URL: {why}", param=param) from None
+        except ValueError:
+            raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
+
+    async def _follow(self, session: aiohttp.ClientSession, url: str, param: str) -> Fetched:
+        current = self._checked(url, param)
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with session.get(current, allow_redirects=False) as response:
+                if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                    current = self._checked(str(current.join(URL(response.headers["Location"]))), param)
+                    continue
+                if response.status != 200:
+                    raise InvalidRequest(f"{param}: the URL answered {response.status}", param=param)
+                limit = self._settings.max_fetch
+                body = bytearray()
+                async for part in response.content.iter_any():
+                    body += part
+                    if len(body) > limit:
+                        raise InvalidRequest(f"{param}: larger than egress.max_fetch ({limit} bytes)", param=param)
+                return Fetched(bytes(body), response.content_type if "Content-Type" in response.headers else "")
+        raise InvalidRequest(f"{param}: more than {_MAX_REDIRECTS} redirects", param=param)
+
+    def _checked(self, url: str, param: str) -> URL:
+        parsed = URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.port is None:
+            raise InvalidRequest(f"{param}: expected an http or https URL", param=param)
+        if parsed.user is not None or parsed.password is not None:
+            raise InvalidRequest(f"{param}: a URL with a user name or password is not fetched", param=param)
+        # aiohttp does not ask the resolver about literal addresses, so they are checked here.
+        if not self._settings.allow_private_urls and _is_literal(parsed.host) and not is_public(parsed.host):
+            raise InvalidRequest(f"{param}: the URL is not on a public address", param=param)
+        return parsed
+
+
+class _GuardedResolver(AbstractResolver):
+    """Resolves to public addresses only; the connection then goes to the very address that was checked."""
+
+    def __init__(self, allow_private: bool) -> None:
+        self._resolver = DefaultResolver()
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [one for one in found if self._allow_private or is_public(one["host"])]
+        if not allowed:
+            raise OSError("the host is not on a public address")
+        return allowed
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _is_literal(host: str) -> bool:
+    # inet_aton reads what ipaddress refuses and the C library accepts: "127.1", "0x7f000001", "2130706433". The rest is
+    # aiohttp's own guess: of what it takes for an address the resolver is not asked.
+    try:
+        socket.inet_aton(host)
+    except OSError:
+        return ":" in host or host.replace(".", "").isdigit()
+    return True
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, written in any way the system accepts, is on the public internet."""
+    try:
+        parsed: ipaddress.IPv4Address | ipaddress.IPv6Address
+        parsed = (
+            ipaddress.IPv4Address(socket.inet_aton(address)) if ":" not in address else ipaddress.IPv6Address(address)
+        )
+    except (OSError, ValueError):
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour or _nat64(parsed)
+        if inner is not None:
+            parsed = inner
+        elif parsed.teredo is not None or parsed not in _IPV6_GLOBAL_UNICAST:
+            return False
+    refused = parsed.is_multicast or any(parsed in network for network in _NOT_PUBLIC)
+    return parsed.is_global and not refused
+
+
+_IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # special purposes, among them a cloud's metadata; older Pythons call most of it global
+            "168.63.129.16/32",  # Azure's host, as its virtual machines see it
+            "2001::/23",  # special purposes; newer Pythons call some of it global
+            "3fff::/20",  # documentation; unknown to older Pythons
+        ),
+    )
+)
+
+
+def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body as a file, which aiohttp writes in pieces; written at once it would hold up the loop."""
+    return io.BytesIO(body) if body and len(body) >= 1 << 20 else body
