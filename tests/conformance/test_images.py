@@ -49,8 +49,8 @@ class TestOpenAIImagesByAiohttpAlone(TestOpenAIImages):
 
     @pytest.fixture(autouse=True)
     def closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gatehook.lane.available", False)
-        monkeypatch.setattr("gatehook.direct.available", False)
+        monkeypatch.setattr("gatehook.serving.lane.available", False)
+        monkeypatch.setattr("gatehook.upstream.direct.available", False)
 
 
 class MockImages(ImageServer):
