@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gatehook.model import Target
 from gatehook.testing import Served, StubUpstream
@@ -97,15 +98,23 @@ class Client:
             yield response
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Send a request and take all of the answer, however it ends."""
-        async with asyncio.timeout(self.patience), self.posting(path, body) as response:
-            received, cut = bytearray(), False
-            try:
-                async for data in response.content.iter_any():
-                    received += data
-            except aiohttp.ClientError:
-                cut = True
-            return Answer(response.status, response.headers, bytes(received), cut)
+        """Send a request and take all of the answer, however it ends; one that hangs ends the check."""
+        try:
+            async with asyncio.timeout(self.patience), self.posting(path, body) as response:
+                return await _taken(response)
+        except TimeoutError:
+            pytest.fail(f"{path}: no answer after {self.patience:g} s, and none in sight", pytrace=False)
+
+
+async def _taken(response: aiohttp.ClientResponse) -> Answer:
+    """All of an answer, as far as it comes."""
+    received, cut = bytearray(), False
+    try:
+        async for data in response.content.iter_any():
+            received += data
+    except aiohttp.ClientError:
+        cut = True
+    return Answer(response.status, response.headers, bytes(received), cut)
 
 
 @dataclass
