@@ -18,6 +18,7 @@ from gatehook.accounts import (
     nano,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
+from gatehook.background import meanwhile
 from gatehook.config.sections import ByteSize
 from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.counted import counted
@@ -34,8 +35,9 @@ from gatehook.dialect.conversation import (
     read_conversation,
 )
 from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
-from gatehook.dialect.misfit import misfit, read_as, read_object
+from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
+from gatehook.dialect.surface import CanonicalSurface
 from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
     AuthenticationFailed,
@@ -165,6 +167,7 @@ __all__ = (
     "ByteSize",
     "Cache",
     "Call",
+    "CanonicalSurface",
     "Caps",
     "Catalog",
     "Change",
@@ -282,9 +285,11 @@ __all__ = (
     "envelope",
     "estimate",
     "expected_prompt",
+    "fitted",
     "from_base64",
     "hookimpl",
     "mapped",
+    "meanwhile",
     "misfit",
     "nano",
     "picture_url",
@@ -293,6 +298,8 @@ __all__ = (
     "read_body",
     "read_conversation",
     "read_object",
+    "read_open",
+    "read_query",
     "redact",
     "refused",
     "sniff",

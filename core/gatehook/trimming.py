@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+from gatehook.background import meanwhile
 from gatehook.counted import counted
 
 __all__ = ["Trimmer"]
@@ -40,12 +41,8 @@ class Trimmer:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Trim now and then, as long as this is open."""
-        task = asyncio.create_task(self._run())
-        try:
+        async with meanwhile(self._run()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def trim(self) -> int:
         """Delete all that is too old; gives how many rows.

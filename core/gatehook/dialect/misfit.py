@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 import msgspec
+from multidict import MultiMapping
 
 from gatehook.errors import InvalidRequest
 from gatehook.jsonio import MalformedJSON, decode
 
-__all__ = ["misfit", "read_as", "read_object"]
+__all__ = ["fitted", "misfit", "read_as", "read_object", "read_open", "read_query"]
 
 T = TypeVar("T")
 
@@ -31,13 +32,17 @@ def read_object(body: bytes, what: str = "a JSON object") -> dict[str, Any]:
     Raises:
         InvalidRequest: it is none.
     """
-    try:
-        data = decode(body)
-    except MalformedJSON as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    data = _decoded(body)
     if not isinstance(data, dict):
         raise InvalidRequest(f"the body: expected {what}")
     return data
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return decode(body)
+    except MalformedJSON as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def read_as(body: bytes, kind: type[T]) -> T:
@@ -57,6 +62,60 @@ def read_as(body: bytes, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         read_object(body)  # the slow reader tells more, or takes what is no text
         raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
+
+
+def read_open(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A request's JSON object, which may hold more than its type names: that goes to the vendor as it came.
+
+    Args:
+        body: its text.
+        decoder: of a Struct that does not forbid unknown fields.
+
+    Raises:
+        InvalidRequest: it is none, or a field is wrong or missing.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # fields that are not looked at must not smuggle anything else to a vendor
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Not JSON, or JSON with halves of surrogate pairs, which msgspec cannot hold; the slow reader tells which.
+        return fitted(_decoded(body), decoder.type)
+
+
+def read_query(given: MultiMapping[str], kind: type[T]) -> T:
+    """The parameters after the "?", as a type.
+
+    Args:
+        given: `request.query`.
+        kind: a Struct that forbids unknown fields.
+
+    Raises:
+        InvalidRequest: one is wrong, unknown, or given twice.
+    """
+    for name in given:
+        if len(given.getall(name)) > 1:
+            raise InvalidRequest(f"{name[:64]}: given more than once", param=name[:64])
+    try:
+        return msgspec.convert(dict(given), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+
+
+def fitted(data: Any, kind: type[T]) -> T:
+    """A value that was read from a request, as a type.
+
+    Raises:
+        InvalidRequest: naming the field that does not fit.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from None
+    except UnicodeEncodeError:
+        raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
 
 
 def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:

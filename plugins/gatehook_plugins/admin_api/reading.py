@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from gatehook import InvalidRequest, misfit, read_as, read_body
+from gatehook import InvalidRequest, read_as, read_body, read_query
 from gatehook_plugins.admin_api.requests import MAX_ID, PLAIN
 
 __all__ = ["body", "path_id", "query", "table"]
@@ -29,19 +29,12 @@ def path_id(request: web.Request, name: str) -> str:
 
 
 def query(request: web.Request, kind: type[T]) -> T:
-    """The parameters after the "?".
+    """The parameters after the "?", checked.
 
     Raises:
         InvalidRequest: one is wrong, unknown, or given twice.
     """
-    given = request.query
-    for name in given:
-        if len(given.getall(name)) > 1:
-            raise InvalidRequest(f"{name[:64]}: given more than once", param=name[:64])
-    try:
-        return msgspec.convert(dict(given), kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise misfit(error, kind.__struct_fields__) from None
+    return read_query(request.query, kind)
 
 
 async def body(request: web.Request, kind: type[T]) -> T:

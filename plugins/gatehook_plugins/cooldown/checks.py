@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gatehook import Catalog, GatewayError, Prober, Target, UpstreamTimeout
+from gatehook import Catalog, GatewayError, Prober, Target, UpstreamTimeout, meanwhile
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.breaker import Breaker
 from gatehook_plugins.cooldown.condition import Condition
@@ -54,12 +54,8 @@ class Checks:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Check meanwhile."""
-        task = asyncio.create_task(self._run())
-        try:
+        async with meanwhile(self._run()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def _run(self) -> None:
         while True:

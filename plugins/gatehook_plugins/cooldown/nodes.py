@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from gatehook import RedisSettings
+from gatehook import RedisSettings, meanwhile
 from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.condition import Condition
@@ -55,12 +55,10 @@ class Nodes:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Share meanwhile."""
-        task = asyncio.create_task(self._run())
         try:
-            yield
+            async with meanwhile(self._run()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
             await self._line.close()
 
     async def claim(self, key: str, seconds: float) -> bool:

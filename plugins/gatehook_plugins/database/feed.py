@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
-from gatehook import Unavailable
+from gatehook import Unavailable, meanwhile
 from gatehook_plugins.database.memory import Memory
 from gatehook_plugins.database.trail import EVERYTHING, Trail
 
@@ -56,12 +56,10 @@ class Feed:
         self._trail.tell([EVERYTHING])
         self._memory.trust(self._looked + self._grace)
         await self._after()
-        task = asyncio.create_task(self._follow())
         try:
-            yield
+            async with meanwhile(self._follow()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
             await self._memory.stop()
 
     async def _follow(self) -> None:

@@ -25,6 +25,7 @@ from gatehook import (
     StoredFile,
     Unavailable,
     hookimpl,
+    meanwhile,
 )
 from gatehook_plugins.files.local import LocalFiles
 from gatehook_plugins.files.route import FilePage
@@ -183,12 +184,8 @@ async def _open(store: _Store, interval: float) -> AsyncIterator[None]:
         raise StartupError(f"directory: cannot be used: {error}") from error
     except GatewayError as error:
         raise StartupError(f"bucket: cannot be used: {error.message}") from error
-    sweeping = asyncio.create_task(_sweep(store, interval))
-    try:
+    async with meanwhile(_sweep(store, interval)):
         yield
-    finally:
-        sweeping.cancel()
-        await asyncio.wait([sweeping])
 
 
 async def _sweep(store: _Store, interval: float) -> None:

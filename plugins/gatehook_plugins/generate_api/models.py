@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
@@ -15,16 +14,14 @@ from gatehook import (
     InvalidRequest,
     LocalModel,
     LocalModels,
-    MalformedJSON,
     ModelNotFound,
     Observer,
     Outcome,
     PermissionDenied,
     Principal,
     Target,
-    decode,
     encode,
-    misfit,
+    read_as,
     read_body,
 )
 from gatehook_plugins.generate_api.sizes import memory_of_machine, memory_of_process, shown
@@ -174,12 +171,7 @@ def _admit(request: web.Request) -> None:
 async def _read(request: web.Request) -> Load:
     if not request.can_read_body:
         return Load()
-    try:
-        return msgspec.convert(decode(await read_body(request)), Load)
-    except MalformedJSON as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    except msgspec.ValidationError as error:
-        raise misfit(error, Load.__struct_fields__) from None
+    return read_as(await read_body(request), Load)
 
 
 def _answer(body: dict[str, Any]) -> web.Response:

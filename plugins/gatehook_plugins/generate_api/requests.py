@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any, Final
 
-import msgspec
 from msgspec import Meta, Struct
 
-from gatehook import InvalidRequest, misfit, read_object
+from gatehook import InvalidRequest, fitted, read_object
 
 __all__ = ["DEFAULT_MODEL", "MOST_IN_A_BATCH", "as_chat", "read_batch"]
 
@@ -41,10 +40,7 @@ def read_batch(body: bytes) -> list[Any]:
     Raises:
         InvalidRequest: there are none, or too many.
     """
-    try:
-        return msgspec.convert(read_object(body, "a JSON object with 'requests'"), Batch).requests
-    except msgspec.ValidationError as error:
-        raise misfit(error) from None
+    return fitted(read_object(body, "a JSON object with 'requests'"), Batch).requests
 
 
 def as_chat(data: Any, default_model: str) -> dict[str, Any]:
@@ -57,12 +53,7 @@ def as_chat(data: Any, default_model: str) -> dict[str, Any]:
     Raises:
         InvalidRequest: naming the field.
     """
-    try:
-        request = msgspec.convert(data, Generate)
-    except msgspec.ValidationError as error:
-        raise misfit(error) from None
-    except UnicodeEncodeError:
-        raise InvalidRequest("a field's name is a lone surrogate and no text") from None
+    request = fitted(data, Generate)
     if "messages" in data:
         raise InvalidRequest("messages: this API takes a prompt; chats go to /v1/chat/completions", param="messages")
     model = default_model if request.model in (None, DEFAULT_MODEL) else request.model

@@ -1,13 +1,13 @@
 """/v1/jobs: what became of one's jobs, and how to be rid of them."""
 
 import re
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from gatehook import PRINCIPAL, Conflict, InvalidRequest, NotFound, PermissionDenied, Principal, encode, misfit
+from gatehook import PRINCIPAL, Conflict, InvalidRequest, NotFound, PermissionDenied, Principal, encode, read_query
 from gatehook_plugins.jobs.bell import Bell
 from gatehook_plugins.jobs.dispatcher import Dispatcher
 from gatehook_plugins.jobs.reading import Reader
@@ -21,8 +21,6 @@ __all__ = ["JobsApi", "own_job"]
 
 _ID: Final = re.compile(r"job_[0-9a-f]{32}")
 _EVERYBODY: Final = "*"
-
-T = TypeVar("T", bound=Struct)
 
 
 class PageQuery(Struct, forbid_unknown_fields=True):
@@ -56,7 +54,7 @@ class JobsApi:
         Raises:
             InvalidRequest: a parameter is wrong. PermissionDenied: somebody else's, and no admin asks.
         """
-        asked, principal = _query(request, PageQuery), request[PRINCIPAL]
+        asked, principal = read_query(request.query, PageQuery), request[PRINCIPAL]
         if asked.after is not None and not _ID.fullmatch(asked.after):
             raise InvalidRequest("after: expected the id of a job", param="after")
         rows = await self._reader.page(_whose(asked, principal), asked.status, asked.after, asked.limit + 1)
@@ -85,7 +83,7 @@ class JobsApi:
             NotFound: there is none, or it is somebody else's. Conflict: it has ended; or, to be purged, has not.
             InvalidRequest: a parameter is wrong.
         """
-        purge = _query(request, DeleteQuery).purge
+        purge = read_query(request.query, DeleteQuery).purge
         job = await own_job(self._reader, request)
         if purge:
             return await self._purge(job)
@@ -123,18 +121,6 @@ def _whose(asked: PageQuery, principal: Principal) -> str | None:
     if not principal.admin:
         raise PermissionDenied("user: only admins may list the jobs of others", param="user", code="admin_required")
     return None if asked.user == _EVERYBODY else user_id(asked.user)
-
-
-def _query(request: web.Request, kind: type[T]) -> T:
-    """The parameters after the "?".
-
-    Raises:
-        InvalidRequest: one is wrong, or unknown.
-    """
-    try:
-        return msgspec.convert(dict(request.query), kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise misfit(error, kind.__struct_fields__) from None
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

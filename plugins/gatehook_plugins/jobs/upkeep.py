@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from gatehook import GatewayError, Unavailable
+from gatehook import GatewayError, Unavailable, meanwhile
 from gatehook_plugins.jobs.bell import Bell
 from gatehook_plugins.jobs.dispatcher import Dispatcher
 from gatehook_plugins.jobs.reading import Reader
@@ -50,12 +50,8 @@ class Upkeep:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """See to it while it lasts."""
-        task = asyncio.create_task(self._run())
-        try:
+        async with meanwhile(self._run()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:

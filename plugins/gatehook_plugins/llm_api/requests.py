@@ -5,10 +5,9 @@ Parameters that `gatehook.chats` does not name go through as they are.
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
-from gatehook import InvalidRequest, misfit
+from gatehook import InvalidRequest, fitted
 from gatehook.chats import ChatParameters, Message, Name, Text, missing_field
 
 __all__ = ["as_chat"]
@@ -33,12 +32,7 @@ def as_chat(data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequest: naming the field.
     """
-    try:
-        request = msgspec.convert(data, GenerateRequest)
-    except msgspec.ValidationError as error:
-        raise misfit(error) from None
-    except UnicodeEncodeError:
-        raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
+    request = fitted(data, GenerateRequest)
     nested = data.get("parameters") or {}
     if misplaced := next((name for name in _BESIDE if name in nested), None):
         path = f"parameters.{misplaced}"

@@ -1,13 +1,12 @@
 """The parts of the quota, put together: who has which caps, what they have used, and the task that asks for leases."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Caps, Database, Directory, Ledger, Principal
+from gatehook import Caps, Database, Directory, Ledger, Principal, meanwhile
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import Account, Need, room
 from gatehook_plugins.quota.books import Books
@@ -88,13 +87,10 @@ class QuotaService:
             StartupError: the tables cannot be brought up to date.
         """
         await self._database.migrate("quota", "gatehook_plugins.quota.migrations")
-        task = asyncio.create_task(self.broker.run(), name="quota")
         try:
-            yield
+            async with meanwhile(self.broker.run()):
+                yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
             self.broker.close()
 
     async def _caps_now(self, account: Account) -> Caps:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
+from gatehook import meanwhile
 from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.script import Script, script
@@ -55,12 +56,10 @@ class RedisStore:
     async def lifespan(self) -> AsyncIterator[None]:
         """Renew leases meanwhile; end with no request of this node counted and no connection open."""
         self._node = secrets.token_hex(8)  # not before: workers that are forked must differ
-        renewing = asyncio.create_task(self._renew())
         try:
-            yield
+            async with meanwhile(self._renew()):
+                yield
         finally:
-            renewing.cancel()
-            await asyncio.wait([renewing])
             self._ended |= self._held
             self._held = {}
             with contextlib.suppress(Gone):

@@ -20,6 +20,7 @@ from gatehook import (
     Question,
     RateLimited,
     Unavailable,
+    meanwhile,
 )
 from gatehook_plugins.tool_policy import store
 from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session, printable
@@ -77,12 +78,8 @@ class Desk:
         """
         async with self._database.opened():
             await self._database.migrate("tool_policy", "gatehook_plugins.tool_policy.migrations")
-            task = asyncio.create_task(self._sweep(), name="tool_policy")
-            try:
+            async with meanwhile(self._sweep()):
                 yield
-            finally:
-                task.cancel()
-                await asyncio.wait([task])
 
     async def keep(self, call: Call, question: Question) -> dict[str, Any]:
         """Keep calls until somebody decides; gives what the client is told.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook import Call, Database, Directory, ToolCall, Unavailable
+from gatehook import Call, Database, Directory, ToolCall, Unavailable, meanwhile
 from gatehook_plugins.tool_policy.sessions import arguments_digest, printable
 
 __all__ = ["Refusals"]
@@ -58,12 +58,10 @@ class Refusals:
     async def lifespan(self) -> AsyncIterator[None]:
         """Write now and then, and at the end."""
         async with self._database.opened():
-            task = asyncio.create_task(self._keep_writing(), name="tool_policy refusals")
             try:
-                yield
+                async with meanwhile(self._keep_writing()):
+                    yield
             finally:
-                task.cancel()
-                await asyncio.wait([task])
                 with contextlib.suppress(Unavailable):  # told by the database itself
                     await self.write()
 

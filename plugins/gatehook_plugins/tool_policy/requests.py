@@ -1,12 +1,11 @@
 """What requests may hold, and reading them: every fault is a 4xx that names the field."""
 
-import re
 from typing import Annotated, Any, Final, TypeVar
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from gatehook import InvalidRequest, read_as, read_body
+from gatehook import read_as, read_body, read_query
 
 __all__ = ["Confirm", "Deny", "asked_limit", "read"]
 
@@ -14,7 +13,6 @@ T = TypeVar("T", bound=Struct)
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$"
 """No control characters, and nothing that is no text in UTF-8: databases take neither."""
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _MOST: Final = 500
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=_PLAIN)]
@@ -49,15 +47,14 @@ async def read(request: web.Request, kind: type[T]) -> T:
     return read_as(await read_body(request), kind)
 
 
+class _Listing(Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=_MOST)] = 100
+
+
 def asked_limit(request: web.Request) -> int:
     """How many of a list are wanted: `?limit=`.
 
     Raises:
         InvalidRequest: no number, or too many; or another parameter.
     """
-    if unknown := [name for name in request.query if name != "limit"]:
-        raise InvalidRequest(f"{unknown[0][:80]}: no such parameter; there is: limit", param=unknown[0][:80])
-    text = request.query.get("limit", "100")
-    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= _MOST:
-        raise InvalidRequest(f"limit: expected a whole number from 1 to {_MOST}", param="limit")
-    return int(text)
+    return read_query(request.query, _Listing).limit

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gatehook import GatewayError, Retry, StartupError, Unavailable
+from gatehook import GatewayError, Retry, StartupError, Unavailable, meanwhile
 from gatehook_plugins.vendor_gguf.messages import (
     Acquire,
     Bye,
@@ -134,12 +134,10 @@ class Link:
             await self._opened()
         except Unavailable as error:
             raise StartupError(f"[plugins.vendor_gguf] {error.message}") from None
-        keeper = asyncio.create_task(self._keep_open())
         try:
-            yield
+            async with meanwhile(self._keep_open()):
+                yield
         finally:
-            keeper.cancel()
-            await asyncio.wait([keeper])
             await self._close()
 
     async def acquire(self, spec: Spec) -> Lease:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from gatehook import Call, Catalog, GatewayError, ModelNotFound, Target
+from gatehook import Call, Catalog, GatewayError, ModelNotFound, Target, meanwhile
 from gatehook_plugins.vendor_gguf.deployments import VENDOR, Deployments
 from gatehook_plugins.vendor_gguf.header import Header
 from gatehook_plugins.vendor_gguf.library import Family
@@ -43,12 +43,8 @@ class Shelf:
     async def lifespan(self) -> AsyncIterator[None]:
         """Look at the files, now and from time to time."""
         await self.look()
-        task = asyncio.create_task(self._keep_looking())
-        try:
+        async with meanwhile(self._keep_looking()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def route(self, call: Call) -> Sequence[Target] | None:
         """The deployments of a model whose file is new; None if there is none."""

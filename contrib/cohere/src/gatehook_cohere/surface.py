@@ -11,14 +11,11 @@ from gatehook import (
     Completion,
     Document,
     GatewayError,
-    InvalidRequest,
-    MalformedJSON,
     Surface,
     Usage,
-    decode,
     encode,
     envelope,
-    misfit,
+    read_open,
 )
 
 __all__ = ["RerankSurface"]
@@ -39,6 +36,9 @@ class _Request(msgspec.Struct):
     max_tokens_per_doc: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
+_decoder: Final = msgspec.json.Decoder(_Request)
+
+
 class RerankSurface:
     """Implements `gatehook.Surface`; there are no streams."""
 
@@ -51,14 +51,8 @@ class RerankSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        try:
-            data = decode(body)
-            parsed = msgspec.convert(data, _Request)
-        except MalformedJSON as error:
-            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-        except msgspec.ValidationError as error:
-            raise misfit(error) from None
-        call.body = Document(data, body)
+        parsed = read_open(body, _decoder)
+        call.body = Document(raw=body)
         call.model = parsed.model
         call.choices = 0  # no text is written: nothing is to be reserved for one
 

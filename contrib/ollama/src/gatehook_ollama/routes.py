@@ -5,7 +5,7 @@ import contextlib
 import msgspec
 from aiohttp import web
 
-from gatehook import Catalog, Egress, GatewayError, InvalidRequest, Target, encode, envelope, misfit, read_body
+from gatehook import Catalog, Egress, GatewayError, InvalidRequest, Target, encode, envelope, read_as, read_body
 from gatehook_ollama.library import Library
 from gatehook_ollama.options import base
 
@@ -37,13 +37,7 @@ class Routes:
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Load a model; a line of JSON for each step. The client's leaving stops it."""
-        body = await read_body(request)
-        try:
-            wanted = msgspec.json.decode(body, type=_Pull)
-        except msgspec.ValidationError as error:
-            raise misfit(error, _Pull.__struct_fields__) from None
-        except msgspec.DecodeError as error:
-            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        wanted = read_as(await read_body(request), _Pull)
         library = Library(self._egress, self._server(wanted.server))
         async with contextlib.aclosing(library.pull(wanted.model)) as states:
             first = await anext(states)  # what fails at once has a status of its own

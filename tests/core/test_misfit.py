@@ -1,0 +1,84 @@
+"""The JSON and the queries of requests, as types."""
+
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from msgspec import Meta, Struct
+from multidict import MultiDict
+
+from gatehook import InvalidRequest, fitted, read_as, read_object, read_open, read_query
+
+
+class Chat(Struct):
+    model: str
+    n: int | None = None
+
+
+class Page(Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    purge: bool = False
+
+
+OPEN = msgspec.json.Decoder(Chat)
+
+
+def test_what_a_type_does_not_name_may_be_there() -> None:
+    assert read_open(b'{"model": "m", "more": {"x": 1}}', OPEN) == Chat("m")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"model": 1}', "model: expected `str`, got `int`"),
+        (b"{}", "model: required, but missing"),
+        (b"[]", "the body: expected `object`, got `array`"),
+        (b"{", "the body is not valid JSON"),
+        (b'{"model": "m", "more": "\xff"}', "the body is not valid JSON"),
+        (b'{"model": "m", "\\ud800": 1}', "a lone surrogate"),
+        (b'{"model": ' + b"[" * 5000 + b"]" * 5000 + b"}", ""),
+    ],
+)
+def test_an_open_request_that_does_not_fit_is_refused(body: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_open(body, OPEN)
+    assert message.replace("`", "") in refused.value.message
+
+
+def test_half_of_a_pair_is_no_fault_where_nobody_looks() -> None:
+    assert read_open(b'{"model": "m", "more": "\\ud83d"}', OPEN) == Chat("m")
+
+
+def test_a_query_is_read_as_its_type() -> None:
+    assert read_query(MultiDict({"limit": "7", "purge": "true"}), Page) == Page(7, purge=True)
+    assert read_query(MultiDict(), Page) == Page()
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ([("limit", "x")], "limit"),
+        ([("limit", "0")], "limit"),
+        ([("limti", "7")], "limti"),
+        ([("limit", "7"), ("limit", "8")], "limit"),
+        ([("a" * 500, "7"), ("a" * 500, "8")], "a" * 64),
+    ],
+)
+def test_a_query_that_does_not_fit_is_refused(given: list[tuple[str, str]], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_query(MultiDict(given), Page)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("read", [lambda body: read_as(body, dict[str, Any]), read_object])
+@pytest.mark.parametrize("body", [b"", b"null", b"[1]", b"nan", b"{'a': 1}"])
+def test_what_is_no_object_is_refused(read: Any, body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="the body"):
+        read(body)
+
+
+def test_a_value_that_does_not_fit_names_its_field() -> None:
+    assert fitted({"model": "m", "n": 2, "more": 1}, Chat) == Chat("m", 2)
+    with pytest.raises(InvalidRequest) as refused:
+        fitted({"model": "m", "n": "2"}, Chat)
+    assert refused.value.param == "n"
