@@ -1,25 +1,32 @@
 """Private PostgreSQL and Redis servers, one of each a session, for every test that stores or limits something.
 
 They listen on this machine only, need no root (and work as root), and are those of the machine or, failing that, of
-the wheels among the development dependencies.
+the wheels among the development dependencies. And, wherever a conformance suite runs, its report in PLUGINS.md is held
+against what the checks find.
 """
 
 import gc
 import glob
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gatehook.testing.conformance.suite import NOT_OFFERED
+
+BOOK = Path(__file__).parents[1] / "PLUGINS.md"
+REPORTED = ("vendor", "image vendor")
+"""Kinds of suites whose reports are in the book."""
 _ROOM = 4 * 1024**3
 """Bytes; a run takes a fourth of it."""
 
@@ -223,3 +230,46 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+# --- reports of conformance suites ---------------------------------------------------------------------------------
+
+
+def claims(kind: str) -> dict[tuple[str, str], str]:
+    """What PLUGINS.md says of the vendors of a kind: the cell of each capability and vendor."""
+    table = re.search(rf"^\| {kind} \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", BOOK.read_text("utf-8"), re.MULTILINE)
+    if table is None:
+        return {}
+    vendors = [cell.strip() for cell in table[1].split("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2].splitlines()]
+    return {(row[0], vendor): cell for row in rows for vendor, cell in zip(vendors, row[1:], strict=True)}
+
+
+@pytest.fixture(name="claims")
+def claims_fixture() -> Callable[[str], dict[tuple[str, str], str]]:
+    """Reads a table."""
+    return claims
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A check that finds something else than PLUGINS.md says is a failure."""
+    report = yield
+    suite, capability = item.cls, getattr(item.function, "capability", "")
+    is_written_anew = item.config.getoption("--gatehook-report", None)
+    if call.when == "call" and capability and suite.kind in REPORTED and not is_written_anew:
+        said = claims(suite.kind).get((capability, suite.title()), "nothing")
+        found = _found(report)
+        if found and said != found and not report.failed:
+            report.outcome = "failed"
+            report.longrepr = f"PLUGINS.md says {said!r} of {capability} at {suite.title()}, the check finds {found!r}"
+    return report
+
+
+def _found(report: pytest.TestReport) -> str:
+    if not report.skipped:
+        return "yes"
+    reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else ""
+    return "not offered" if NOT_OFFERED in reason else ""

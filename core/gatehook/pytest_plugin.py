@@ -16,6 +16,8 @@ __all__ = ["markdown", "results"]
 _PROPERTY = "gatehook"
 """A test's property: kind of suite, plugin, capability. Properties reach the report also from other processes."""
 _NOT_OFFERED = "not offered: "
+_VENDORS = ("vendor", "image vendor")
+"""Kinds of suites that a vendor is asked for by."""
 
 Results = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By kind, then by capability, then by plugin: "yes", "not offered", "not tried" or "FAILED"."""
@@ -41,15 +43,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         told = _told(item)
         if told is not None:
             item.user_properties.append((_PROPERTY, told))
-            if told[0] == "vendor":
+            if told[0] in _VENDORS:
                 titles |= {told[1], getattr(item.cls, "plugin", "")}  # type: ignore[attr-defined]
                 if wanted in (told[1], item.cls.plugin):  # type: ignore[attr-defined]
                     chosen.append(item)
     if wanted and not chosen:
         known = ", ".join(sorted(titles - {""})) or "none"
         raise pytest.UsageError(
-            f"--gatehook-vendor {wanted}: no VendorConformance with this plugin or label among the tests; "
-            f"there are: {known}"
+            f"--gatehook-vendor {wanted}: no VendorConformance or ImageVendorConformance with this plugin or label "
+            f"among the tests; there are: {known}"
         )
     if wanted:
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

@@ -1,14 +1,15 @@
-"""Runs checks of a suite as functions, and holds the reports in PLUGINS.md against what the checks find."""
+"""Runs checks of a suite as functions; and a server for the suite for vendors of pictures."""
 
-import re
-from collections.abc import Awaitable, Callable, Collection, Generator
-from pathlib import Path
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Any
 
 import pytest
+from aiohttp import web
 
+from gatehook.testing import Recorded
+from gatehook.testing.conformance import Failure, ImageServer, Plan, half
 from gatehook.testing.conformance.suite import NOT_OFFERED, Suite, capabilities, checks
-
-BOOK = Path(__file__).parents[2] / "PLUGINS.md"
 
 
 async def failing_checks(suite: Suite, *, without: Collection[str] = ()) -> dict[str, str]:
@@ -39,41 +40,80 @@ def capabilities_fixture() -> Callable[[type[Suite]], list[str]]:
     return capabilities
 
 
-def claims() -> dict[tuple[str, str], str]:
-    """What PLUGINS.md says of the vendors: the cell of each capability and vendor."""
-    table = re.search(r"^\| vendor \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", BOOK.read_text("utf-8"), re.MULTILINE)
-    if table is None:
-        return {}
-    vendors = [cell.strip() for cell in table[1].split("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2].splitlines()]
-    return {(row[0], vendor): cell for row in rows for vendor, cell in zip(vendors, row[1:], strict=True)}
+class PictureJobs(ImageServer):
+    """POST /jobs, GET and DELETE /jobs/NAME, GET /pictures/NAME. A job is over at the second look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, dict[str, Any]] = {}
+        self.looks: dict[str, int] = {}
+        self.pictures: dict[str, bytes] = {}
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        app = web.Application(middlewares=[self.noted])
+        app.router.add_post("/jobs", self.take)
+        app.router.add_get("/jobs/{name}", self.look)
+        app.router.add_delete("/jobs/{name}", self.give_up)
+        app.router.add_get("/pictures/{name}", self.show)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def noted(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append(Recorded(request.method, request.path_qs, dict(request.headers), await request.read()))
+        if self.plan.fate == "dead" and self.jobs:
+            request.transport.close()  # type: ignore[union-attr]
+        if self.plan.fate == "nonsense":
+            return web.Response(text="<html>What do you mean?</html>", content_type="text/html")
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def take(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        name = str(len(self.jobs))
+        job = await self.begin(asked["words"])
+        if self.plan.fate == "refused":
+            assert self.plan.failure is not None
+            await self.end(job)
+            told = self.plan.failure
+            return web.Response(text=told.message, status=told.status, headers=told.headers)
+        self.known[name] = {**asked, "job": job}
+        return web.json_response({"job": name})
+
+    async def look(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        known, job = self.known[name], self.known[name]["job"]
+        self.looks[name] = self.looks.get(name, 0) + 1
+        slow = 60 if self.plan.fate == "slow" else 2
+        if self.plan.fate == "held" or self.looks[name] < slow:
+            return web.json_response({"done": min(self.looks[name] / slow, 0.9)})
+        await self.end(job)
+        match self.plan:
+            case Plan("failed", Failure() as failure):
+                return web.json_response({"done": 1.0, "failed": failure.message})
+            case Plan("empty"):
+                return web.json_response({"done": 1.0, "pictures": []})
+        names = [f"{name}-{number}" for number in range(known["count"])]
+        self.pictures |= {one: self.paint(job, known["size"]) for one in names}
+        return web.json_response({"done": 1.0, "pictures": names})
+
+    async def give_up(self, request: web.Request) -> web.Response:
+        await self.end(self.known[request.match_info["name"]]["job"], "stopped")
+        return web.Response()
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        whole = web.Response(body=self.pictures[request.match_info["name"]], content_type="image/png")
+        return await half(request, whole) if self.plan.fate == "cut" else whole
 
 
-@pytest.fixture(name="claims")
-def claims_fixture() -> Callable[[], dict[tuple[str, str], str]]:
-    """Reads the table."""
-    return claims
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Function, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A check that finds something else than PLUGINS.md says is a failure."""
-    report = yield
-    suite, capability = item.cls, getattr(item.function, "capability", "")
-    is_written_anew = item.config.getoption("--gatehook-report", None)
-    if call.when == "call" and capability and suite.kind == "vendor" and not is_written_anew:
-        said = claims().get((capability, suite.title()), "nothing")
-        found = _found(report)
-        if found and said != found and not report.failed:
-            report.outcome = "failed"
-            report.longrepr = f"PLUGINS.md says {said!r} of {capability} at {suite.title()}, the check finds {found!r}"
-    return report
-
-
-def _found(report: pytest.TestReport) -> str:
-    if not report.skipped:
-        return "yes"
-    reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else ""
-    return "not offered" if NOT_OFFERED in reason else ""
+@pytest.fixture
+def picture_jobs() -> type[ImageServer]:
+    """A stand-in that is spoken to by several requests for one picture."""
+    return PictureJobs

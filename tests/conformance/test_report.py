@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gatehook.testing.conformance import VendorConformance
+from gatehook.loader.plugins import installed
+from gatehook.testing.conformance import ImageVendorConformance, VendorConformance
 
 pytest_plugins = ("pytester",)
 
@@ -84,8 +85,22 @@ def test_without_the_options_nothing_is_said(ran: Any) -> None:
     result.stdout.no_fnmatch_line("| vendor*")
 
 
-def test_the_book_reports_of_every_vendor_and_every_check(claims: Any, capabilities: Any) -> None:
-    rows = capabilities(VendorConformance)
-    vendors = ("openai", "anthropic", "gemini", "mock", "gguf")
-    assert list(claims()) == [(row, vendor) for row in rows for vendor in vendors]
-    assert set(claims().values()) == {"yes", "not offered", "not tried"}
+@pytest.mark.parametrize(
+    ("suite", "vendors"),
+    [
+        (VendorConformance, ["openai", "anthropic", "gemini", "mock", "gguf"]),
+        (ImageVendorConformance, ["openai", "mock", "comfyui"]),
+    ],
+)
+def test_the_book_reports_of_every_vendor_and_every_check(
+    claims: Any, capabilities: Any, suite: type[VendorConformance | ImageVendorConformance], vendors: list[str]
+) -> None:
+    told = claims(suite.kind)
+    assert list(told) == [(row, vendor) for row in capabilities(suite) for vendor in vendors]
+    assert set(told.values()) <= {"yes", "not offered", "not tried"}
+
+
+def test_every_vendor_that_is_shipped_has_a_report(claims: Any) -> None:
+    told = {vendor for kind in ("vendor", "image vendor") for _, vendor in claims(kind)}
+    plugins = {name.removeprefix("vendor_") for name in installed() if name.startswith("vendor_")}
+    assert told == plugins

@@ -7,16 +7,19 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from aiohttp import ClientSession
 
+from gatehook import Call, Outcome
 from gatehook.app import Gateway
+from gatehook.calls.record import Record
 from gatehook.config.settings import load
 from gatehook.errors import StartupError
 from gatehook.testing import available, serving
+from gatehook_plugins.jobs.tables import STATUSES
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "contrib" / "deploy"
@@ -93,6 +96,26 @@ async def test_each_metric_and_label_that_is_named_exists(watched: str) -> None:
         for label in (grouped.split(", ") if grouped else [matched])
     }
     assert named - labels - {"le", "job", "instance", "deployment"} == set()
+
+
+def test_each_value_that_a_label_is_compared_with_is_one_that_it_has() -> None:
+    """A rule that waits for a word nobody says is silent for ever."""
+    gone = Record(Call("chat", "openai", {}))
+    gone.client_left()
+    known = {
+        "outcome": set(get_args(get_type_hints(Outcome)["status"])),
+        "status": set(STATUSES),
+        "code": {gone.outcome().code},
+        "job": {"gatehook"},  # the scrape's name, which the operator gives
+    }
+    compared = {
+        (label, word)
+        for expression in EXPRESSIONS
+        for label, words in re.findall(r"([a-z_]+)(?:=~|!~|!=|=)\"([^\"]*)\"", expression)
+        for word in words.split("|")
+    }
+    assert len(compared) > 6
+    assert {(label, word) for label, word in compared if word not in known[label]} == set()
 
 
 def test_dashboard_and_rules_are_whole() -> None:

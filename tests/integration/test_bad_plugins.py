@@ -4,6 +4,7 @@ What is refused at start-up is in tests/core/test_plugins.py and test_broken_plu
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -89,6 +90,16 @@ def vendor(complete: Any = None, stream: Any = None) -> Any:
 async def ask(served: Any, http: aiohttp.ClientSession, **more: Any) -> tuple[int, str]:
     async with http.post(f"{served.url}/v1/chat/completions", json=CHAT | more) as answer:
         return answer.status, await answer.text()
+
+
+async def heard(served: Any, http: aiohttp.ClientSession, **more: Any) -> tuple[int, str]:
+    """The same, of an answer that may be cut."""
+    received = bytearray()
+    async with http.post(f"{served.url}/v1/chat/completions", json=CHAT | more) as answer:
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            async for data in answer.content.iter_any():
+                received += data
+    return answer.status, received.decode()
 
 
 async def said(cls: type, caplog: pytest.LogCaptureFixture, **more: Any) -> tuple[int, str, str]:
@@ -222,6 +233,59 @@ async def test_a_plugin_that_raises_ends_one_call_and_not_the_process(
     assert type(fault).__name__ in log
 
 
+CALLS = """
+[[models]]
+name = "calls"
+vendor = "mock"
+options = { tool_calls = [{ name = "delete_all" }] }
+"""
+TOOLS = [{"type": "function", "function": {"name": "delete_all", "parameters": {"type": "object"}}}]
+
+
+class Rewriting:
+    """A rewriter that fails with whatever it is given."""
+
+    def __init__(self, fault: BaseException) -> None:
+        self._fault = fault
+
+    def completion(self, completion: Any) -> Any:
+        raise self._fault
+
+    def chunks(self, batch: Any) -> Any:
+        raise self._fault
+
+    def rest(self) -> Any:
+        raise self._fault
+
+
+async def passed(self: Any, call: Call, tools: Any) -> Any:
+    """A policy that hides no tool."""
+    return tools
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("place", ["transform", "rewriter", "offer", "judge"])
+async def test_a_transform_or_a_policy_that_raises_lets_nothing_out(
+    caplog: pytest.LogCaptureFixture, place: str, stream: bool, fault: BaseException
+) -> None:
+    hook, methods = {
+        "transform": ("register_transforms", {"transform": giving(fault)}),
+        "rewriter": ("register_transforms", {"transform": giving(Rewriting(fault))}),
+        "offer": ("register_tool_policies", {"offer": giving(fault), "judge": giving(Verdict("allow"))}),
+        "judge": ("register_tool_policies", {"offer": passed, "judge": giving(fault)}),
+    }[place]
+    bad = plugin(hook, made("Bad", **methods))
+    async with serving(KERNEL + CALLS, plugins={"bad": bad}) as served, aiohttp.ClientSession() as http:
+        status, text = await heard(served, http, model="calls", stream=stream, tools=TOOLS)
+        async with http.get(f"{served.url}/health") as answer:
+            assert answer.status == 200
+    assert status == 500 or (stream and "[DONE]" not in text), (status, text)
+    assert "internal error" in text
+    assert '"delete_all"' not in text
+    assert type(fault).__name__ in caplog.text
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_vendor_that_raises_is_a_502(
@@ -288,6 +352,7 @@ async def test_a_route_that_raises_or_gives_no_response_is_a_500(caplog: pytest.
         ("register_limiters", "admit"),
         ("register_routers", "route"),
         ("register_caches", "get"),
+        ("register_transforms", "transform"),
     ],
 )
 async def test_a_plugin_that_never_answers_is_named_and_holds_up_nobody_else(
@@ -321,8 +386,6 @@ async def test_a_plugin_that_never_answers_is_named_and_holds_up_nobody_else(
 async def test_a_lifespan_that_never_begins_is_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import contextlib
-
     told = asyncio.Event()
     monkeypatch.setattr("gatehook.loader.patience._PATIENCE", 0.02)
     caplog.handler.addFilter(Heard("takes more than", told.set))

@@ -155,3 +155,19 @@ async def test_the_chain_is_asked_once_however_many_ask(monkeypatch: pytest.Monk
     signer = Signer()
     await asyncio.gather(*(sent(signer) for _ in range(5)))
     assert asked == [""]
+
+
+@pytest.mark.parametrize("kind", ["InvalidSignatureException", "IncompleteSignature", "SignatureDoesNotMatch"])
+async def test_what_aws_says_of_a_signature_is_not_repeated_for_it_quotes_the_session_s_token(kind: str) -> None:
+    words = "The Canonical String should have been 'POST ... x-amz-security-token:session-token-7f3a'"
+    refusal = Reply.of_json({"message": words}, status=403, headers={"x-amzn-ErrorType": kind})
+    async with (
+        StubUpstream(refusal) as stub,
+        serving(SETTINGS.format(url=stub.url), plugins={"bedrock": BedrockPlugin}) as served,
+        ClientSession() as session,
+        session.post(f"{served.url}/v1/chat/completions", json={"model": "m", "messages": HI}) as answer,
+    ):
+        told = (await answer.json())["error"]
+    assert (answer.status, told["code"]) == (502, "upstream_credential_rejected")
+    assert "signature is not accepted" in told["message"]
+    assert "session-token" not in told["message"]

@@ -8,8 +8,10 @@ from aiohttp import ClientSession
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from gatehook import Outcome, Usage
 from gatehook.testing import Reply, StubUpstream, serving
 from gatehook_otel import OtelPlugin
+from gatehook_otel.calls import _each_token
 
 PLUGINS = {"otel": OtelPlugin}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -147,6 +149,10 @@ async def test_metrics(settings: str, spans: Spans, points: Callable[[], dict[st
     assert requests == {("good", None), ("shaky", None), (None, "model_not_found")}
     (first,) = found["gen_ai.server.time_to_first_token"]
     assert first.attributes["gen_ai.request.model"] == "shaky"
+    assert (first.explicit_bounds[0], first.explicit_bounds[-1]) == (0.001, 10.0)
+    (each,) = found["gen_ai.server.time_per_output_token"]
+    assert each.attributes["gen_ai.request.model"] == "shaky"
+    assert (each.explicit_bounds[0], each.explicit_bounds[-1]) == (0.01, 2.5)
     operations = found["gen_ai.client.operation.duration"]
     assert sum(one.count for one in operations) == 3
     assert {one.attributes.get("error.type") for one in operations} == {None, "upstream_error"}
@@ -181,3 +187,22 @@ base_url = "URL/v1"
     attempt, call = spans()
     assert attributes(call)["error.type"] == attributes(attempt)["error.type"] == "client_left"
     assert attempt.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ({}, 0.25),
+        ({"status": "partial"}, None),
+        ({"status": "cached"}, None),
+        ({"first_token": None}, None),
+        ({"usage": None}, None),
+        ({"usage": Usage(3, 1)}, None),
+        ({"usage": Usage(3, 5, estimated=True)}, None),
+    ],
+)
+def test_the_time_of_a_token_is_told_of_streams_that_were_counted_and_ended_well(
+    told: dict[str, Any], seconds: float | None
+) -> None:
+    whole: dict[str, Any] = {"status": "complete", "usage": Usage(3, 5), "duration": 1.5, "first_token": 0.5}
+    assert _each_token(Outcome(http_status=200, **{**whole, **told})) == seconds

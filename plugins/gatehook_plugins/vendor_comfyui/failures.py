@@ -1,4 +1,7 @@
-"""What ComfyUI says when something is wrong, for clients: without paths, tracebacks and the prompts of others."""
+"""What ComfyUI says when something is wrong, for clients: without paths, tracebacks and the prompts of others.
+
+Neither clients nor the log see the deployment's secrets, which a proxy before the server may quote.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ from gatehook import (
     Upstream,
     UpstreamError,
     decode,
+    redact,
     upstream_error,
 )
 from gatehook_plugins.vendor_comfyui.workflow import Workflow
@@ -28,7 +32,8 @@ _MEMORY: Final = ("outofmemory", "out of memory", "allocate memory", "not enough
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     """The error of an answer that is not a 200; its words may hold paths, so they are only logged."""
     said = await upstream.read_error()
-    log.warning("%s answered %d: %s", target.key, upstream.status, said[:500].decode("utf-8", "replace"))
+    words = redact(said.decode("utf-8", "replace"), target.secrets())[:500]
+    log.warning("%s answered %d: %s", target.key, upstream.status, words)
     message = f"answered {upstream.status}"
     return upstream_error(target.vendor, upstream.status, message, retry_after=upstream.retry_after)
 
@@ -43,7 +48,7 @@ def rejected(attempt: Attempt, workflow: Workflow, body: bytes) -> GatewayError:
     """
     vendor = attempt.target.vendor
     try:
-        told = decode(body)
+        told = _decoded(attempt.target, body)
         nodes = told.get("node_errors") or {}
         faults = [(node, fault) for node, said in nodes.items() for fault in said["errors"]]
         if not faults:
@@ -69,6 +74,15 @@ def rejected(attempt: Attempt, workflow: Workflow, body: bytes) -> GatewayError:
         return UpstreamError(f"{vendor}: the server does not take the workflow", code="upstream_misconfigured")
 
 
+def _decoded(target: Target, body: bytes) -> Any:
+    """What the server says of a workflow, without secrets.
+
+    Raises:
+        MalformedJSON: it is none.
+    """
+    return decode(redact(body.decode("utf-8", "replace"), target.secrets()).encode())
+
+
 def failed(target: Target, workflow: Workflow, entry: Mapping[str, Any]) -> GatewayError | None:
     """What went wrong in a run, by its entry in the history; None if nothing did."""
     status = entry.get("status") or {}
@@ -80,7 +94,8 @@ def failed(target: Target, workflow: Workflow, entry: Mapping[str, Any]) -> Gate
             f"{target.vendor}: somebody stopped the run at the server", code="upstream_interrupted", retry=Retry.NEXT
         )
     error = events.get("execution_error") or {}
-    node, kind, words = (str(error.get(name, "")) for name in ("node_id", "exception_type", "exception_message"))
+    said = (str(error.get(name, "")) for name in ("node_id", "exception_type", "exception_message"))
+    node, kind, words = (redact(text, target.secrets()) for text in said)
     log.warning("%s: node %s failed: %s: %s", target.key, node, kind, words.strip()[:2000])
     where = f"node {node} ({workflow.called(node)})" if node else "the run"
     if any(word in f"{kind} {words}".lower() for word in _MEMORY):

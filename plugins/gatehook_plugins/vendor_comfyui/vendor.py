@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from gatehook import (
     Usage,
     Vendor,
     completion,
+    encode,
     picture_url,
     pictures_answer,
     wants_urls,
@@ -71,7 +73,7 @@ class ComfyVendor:
         self._files = files
         self._folder = folder
         self._deployments: dict[str, Deployment] = {}
-        self._servers: dict[tuple[str, ...], Server] = {}
+        self._servers: dict[tuple[str, str], Server] = {}
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -159,7 +161,7 @@ class ComfyVendor:
         headers = dict(options.headers)
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
-        place = (target.base_url, *(text for header in sorted(headers.items()) for text in header))
+        place = target.base_url, hashlib.sha256(encode(sorted(headers.items()))).hexdigest()  # no secret is kept about
         if place not in self._servers:
             self._servers[place] = Server(self._egress, target, headers)
         return self._servers[place]

@@ -12,7 +12,7 @@ import json
 import struct
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,12 @@ class FakeComfy:
         self.is_mute = False
         """Whether sockets say nothing of runs."""
         self.loses_files = False
+        self.fails: tuple[str, str] | None = None
+        """Of which kind and with which words every run fails after its first node."""
+        self.paint: Callable[[Mapping[str, Any]], bytes] = lambda prompt: picture(json.dumps(prompt))
+        """What the picture of a run looks like."""
+        self.front: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
+        """What stands before it and may answer in its place, or cut the line; None lets a request through."""
         self.frame = 0
         """Bytes of a preview that is larger than all others; 0 for none."""
         self.sockets: dict[str, web.WebSocketResponse] = {}
@@ -137,6 +143,8 @@ class FakeComfy:
         body = await request.json() if request.can_read_body else None
         self.asked.append((request.method, request.path, dict(request.headers), body))
         request[BODY] = body
+        if self.front is not None and (instead := await self.front(request)) is not None:
+            return instead
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -337,6 +345,8 @@ class FakeComfy:
 
     async def _compute(self, item: Any, one: Mapping[str, Any]) -> Any:
         inputs = one["inputs"]
+        if self.fails is not None:
+            raise _Failed(*self.fails)
         match one["class_type"]:
             case "Steps":
                 await self._count(item, inputs)
@@ -349,7 +359,7 @@ class FakeComfy:
                 place = "output" if kind == "SaveImage" else "temp"
                 name = f"{inputs.get('filename_prefix', 'temp')}_{len(self.files):05}_.png"
                 if not self.loses_files:
-                    self.files[place, name] = picture(json.dumps(item[2]))
+                    self.files[place, name] = self.paint(item[2])
                 return {"filename": name, "subfolder": "", "type": place}
         return True
 
@@ -394,6 +404,12 @@ async def other_comfy() -> AsyncIterator[FakeComfy]:
     """Another one."""
     async with FakeComfy().serving() as server:
         yield server
+
+
+@pytest.fixture
+def make_comfy() -> type[FakeComfy]:
+    """Makes a server that is not serving yet."""
+    return FakeComfy
 
 
 @pytest.fixture

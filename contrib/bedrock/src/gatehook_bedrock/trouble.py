@@ -20,11 +20,15 @@ _STATUS: Final[Mapping[str, int]] = {
     "resourcenotfound": 404,
     "servicequotaexceeded": 402,
     "serviceunavailable": 503,
+    "signaturedoesnotmatch": 403,
     "throttling": 429,
     "unrecognizedclient": 403,
     "validation": 400,
 }
 """What each stands for among the gateway's errors; AWS's own statuses blame the client for much that it cannot mend."""
+
+_UNSIGNED: Final = frozenset({"incompletesignature", "invalidsignature", "signaturedoesnotmatch"})
+"""Their words repeat the request's headers, the session's token among them, which no deployment's settings name."""
 
 
 async def failure(upstream: Upstream, target: Target) -> GatewayError:
@@ -53,6 +57,8 @@ def exception(
     words = (data.get("message") or data.get("Message")) if isinstance(data, dict) else None
     name = kind.partition(":")[0].rpartition("#")[2]
     known = name.lower().removesuffix("exception")
+    if known in _UNSIGNED:
+        words = "the request's signature is not accepted; are the credentials right, and this machine's clock?"
     return upstream_error(
         "bedrock",
         _STATUS.get(known, 500 if status in (200, 424) else status),

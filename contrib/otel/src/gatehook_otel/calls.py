@@ -57,6 +57,8 @@ class CallSpans(Observer):
             instruments.request.record(outcome.duration, labels, context)
             if outcome.first_token is not None:
                 instruments.first_token.record(outcome.first_token, common, context)
+            if (each := _each_token(outcome)) is not None:
+                instruments.each_token.record(each, common, context)
 
     def _common(self, call: Call) -> dict[str, Any]:
         """What spans and metrics both tell. Names that clients made up are no model, and would be ever new series."""
@@ -98,6 +100,15 @@ class CallSpans(Observer):
         span.set_attributes(told)
         if outcome.http_status >= 500 or (outcome.status == "partial" and outcome.http_status == 200):
             span.set_status(StatusCode.ERROR, outcome.code)
+
+
+def _each_token(outcome: Outcome) -> float | None:
+    """The seconds that each token after the first took; None if there were none, or nobody counted or waited."""
+    used = outcome.usage
+    if outcome.status != "complete" or outcome.first_token is None or used is None or used.estimated:
+        return None
+    later = used.completion_tokens - 1
+    return (outcome.duration - outcome.first_token) / later if later > 0 else None
 
 
 def usage(used: Usage) -> dict[str, Any]:

@@ -17,6 +17,8 @@ OPERATIONS: Final[Mapping[str, str]] = {"completions": "text_completion"}
 _PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "bedrock": "aws.bedrock"}
 
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_EACH: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 
@@ -37,7 +39,10 @@ class Instruments:
 
         self.request = histogram("gen_ai.server.request.duration", "s", "A client's request, to its end.", _SECONDS)
         self.first_token = histogram(
-            "gen_ai.server.time_to_first_token", "s", "From a request to the first content of its stream.", _SECONDS
+            "gen_ai.server.time_to_first_token", "s", "From a request to the first content of its stream.", _FIRST
+        )
+        self.each_token = histogram(
+            "gen_ai.server.time_per_output_token", "s", "Of a stream that ended well, after its first token.", _EACH
         )
         self.operation = histogram("gen_ai.client.operation.duration", "s", "One attempt at one deployment.", _SECONDS)
         self.tokens = histogram("gen_ai.client.token.usage", "{token}", "Tokens in and out.", _TOKENS)

@@ -6,6 +6,11 @@ capability, a row of the report; what a plugin does not claim is reported as not
 
 from gatehook.testing.conformance.authenticator import AuthenticatorConformance
 from gatehook.testing.conformance.cache import CacheConformance
+from gatehook.testing.conformance.image_answers import ImageAnswers
+from gatehook.testing.conformance.image_failures import ImageFailures
+from gatehook.testing.conformance.image_lines import ImageLines
+from gatehook.testing.conformance.image_requests import ImageRequests
+from gatehook.testing.conformance.images import Fate, ImageServer, Job, Plan, PostedImages, half, painted
 from gatehook.testing.conformance.limiter import LimiterConformance
 from gatehook.testing.conformance.router import RouterConformance
 from gatehook.testing.conformance.script import Act, Failure, Said, Script
@@ -21,15 +26,27 @@ __all__ = [
     "AuthenticatorConformance",
     "CacheConformance",
     "Failure",
+    "Fate",
+    "ImageServer",
+    "ImageVendorConformance",
+    "Job",
     "LimiterConformance",
+    "Plan",
+    "PostedImages",
     "RouterConformance",
     "Said",
     "Script",
     "ToolPolicyConformance",
     "VendorConformance",
+    "half",
     "not_offered",
+    "painted",
 ]
 
 
 class VendorConformance(VendorRequests, VendorLines, VendorFailures, VendorAnswers):
     """The suite for vendors: subclass it, name the `plugin`, give a `script` of its upstream's dialect."""
+
+
+class ImageVendorConformance(ImageRequests, ImageLines, ImageFailures, ImageAnswers):
+    """The suite for vendors that make pictures: name the `plugin`, give a `server` that stands in for its own."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gatehook.model import Target
 from gatehook.testing import Served, StubUpstream
 from gatehook.testing.conformance.heard import Heard, from_completion, from_events
 
-__all__ = ["MODEL", "PATIENCE", "Answer", "Bench", "Log", "logged"]
+__all__ = ["MODEL", "PATIENCE", "Answer", "Bench", "Client", "Log", "logged"]
 
 MODEL = "conformance"
 """The public name of the deployment."""
@@ -75,41 +76,67 @@ class Answer:
 
 
 @dataclass
-class Bench:
-    """What a check works with."""
+class Client:
+    """A gateway with one deployment, and who asks it."""
 
     served: Served
-    stub: StubUpstream
     http: aiohttp.ClientSession
     log: "Log"
-    prompt: str
+    patience: float = field(default=PATIENCE, kw_only=True)
+    """Seconds after which an answer is taken to hang."""
 
     @property
     def target(self) -> Target:
         """The deployment."""
         return self.served.gateway.settings.targets[0]
 
+    @asynccontextmanager
+    async def posting(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the answer's head has come. What is None in the body is left out."""
+        body = {name: value for name, value in body.items() if value is not None}
+        async with self.http.post(f"{self.served.url}/v1/{path}", json=body) as response:
+            yield response
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Send a request and take all of the answer, however it ends; one that hangs ends the check."""
+        try:
+            async with asyncio.timeout(self.patience), self.posting(path, body) as response:
+                return await _taken(response)
+        except TimeoutError:
+            pytest.fail(f"{path}: no answer after {self.patience:g} s, and none in sight", pytrace=False)
+
+
+async def _taken(response: aiohttp.ClientResponse) -> Answer:
+    """All of an answer, as far as it comes."""
+    received, cut = bytearray(), False
+    try:
+        async for data in response.content.iter_any():
+            received += data
+    except aiohttp.ClientError:
+        cut = True
+    return Answer(response.status, response.headers, bytes(received), cut)
+
+
+@dataclass
+class Bench(Client):
+    """What a check of the suite for texts works with."""
+
+    stub: StubUpstream
+    prompt: str
+
     def payload(self, **more: Any) -> dict[str, Any]:
-        """A chat; what is None is left out."""
-        whole = {"model": MODEL, "messages": [{"role": "user", "content": self.prompt}], **more}
-        return {name: value for name, value in whole.items() if value is not None}
+        """A chat."""
+        return {"model": MODEL, "messages": [{"role": "user", "content": self.prompt}], **more}
 
     @asynccontextmanager
     async def asking(self, path: str = "chat/completions", **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; the answer's head has come."""
-        async with self.http.post(f"{self.served.url}/v1/{path}", json=self.payload(**body)) as response:
+        async with self.posting(path, self.payload(**body)) as response:
             yield response
 
     async def ask(self, path: str = "chat/completions", **body: Any) -> Answer:
         """Send a request and take all of the answer, however it ends."""
-        async with asyncio.timeout(PATIENCE), self.asking(path, **body) as response:
-            received, cut = bytearray(), False
-            try:
-                async for data in response.content.iter_any():
-                    received += data
-            except aiohttp.ClientError:
-                cut = True
-            return Answer(response.status, response.headers, bytes(received), cut)
+        return await self.post(path, self.payload(**body))
 
     async def both(self, plain: Any, stream: Any, **body: Any) -> Sequence[tuple[str, Answer]]:
         """The same request plain and streamed, as far as the upstream's replies to it are given."""
