@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-__all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
+__all__ = ["Context", "Library", "LoadFailed", "Model", "cores", "default_threads"]
 
 _LOCKED: Final = (
     "llama_get_logits_ith",
@@ -228,7 +228,7 @@ class Context:
         params = api.llama_context_default_params()
         params.n_ctx, params.n_seq_max = context * sequences, sequences
         params.n_batch = params.n_ubatch = batch
-        params.n_threads = params.n_threads_batch = threads or default_threads()
+        self.threads = params.n_threads = params.n_threads_batch = threads or default_threads()
         params.embeddings = embedding
         params.kv_unified = embedding  # text: each sequence has cells of its own, and looks at no other's
         params.pooling_type = _POOLINGS[pooling]
@@ -309,9 +309,14 @@ class Context:
         ).copy()
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def default_threads() -> int:
-    """All cores that this process may use but one: the gateway works beside it, and a step waits for its slowest."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """All cores but one: the gateway works beside it, and a step waits for its slowest."""
+    return max(1, cores() - 1)
 
 
 def _as_declared(api: Any, library: ctypes.PyDLL, name: str) -> Any:
