@@ -28,7 +28,9 @@ from statistics import median
 from typing import Any
 
 import aiohttp
-from listener import Address, connected, listen
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a script: make the package importable
+from tests.bench.listener import Address, connected, listen
 
 MAKER = Path(__file__).parents[1] / "models" / "make_gguf.py"
 SIZE = "--layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000 --context 4096"
@@ -180,8 +182,8 @@ async def our_gateway(path: Path, threads: int, slots: int) -> AsyncIterator[Cha
     settings.write_text(SETTINGS.format(port=port, threads=threads, slots=slots, path=path))
     async with running("gatehook", "serve", "--config", str(settings)):
         await answering(f"http://127.0.0.1:{port}/health")
-        with listeners(slots) as threads:
-            yield Chats(("127.0.0.1", port), threads)
+        with ThreadPoolExecutor(slots) as listening:
+            yield Chats(("127.0.0.1", port), listening)
 
 
 @contextlib.asynccontextmanager
@@ -194,8 +196,8 @@ async def our_engine(path: Path, threads: int, slots: int) -> AsyncIterator[Chat
         engine.stdin.write(json.dumps(options).encode() + b"\n")
         while b"ready" not in (line := await engine.stdout.readline()):
             assert line, "the engine has ended"
-        with listeners(slots) as threads:
-            yield Chats(place, threads)
+        with ThreadPoolExecutor(slots) as listening:
+            yield Chats(place, listening)
 
 
 @contextlib.asynccontextmanager
@@ -208,12 +210,8 @@ async def their_server(path: Path, threads: int, streams: int) -> AsyncIterator[
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     async with running("llama_cpp.server", *arguments):
         await answering(f"http://127.0.0.1:{port}/v1/models")
-        with listeners(streams) as listening:
+        with ThreadPoolExecutor(streams) as listening:
             yield Chats(("127.0.0.1", port), listening)
-
-
-def listeners(streams: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(streams)
 
 
 @contextlib.asynccontextmanager

@@ -71,7 +71,7 @@ def of_process(pid: int, what: str) -> str:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: tuple[str, ...]) -> Open:
     """Opens a gateway whose models lie in tmp_path."""
     monkeypatch.setattr(link, "_ENGINE", stand_in)
-    monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: True)  # it is not needed
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.plugin.is_installed", lambda: True)  # it is not needed
 
     @contextlib.asynccontextmanager
     async def opened(more: str = "", models: str = "", failover: str = "retries = 0") -> AsyncIterator[Local]:

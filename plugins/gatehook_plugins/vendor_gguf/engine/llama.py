@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-__all__ = ["Context", "Library", "LoadFailed", "Model", "cores", "default_threads"]
+from gatehook_plugins.vendor_gguf.engine.cores import cores
+
+__all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
 
 _LOCKED: Final = (
     "llama_get_logits_ith",
@@ -307,11 +309,6 @@ class Context:
         return np.ctypeslib.as_array(
             self.call["llama_get_embeddings_seq"](self._context, sequence), (self.width,)
         ).copy()
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def default_threads() -> int:

@@ -12,10 +12,11 @@ from typing import Final
 
 from msgspec import Struct
 
+from gatehook_plugins.vendor_gguf.engine.cores import cores
 from gatehook_plugins.vendor_gguf.engine.costs import StepCosts
 from gatehook_plugins.vendor_gguf.engine.errors import Busy, EngineError
 from gatehook_plugins.vendor_gguf.engine.jobs import Job, Mail, News, joined
-from gatehook_plugins.vendor_gguf.engine.llama import Context, Model, cores
+from gatehook_plugins.vendor_gguf.engine.llama import Context, Model
 from gatehook_plugins.vendor_gguf.engine.sampling import GrammarEnded, TokenChance, chances
 from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
 
