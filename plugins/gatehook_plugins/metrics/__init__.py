@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BeforeValidator, Field
 
-from gatehook import CATALOG, HEALTH, JOBS, METER, METRICS, MetricsPage, Observer, Route, Section, ServiceKey, hookimpl
+from gatehook import (
+    CATALOG,
+    HEALTH,
+    JOBS,
+    LOCAL_MODELS,
+    METER,
+    METRICS,
+    MetricsPage,
+    Observer,
+    Route,
+    Section,
+    ServiceKey,
+    hookimpl,
+)
 from gatehook_plugins.metrics.deployments import vitalities
 from gatehook_plugins.metrics.exposition import Exposition
 from gatehook_plugins.metrics.plugin_times import PluginTimes
@@ -75,6 +88,8 @@ class Metrics:
             self._exposition.show_deployments(functools.partial(vitalities, catalog, health))
         if (jobs := gateway.services.get(JOBS)) is not None:
             self._exposition.show_jobs(jobs.counts)
+        if (local := gateway.services.get(LOCAL_MODELS)) is not None:
+            self._exposition.show_local_models(local)
         return [self._recorder]
 
     def tell_inference(self) -> None:

@@ -11,8 +11,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gatehook import Vitality
+from gatehook import LocalModel, LocalModels, Vitality
 from gatehook_plugins.metrics.deployments import deployment_metrics
+from gatehook_plugins.metrics.local_models import local_model_metrics, local_models
 from gatehook_plugins.metrics.numbers import Page
 from gatehook_plugins.metrics.plugin_times import plugin_metrics
 from gatehook_plugins.metrics.recorder import (
@@ -55,6 +56,9 @@ class Exposition(Collector):
         self._by_worker = False
         self._deployments: Callable[[], Mapping[str, Vitality]] | None = None
         self._jobs: Callable[[], Mapping[str, int]] | None = None
+        self._local: LocalModels | None = None
+        self._found: Sequence[LocalModel] = ()
+        """The local models, when somebody asked for all numbers last."""
         self._shows_inference = False
         self._process = process
         self._feathergate_names = feathergate_names
@@ -72,6 +76,10 @@ class Exposition(Collector):
         """Show also how many jobs there are, by status."""
         self._jobs = counts
 
+    def show_local_models(self, local: LocalModels) -> None:
+        """Show also how the models on this machine do."""
+        self._local = local
+
     def show_inference(self) -> None:
         """Show also what the generation API promises, under its names."""
         self._shows_inference = True
@@ -81,6 +89,8 @@ class Exposition(Collector):
         encode, content_type = _TEXT
         if "application/openmetrics-text" in request.headers.get("Accept", ""):
             encode, content_type = _OPENMETRICS
+        if self._local is not None:
+            self._found = await local_models(self._local)
         # Formatting thousands of lines, and reading /proc, would hold up every stream.
         body = await asyncio.to_thread(encode, self)
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -93,6 +103,8 @@ class Exposition(Collector):
             yield from deployment_metrics(self._deployments())
         if self._jobs is not None:
             yield _jobs(self._jobs())
+        if self._local is not None:
+            yield from local_model_metrics(self._found)
         if self._shows_inference:
             yield from _inference(totals)
         if self._feathergate_names:

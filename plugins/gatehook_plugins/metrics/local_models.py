@@ -1,0 +1,42 @@
+"""How the models on this machine do, as the plugin says that runs them."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from gatehook import LocalModel, LocalModels, Unavailable
+
+__all__ = ["local_model_metrics", "local_models"]
+
+_SECONDS: Final = 2.0
+"""Within which the models have to be told; the other numbers are not held up longer."""
+
+
+async def local_models(local: LocalModels) -> Sequence[LocalModel]:
+    """All of them; none where the process that keeps them does not answer."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await local.models()
+    except (Unavailable, TimeoutError):
+        return ()
+
+
+def local_model_metrics(found: Sequence[LocalModel]) -> Iterable[Metric]:
+    """Of each, whether it is loaded, what it takes, and how often it has failed."""
+    loaded = GaugeMetricFamily("gateway_local_model_loaded", "Whether a model is loaded: 1, or 0.", labels=("model",))
+    memory = GaugeMetricFamily(
+        "gateway_local_model_memory_bytes", "Memory that a loaded model has in use.", labels=("model",)
+    )
+    failures = CounterMetricFamily(
+        "gateway_local_model_failures",
+        "How often a model's process has ended by itself, or could not load it.",
+        labels=("model",),
+    )
+    for model in found:
+        loaded.add_metric((model.name,), model.loaded)
+        failures.add_metric((model.name,), model.failures)
+        if model.memory is not None:
+            memory.add_metric((model.name,), model.memory)
+    return loaded, memory, failures
