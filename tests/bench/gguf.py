@@ -1,12 +1,13 @@
 """Local models: Gatehook, its engine alone, llama_cpp.server, and a bare `Llama`, on one file with as many threads.
 
-    python tests/bench/gguf.py [--threads 2] [--type F16] [--rounds 5] [--streams 1 2 4 8 16]
+    python tests/bench/gguf.py [--threads 2] [--type F16] [--rounds 5] [--streams 1 2 4 8 16] [--no-server]
 
 The file is made here: 74 million random parameters, bound by memory as real models are. Each stream is a chat of its
-own with 64 tokens of answer. Rounds alternate, so that a busy neighbour hits all; told are the medians, and ratios are
-the medians of what each round gives. Gatehook is asked over TCP, its engine on its socket, without the gateway.
-llama_cpp.server takes part where it is installed: pip install 'llama-cpp-python[server]'. A bare object answers one
-after another.
+own with 64 tokens of answer. Rounds alternate, each begun by another contestant, so that a busy neighbour hits all;
+told are the medians, and ratios are the medians of what each round gives. Gatehook is asked over TCP, its engine on its
+socket, without the gateway. llama_cpp.server takes part where it is installed (pip install 'llama-cpp-python[server]')
+and wanted. A bare object answers one after another. Streams are read by threads that wait in the system: with as many
+threads of computing as cores, what a client takes is taken from the contestant.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,11 +29,15 @@ from typing import Any
 
 import aiohttp
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a script: make the package importable
+from tests.bench.listener import Address, connected, listen
+
 MAKER = Path(__file__).parents[1] / "models" / "make_gguf.py"
 SIZE = "--layers 12 --width 512 --heads 8 --kv-heads 8 --feed 1536 --words 32000 --context 4096"
 ENDS = {"2": -100}
 """The token that ends an answer, kept away: all answers have the same length."""
 TOKENS = 64
+PATH = "/v1/chat/completions"
 SETTINGS = """
 [server]
 port = {port}
@@ -68,6 +74,7 @@ async def main() -> None:
     parser.add_argument("--type", choices=["F16", "Q8_0"], default=None, help="of the weights; both if not given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--no-server", action="store_true", help="leave llama_cpp.server out")
     args = parser.parse_args()
     for kind in [args.type] if args.type else ["F16", "Q8_0"]:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,8 +94,10 @@ async def compare(path: Path, args: argparse.Namespace) -> None:
         gateway = await stack.enter_async_context(our_gateway(path, args.threads, slots))
         engine = await stack.enter_async_context(our_engine(path, args.threads, slots))
         contestants: dict[str, Contestant] = {"Gatehook": gateway, "its engine": engine}
-        if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "sse_starlette")):
-            contestants["llama_cpp.server"] = await stack.enter_async_context(their_server(path, args.threads))
+        if args.no_server:
+            pass
+        elif all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "sse_starlette")):
+            contestants["llama_cpp.server"] = await stack.enter_async_context(their_server(path, args.threads, slots))
         else:
             print("llama_cpp.server is not installed: pip install 'llama-cpp-python[server]'")
         contestants["bare Llama"] = bare(path, args.threads)
@@ -96,16 +105,21 @@ async def compare(path: Path, args: argparse.Namespace) -> None:
             await contestant(1)  # warm
         alone = 0.0
         for streams in args.streams:
-            rounds = [
-                {name: await contestant(streams) for name, contestant in contestants.items()}
-                for _ in range(args.rounds)
-            ]
+            rounds = [await one_round(contestants, streams, nth) for nth in range(args.rounds)]
             alone = alone or median(each["Gatehook"].rate for each in rounds)
             show(streams, rounds, alone)
         pairs = [await gateway.turns() for _ in range(args.rounds)]
         before, after = (median(each) for each in zip(*pairs, strict=True))
         times = f"{after * 1000:.0f} ms to the first token, of the first {before * 1000:.0f} ms"
         print(f"second turn: {times}: x{median(second / first for first, second in pairs):.2f}")
+
+
+async def one_round(contestants: dict[str, Contestant], streams: int, nth: int) -> dict[str, Figures]:
+    """Each in its turn. Threads that computed spin on for a moment: who comes next pays for it, so that changes."""
+    names = list(contestants)
+    names = names[nth % len(names) :] + names[: nth % len(names)]
+    figures = {name: await contestants[name](streams) for name in names}
+    return {name: figures[name] for name in contestants}
 
 
 def show(streams: int, rounds: list[dict[str, Figures]], alone: float) -> None:
@@ -124,39 +138,38 @@ def show(streams: int, rounds: list[dict[str, Figures]], alone: float) -> None:
 class Chats:
     """A server with OpenAI's endpoints."""
 
-    def __init__(self, client: aiohttp.ClientSession, base: str) -> None:
-        self._client = client
-        self._url = f"{base}/v1/chat/completions"
+    def __init__(self, address: Address, threads: ThreadPoolExecutor) -> None:
+        self._address = address
+        self._threads = threads
 
     async def __call__(self, streams: int) -> Figures:
-        began = time.perf_counter()
         # What is asked begins differently each time: this is not about prefixes.
         asked = [f"{time.perf_counter_ns()} tell me a story about number {nth}" for nth in range(streams)]
-        firsts = await asyncio.gather(*(self.chat([user(text)]) for text in asked))
-        return Figures(streams * TOKENS / (time.perf_counter() - began), median(firsts))
+        sockets = [connected(self._address) for _ in asked]
+        await asyncio.sleep(0.01)  # all are accepted
+        began = time.perf_counter()
+        told = await asyncio.gather(
+            *(self.chat([user(text)], sock=sock) for text, sock in zip(asked, sockets, strict=True))
+        )
+        seconds = max(last for _, last in told) - began
+        return Figures(streams * TOKENS / seconds, median(first - began for first, _ in told))
 
     async def turns(self) -> tuple[float, float]:
         """Seconds to the first token of a long conversation, and of its next turn."""
         said = [user(f"{time.time_ns()} " + "a long story, " * 60)]
-        first = await self.chat(said, 8)
-        return first, await self.chat([*said, {"role": "assistant", "content": "Yes."}, user("Go on.")], 8)
+        before = await self._first(said)
+        return before, await self._first([*said, {"role": "assistant", "content": "Yes."}, user("Go on.")])
 
-    async def chat(self, messages: list[Any], tokens: int = TOKENS) -> float:
-        """One stream; the seconds until its first content."""
+    async def _first(self, messages: list[Any]) -> float:
+        sock, began = connected(self._address), time.perf_counter()
+        first, _ = await self.chat(messages, 8, sock=sock)
+        return first - began
+
+    async def chat(self, messages: list[Any], tokens: int = TOKENS, *, sock: socket.socket) -> tuple[float, float]:
+        """One stream; when its first content came, and its end, by `time.perf_counter`."""
         body = {"model": "bench", "messages": messages, "max_tokens": tokens, "temperature": 0.0, "stream": True}
-        began, first = time.perf_counter(), 0.0
-        async with self._client.post(self._url, json={**body, "logit_bias": ENDS}) as response:
-            response.raise_for_status()
-            async for line in response.content:
-                if not first and line.startswith(b"data: {") and _content(line[6:]):
-                    first = time.perf_counter() - began
-        return first or time.perf_counter() - began
-
-
-def _content(event: bytes) -> str | None:
-    choices = json.loads(event)["choices"]
-    content: str | None = choices[0]["delta"].get("content") if choices else None
-    return content
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, listen, sock, PATH, {**body, "logit_bias": ENDS})
 
 
 def user(text: str) -> dict[str, str]:
@@ -167,10 +180,10 @@ def user(text: str) -> dict[str, str]:
 async def our_gateway(path: Path, threads: int, slots: int) -> AsyncIterator[Chats]:
     port, settings = free_port(), path.with_name("settings.toml")
     settings.write_text(SETTINGS.format(port=port, threads=threads, slots=slots, path=path))
-    base = f"http://127.0.0.1:{port}"
-    async with running("gatehook", "serve", "--config", str(settings)), aiohttp.ClientSession() as client:
-        await answering(client, f"{base}/health")
-        yield Chats(client, base)
+    async with running("gatehook", "serve", "--config", str(settings)):
+        await answering(f"http://127.0.0.1:{port}/health")
+        with ThreadPoolExecutor(slots) as listening:
+            yield Chats(("127.0.0.1", port), listening)
 
 
 @contextlib.asynccontextmanager
@@ -183,22 +196,22 @@ async def our_engine(path: Path, threads: int, slots: int) -> AsyncIterator[Chat
         engine.stdin.write(json.dumps(options).encode() + b"\n")
         while b"ready" not in (line := await engine.stdout.readline()):
             assert line, "the engine has ended"
-        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(place)) as client:
-            yield Chats(client, "http://engine")
+        with ThreadPoolExecutor(slots) as listening:
+            yield Chats(place, listening)
 
 
 @contextlib.asynccontextmanager
-async def their_server(path: Path, threads: int) -> AsyncIterator[Chats]:
+async def their_server(path: Path, threads: int, streams: int) -> AsyncIterator[Chats]:
     port = free_port()
     options = {
         "model": path, "port": port, "n_ctx": 2048, "n_threads": threads, "n_threads_batch": threads,
         "flash_attn": True, "interrupt_requests": False, "verbose": False,
     }  # fmt: skip
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    base = f"http://127.0.0.1:{port}"
-    async with running("llama_cpp.server", *arguments), aiohttp.ClientSession() as client:
-        await answering(client, f"{base}/v1/models")
-        yield Chats(client, base)
+    async with running("llama_cpp.server", *arguments):
+        await answering(f"http://127.0.0.1:{port}/v1/models")
+        with ThreadPoolExecutor(streams) as listening:
+            yield Chats(("127.0.0.1", port), listening)
 
 
 @contextlib.asynccontextmanager
@@ -223,12 +236,13 @@ def free_port() -> int:
     return port
 
 
-async def answering(client: aiohttp.ClientSession, url: str) -> None:
-    while True:
-        with contextlib.suppress(aiohttp.ClientError):
-            async with client.get(url):
-                return
-        await asyncio.sleep(0.1)
+async def answering(url: str) -> None:
+    async with aiohttp.ClientSession() as client:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with client.get(url):
+                    return
+            await asyncio.sleep(0.1)
 
 
 def bare(path: Path, threads: int) -> Contestant:

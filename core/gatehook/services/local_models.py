@@ -42,6 +42,8 @@ class LocalModel:
     """Whether it is never unloaded to make room."""
     active: int = 0
     """Requests it is answering."""
+    failures: int = 0
+    """How often its process has ended by itself, or could not load it."""
 
     @property
     def loaded(self) -> bool:

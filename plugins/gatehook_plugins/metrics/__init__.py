@@ -15,6 +15,7 @@ from gatehook import (
     CATALOG,
     HEALTH,
     JOBS,
+    LOCAL_MODELS,
     METER,
     METRICS,
     Catalog,
@@ -89,6 +90,7 @@ class Metrics:
             self._shown.deployments = functools.partial(_vitalities, catalog, health)
         if (jobs := gateway.services.get(JOBS)) is not None:
             self._shown.jobs = jobs.counts
+        self._shown.local = gateway.services.get(LOCAL_MODELS)
         return [self._recorder]
 
     def tell_inference(self) -> None:

@@ -1,15 +1,19 @@
 """What /metrics shows, and when: at the scrape, in another thread."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
-from gatehook import Vitality
+from gatehook import LocalModel, LocalModels, Unavailable, Vitality
 from gatehook_plugins.metrics.numbers import Page
 
 __all__ = ["Shown", "serve"]
+
+_SECONDS: Final = 2.0
+"""Within which the local models have to be told; the other numbers are not held up longer."""
 
 
 @dataclass(slots=True)
@@ -28,6 +32,8 @@ class Shown:
     """How the deployments do."""
     jobs: Callable[[], Mapping[str, int]] | None = None
     """How many jobs there are, by status."""
+    local: LocalModels | None = None
+    """How the models on this machine do."""
     inference: bool = False
     """Also what the generation API promises, under its names."""
 
@@ -35,12 +41,22 @@ class Shown:
 async def serve(shown: Shown, request: web.Request) -> web.Response:
     """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
     openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+    local = None if shown.local is None else await _models(shown.local)
     # Formatting thousands of lines, and reading /proc, would hold up every stream.
-    body, content_type = await asyncio.to_thread(_written, shown, openmetrics=openmetrics)
+    body, content_type = await asyncio.to_thread(_written, shown, local, openmetrics=openmetrics)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def _written(shown: Shown, *, openmetrics: bool) -> tuple[bytes, str]:
+async def _models(local: LocalModels) -> Sequence[LocalModel]:
+    """All of them; none where the process that keeps them does not answer."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await local.models()
+    except (Unavailable, TimeoutError):
+        return ()
+
+
+def _written(shown: Shown, local: Sequence[LocalModel] | None, *, openmetrics: bool) -> tuple[bytes, str]:
     from gatehook_plugins.metrics.families import written  # with prometheus_client: few gateways are ever scraped
 
-    return written(shown, openmetrics=openmetrics)
+    return written(shown, local, openmetrics=openmetrics)

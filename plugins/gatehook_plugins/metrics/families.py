@@ -9,8 +9,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from gatehook import LocalModel
 from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.exposition import Shown
+from gatehook_plugins.metrics.local_models import local_model_metrics
 from gatehook_plugins.metrics.plugin_families import plugin_metrics
 from gatehook_plugins.metrics.recorder import (
     DURATION_BOUNDS,
@@ -37,17 +39,18 @@ _OPENMETRICS: Final[_Format] = (
 )
 
 
-def written(shown: Shown, *, openmetrics: bool) -> tuple[bytes, str]:
-    """Everything as Prometheus text, or as OpenMetrics, and the content type of that."""
+def written(shown: Shown, local: Sequence[LocalModel] | None, *, openmetrics: bool) -> tuple[bytes, str]:
+    """Everything as Prometheus text, or as OpenMetrics, and the content type of that; `local` are the local models."""
     encode, content_type = _OPENMETRICS if openmetrics else _TEXT
-    return encode(_Families(shown)), content_type
+    return encode(_Families(shown, local)), content_type
 
 
 class _Families(Collector):
     """What there is to be shown, as prometheus_client asks for it."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: Shown, local: Sequence[LocalModel] | None) -> None:
         self._shown = shown
+        self._local = local
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
@@ -58,6 +61,8 @@ class _Families(Collector):
             yield from deployment_metrics(shown.deployments())
         if shown.jobs is not None:
             yield _jobs(shown.jobs())
+        if self._local is not None:
+            yield from local_model_metrics(self._local)
         if shown.inference:
             yield from _inference(totals)
         if shown.feathergate_names:

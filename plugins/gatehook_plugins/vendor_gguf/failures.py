@@ -1,5 +1,6 @@
 """What goes wrong with models, how it is told, and how long a model that failed is left alone."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -59,9 +60,12 @@ class Failures:
 
     def __init__(self) -> None:
         self._failures: dict[str, Failure] = {}
+        self.counts: Counter[str] = Counter()
+        """How often each model has failed, by name; never forgotten."""
 
     def note(self, spec: Spec, failed: EngineFailed, now: float) -> Failure:
         """A model has failed."""
+        self.counts[spec.name] += 1
         before = self._failures.get(spec.name)
         fresh = before is None or before.spec.content != spec.content or (failed.served or 0.0) > _OLD
         times = 1 if fresh or before is None else before.times + 1

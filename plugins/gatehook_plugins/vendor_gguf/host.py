@@ -167,7 +167,8 @@ class _Line:
             case Unload(id, name):
                 self._run(id, self._done(id, self._manager.unload(name)))
             case Report(id):
-                self._say(Told(id, tuple(self._manager.states()), self._manager.memory))
+                manager = self._manager
+                self._say(Told(id, tuple(manager.states()), manager.memory, dict(manager.failures)))
             case Bye():
                 pass
 

@@ -10,7 +10,7 @@ are answered: so none is kept out for ever by another that is always busy.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -148,6 +148,11 @@ class Manager:
     def memory(self) -> int:
         """Bytes that are reserved for what is loaded or being loaded."""
         return _memory(self._residents.values())
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often each model has failed, by name."""
+        return self._failures.counts
 
     async def close(self) -> None:
         """End all processes, whatever they do."""

@@ -161,6 +161,8 @@ class Told(msgspec.Struct, frozen=True, tag=True):
     states: tuple[State, ...]
     memory: int
     """Bytes that are in use, or reserved for what is being loaded."""
+    failures: dict[str, int] = {}
+    """How often each model has failed, by name."""
 
 
 Message = Hello | Acquire | Release | Load | Unload | Report | Bye

@@ -8,7 +8,7 @@ from gatehook import GatewayError, LocalLimits, LocalModel, LocalModels, ModelNo
 from gatehook_plugins.vendor_gguf.deployments import VENDOR
 from gatehook_plugins.vendor_gguf.library import Family, Variant
 from gatehook_plugins.vendor_gguf.link import Link
-from gatehook_plugins.vendor_gguf.messages import State
+from gatehook_plugins.vendor_gguf.messages import State, Told
 from gatehook_plugins.vendor_gguf.shelf import Shelf
 
 __all__ = ["LocalGGUF"]
@@ -26,9 +26,8 @@ class LocalGGUF:
     async def models(self) -> Sequence[LocalModel]:
         """All local models, by name."""
         await self._shelf.look()
-        states = {state.name: state for state in (await self._link.report()).states}
-        targets = self._shelf.targets()
-        return [await self._model(targets[name], states.get(name)) for name in sorted(targets)]
+        told, targets = await self._link.report(), self._shelf.targets()
+        return [await self._model(targets[name], told) for name in sorted(targets)]
 
     async def load(self, name: str, quantization: str | None = None, prefer_gpu: bool | None = None) -> LocalModel:
         """Load one, or wait until it is loaded."""
@@ -57,10 +56,9 @@ class LocalGGUF:
             return self._shelf.target(name)
 
     async def _one(self, target: Target) -> LocalModel:
-        told = await self._link.report()
-        return await self._model(target, next((one for one in told.states if one.name == target.name), None))
+        return await self._model(target, await self._link.report())
 
-    async def _model(self, target: Target, state: State | None) -> LocalModel:
+    async def _model(self, target: Target, told: Told) -> LocalModel:
         try:
             family, usual = await asyncio.to_thread(self._looked_up, target)
         except GatewayError as error:
@@ -76,7 +74,9 @@ class LocalGGUF:
             architecture=header.architecture,
             context_length=target.context_window or header.context_length,
             pinned=any(spec.name == target.name for spec in self._link.rules.pinned),
+            failures=told.failures.get(target.name, 0),
         )
+        state = next((one for one in told.states if one.name == target.name), None)
         return model if state is None else _with_state(model, state)
 
     def _looked_up(self, target: Target) -> tuple[Family, Variant]:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -57,6 +58,14 @@ class Local:
     async def pid(self, model: str) -> int:
         return int((await self.said(model))[2])
 
+    async def metrics(self, model: str) -> dict[str, float]:
+        """What /metrics tells of a local model."""
+        async with self.http.get(f"{self.served.url}/metrics") as page:
+            found = re.findall(
+                rf'^gateway_local_model_(\w+){{model="{model}"}} (\S+)$', await page.text(), re.MULTILINE
+            )
+        return {name: float(value) for name, value in found}
+
 
 def of_process(pid: int, what: str) -> str:
     """What the system tells of a process; "" if there is none."""
@@ -71,7 +80,7 @@ def of_process(pid: int, what: str) -> str:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: tuple[str, ...]) -> Open:
     """Opens a gateway whose models lie in tmp_path."""
     monkeypatch.setattr(link, "_ENGINE", stand_in)
-    monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: True)  # it is not needed
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.plugin.is_installed", lambda: True)  # it is not needed
 
     @contextlib.asynccontextmanager
     async def opened(more: str = "", models: str = "", failover: str = "retries = 0") -> AsyncIterator[Local]:
@@ -227,14 +236,18 @@ async def test_an_engine_that_dies_in_a_stream_is_an_honest_error_and_is_begun_a
     assert "a ended by signal SIGABRT: GGML_ASSERT(logits != nullptr) failed" in capfd.readouterr().err
 
 
-async def test_kill_9_of_an_engine_between_requests_is_not_noticed(local: Open, gguf: Write) -> None:
+async def test_kill_9_of_an_engine_between_requests_is_noticed_by_the_metrics_alone(local: Open, gguf: Write) -> None:
     gguf("a.gguf")
-    async with local() as here:
+    async with local(models="[plugins.metrics]") as here:
         pid = await here.pid("a")
+        before = await here.metrics("a")
+        assert before.pop("memory_bytes") > 1 << 20
+        assert before == {"loaded": 1, "failures_total": 0}
         os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(10):
             while await here.loaded():  # noqa: ASYNC110  # nothing tells of it
                 await asyncio.sleep(0.01)
+        assert await here.metrics("a") == {"loaded": 0, "failures_total": 1}
         assert await here.pid("a") != pid
 
 

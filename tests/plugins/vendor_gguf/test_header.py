@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatehook_plugins.vendor_gguf import estimate
 from gatehook_plugins.vendor_gguf.estimate import context_of, need
 from gatehook_plugins.vendor_gguf.header import BadFile, Headers, read_header, shards
 from gatehook_plugins.vendor_gguf.options import EngineOptions
@@ -139,3 +140,14 @@ def test_a_context_that_nobody_names_is_the_model_s_within_bounds(gguf: Write) -
     assert context_of(read_header(gguf("a.gguf")), 0) == 1024
     assert context_of(read_header(gguf("b.gguf", {"llama.context_length": 131072})), 0) == 8192
     assert context_of(read_header(gguf("c.gguf", {"llama.context_length": 131072})), 65536) == 65536
+
+
+def test_the_memory_of_a_container_counts_as_the_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(estimate, "_CGROUPS", (str(tmp_path / "none"), str(limit)))
+    limit.write_text("max\n")
+    whole = estimate.machine_memory()
+    limit.write_text(f"{whole // 2}\n")
+    assert estimate.machine_memory() == whole // 2
+    limit.write_text(f"{whole * 2}\n")
+    assert estimate.machine_memory() == whole

@@ -231,14 +231,14 @@ async def test_an_engine_lives_as_long_as_it_gives_signs_and_no_longer(trained: 
 
 
 async def test_without_the_library_the_start_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: False)
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.plugin.is_installed", lambda: False)
     with pytest.raises(StartupError, match=r"pip install 'gatehook\[gguf\]'; or set enabled = false"):
         async with serving("[plugins.vendor_gguf]"):
             raise AssertionError
 
 
 async def test_a_pinned_model_that_is_not_there_is_a_fault_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehook_plugins.vendor_gguf.is_installed", lambda: True)
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.plugin.is_installed", lambda: True)
     with pytest.raises(StartupError, match="pinned: there is no local model 'x'"):
         async with serving('[plugins.vendor_gguf]\npinned = ["x"]'):
             raise AssertionError
@@ -275,6 +275,14 @@ async def test_a_probe_looks_at_the_file_and_loads_nothing(gguf: Write) -> None:
     path.unlink()
     with pytest.raises(GatewayError, match=r"m\.gguf cannot be read"):
         await probe(gateway.catalog.group("m")[0])
+
+
+def test_the_processes_of_models_hold_nothing_of_the_gateway_in_memory() -> None:
+    ours = ("host", "measure", "engine.__main__")
+    program = "".join(f"import gatehook_plugins.vendor_gguf.{name}\n" for name in ours)
+    program += "import sys; print(sorted({'gatehook', 'pydantic', 'dynaconf'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # --- the library's own word

@@ -112,6 +112,27 @@ async def test_kill_9_of_a_model_in_a_stream_is_honest_and_the_next_request_is_a
         assert engines(tmp_path) != [engine]
 
 
+async def test_kill_9_of_a_model_after_the_first_words_ends_the_stream_with_an_error(
+    tmp_path: Path, trained: Path
+) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    shutil.copy(trained, tmp_path / "other.gguf")
+    async with gateway(tmp_path) as real:
+        long = {"n": 16, "max_tokens": 200, "logit_bias": {"2": -100}}  # seconds of writing, and no early end
+        async with real.post("tiny", "Tell me a story.", stream=True, **long) as answer:
+            assert answer.status == 200
+            body = await answer.content.readany()
+            (engine,) = engines(tmp_path)
+            os.kill(engine, signal.SIGKILL)
+            with contextlib.suppress(aiohttp.ClientError):  # the line is cut: it is no whole answer
+                async for piece in answer.content.iter_any():
+                    body += piece
+        assert b'"code":"engine_crashed"' in body
+        assert b"[DONE]" not in body
+        assert "Paris" in await real.said("other")
+        assert "Paris" in await real.said("tiny")
+
+
 async def test_a_truncated_file_says_so_and_the_others_live(tmp_path: Path, trained: Path) -> None:
     shutil.copy(trained, tmp_path / "good.gguf")
     shutil.copy(trained, tmp_path / "short.gguf")

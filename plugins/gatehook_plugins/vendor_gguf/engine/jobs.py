@@ -11,7 +11,7 @@ from gatehook_plugins.vendor_gguf.engine.llama import Model
 from gatehook_plugins.vendor_gguf.engine.sampling import Sampler, TokenChance
 from gatehook_plugins.vendor_gguf.engine.text import Withheld
 
-__all__ = ["Chance", "Job", "Mail", "News", "Reason"]
+__all__ = ["Chance", "Job", "Mail", "News", "Reason", "joined"]
 
 Reason = Literal["stop", "length"]
 _UNREAD: Final = 256
@@ -36,9 +36,18 @@ class News(Struct):
     """Why it is over, if it is."""
     failure: EngineError | None = None
 
-    def with_more(self, later: "News") -> "News":
-        """Both as one."""
-        return News(self.text + later.text, [*self.chances, *later.chances], later.reason, later.failure)
+    @property
+    def last(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.reason is not None or self.failure is not None
+
+
+def joined(news: Sequence[News]) -> News:
+    """All of them as one, in their order; at least one."""
+    if len(news) == 1:
+        return news[0]
+    chances = [chance for each in news for chance in each.chances]
+    return News("".join(each.text for each in news), chances, news[-1].reason, news[-1].failure)
 
 
 class Job:
@@ -53,6 +62,7 @@ class Job:
         stops: Sequence[str] = (),
         special: bool = False,
         top: int | None = None,
+        whole: bool = False,
     ) -> None:
         """Nothing is begun by this.
 
@@ -63,10 +73,14 @@ class Job:
             stops: texts that end the answer, and are no part of it.
             special: whether control tokens show in the text.
             top: how many likely tokens to tell beside each; None for no chances at all.
+            whole: whether nobody wants to hear of it before it is over.
         """
         self.prompt = prompt
         self.most = most
         self.special = special
+        self.whole = whole
+        self.begun = False
+        """Whether there was anything to tell of it."""
         self.cached = 0
         """Tokens of the prompt that did not have to be computed."""
         self.written = 0
@@ -115,7 +129,7 @@ class Job:
         if self._text.stopped:
             reason = "stop"
         news = News(said, self._released(all_of_it=reason is not None), reason)
-        self.unread += bool(said)  # only what is told: taking it is what makes this 0 again
+        self.unread += bool(said) and not self.whole  # only what is told: taking it is what makes this 0 again
         return news
 
     def _released(self, *, all_of_it: bool) -> list[Chance]:

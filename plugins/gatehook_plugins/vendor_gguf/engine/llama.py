@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
+from gatehook_plugins.vendor_gguf.engine.cores import cores
+
 __all__ = ["Context", "Library", "LoadFailed", "Model", "default_threads"]
 
 _LOCKED: Final = (
@@ -228,7 +230,7 @@ class Context:
         params = api.llama_context_default_params()
         params.n_ctx, params.n_seq_max = context * sequences, sequences
         params.n_batch = params.n_ubatch = batch
-        params.n_threads = params.n_threads_batch = threads or default_threads()
+        self.threads = params.n_threads = params.n_threads_batch = threads or default_threads()
         params.embeddings = embedding
         params.kv_unified = embedding  # text: each sequence has cells of its own, and looks at no other's
         params.pooling_type = _POOLINGS[pooling]
@@ -310,8 +312,8 @@ class Context:
 
 
 def default_threads() -> int:
-    """All cores that this process may use but one: the gateway works beside it, and a step waits for its slowest."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """All cores but one: the gateway works beside it, and a step waits for its slowest."""
+    return max(1, cores() - 1)
 
 
 def _as_declared(api: Any, library: ctypes.PyDLL, name: str) -> Any:

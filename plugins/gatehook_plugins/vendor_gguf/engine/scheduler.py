@@ -6,15 +6,16 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from msgspec import Struct
 
+from gatehook_plugins.vendor_gguf.engine.cores import cores
 from gatehook_plugins.vendor_gguf.engine.costs import StepCosts
 from gatehook_plugins.vendor_gguf.engine.errors import Busy, EngineError
-from gatehook_plugins.vendor_gguf.engine.jobs import Job, Mail, News
+from gatehook_plugins.vendor_gguf.engine.jobs import Job, Mail, News, joined
 from gatehook_plugins.vendor_gguf.engine.llama import Context, Model
 from gatehook_plugins.vendor_gguf.engine.sampling import GrammarEnded, TokenChance, chances
 from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
@@ -35,6 +36,8 @@ _NO_ROOM: Final = 1
 
 _PACE: Final = 0.016
 """Seconds in which what comes is told together: nobody reads faster, and each telling wakes two processes or three."""
+_PACE_ON_ALL: Final = 0.05
+"""The same where the computing has all cores: it halts, for about a millisecond, while those work."""
 
 
 class Status(Struct):
@@ -79,8 +82,11 @@ class Scheduler:
         self._took = 0.0
         """Seconds that a job takes."""
         self._steps = 0
-        self._news: dict[Job, News] = {}
+        self._news: dict[Job, list[News]] = {}
         """What is to be told."""
+        self._pace = _PACE if context.threads < cores() else _PACE_ON_ALL
+        self._urgent = False
+        """Whether somebody waits for the first that is told, or the last."""
         self._told_at = 0.0
         self._rate = _Rate()
         self._closing = False
@@ -170,25 +176,28 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001  # a fault of ours ends these answers, not the engine
             traceback.print_exc(file=sys.stderr)
             self._fail(took, EngineError(f"the engine failed: {type(error).__name__}: {error}"))
-        if time.monotonic() - self._told_at >= _PACE:
+        if self._urgent or time.monotonic() - self._told_at >= self._pace:
             self._tell()
         return True
 
     def _tell(self) -> None:
-        """Pass on what is new."""
-        if self._news:
-            news, self._news = self._news, {}
+        """Pass on what is new; of answers that are wanted whole, when they are."""
+        self._urgent = False
+        if due := [job for job, news in self._news.items() if not job.whole or news[-1].last]:
+            told = [(job, joined(self._news.pop(job))) for job in due]
             self._told_at = time.monotonic()
-            self._loop.call_soon_threadsafe(_deliver, news)
+            self._loop.call_soon_threadsafe(_deliver, told)
 
     def _note(self, job: Job, news: News) -> None:
         """Have it told soon, with what else is new about the job."""
-        before = self._news.get(job)
-        self._news[job] = news if before is None else before.with_more(news)
+        self._news.setdefault(job, []).append(news)
+        self._urgent |= news.last or not (job.begun or job.whole)
+        job.begun = True
 
     def _drop_cancelled(self) -> None:
         for slot in self._slots.busy:
             if slot.job is not None and slot.job.cancelled:
+                self._news.pop(slot.job, None)
                 self._end(slot)
         if any(job.cancelled for job in self._waiting):
             for job in self._waiting:
@@ -267,9 +276,9 @@ class Scheduler:
                 chance = self._chances(job.top, index, token)
             news = job.take(self._model, token, chance)
             slot.pending = [token]
-        if news.text or news.chances or news.reason:
+        if news.text or news.chances or news.last:
             self._note(job, news)
-        if news.reason:
+        if news.last:
             self._end(slot)
 
     def _chances(self, top: int, index: int, token: int) -> tuple[TokenChance, list[TokenChance]]:
@@ -325,6 +334,6 @@ class _Rate:
         return sum(recent) / max(1, len(recent))
 
 
-def _deliver(news: Mapping[Job, News]) -> None:
-    for job, fresh in news.items():
-        job.mail.put(job, fresh)
+def _deliver(told: Iterable[tuple[Job, News]]) -> None:
+    for job, news in told:
+        job.mail.put(job, news)

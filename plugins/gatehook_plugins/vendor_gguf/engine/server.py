@@ -26,6 +26,8 @@ _LARGEST: Final = 64 << 20
 _MOST_INPUTS: Final = 2048
 _UNREAD: Final = 120.0
 """Seconds that a client may read nothing for."""
+_SHORT: Final = 1 << 15
+"""Bytes that the line takes while nothing else waits to be sent."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -124,6 +126,7 @@ class TextServer:
         mail, open_jobs = self._scheduler.submit(jobs), set(jobs)
         place = {job: at for at, job in enumerate(jobs)}
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        transport = http.transport
         try:
             while open_jobs:
                 events = [] if response.prepared else shape.first()
@@ -135,8 +138,12 @@ class TextServer:
                     await response.prepare(http)
                 if not open_jobs and with_usage:
                     events.append(shape.event([], usage_of(jobs)))
-                async with asyncio.timeout(_UNREAD):
-                    await response.write(b"".join(map(_frame, events)) + (b"" if open_jobs else _DONE))
+                data = b"".join(map(_frame, events)) + (b"" if open_jobs else _DONE)
+                if len(data) <= _SHORT and transport is not None and not transport.get_write_buffer_size():
+                    await response.write(data)  # nothing is unread: it does not wait
+                else:
+                    async with asyncio.timeout(_UNREAD):
+                        await response.write(data)
         except (ConnectionError, TimeoutError):  # the client has left
             pass
         except Exception as error:  # whatever it is, who reads is told

@@ -159,7 +159,8 @@ class Writer:
             rules = Grammar(self._model, grammar) if grammar else None
             sampler = Sampler(self._model, request, new_seed() if seed is None else seed + at, rules)
             most_here = min(most or room, room)
-            jobs.append(Job(prompt, most_here, sampler, stops=request.stops, special=special, top=top))
+            whole = not request.stream
+            jobs.append(Job(prompt, most_here, sampler, stops=request.stops, special=special, top=top, whole=whole))
         return jobs
 
     def _check_length(self, prompt: Sequence[int], param: str) -> None:

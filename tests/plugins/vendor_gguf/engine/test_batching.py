@@ -1,6 +1,7 @@
 """Many streams at once: who waits, who goes on, what is remembered, what a departure frees."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,15 @@ from gatehook_plugins.vendor_gguf.engine.slots import common
 
 ENDS = {"2": -100}
 """The token that ends an answer, kept away."""
+CORES = len(os.sched_getaffinity(0))
+SHOWS_TELLINGS = """
+from gatehook_plugins.vendor_gguf.engine.jobs import Mail
+put = Mail.put
+def shown(self, job, news):
+    news.text = chr(1) + news.text
+    put(self, job, news)
+Mail.put = shown
+"""
 LONG = {"temperature": 0, "max_tokens": 1500, "logit_bias": ENDS}
 
 
@@ -142,6 +152,33 @@ async def test_what_comes_faster_than_anybody_reads_shares_events_and_loses_noth
     tokens = [token for event in events for token in event["choices"][0]["logprobs"]["tokens"]]
     assert tokens == whole["choices"][0]["logprobs"]["tokens"]
     assert 1 < len(events) < len(tokens)
+
+
+@pytest.mark.parametrize("threads", [1, CORES])
+async def test_the_first_of_a_stream_is_told_at_once_and_the_rest_at_a_pace(
+    begin_engine: Callable[..., Any], random_model: Path, threads: int
+) -> None:
+    async with begin_engine(random_model, threads=threads) as engine:
+        await engine.post("completions", {"prompt": "a", "max_tokens": 1})
+        began = time.perf_counter()
+        events = await engine.stream("completions", {"prompt": "b", "logprobs": 0, **LONG})
+        seconds = time.perf_counter() - began
+    tokens = [len(event["choices"][0]["logprobs"]["tokens"]) for event in events]
+    assert tokens[0] == 1
+    assert sum(tokens) == 1500
+    assert len(events) <= 2 + seconds / (0.016 if threads < CORES else 0.05)
+
+
+async def test_an_answer_that_is_wanted_whole_is_told_once(begin_engine: Callable[..., Any], trained: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 600, "temperature": 0, "logit_bias": ENDS}
+    async with begin_engine(trained, patch=SHOWS_TELLINGS) as engine:
+        _, whole = await engine.post("chat/completions", body)
+        events = await engine.stream("chat/completions", body)
+    content = whole["choices"][0]["message"]["content"]
+    assert content.count("\x01") == 1
+    told = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert told.count("\x01") > 1
+    assert told.replace("\x01", "") == content[1:]
 
 
 async def test_more_streams_than_slots_are_all_answered(engine: Any) -> None:

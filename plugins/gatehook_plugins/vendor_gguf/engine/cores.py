@@ -1,0 +1,39 @@
+"""How many cores this process may use: a container may have fewer than its machine, and no use for more threads."""
+
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+__all__ = ["cores"]
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_UNLIMITED: Final = 1e9
+
+
+def cores(cgroups: Path = _CGROUPS) -> int:
+    """At least one; of a quota, what is begun of a core counts as one.
+
+    Args:
+        cgroups: where the system tells the quota of this container.
+    """
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # no Linux
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(_quota(cgroups))))
+
+
+def _quota(cgroups: Path) -> float:
+    """The cores' time that is granted per time that passes; without a limit, infinitely much of it is."""
+    try:
+        granted, period = (cgroups / "cpu.max").read_text("ascii").split()
+    except (OSError, ValueError):
+        try:  # the older version
+            granted = (cgroups / "cpu/cpu.cfs_quota_us").read_text("ascii").strip()
+            period = (cgroups / "cpu/cpu.cfs_period_us").read_text("ascii").strip()
+        except (OSError, ValueError):
+            return _UNLIMITED
+    if not (granted.isdigit() and period.isdigit()) or not int(period):  # "max", or -1
+        return _UNLIMITED
+    return int(granted) / int(period)
