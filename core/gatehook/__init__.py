@@ -18,6 +18,7 @@ from gatehook.accounts import (
     nano,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
+from gatehook.awaiting import awaited
 from gatehook.canonical import StreamBuilder, completion, tool_call_id
 from gatehook.conversation import (
     Conversation,
@@ -267,6 +268,7 @@ __all__ = (
     "Vitality",
     "WebSocket",
     "asked_revision",
+    "awaited",
     "changed_meanwhile",
     "check_depth",
     "common_models",

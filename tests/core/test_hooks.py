@@ -431,6 +431,65 @@ async def test_hook_register_limiters_one_that_breaks_refuses_and_settles_those_
     assert one.outcomes[0].status == "rejected"
 
 
+class PlainKeeper(Gatekeeper):
+    """The same without a coroutine, unless it has to wait."""
+
+    waits: bool = False
+
+    def admit(self, call: Call) -> Any:
+        admitting = super().admit(call)
+        return admitting if self.waits else self._now(admitting)
+
+    def settle(self, outcome: Outcome) -> Any:
+        settling = super().settle(outcome)
+        return settling if self.waits else self._now(settling)
+
+    def _now(self, coroutine: Any) -> Any:
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("it waits")
+
+
+@pytest.mark.parametrize("waits", [(), (0,), (1,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("fails", [(), (0,), (1, 2), (0, 1, 2)])
+async def test_hook_register_limiters_may_be_plain_and_are_settled_once_in_reverse_all_the_same(
+    waits: Sequence[int], fails: Sequence[int]
+) -> None:
+    log: list[str] = []
+    keepers = [PlainKeeper(name, log, fails=place in fails) for place, name in enumerate("abc")]
+    for place in waits:
+        keepers[place].waits = True
+    async with client(**limiters(*keepers)) as ask:
+        assert (await ask.chat()).status == 200
+        await keepers[0].settled.wait()
+    assert log == [*(f"admit {name} m anonymous" for name in "abc"), "settle c", "settle b", "settle a"]
+    assert [[outcome.status for outcome in keeper.outcomes] for keeper in keepers] == [["complete"]] * 3
+
+
+async def test_hook_register_limiters_plain_ones_are_settled_when_a_later_one_refuses() -> None:
+    log: list[str] = []
+    one, two = PlainKeeper("a", log), PlainKeeper("b", log, refuses=RateLimited("no"))
+    async with client(**limiters(one, two)) as ask:
+        assert (await ask.chat()).status == 429
+    assert log == ["admit a m anonymous", "admit b m anonymous", "settle a"]
+    assert [outcome.status for outcome in one.outcomes] == ["rejected"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_hook_register_limiters_lines_are_on_every_answer(stream: bool) -> None:
+    class Lines:
+        def admit(self, call: Call) -> None:
+            call.answer_lines += "X-RateLimit-Limit: 5\r\nX-RateLimit-Remaining: 4\r\n"
+            call.answer_headers["X-Other"] = "more"
+
+    async with client(k=specimen(register_limiters=[Lines()])) as ask:
+        for answer in (await ask.chat(stream=stream), await ask.chat(model="unknown", stream=stream)):
+            told = [answer.headers[name] for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-Other")]
+            assert told == ["5", "4", "more"]
+
+
 async def test_hook_register_limiters_headers_are_on_every_answer() -> None:
     async with client(**limiters(Gatekeeper("a", [], header="X-RateLimit-Limit"))) as ask:
         for answer in (await ask.chat(), await ask.chat(stream=True), await ask.chat(model="unknown")):
@@ -518,12 +577,10 @@ class Doorkeeper:
 
 
 class Slot:
-    immediate = True
-
     def __init__(self, log: list[str], key: str) -> None:
         self.log, self.key = log, key
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         self.log.append(f"settle {self.key} {outcome.status} {outcome.code}".rstrip())
 
 
@@ -572,13 +629,11 @@ async def test_hook_register_limiters_a_permit_that_never_waits_is_settled_witho
     tasks: list[object] = []
 
     class Immediate:
-        immediate = True
-
         async def admit(self, call: Call) -> "Immediate":
             tasks.append(asyncio.current_task())
             return self
 
-        async def settle(self, outcome: Outcome) -> None:
+        def settle(self, outcome: Outcome) -> None:
             tasks.append(asyncio.current_task())
 
     async with client(k=specimen(register_limiters=[Immediate()])) as ask:
