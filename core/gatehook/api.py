@@ -18,6 +18,7 @@ from gatehook.accounts import (
     nano,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
+from gatehook.awaiting import awaited
 from gatehook.background import meanwhile
 from gatehook.config.sections import ByteSize
 from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
@@ -270,6 +271,7 @@ __all__ = (
     "Vitality",
     "WebSocket",
     "asked_revision",
+    "awaited",
     "changed_meanwhile",
     "check_depth",
     "common_models",

@@ -398,7 +398,12 @@ class Call(Struct, eq=False):
     first_token: float | None = None
     """time.monotonic() of the first content, None before."""
     answer_headers: dict[str, str] = field(default_factory=dict)
-    """Headers any stage adds to the answer (rate limits, cache marks)."""
+    """Headers any stage adds to the answer (cache marks)."""
+    answer_lines: str = ""
+    """The same as they are written, each with its end (CRLF): for headers that come with every answer (rate limits).
+
+    They go out as they are, so nothing that a client or a vendor has written may be in them.
+    """
     deferred: bool = False
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
     reservation: str = ""

@@ -62,8 +62,10 @@ __all__ = [
 class Authenticator(Protocol):
     """Tells who a client is."""
 
-    async def authenticate(self, credential: Credential) -> Principal | None:
+    def authenticate(self, credential: Credential) -> Awaitable[Principal | None] | Principal | None:
         """The principal, or None if this is not a credential of mine.
+
+        Mostly an ``async def``. One that hardly ever waits may be plain, and give an awaitable when it has to.
 
         Raises:
             AuthenticationFailed: it is mine, and it is bad; no other authenticator is asked.
@@ -73,13 +75,13 @@ class Authenticator(Protocol):
 
 @runtime_checkable
 class Permit(Protocol):
-    """What a limiter reserved for one call.
+    """What a limiter reserved for one call."""
 
-    A class whose `settle` never really waits may say so with ``immediate = True``: it is then run without a task.
-    """
+    def settle(self, outcome: Outcome) -> Awaitable[None] | None:
+        """Turn the reservation into the true figure. Called exactly once, also when the client left.
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Turn the reservation into the true figure. Called exactly once, also when the client left."""
+        An ``async def`` is run as a task of its own, to its end; one that never waits had better be plain.
+        """
         ...
 
 
@@ -87,9 +89,10 @@ class Permit(Protocol):
 class Limiter(Protocol):
     """Admits calls, or not."""
 
-    async def admit(self, call: Call) -> Permit | None:
+    def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
         """Reserve what this call may use; None if this limiter has nothing to say about it.
 
+        Mostly an ``async def``. One that hardly ever waits may be plain, and give an awaitable when it has to.
         Nothing may stay reserved if it is cancelled.
 
         Raises:
@@ -102,10 +105,10 @@ class Limiter(Protocol):
 class AttemptLimiter(Protocol):
     """What a limiter may also be: one that looks at the deployment, before each attempt."""
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | Permit | None:
         """Reserve what an attempt may use; settled when it fails, or with the call if it answers.
 
-        Nothing may stay reserved if it is cancelled.
+        It may be plain as `Limiter.admit` may. Nothing may stay reserved if it is cancelled.
 
         Raises:
             RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gatehook import Call, Key, Limits, Outcome, Principal, RedisSettings, SecretStr, Usage
+from gatehook.awaiting import awaited
 from gatehook.catalog import LiveCatalog
 from gatehook.jsonio import Document
 from gatehook_plugins.rate_limit.limiter import RateLimiter
@@ -43,18 +44,18 @@ async def measure(name: str, store: Store, times: int) -> None:
     outcome = Outcome("complete", 200, Usage(100, 200))
 
     async def decide() -> None:
-        decision = await gate.admit(600)
+        decision = await awaited(gate.admit(600))
         assert decision.grant is not None
         grants.append(decision.grant)
 
     async def settle() -> None:
-        await gate.settle(grants.pop(), 1, 300)
+        await awaited(gate.settle(grants.pop(), 1, 300))
 
     async def whole() -> None:
         call = Call("chat", "bench", {}, principal=principal, model="m", body=Document(body))
-        permit = await limiter.admit(call)
+        permit = await awaited(limiter.admit(call))
         assert permit is not None
-        await permit.settle(outcome)
+        await awaited(permit.settle(outcome))
 
     grants: list[Grant] = []
     decided = await microseconds(decide, times)
@@ -69,7 +70,7 @@ async def at_once(store: Store, tasks: int, times: int) -> float:
 
     async def ask() -> None:
         for _ in range(times):
-            await gate.admit(600)
+            await awaited(gate.admit(600))
 
     start = time.perf_counter()
     await asyncio.gather(*(ask() for _ in range(tasks)))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gatehook import Call, Outcome, Pricing, Target
+from gatehook.awaiting import awaited
 from gatehook.calls.fitness import fitting
 from gatehook.catalog import LiveCatalog
 from gatehook.jsonio import Document
@@ -60,8 +61,8 @@ async def routed(strategy: str, targets: list[Target], affinity: str = "") -> fl
     chosen = strategies(loads, random.Random(2).random)
     router = ModelRouter(LiveCatalog(targets), Balance(strategy), chosen, loads, affinity=sessions)
     for target in targets:
-        if (permit := await loads.admit_attempt(call, target)) is not None:
-            await permit.settle(Outcome("complete", 200))
+        if (permit := await awaited(loads.admit_attempt(call, target))) is not None:
+            await awaited(permit.settle(Outcome("complete", 200)))
     return await microseconds(lambda: router.route(call))
 
 

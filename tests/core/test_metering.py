@@ -24,6 +24,7 @@ from gatehook import (
     Vendor,
     hookimpl,
 )
+from gatehook.awaiting import awaited
 from gatehook.loader.metering import metered
 from gatehook.loader.plugins import hook_names
 from gatehook.testing import built
@@ -95,7 +96,7 @@ async def test_a_refusal_is_no_failure_and_what_is_raised_passes_unchanged(
 ) -> None:
     limiter = metered(book, "acme", "register_limiters", made(admit=asynchronous(raising(error))))
     with pytest.raises(type(error)) as caught:
-        await limiter.admit(CALL)
+        await awaited(limiter.admit(CALL))
     assert caught.value is error
     assert book.methods == [("admit", failed)]
 
@@ -137,19 +138,24 @@ async def test_a_time_limit_inside_works(book: Book) -> None:
     assert await router.route(CALL) == "late"
 
 
-@pytest.mark.parametrize("immediate", [True, False, None])
-async def test_what_a_limiter_reserves_is_measured_when_it_is_settled(book: Book, immediate: bool | None) -> None:
+@pytest.mark.parametrize("admits", ["async", "plain", "plain, and waits"])
+@pytest.mark.parametrize("settles", ["async", "plain"])
+async def test_what_a_limiter_reserves_is_measured_when_it_is_settled(book: Book, admits: str, settles: str) -> None:
     settled: list[Any] = []
 
     async def settle(self: Any, outcome: Any) -> None:
         settled.append(outcome)
 
-    shape = {} if immediate is None else {"immediate": immediate}
-    permit = made(settle=settle, **shape)
-    limiter = metered(book, "acme", "register_limiters", made(admit=asynchronous(lambda: permit)))
-    given = await limiter.admit(CALL)
-    assert given.immediate == bool(immediate)
-    await given.settle("outcome")
+    permit = made(settle=settle if settles == "async" else lambda self, outcome: settled.append(outcome))
+    later = asynchronous(lambda: permit)
+    admit = {"async": later, "plain": lambda self, call: permit, "plain, and waits": lambda self, call: later(self)}
+    limiter = metered(book, "acme", "register_limiters", made(admit=admit[admits]))
+    given = limiter.admit(CALL)
+    assert hasattr(given, "settle") == (admits == "plain")
+    given = await awaited(given)
+    waits = given.settle("outcome")
+    assert (waits is None) == (settles == "plain")
+    await awaited(waits)
     assert settled == ["outcome"]
     assert book.methods == [("admit", False), ("settle", False)]
 
@@ -157,7 +163,7 @@ async def test_what_a_limiter_reserves_is_measured_when_it_is_settled(book: Book
 @pytest.mark.parametrize("given", [None, False, 7])
 async def test_what_is_no_permit_stays_what_it_is(book: Book, given: Any) -> None:
     limiter = metered(book, "acme", "register_limiters", made(admit=asynchronous(lambda: given)))
-    assert await limiter.admit(CALL) is given
+    assert await awaited(limiter.admit(CALL)) is given
 
 
 class Streaming:

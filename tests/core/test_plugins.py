@@ -403,8 +403,6 @@ class SyncParts:
 @pytest.mark.parametrize(
     ("hook", "methods"),
     [
-        ("register_authenticators", ["authenticate"]),
-        ("register_limiters", ["admit"]),
         ("register_routers", ["route"]),
         ("register_vendors", ["complete"]),
         ("register_caches", ["get", "put"]),
@@ -416,6 +414,13 @@ def test_a_sync_method_where_the_protocol_is_async_is_refused(hook: str, methods
     assert faults(returning(hook, [SyncParts()])) == [
         f"plugin 'specimen', {hook}: SyncParts.{method} must be `async def`" for method in methods
     ]
+
+
+@pytest.mark.parametrize("hook", ["register_authenticators", "register_limiters"])
+def test_what_mostly_waits_for_nothing_may_be_plain(hook: str) -> None:
+    part = SyncParts()
+    concerns = built("[plugins.specimen]\n", plugins={"specimen": returning(hook, [part])}).pipeline.concerns
+    assert part in (*concerns.authenticators, *concerns.limiters)
 
 
 def test_an_async_observer_is_refused_because_nobody_would_await_it() -> None:

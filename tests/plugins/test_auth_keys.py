@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from gatehook import AuthenticationFailed, Authenticator, Credential, Principal, Services, StartupError
 from gatehook.accounts import Key, User
+from gatehook.awaiting import awaited
 from gatehook.services import DIRECTORY
 from gatehook.testing import built, serving
 from gatehook_plugins.auth_keys import AuthKeys
@@ -32,7 +33,7 @@ def authenticator(**settings: Any) -> Authenticator:
 
 
 async def who(one: Authenticator, token: str) -> Principal | None:
-    return await one.authenticate(Credential(token, {}))
+    return await awaited(one.authenticate(Credential(token, {})))
 
 
 def faults(**settings: Any) -> str:
@@ -147,15 +148,23 @@ def test_a_key_written_twice_is_a_fault_told_by_its_places(settings: Any, told: 
 class OneKey:
     """A directory of one key."""
 
-    def __init__(self, user: User, key: Key) -> None:
+    def __init__(self, user: User, key: Key, *, remembers: bool) -> None:
         self.found = user, key
+        self.remembers = remembers
+
+    def recall(self, token: str) -> tuple[User, Key] | None:
+        return self.found if self.remembers and token == "gh-it" else None
 
     async def find(self, token: str) -> tuple[User, Key] | None:
         return self.found if token == "gh-it" else None
 
 
 async def holder(user: User, key: Key, token: str = "gh-it") -> Principal | None:
-    return await who(Holders(cast("Any", OneKey(user, key))), token)
+    """Asked of a directory that remembers the key, and of one that has to look it up: the same."""
+    directories = [OneKey(user, key, remembers=remembers) for remembers in (True, False)]
+    remembered, found = [await who(Holders(cast("Any", one)), token) for one in directories]
+    assert remembered == found
+    return found
 
 
 async def test_a_holder_is_the_key_s_user() -> None:

@@ -28,6 +28,7 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise hold events back
 }
+_STREAM_LINES = ready.header_lines(_STREAM_HEADERS)
 _JSON = "application/json"
 _COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
@@ -68,14 +69,13 @@ class Delivery:
             ConnectionError: the client left, or does not read its answer.
         """
         body = self._surface.answer(self._call, completion)
-        headers = self._headers()
         response: web.StreamResponse
         if len(body) > _PIECE:
-            response = await self._write_pieces(body, headers)
+            response = await self._write_pieces(body, self._headers())
         elif ready.suits(self._request):
-            response = ready.Ready(self._request, headers, body)
+            response = ready.Ready(self._request, self._lines(), body)
         else:
-            response = web.Response(body=body, headers=headers, content_type=_JSON)
+            response = web.Response(body=body, headers=self._headers(), content_type=_JSON)
         self._record.complete()
         return response
 
@@ -206,22 +206,40 @@ class Delivery:
     def _headers(self) -> dict[str, str]:
         call = self._call
         # Named, or aiohttp would tell its version and Python's.
-        headers = {"Server": "gatehook", "X-Request-ID": call.id, **call.answer_headers}
+        headers = {"Server": "gatehook", "X-Request-ID": call.id}
+        for line in call.answer_lines.splitlines():
+            name, _, value = line.partition(": ")
+            headers[name] = value
+        headers |= call.answer_headers
         if call.target is not None:
             headers["X-Gatehook-Deployment"] = _header_value(call.target.key)
         if call.dropped:
             headers["X-Gatehook-Dropped-Params"] = _header_value(", ".join(call.dropped))
         return headers
 
+    def _lines(self) -> str:
+        """The same, ready to be written.
+
+        Raises:
+            ValueError: a plugin's would break out of its line.
+        """
+        call = self._call
+        lines = f"Server: gatehook\r\nX-Request-ID: {call.id}\r\n{call.answer_lines}"
+        if call.answer_headers:
+            lines += ready.header_lines(call.answer_headers)
+        if call.target is not None:
+            lines += _deployment_line(call.target.key)
+        if call.dropped:
+            lines += f"X-Gatehook-Dropped-Params: {_header_value(', '.join(call.dropped))}\r\n"
+        return lines
+
     async def _open(self, watch: Watch) -> web.StreamResponse:
         """Commit to a 200."""
-        headers = self._headers()
-        headers.update(_STREAM_HEADERS)
         response: web.StreamResponse
         if ready.suits(self._request):
-            response = ready.ReadyStream(self._request, headers)
+            response = ready.ReadyStream(self._request, self._lines() + _STREAM_LINES)
         else:
-            response = web.StreamResponse(headers=headers)
+            response = web.StreamResponse(headers=self._headers() | _STREAM_HEADERS)
         watch.arm(self._concerns.write_timeout, _client_too_slow)
         await response.prepare(self._request)
         self._response = response
@@ -314,6 +332,11 @@ class _ClientTooSlow(ConnectionError):
 
 def _client_too_slow() -> ConnectionError:
     return _ClientTooSlow()
+
+
+@functools.lru_cache(maxsize=1024)
+def _deployment_line(key: str) -> str:
+    return f"X-Gatehook-Deployment: {_header_value(key)}\r\n"
 
 
 @functools.lru_cache(maxsize=1024)

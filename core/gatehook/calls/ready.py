@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-__all__ = ["Ready", "ReadyStream", "suits"]
+__all__ = ["Ready", "ReadyStream", "header_lines", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
@@ -51,20 +51,17 @@ class _Prepared(web.StreamResponse):
 class Ready(_Prepared):
     """A whole answer, written at its end."""
 
-    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(self, request: web.BaseRequest, lines: str, body: bytes) -> None:
         """To be returned by the handler of `request`, which it `suits`.
 
         Args:
             request: that is answered.
-            headers: all but Content-Type (JSON), Content-Length and Date.
+            lines: its headers, as `header_lines` writes them: all but Content-Type (JSON), Content-Length and Date.
             body: small enough to be written at once.
-
-        Raises:
-            ValueError: a header that would break out of its line.
         """
         self._to = request
         self._bytes = (
-            f"HTTP/1.1 200 OK\r\n{_lines(headers)}\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 200 OK\r\n{lines}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode() + body
 
@@ -85,20 +82,16 @@ class Ready(_Prepared):
 class ReadyStream(_Prepared):
     """An answer in pieces; its head goes out with the first of them."""
 
-    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: web.BaseRequest, lines: str) -> None:
         """For the handler of `request`, which it `suits`.
 
         Args:
             request: that is answered.
-            headers: all but Transfer-Encoding and Date.
-
-        Raises:
-            ValueError: a header that would break out of its line.
+            lines: its headers, as `header_lines` writes them: all but Transfer-Encoding and Date.
         """
         self._to = request
         self._head = (
-            f"HTTP/1.1 200 OK\r\n{_lines(headers)}\r\nTransfer-Encoding: chunked\r\n"
-            f"Date: {_date(int(time.time()))}\r\n\r\n"
+            f"HTTP/1.1 200 OK\r\n{lines}Transfer-Encoding: chunked\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode()
         self._stays = True
         self._has_ended = False
@@ -139,14 +132,14 @@ class ReadyStream(_Prepared):
         await self._send(head + piece)
 
 
-def _lines(headers: Mapping[str, str]) -> str:
-    """The header's lines.
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Headers as lines, each with its end.
 
     Raises:
         ValueError: one would break out of its line.
     """
-    lines = "\r\n".join(map(": ".join, headers.items()))
-    ends = len(headers) - 1
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    ends = len(headers)
     if lines.count("\n") != ends or lines.count("\r") != ends or "\0" in lines:
         raise ValueError("a header of the answer has a character that ends its line")
     return lines

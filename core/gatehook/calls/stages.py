@@ -5,7 +5,7 @@ Each returns at once when no plugin has signed up for it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,12 @@ async def authenticate(authenticators: Sequence[Authenticator], request: web.Bas
         return ANONYMOUS
     credential = _credential(request)
     for authenticator in authenticators:
-        principal = await authenticator.authenticate(credential)
-        if principal is not None:
-            if not isinstance(principal, Principal):  # False, for one, would be somebody
+        principal = authenticator.authenticate(credential)
+        if principal is not None and not isinstance(principal, Principal):
+            principal = await principal if isinstance(principal, Awaitable) else principal
+            if not isinstance(principal, Principal | None):  # False, for one, would be somebody
                 raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
+        if principal is not None:
             return principal
     if not credential.token:
         raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
@@ -215,10 +217,10 @@ class Permits:
             RateLimited: one refused; what the others reserved is settled with the rest of the call.
         """
         for limiter in limiters:
-            permit = await limiter.admit(call)
+            permit: Any = limiter.admit(call)
+            if permit is not None and not hasattr(permit, "settle"):
+                permit = await _waited(limiter, "admit", permit)
             if permit is not None:
-                if not hasattr(permit, "settle"):  # False, for one, was meant to refuse
-                    raise WrongResultError(limiter, "admit", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
@@ -229,10 +231,10 @@ class Permits:
         """
         self._attempt = len(self._held)
         for limiter in limiters:
-            permit = await limiter.admit_attempt(call, target)
+            permit: Any = limiter.admit_attempt(call, target)
+            if permit is not None and not hasattr(permit, "settle"):
+                permit = await _waited(limiter, "admit_attempt", permit)
             if permit is not None:
-                if not hasattr(permit, "settle"):
-                    raise WrongResultError(limiter, "admit_attempt", permit, "a Permit or None")
                 self._held.append(permit)
 
     async def attempt_failed(self, error: GatewayError) -> None:
@@ -254,30 +256,47 @@ class Permits:
             if last_round is not None:
                 await self.round_over(last_round)
         finally:
-            if self._held:
-                held, self._held = self._held, []
-                await self._settle_all(held, outcome)
+            await self._settle_all(self._held, outcome)
 
     async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
-        """Settle each once, in reverse; to the end, even when the client's leaving cancels the caller."""
-        for permit in held:
-            if not getattr(permit, "immediate", False):
-                break
-        else:
-            await self._settle(held, outcome)  # nothing in it waits, so nothing can cancel it
-            return
-        settling = asyncio.ensure_future(self._settle(held, outcome))
-        self._settlements.add(settling)
-        settling.add_done_callback(self._settlements.discard)
-        await asyncio.shield(settling)
-
-    @staticmethod
-    async def _settle(held: list[Permit], outcome: Outcome) -> None:
-        for permit in reversed(held):
+        """Settle and remove each, in reverse; to the end, even when the client's leaving cancels the caller."""
+        while held:
+            permit = held.pop()
             try:
-                await permit.settle(outcome)
-            except (Exception, SystemExit):
-                log.exception("a permit of %s could not be settled", type(permit).__name__)
+                waits = permit.settle(outcome)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # the others are settled all the same
+                _unsettled(permit, error)
+                continue
+            if waits is not None:
+                settling = asyncio.ensure_future(self._settle_rest(permit, waits, held, outcome))
+                self._settlements.add(settling)
+                settling.add_done_callback(self._settlements.discard)
+                await asyncio.shield(settling)
+                return
+
+    async def _settle_rest(self, permit: Permit, waits: Awaitable[None], held: list[Permit], outcome: Outcome) -> None:
+        """Wait for one that is being settled, then settle those before it."""
+        try:
+            await waits
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            _unsettled(permit, error)
+        await self._settle_all(held, outcome)
+
+
+async def _waited(limiter: object, method: str, given: Awaitable[Permit | None] | Permit) -> Permit | None:
+    """The permit of a limiter that has to wait for it.
+
+    Raises:
+        WrongResultError: it is none.
+    """
+    permit = await given if isinstance(given, Awaitable) else given
+    if permit is not None and not hasattr(permit, "settle"):  # False, for one, was meant to refuse
+        raise WrongResultError(limiter, method, permit, "a Permit or None")
+    return permit
+
+
+def _unsettled(permit: Permit, error: BaseException) -> None:
+    log.error("a permit of %s could not be settled", type(permit).__name__, exc_info=error)
 
 
 class Observers:

@@ -32,6 +32,10 @@ _TIMED: Final[Mapping[str, tuple[str, ...]]] = {
 _now = time.perf_counter
 
 
+def _same(given: Any) -> Any:
+    return given
+
+
 class Meter(Protocol):
     """Takes the measurements. Called on the event loop, once for each call of a method: it must return at once."""
 
@@ -95,9 +99,11 @@ class _Wrapping:
         function, timed = getattr(self._inner, name), _Timed(self._meter, self._plugin, name)
         if name == "stream":
             return timed.streaming(function)
-        if asyncio.iscoroutinefunction(function):
-            return timed.reserving(function) if name in ("admit", "admit_attempt") else timed.waiting(function)
-        return timed.returning(function)
+        if name in ("admit", "admit_attempt"):
+            return timed.reserving(function)
+        if name == "authenticate":
+            return timed.either(function)
+        return timed.waiting(function) if asyncio.iscoroutinefunction(function) else timed.returning(function)
 
 
 class _Timed:
@@ -137,15 +143,30 @@ class _Timed:
 
         return measured
 
-    def reserving(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """A limiter's: what it gives is settled later, and that is measured too."""
-        settling = _Timed(self._meter, self._plugin, "settle")
+    def either(self, function: Callable[..., Any], made: Callable[[Any], Any] = _same) -> Callable[..., Any]:
+        """A method that may wait, or give its result at once; `made` makes something else of that."""
 
-        async def measured(*arguments: Any) -> Any:
-            permit = await Steps(self, function(*arguments))
-            return permit if not hasattr(permit, "settle") else _Permit(permit, settling)
+        async def waited(given: Awaitable[Any]) -> Any:
+            return made(await Steps(self, given))
+
+        def measured(*arguments: Any) -> Any:
+            begun = _now()
+            try:
+                given = function(*arguments)
+            except BaseException as error:
+                self.ended(begun, None, error)
+                raise
+            if isinstance(given, Awaitable):
+                return waited(given)
+            self.ended(begun, None, None)
+            return made(given)
 
         return measured
+
+    def reserving(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A limiter's: what it gives is settled later, and that is measured too."""
+        settling = _Timed(self._meter, self._plugin, "settle")
+        return self.either(function, lambda permit: _Permit(permit, settling) if hasattr(permit, "settle") else permit)
 
     def streaming(self, function: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
         """A vendor's stream: one call, from its beginning until it is closed."""
@@ -178,14 +199,10 @@ class _Timed:
 class _Permit:
     """A permit whose settling is measured."""
 
-    __slots__ = ("_permit", "_timed", "immediate")
+    __slots__ = ("settle",)
 
     def __init__(self, permit: Any, timed: _Timed) -> None:
-        self._permit, self._timed = permit, timed
-        self.immediate = getattr(permit, "immediate", False)
-
-    async def settle(self, outcome: Any) -> None:
-        await Steps(self._timed, self._permit.settle(outcome))
+        self.settle = timed.either(permit.settle)
 
 
 class Steps:

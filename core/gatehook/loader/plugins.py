@@ -318,6 +318,8 @@ def _shape_faults(result: Any, kind: type) -> list[str]:
         return [f"{own} is not a {kind.__name__}" + (f", it lacks {', '.join(missing)}" if missing else "")]
     faults: list[str] = []
     for name in _members(kind):
+        if name in _MAY_WAIT:
+            continue
         is_async = inspect.iscoroutinefunction(getattr(result, name))
         if inspect.iscoroutinefunction(getattr(kind, name)) and not is_async:
             faults.append(f"{own}.{name} must be `async def`")
@@ -355,6 +357,9 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
     """Stands for a handler where only the path is tried."""
     return web.Response(status=501)
 
+
+_MAY_WAIT = frozenset({"admit", "authenticate"})
+"""Methods that may be `async def`, or plain."""
 
 _STRUCTURAL = {
     protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,

@@ -20,6 +20,10 @@ class Directory(Protocol):
     Every change names its `actor` and leaves a line in the audit, in the same transaction.
     """
 
+    def recall(self, token: str) -> tuple[User, Key] | None:
+        """The same as `find`, if it is in memory; None if it is not, or nobody's."""
+        ...
+
     async def find(self, token: str) -> tuple[User, Key] | None:
         """Whose key this is; None if nobody's. Whether both may be used now (expired, disabled) the caller checks.
 

@@ -1,6 +1,7 @@
 """The directory's keys: who holds one, and whether it may be used now."""
 
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 from gatehook import AuthenticationFailed, Authenticator, Credential, Directory, Key, Principal, User, common_models
@@ -20,17 +21,27 @@ class Holders:
         self._known: dict[str, Principal] = {}
         """By the id of their key; good as long as neither the key nor its user has changed."""
 
-    async def authenticate(self, credential: Credential) -> Principal | None:
+    def authenticate(self, credential: Credential) -> Awaitable[Principal | None] | Principal | None:
         """The user whose key this is. None for any other token: another authenticator may know it.
 
         Raises:
             AuthenticationFailed: the key or its user is disabled, or it has expired. Only its holder is told.
             Unavailable: the database is away, and has been for too long.
         """
-        found = await self._directory.find(credential.token)
-        if found is None:
-            return None
-        user, key = found
+        found = self._directory.recall(credential.token)
+        return self._found(credential.token) if found is None else self._holder(*found)
+
+    async def _found(self, token: str) -> Principal | None:
+        """Whose key this is, asked of whoever knows."""
+        found = await self._directory.find(token)
+        return None if found is None else self._holder(*found)
+
+    def _holder(self, user: User, key: Key) -> Principal:
+        """The principal.
+
+        Raises:
+            AuthenticationFailed: it may not be used.
+        """
         known = self._known.get(key.id)
         if known is None or known.key is not key or known.user is not user:
             known = self._admitted(user, key)

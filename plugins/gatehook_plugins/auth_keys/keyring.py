@@ -79,7 +79,7 @@ class Keyring:
         digest.update(key.encode("utf-8", "surrogatepass"))
         return digest.digest()
 
-    async def authenticate(self, credential: Credential) -> Principal | None:
+    def authenticate(self, credential: Credential) -> Principal | None:
         """The owner of the key. None for any other token: another authenticator may know it."""
         digest = self._digest(credential.token)
         found = self._owners.get(digest)

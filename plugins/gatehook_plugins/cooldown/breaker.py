@@ -82,10 +82,10 @@ class Breaker(Observer):
             condition.all_rests,
         )
 
-    async def admit(self, call: Call) -> None:
+    def admit(self, call: Call) -> None:
         """Nothing to say before a deployment is chosen."""
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """Let it through, unless the deployment rests, or another request is just trying whether it does better.
 
         Raises:
@@ -183,13 +183,11 @@ class _Attempt:
 
     __slots__ = ("_breaker", "target")
 
-    immediate = True
-
     def __init__(self, breaker: Breaker, target: Target) -> None:
         self._breaker = breaker
         self.target = target
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """It is over."""
         self._breaker.ended(self.target, outcome)
 
@@ -204,7 +202,7 @@ class _Trial(_Attempt):
         super().__init__(breaker, target)
         self._until = until
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Another one may try it, if this one told nothing."""
         self._breaker.ended(self.target, outcome)
         self._breaker.let_go(self.target, self._until)

@@ -122,6 +122,10 @@ class SqlDirectory(Users, Keys, Models):
         await self.feed_catalog()
         self.tell_unused()
 
+    def recall(self, token: str) -> tuple[User, Key] | None:
+        """Whose key this is, if it is in memory."""
+        return self._memory.recall(token)
+
     def find(self, token: str) -> Coroutine[Any, Any, tuple[User, Key] | None]:
         """Whose key this is; None if nobody's. Whether they may be used now (expiry, disabled) the caller checks.
 

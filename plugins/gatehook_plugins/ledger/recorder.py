@@ -36,7 +36,7 @@ class Recorder(Observer):
         self._end = end
         self._fit = _Fit()
 
-    async def admit(self, call: Call) -> None:
+    def admit(self, call: Call) -> None:
         """Write the intent.
 
         Raises:
@@ -72,8 +72,16 @@ class Recorder(Observer):
         usage, cost, first_token = outcome.usage, outcome.cost, outcome.first_token
         if usage is None or outcome.status == "cached":
             usage, cost = _NOTHING, _FREE  # what was not used costs nothing
-        else:
-            usage, cost = _believed(usage, cost)
+        prompt, cached = usage.prompt_tokens, usage.cached_tokens
+        completion, reasoning = usage.completion_tokens, usage.reasoning_tokens
+        if not (0 <= cached <= prompt <= _TOKENS and 0 <= reasoning <= completion <= _TOKENS):  # hardly ever
+            prompt, cached, completion, reasoning = (
+                _bounded(figure, _TOKENS) for figure in (prompt, cached, completion, reasoning)
+            )
+        paid = None if cost is None else cost.input
+        paid_out = None if cost is None else cost.output
+        if paid is not None and paid_out is not None and not (0 <= paid <= _COST and 0 <= paid_out <= _COST):
+            paid, paid_out = _bounded(paid, _COST), _bounded(paid_out, _COST)
         row = Row(
             call.id,
             time.time_ns() // 1_000_000,
@@ -81,19 +89,19 @@ class Recorder(Observer):
             fit[principal.key_id],
             call.operation,
             call.surface,
-            fit[call.public_name],
+            fit[call.served or call.model],
             "" if target is None else fit[target.key],
             "" if target is None else fit[target.vendor],
             outcome.status,
             outcome.http_status,
             fit[outcome.code],
             "none" if usage is _NOTHING else "estimated" if usage.estimated else "vendor",
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cached_tokens,
-            usage.reasoning_tokens,
-            None if cost is None else cost.input,
-            None if cost is None else cost.output,
+            prompt,
+            completion,
+            cached,
+            reasoning,
+            paid,
+            paid_out,
             round(outcome.duration * 1000),
             None if first_token is None else round(first_token * 1000),
             call.attempts,
@@ -141,23 +149,6 @@ class _Fit(dict[str, str]):
         return fit
 
 
-def _believed(usage: Usage, cost: Cost | None) -> tuple[Usage, Cost | None]:
-    """A vendor's figures, and what they cost, as far as they can be believed at all."""
-    if not (
-        0 <= usage.cached_tokens <= usage.prompt_tokens <= _TOKENS
-        and 0 <= usage.reasoning_tokens <= usage.completion_tokens <= _TOKENS
-    ):  # hardly ever
-        usage = Usage(
-            _bounded(usage.prompt_tokens, _TOKENS),
-            _bounded(usage.completion_tokens, _TOKENS),
-            _bounded(usage.cached_tokens, _TOKENS),
-            reasoning_tokens=_bounded(usage.reasoning_tokens, _TOKENS),
-            estimated=usage.estimated,
-        )
-    if cost is not None and not (0 <= cost.input <= _COST and 0 <= cost.output <= _COST):
-        cost = Cost(_bounded(cost.input, _COST), _bounded(cost.output, _COST))
-    return usage, cost
-
-
 def _bounded(figure: int, most: int) -> int:
+    """A vendor's figure as far as it can be believed."""
     return max(0, min(figure, most))

@@ -1,7 +1,7 @@
 """Where requests meet the ledger: what a request used is held here until its row is in the balances."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,9 +34,7 @@ class QuotaPermit(Struct, eq=False):
     is_booked: bool = False
     """Whether its row is. That may be before it has ended: a limiter may take its time, the ledger not."""
 
-    immediate: ClassVar[bool] = True
-
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters; nothing if that is booked already."""
         usage, cost, tokens, nano = outcome.usage, outcome.cost, 0, 0
         if usage is not None and outcome.status != "cached" and not self.is_booked:
@@ -55,13 +53,11 @@ class ReservedPermit:
 
     __slots__ = ("rates",)
 
-    immediate = True
-
     def __init__(self, rates: Rates | None) -> None:
         """`rates` are those that the reservation suffices by, if money matters."""
         self.rates = rates
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """What was used is taken from the reservation when its row is booked."""
 
 

@@ -1,5 +1,6 @@
 """Admits requests within the caps of their users."""
 
+from collections.abc import Awaitable
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,6 +9,7 @@ from gatehook import (
     AttemptLimiter,
     Call,
     Catalog,
+    Estimate,
     Limiter,
     PermissionDenied,
     Permit,
@@ -41,15 +43,15 @@ class QuotaLimiter:
         self._books = service.books
         self._allow_unpriced = allow_unpriced
 
-    async def admit(self, call: Call) -> Permit | None:
-        """Reserve what the request can use at most.
+    def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
+        """Reserve what the request can use at most. Waits only where the lease at hand does not suffice.
 
         Raises:
             RateLimited: a cap does not allow it. PermissionDenied: nobody knows what the model costs.
             Unavailable: what is left cannot be looked up.
         """
         if call.reservation:
-            return await self._covered(call)
+            return self._covered(call)
         principal = call.principal
         account = self._accounts.get(principal.id)
         if account is None or account.user is not principal.user:  # whoever changes a user makes a new one
@@ -61,8 +63,15 @@ class QuotaLimiter:
         size = estimate(call, rates.group)
         most = rates.most(size)
         if not account.reserve(most):
-            await self._broker.admit(account, rates.need(size))
+            return self._asked(call, account, rates, size)
         permit = call.state[_STATE] = self._books.begin(call.id, account, most, rates if budgeted else None)
+        return permit
+
+    async def _asked(self, call: Call, account: Account, rates: Rates, size: Estimate) -> Permit:
+        """Reserve what the lease does not suffice for."""
+        need, budgeted = rates.need(size), account.is_budgeted
+        await self._broker.admit(account, need)
+        permit = call.state[_STATE] = self._books.begin(call.id, account, need.most, rates if budgeted else None)
         return permit
 
     async def admit_round(self, call: Call) -> None:
@@ -119,7 +128,7 @@ class QuotaLimiter:
             raise _unpriced(rates.unpriced, Retry.NEVER)
         return rates
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """See that this deployment costs no more than what was reserved; nothing is reserved here.
 
         Raises:

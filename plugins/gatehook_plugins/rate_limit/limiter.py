@@ -1,13 +1,13 @@
 """Admits calls by the limits of their key, user, model and deployment, and settles what they really used."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 from typing import Final
 
-from gatehook import Call, Catalog, Limiter, Limits, Permit, Principal, Retry, Target, estimate
+from gatehook import Call, Catalog, Limiter, Limits, Permit, Principal, Retry, Target, awaited, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
-from gatehook_plugins.rate_limit.store import Store
+from gatehook_plugins.rate_limit.store import Decision, Store
 from gatehook_plugins.rate_limit.told import Headers, refusal
 
 __all__ = ["RateLimiter"]
@@ -29,7 +29,7 @@ class RateLimiter:
         self._callers: dict[str, _Caller] = {}
         self._of_deployment = lru_cache(_REMEMBERED)(self._deployment)
 
-    async def admit(self, call: Call) -> Permit | None:
+    def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
         """Reserve a request, and the tokens that it is expected to use, of all limits together.
 
         Raises:
@@ -40,23 +40,28 @@ class RateLimiter:
         if checkpoint is None:
             return None
         tokens = self._tokens(call) if checkpoint.counts_tokens else 0
-        decision = await checkpoint.gate.admit(tokens)
-        call.answer_headers.update(checkpoint.headers.of(decision, time.time_ns() // 1000))
-        if decision.waits:
-            raise refusal(checkpoint.rules, decision, tokens)
-        return decision.grant
+        decision = checkpoint.gate.admit(tokens)
+        if isinstance(decision, Decision):
+            return checkpoint.decided(call, decision, tokens)
+        return self._waited(call, checkpoint, decision, tokens)
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    async def _waited(
+        self, call: Call, checkpoint: "_Checkpoint", decision: Awaitable[Decision], tokens: int
+    ) -> Permit | None:
+        return checkpoint.decided(call, await decision, tokens)
+
+    def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | None:
         """The same for the limits of one deployment; another one may still have room.
 
         Raises:
             RateLimited, InvalidRequest, Unavailable: as `admit`.
         """
-        if target.rate_limit == _UNLIMITED:  # as most are
-            return None
+        return None if target.rate_limit == _UNLIMITED else self._admit_attempt(call, target)  # as most are
+
+    async def _admit_attempt(self, call: Call, target: Target) -> Permit | None:
         checkpoint = self._of_deployment(target.key, target.rate_limit)
         tokens = self._tokens(call) if checkpoint.counts_tokens else 0
-        decision = await checkpoint.gate.admit(tokens)
+        decision = await awaited(checkpoint.gate.admit(tokens))
         if decision.waits:
             raise refusal(checkpoint.rules, decision, tokens, Retry.NEXT)
         return decision.grant
@@ -117,6 +122,17 @@ class _Checkpoint:
         self.gate = store.gate(rules)
         self.headers = Headers(rules)
         self.counts_tokens = any(rule.unit == "tokens" for rule in rules)
+
+    def decided(self, call: Call, decision: Decision, tokens: int) -> Permit | None:
+        """Tell the caller; gives what was reserved.
+
+        Raises:
+            RateLimited: nothing was.
+        """
+        call.answer_lines += self.headers.of(decision, time.time())
+        if decision.waits:
+            raise refusal(self.rules, decision, tokens)
+        return decision.grant
 
 
 class _Caller:

@@ -75,7 +75,7 @@ class _Gate:
         self._rules = tuple(rules)
         self._names = [rule.name for rule in rules]
 
-    async def admit(self, tokens: int) -> Decision:
+    def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
         store = self._store
         with store.table as table:
@@ -93,9 +93,9 @@ class _Gate:
             resets = [gauge.reset(now) for _, gauge, _ in charges]
         if not admitted:
             return Decision(left, resets, waits)
-        return Decision(left, resets, (), Grant(self, tokens, slot, immediate=True))
+        return Decision(left, resets, (), Grant(self, tokens, slot))
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
         store = self._store
         with store.table as table:

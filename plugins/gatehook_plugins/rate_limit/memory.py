@@ -10,6 +10,9 @@ from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decisi
 
 __all__ = ["MemoryStore"]
 
+_REST: Final = (SLOTS - 1) * SECOND
+"""For so long after its end a second counts."""
+
 
 def _monotonic() -> int:
     return time.monotonic_ns() // 1000
@@ -63,6 +66,7 @@ class _Gate:
         "_slot",
         "_store",
         "_tokens",
+        "_turns",
     )
 
     def __init__(self, store: MemoryStore, rules: Sequence[Rule]) -> None:
@@ -70,6 +74,8 @@ class _Gate:
         self._clock = store.clock
         self._rules = tuple(rules)
         self._slot = self._next_generation = -1
+        self._turns = 0
+        """When the second after `_slot` begins."""
         self._gauges: tuple[tuple[_Gauge, int, bool], ...] = ()
         """For each limit where it is counted, the most of it, and whether it is of tokens."""
         self._requests: tuple[_Window, ...] = ()
@@ -77,12 +83,11 @@ class _Gate:
         self._running: tuple[tuple[int, _Running], ...] = ()
         """With their places among all."""
 
-    async def admit(self, tokens: int) -> Decision:
+    def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
         now = self._clock()
-        slot = now // SECOND
-        if slot != self._slot:
-            self._turn(slot)
+        if now >= self._turns:
+            self._turn(now // SECOND)
         left: list[int] = []
         for gauge, most, is_of_tokens in self._gauges:
             cost = tokens if is_of_tokens else 1
@@ -91,12 +96,12 @@ class _Gate:
                 return self._refuse(len(left), tokens, now)
             gauge.used += cost
             left.append(rest)
-        resets = [(slot + SLOTS) * SECOND - now] * len(left)  # what is charged to this second is the last to go
+        resets = [self._turns + _REST - now] * len(left)  # what is charged to this second is the last to go
         for place, _ in self._running:
             resets[place] = 0
-        return Decision(left, resets, (), Grant(self, tokens, slot, True))
+        return Decision(left, resets, (), Grant(self, tokens, self._slot))
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
         if excess := tokens - grant.tokens:
             for window in self._tokens:
@@ -114,6 +119,7 @@ class _Gate:
         for window in (*self._requests, *self._tokens):
             window.roll(slot)
         self._slot = slot
+        self._turns = (slot + 1) * SECOND
 
     def _take(self, slot: int) -> None:
         """Have the gauges of the generation of this second."""

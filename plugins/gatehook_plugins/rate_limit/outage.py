@@ -1,8 +1,8 @@
 """What becomes of limits while Redis is gone."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
-from gatehook import Unavailable
+from gatehook import Unavailable, awaited
 from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.store import Decision, Gate, Grant, Store
@@ -35,13 +35,13 @@ class _ResilientGate:
     async def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
         try:
-            return await self._gate.admit(tokens)
+            return await awaited(self._gate.admit(tokens))
         except Gone:
-            return await self._meanwhile.admit(tokens)
+            return await awaited(self._meanwhile.admit(tokens))
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> Awaitable[None] | None:
         """See `Gate`."""
-        await grant.gate.settle(grant, requests, tokens)
+        return grant.gate.settle(grant, requests, tokens)
 
 
 class Open:
@@ -51,11 +51,11 @@ class Open:
         """See `Store`."""
         return self
 
-    async def admit(self, tokens: int) -> Decision:
+    def admit(self, tokens: int) -> Decision:
         """Yes, and nothing is counted."""
         return Decision((), ())
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""
 
 
@@ -66,7 +66,7 @@ class Closed:
         """See `Store`."""
         return self
 
-    async def admit(self, tokens: int) -> Decision:
+    def admit(self, tokens: int) -> Decision:
         """No.
 
         Raises:
@@ -78,7 +78,7 @@ class Closed:
             retry_after=1,
         )
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""
 
 

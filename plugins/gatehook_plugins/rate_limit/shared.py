@@ -84,7 +84,7 @@ class RedisStore:
         async def take_back(answer: Sequence[int]) -> None:
             slot, admitted, *_ = answer
             if admitted:
-                await self.settle(gate, Grant(gate, tokens, slot, immediate=False, holder=holder), requests=0, tokens=0)
+                await self.settle(gate, Grant(gate, tokens, slot, holder=holder), requests=0, tokens=0)
 
         try:
             slot, admitted, *gauges = await self._line.ask(
@@ -99,7 +99,7 @@ class RedisStore:
             return Decision(left, gauges[2::3], gauges[1::3])
         if gate.running:
             self._held[holder] = gate.running
-        return Decision(left, gauges[2::3], (), Grant(gate, tokens, slot, immediate=False, holder=holder))
+        return Decision(left, gauges[2::3], (), Grant(gate, tokens, slot, holder=holder))
 
     async def settle(self, gate: "_Gate", grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""

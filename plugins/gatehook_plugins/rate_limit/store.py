@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -46,12 +46,10 @@ class Grant(Struct, frozen=True, gc=False):
     tokens: int
     slot: int
     """The second of the admission, by the store's clock."""
-    immediate: bool
-    """Whether to settle it never really waits."""
     holder: str = ""
     """Names this request among those that run at the same time."""
 
-    def settle(self, outcome: Outcome) -> Coroutine[Any, Any, None]:
+    def settle(self, outcome: Outcome) -> Awaitable[None] | None:
         """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
         usage = outcome.usage
         tokens = 0 if usage is None else usage.total_tokens
@@ -59,13 +57,16 @@ class Grant(Struct, frozen=True, gc=False):
 
 
 class Gate(Protocol):
-    """A few limits that are decided together, always the same ones: what one caller has to pass."""
+    """A few limits that are decided together, always the same ones: what one caller has to pass.
 
-    async def admit(self, tokens: int) -> Decision:
+    What counts in memory answers at once; what has to ask somebody gives an awaitable.
+    """
+
+    def admit(self, tokens: int) -> Awaitable[Decision] | Decision:
         """Charge one request, and its tokens, to all of them or to none."""
         ...
 
-    async def settle(self, grant: Grant, requests: int, tokens: int) -> None:
+    def settle(self, grant: Grant, requests: int, tokens: int) -> Awaitable[None] | None:
         """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go.
 
         Once for each grant that it gave.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import Final
 
 from gatehook import RateLimited, Retry
@@ -28,12 +29,12 @@ _UNITS: Final[Mapping[str, str]] = {
 
 
 class Headers:
-    """Writes the headers of a few limits, always the same ones."""
+    """Writes the headers of a few limits, always the same ones: what never changes of them is written beforehand."""
 
-    __slots__ = ("_families", "_main", "_only", "_shown")
+    __slots__ = ("_families", "_limits", "_main", "_only")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._shown = [str(rule.most) for rule in rules]
+        self._limits = [_Written(rule.most) for rule in rules]
         self._families = [[place for place, rule in enumerate(rules) if rule.unit == unit] for unit in _FAMILIES]
         """The places of each family's limits."""
         self._main = next((number for number, places in enumerate(self._families) if places), 0)
@@ -42,35 +43,40 @@ class Headers:
         if any(len(places) > 1 for places in self._families):
             self._only = []
 
-    def of(self, decision: Decision, now: int) -> dict[str, str]:
-        """The `X-RateLimit-*` headers of the tightest limits, then OpenAI's of requests and of tokens.
+    def of(self, decision: Decision, now: float) -> str:
+        """The lines of the `X-RateLimit-*` headers of the tightest limits, then of OpenAI's of requests and of tokens.
 
         Args:
             decision: by all limits; without any there are no headers.
-            now: microseconds since the epoch.
+            now: seconds since the epoch.
         """
-        left, resets, shown = decision.left, decision.resets, self._shown
+        left, resets, limits = decision.left, decision.resets, self._limits
         if not left:
-            return {}
+            return ""
         places = self._only or [_tightest(places, decision) for places in self._families]
         requests, tokens, _ = places
         main = places[self._main]
-        limit, remaining, reset = shown[main], str(left[main]), resets[main]
-        said = {
-            "X-RateLimit-Limit": limit,
-            "X-RateLimit-Remaining": remaining,
-            "X-RateLimit-Reset": str(-(-(now + reset) // SECOND)),
-        }
+        reset = resets[main]
         lasts = duration(reset)
+        lines = f"{limits[main].main}{left[main]}\r\nX-RateLimit-Reset: {ceil(now + reset / SECOND)}\r\n"
         if requests != _NONE:
-            said["x-ratelimit-limit-requests"] = limit
-            said["x-ratelimit-remaining-requests"] = remaining
-            said["x-ratelimit-reset-requests"] = lasts
+            lines += f"{limits[requests].requests}{left[requests]}\r\nx-ratelimit-reset-requests: {lasts}\r\n"
         if tokens != _NONE:
-            said["x-ratelimit-limit-tokens"] = shown[tokens]
-            said["x-ratelimit-remaining-tokens"] = str(left[tokens])
-            said["x-ratelimit-reset-tokens"] = lasts if resets[tokens] == reset else duration(resets[tokens])
-        return said
+            if resets[tokens] != reset:
+                lasts = duration(resets[tokens])
+            lines += f"{limits[tokens].tokens}{left[tokens]}\r\nx-ratelimit-reset-tokens: {lasts}\r\n"
+        return lines
+
+
+class _Written:
+    """The headers of one limit up to what is left of it, whichever of them it is told by."""
+
+    __slots__ = ("main", "requests", "tokens")
+
+    def __init__(self, most: int) -> None:
+        self.main = f"X-RateLimit-Limit: {most}\r\nX-RateLimit-Remaining: "
+        self.requests = f"x-ratelimit-limit-requests: {most}\r\nx-ratelimit-remaining-requests: "
+        self.tokens = f"x-ratelimit-limit-tokens: {most}\r\nx-ratelimit-remaining-tokens: "
 
 
 def _tightest(places: Sequence[int], decision: Decision) -> int:

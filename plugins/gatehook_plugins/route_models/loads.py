@@ -43,10 +43,10 @@ class Loads:
         self._plain: Means = {}
         self._streamed: Means = {}
 
-    async def admit(self, call: Call) -> None:
+    def admit(self, call: Call) -> None:
         """Nothing to say before a deployment is chosen."""
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """Begin to measure."""
         if not self.is_measuring:
             return None
@@ -102,12 +102,10 @@ class _Running:
 
     __slots__ = ("_began", "_call", "_key", "_loads")
 
-    immediate = True
-
     def __init__(self, loads: Loads, call: Call, key: str, began: float) -> None:
         self._loads, self._call, self._key, self._began = loads, call, key, began
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """It is over."""
         self._loads.ended(self._call, self._key, self._began, outcome)
 

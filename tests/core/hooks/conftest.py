@@ -260,6 +260,27 @@ class Gatekeeper:
             raise RuntimeError("the ledger is away")
 
 
+class PlainKeeper(Gatekeeper):
+    """The same without a coroutine, unless it has to wait."""
+
+    waits: bool = False
+
+    def admit(self, call: Call) -> Any:
+        admitting = super().admit(call)
+        return admitting if self.waits else self._now(admitting)
+
+    def settle(self, outcome: Outcome) -> Any:
+        settling = super().settle(outcome)
+        return settling if self.waits else self._now(settling)
+
+    def _now(self, coroutine: Any) -> Any:
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("it waits")
+
+
 def limiters(*keepers: Gatekeeper) -> dict[str, type]:
     return {keeper.name: specimen(register_limiters=[keeper]) for keeper in keepers}
 
@@ -351,6 +372,7 @@ def kit() -> SimpleNamespace:
         Gatekeeper=Gatekeeper,
         Guide=Guide,
         Memory=Memory,
+        PlainKeeper=PlainKeeper,
         Policy=Policy,
         Vendor=Vendor,
         Watching=Watching,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -55,6 +55,44 @@ async def test_hook_register_limiters_one_that_breaks_refuses_and_settles_those_
         await one.settled.wait()
     assert answer.status == 500
     assert one.outcomes[0].status == "rejected"
+
+
+@pytest.mark.parametrize("waits", [(), (0,), (1,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("fails", [(), (0,), (1, 2), (0, 1, 2)])
+async def test_hook_register_limiters_may_be_plain_and_are_settled_once_in_reverse_all_the_same(
+    kit: Any, waits: Sequence[int], fails: Sequence[int]
+) -> None:
+    log: list[str] = []
+    keepers = [kit.PlainKeeper(name, log, fails=place in fails) for place, name in enumerate("abc")]
+    for place in waits:
+        keepers[place].waits = True
+    async with kit.client(**kit.limiters(*keepers)) as ask:
+        assert (await ask.chat()).status == 200
+        await keepers[0].settled.wait()
+    assert log == [*(f"admit {name} m anonymous" for name in "abc"), "settle c", "settle b", "settle a"]
+    assert [[outcome.status for outcome in keeper.outcomes] for keeper in keepers] == [["complete"]] * 3
+
+
+async def test_hook_register_limiters_plain_ones_are_settled_when_a_later_one_refuses(kit: Any) -> None:
+    log: list[str] = []
+    one, two = kit.PlainKeeper("a", log), kit.PlainKeeper("b", log, refuses=RateLimited("no"))
+    async with kit.client(**kit.limiters(one, two)) as ask:
+        assert (await ask.chat()).status == 429
+    assert log == ["admit a m anonymous", "admit b m anonymous", "settle a"]
+    assert [outcome.status for outcome in one.outcomes] == ["rejected"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_hook_register_limiters_lines_are_on_every_answer(kit: Any, stream: bool) -> None:
+    class Lines:
+        def admit(self, call: Call) -> None:
+            call.answer_lines += "X-RateLimit-Limit: 5\r\nX-RateLimit-Remaining: 4\r\n"
+            call.answer_headers["X-Other"] = "more"
+
+    async with kit.client(k=kit.specimen(register_limiters=[Lines()])) as ask:
+        for answer in (await ask.chat(stream=stream), await ask.chat(model="unknown", stream=stream)):
+            told = [answer.headers[name] for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-Other")]
+            assert told == ["5", "4", "more"]
 
 
 async def test_hook_register_limiters_headers_are_on_every_answer(kit: Any) -> None:
@@ -148,12 +186,10 @@ class Doorkeeper:
 
 
 class Slot:
-    immediate = True
-
     def __init__(self, log: list[str], key: str) -> None:
         self.log, self.key = log, key
 
-    async def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         self.log.append(f"settle {self.key} {outcome.status} {outcome.code}".rstrip())
 
 
@@ -202,13 +238,11 @@ async def test_hook_register_limiters_a_permit_that_never_waits_is_settled_witho
     tasks: list[object] = []
 
     class Immediate:
-        immediate = True
-
         async def admit(self, call: Call) -> "Immediate":
             tasks.append(asyncio.current_task())
             return self
 
-        async def settle(self, outcome: Outcome) -> None:
+        def settle(self, outcome: Outcome) -> None:
             tasks.append(asyncio.current_task())
 
     async with kit.client(k=kit.specimen(register_limiters=[Immediate()])) as ask:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gatehook import Call, Outcome, Permit, RateLimited, Target, Unavailable, UpstreamError
+from gatehook.awaiting import awaited
 from gatehook_plugins.cooldown.book import Book
 from gatehook_plugins.cooldown.breaker import Breaker
 from gatehook_plugins.cooldown.condition import Rules
@@ -41,7 +42,7 @@ class Bench:
     async def admit(self) -> Permit | None:
         """What the next request gets; None if it is passed over."""
         try:
-            return await self.breaker.admit_attempt(Call("chat", "test", {}), self.target)
+            return await awaited(self.breaker.admit_attempt(Call("chat", "test", {}), self.target))
         except Unavailable:
             return None
 
@@ -61,9 +62,9 @@ async def test_a_trial_that_lasted_too_long_does_not_end_the_turn_of_the_next(be
     second = await bench.admit()
     assert first is not None
     assert second is not None
-    await first.settle(LEFT)
+    await awaited(first.settle(LEFT))
     assert await bench.admit() is None
-    await second.settle(LEFT)
+    await awaited(second.settle(LEFT))
     assert await bench.admit() is not None
 
 
@@ -74,7 +75,7 @@ async def test_a_check_that_is_answered_does_not_let_a_second_request_try_it(ben
     bench.breaker.checked_well(bench.target)
     assert trial is not None
     assert await bench.admit() is None
-    await trial.settle(COMPLETE)
+    await awaited(trial.settle(COMPLETE))
     assert bench.breaker.of(bench.target).state == "healthy", "the check was one proof, the request the other"
 
 
@@ -129,7 +130,7 @@ async def test_a_stream_that_ends_early_counts_if_its_vendor_broke_it(
 ) -> None:
     permit = await bench.admit()
     assert permit is not None
-    await permit.settle(outcome)
+    await awaited(permit.settle(outcome))
     assert bench.breaker.of(bench.target).state == state
 
 

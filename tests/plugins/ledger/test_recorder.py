@@ -99,7 +99,7 @@ def test_nobody_who_asked_for_nothing_has_none(desk: Desk) -> None:
 async def test_whatever_a_client_asks_for_can_be_kept_and_shown(desk: Desk, model: str) -> None:
     call = a_call(None, model)
     call.body = Document({"messages": []})
-    await desk.recorder.admit(call)
+    desk.recorder.admit(call)
     row = desk.row(call, "rejected", 404, code="model_not_found")
     for written in (row.model, desk.intents[-1].model):
         assert written.isprintable()
@@ -116,19 +116,19 @@ def test_absurd_figures_of_a_vendor_do_not_burst_the_table(desk: Desk) -> None:
 
 async def test_the_intent_tells_the_prompt_and_what_it_costs(desk: Desk) -> None:
     call = a_call()
-    await desk.recorder.admit(call)
+    desk.recorder.admit(call)
     (intent,) = desk.intents
     assert (intent.request_id, intent.user_id, intent.key_id, intent.model) == (call.id, "ann", "k1", "gpt")
     assert 1000 <= intent.prompt_tokens <= 1050
     assert crashed(intent).input_cost == intent.prompt_tokens * 1000
-    await desk.recorder.admit(a_call(model="raw"))
-    await desk.recorder.admit(a_call(model="unknown"))
+    desk.recorder.admit(a_call(model="raw"))
+    desk.recorder.admit(a_call(model="unknown"))
     assert [crashed(one).input_cost for one in desk.intents[1:]] == [None, None]
 
 
 async def test_what_cannot_be_written_down_is_refused(desk: Desk) -> None:
     desk.error = OSError(28, "No space left on device", "/secret/place")
     with pytest.raises(Unavailable) as caught:
-        await desk.recorder.admit(a_call())
+        desk.recorder.admit(a_call())
     assert caught.value.code == "ledger_unavailable"
     assert "/secret" not in caught.value.message

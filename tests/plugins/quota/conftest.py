@@ -27,6 +27,7 @@ from gatehook import (
     UsageRow,
     User,
 )
+from gatehook.awaiting import awaited
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.database.address import backend_of
 from gatehook_plugins.database.service import SqlDatabase
@@ -95,7 +96,7 @@ class Node:
 
     async def admit(self, call: Call) -> Permit | None:
         """Raises what the limiter raises."""
-        permit = await self.limiter.admit(call)
+        permit = await awaited(self.limiter.admit(call))
         self.ledger.intents[call.id] = self.row(call, Usage(0, 0))
         return permit
 
@@ -106,7 +107,7 @@ class Node:
         if permit is not None:
             pricing = None if call.target is None else call.target.pricing
             cost = None if pricing is None else usage.cost(pricing)
-            await permit.settle(Outcome("complete", 200, usage, cost=cost))
+            await awaited(permit.settle(Outcome("complete", 200, usage, cost=cost)))
         row = self.row(call, usage)
         del self.ledger.intents[call.id]
         self.ledger.rows.append(row)

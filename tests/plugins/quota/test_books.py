@@ -100,15 +100,15 @@ async def test_what_is_held_goes_with_the_row_whenever_the_request_is_settled(wo
     assert account.held == other.most + other.most + other.most + other.most
     rows = [node.row(call, Usage(7, 5)) for call in calls[:3]]
     outcome = Outcome("complete", 200, Usage(7, 5), cost=Usage(7, 5).cost(node.catalog.group("m")[0].pricing))
-    await before.settle(outcome)
+    before.settle(outcome)
     async with world.database.writing() as connection:
         await books.post(connection, rows)
-    await between.settle(outcome)
+    between.settle(outcome)
     books.posted(list(rows) if again else rows)
-    await after.settle(outcome)
+    after.settle(outcome)
     assert account.held == other.most
     assert books._open == {other.request_id: other}
-    await other.settle(Outcome("failed", 499))
+    other.settle(Outcome("failed", 499))
     assert (account.held, books._open) == (Amount(), {})
     lease = (await world.leases(user))[node.ledger.owner]
     assert lease == account.free, "all that is leased is free"

@@ -133,7 +133,7 @@ async def test_a_client_that_leaves_while_it_waits_keeps_nothing(world: Any) -> 
         asking.cancel()
         ended = (await asyncio.gather(asking, return_exceptions=True))[0]
         if not isinstance(ended, BaseException):
-            await ended.settle(Outcome("failed", 499))
+            ended.settle(Outcome("failed", 499))
     await node.settled()
     assert await world.leases(user) == {}
     assert await node.admit(node.call(user)) is not None
@@ -270,7 +270,7 @@ async def test_a_row_booked_before_its_request_is_settled_is_counted_once(world:
     await node.end(call, None, 10, 5)
     await node.ledger.flush()
     call.target = node.catalog.group("m")[0]
-    await permit.settle(Outcome("complete", 200, Usage(10, 5)))
+    permit.settle(Outcome("complete", 200, Usage(10, 5)))
     await node.settled()
     assert (await world.balances(user))["all"].tokens == 15
     assert await world.leases(user) == {}
@@ -348,12 +348,12 @@ async def test_an_attempt_at_a_deployment_that_was_not_reserved_for_is_refused(w
     permit: Permit = await node.admit(call)
     assert permit is not None
     good, unpriced, dearer = targets(good=Pricing(1, 1), unpriced=None, dearer=Pricing(10**6, 1))
-    assert await node.limiter.admit_attempt(call, good) is None
+    assert node.limiter.admit_attempt(call, good) is None
     with pytest.raises(PermissionDenied, match="'unpriced#1' has no price"):
-        await node.limiter.admit_attempt(call, unpriced)
+        node.limiter.admit_attempt(call, unpriced)
     with pytest.raises(Unavailable, match="'dearer#1' costs more"):
-        await node.limiter.admit_attempt(call, dearer)
-    assert await node.limiter.admit_attempt(node.call("free"), unpriced) is None
+        node.limiter.admit_attempt(call, dearer)
+    assert node.limiter.admit_attempt(node.call("free"), unpriced) is None
 
 
 async def test_a_free_model_can_be_used_when_the_budget_is_used_up(world: Any) -> None:

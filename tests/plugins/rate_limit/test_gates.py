@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatehook import Limits
+from gatehook.awaiting import awaited
 from gatehook_plugins.rate_limit.rules import Rule, rules
 from gatehook_plugins.rate_limit.shared import RedisStore
 from gatehook_plugins.rate_limit.store import Gate, Grant, Store
@@ -80,7 +81,7 @@ async def test_every_gate_decides_by_all_that_was_charged_to_its_limits(
         elif what == "admit":
             limits = CALLERS[one]
             fits = [logs.used(rule, clock.now) + rule.cost(amount) <= rule.most for rule in limits]
-            decision = await gates[one].admit(amount)
+            decision = await awaited(gates[one].admit(amount))
             assert decision.admitted == all(fits)
             assert [wait == 0 for wait in decision.waits] == ([] if all(fits) else fits)
             if decision.grant is not None:
@@ -90,5 +91,5 @@ async def test_every_gate_decides_by_all_that_was_charged_to_its_limits(
         elif open_:
             grant, charges = open_.pop(one % len(open_))
             requests = 0 if what == "reject" else 1
-            await grant.gate.settle(grant, requests, amount)
+            await awaited(grant.gate.settle(grant, requests, amount))
             logs.settle(charges, requests, amount)

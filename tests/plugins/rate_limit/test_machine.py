@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gatehook import Limits
+from gatehook.awaiting import awaited
 from gatehook.testing import serving
 from gatehook_plugins.rate_limit.machine import MachineStore
 from gatehook_plugins.rate_limit.rules import rules
@@ -35,13 +36,13 @@ async def main(folder, number):
         print("ready", flush=True)
         sys.stdin.readline()
         for turn in range(1500):
-            decision = await store.gate(limit).admit(10)
+            decision = store.gate(limit).admit(10)
             admitted += decision.admitted
             busy += not decision.admitted and decision.waits[2] > 0
             if decision.grant:
                 most = max(most, 3 - decision.left[2])
-                await decision.grant.gate.settle(decision.grant, 1, 15)
-            await store.gate(rules("key", f"{number}-{turn}", Limits(1))).admit(0)  # the table grows meanwhile
+                decision.grant.gate.settle(decision.grant, 1, 15)
+            store.gate(rules("key", f"{number}-{turn}", Limits(1))).admit(0)  # the table grows meanwhile
     print(json.dumps([admitted, most, busy]))
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
@@ -49,7 +50,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 
 async def granted(store: MachineStore, limit: Any = LIMIT, tokens: int = 10) -> Grant:
-    grant = (await store.gate(limit).admit(tokens)).grant
+    grant = (await awaited(store.gate(limit).admit(tokens))).grant
     assert grant is not None
     return grant
 
@@ -57,7 +58,7 @@ async def granted(store: MachineStore, limit: Any = LIMIT, tokens: int = 10) -> 
 async def left(store: MachineStore) -> list[int]:
     """What is left, asked with a request that cannot pass."""
     probe = LIMIT + rules("key", "nobody", Limits(0))
-    return list((await store.gate(probe).admit(1)).left[:3])
+    return list((await awaited(store.gate(probe).admit(1))).left[:3])
 
 
 def test_processes_that_hammer_one_limit_pass_it_exactly(tmp_path: Path) -> None:
@@ -85,8 +86,8 @@ async def test_workers_share_every_limit(worker: Workers, clock: Any) -> None:
     one, other = worker(clock, 0), worker(clock, 1)
     first = await granted(one)
     await granted(other)
-    assert (await one.gate(LIMIT).admit(10)).waits == [0, 0, BUSY]
-    await first.gate.settle(first, 1, 300)
+    assert (await awaited(one.gate(LIMIT).admit(10))).waits == [0, 0, BUSY]
+    await awaited(first.gate.settle(first, 1, 300))
     assert await left(other) == [8, 690, 1]
 
 
@@ -106,26 +107,26 @@ async def test_a_table_grows_and_loses_nothing(worker: Workers, clock: Any) -> N
     grants = [await granted(one, rules("key", str(number), Limits(2, 100, 1)), 10) for number in range(1000)]
     assert one.table._capacity >= 4096
     for number, grant in enumerate(grants):
-        assert (await other.gate(rules("key", str(number), Limits(2, 100, 1))).admit(1)).left == [1, 90, 0]
-        await grant.gate.settle(grant, 1, 40)
-    assert (await other.gate(rules("key", "999", Limits(2, 100, 1))).admit(60)).left == [0, 0, 0]
+        assert (await awaited(other.gate(rules("key", str(number), Limits(2, 100, 1))).admit(1))).left == [1, 90, 0]
+        await awaited(grant.gate.settle(grant, 1, 40))
+    assert (await awaited(other.gate(rules("key", "999", Limits(2, 100, 1))).admit(60))).left == [0, 0, 0]
 
 
 async def test_what_is_idle_makes_room(worker: Workers, clock: Any) -> None:
     store, kept = worker(clock), rules("key", "kept", Limits(10, None, 1))
     await granted(store, kept)
     for number in range(3000):
-        await store.gate(rules("key", str(number), Limits(5))).admit(0)
+        await awaited(store.gate(rules("key", str(number), Limits(5))).admit(0))
         clock.turn(1)
     assert store.table._capacity == 512
-    assert (await store.gate(kept).admit(1)).left == [10, 0]
+    assert (await awaited(store.gate(kept).admit(1))).left == [10, 0]
 
 
 async def test_refusals_and_settlements_are_right_long_after(worker: Workers, clock: Any) -> None:
     store = worker(clock)
     grant = await granted(store)
     clock.turn(100_000)
-    await grant.gate.settle(grant, 0, 5)
+    await awaited(grant.gate.settle(grant, 0, 5))
     assert await left(store) == [10, 1000, 2]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gatehook import Limits
+from gatehook.awaiting import awaited
 from gatehook_plugins.rate_limit.memory import MemoryStore
 from gatehook_plugins.rate_limit.rules import rules
 
@@ -10,39 +11,39 @@ from gatehook_plugins.rate_limit.rules import rules
 async def test_what_is_idle_is_forgotten(clock: Any) -> None:
     store = MemoryStore(clock)
     for number in range(1000):
-        decision = await store.gate(rules("key", str(number), Limits(5, 1000, 5))).admit(10)
+        decision = await awaited(store.gate(rules("key", str(number), Limits(5, 1000, 5))).admit(10))
         assert decision.grant is not None
-        await decision.grant.gate.settle(decision.grant, 1, 10)
+        await awaited(decision.grant.gate.settle(decision.grant, 1, 10))
     del decision
     for _ in range(3):
         clock.turn(61)
-        await store.gate(rules("key", "last", Limits(5))).admit(0)
+        await awaited(store.gate(rules("key", "last", Limits(5))).admit(0))
     assert len(store._running) == 0
     assert {*store._recent, *store._older} == {"requests:key:last"}
 
 
 async def test_what_runs_for_long_is_not_forgotten(clock: Any) -> None:
     store, limit = MemoryStore(clock), rules("key", "k", Limits(9, 1000, 1))
-    grant = (await store.gate(limit).admit(10)).grant
+    grant = (await awaited(store.gate(limit).admit(10))).grant
     assert grant is not None
     for _ in range(10):
         clock.turn(61)
-        assert not (await store.gate(limit).admit(10)).admitted
-    await grant.gate.settle(grant, 1, 900)  # out of the window; nothing is charged
-    assert (await store.gate(limit).admit(10)).left == [8, 990, 0]
+        assert not (await awaited(store.gate(limit).admit(10))).admitted
+    await awaited(grant.gate.settle(grant, 1, 900))  # out of the window; nothing is charged
+    assert (await awaited(store.gate(limit).admit(10))).left == [8, 990, 0]
 
 
 async def test_refusals_keep_nothing_in_memory(clock: Any) -> None:
     store = MemoryStore(clock)
     for number in range(1000):
-        await store.gate(rules("key", str(number), Limits(None, None, 0))).admit(0)
+        await awaited(store.gate(rules("key", str(number), Limits(None, None, 0))).admit(0))
     assert len(store._running) == 0
 
 
 async def test_a_busy_window_never_has_more_than_sixty_one_seconds(clock: Any) -> None:
     store, limit = MemoryStore(clock), rules("key", "k", Limits(10**6))
     for _ in range(500):
-        await store.gate(limit).admit(0)
+        await awaited(store.gate(limit).admit(0))
         clock.turn(0.7)
     (window,) = store._recent.values()
     assert len(window._earlier) <= 60

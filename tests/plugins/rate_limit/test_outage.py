@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from gatehook import Limits, Principal, StartupError, User
+from gatehook.awaiting import awaited
 from gatehook.redis_line import Gone, RedisLine
 from gatehook.testing import built
 from gatehook_plugins.rate_limit import RateLimit
@@ -142,10 +143,10 @@ async def test_what_was_granted_before_redis_went_is_settled_without_an_error(ow
     to_redis = line(own_redis.url, 1, lambda: now[0])
     store = RedisStore(to_redis, "p")
     async with store.lifespan():
-        grant = (await store.gate(LIMIT).admit(0)).grant
+        grant = (await awaited(store.gate(LIMIT).admit(0))).grant
         assert grant is not None
         own_redis.stop()
-        await grant.gate.settle(grant, 1, 0)
+        await awaited(grant.gate.settle(grant, 1, 0))
         with pytest.raises(Gone):
             await store.beat()
         assert list(store._ended) == [grant.holder]
@@ -160,7 +161,7 @@ async def test_an_outage_keeps_no_record_of_those_who_were_not_asked_for(silent_
     store = RedisStore(to_redis, "p")
     for _ in range(100):
         with pytest.raises(Gone):
-            await store.gate(LIMIT).admit(0)
+            await awaited(store.gate(LIMIT).admit(0))
     assert len(store._ended) == 1
     await to_redis.close()
 
@@ -170,7 +171,7 @@ async def test_an_error_that_redis_answers_with_is_an_outage_too(
 ) -> None:
     to_redis = line(redis_url.replace("redis://", "redis://nobody:hunter2hunter2@"), 1)
     with pytest.raises(Gone):
-        await RedisStore(to_redis, "p").gate(LIMIT).admit(0)
+        await awaited(RedisStore(to_redis, "p").gate(LIMIT).admit(0))
     assert "AuthenticationError" in said(caplog)[0]
     assert "hunter2" not in caplog.text
     assert logging.getLevelName(caplog.records[0].levelno) == "WARNING"

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from gatehook import Limits
+from gatehook.awaiting import awaited
 from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import rules
 from gatehook_plugins.rate_limit.shared import RedisStore
@@ -27,7 +28,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 async def granted(store: RedisStore, limit: Any = LIMIT, tokens: int = 10) -> Grant:
-    grant = (await store.gate(limit).admit(tokens)).grant
+    grant = (await awaited(store.gate(limit).admit(tokens))).grant
     assert grant is not None
     return grant
 
@@ -35,15 +36,15 @@ async def granted(store: RedisStore, limit: Any = LIMIT, tokens: int = 10) -> Gr
 async def left(store: RedisStore) -> list[int]:
     """What is left, asked with a request that cannot pass."""
     probe = rules("key", "k", Limits(10, 1000, 2)) + rules("key", "nobody", Limits(0))
-    return list((await store.gate(probe).admit(1)).left[:3])
+    return list((await awaited(store.gate(probe).admit(1))).left[:3])
 
 
 async def test_nodes_share_every_limit(node: Node) -> None:
     async with node() as one, node() as other:
         first = await granted(one)
         await granted(other)
-        assert not (await one.gate(LIMIT).admit(10)).admitted
-        await first.gate.settle(first, 1, 300)
+        assert not (await awaited(one.gate(LIMIT).admit(10))).admitted
+        await awaited(first.gate.settle(first, 1, 300))
         assert await left(other) == [8, 690, 1]
 
 
@@ -63,7 +64,7 @@ async def test_prefixes_keep_gateways_apart(node: Node) -> None:
 async def test_all_keys_are_in_one_slot_of_a_cluster_and_expire(node: Node, server: redis.Redis) -> None:
     async with node(prefix="pre") as store:
         grant = await granted(store, LIMIT + rules("user", "{u}", Limits(5, 500, 5)))
-        await grant.gate.settle(grant, 1, 1)
+        await awaited(grant.gate.settle(grant, 1, 1))
         await granted(store)
         keys = list(server.scan_iter())
         assert sorted(keys)[:2] == ["pre:rl:{limits}:concurrent:key:k", "pre:rl:{limits}:requests:key:k"]
@@ -75,7 +76,7 @@ async def test_a_server_that_forgot_the_scripts_is_taught_them_again(node: Node,
     async with node() as store:
         grant = await granted(store)
         server.script_flush()
-        await grant.gate.settle(grant, 1, 10)
+        await awaited(grant.gate.settle(grant, 1, 10))
         server.script_flush()
         await granted(store)
         assert await left(store) == [8, 980, 1]
@@ -111,7 +112,7 @@ async def test_what_runs_for_long_is_renewed(node: Node, clock: Any) -> None:
             clock.turn(20)
             await one.beat()
         assert (await left(other))[2] == 1
-        await grant.gate.settle(grant, 1, 0)
+        await awaited(grant.gate.settle(grant, 1, 0))
         await one.beat()
         assert (await left(other))[2] == 2
 
@@ -132,7 +133,7 @@ async def test_a_request_that_ends_during_a_beat_stays_ended(node: Node, monkeyp
 
         async def settled_first(script: Any, keys: Any, arguments: Any) -> Any:
             monkeypatch.setattr(store, "_run", run)
-            await grant.gate.settle(grant, 1, 0)
+            await awaited(grant.gate.settle(grant, 1, 0))
             return await run(script, keys, arguments)  # which renews what has just ended
 
         monkeypatch.setattr(store, "_run", settled_first)
@@ -159,9 +160,9 @@ async def test_a_clock_that_is_set_back_lets_nobody_past_and_holds_nobody_for_ev
     async with node(clock) as store:
         grants = [await granted(store, limit, 30) for _ in range(3)]
         clock.turn(-step)
-        assert not (await store.gate(limit).admit(30)).admitted
-        await grants[0].gate.settle(grants[0], 0, 10)
-        assert (await store.gate(limit).admit(90)).left == [1, 20]
+        assert not (await awaited(store.gate(limit).admit(30))).admitted
+        await awaited(grants[0].gate.settle(grants[0], 0, 10))
+        assert (await awaited(store.gate(limit).admit(90))).left == [1, 20]
         clock.turn(61)
         await granted(store, limit, 90)
 
@@ -179,7 +180,7 @@ async def test_leases_outlive_no_clock_that_is_set_back(redis_url: str, line: An
 
 async def test_by_the_server_s_own_clock(node: Node, server: redis.Redis) -> None:
     async with node() as store:
-        decision = await store.gate(LIMIT).admit(10)
+        decision = await awaited(store.gate(LIMIT).admit(10))
         assert decision.grant is not None
         assert abs(decision.grant.slot - int(server.time()[0])) <= 1
         assert all(60_000_000 < one <= 61_000_000 for one in decision.resets[:2])
@@ -236,7 +237,7 @@ async def test_a_lost_answer_charges_once_and_is_not_asked_for_again(redis_url: 
         await granted(store)  # the script is known now
         state.update(deaf=True, sent=0)
         with pytest.raises(Gone):
-            await store.gate(LIMIT).admit(10)
+            await awaited(store.gate(LIMIT).admit(10))
         assert state["sent"] == 1
         assert await left(other) == [8, 980, 0]
         assert len(store._ended) == 1  # let go with the next beat
@@ -280,5 +281,5 @@ async def test_what_a_client_reserved_that_left_meanwhile_is_given_back(node: No
             assert asking.cancelled()
             while store._line._commands:
                 await asyncio.wait(set(store._line._commands))
-        decision = await store.gate(limit).admit(10)
+        decision = await awaited(store.gate(limit).admit(10))
         assert decision.admitted

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatehook import Limits
+from gatehook.awaiting import awaited
 from gatehook_plugins.rate_limit.rules import Rule, Scope, rules
 from gatehook_plugins.rate_limit.shared import RedisStore
 from gatehook_plugins.rate_limit.store import BUSY, NEVER, Decision, Grant, Store
@@ -40,129 +41,132 @@ def left(decision: Decision) -> list[int]:
 
 
 async def settle(grant: Grant, requests: int, tokens: int) -> None:
-    await grant.gate.settle(grant, requests, tokens)
+    await awaited(grant.gate.settle(grant, requests, tokens))
 
 
 async def test_the_limit_is_let_through_and_not_one_more(store: Store) -> None:
-    decisions = [await store.gate(rule(3)).admit(0) for _ in range(5)]
+    decisions = [await awaited(store.gate(rule(3)).admit(0)) for _ in range(5)]
     assert [one.admitted for one in decisions] == [True, True, True, False, False]
     assert [left(one) for one in decisions] == [[2], [1], [0], [0], [0]]
     assert decisions[3].grant is None
 
 
 async def test_the_wait_is_exact_to_the_microsecond(store: Store, clock: Any) -> None:
-    granted(await store.gate(rule(2)).admit(0))
+    granted(await awaited(store.gate(rule(2)).admit(0)))
     clock.turn(10)
-    granted(await store.gate(rule(2)).admit(0))
+    granted(await awaited(store.gate(rule(2)).admit(0)))
     clock.turn(20.5)
-    (wait,) = waits(await store.gate(rule(2)).admit(0))
+    (wait,) = waits(await awaited(store.gate(rule(2)).admit(0)))
     assert 29_500_000 <= wait <= 30_500_000  # a minute after the first, to the second
     clock.now += wait - 1
-    assert waits(await store.gate(rule(2)).admit(0)) == [1]
+    assert waits(await awaited(store.gate(rule(2)).admit(0))) == [1]
     clock.now += 1
-    granted(await store.gate(rule(2)).admit(0))
-    assert not (await store.gate(rule(2)).admit(0)).admitted
+    granted(await awaited(store.gate(rule(2)).admit(0)))
+    assert not (await awaited(store.gate(rule(2)).admit(0))).admitted
 
 
 async def test_reset_is_when_everything_is_free_again(store: Store, clock: Any) -> None:
-    await store.gate(rule(5)).admit(0)
+    await awaited(store.gate(rule(5)).admit(0))
     clock.turn(30)
-    (reset,) = (await store.gate(rule(5)).admit(0)).resets
+    (reset,) = (await awaited(store.gate(rule(5)).admit(0))).resets
     clock.now += reset
-    assert left(await store.gate(rule(5)).admit(0)) == [4]
+    assert left(await awaited(store.gate(rule(5)).admit(0))) == [4]
 
 
 async def test_all_limits_are_charged_or_none(store: Store) -> None:
     wide, narrow = rule(10, 1000, 10), rule(1, scope="user", owner="u")
-    granted(await store.gate(narrow).admit(0))
-    refused = await store.gate(wide + narrow).admit(50)
+    granted(await awaited(store.gate(narrow).admit(0)))
+    refused = await awaited(store.gate(wide + narrow).admit(50))
     assert waits(refused)[:3] == [0, 0, 0]
     assert left(refused) == [10, 1000, 10, 0]
-    assert left(await store.gate(wide).admit(50)) == [9, 950, 9]
+    assert left(await awaited(store.gate(wide).admit(50))) == [9, 950, 9]
 
 
 async def test_tokens_are_refunded_in_the_second_they_were_charged(store: Store, clock: Any) -> None:
     limit = rule(tokens=100)
-    first = granted(await store.gate(limit).admit(80))
+    first = granted(await awaited(store.gate(limit).admit(80)))
     clock.turn(5)
-    refused = await store.gate(limit).admit(40)
+    refused = await awaited(store.gate(limit).admit(40))
     assert left(refused) == [20]
     await settle(first, 1, 30)
-    assert left(await store.gate(limit).admit(40)) == [30]
+    assert left(await awaited(store.gate(limit).admit(40))) == [30]
     clock.turn(56)
-    assert left(await store.gate(limit).admit(10)) == [50]  # the thirty have gone, not the forty
+    assert left(await awaited(store.gate(limit).admit(10))) == [50]  # the thirty have gone, not the forty
 
 
 async def test_a_debt_leaves_nothing_until_it_is_out_of_the_window(store: Store, clock: Any) -> None:
     limit = rule(tokens=100)
-    await settle(granted(await store.gate(limit).admit(10)), 1, 5000)
+    await settle(granted(await awaited(store.gate(limit).admit(10))), 1, 5000)
     clock.turn(30)
-    refused = await store.gate(limit).admit(1)
+    refused = await awaited(store.gate(limit).admit(1))
     assert left(refused) == [0]
     clock.now += waits(refused)[0]
-    assert left(await store.gate(limit).admit(1)) == [99]
+    assert left(await awaited(store.gate(limit).admit(1))) == [99]
 
 
 async def test_what_was_not_used_at_all_leaves_no_trace(store: Store) -> None:
     limit = rule(2, 100, 1)
-    grant = granted(await store.gate(limit).admit(60))
+    grant = granted(await awaited(store.gate(limit).admit(60)))
     await settle(grant, 0, 0)
-    refused = await store.gate(rule(0, 0, 0)).admit(1)
+    refused = await awaited(store.gate(rule(0, 0, 0)).admit(1))
     assert left(refused) == list(refused.resets) == [0, 0, 0]
-    assert left(await store.gate(limit).admit(60)) == [1, 40, 0]
+    assert left(await awaited(store.gate(limit).admit(60))) == [1, 40, 0]
 
 
 async def test_settling_after_the_window_changes_nothing(store: Store, clock: Any) -> None:
     limit = rule(2, 100)
-    old = granted(await store.gate(limit).admit(60))
+    old = granted(await awaited(store.gate(limit).admit(60)))
     clock.turn(61)
-    granted(await store.gate(limit).admit(70))
+    granted(await awaited(store.gate(limit).admit(70)))
     await settle(old, 0, 900)
-    assert left(await store.gate(limit).admit(10)) == [0, 20]
+    assert left(await awaited(store.gate(limit).admit(10))) == [0, 20]
 
 
 async def test_a_request_larger_than_the_limit_never_passes(store: Store) -> None:
-    assert waits(await store.gate(rule(10, 100)).admit(101)) == [0, NEVER]
-    assert left(await store.gate(rule(10, 100)).admit(100)) == [9, 0]
+    assert waits(await awaited(store.gate(rule(10, 100)).admit(101))) == [0, NEVER]
+    assert left(await awaited(store.gate(rule(10, 100)).admit(100))) == [9, 0]
 
 
 async def test_zero_allows_nothing(store: Store) -> None:
-    assert waits(await store.gate(rule(0, 0, 0)).admit(1)) == [NEVER, NEVER, NEVER]
+    assert waits(await awaited(store.gate(rule(0, 0, 0)).admit(1))) == [NEVER, NEVER, NEVER]
 
 
 async def test_requests_at_the_same_time_end_when_they_are_settled(store: Store, clock: Any) -> None:
     limit = rule(concurrent=2)
-    first, second = granted(await store.gate(limit).admit(0)), granted(await store.gate(limit).admit(0))
+    first, second = (
+        granted(await awaited(store.gate(limit).admit(0))),
+        granted(await awaited(store.gate(limit).admit(0))),
+    )
     clock.turn(20)
-    assert waits(await store.gate(limit).admit(0)) == [BUSY]
+    assert waits(await awaited(store.gate(limit).admit(0))) == [BUSY]
     await settle(first, 1, 7)
-    third = granted(await store.gate(limit).admit(0))
-    assert not (await store.gate(limit).admit(0)).admitted
+    third = granted(await awaited(store.gate(limit).admit(0)))
+    assert not (await awaited(store.gate(limit).admit(0))).admitted
     await settle(second, 1, 0)
     await settle(third, 1, 0)
-    assert left(await store.gate(limit).admit(0)) == [1]
+    assert left(await awaited(store.gate(limit).admit(0))) == [1]
 
 
 async def test_changing_a_limit_forgets_nothing(store: Store) -> None:
     for _ in range(3):
-        await store.gate(rule(3, 100)).admit(20)
-    assert left(await store.gate(rule(5, 200)).admit(20)) == [1, 120]
-    assert left(await store.gate(rule(2, 10)).admit(1)) == [0, 0]
+        await awaited(store.gate(rule(3, 100)).admit(20))
+    assert left(await awaited(store.gate(rule(5, 200)).admit(20))) == [1, 120]
+    assert left(await awaited(store.gate(rule(2, 10)).admit(1))) == [0, 0]
 
 
 async def test_different_owners_and_scopes_do_not_mix(store: Store) -> None:
     every = [rule(1, owner="a"), rule(1, owner="b"), rule(1, scope="user", owner="a"), rule(1, owner="a:b {}\n€\ud800")]
-    assert all([(await store.gate(one).admit(0)).admitted for one in every])
-    assert not any([(await store.gate(one).admit(0)).admitted for one in every])
+    assert all([(await awaited(store.gate(one).admit(0))).admitted for one in every])
+    assert not any([(await awaited(store.gate(one).admit(0))).admitted for one in every])
 
 
 async def test_hundreds_at_once_get_the_limit_exactly(store: Store) -> None:
     limit = rule(100, 10_000, 60)
-    decisions = await asyncio.gather(*(store.gate(limit).admit(10) for _ in range(300)))
+    decisions = await asyncio.gather(*(awaited(store.gate(limit).admit(10)) for _ in range(300)))
     grants = [one.grant for one in decisions if one.grant is not None]
     assert len(grants) == 60
     await asyncio.gather(*(settle(grant, 1, 100) for grant in grants))
-    again = await asyncio.gather(*(store.gate(limit).admit(10) for _ in range(300)))
+    again = await asyncio.gather(*(awaited(store.gate(limit).admit(10)) for _ in range(300)))
     assert sum(one.admitted for one in again) == 40  # what is left of the requests
     assert min(left(one)[1] for one in again) == 10_000 - 60 * 100 - 40 * 10
 
@@ -220,7 +224,7 @@ async def test_every_decision_is_that_of_a_complete_log(
             if isinstance(store, RedisStore):
                 await store.beat()
         elif what == "admit":
-            decision = await store.gate(limit).admit(amount)
+            decision = await awaited(store.gate(limit).admit(amount))
             assert waits(decision) == log.waits(clock.now, amount)
             if decision.grant is not None:
                 charge = [clock.now, 1, amount]
@@ -244,7 +248,7 @@ async def test_no_minute_holds_more_than_the_limit_under_constant_pressure(
 ) -> None:
     admitted = []
     for _ in range(200 if step == 0.01 else 300):
-        if (await store.gate(rule(20)).admit(0)).admitted:
+        if (await awaited(store.gate(rule(20)).admit(0))).admitted:
             admitted.append(clock.now)
         clock.turn(step)
     for at in admitted:

@@ -37,7 +37,11 @@ def decided(readings: Sequence[Reading]) -> tuple[list[Rule], Decision]:
 
 def headers(readings: Sequence[Reading], now: float) -> dict[str, str]:
     found, decision = decided(readings)
-    return Headers(found).of(decision, round(now * 1_000_000))
+    lines = Headers(found).of(decision, now)
+    assert lines == "".join(line + "\r\n" for line in lines.splitlines())
+    told = [line.split(": ") for line in lines.splitlines()]
+    assert len(dict(told)) == len(told)
+    return dict(told)
 
 
 def refusal(readings: Sequence[Reading], tokens: int, retry: Retry | None = None) -> RateLimited:

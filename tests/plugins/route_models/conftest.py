@@ -52,13 +52,13 @@ class Routed:
     async def ran(self, key: str, seconds: float, *, stream: bool = False, status: int = 200, model: str = "a") -> None:
         """An attempt at a deployment, which took so long."""
         call = a_call(model, stream=stream)
-        permit = await self.loads.admit_attempt(call, next(one for one in self.catalog.group(model) if one.key == key))
+        permit = self.loads.admit_attempt(call, next(one for one in self.catalog.group(model) if one.key == key))
         assert permit is not None
         self.clock.now += seconds
         if stream and status == 200:
             call.first_token = self.clock.now
             self.clock.now += 100.0  # the rest of the answer, which does not count
-        await permit.settle(Outcome("complete" if status == 200 else "failed", status))
+        permit.settle(Outcome("complete" if status == 200 else "failed", status))
 
 
 def a_call(

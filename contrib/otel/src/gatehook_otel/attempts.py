@@ -20,11 +20,11 @@ class AttemptSpans:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
 
-    async def admit(self, call: Call) -> Permit | None:
+    def admit(self, call: Call) -> Permit | None:
         """Nothing to say about the call as a whole."""
         return None
 
-    async def admit_attempt(self, call: Call, target: Target) -> Permit | None:
+    def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """Begin the attempt's span, if there is anybody to tell."""
         telemetry = self._telemetry
         if telemetry.tracer is None and telemetry.instruments is None:
@@ -47,16 +47,14 @@ class AttemptSpans:
 class _Attempt:
     """One that has begun. Settled when it fails, or with its call."""
 
-    immediate = True
-
     def __init__(self, telemetry: Telemetry, span: Span | None, told: dict[str, Any]) -> None:
         self._telemetry = telemetry
         self._span = span
         self._told = told
         self._begun = time.monotonic()
 
-    async def settle(self, outcome: Outcome) -> None:
-        """End the span; never waits."""
+    def settle(self, outcome: Outcome) -> None:
+        """End the span."""
         failed = {"error.type": outcome.code} if outcome.code else {}
         span, used = self._span, outcome.usage
         if span is not None:

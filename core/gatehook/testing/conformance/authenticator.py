@@ -7,6 +7,7 @@ from typing import ClassVar
 import aiohttp
 
 from gatehook.app import Gateway
+from gatehook.awaiting import awaited
 from gatehook.errors import AuthenticationFailed
 from gatehook.model import Credential, Principal
 from gatehook.protocols import Authenticator
@@ -45,7 +46,7 @@ class AuthenticatorConformance(Suite):
         async with self.running() as gateway:
             one = self.authenticator(gateway)
             for token, who in self.good.items():
-                first, again = [await one.authenticate(self.credential(token)) for _ in range(2)]
+                first, again = [await awaited(one.authenticate(self.credential(token))) for _ in range(2)]
                 expect(isinstance(first, Principal), f"the good token of {who!r} gives {first!r}")
                 expect(first is not None and first.id == who, f"the good token of {who!r} gives {first and first.id!r}")
                 expect(first == again, f"the good token of {who!r} gives another principal the second time")
@@ -56,7 +57,7 @@ class AuthenticatorConformance(Suite):
             one = self.authenticator(gateway)
             for token in self.foreign:
                 try:
-                    found = await one.authenticate(self.credential(token))
+                    found = await awaited(one.authenticate(self.credential(token)))
                 except Exception as error:  # noqa: BLE001  # whatever it is
                     expect(False, f"{token[:40]!r}: raises {error!r} instead of giving None")
                 expect(found is None, f"{token[:40]!r}: lets in {found and found.id!r}")
@@ -69,7 +70,7 @@ class AuthenticatorConformance(Suite):
             one = self.authenticator(gateway)
             for number, token in enumerate(self.bad):
                 try:
-                    found = await one.authenticate(self.credential(token))
+                    found = await awaited(one.authenticate(self.credential(token)))
                 except AuthenticationFailed as error:
                     expect(error.status == 401, f"bad[{number}] is refused with {error.status}, not 401")
                     expect(error.message, f"bad[{number}] is refused without a word")
@@ -89,7 +90,7 @@ class AuthenticatorConformance(Suite):
                 if token in self.good:
                     continue
                 try:
-                    found = await one.authenticate(self.credential(token))
+                    found = await awaited(one.authenticate(self.credential(token)))
                 except AuthenticationFailed:
                     continue
                 except Exception as error:  # noqa: BLE001  # whatever it is
@@ -105,7 +106,7 @@ class AuthenticatorConformance(Suite):
                 for token in (*self.good, *self.bad):
                     texts = {}
                     try:
-                        texts["what it gives"] = repr(await one.authenticate(self.credential(token)))
+                        texts["what it gives"] = repr(await awaited(one.authenticate(self.credential(token))))
                     except AuthenticationFailed as error:
                         texts["its message"] = f"{error!r} {error.param}"
                     texts["its repr()"] = f"{one!r} {getattr(one, '__dict__', '')!r}"

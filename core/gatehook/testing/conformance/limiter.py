@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from gatehook.app import Gateway
+from gatehook.awaiting import awaited
 from gatehook.errors import GatewayError, RateLimited
 from gatehook.jsonio import Document
 from gatehook.model import Call, Outcome, Principal, Usage
@@ -60,7 +61,7 @@ class LimiterConformance(Suite):
             Failed: refused with something else than `RateLimited`, or admitted without a permit.
         """
         try:
-            permit = await limiter.admit(self.call(who))
+            permit = await awaited(limiter.admit(self.call(who)))
         except RateLimited as error:
             expect(error.status == 429, f"a refusal has the status {error.status}")
             expect(error.message, "a refusal has no message")
@@ -81,7 +82,7 @@ class LimiterConformance(Suite):
     async def ends(self, permits: Sequence[Permit], outcome: Outcome = ENDINGS[0]) -> None:
         """End these calls."""
         for permit in permits:
-            await permit.settle(outcome)
+            await awaited(permit.settle(outcome))
 
     async def has_room(self, limiter: Limiter, who: str, most: int) -> bool:
         """Whether there is room for exactly so many calls."""
@@ -160,7 +161,11 @@ class LimiterConformance(Suite):
 
     async def cancelled(self, limiter: Limiter, who: str, steps: int, wait: float = 0.0) -> None:
         """A call whose client leaves after so many turns of the loop, and seconds."""
-        asking = asyncio.ensure_future(limiter.admit(self.call(who)))
+
+        async def asked() -> Permit | None:
+            return await awaited(limiter.admit(self.call(who)))
+
+        asking = asyncio.ensure_future(asked())
         for _ in range(steps):
             await asyncio.sleep(0)
         if wait:
@@ -168,7 +173,7 @@ class LimiterConformance(Suite):
         asking.cancel()
         await asyncio.wait([asking])
         if not asking.cancelled() and asking.exception() is None and (permit := asking.result()) is not None:
-            await permit.settle(ENDINGS[3])
+            await awaited(permit.settle(ENDINGS[3]))
 
     @check("any course of events")
     async def test_the_limit_holds_whatever_happens_in_whatever_order(self) -> None:
