@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -151,6 +151,10 @@ class Server:
         """Stop a run, whether it waits or runs, without waiting for it."""
         self._do(self._stop(name))
 
+    def clear(self, is_left: Callable[[str], bool]) -> None:
+        """Stop all runs of such ids, without waiting for it."""
+        self._do(self._clear(is_left))
+
     def forget(self, name: str) -> None:
         """Remove a run that is over from the history, which holds whole workflows in memory."""
         self._do(self._post("/history", {"delete": [name]}))
@@ -184,6 +188,11 @@ class Server:
                     return
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _clear(self, is_left: Callable[[str], bool]) -> None:
+        queue = await self.queue(time.monotonic())
+        for name in filter(is_left, (*queue.running, *queue.pending)):
+            self.stop(name)
 
     def _do(self, chore: Any) -> None:
         async def done() -> None:
