@@ -33,6 +33,7 @@ from gatehook import (
     wants_urls,
 )
 from gatehook_plugins.vendor_comfyui.asked import read_chat, read_images
+from gatehook_plugins.vendor_comfyui.inspection import server_faults
 from gatehook_plugins.vendor_comfyui.options import Options, read_options
 from gatehook_plugins.vendor_comfyui.run import WorkflowRun
 from gatehook_plugins.vendor_comfyui.server import Server
@@ -96,6 +97,11 @@ class ComfyVendor:
         except WorkflowError as error:
             return error.faults
         return [] if target.base_url else ["base_url: say where ComfyUI is, as in 'http://127.0.0.1:8188'"]
+
+    async def inspect(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment that its server sees: nodes and checkpoints that it does not have, other bounds."""
+        known = await self.deployment(target)
+        return await server_faults(known.workflow, known.server)
 
     async def probe(self, target: Target) -> None:
         """Ask how much there is to do, which the answer is not needed for: the socket tells it too."""
