@@ -34,6 +34,8 @@ _FRESH: Final = 0.4
 _CANCEL_FOR: Final = 30.0
 """Seconds after which a run that cannot be stopped is left alone."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_VIEW_PAUSES: Final = (0.1, 1.0)
+"""Seconds before a picture is fetched once more."""
 
 
 class Queue(Struct, frozen=True):
@@ -113,13 +115,23 @@ class Server:
         return entry
 
     async def view(self, image: Mapping[str, Any]) -> bytes:
-        """A picture that was saved.
+        """A picture that was saved. It was long in the making: a line that breaks is not the end of it.
 
         Raises:
             UpstreamError: it is gone, or cannot be had.
         """
         place = {"filename": image["filename"], "subfolder": image.get("subfolder", ""), "type": image["type"]}
-        async with await self._request("GET", f"/view?{urlencode(place)}") as upstream:
+        for pause in _VIEW_PAUSES:
+            try:
+                return await self._viewed(f"/view?{urlencode(place)}")
+            except UpstreamError as error:
+                if error.code == "upstream_file_gone":
+                    raise
+            await asyncio.sleep(pause)
+        return await self._viewed(f"/view?{urlencode(place)}")
+
+    async def _viewed(self, path: str) -> bytes:
+        async with await self._request("GET", path) as upstream:
             if upstream.status == 200:
                 return await upstream.read()
             if upstream.status == 404:
