@@ -409,7 +409,7 @@ class Call(Struct, eq=False):
     reservation: str = ""
     """What was reserved for it when it was deferred, by name: limiters take it into account. "" for none.
 
-    The ids of calls that are made on a reservation are its name, a dot, and something of their own.
+    The ids of calls that are made on a reservation are its name, a dot, and which time it is, counted from 1.
     """
     rewriter: "Rewriter | None" = None
     """What the transforms have chosen to change the answer with."""

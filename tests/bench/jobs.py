@@ -5,6 +5,7 @@ python tests/bench/jobs.py [JOBS] [DATABASE_URL]; by default 1,000 jobs in a new
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -52,11 +53,12 @@ SAMPLES = 200
 
 @contextlib.asynccontextmanager
 async def server(settings: Path, url: str, session: ClientSession) -> AsyncIterator[None]:
-    """A parent and two workers, killed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gatehook", "serve", "--config", str(settings), start_new_session=True,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    """A parent and two workers, killed at the end; what they log is kept beside the settings."""
+    with _log(settings).open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gatehook", "serve", "--config", str(settings), start_new_session=True,
+            stdout=log, stderr=log,
+        )  # fmt: skip
     try:
         while True:
             with contextlib.suppress(ClientError):
@@ -70,11 +72,23 @@ async def server(settings: Path, url: str, session: ClientSession) -> AsyncItera
         await process.wait()
 
 
+def _log(settings: Path) -> Path:
+    return settings.with_name("gateway.log")
+
+
 async def submit(session: ClientSession, url: str) -> str:
-    """One job; gives its id."""
+    """One job; gives its id.
+
+    Raises:
+        RuntimeError: it was not taken; tells all that was answered.
+    """
+    begun = time.perf_counter()
     async with session.post(f"{url}/v1/chat/completions", json=BODY) as answer:
-        answer.raise_for_status()
-        return str((await answer.json())["job_id"])
+        told = await answer.text()
+        if answer.status != 202:
+            took = time.perf_counter() - begun
+            raise RuntimeError(f"a submission was answered after {took:.2f} s: {answer.status} {told} {answer.headers}")
+        return str(json.loads(told)["job_id"])
 
 
 async def latencies(session: ClientSession, url: str) -> tuple[list[float], list[str]]:
@@ -91,7 +105,9 @@ async def latencies(session: ClientSession, url: str) -> tuple[list[float], list
 def told(what: str, figures: Sequence[float]) -> None:
     """Print the median and the 99th percentile."""
     cuts = statistics.quantiles(figures, n=100)
-    print(f"{what:28} p50 {statistics.median(figures):7.2f} ms   p99 {cuts[98]:7.2f} ms")
+    print(
+        f"{what:28} p50 {statistics.median(figures):7.2f} ms   p99 {cuts[98]:7.2f} ms   longest {max(figures):7.2f} ms"
+    )
 
 
 async def main(count: int, database_url: str, folder: Path) -> None:
@@ -120,12 +136,15 @@ async def main(count: int, database_url: str, folder: Path) -> None:
             told("pick-up, idle", [float(at["running", one] - at["queued", one]) for one in ids])
             enough, begun = asyncio.Semaphore(AT_ONCE), time.perf_counter()
 
-            async def one() -> None:
+            async def one() -> float:
                 async with enough:
+                    asked = time.perf_counter()
                     await submit(session, url)
+                    return (time.perf_counter() - asked) * 1000
 
-            await asyncio.gather(*(one() for _ in range(count)))
+            took = await asyncio.gather(*(one() for _ in range(count)))
             print(f"{count} jobs submitted, {AT_ONCE} at a time: {count / (time.perf_counter() - begun):.0f}/s")
+            told(f"submission, {AT_ONCE} at a time", took)
         rounds, begun = 1, time.perf_counter()
         while (done := await ended()) < count + SAMPLES:
             async with server(settings, url, session):
@@ -146,4 +165,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
         address = sys.argv[2] if len(sys.argv) > 2 else f"sqlite+aiosqlite:///{made}/bench.db"
-        asyncio.run(main(number, address, Path(made)))
+        try:
+            asyncio.run(main(number, address, Path(made)))
+        except Exception:
+            print(*_log(Path(made, "settings.toml")).read_text("utf-8").splitlines()[-40:], sep="\n")
+            raise

@@ -145,7 +145,15 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from gatehook.commands.inspection import inspected
+
     gateway = _built(options, strict=True)
+    faults, notes = asyncio.run(inspected(gateway))
+    if faults:
+        raise StartupError(*faults)
+    print(*notes, sep="\n", end="\n" if notes else "")
     settings = gateway.settings
     plugins, deployments = len(gateway.plugins.names), len(settings.targets)
     print(f"{settings.path}: fine; {counted(plugins, 'plugin')}, {counted(deployments, 'deployment')}")

@@ -32,6 +32,10 @@ class Backend(Protocol):
         """One for reading, one for writing."""
         ...
 
+    async def begin(self, connection: AsyncConnection) -> None:
+        """Begin a transaction that writes, when it is this process's turn."""
+        ...
+
     async def lock(self, connection: AsyncConnection) -> None:
         """Keep every other process out of here until this writing transaction ends."""
         ...

@@ -215,4 +215,5 @@ class Memory:
 
 
 def _unavailable() -> Unavailable:
-    return Unavailable("the database is not available now; try again in a moment", code="database_unavailable")
+    message = "the database is not available now; try again in a moment"
+    return Unavailable(message, code="database_unavailable", retry_after=1.0)

@@ -64,6 +64,10 @@ class Postgresql:
         )
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True), engine
 
+    async def begin(self, connection: AsyncConnection) -> None:
+        """The server lets many write at once."""
+        await connection.begin()
+
     async def lock(self, connection: AsyncConnection) -> None:
         """Keep every other process out of here until this transaction ends."""
         await connection.execute(text("SET LOCAL lock_timeout = 0"))  # whoever has it may have much to do

@@ -20,12 +20,18 @@ __all__ = ["SqlDatabase"]
 
 log: Final = logging.getLogger("gatehook.database")
 
+_MOMENT: Final = 1.0
+"""Seconds after which clients may come again."""
+
 
 class _Lane:
     """One way in, to read or to write. What is wrong there is logged when it begins, when it changes, and its end."""
 
-    def __init__(self, engine: AsyncEngine, what: str, where: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, begin: Callable[[AsyncConnection], Awaitable[object]], what: str, where: str
+    ) -> None:
         self.engine = engine
+        self.begin = begin
         self.trouble = ""
         self._name = f"the database ({where})"
         self._what = what
@@ -35,7 +41,8 @@ class _Lane:
         if why != self.trouble:
             log.error("%s cannot be %s: %s", self._name, self._what, why)
         self.trouble = why
-        return Unavailable("the database is not available now; try again in a moment", code="database_unavailable")
+        message = "the database is not available now; try again in a moment"
+        return Unavailable(message, code="database_unavailable", retry_after=_MOMENT)
 
     def worked(self) -> None:
         """Note it."""
@@ -88,7 +95,10 @@ class SqlDatabase:
         await asyncio.to_thread(self._backend.create)
         reading, writing = await asyncio.to_thread(self._backend.engines)  # loads the driver
         where = self._backend.where
-        lanes = self._lanes = (_Lane(reading, "read", where), _Lane(writing, "written to", where))
+        lanes = self._lanes = (
+            _Lane(reading, AsyncConnection.begin, "read", where),
+            _Lane(writing, self._backend.begin, "written to", where),
+        )
         try:
             async with self.reading():
                 pass  # if it cannot be reached at all, that is what is told
@@ -156,7 +166,7 @@ class SqlDatabase:
             async with asyncio.timeout(self._patience):
                 connection = await lane.engine.connect()
                 try:
-                    await connection.begin()
+                    await lane.begin(connection)
                 except BaseException:
                     await asyncio.shield(asyncio.ensure_future(connection.close()))
                     raise

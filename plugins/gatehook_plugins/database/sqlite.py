@@ -10,16 +10,20 @@ from urllib.parse import quote
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gatehook import StartupError
 from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.turns import turn
 
 __all__ = ["Sqlite"]
 
 _READERS: Final = 4
+
+_SHORT_WAIT_MS: Final = 8
+"""SQLite waits for a lock in ever longer sleeps; begun anew so often, it looks every few milliseconds."""
 
 _OUT_OF_ORDER: Final = frozenset(
     {
@@ -62,6 +66,7 @@ class Sqlite:
         self.file = file
         self.where = f"SQLite file {file}"
         self._timeout = timeout
+        self._door = file.with_name(file.name + ".turn")
 
     def create(self) -> None:
         """Make the file, for its owner's eyes only, and have it written ahead (WAL). Blocks.
@@ -117,6 +122,8 @@ class Sqlite:
             cursor = connection.cursor()
             for pragma in ("synchronous=FULL", "foreign_keys=ON", f"query_only={query_only}"):
                 cursor.execute(f"PRAGMA {pragma}")
+            if not query_only:
+                cursor.execute(f"PRAGMA busy_timeout={_SHORT_WAIT_MS}")
             cursor.close()
 
         @event.listens_for(engine.sync_engine, "begin")
@@ -124,6 +131,18 @@ class Sqlite:
             connection.exec_driver_sql(begin)  # not left to the driver: it would begin late, and without the lock
 
         return engine
+
+    async def begin(self, connection: AsyncConnection) -> None:
+        """Have SQLite's lock, as soon as it is free and this process's turn."""
+        end = time.monotonic() + self._timeout
+        async with turn(self._door, self._timeout / 2):
+            while True:
+                try:
+                    await connection.begin()
+                    return
+                except OperationalError as error:
+                    if _code(error.orig) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                        raise
 
     async def lock(self, connection: AsyncConnection) -> None:
         """Every writing transaction is alone anyway."""
@@ -133,9 +152,14 @@ class Sqlite:
         if isinstance(error, PoolTimeout):
             return f"all connections were taken for {self._timeout:g} s"
         cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", None)
         is_cut = isinstance(error, DBAPIError) and error.connection_invalidated
-        return reason(cause) if cause and (is_cut or (code is not None and code & 0xFF in _OUT_OF_ORDER)) else None
+        return reason(cause) if cause and (is_cut or _code(cause) in _OUT_OF_ORDER) else None
+
+
+def _code(error: BaseException | None) -> int | None:
+    """SQLite's result code, without its finer part; None if it is none of SQLite's errors."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 _guard: type[Backend] = Sqlite

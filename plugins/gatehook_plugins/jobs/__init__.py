@@ -25,6 +25,7 @@ from gatehook_plugins.jobs.bell import Bell
 from gatehook_plugins.jobs.callers import Callers
 from gatehook_plugins.jobs.dispatcher import Dispatcher
 from gatehook_plugins.jobs.feed import Feed
+from gatehook_plugins.jobs.intake import Intake
 from gatehook_plugins.jobs.reading import Reader
 from gatehook_plugins.jobs.results import Results
 from gatehook_plugins.jobs.routes import JobsApi
@@ -129,7 +130,8 @@ class _Parts:
             if secret
             else None
         )
-        self.submission = Submission(store, gateway.egress, settings, self._dispatcher.wake)
+        self._intake = Intake(database, quotas, settings.max_queued)
+        self.submission = Submission(self._intake, gateway.egress, settings, self._dispatcher.wake)
         self.api = JobsApi(store, reader, results, self._dispatcher, bell)
         self.feed = Feed(
             reader,
@@ -149,6 +151,7 @@ class _Parts:
         """
         await self._database.migrate("jobs", "gatehook_plugins.jobs.migrations")
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._intake.close)
             if self._courier is not None:
                 await stack.enter_async_context(self._courier.lifespan())
             await stack.enter_async_context(self._dispatcher.lifespan())

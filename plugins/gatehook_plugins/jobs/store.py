@@ -1,4 +1,4 @@
-"""The life of a job in the database: queued, running, ended; each change in one transaction with its event.
+"""The life of a job in the database, once it is queued: running, ended; each change in one transaction with its event.
 
 Whoever runs a job holds it by its owner and the number of its run. A change that names another finds nothing to change:
 a process that was taken for dead cannot end a job that somebody else runs by now. So each job ends exactly once.
@@ -12,51 +12,18 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import (
-    Call,
-    Conflict,
-    Database,
-    GatewayError,
-    NotFound,
-    Quotas,
-    RateLimited,
-    counted,
-    decode,
-    encode,
-    envelope,
-)
-from gatehook_plugins.jobs.stored import fit, user_id
+from gatehook import Conflict, Database, GatewayError, NotFound, Quotas, decode, encode, envelope
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 
-__all__ = ["Claimed", "Limits", "NewJob", "Store", "now"]
+__all__ = ["Claimed", "Limits", "Store", "now", "write_event"]
 
 _CLAIM_LOCK: Final = 0x6761_7465_6A6F_6273
 """Of PostgreSQL, and of nothing else: who counts what runs must see what others have just begun."""
-
-_ROOM_LOCK: Final = 0x6A6F_6273
-"""Of PostgreSQL, together with a user's hash."""
 
 
 def now() -> int:
     """Epoch milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-class NewJob(Struct, frozen=True):
-    """A job as it is submitted."""
-
-    id: str
-    vendor: str
-    call: str
-    """As `stored.stored` writes it."""
-    priority: int
-    webhook: str | None
-    wait: float
-    """Seconds until it must have begun."""
-    idempotency_key: str | None = None
-    """As the client said: the same user's submission under the same key is this one, made again."""
-    digest: str | None = None
-    """With such a key: of what is asked for."""
 
 
 class Claimed(Struct, frozen=True):
@@ -84,58 +51,6 @@ class Store:
         self._database = database
         self._quotas = quotas
         self._limits = limits
-
-    async def submit(self, job: NewJob, call: Call, most: int) -> str:
-        """Queue a job, and reserve what it may use; gives its id, or that of the job that was queued by the same key.
-
-        Raises:
-            RateLimited: the caller has `most` jobs queued already; or no quota left.
-            Conflict: the key belongs to a job that was asked for something else.
-        """
-        user, at = user_id(call.principal.id), now()
-        async with self._database.writing() as connection:
-            if self._database.dialect == "postgresql":  # so that nothing is submitted while we look
-                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ROOM_LOCK, sa.func.hashtext(user))))
-            if job.idempotency_key is not None and (known := await self._known(connection, user, job)) is not None:
-                return known
-            await self._check_room(connection, user, most)
-            row = {
-                "id": job.id, "user_id": user, "model": fit(call.model), "vendor": job.vendor, "call": job.call,
-                "status": "queued", "rank": -job.priority, "due": at, "deadline": at + int(job.wait * 1000),
-                "tries": 0, "runs": 0, "cancelling": False, "progress": 0.0, "events": 1, "created": at,
-                "webhook": job.webhook, "webhook_tries": 0, "webhook_state": job.webhook and "pending",
-                "idempotency_key": job.idempotency_key, "request_digest": job.digest,
-            }  # fmt: skip
-            await connection.execute(sa.insert(jobs).values(row))
-            await connection.execute(sa.insert(bodies).values(job_id=job.id, kind="request", body=call.body.raw))
-            await _write_event(connection, job.id, 1, "queued", {"status": "queued"})
-            if self._quotas is not None:
-                await self._quotas.reserve(connection, job.id, call)
-        return job.id
-
-    async def _known(self, connection: AsyncConnection, user: str, job: NewJob) -> str | None:
-        """The job that was submitted under the same key, if it is still kept."""
-        same = sa.and_(jobs.c.user_id == user, jobs.c.idempotency_key == job.idempotency_key)
-        row = (await connection.execute(sa.select(jobs.c.id, jobs.c.request_digest).where(same))).first()
-        if row is None:
-            return None
-        if row.request_digest != job.digest:
-            raise Conflict(
-                f"Idempotency-Key: {row.id} was submitted under this key, and with another request; take a new key",
-                param="Idempotency-Key",
-                code="idempotency_key_reused",
-            )
-        return str(row.id)
-
-    async def _check_room(self, connection: AsyncConnection, user: str, most: int) -> None:
-        is_open = sa.and_(jobs.c.user_id == user, jobs.c.status.in_(("queued", "running")))
-        count = (await connection.execute(sa.select(sa.func.count()).select_from(jobs).where(is_open))).scalar_one()
-        if count >= most:
-            raise RateLimited(
-                f"this user has {counted(count, 'job')} queued or running, and no more may be; wait for some to end",
-                code="too_many_jobs",
-                retry_after=10,
-            )
 
     async def claim(self, owner: str, lease: float, most: int) -> Sequence[Claimed]:
         """Take up to `most` of the jobs that may run now, the most urgent first, for `lease` seconds."""
@@ -391,11 +306,11 @@ async def _moved(
     row = (await connection.execute(change)).first()
     if row is not None:
         told = {"status": row.status, "progress": row.progress, **(data or {})}
-        await _write_event(connection, row.id, row.events, kind, told, preview)
+        await write_event(connection, row.id, row.events, kind, told, preview)
     return row
 
 
-async def _write_event(
+async def write_event(
     connection: AsyncConnection,
     job_id: str,
     number: int,
@@ -403,6 +318,7 @@ async def _write_event(
     data: Mapping[str, Any],
     preview: bytes | None = None,
 ) -> None:
+    """One more event of a job."""
     row = {"job_id": job_id, "number": number, "at": now(), "kind": kind, "preview": preview}
     await connection.execute(sa.insert(events).values(**row, data=encode(dict(data)).decode()))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatehook import Call, Egress, InvalidRequest, Target
+from gatehook_plugins.jobs.intake import Intake, NewJob
 from gatehook_plugins.jobs.settings import JobsSettings
-from gatehook_plugins.jobs.store import NewJob, Store
 from gatehook_plugins.jobs.stored import stored
 from gatehook_plugins.jobs.webhooks import HEADER
 
@@ -25,9 +25,9 @@ _LONGEST_KEY: Final = 255
 class Submission:
     """The way into the queue."""
 
-    def __init__(self, store: Store, egress: Egress, settings: JobsSettings, wake: Callable[[], None]) -> None:
+    def __init__(self, intake: Intake, egress: Egress, settings: JobsSettings, wake: Callable[[], None]) -> None:
         """`wake` tells this process that there is something to run."""
-        self._store = store
+        self._intake = intake
         self._egress = egress
         self._settings = settings
         self._wake = wake
@@ -45,7 +45,7 @@ class Submission:
             key,
             None if key is None else _digest(call),
         )
-        job_id = await self._store.submit(job, call, settings.max_queued)
+        job_id = await self._intake.submit(job, call)
         self._wake()
         return job_id
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-from gatehook import FILES, Command, Section, Vendor, hookimpl
+from gatehook import CATALOG, FILES, Command, Section, Vendor, hookimpl
 from gatehook_plugins.vendor_comfyui.command import ServerCheck
 from gatehook_plugins.vendor_comfyui.vendor import ComfyVendor
 
@@ -44,6 +44,6 @@ class VendorComfyUI:
 
     def _of(self, gateway: Gateway) -> ComfyVendor:
         if self._vendor is None:
-            files, folder = gateway.services.get(FILES), gateway.settings.path.parent
-            self._vendor = ComfyVendor(gateway.egress, files, folder)
+            services, folder = gateway.services, gateway.settings.path.parent
+            self._vendor = ComfyVendor(gateway.egress, services[CATALOG], services.get(FILES), folder)
         return self._vendor

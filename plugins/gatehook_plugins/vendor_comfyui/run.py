@@ -3,13 +3,15 @@
 Two ways tell that it is over: the socket, at once, and the server's queue and history, asked whenever the socket has
 been silent for a while. The queue comes first: a run goes from there to the history in one step, so one that is in
 neither is lost. Asked the other way round it could slip by between the two questions.
+
+The run of a job whose process died goes on at its server. Who makes the job again takes over that, or what it has made.
 """
 
 import asyncio
 import contextlib
+import logging
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gatehook import Attempt, MalformedJSON, Picture, Retry, UpstreamError, decode, sniff
@@ -21,6 +23,8 @@ from gatehook_plugins.vendor_comfyui.server import Server
 from gatehook_plugins.vendor_comfyui.workflow import Workflow
 
 __all__ = ["WorkflowRun"]
+
+log = logging.getLogger("gatehook.comfyui")
 
 _PATIENCE: Final = 3
 """Times in a row that the server may fail to tell how far it is."""
@@ -37,16 +41,23 @@ class WorkflowRun:
         options: Options,
         values: Mapping[str, Any],
         *,
+        name: str,
+        earlier: Sequence[str],
         part: tuple[int, int],
         begun: Callable[[], None],
     ) -> None:
-        """`values` fill the workflow; `part` is which of how many runs this is; `begun` is told when it runs."""
+        """`values` fill the workflow.
+
+        `name` is the run's id at the server, `earlier` are those that it may have had in processes that died; `part` is
+        which of how many runs this is; `begun` is told when it runs.
+        """
         self._attempt = attempt
         self._server = server
         self._workflow = workflow
         self._options = options
-        self._name = str(uuid.uuid4())
-        self._prompt = workflow.filled(values, self._name[:8])
+        self._fresh = self._name = name
+        self._earlier = earlier
+        self._prompt = workflow.filled(values, name[-8:])
         self._begun = begun
         self._may_run = False
         """Whether the server may have it."""
@@ -68,22 +79,53 @@ class WorkflowRun:
         Raises:
             GatewayError: it could not be run, or failed. Whatever happens, it does not go on without us.
         """
+        if self._earlier:
+            for name in await self._left():
+                with contextlib.suppress(UpstreamError):
+                    made = await self._followed(name, self._resumed)
+                    log.info("%s: took over its run %s at %s", self._attempt.call.id, name, self._attempt.target.key)
+                    return made
+        return await self._followed(self._fresh, self._made)
+
+    async def _left(self) -> Sequence[str]:
+        """The ids of earlier runs that the server still knows: that wait, run, or have ended."""
+        queue = await self._server.queue(time.monotonic())
+        return [
+            name
+            for name in self._earlier
+            if queue.position(name) is not None or await self._server.history(name) is not None
+        ]
+
+    async def _followed(self, name: str, ended: Callable[[], Awaitable[Mapping[str, Any]]]) -> list[Picture]:
+        """See a run to its end, which `ended` gives; what it has made."""
         server, runs = self._server, self._server.listener.runs
-        runs[self._name] = self
+        self._name, runs[name] = name, self
+        self._over.clear()
+        self._may_run = True
         try:
-            await self._submit()
-            entry = await self._ended()
+            entry = await ended()
             if (error := failed(self._attempt.target, self._workflow, entry)) is not None:
                 raise error
             made = [await self._fetched(image) for image in self._images(entry)]
         except BaseException:  # also when cancelled: what nobody waits for must not be computed
             if self._may_run:
-                server.stop(self._name)
+                server.stop(name)
             raise
         finally:
-            del runs[self._name]
-        server.forget(self._name)
+            del runs[name]
+        server.forget(name)
         return made
+
+    async def _resumed(self) -> Mapping[str, Any]:
+        """The same of a run that somebody else has begun. What the server tells goes to the one who died: we ask."""
+        self._over.set()  # it may be; look at once
+        return await self._ended()
+
+    async def _made(self) -> Mapping[str, Any]:
+        """Its entry in the history, once it was put into the queue and has ended."""
+        self._may_run = False
+        await self._submit()
+        return await self._ended()
 
     async def _submit(self) -> None:
         client_id = await self._server.listener.client_id()

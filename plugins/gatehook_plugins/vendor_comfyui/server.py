@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -34,6 +34,8 @@ _FRESH: Final = 0.4
 _CANCEL_FOR: Final = 30.0
 """Seconds after which a run that cannot be stopped is left alone."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_VIEW_PAUSES: Final = (0.1, 1.0)
+"""Seconds before a picture is fetched once more."""
 
 
 class Queue(Struct, frozen=True):
@@ -113,13 +115,23 @@ class Server:
         return entry
 
     async def view(self, image: Mapping[str, Any]) -> bytes:
-        """A picture that was saved.
+        """A picture that was saved. It was long in the making: a line that breaks is not the end of it.
 
         Raises:
             UpstreamError: it is gone, or cannot be had.
         """
         place = {"filename": image["filename"], "subfolder": image.get("subfolder", ""), "type": image["type"]}
-        async with await self._request("GET", f"/view?{urlencode(place)}") as upstream:
+        for pause in _VIEW_PAUSES:
+            try:
+                return await self._viewed(f"/view?{urlencode(place)}")
+            except UpstreamError as error:
+                if error.code == "upstream_file_gone":
+                    raise
+            await asyncio.sleep(pause)
+        return await self._viewed(f"/view?{urlencode(place)}")
+
+    async def _viewed(self, path: str) -> bytes:
+        async with await self._request("GET", path) as upstream:
             if upstream.status == 200:
                 return await upstream.read()
             if upstream.status == 404:
@@ -150,6 +162,10 @@ class Server:
     def stop(self, name: str) -> None:
         """Stop a run, whether it waits or runs, without waiting for it."""
         self._do(self._stop(name))
+
+    def clear(self, is_left: Callable[[str], bool]) -> None:
+        """Stop all runs of such ids, without waiting for it."""
+        self._do(self._clear(is_left))
 
     def forget(self, name: str) -> None:
         """Remove a run that is over from the history, which holds whole workflows in memory."""
@@ -184,6 +200,11 @@ class Server:
                     return
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _clear(self, is_left: Callable[[str], bool]) -> None:
+        queue = await self.queue(time.monotonic())
+        for name in filter(is_left, (*queue.running, *queue.pending)):
+            self.stop(name)
 
     def _do(self, chore: Any) -> None:
         async def done() -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 from gatehook import (
     Attempt,
     Busy,
+    Catalog,
     Chunk,
     Completion,
     Egress,
@@ -34,9 +35,11 @@ from gatehook import (
     wants_urls,
 )
 from gatehook_plugins.vendor_comfyui.asked import read_chat, read_images
+from gatehook_plugins.vendor_comfyui.inspection import server_faults
 from gatehook_plugins.vendor_comfyui.options import Options, read_options
 from gatehook_plugins.vendor_comfyui.run import WorkflowRun
 from gatehook_plugins.vendor_comfyui.server import Server
+from gatehook_plugins.vendor_comfyui.traces import Trace, trace_of
 from gatehook_plugins.vendor_comfyui.workflow import Workflow, WorkflowError, load
 
 __all__ = ["ComfyVendor", "Deployment"]
@@ -67,15 +70,16 @@ class ComfyVendor:
     prepares = True
     """A stream begins when its workflow does; until then it waits in the queue."""
 
-    def __init__(self, egress: Egress, files: FileStore | None, folder: Path) -> None:
+    def __init__(self, egress: Egress, catalog: Catalog, files: FileStore | None, folder: Path) -> None:
         """`folder` is where the settings file is, `files` keeps pictures for those who want URLs."""
         self._egress = egress
+        self._catalog = catalog
         self._files = files
         self._folder = folder
         self._deployments: dict[str, Deployment] = {}
         self._servers: dict[tuple[str, str], Server] = {}
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Close in the end what was opened on the way, and stop what still runs."""
         try:
@@ -95,6 +99,11 @@ class ComfyVendor:
         except WorkflowError as error:
             return error.faults
         return [] if target.base_url else ["base_url: say where ComfyUI is, as in 'http://127.0.0.1:8188'"]
+
+    async def inspect(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment that its server sees: nodes and checkpoints that it does not have, other bounds."""
+        known = await self.deployment(target)
+        return await server_faults(known.workflow, known.server)
 
     async def probe(self, target: Target) -> None:
         """Ask how much there is to do, which the answer is not needed for: the socket tells it too."""
@@ -171,14 +180,44 @@ class ComfyVendor:
         known = await self.deployment(attempt.target)
         workflow = known.workflow
         asked = (read_chat if attempt.call.operation == "chat" else read_images)(attempt, workflow)
+        trace = trace_of(attempt.call)
+        if trace.is_again and not trace.is_tidy:
+            await self._tidy(attempt, trace, asked.times)
         pictures: list[Picture] = []
-        for number in range(asked.times):
-            values, part = asked.round(number, workflow), (number, asked.times)
-            run = WorkflowRun(attempt, known.server, workflow, known.options, values, part=part, begun=begun)
-            pictures += await run.pictures()
+        try:
+            for number in range(asked.times):
+                run = WorkflowRun(
+                    attempt,
+                    known.server,
+                    workflow,
+                    known.options,
+                    asked.round(number, workflow),
+                    name=trace.fresh(attempt.target, number),
+                    earlier=trace.earlier(attempt.target, number),
+                    part=(number, asked.times),
+                    begun=begun,
+                )
+                pictures += await run.pictures()
+        finally:
+            if trace.is_again:  # what could have been taken over, and was not
+                known.server.clear(trace.is_left)
         if attempt.call.progress is not None:
             attempt.call.progress(Progress(1.0, "done"))
         return pictures
+
+    async def _tidy(self, attempt: Attempt, trace: Trace, times: int) -> None:
+        """Stop what earlier runs of a job, whose process died, have left at a server; but what this one takes over."""
+        trace.is_tidy = True
+        here = attempt.target
+        ours = frozenset(name for number in range(times) for name in trace.earlier(here, number))
+
+        def is_left(name: str) -> bool:
+            return trace.is_left(name) and name not in ours
+
+        targets = (target for group in self._catalog.groups().values() for target in group)
+        for target in {one.base_url: one for one in targets if one.vendor == self.name}.values():
+            with contextlib.suppress(UpstreamError):  # its settings are wrong: nothing was ever begun there
+                (await self.deployment(target)).server.clear(is_left)
 
     async def _shown(self, attempt: Attempt, pictures: Sequence[Picture]) -> dict[str, Any]:
         """Pictures as a message shows them: in its text, for all clients, and as a list, for those that know it."""

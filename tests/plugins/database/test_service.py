@@ -330,7 +330,7 @@ async def test_the_file_is_its_owner_s_alone(serving_at: Any, tmp_path: Path) ->
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in os.scandir(tmp_path)}
     finally:
         os.umask(before)
-    assert modes == dict.fromkeys(("ä %#.db", "ä %#.db-wal", "ä %#.db-shm", "ä %#.db.secret"), 0o600)
+    assert modes == dict.fromkeys(("ä %#.db", "ä %#.db-wal", "ä %#.db-shm", "ä %#.db.secret", "ä %#.db.turn"), 0o600)
 
 
 async def test_what_cannot_be_opened_is_told_by_its_place(node_at: Any, tmp_path: Path) -> None:

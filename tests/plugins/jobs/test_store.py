@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from gatehook import Call, Conflict, Document, GatewayError, Principal, SecretStr
 from gatehook_plugins.database.address import backend_of
 from gatehook_plugins.database.service import SqlDatabase
+from gatehook_plugins.jobs.intake import Intake, NewJob
 from gatehook_plugins.jobs.reading import Reader
-from gatehook_plugins.jobs.store import Claimed, Limits, NewJob, Store
+from gatehook_plugins.jobs.store import Claimed, Limits, Store
 from gatehook_plugins.jobs.stored import fit, read, revived, stored, user_id
 from gatehook_plugins.jobs.tables import ENDED, bodies, events, jobs
 
@@ -49,6 +50,7 @@ class World:
     def __init__(self, database: SqlDatabase) -> None:
         self.database = database
         self.store = Store(database, None, Limits(PER_USER, {"v": PER_VENDOR}))
+        self.intake = Intake(database, None, 1000)
         self.reader = Reader(database)
         self.ids: list[str] = []
         self.held: list[Claimed] = []
@@ -74,7 +76,7 @@ class World:
     async def submit(self, user: str) -> None:
         job_id = f"job_{len(self.ids):032x}"
         call = Call("chat", "openai", {}, principal=Principal(user), model="m", body=Document({"n": 1}))
-        await self.store.submit(NewJob(job_id, "v", stored(call, ()), len(self.ids) % 3, None, 60), call, 1000)
+        await self.intake.submit(NewJob(job_id, "v", stored(call, ()), len(self.ids) % 3, None, 60), call)
         self.ids.append(job_id)
 
     async def tell(self, what: str, job: Claimed) -> None:

@@ -79,6 +79,8 @@ class FakeComfy:
         """What the picture of a run looks like."""
         self.front: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
         """What stands before it and may answer in its place, or cut the line; None lets a request through."""
+        self.cut_files = 0
+        """So many files are cut off in their middle as they are fetched."""
         self.frame = 0
         """Bytes of a preview that is larger than all others; 0 for none."""
         self.sockets: dict[str, web.WebSocketResponse] = {}
@@ -218,8 +220,16 @@ class FakeComfy:
             self.history.pop(name, None)
         return web.Response()
 
-    async def _view(self, request: web.Request) -> web.Response:
+    async def _view(self, request: web.Request) -> web.StreamResponse:
         data = self.files.get((request.query["type"], request.query["filename"]))
+        if data is not None and self.cut_files:
+            self.cut_files -= 1
+            response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+            await response.prepare(request)
+            await response.write(data[: len(data) // 2])
+            assert request.transport is not None
+            request.transport.close()
+            return response
         return web.Response(status=404) if data is None else web.Response(body=data, content_type="image/png")
 
     async def _info(self, request: web.Request) -> web.Response:

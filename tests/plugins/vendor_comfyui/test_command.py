@@ -1,19 +1,17 @@
-"""`gatehook comfyui` asks the servers what `gatehook check` cannot know."""
+"""`gatehook check` and `gatehook comfyui` ask the servers whether they have what the workflows want."""
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gatehook import Target
 from gatehook.commands.cli import main
-from gatehook_plugins.vendor_comfyui.command import node_faults
+from gatehook_plugins.vendor_comfyui.inspection import node_faults
 from gatehook_plugins.vendor_comfyui.options import read_options
-from gatehook_plugins.vendor_comfyui.vendor import Deployment
-from gatehook_plugins.vendor_comfyui.workflow import load
+from gatehook_plugins.vendor_comfyui.workflow import Workflow, load
 
 House = Any
 Comfy = Any
@@ -32,10 +30,9 @@ LOADER = {"input": {"required": {"ckpt_name": [["sdxl.safetensors"], {"tooltip":
 NEWER = {"input": {"required": {"ckpt_name": ["COMBO", {"options": ["sdxl.safetensors"]}]}}}
 
 
-def deployment(tmp_path: Path, node: Mapping[str, Any], **inputs: Any) -> Deployment:
+def workflow(tmp_path: Path, node: Mapping[str, Any], **inputs: Any) -> Workflow:
     (tmp_path / "w.json").write_text(json.dumps({"1": node}))
-    options = read_options({"workflow": "w.json", "inputs": inputs})
-    return Deployment(Target("m#1", "m", "comfyui", "m"), options, load(options, tmp_path), None)  # type: ignore[arg-type]
+    return load(read_options({"workflow": "w.json", "inputs": inputs}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +45,7 @@ def deployment(tmp_path: Path, node: Mapping[str, Any], **inputs: Any) -> Deploy
     ],
 )  # fmt: skip
 def test_bounds_and_what_is_missing_are_told(tmp_path: Path, inputs: Any, most: int, faults: list[str]) -> None:
-    known = deployment(
-        tmp_path, {"class_type": "EmptyImage", "inputs": inputs}, prompt={"node": "1.width", "max": most}
-    )
+    known = workflow(tmp_path, {"class_type": "EmptyImage", "inputs": inputs}, prompt={"node": "1.width", "max": most})
     assert list(node_faults(known, "1", EMPTY_IMAGE)) == faults
 
 
@@ -58,36 +53,57 @@ def test_bounds_and_what_is_missing_are_told(tmp_path: Path, inputs: Any, most: 
 def test_a_checkpoint_that_the_server_does_not_have_is_told(tmp_path: Path, kind: Any) -> None:
     def faults(checkpoint: str) -> list[str]:
         node = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}
-        return list(node_faults(deployment(tmp_path, node, prompt="1.ckpt_name"), "1", kind))
+        return list(node_faults(workflow(tmp_path, node, prompt="1.ckpt_name"), "1", kind))
 
     assert faults("sdxl.safetensors") == []
     assert faults("flux.safetensors") == ["ckpt_name: the server has no 'flux.safetensors'"]
 
 
-async def test_the_command_asks_every_server(comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def said(comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs the program on settings with these models; gives its status, and what it printed."""
     (tmp_path / "good.json").write_text(json.dumps({
         "1": {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }))  # fmt: skip
     (tmp_path / "bad.json").write_text(json.dumps({"1": {"class_type": "NoSuchNode", "inputs": {"text": ""}}}))
     settings = tmp_path / "settings.toml"
-    model = '[[models]]\nname = "{}"\nvendor = "comfyui"\nbase_url = "{}"\n[models.options]\nworkflow = "{}"\n'
-    prompt = '[models.options.inputs]\nprompt = "{}"\n'
-    settings.write_text(
-        "[plugins.vendor_comfyui]\n"
-        + (model + prompt).format("good", comfy.url, "good.json", "2.filename_prefix")
-        + (model + prompt).format("bad", comfy.url, "bad.json", "1.text")
-        + (model + prompt).format("away", "http://127.0.0.1:9", "good.json", "2.filename_prefix")
-    )
+    places = {
+        "good": (comfy.url, "good.json", "2.filename_prefix"),
+        "bad": (comfy.url, "bad.json", "1.text"),
+        "away": ("http://127.0.0.1:9", "good.json", "2.filename_prefix"),
+    }
 
-    async def said(*words: str) -> tuple[int, list[str]]:
-        code = await asyncio.to_thread(main, ["comfyui", "--config", str(settings), *words])
-        return code, capsys.readouterr().out.splitlines()
+    async def run(*words: str, models: Sequence[str] = ("good", "bad", "away")) -> tuple[int, list[str]]:
+        text = "[plugins.vendor_comfyui]\n"
+        for name in models:
+            url, file, prompt = places[name]
+            text += f'[[models]]\nname = "{name}"\nvendor = "comfyui"\nbase_url = "{url}"\n'
+            text += f'[models.options]\nworkflow = "{file}"\n[models.options.inputs]\nprompt = "{prompt}"\n'
+        settings.write_text(text)
+        code = await asyncio.to_thread(main, [words[0], "--config", str(settings), *words[1:]])
+        told = capsys.readouterr()
+        return code, (told.out + told.err).splitlines()
 
-    assert await said("good") == (0, [f"good#1 at {comfy.url}: fine"])
-    code, lines = await said()
+    return run
+
+
+NO_NODE = "node 1 (NoSuchNode): the server has no NoSuchNode; a custom node is not installed"
+
+
+async def test_the_command_asks_every_server(comfy: Comfy, said: Any) -> None:
+    assert await said("comfyui", "good") == (0, [f"good#1 at {comfy.url}: fine"])
+    code, lines = await said("comfyui")
     assert code == 1
     assert lines[0].endswith(": fine")
-    assert lines[1].endswith("node 1 (NoSuchNode): the server has no NoSuchNode; a custom node is not installed")
+    assert lines[1].endswith(NO_NODE)
     assert "comfyui: " in lines[2]
-    assert (await said("nobody"))[0] == 1
+    assert (await said("comfyui", "nobody"))[0] == 1
+
+
+async def test_check_asks_the_servers_that_are_up(said: Any) -> None:
+    code, lines = await said("check", models=["good", "away"])
+    assert code == 0
+    assert lines[0].startswith("away#1: its server was not asked: comfyui: ")
+    assert lines[1].endswith("2 deployments")
+    assert await said("check") == (1, [f"[[models]] bad#1: {NO_NODE}"])

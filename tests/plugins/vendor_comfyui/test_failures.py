@@ -198,6 +198,13 @@ async def test_a_picture_that_is_gone_is_told(house: House, comfy: Comfy) -> Non
     assert (status, answer["error"]["code"]) == (502, "upstream_file_gone")
 
 
+async def test_a_picture_whose_line_breaks_is_fetched_again_and_not_made_again(house: House, comfy: Comfy) -> None:
+    comfy.cut_files = 2
+    async with house(comfy.url) as home:
+        status, answer = await home.ask()
+    assert (status, len(answer["data"]), len(comfy.ran)) == (200, 1, 1)
+
+
 async def test_a_workflow_that_is_only_partly_taken_is_a_failure_and_does_not_run(
     house: House, comfy: Comfy, workflow: Any
 ) -> None:

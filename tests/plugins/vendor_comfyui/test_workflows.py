@@ -33,7 +33,7 @@ def faults(tmp_path: Path, workflow: Any, /, **options: Any) -> list[str]:
     target = Target(
         "m#1", "m", "comfyui", "m", base_url="http://a:1", options={"workflow": "w.json", "inputs": PROMPT, **options}
     )
-    return list(ComfyVendor(None, None, tmp_path).check(target))  # type: ignore[arg-type]
+    return list(ComfyVendor(None, None, None, tmp_path).check(target))  # type: ignore[arg-type]
 
 
 def without(node: str, key: str) -> Any:
@@ -88,7 +88,7 @@ def test_options_that_do_not_suit_the_workflow_are_told(tmp_path: Path, options:
 def test_a_deployment_without_an_address_is_told(tmp_path: Path) -> None:
     (tmp_path / "w.json").write_text(json.dumps(GOOD))
     target = Target("m#1", "m", "comfyui", "m", options={"workflow": "w.json", "inputs": PROMPT})
-    assert ["base_url" in fault for fault in ComfyVendor(None, None, tmp_path).check(target)] == [True]  # type: ignore[arg-type]
+    assert ["base_url" in fault for fault in ComfyVendor(None, None, None, tmp_path).check(target)] == [True]  # type: ignore[arg-type]
 
 
 def workflow(tmp_path: Path, **inputs: Any) -> Workflow:
