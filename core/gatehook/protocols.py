@@ -38,6 +38,7 @@ __all__ = [
     "Command",
     "Confirmer",
     "Endpoint",
+    "Inspector",
     "Limiter",
     "Observer",
     "OwnStatus",
@@ -193,6 +194,19 @@ class Prober(Protocol):
 
         Raises:
             GatewayError: it does not answer, or refuses the key.
+        """
+        ...
+
+
+@runtime_checkable
+class Inspector(Protocol):
+    """What a vendor may also be: one that `gatehook check` asks about a deployment whose server is up."""
+
+    async def inspect(self, target: Target) -> Sequence[str]:
+        """Faults of the deployment that only its server can tell; () if it has what is wanted.
+
+        Raises:
+            GatewayError: it cannot be asked now, which is no fault.
         """
         ...
 

@@ -1,11 +1,12 @@
 """What `gatehook check` asks the servers of deployments, where their vendor can: whether they have what is wanted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gatehook.errors import GatewayError
 from gatehook.model import Target
+from gatehook.protocols import Inspector
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -20,20 +21,16 @@ async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
     """Faults of deployments as their servers see them; and notes on those that could not be asked: that is no fault."""
     faults, notes = list[str](), list[str]()
 
-    async def ask(target: Target, inspect: Callable[[Target], Awaitable[Sequence[str]]]) -> None:
+    async def ask(target: Target, vendor: Inspector) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
-                faults.extend(f"[[models]] {target.key}: {fault}" for fault in await inspect(target))
+                faults.extend(f"[[models]] {target.key}: {fault}" for fault in await vendor.inspect(target))
         except (GatewayError, TimeoutError) as error:
             why = error.message if isinstance(error, GatewayError) else f"no answer within {_PATIENCE:g} s"
             notes.append(f"{target.key}: its server was not asked: {why}")
 
-    asking = [
-        (target, inspect)
-        for target in gateway.settings.targets
-        if (inspect := getattr(gateway.vendors.get(target.vendor), "inspect", None)) is not None
-    ]
-    if asking:
+    vendors = [(target, gateway.vendors.get(target.vendor)) for target in gateway.settings.targets]
+    if any(isinstance(vendor, Inspector) for _, vendor in vendors):
         async with gateway.egress.lifespan():
-            await asyncio.gather(*(ask(*one) for one in asking))
+            await asyncio.gather(*(ask(target, one) for target, one in vendors if isinstance(one, Inspector)))
     return sorted(faults), sorted(notes)

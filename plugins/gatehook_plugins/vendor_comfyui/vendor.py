@@ -17,6 +17,7 @@ from gatehook import (
     Completion,
     Egress,
     FileStore,
+    Inspector,
     Operation,
     Parameter,
     Picture,
@@ -237,4 +238,4 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-_guards: tuple[type[Vendor], type[Prober], type[Busy]] = (ComfyVendor, ComfyVendor, ComfyVendor)
+_guards: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector]] = (ComfyVendor,) * 4
