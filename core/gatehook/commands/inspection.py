@@ -29,8 +29,12 @@ async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
             why = error.message if isinstance(error, GatewayError) else f"no answer within {_PATIENCE:g} s"
             notes.append(f"{target.key}: its server was not asked: {why}")
 
-    vendors = [(target, gateway.vendors.get(target.vendor)) for target in gateway.settings.targets]
-    if any(isinstance(vendor, Inspector) for _, vendor in vendors):
+    asking = list[tuple[Target, Inspector]]()
+    for target in gateway.settings.targets:
+        vendor = gateway.vendors.get(target.vendor)
+        if isinstance(vendor, Inspector):
+            asking.append((target, vendor))
+    if asking:
         async with gateway.egress.lifespan():
-            await asyncio.gather(*(ask(target, one) for target, one in vendors if isinstance(one, Inspector)))
+            await asyncio.gather(*(ask(*one) for one in asking))
     return sorted(faults), sorted(notes)
