@@ -67,9 +67,12 @@ class Loads:
             slower = min(_FAILED * means[key][0], _SLOWEST) if key in means else _UNPROVEN
             _learn(means, key, max(now - began, slower), now)
 
-    def busy(self, targets: Sequence[Target]) -> list[int]:
-        """How many requests each of these deployments has to do: of this process, and of others where that is known."""
-        mine = list(map(self.running.get, [target.key for target in targets], repeat(0)))
+    def busy(self, targets: Sequence[Target], keys: Sequence[str]) -> list[int]:
+        """How many requests each of these deployments has to do: of this process, and of others where that is known.
+
+        `keys` are theirs.
+        """
+        mine = list(map(self.running.get, keys, repeat(0)))
         if not self._waiting:
             return mine
         told = [self._waiting[target.vendor](target) if target.vendor in self._waiting else 0 for target in targets]

@@ -29,4 +29,4 @@ class Strategy(Protocol):
 
 def by_score(targets: Sequence[Target], scores: Sequence[float]) -> list[Target]:
     """The targets by rising score; those of one score as they stand."""
-    return [targets[place] for place in sorted(range(len(scores)), key=scores.__getitem__)]
+    return list(map(targets.__getitem__, sorted(range(len(scores)), key=scores.__getitem__)))

@@ -24,5 +24,5 @@ class LeastBusy:
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """By rising load."""
         turn = self._turns.next(tier)
-        targets = tier.targets[turn:] + tier.targets[:turn]
-        return by_score(targets, self._loads.busy(targets))
+        targets, keys = tier.targets[turn:] + tier.targets[:turn], tier.keys[turn:] + tier.keys[:turn]
+        return by_score(targets, self._loads.busy(targets, keys))
