@@ -1,6 +1,6 @@
 """Plugins that misbehave while the gateway serves: what clients and operators see of it, and that the others live.
 
-What is refused at start-up is in tests/core/test_plugins.py and test_broken_plugins.py.
+What is refused at start-up is in tests/core/loader.
 """
 
 import asyncio
