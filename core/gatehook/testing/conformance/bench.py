@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +104,16 @@ class Client:
                 return await _taken(response)
         except TimeoutError:
             pytest.fail(f"{path}: no answer after {self.patience:g} s, and none in sight", pytrace=False)
+
+    def leaks(self, key: str, answer: Answer, vendor: object, asked: Iterable[str]) -> list[str]:
+        """Where a key can be read that nobody may see; `asked` are the paths that the upstream was asked for."""
+        places = {
+            "to the client": f"{answer.body.decode('utf-8', 'replace')} {answer.headers}",
+            "in the log": "\n".join(self.log.lines),
+            "in the URL, which servers and proxies log": " ".join(asked),
+            "in the repr() of the vendor or of what it keeps": f"{vendor!r} {getattr(vendor, '__dict__', '')!r}",
+        }
+        return [place for place, text in places.items() if key in text]
 
 
 async def _taken(response: aiohttp.ClientResponse) -> Answer:

@@ -76,19 +76,10 @@ class ImageFailures(ImageSuite):
         shown: list[str] = []
         for plan in plans:
             async with self.bench(plan) as bench:
-                shown += self._shown(bench, await bench.draw())
+                answer = await bench.draw()
+                asked = [one.path for one in bench.server.requests]
+                shown += bench.leaks(self.key, answer, self.vendor(bench.served), asked)
         expect(not shown, f"the deployment's key is shown {' and '.join(dict.fromkeys(shown))}")
-
-    def _shown(self, bench: ImageBench, answer: Answer) -> list[str]:
-        """Where the key can be read."""
-        vendor = self.vendor(bench.served)
-        places = {
-            "to the client": f"{answer.body.decode('utf-8', 'replace')} {answer.headers}",
-            "in the log": "\n".join(bench.log.lines),
-            "in the URL, which servers and proxies log": " ".join(one.path for one in bench.server.requests),
-            "in the repr() of the vendor or of what it keeps": f"{vendor!r} {getattr(vendor, '__dict__', '')!r}",
-        }
-        return [place for place, text in places.items() if self.key in text]
 
     @check("cancellation")
     async def test_a_client_that_leaves_ends_the_server_s_work(self) -> None:

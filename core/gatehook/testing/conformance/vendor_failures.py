@@ -66,19 +66,9 @@ class VendorFailures(VendorSuite):
             async with self.bench(act) as bench:
                 for stream in (None, True):
                     answer = await bench.ask(stream=stream)
-                    shown += self._shown(bench, answer)
+                    asked = [one.path for one in bench.stub.requests]
+                    shown += bench.leaks(self.key, answer, self.vendor(bench.served), asked)
         expect(not shown, f"the deployment's key is shown {' and '.join(dict.fromkeys(shown))}")
-
-    def _shown(self, bench: Bench, answer: Answer) -> list[str]:
-        """Where the key can be read."""
-        vendor = self.vendor(bench.served)
-        places = {
-            "to the client": f"{answer.body.decode('utf-8', 'replace')} {answer.headers}",
-            "in the log": "\n".join(bench.log.lines),
-            "in the URL, which upstreams and proxies log": " ".join(one.path for one in bench.stub.requests),
-            "in the repr() of the vendor or of what it keeps": f"{vendor!r} {getattr(vendor, '__dict__', '')!r}",
-        }
-        return [place for place, text in places.items() if self.key in text]
 
     @check("cancellation")
     async def test_a_client_that_leaves_ends_the_upstream_s_work(self) -> None:
