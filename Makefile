@@ -41,8 +41,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# One file's tests stay in one process; the long ones of tests/contrib are begun early, as files are taken in their order.
 unit: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # PEERS=all takes along those gateways of others that are installed; see tests/bench/run.py.
 bench: $(VENV)/.dev

@@ -5,7 +5,7 @@ Money is in nano-dollars (10⁻⁹ US dollars), so that sums are exact; times ar
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
@@ -19,6 +19,7 @@ __all__ = [
     "ModelUsage",
     "Performance",
     "Pricing",
+    "Usage",
     "UsageRow",
     "User",
     "common_models",
@@ -105,6 +106,87 @@ class Pricing(Struct, frozen=True):
         written = self.input if self.cache_write is None else self.cache_write
         paid = (prompt - cached - cache_write) * self.input + cached * read + cache_write * written
         return Cost(-(-paid // 1000), answer)
+
+
+_MOST_TOKENS: Final = 10**12
+"""Of one answer: far more than any has."""
+
+
+def _bounded(figure: int) -> int:
+    return max(0, min(figure, _MOST_TOKENS))
+
+
+class Usage(Struct, frozen=True, gc=False):
+    """What one answer took, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    """True when the vendor reported nothing and the gateway counted for itself."""
+    images: int = 0
+    """Pictures that were made."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together; estimated if one is."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+            self.images + other.images,
+        )
+
+    @property
+    def is_credible(self) -> bool:
+        """Whether one answer can have taken that: no figure is below nothing, and no part larger than its whole."""
+        return (
+            0 <= self.cached_tokens <= self.prompt_tokens <= _MOST_TOKENS
+            and 0 <= self.reasoning_tokens <= self.completion_tokens <= _MOST_TOKENS
+            and (not self.cache_write_tokens or 0 < self.cache_write_tokens <= _MOST_TOKENS)
+            and (not self.images or 0 < self.images <= _MOST_TOKENS)
+        )
+
+    def as_far_as_credible(self) -> "Usage":
+        """With each figure as large as one answer's can be: what limits, budgets and statistics go by."""
+        prompt, completion = _bounded(self.prompt_tokens), _bounded(self.completion_tokens)
+        return Usage(
+            prompt,
+            completion,
+            min(_bounded(self.cached_tokens), prompt),
+            _bounded(self.cache_write_tokens),
+            min(_bounded(self.reasoning_tokens), completion),
+            self.estimated,
+            _bounded(self.images),
+        )
+
+    def cost(self, pricing: Pricing) -> Cost:
+        """What all of it costs at these prices."""
+        return pricing.cost(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt plus completion; vendors' own totals are not trusted."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def as_openai(self) -> dict[str, Any]:
+        """The `usage` object of an OpenAI answer."""
+        details: dict[str, Any] = {"cached_tokens": self.cached_tokens}
+        if self.cache_write_tokens:
+            details["cache_write_tokens"] = self.cache_write_tokens
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+            "prompt_tokens_details": details,
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
 
 
 class Limits(Struct, frozen=True):

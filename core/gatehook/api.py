@@ -10,6 +10,7 @@ from gatehook.accounts import (
     ModelUsage,
     Performance,
     Pricing,
+    Usage,
     UsageRow,
     User,
     common_models,
@@ -20,6 +21,7 @@ from gatehook.accounts import (
 from gatehook.app import PRINCIPAL, Gateway, read_body
 from gatehook.awaiting import awaited
 from gatehook.background import meanwhile
+from gatehook.callers import Caller
 from gatehook.config.sections import ByteSize
 from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.counting import counted
@@ -81,7 +83,6 @@ from gatehook.model import (
     Question,
     Target,
     ToolCall,
-    Usage,
     Verdict,
     Vitality,
 )
@@ -108,12 +109,14 @@ from gatehook.protocols import (
     Scoped,
     Selective,
     Surface,
+    Tidier,
     Tool,
     ToolPolicy,
     ToolSource,
     Transform,
     Vendor,
 )
+from gatehook.ranking import Ranking
 from gatehook.services import (
     BALANCING,
     CATALOG,
@@ -135,7 +138,7 @@ from gatehook.services.files import FILES, FileStore, StoredFile
 from gatehook.services.jobs import JOBS, JobQueue
 from gatehook.services.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.services.metrics import METRICS, MetricsPage
-from gatehook.services.quotas import QUOTAS, Quotas
+from gatehook.services.quotas import QUOTAS, Quotas, Reserve
 from gatehook.tools.policies import confirmation_of
 from gatehook.trimming import Trimmer
 from gatehook.upstream.egress import Egress, Fetched, PreparedRequest, Upstream
@@ -169,6 +172,7 @@ __all__ = (
     "ByteSize",
     "Cache",
     "Call",
+    "Caller",
     "CanonicalSurface",
     "Caps",
     "Catalog",
@@ -232,8 +236,10 @@ __all__ = (
     "Progress",
     "Question",
     "Quotas",
+    "Ranking",
     "RateLimited",
     "RedisSettings",
+    "Reserve",
     "Retry",
     "Rewriter",
     "RoundLimiter",
@@ -252,6 +258,7 @@ __all__ = (
     "Target",
     "Text",
     "Thinking",
+    "Tidier",
     "Tool",
     "ToolCall",
     "ToolPolicy",

@@ -36,10 +36,10 @@ from gatehook.errors import (
 )
 from gatehook.jsonio import encode
 from gatehook.loader.metering import METER, metered
-from gatehook.loader.patience import Patient
+from gatehook.loader.patience import Patient, Turns
 from gatehook.loader.plugins import Plugins, hook_names
 from gatehook.model import Call, Completion, Principal, ToolCall
-from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Vendor
+from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Tidier, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.services.jobs import JOBS
 from gatehook.tools.own import OwnTools, tool_faults
@@ -103,12 +103,14 @@ class Gateway:
         self.runtime: Path | None = None
         """A private folder of this server, which outlives its workers and reloads; None where there is no parent."""
         self.egress = Egress(settings.egress)
-        self.plugins = Plugins(settings, None if available is None else dict(available), gathered)
         self.services = Services()
         self.catalog = LiveCatalog(settings.targets)
         self.services.provide(CATALOG, self.catalog, "kernel")
-        self._by_dependency = self._offer_services()
-        self._collected = self._collect()
+        turns = Turns()
+        with turns.watched():
+            self.plugins = Plugins(settings, None if available is None else dict(available), gathered, turns)
+            self._by_dependency = self._offer_services()
+            self._collected = self._collect()
         tell(self._assemble(), gathered)
 
     def _assemble(self) -> list[str]:
@@ -225,6 +227,15 @@ class Gateway:
             GatewayError: what its client is to be told.
         """
         return await self.pipeline.run(call)
+
+    async def tidy(self, name: str) -> None:
+        """Have vendors stop what their servers still do for a job whose calls are not made again; see `Tidier`."""
+        for vendor in self.vendors.values():
+            if isinstance(vendor, Tidier):
+                try:
+                    await vendor.tidy(name)
+                except Exception:
+                    log.exception("the vendor %r could not tidy up after %s", vendor.name, name)
 
     async def execute(self, call: Call, tool_call: ToolCall) -> str:
         """Run a tool of the gateway's own for the client of a plugin's own route; policies are not asked.

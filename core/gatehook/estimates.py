@@ -29,7 +29,6 @@ _DRAWN, _LARGEST_DRAWN = 1_000, 7_000
 """Tokens of a picture that is made, likewise, where a vendor counts it by tokens at all."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """What a body holds that has pictures: their name, or an escaped letter of it."""
-_STATE = "estimate"
 
 
 class Estimate(Struct, frozen=True, gc=False):
@@ -62,9 +61,9 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    known: Estimate | None = call.state.get(_STATE)
+    known = call.size
     if known is None:
-        known = call.state[_STATE] = _estimate(call, targets if isinstance(targets, Group) else Group(targets))
+        known = call.size = _estimate(call, targets if isinstance(targets, Group) else Group(targets))
     return known
 
 
@@ -74,16 +73,17 @@ def expected_prompt(call: Call, group: Group) -> int:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    known: Estimate | None = call.state.get(_STATE)
-    return _prompt(call, group)[0] if known is None else known.prompt
+    return _prompt(call, group)[0] if call.size is None else call.size.prompt
 
 
 def _estimate(call: Call, group: Group) -> Estimate:
     prompt, prompt_most = _prompt(call, group)
-    if call.operation == "embeddings":
+    operation, limit, times = call.operation, call.max_tokens, call.choices
+    if operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    limit, times = asked(call)
-    if call.operation == "images":
+    if times is None:
+        limit, times = _asked(call)
+    if operation == "images":
         most = min(group.max_tokens, _LARGEST_DRAWN) or _LARGEST_DRAWN
         return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
     most = limit or group.max_tokens or group.context_window or _LONGEST_ANSWER
@@ -92,14 +92,14 @@ def _estimate(call: Call, group: Group) -> Estimate:
 
 def _prompt(call: Call, group: Group) -> tuple[int, int]:
     """Tokens of the prompt: expected, and at most."""
-    raw = call.body.raw
-    expected = -(-len(raw) // BYTES_PER_TOKEN)
-    most = len(raw) + count(raw, b"{") * _PER_MESSAGE
-    if _may_show(raw):
+    raw, window = call.body.raw, group.context_window
+    size = len(raw)
+    expected, most = -(-size // BYTES_PER_TOKEN), size + count(raw, b"{") * _PER_MESSAGE
+    # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
+    if raw.find(_PICTURE) >= 0 or raw.find(_ESCAPED) >= 0:
         pictures, hidden = _pictures(call.payload.get("messages"))
-        expected = -(-(len(raw) - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
+        expected = -(-(size - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
         most += pictures * _LARGEST_MEDIUM - hidden
-    window = group.context_window
     return (min(expected, window), min(most, window)) if window else (expected, most)
 
 
@@ -109,7 +109,8 @@ def has_pictures(call: Call) -> bool:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    return _may_show(call.body.raw) and _pictures(call.payload.get("messages"))[0] > 0
+    raw = call.body.raw
+    return (_PICTURE in raw or _ESCAPED in raw) and _pictures(call.payload.get("messages"))[0] > 0
 
 
 def asked(call: Call) -> tuple[int, int]:
@@ -119,11 +120,6 @@ def asked(call: Call) -> tuple[int, int]:
         InvalidRequest: the body holds what cannot be decoded.
     """
     return (call.max_tokens or 0, call.choices) if call.choices is not None else _asked(call)
-
-
-def _may_show(raw: bytes) -> bool:
-    # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
-    return raw.find(_PICTURE) >= 0 or raw.find(_ESCAPED) >= 0
 
 
 def _asked(call: Call) -> tuple[int, int]:

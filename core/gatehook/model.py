@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, final, overload
 
 from msgspec import Struct, field
 from pydantic import SecretStr
 
-from gatehook.accounts import Cost, Key, Limits, Pricing, User, covers
+from gatehook.accounts import Cost, Key, Limits, Pricing, Usage, User, covers
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.ids import next_id
 from gatehook.jsonio import Document, MalformedJSON
 
 if TYPE_CHECKING:
+    from gatehook.estimates import Estimate
     from gatehook.protocols import Rewriter
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "Question",
     "Target",
     "ToolCall",
-    "Usage",
     "Verdict",
     "Vitality",
 ]
@@ -145,56 +145,6 @@ class Vitality(Struct, frozen=True):
     """How many it was given in all."""
 
 
-class Usage(Struct, frozen=True, gc=False):
-    """What one answer took, OpenAI's way: cached tokens are part of the prompt, reasoning part of the completion."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: bool = False
-    """True when the vendor reported nothing and the gateway counted for itself."""
-    images: int = 0
-    """Pictures that were made."""
-
-    def __add__(self, other: "Usage") -> "Usage":
-        """Both together; estimated if one is."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.cache_write_tokens + other.cache_write_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-            self.estimated or other.estimated,
-            self.images + other.images,
-        )
-
-    def cost(self, pricing: Pricing) -> Cost:
-        """What all of it costs at these prices."""
-        return pricing.cost(
-            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
-        )
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt plus completion; vendors' own totals are not trusted."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def as_openai(self) -> dict[str, Any]:
-        """The `usage` object of an OpenAI answer."""
-        details: dict[str, Any] = {"cached_tokens": self.cached_tokens}
-        if self.cache_write_tokens:
-            details["cache_write_tokens"] = self.cache_write_tokens
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.total_tokens,
-            "prompt_tokens_details": details,
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-        }
-
-
 class Completion(Document):
     """A whole answer in OpenAI's shape, under the public model name. `usage` is None if the vendor told nothing."""
 
@@ -234,6 +184,7 @@ class Chunk(Document):
         self.usage_only = usage_only
 
 
+@final
 class Frames(Sequence[Chunk]):
     """A batch whose events are already framed for an OpenAI client; taken apart only if somebody looks.
 
@@ -382,6 +333,8 @@ class Call(Struct, eq=False):
     choices: int | None = None
     """How many answers are to be made; None if the surface does not tell, and the body is to be read for it."""
     body: Document = EMPTY
+    size: "Estimate | None" = None
+    """How many tokens it will use, once `estimate` was asked for that."""
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""
     served: str = ""
@@ -398,9 +351,9 @@ class Call(Struct, eq=False):
     first_token: float | None = None
     """time.monotonic() of the first content, None before."""
     answer_headers: dict[str, str] = field(default_factory=dict)
-    """Headers any stage adds to the answer (cache marks)."""
+    """Headers any stage adds to the answer."""
     answer_lines: str = ""
-    """The same as they are written, each with its end (CRLF): for headers that come with every answer (rate limits).
+    """The same as they are written, each with its end (CRLF): for headers that come often (rate limits, cache marks).
 
     They go out as they are, so nothing that a client or a vendor has written may be in them.
     """

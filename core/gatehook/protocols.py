@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from aiohttp import web
 
+from gatehook.accounts import Usage
 from gatehook.errors import GatewayError
 from gatehook.model import (
     Attempt,
@@ -24,7 +25,6 @@ from gatehook.model import (
     Question,
     Target,
     ToolCall,
-    Usage,
     Verdict,
 )
 from gatehook.parameters import Parameter
@@ -51,6 +51,7 @@ __all__ = [
     "Scoped",
     "Selective",
     "Surface",
+    "Tidier",
     "Tool",
     "ToolPolicy",
     "ToolSource",
@@ -217,6 +218,19 @@ class Busy(Protocol):
 
     def waiting(self, target: Target) -> int:
         """Calls that run or wait there, of all its clients, as last heard; 0 if nothing is known."""
+        ...
+
+
+@runtime_checkable
+class Tidier(Protocol):
+    """What a vendor may also be: one whose servers go on with a call when the process that made it has died."""
+
+    async def tidy(self, name: str) -> None:
+        """Stop what servers still do for a job that is not run again; without waiting for them.
+
+        Args:
+            name: the job's: the ids of its calls are this, a dot, and which time it was.
+        """
         ...
 
 

@@ -51,7 +51,7 @@ class Reader:
             EventTooLarge: the event being read is over the limit.
         """
         plain = not (self._parts or self._at_start or self._skip_lf) and len(data) <= self._limit
-        if plain and data.endswith(b"\n\n") and b"\r" not in data:
+        if plain and data.endswith(b"\n\n") and data.find(b"\r") < 0:  # `in` would make an error of its being no number
             return data  # whole events and nothing else, as from most vendors most of the time
         if self._at_start:
             data = self._strip_bom(data)
@@ -113,8 +113,12 @@ def events(whole: bytes) -> list[Event]:
     """The events in a text with LF line ends, such as `Reader.take` gives."""
     found: list[Event] = []
     for block in whole.split(b"\n\n"):
-        if block.startswith(b"data: ") and block.find(b"\n", 6) < 0:
-            found.append((b"", block[6:]))
+        name, data = b"", block
+        if block.startswith(b"event: "):
+            first, _, data = block.partition(b"\n")
+            name = first[7:]
+        if data.startswith(b"data: ") and data.find(b"\n", 6) < 0:
+            found.append((name, data[6:]))
         elif block:
             _parse(block, found)
     return found
@@ -137,7 +141,7 @@ def _parse(block: bytes, found: list[Event]) -> None:
 
 def frame(data: bytes, name: str = "") -> bytes:
     """One event, framed. `data` may hold newlines; each becomes a data line of its own."""
-    if b"\n" in data or b"\r" in data:
+    if data.find(b"\n") >= 0 or data.find(b"\r") >= 0:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     if name:
         return b"event: %b\ndata: %b\n\n" % (name.encode(), data)

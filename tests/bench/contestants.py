@@ -137,7 +137,7 @@ def create_key(settings: Path) -> str:
         return done.stdout
 
     key = json.loads(gatehook("keys", "create", "--user", "bench", "--json"))["key"]
-    much = str(10**12)
+    much = str(10**9)
     gatehook("users", "set", "bench", "--rpm", much, "--tpm", much, "--tokens", much, "--budget-per-month", "1000000")
     return str(key)
 

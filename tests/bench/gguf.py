@@ -4,10 +4,10 @@
 
 The file is made here: 74 million random parameters, bound by memory as real models are. Each stream is a chat of its
 own with 64 tokens of answer. Rounds alternate, each begun by another contestant, so that a busy neighbour hits all;
-told are the medians, and ratios are the medians of what each round gives. Gatehook is asked over TCP, its engine on its
-socket, without the gateway. llama_cpp.server takes part where it is installed (pip install 'llama-cpp-python[server]')
-and wanted. A bare object answers one after another. Streams are read by threads that wait in the system: with as many
-threads of computing as cores, what a client takes is taken from the contestant.
+told are the medians, and of what each round gives as a ratio, the median and the quartiles. Gatehook is asked over TCP,
+its engine on its socket, without the gateway. llama_cpp.server takes part where it is installed (pip install
+'llama-cpp-python[server]') and wanted. A bare object answers one after another. Streams are read by threads that wait
+in the system: with as many threads of computing as cores, what a client takes is taken from the contestant.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import aiohttp
@@ -129,10 +129,16 @@ def show(streams: int, rounds: list[dict[str, Figures]], alone: float) -> None:
     print(f"{streams:3} streams: " + "; ".join(f"{n} {rates[n]:5.0f} tok/s {firsts[n] * 1000:5.0f} ms" for n in names))
     ratios = []
     for name in names[1:]:
-        rate = median(each["Gatehook"].rate / each[name].rate for each in rounds)
+        rate = spread([each["Gatehook"].rate / each[name].rate for each in rounds])
         first = median(each["Gatehook"].first / each[name].first for each in rounds)
-        ratios.append(f"x{rate:.2f} rate, x{first:.2f} first, of {name}")
+        ratios.append(f"{rate} rate, x{first:.2f} first, of {name}")
     print(f"             {'; '.join(ratios)}; x{rates['Gatehook'] / alone:.2f} of taking turns", flush=True)
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and between what half of them lie."""
+    low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return f"x{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 class Chats:

@@ -102,6 +102,19 @@ async def latencies(session: ClientSession, url: str) -> tuple[list[float], list
     return took, ids
 
 
+def disk(folder: Path) -> list[float]:
+    """Milliseconds that the disk alone takes for a page that must not be lost, as often as jobs are submitted."""
+    took, file = [], os.open(folder / "page", os.O_RDWR | os.O_CREAT)
+    for number in range(SAMPLES // 2):
+        time.sleep(0.02)
+        os.pwrite(file, b"x" * 4096, number * 4096)
+        begun = time.perf_counter()
+        os.fdatasync(file)
+        took.append((time.perf_counter() - begun) * 1000)
+    os.close(file)
+    return took
+
+
 def told(what: str, figures: Sequence[float]) -> None:
     """Print the median and the 99th percentile."""
     cuts = statistics.quantiles(figures, n=100)
@@ -117,6 +130,7 @@ async def main(count: int, database_url: str, folder: Path) -> None:
         port = free.getsockname()[1]
     settings, url = folder / "settings.toml", f"http://127.0.0.1:{port}"
     settings.write_text(SETTINGS.format(port=port, url=database_url), "utf-8")
+    told("the disk alone", disk(folder))
     database = built(settings.read_text("utf-8")).services[DATABASE]
     async with ClientSession() as session, database.opened():
 

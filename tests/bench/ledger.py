@@ -39,7 +39,7 @@ async def main(count: int, url: str, folder: Path) -> None:
     services = Services()
     services.provide(DATABASE, database, "bench")
     ledger = GroupLedger(services)
-    recorder = Recorder(LiveCatalog([TARGET]), ledger.intend, ledger.enter)
+    recorder = Recorder(LiveCatalog([TARGET]), ledger)
     async with database.opened(), ledger.lifespan(folder / "journal", 0.05, lambda: False):
         calls = [call() for _ in range(count)]
         for one in calls:

@@ -1,7 +1,8 @@
 """What a decision of the router costs: `python tests/bench/router.py`.
 
-One request, among 100 deployments of one model and priority, by each strategy; then by sessions, and beside them the
-check of what deployments can do. Prints microseconds: the median of several rounds. More than 10 is a failure.
+One request, among 100 deployments of one model and priority, by each strategy; then by sessions; beside them the check
+of what deployments can do, also where all tell their limits. Prints microseconds: the median of several rounds. More
+than 10 is a failure.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from gatehook import Call, Outcome, Pricing, Target
 from gatehook.awaiting import awaited
@@ -38,14 +40,12 @@ async def microseconds(once: Callable[[], Awaitable[object]]) -> float:
     return statistics.median(taken)
 
 
-def deployments(count: int) -> list[Target]:
+def deployments(count: int, **fields: Any) -> list[Target]:
     """Each with a weight and a price of its own."""
     chance = random.Random(1)
+    prices = [Pricing(chance.randrange(9**6), chance.randrange(9**6)) for _ in range(count)]
     return [
-        Target(
-            f"m#{n}", "m", "v", "m", weight=n % 7 + 1, pricing=Pricing(chance.randrange(9**6), chance.randrange(9**6))
-        )
-        for n in range(count)
+        Target(f"m#{n}", "m", "v", "m", weight=n % 7 + 1, pricing=pricing, **fields) for n, pricing in enumerate(prices)
     ]
 
 
@@ -82,7 +82,9 @@ async def main() -> int:
     figures = {name: (await routed(name, many[:1]), await routed(name, many)) for name in STRATEGIES}
     by_session = "header:X-Session"
     figures["affinity"] = (await routed("weighted", many[:1], by_session), await routed("weighted", many, by_session))
-    figures["(fitness)"] = (await fitted(many[:1]), await fitted(many))
+    limited = deployments(DEPLOYMENTS, context_window=8_000, max_tokens=1_000, capabilities=("tools",))
+    for name, targets in (("(fitness)", many), ("(with limits)", limited)):
+        figures[name] = (await fitted(targets[:1]), await fitted(targets))
     print(f"{'µs a decision':16}{1:>8} deployment{DEPLOYMENTS:>8} deployments")
     for name, (one, hundred) in figures.items():
         print(f"{name:16}{one:8.2f}{'':11}{hundred:8.2f}")

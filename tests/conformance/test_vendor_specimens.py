@@ -218,6 +218,7 @@ def suite_of(vendor: type[Specimen]) -> VendorConformance:
         plugin = "specimen"
         plugin_class = Plugin
         script = SpecimenScript()
+        patience = 0.5
 
     return Suite()
 

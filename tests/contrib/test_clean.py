@@ -15,7 +15,8 @@ import gatehook
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.parent.name for path in (ROOT / "contrib").glob("*/pyproject.toml"))
-VENDORS = [name for name in NAMES if (ROOT / "contrib" / name / "tests" / "test_conformance.py").exists()]
+ON_A_SUITE = [name for name in NAMES if (ROOT / "contrib" / name / "tests" / "test_conformance.py").exists()]
+KINDS = ("| vendor |", "| transform |", "| observer |")
 PUBLIC = {"gatehook", "gatehook.legacy", "gatehook.sse"}
 MODULES = {"opentelemetry": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")}
 """Which distributions a module is from, where they are not named alike."""
@@ -86,7 +87,7 @@ def test_its_own_tests_pass_there(name: str, tested: tuple[str, str]) -> None:
     assert project(name)["tool"]["pytest"] == project(NAMES[0])["tool"]["pytest"], "they ran with the other's options"
 
 
-@pytest.mark.parametrize("name", VENDORS)
+@pytest.mark.parametrize("name", ON_A_SUITE)
 def test_its_readme_shows_its_report(name: str, tested: tuple[str, str]) -> None:
     _, report = tested
     book = (ROOT / "contrib" / name / "README.md").read_text("utf-8")
@@ -96,8 +97,9 @@ def test_its_readme_shows_its_report(name: str, tested: tuple[str, str]) -> None
 
 
 def column(text: str, title: str) -> dict[str, str]:
-    """A vendor's column in the report that is part of the text, by capability."""
-    lines = text[text.index("| vendor |") :].partition("\n\n")[0].splitlines()
+    """A plugin's column in the report that is part of the text, by capability."""
+    (head,) = (line for line in text.splitlines() if f"| {title} |" in line and line.startswith(KINDS))
+    lines = text[text.index(head) :].partition("\n\n")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     place = rows[0].index(title)
     return {row[0]: row[place] for row in rows[2:]}

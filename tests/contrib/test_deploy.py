@@ -150,7 +150,7 @@ def test_what_is_kept_lies_where_it_can_be_written_and_stays() -> None:
     for text in ((DEPLOY / "compose" / "settings.toml").read_text("utf-8"), VALUES["settings"], book):
         given = tomllib.loads(text)
         url = given.get("database", {}).get("url", "")
-        assert not url or url.startswith("sqlite+aiosqlite:////var/lib/gatehook/")
+        assert not url or url.startswith("sqlite:////var/lib/gatehook/")
         for name in {"ledger", "files"} & given["plugins"].keys():
             assert given["plugins"][name]["directory"].startswith("/var/lib/gatehook/"), name
 

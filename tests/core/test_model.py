@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openai.types import CompletionUsage
 from pydantic import SecretStr
 
+from gatehook.accounts import Usage
 from gatehook.jsonio import Document
 from gatehook.model import (
     ANONYMOUS,
@@ -25,7 +26,6 @@ from gatehook.model import (
     Principal,
     Target,
     ToolCall,
-    Usage,
     Verdict,
 )
 

@@ -221,13 +221,13 @@ def test_lines_that_never_end_in_an_event_are_limited_too() -> None:
 def test_a_large_event_in_many_pieces_takes_time_in_proportion() -> None:
     # Joining at every piece would copy 8 MB a thousand times over: seconds, not milliseconds.
     reader = Reader()
-    start = time.perf_counter()
+    start = time.process_time()
     reader.feed(b"data: ")
     for _ in range(8000):
         assert reader.feed(b"x" * 1024) == []
     [(name, data)] = reader.feed(b"\n\n")
     assert (name, len(data)) == (b"", 8000 * 1024)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @given(st.binary(max_size=40) | LINE, st.from_regex(r"\A[a-z_.]*\Z"))

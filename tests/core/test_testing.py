@@ -1,9 +1,10 @@
-"""The test kit itself: a stub ends whenever its test does."""
+"""The test kit itself: a stub ends whenever its test does, and what is installed is found."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
-from gatehook.testing import Reply, StubUpstream
+from gatehook.testing import Reply, StubUpstream, available
 
 
 async def test_a_stub_ends_at_whatever_step_of_an_answer_it_is_left() -> None:
@@ -17,3 +18,11 @@ async def test_a_stub_ends_at_whatever_step_of_an_answer_it_is_left() -> None:
             await asyncio.wait_for(reader.read(), 5)  # to its end: the stub has closed it
         assert stub.open == 0
         writer.close()
+
+
+def test_a_distribution_is_found_that_is_put_on_the_path_after_others_were_looked_up(
+    distribution: Callable[..., None],
+) -> None:
+    assert "acme" not in available({})
+    distribution("gatehook-acme", {"acme": "specimen_acme:Plugin"})
+    assert available({})["acme"].value == "specimen_acme:Plugin"

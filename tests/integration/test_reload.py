@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,8 +92,8 @@ async def command(name: str, file: Path, environ: Mapping[str, str]) -> tuple[in
 async def served(text: str, folder: Path) -> AsyncIterator[Program]:
     """Run it in a process group of its own, which is killed at the end."""
     (file := folder / "settings.toml").write_text(text)
-    (run := folder / "run").mkdir(mode=0o700)
-    environ = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(run)}
+    run = tempfile.mkdtemp(dir="/tmp")  # the path of a Unix socket may have 107 bytes, and that of a test is long
+    environ = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": run}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-m", "gatehook", "serve", "--config", str(file),
         stderr=asyncio.subprocess.PIPE, env=environ, start_new_session=True,
@@ -106,6 +108,7 @@ async def served(text: str, folder: Path) -> AsyncIterator[Program]:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         await reading
+        shutil.rmtree(run)
     assert not any("Traceback" in line or "Warning" in line for line in program.log), program.log
 
 
@@ -322,9 +325,12 @@ async def test_an_address_that_is_taken_is_refused_and_another_is_moved_to(
         assert not path.exists()
 
 
-async def test_without_a_gateway_the_command_says_so(text: Text, tmp_path: Path) -> None:
+async def test_without_a_gateway_the_command_says_so(
+    text: Text, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (file := tmp_path / "settings.toml").write_text(text())
-    code, said = await command("reload", file, {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(tmp_path)})
+    run = tmp_path_factory.mktemp("r")
+    code, said = await command("reload", file, {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(run)})
     assert (code, said) == (1, "no gateway is running with these settings, or another user runs it\n")
 
 

@@ -153,7 +153,7 @@ def test_a_start_as_shipped_loads_no_library_of_what_is_off_or_not_asked_for(tmp
     (tmp_path / "settings.toml").write_text((ROOT / "settings.toml").read_text("utf-8"))
     loaded = loaded_by_a_start(tmp_path / "settings.toml")
     assert {"gatehook_plugins.metrics", "gatehook_plugins.vendor_openai"} <= loaded
-    off = {"aiosqlite", "asyncpg", "cachetools", "greenlet", "sqlalchemy", "sqlite3", "gatehook_plugins.database"}
+    off = {"asyncpg", "cachetools", "greenlet", "sqlalchemy", "sqlite3", "gatehook_plugins.database"}
     assert sorted((UNNEEDED | off) & loaded) == []
 
 

@@ -5,29 +5,23 @@ commands exist and that links lead somewhere is in test_docs.py.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 import tomllib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from gatehook.app import Gateway
 from gatehook.commands.cli import main
 from gatehook.config.settings import load
-from gatehook.serving.server import running
 from gatehook.testing import Reply, Served, StubUpstream
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +30,7 @@ SHIPPED = (ROOT / "settings.toml").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8080"
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "mock", "messages": [{"role": "user", "content": "Hello!"}]}
+Output = Callable[..., Awaitable[str]]
 ANSWER = "Hello from Gatehook's mock model. You said: Hello!"
 
 
@@ -57,56 +52,29 @@ def with_block(text: str) -> str:
     return "".join(table for table in tables if not table.startswith(tuple(heads))) + "\n" + text
 
 
-def surroundings(**more: str) -> dict[str, str]:
-    """This process's environment without what would lead a client or a gateway elsewhere."""
-    leading = ("gatehook_", "listen_mode", "uds_path", "openai_", "anthropic_", "gemini_")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().startswith(leading) and not name.lower().endswith("_proxy")
-    }
-    return kept | more
-
-
 def texts(body: str) -> str:
     """The text that the events of a stream come to."""
     events = [json.loads(line) for line in re.findall(r"^data: (\{.*)$", body, re.MULTILINE)]
     return "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event.get("choices"))
 
 
-async def output(*command: str) -> str:
+@pytest.fixture
+def output(surroundings: Callable[[], dict[str, str]]) -> Output:
     """What a program prints; it must end well and complain of nothing."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=surroundings()
-    )
-    out, err = await process.communicate()
-    assert (process.returncode, err.decode()) == (0, "")
-    return out.decode()
+
+    async def of(*command: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=surroundings()
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, err.decode()) == (0, "")
+        return out.decode()
+
+    return of
 
 
 OpenShipped = Callable[..., AbstractAsyncContextManager[Served]]
-
-
-@pytest.fixture
-def shipped(tmp_path: Path) -> OpenShipped:
-    """Serves the shipped settings, or a text made of them, with these variables in the environment."""
-
-    @contextlib.asynccontextmanager
-    async def serve(text: str = SHIPPED, **environ: str) -> AsyncIterator[Served]:
-        file = tmp_path / "settings.toml"
-        file.write_text(text, "utf-8")
-        gateway = Gateway(load(file, environ={"GATEHOOK_SERVER__PORT": "0", **environ}))
-        gateway.require_safe()
-        async with running(gateway) as url:
-            yield Served(url, gateway)
-
-    return serve
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+Routes = Callable[[str, Path], set[tuple[str, str]]]
 
 
 # --- two commands --------------------------------------------------------------------------------------------------
@@ -143,7 +111,9 @@ def test_every_extra_in_it_can_be_installed() -> None:
         ("bench", ["tests/bench/run.py"]),
     ],
 )
-async def test_make_does_what_is_said_in_that_order(tmp_path: Path, target: str, steps: list[str]) -> None:
+async def test_make_does_what_is_said_in_that_order(
+    tmp_path: Path, target: str, steps: list[str], output: Output
+) -> None:
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     would = await output("make", "-C", str(tmp_path), "-n", target)
@@ -171,7 +141,7 @@ async def test_the_curl_command_s_request_is_answered(shipped: OpenShipped, http
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
-async def test_the_curl_command_runs(shipped: OpenShipped) -> None:
+async def test_the_curl_command_runs(shipped: OpenShipped, output: Output) -> None:
     async with shipped() as served:
         command = block("sh", "curl").replace(ADDRESS, served.url)
         # -q, or ~/.curlrc might say something else; -sS for no progress meter on stderr.
@@ -227,7 +197,12 @@ WORKFLOW = json.dumps({
 @pytest.mark.parametrize("beside", [True, False], ids=["in settings.local.toml", "in settings.toml"])
 @pytest.mark.parametrize("text", blocks("toml"), ids=lambda text: text.splitlines()[0] + text.splitlines()[1])
 def test_a_settings_block_works_with_the_shipped_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, beside: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    beside: bool,
+    surroundings: Callable[..., dict[str, str]],
 ) -> None:
     own = tomllib.loads(text)
     file = tmp_path / "settings.toml"
@@ -270,7 +245,7 @@ async def test_another_server_s_model_is_called_as_its_comments_say(
 # --- from a program ------------------------------------------------------------------------------------------------
 
 
-async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: OpenShipped) -> None:
+async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: OpenShipped, output: Output) -> None:
     programs = [program for program in blocks("python") if "chat.completions" in program]
     assert ["stream=True" in program for program in programs] == [False, True]
     async with shipped() as served:
@@ -283,7 +258,9 @@ async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: Op
 # --- keys, limits and money ----------------------------------------------------------------------------------------
 
 
-async def test_keys_users_and_usage_are_made_and_shown_as_it_says(tmp_path: Path) -> None:
+async def test_keys_users_and_usage_are_made_and_shown_as_it_says(
+    tmp_path: Path, surroundings: Callable[..., dict[str, str]]
+) -> None:
     (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
     (tmp_path / "settings.local.toml").write_text(block("toml", "[plugins.quota]"), "utf-8")
     lines = [shlex.split(line, comments=True) for line in block("sh", "gatehook keys create").splitlines()]
@@ -304,15 +281,7 @@ async def test_keys_users_and_usage_are_made_and_shown_as_it_says(tmp_path: Path
     assert printed[3] == "nothing was used\n"
 
 
-def routes(text: str, folder: Path) -> set[tuple[str, str]]:
-    """The methods and paths that a gateway of these settings serves; a variable that can only be one word is that."""
-    (folder / "settings.toml").write_text(text, "utf-8")
-    gateway = Gateway(load(folder / "settings.toml", environ={}))
-    paths = {(route.method, re.sub(r"\{\w+:(\w+)\}", r"\1", route.path)) for _, route in gateway._routes}
-    return {(method, re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path)) for method, path in paths}
-
-
-def test_the_paths_for_admins_are_all_that_there_are(tmp_path: Path) -> None:
+def test_the_paths_for_admins_are_all_that_there_are(tmp_path: Path, routes: Routes) -> None:
     (told,) = re.findall(r"for admin keys only: (.*?)\. Models", README.replace("\n  ", " "))
     served = {path for _, path in routes(with_block(block("toml", "[plugins.admin_api]")), tmp_path)}
     beneath = re.compile(r"/\{.*|/requests$|/corrections$")
@@ -322,7 +291,9 @@ def test_the_paths_for_admins_are_all_that_there_are(tmp_path: Path) -> None:
 # --- pictures, jobs, tools -----------------------------------------------------------------------------------------
 
 
-async def test_the_program_for_pictures_prints_where_one_is(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
+async def test_the_program_for_pictures_prints_where_one_is(
+    shipped: OpenShipped, http: aiohttp.ClientSession, output: Output
+) -> None:
     with socket.socket() as probe:  # the URL of a picture names the port of the settings: it cannot be drawn later
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -334,7 +305,9 @@ async def test_the_program_for_pictures_prints_where_one_is(shipped: OpenShipped
             assert (await answer.read()).startswith(b"\x89PNG")
 
 
-async def test_a_job_lives_as_its_block_says(shipped: OpenShipped, http: aiohttp.ClientSession, tmp_path: Path) -> None:
+async def test_a_job_lives_as_its_block_says(
+    shipped: OpenShipped, http: aiohttp.ClientSession, tmp_path: Path, routes: Routes
+) -> None:
     text = with_block(block("toml", "[plugins.jobs]"))
     told = re.findall(r"^([A-Z]+) +(/v1/jobs[^\s?]*)", block("text", "/v1/jobs"), re.MULTILINE)
     assert {route for route in routes(text, tmp_path) if route[1].startswith("/v1/jobs")} == set(told)
@@ -361,75 +334,14 @@ async def test_a_job_lives_as_its_block_says(shipped: OpenShipped, http: aiohttp
         assert statuses == [409, 200, 404]
 
 
-def test_the_paths_of_tool_policies_are_served(tmp_path: Path) -> None:
+def test_the_paths_of_tool_policies_are_served(tmp_path: Path, routes: Routes) -> None:
     text = with_block(block("toml", "[plugins.tool_policy]"))
     served = {path for _, path in routes(text, tmp_path)}
     told = set(re.findall(r"(/v1/tools/[\w/]+|/admin/tools/\w+)`", README))
     assert told == {path for path in served if "/tools/" in path}
 
 
-# --- what it serves ------------------------------------------------------------------------------------------------
-
-
-def paths() -> Iterator[tuple[str, str]]:
-    """The table's methods and paths; a path without a method has that of the one before."""
-    method = ""
-    for cell in re.findall(r"^\| (`.*?) \| ", README, re.MULTILINE):
-        for words in re.findall(r"`([^`]+)`", cell):
-            first, _, rest = words.rpartition(" ")
-            method = first or method
-            yield method, rest
-
-
-BODIES: Mapping[str, Mapping[str, Any]] = {
-    CHAT: HELLO,
-    "/v1/completions": {"model": "mock", "prompt": "Hello!"},
-    "/v1/embeddings": {"model": "mock", "input": "Hello!"},
-    "/api/llm/generate": HELLO,
-    "/api/llm/generate/stream": HELLO,
-    "/api/v1/generate": {"prompt": "Hello!"},
-    "/api/v1/batch/generate": {"requests": [{"prompt": "Hello!"}]},
-    "/api/v1/generate/stream": {"prompt": "Hello!"},
-}
-
-
-@pytest.mark.parametrize(("method", "path"), list(paths()))
-async def test_a_path_of_the_table_answers(
-    shipped: OpenShipped, http: aiohttp.ClientSession, method: str, path: str
-) -> None:
-    async with shipped() as served:
-        url = served.url + path.replace("{id}", "mock").replace("{name}", "mock")
-        async with http.request(method, url, json=BODIES.get(path)) as answer:
-            # The ledger is off in the shipped settings, nobody is an admin, and the model is none of this machine.
-            refused = 503 if "/stats/" in path else 403 if "/config/" in path else 400 if "/unload" in path else 200
-            assert answer.status == refused
-            body = await answer.text()
-    if path == "/openapi.json":
-        assert json.loads(body)["openapi"].startswith("3.1.")
-    elif path == "/metrics":
-        assert body.startswith("# HELP ")
-
-
-def test_the_table_of_paths_is_complete(tmp_path: Path) -> None:
-    served = {(method, path.replace("/api/v1/llm", "/api/llm")) for method, path in routes(SHIPPED, tmp_path)}
-    assert set(paths()) == {(method, path) for method, path in served if method != "*"}
-
-
-@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
-async def test_what_is_said_to_be_streamed_is(shipped: OpenShipped, http: aiohttp.ClientSession, path: str) -> None:
-    async with shipped() as served, http.post(served.url + path, json={**BODIES[path], "stream": True}) as answer:
-        assert answer.content_type == "text/event-stream"
-        assert (await answer.text()).endswith("data: [DONE]\n\n")
-
-
-async def test_embeddings_are_floats_or_base64(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
-    kinds = {}
-    async with shipped() as served:
-        for encoding in ("float", "base64"):
-            body = {**BODIES["/v1/embeddings"], "encoding_format": encoding}
-            async with http.post(f"{served.url}/v1/embeddings", json=body) as answer:
-                kinds[encoding] = type((await answer.json())["data"][0]["embedding"])
-    assert kinds == {"float": list, "base64": str}
+# --- what a vendor cannot do, and who may ask ------------------------------------------------------------------------
 
 
 CLAUDE_SAYS = {
@@ -492,122 +404,6 @@ async def test_the_keys_block_asks_everybody_for_a_key(shipped: OpenShipped, htt
             async with http.post(url, json=HELLO, headers=headers) as answer:
                 statuses.append(answer.status)
     assert statuses == [401, 401, 200]
-
-
-# --- the program ---------------------------------------------------------------------------------------------------
-
-COMMANDS = [line.split("  ")[0] for line in block("text", "gatehook serve").splitlines() if line]
-
-
-@pytest.fixture
-def beside_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory is a folder with the shipped settings, and the environment says nothing."""
-    (tmp_path / "settings.toml").write_text(SHIPPED, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    for name in set(os.environ) - set(surroundings()):
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-def written(command: str) -> Iterator[list[str]]:
-    """The ways to write a command of the block: without options, and with each."""
-    _, name, *_ = command.split()
-    needed = ["vendor", "acme"] if command.endswith(" KIND NAME") else []
-    yield [name, *needed]
-    for option in re.findall(r"\[(.*?)\]", command):
-        yield [name, *option.replace("PATH", "settings.toml").replace("NAME", "health").split()]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [words for line in COMMANDS for words in written(line) if words[0] not in ("serve", "reload", "chat")],
-    ids=" ".join,
-)
-def test_a_command_of_the_block_runs(
-    beside_settings: Path, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
-    assert main(words) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert out
-    if "--json" in words or words == ["schema"]:
-        json.loads(out)
-
-
-@pytest.mark.parametrize("name", ["claude-sonnet", "gemini-flash", "mock"])
-def test_the_fate_of_every_parameter_is_printed(
-    beside_settings: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    assert "--params NAME" in block("text", "gatehook serve")
-    assert "`gatehook models --params claude-sonnet`" in README
-    assert main(["models", "--params", name]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("\nchat at vendor ")
-    if name != "mock":
-        assert re.search(r"^seed +(dropped|mapped) +\S", out, re.MULTILINE)
-
-
-def test_the_block_has_every_command_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    helped = re.findall(r"^    ([\w-]+)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
-    assert [command.split()[1] for command in COMMANDS] == helped
-
-
-async def test_the_unix_socket_s_command_serves_and_reloads_until_sigterm(beside_settings: Path) -> None:
-    (command,) = re.findall(r"`(LISTEN_MODE=[^`]*)`", README)
-    *variables, program, word = command.split()
-    assert (program, word) == ("gatehook", "serve")
-    environ = dict(variable.split("=", 1) for variable in variables)
-    with tempfile.TemporaryDirectory() as folder:  # tmp_path may be too long for a socket's name
-        environ["XDG_RUNTIME_DIR"] = folder
-        environ["UDS_PATH"] = path = environ["UDS_PATH"].replace("/run/", f"{folder}/")
-        assert path.startswith(folder)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gatehook",
-            word,
-            env=surroundings(**environ),
-            cwd=beside_settings,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        try:
-            while b"listens on" not in (line := await process.stderr.readline()):
-                assert line, "it ended before it served"
-            assert f"unix:{path} ".encode() in line
-            async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as http,
-                http.post(f"http://gatehook{CHAT}", json=HELLO) as answer,
-            ):
-                assert (await answer.json())["choices"][0]["message"]["content"] == ANSWER
-            reload = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gatehook", "reload",
-                env=surroundings(**environ), cwd=beside_settings, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            said, _ = await reload.communicate()
-            assert said.startswith(b"reloaded: ")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            await process.communicate()
-        assert process.returncode == 0
-
-
-def test_the_layers_are_those_that_are_told_in_that_order(beside_settings: Path) -> None:
-    (told,) = re.findall(r"later wins: (.*?)\. A fault", README.replace("\n", " "))
-    *files, variable = re.findall(r"`(.*?)`", told)
-    name, _, value = variable.partition("=")
-    seen = []
-    for port, file in enumerate(files, 9001):
-        mine = beside_settings / file
-        text = (
-            SHIPPED.replace("port = 8080", f"port = {port}") if file == "settings.toml" else f"[server]\nport = {port}"
-        )
-        mine.write_text(text, "utf-8")
-        seen.append(load(beside_settings / "settings.toml", environ={}).server.port)
-    seen.append(load(beside_settings / "settings.toml", environ={name: value}).server.port)
-    assert seen == [9001, 9002, 9003, int(value)]
 
 
 # --- rehearsing ----------------------------------------------------------------------------------------------------

@@ -80,19 +80,16 @@ class Answers:
     """The response caches."""
 
     def __init__(self, caches: Sequence[Cache]) -> None:
-        self._caches: Sequence[tuple[Cache, Callable[[Principal], str]]] = tuple(
-            (cache, cache.scope if isinstance(cache, Scoped) else _user) for cache in caches
-        )
+        self.caches: Final = tuple(caches)
+        """All that there are, in their order."""
+        self._scopes: Sequence[Callable[[Principal], str]] = [
+            cache.scope if isinstance(cache, Scoped) else _user for cache in caches
+        ]
         self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
-        self._known: dict[tuple[object, ...], tuple[bytes, ...]] = {}
-        """The keys of requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
+        self._known: dict[tuple[object, ...], Lookup] = {}
+        """What is asked for requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
         self.repeats = Repeats()
         """What was read from those that were answered from a cache."""
-
-    @property
-    def caches(self) -> Sequence[Cache]:
-        """All that there are, in their order."""
-        return [cache for cache, _ in self._caches]
 
     def key(self, call: Call) -> Lookup | None:
         """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
@@ -101,10 +98,10 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self._caches or call.operation == "images":  # who asks again wants another picture; URLs expire
+        if not self.caches or call.operation == "images":  # who asks again wants another picture; URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
-            return Lookup(self._keys(call))
+            return self._lookup(call)
         wishes = _directives(call)
         only_stored = "only-if-cached" in wishes
         if "no-store" in wishes:
@@ -112,52 +109,51 @@ class Answers:
                 raise _not_stored()
             return None
         max_age = _seconds(wishes["max-age"]) if "max-age" in wishes else math.inf
-        return Lookup(self._keys(call), "no-cache" not in wishes and max_age > 0, only_stored, max_age)
+        return Lookup(self._lookup(call).keys, "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
-    def _keys(self, call: Call) -> tuple[bytes, ...]:
-        """A key for each cache."""
-        raw, scopes = call.body.raw, tuple([scope(call.principal) for _, scope in self._caches])
+    def _lookup(self, call: Call) -> Lookup:
+        """What is asked for a client without wishes."""
+        raw, scopes = call.body.raw, tuple([scope(call.principal) for scope in self._scopes])
         if len(raw) > LONGEST:
-            return _keys(call, scopes)
+            return Lookup(_keys(call, scopes))
         place = (call.operation, call.model, call.stream, call.include_usage, scopes, raw)
-        keys = self._known.get(place)
-        if keys is None:
+        lookup = self._known.get(place)
+        if lookup is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            keys = self._known[place] = _keys(call, scopes)
-        return keys
+            lookup = self._known[place] = Lookup(_keys(call, scopes))
+        return lookup
 
     async def get(self, call: Call, key: Lookup) -> Entry | None:
-        """The first hit that the client accepts; marks the answer.
+        """The first hit that the client accepts.
 
         Raises:
             GatewayError: there is none, and the client wants nothing else (504, as RFC 9111 says).
         """
-        for (cache, _), own in zip(self._caches, key.keys, strict=True) if key.read else ():
-            try:
-                entry = await cache.get(own, call)
-                if entry is None:
+        if key.read:
+            for cache, own in zip(self.caches, key.keys, strict=True):
+                try:
+                    entry = await cache.get(own, call)
+                    if entry is None:
+                        continue
+                    if not isinstance(entry, Entry):
+                        raise WrongResultError(cache, "get", entry, "an Entry or None")
+                except (Exception, SystemExit):
+                    log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                     continue
-                if not isinstance(entry, Entry):
-                    raise WrongResultError(cache, "get", entry, "an Entry or None")
-            except (Exception, SystemExit):
-                log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
-                continue
-            if (age := time.time() - entry.at) <= key.max_age:
-                call.answer_headers["X-Cache"] = "hit"
-                call.answer_headers["Age"] = str(max(0, int(age)))
-                call.dropped = entry.dropped
-                return entry
+                if key.max_age == math.inf or _age(entry) <= key.max_age:
+                    return entry
         if key.only_stored:
             raise _not_stored()
-        call.answer_headers["X-Cache"] = "miss"
         return None
 
-    def pass_over(self, call: Call) -> None:
-        """A stored answer will not do after all."""
-        call.answer_headers["X-Cache"] = "miss"
-        call.answer_headers.pop("Age", None)
-        call.dropped = ()
+    def mark(self, call: Call, entry: Entry | None) -> None:
+        """Tell the client whether the answer is a stored one, how old it is, and what was left out for it."""
+        if entry is None:
+            call.answer_lines += "X-Cache: miss\r\n"
+        else:
+            call.answer_lines += f"X-Cache: hit\r\nAge: {max(0, int(_age(entry)))}\r\n"
+            call.dropped = entry.dropped
 
     def recording(self, key: Lookup | None) -> Recording | None:
         """To collect a stream in; None if it is not to be stored."""
@@ -176,11 +172,16 @@ class Answers:
         if call.tool_rounds or call.rounds or call.asked or call.files:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
-        for (cache, _), own in zip(self._caches, key.keys, strict=True):
+        for cache, own in zip(self.caches, key.keys, strict=True):
             try:
                 await cache.put(own, call, entry)
             except (Exception, SystemExit):
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
+
+
+def _age(entry: Entry) -> float:
+    """Seconds since it was stored."""
+    return time.time() - entry.at
 
 
 def _user(principal: Principal) -> str:

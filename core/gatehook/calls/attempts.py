@@ -6,10 +6,11 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import cast
 
+from gatehook.accounts import Usage
 from gatehook.calls.deadlines import Deadlines, Limit, Watch
 from gatehook.config.settings import FailoverSettings
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, WrongResultError
-from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target, Usage
+from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target
 from gatehook.parameters import left_open, sift
 from gatehook.protocols import Vendor
 
@@ -80,7 +81,7 @@ class Stream:
             raise
         except (Exception, SystemExit) as error:
             raise _plugin_failed(self._attempt, error) from error
-        if isinstance(batch, Frames):
+        if type(batch) is Frames:  # isinstance would ask the abstract base first
             self.contents += batch.contents
             self.finished = self.finished or batch.finished
             self.usage = batch.usage or self.usage

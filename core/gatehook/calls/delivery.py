@@ -138,19 +138,25 @@ class Delivery:
         watch.pause()  # a tool policy may take its time; that is not the vendor's silence
         begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
         await self._write(response, watch, b"".join(begun))
-        untouched = gate is None and self._call.rewriter is None and self._untouched
+        unchanged = gate is None and self._call.rewriter is None
+        untouched = unchanged and self._untouched
+        unheld = unchanged and not self._call.own_tools  # with each run of these a rewriter may be chosen
         unread = Limit(self._concerns.write_timeout, _client_too_slow)
         async for batch in stream.watched(watch):
-            if untouched and isinstance(batch, Frames):
-                if kept is not None:
-                    kept.add(batch)
-                if batch.data:
-                    watch.again(unread)
-                    watch.heard = True
-                    await response.write(batch.data)
+            if untouched and type(batch) is Frames:
+                data = batch.data
+            elif unheld:
+                data = self._framed(batch)
             else:
                 watch.pause()
                 await self._write(response, watch, await self._passed(batch, gate, kept))
+                continue
+            if kept is not None:
+                kept.add(batch)
+            if data:
+                watch.again(unread)
+                watch.heard = True
+                await response.write(data)
         watch.pause()
         if gate is not None or self._call.rewriter is not None or self._rewriter is not None:
             await self._write(response, watch, await self._rest(gate))
@@ -290,7 +296,7 @@ class Delivery:
         return self._surface.canonical and self._concerns.observers.chunk is None
 
     def _framed(self, batch: Sequence[Chunk]) -> bytes:
-        if self._untouched and isinstance(batch, Frames):
+        if self._untouched and type(batch) is Frames:
             return batch.data
         call, event, watch = self._call, self._surface.event, self._concerns.observers.chunk
         framed: list[bytes] = []

@@ -10,6 +10,7 @@ from typing import Any, Final
 from gatehook.errors import InvalidRequest
 from gatehook.estimates import BYTES_PER_TOKEN, asked, has_pictures
 from gatehook.model import Call, Target
+from gatehook.ranking import Ranking
 
 __all__ = ["fitting"]
 
@@ -27,10 +28,15 @@ def fitting(call: Call, targets: Sequence[Target]) -> Sequence[Target]:
     Raises:
         InvalidRequest: none can; or the body holds what cannot be decoded.
     """
-    for target in targets:
-        if target.capabilities or target.context_window or target.max_tokens:
-            return _Needs(call).met_by(targets)
-    return targets
+    if type(targets) is not Ranking:
+        for target in targets:
+            if target.capabilities or target.context_window or target.max_tokens:
+                break
+        else:
+            return targets
+    # As long as the first one does well, nothing is asked of the others.
+    needs, first = _Needs(call), targets[0]
+    return Ranking(first, lambda: needs.met_by(targets)[1:]) if needs.well_met_by(first) else needs.met_by(targets)
 
 
 class _Needs:
@@ -43,6 +49,10 @@ class _Needs:
         self._pictures: bool | None = None
         self._tools: bool | None = None
         self._text: int | None = None
+
+    def well_met_by(self, target: Target) -> bool:
+        """Whether it can serve the call, and is expected to have room for it."""
+        return self._refusal(target) is None and self._has_room(target)
 
     def met_by(self, targets: Sequence[Target]) -> Sequence[Target]:
         refusals = [self._refusal(target) for target in targets]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gatehook.accounts import Usage
 from gatehook.calls.answers import Lookup
 from gatehook.calls.attempts import Stream
 from gatehook.calls.delivery import Delivery
@@ -31,7 +32,7 @@ from gatehook.calls.tool_loop import ToolLoop, after_said
 from gatehook.calls.tool_stream import RoundsStream
 from gatehook.calls.transforms import rewritten
 from gatehook.errors import GatewayError, InvalidRequest
-from gatehook.model import Call, Completion, Entry, Usage
+from gatehook.model import Call, Completion, Entry
 from gatehook.protocols import Endpoint
 from gatehook.services.jobs import JobQueue
 
@@ -146,14 +147,16 @@ class Pipeline:
         if concerns.tools.policies:
             await concerns.tools.offer(call)
         key = concerns.answers.key(call)
-        entry = None if key is None else await concerns.answers.get(call, key)
+        if key is None:
+            return None, None
+        entry = await concerns.answers.get(call, key)
         if entry is not None:
             if call.rewriter is not None:
                 entry = rewritten(call, entry)
             entry = await concerns.tools.judge_again(call, entry) if concerns.tools.policies else entry
             if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
-                concerns.answers.pass_over(call)
                 key = None
+        concerns.answers.mark(call, entry)
         return key, entry
 
     async def _submitted(self, call: Call) -> str:
@@ -225,7 +228,8 @@ class Pipeline:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
-            await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
+            if permits.are_held:
+                await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
         finally:
             self.concerns.observers.finished(call, outcome)
 

@@ -38,14 +38,18 @@ class _Prepared(web.StreamResponse):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"  # the base class's looks at state that is not made
 
-    async def _send(self, data: bytes) -> None:
+    def _sent(self, data: bytes) -> bool:
+        """Write; whether the client has left much unread, so that the writer is to be drained.
+
+        Raises:
+            ConnectionError: the client has left.
+        """
         protocol = self._to.protocol
         transport = protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
         transport.write(data)
-        if protocol.writing_paused:
-            await self._to.writer.drain()
+        return protocol.writing_paused
 
 
 class Ready(_Prepared):
@@ -76,7 +80,8 @@ class Ready(_Prepared):
         Raises:
             ConnectionError: the client has left.
         """
-        await self._send(self._bytes)
+        if self._sent(self._bytes):
+            await self._to.writer.drain()
 
 
 class ReadyStream(_Prepared):
@@ -115,8 +120,8 @@ class ReadyStream(_Prepared):
         if self._head:
             piece, self._head = self._head + piece, b""
             self._to.writer.output_size += len(piece)  # for whoever asks whether an answer was begun
-        if piece:
-            await self._send(piece)
+        if piece and self._sent(piece):
+            await self._to.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write the last piece and the end; more than once does nothing.
@@ -129,7 +134,8 @@ class ReadyStream(_Prepared):
         self._has_ended = True
         piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         head, self._head = self._head, b""
-        await self._send(head + piece)
+        if self._sent(head + piece):
+            await self._to.writer.drain()
 
 
 def header_lines(headers: Mapping[str, str]) -> str:

@@ -1,18 +1,21 @@
 """What became of one call: its status, what was used, and how long it took."""
 
 import time
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import structs
 
-from gatehook.accounts import Cost
+from gatehook.accounts import Cost, Usage
 from gatehook.errors import GatewayError
-from gatehook.model import Call, Completion, Outcome, Usage
+from gatehook.model import Call, Completion, Outcome
 
 __all__ = ["Counted", "Record"]
 
 _CLIENT_LEFT = 499
 """HTTP has no status for a client that left; nginx's is the one people know."""
+
+_MOST_PAID: Final = 10**15
+"""Nano-dollars of either side, a million dollars: more than one answer can cost. Sums of these fit into 64 bits."""
 
 
 class Counted(Protocol):
@@ -116,11 +119,17 @@ class Record:
 
     def _of_round(self) -> Usage | None:
         stream = self.stream
-        return self._usage if stream is None else stream.usage or _estimate(self._call, stream.contents)
+        usage = self._usage if stream is None else stream.usage or _estimate(self._call, stream.contents)
+        return usage if usage is None or usage.is_credible else usage.as_far_as_credible()
 
     def _cost(self, usage: Usage | None) -> Cost | None:
         pricing = None if self._call.target is None else self._call.target.pricing
-        return None if usage is None or pricing is None else usage.cost(pricing)
+        if usage is None or pricing is None:
+            return None
+        cost = usage.cost(pricing)
+        if cost.input > _MOST_PAID or cost.output > _MOST_PAID:  # hardly ever
+            return Cost(min(cost.input, _MOST_PAID), min(cost.output, _MOST_PAID))
+        return cost
 
     def _in_all(self) -> tuple[Usage | None, Cost | None]:
         """What this round used, and those before it."""

@@ -210,18 +210,25 @@ class Permits:
         self._attempt: int | None = None
         """How many of them are not the attempt's alone; None before the first."""
 
+    @property
+    def are_held(self) -> bool:
+        """Whether there is something to settle."""
+        return bool(self._held)
+
     async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
         """Ask every limiter.
 
         Raises:
             RateLimited: one refused; what the others reserved is settled with the rest of the call.
         """
+        held = self._held
         for limiter in limiters:
             permit: Any = limiter.admit(call)
-            if permit is not None and not hasattr(permit, "settle"):
-                permit = await _waited(limiter, "admit", permit)
             if permit is not None:
-                self._held.append(permit)
+                if not hasattr(permit, "settle"):
+                    permit = await _waited(limiter, "admit", permit)
+                if permit is not None:
+                    held.append(permit)
 
     async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
         """Ask every limiter that looks at deployments.
@@ -229,13 +236,15 @@ class Permits:
         Raises:
             RateLimited: one refused; `attempt_failed` is still owed.
         """
-        self._attempt = len(self._held)
+        held = self._held
+        self._attempt = len(held)
         for limiter in limiters:
             permit: Any = limiter.admit_attempt(call, target)
-            if permit is not None and not hasattr(permit, "settle"):
-                permit = await _waited(limiter, "admit_attempt", permit)
             if permit is not None:
-                self._held.append(permit)
+                if not hasattr(permit, "settle"):
+                    permit = await _waited(limiter, "admit_attempt", permit)
+                if permit is not None:
+                    held.append(permit)
 
     async def attempt_failed(self, error: GatewayError) -> None:
         """Settle what was reserved for this attempt only: another deployment may follow."""
@@ -303,6 +312,7 @@ class Observers:
     """Calls every observer's overridden methods; what nobody overrides costs nothing, what raises is swallowed."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
+        self.all = observers
         self.failures = 0
         self._reported: set[str] = set()
         self.started = self._moment(observers, "started")

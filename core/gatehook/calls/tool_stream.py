@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
+from gatehook.accounts import Usage
 from gatehook.calls.attempts import Stream
 from gatehook.calls.deadlines import Watch
 from gatehook.calls.tool_loop import ToolLoop
-from gatehook.model import Chunk, Frames, Usage
+from gatehook.model import Chunk, Frames
 from gatehook.tools.calls import GAP
 
 __all__ = ["RoundsStream"]

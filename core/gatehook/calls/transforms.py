@@ -20,11 +20,11 @@ class Transforms:
     """All of them, in the operator's order."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        self._transforms = transforms
+        self.all = transforms
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self._transforms)
+        return bool(self.all)
 
     async def request(self, call: Call) -> None:
         """Change the request, and note what shall change the answer: the last transform's rewriter is the first.
@@ -33,7 +33,7 @@ class Transforms:
             GatewayError: one refuses the request.
         """
         call.given = call.body
-        rewriters = [await one.transform(call) for one in self._transforms]
+        rewriters = [await one.transform(call) for one in self.all]
         chosen = [one for one in reversed(rewriters) if one is not None]
         call.rewriter = None if not chosen else chosen[0] if len(chosen) == 1 else _Chain(chosen)
 

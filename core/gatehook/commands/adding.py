@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from gatehook.config.settings import Settings, load
 from gatehook.errors import StartupError
 from gatehook.loader.plugins import Plugins, installed
+from gatehook.model import Target
 
 __all__ = ["Finder", "add"]
 
@@ -30,7 +31,7 @@ class Finder(Protocol):
 
 
 def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequence[str]]:
-    """Write an entry for every model at this path, and switch on the plugin that runs them.
+    """Write an entry for every model at this path that has none, and switch on the plugin that runs them.
 
     Args:
         config: the settings file, None for where it is looked for.
@@ -41,7 +42,8 @@ def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequen
         The file that was written, and the names of the models.
 
     Raises:
-        StartupError: there is no model there, its name is taken, or the settings would be wrong: nothing is written.
+        StartupError: there is no new model there, its name is taken, or the settings would be wrong: nothing is
+            written.
     """
     settings = load(config)
     plugin, entries = _found(path.expanduser().resolve())
@@ -49,6 +51,9 @@ def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequen
         if len(entries) > 1:
             raise StartupError(f"--name: there are {len(entries)} models at {path}; add them one by one")
         entries = [{**entries[0], "name": name}]
+    entries = [entry for entry in entries if not any(_stands_for(target, entry) for target in settings.targets)]
+    if not entries:
+        raise StartupError(f"{path}: what is there is in the settings already")
     taken = {target.name for target in settings.targets}
     if clashes := [entry["name"] for entry in entries if entry["name"] in taken]:
         raise StartupError(*(f"there is a model {clash!r} already; give this one another --name" for clash in clashes))
@@ -78,6 +83,12 @@ def _found(path: Path) -> tuple[str, Sequence[Mapping[str, Any]]]:
         if isinstance(cls, Finder) and (found := cls.models_at(path)):
             return plugin, found
     raise StartupError(f"{path}: no model that an installed plugin could run; local models are GGUF files")
+
+
+def _stands_for(target: Target, entry: Mapping[str, Any]) -> bool:
+    """Whether a deployment of the settings is the one that this entry would make."""
+    same = (target.name, target.vendor) == (entry["name"], entry["vendor"])
+    return same and entry["options"].items() <= target.options.items()
 
 
 def _is_on(settings: Settings, plugin: str) -> bool:

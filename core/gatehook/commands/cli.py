@@ -147,13 +147,14 @@ def _reload(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import asyncio
 
-    from gatehook.commands.inspection import inspected
+    from gatehook.commands.inspection import idle, inspected
 
     gateway = _built(options, strict=True)
     faults, notes = asyncio.run(inspected(gateway))
     if faults:
         raise StartupError(*faults)
-    print(*notes, sep="\n", end="\n" if notes else "")
+    for note in (*idle(gateway), *notes):
+        print(note)
     settings = gateway.settings
     plugins, deployments = len(gateway.plugins.names), len(settings.targets)
     print(f"{settings.path}: fine; {counted(plugins, 'plugin')}, {counted(deployments, 'deployment')}")

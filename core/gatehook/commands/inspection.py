@@ -1,4 +1,4 @@
-"""What `gatehook check` asks the servers of deployments, where their vendor can: whether they have what is wanted."""
+"""What `gatehook check` tells beside faults of the settings: what nobody can use, and what servers say themselves."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from gatehook.errors import GatewayError
 from gatehook.model import Target
-from gatehook.protocols import Inspector
+from gatehook.protocols import Endpoint, Inspector
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
 
-__all__ = ["inspected"]
+__all__ = ["idle", "inspected"]
 
 _PATIENCE: Final = 5.0
 """Seconds that a server has: who checks settings waits for it."""
@@ -38,3 +38,14 @@ async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
         async with gateway.egress.lifespan():
             await asyncio.gather(*(ask(*one) for one in asking))
     return sorted(faults), sorted(notes)
+
+
+def idle(gateway: "Gateway") -> Sequence[str]:
+    """Notes on deployments that nobody can call as things are: that may be meant so."""
+    targets = gateway.settings.targets
+    notes = [f"{target.key}: not served: {target.unavailable}" for target in targets if target.unavailable]
+    if targets and not any(isinstance(route, Endpoint) for _, route in gateway.routes):
+        notes.append("no API that takes calls of models is switched on, such as [plugins.openai_api]")
+    if targets and not gateway.pipeline.concerns.routers:
+        notes.append("no router that finds models by their names is switched on, such as [plugins.route_models]")
+    return notes

@@ -250,8 +250,8 @@ class DatabaseSettings(Table):
     """[database]: where users, keys, usage and whatever else must last is kept."""
 
     url: SecretStr = Field(
-        default=SecretStr("sqlite+aiosqlite:///gatehook.db"),
-        description="sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+        default=SecretStr("sqlite:///gatehook.db"),
+        description="sqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
     )
     pool_size: PositiveInt = Field(default=5, le=100, description="connections that are kept, on PostgreSQL")
     timeout: Seconds = Field(default=5.0, description="seconds to wait for a connection or a lock")

@@ -41,10 +41,9 @@ def stack(layers: Sequence[Layer]) -> dict[str, Any]:
     """What the layers come to. Texts stay texts: no `@format`, no casting."""
     store = _Store(
         AUTO_CAST_FOR_DYNACONF=False,
-        CORE_LOADERS_FOR_DYNACONF=[],
-        ENVIRONMENTS_FOR_DYNACONF=False,
-        LOADERS_FOR_DYNACONF=[],
         MERGE_ENABLED_FOR_DYNACONF=True,
+        dynaconf_skip_loaders=True,  # reading its own hundred defaults would take longer than all of the layers
+        dynaconf_skip_validators=True,
     )
     for layer in layers:
         store.update(

@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gatehook.model import Call, Chunk, Completion, Usage
+from gatehook.accounts import Usage
+from gatehook.jsonio import encode
+from gatehook.model import Call, Chunk, Completion
 
 __all__ = ["FinishReason", "StreamBuilder", "completion", "tool_call_id"]
 
@@ -57,6 +59,8 @@ class StreamBuilder:
         self._include_usage = call.include_usage
         self._opened: set[int] = set()
         self._tools: dict[int, int] = {}
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """What stands before and after the text of each choice: all but the text is the same in most events."""
 
     def delta(self, delta: dict[str, Any], index: int = 0, *, content: bool = True, logprobs: Any = None) -> Chunk:
         """Any delta; the role is added to the first one of a choice."""
@@ -64,7 +68,10 @@ class StreamBuilder:
 
     def text(self, text: str, index: int = 0, *, logprobs: Any = None) -> Chunk:
         """A piece of the answer's text."""
-        return self.delta({"content": text}, index, content=bool(text), logprobs=logprobs)
+        if logprobs is not None or not text or index not in self._opened:
+            return self.delta({"content": text}, index, content=bool(text), logprobs=logprobs)
+        around = self._around.get(index) or self._learned(index)
+        return Chunk(raw=encode(text).join(around), content=True)
 
     def reasoning(self, text: str, index: int = 0) -> Chunk:
         """A piece of the model's reasoning."""
@@ -113,6 +120,12 @@ class StreamBuilder:
     def usage(self, usage: Usage) -> Chunk:
         """The usage event; the gateway keeps it from clients that did not ask."""
         return Chunk({**self._head, "choices": [], "usage": usage.as_openai()}, usage=usage, usage_only=True)
+
+    def _learned(self, index: int) -> tuple[bytes, bytes]:
+        key, empty = b'"content":', b'""'  # inside a string, quotes are escaped: the two stand nowhere else
+        before, _, after = self._chunk({"content": ""}, index).raw.partition(key + empty)
+        self._around[index] = around = (before + key, after)
+        return around
 
     def _with_role(self, delta: dict[str, Any], index: int) -> dict[str, Any]:
         if index in self._opened:

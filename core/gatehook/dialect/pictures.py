@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from gatehook.accounts import Usage
 from gatehook.errors import InvalidRequest, Retry
-from gatehook.model import Call, Completion, Usage
+from gatehook.model import Call, Completion
 from gatehook.services.files import FileStore
 
 __all__ = ["Picture", "picture_url", "pictures_answer", "wants_urls"]

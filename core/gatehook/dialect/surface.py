@@ -1,8 +1,9 @@
 """The way out for dialects that are OpenAI's own: the canonical form, so answers go out as they are."""
 
+from gatehook.accounts import Usage
 from gatehook.errors import GatewayError, envelope
 from gatehook.jsonio import encode
-from gatehook.model import Call, Chunk, Completion, Usage
+from gatehook.model import Call, Chunk, Completion
 from gatehook.sse import DONE, frame
 
 __all__ = ["CanonicalSurface"]

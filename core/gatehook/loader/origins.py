@@ -1,10 +1,11 @@
 """Where plugins come from: their distributions, what those ask of Gatehook, and whose code a module is."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, version
+from types import CodeType, FrameType
 
-__all__ = ["OURS", "Owners", "named", "origin", "remedy", "unmet"]
+__all__ = ["OURS", "Owners", "frames", "named", "origin", "place", "remedy", "unmet"]
 
 OURS = "gatehook"
 """The distribution that brings the kernel and the first-party plugins."""
@@ -100,3 +101,15 @@ class Owners:
     def first(self, modules: Iterable[str]) -> str:
         """The plugin of the first of these modules that is a plugin's; "" if none is."""
         return next(filter(None, map(self.of, modules)), "")
+
+
+def frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """The stack, the innermost first."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def place(code: CodeType, line: int | None) -> str:
+    """Where that is, for a message."""
+    return f"{code.co_filename}:{line}, in {code.co_qualname}"

@@ -1,13 +1,17 @@
-"""Lifespans that take their time: whoever waits for one to begin or to end is told for whom."""
+"""Plugins that take their time to be loaded, to begin or to end: whoever waits is told for whom."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-__all__ = ["Patient"]
+from gatehook.loader.origins import frames, place
+
+__all__ = ["Patient", "Turns"]
 
 log = logging.getLogger("gatehook")
 
@@ -48,3 +52,50 @@ class Patient:
             yield
         finally:
             telling.cancel()
+
+
+class Turns:
+    """Whose turn it is while plugins are loaded. The log says so while one takes long: it may never end."""
+
+    def __init__(self) -> None:
+        self._turn: tuple[Callable[[], str], str, str] | None = None
+
+    def take(self, who: Callable[[], str], what: str, package: str) -> None:
+        """It is somebody else's turn.
+
+        Args:
+            who: gives the plugin as messages call it.
+            what: it is to do.
+            package: that its code is in.
+        """
+        self._turn = who, what, package
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch this thread from another, which ends with it."""
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(ended, threading.get_ident()), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _watch(self, ended: threading.Event, thread: int) -> None:
+        seen, waited = None, 0.0
+        while not ended.wait(_PATIENCE):
+            waited = waited + _PATIENCE if self._turn is seen else 0.0
+            seen = self._turn
+            if seen is not None and waited:
+                who, what, package = seen
+                log.warning("%s takes more than %g s to %s; the gateway waits for it: it is at %s",
+                            who(), waited, what, _whereabouts(thread, package))  # fmt: skip
+
+
+def _whereabouts(thread: int, package: str) -> str:
+    """Where a thread is: in the innermost code of the package, or else the innermost of all."""
+    stack = list(frames(sys._current_frames().get(thread)))  # noqa: SLF001  # there is no public way
+    own = (frame for frame in stack if f"{frame.f_globals.get('__name__', '')}.".startswith(f"{package}."))
+    frame = next(own, stack[0]) if stack else None
+    return "a place nobody knows" if frame is None else place(frame.f_code, frame.f_lineno)

@@ -18,6 +18,7 @@ from gatehook.config.settings import Section, Settings, faults_of_plugin_names
 from gatehook.errors import StartupError, tell
 from gatehook.loader.loading import GROUP, class_faults, hook_names, imported, installed, settings_classes
 from gatehook.loader.origins import Owners, named, remedy
+from gatehook.loader.patience import Turns
 from gatehook.loader.skipping import contradiction, why_not_skipped
 from gatehook.services import ServiceKey
 
@@ -76,7 +77,11 @@ class Plugins:
     """The enabled plugins of one gateway, in the operator's order (`order`, then name)."""
 
     def __init__(
-        self, settings: Settings, available: dict[str, EntryPoint] | None = None, gathered: list[str] | None = None
+        self,
+        settings: Settings,
+        available: dict[str, EntryPoint] | None = None,
+        gathered: list[str] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Load, check and build every enabled plugin.
 
@@ -84,10 +89,12 @@ class Plugins:
             settings: what switches them on and fills their sections.
             available: entry points by name; those installed, if None.
             gathered: faults are added here instead of raised, then and later; a faulty plugin is left out.
+            turns: is told which plugin is loaded or asked, then and later.
 
         Raises:
             StartupError: with every fault of every plugin.
         """
+        self._turns = turns or Turns()
         self._gathered = gathered
         self._available = installed() if available is None else available
         self._settings = settings
@@ -118,6 +125,7 @@ class Plugins:
         """
         entry = self._available[name]
         common = self._settings.plugin_common(name)
+        self._take_turn(name, "be imported")
         try:
             cls = self._classes[name] = imported(name, entry)
             if faults := class_faults(name, entry, cls):
@@ -128,6 +136,7 @@ class Plugins:
         if wrong := contradiction(cls, guards=common.guards):
             raise StartupError(f"[plugins.{name}] {wrong}")
         section = self._settings.plugin_section(name, cls.Settings)  # what is wrong there is the operator's to mend
+        self._take_turn(name, "be built")
         try:
             instance = cls(section)
             self._manager.register(instance, name)
@@ -141,6 +150,10 @@ class Plugins:
             self._instances[name] = instance
         order: int = section.order
         return order
+
+    def _take_turn(self, name: str, what: str) -> None:
+        package = self._available[name].value.partition(":")[0].strip()
+        self._turns.take(lambda: self.named(name), what, package)
 
     def _forgive(self, name: str, faults: list[str]) -> None:
         """Skip a broken plugin, if the operator wants that, and the gateway may serve without it.
@@ -249,6 +262,7 @@ class Plugins:
             if (impl := impls.get(name)) is None:
                 continue
             wrong: list[str] = []
+            self._take_turn(name, f"return from {hook}")
             try:
                 for one in _results(impl.function, arguments):
                     if of_one := list(_result_faults(hook, one)):

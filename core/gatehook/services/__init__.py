@@ -7,7 +7,7 @@ from gatehook.services.jobs import JOBS, JobQueue
 from gatehook.services.ledger import LEDGER, Ledger, Posting
 from gatehook.services.local_models import LOCAL_MODELS, LocalLimits, LocalModel, LocalModels
 from gatehook.services.metrics import METRICS, MetricsPage
-from gatehook.services.quotas import QUOTAS, Quotas
+from gatehook.services.quotas import QUOTAS, Quotas, Reserve
 from gatehook.services.registry import ServiceKey, Services
 from gatehook.services.routing import BALANCING, CATALOG, HEALTH, Balancing, Catalog, DeploymentHealth
 
@@ -37,6 +37,7 @@ __all__ = [
     "MetricsPage",
     "Posting",
     "Quotas",
+    "Reserve",
     "ServiceKey",
     "Services",
     "StoredFile",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 from gatehook.services.registry import ServiceKey
 
 __all__ = ["DATABASE", "Database"]
+
+T = TypeVar("T")
 
 
 class Database(Protocol):
@@ -37,6 +40,21 @@ class Database(Protocol):
 
         Raises:
             Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
+        """
+        ...
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do short work in a transaction, and give what it gives when that is committed: the fastest way to write.
+
+        Work that comes at the same time may share the transaction; a piece that fails leaves no trace in it. Whoever
+        gives up waiting may find it done, or not.
+
+        Args:
+            work: awaits nothing but the connection, and touches nothing that lives on the event loop: on SQLite it runs
+                on another thread.
+
+        Raises:
+            Unavailable: as for `writing`. Exception: what `work` raises.
         """
         ...
 

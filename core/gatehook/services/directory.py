@@ -154,6 +154,14 @@ class Directory(Protocol):
         """
         ...
 
+    async def refresh(self) -> None:
+        """Learn now what other processes have changed; else that takes up to a second.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        ...
+
     def config(self, name: str) -> tuple[Mapping[str, Any], int]:
         """What an administrator has set under `name` ("load-balancing"), and its revision; ({}, 0) if nothing.
 

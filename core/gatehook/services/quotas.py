@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from gatehook.model import Call
 from gatehook.services.registry import ServiceKey
@@ -11,7 +11,9 @@ from gatehook.services.registry import ServiceKey
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["QUOTAS", "Quotas"]
+__all__ = ["QUOTAS", "Quotas", "Reserve"]
+
+Reserve: TypeAlias = "Callable[[AsyncConnection], Awaitable[None]]"
 
 
 class Quotas(Protocol):
@@ -25,20 +27,20 @@ class Quotas(Protocol):
         """
         ...
 
-    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
-        """Reserve what a call may use that is made later, in a transaction of somebody else's.
+    def reservation(self, name: str, call: Call) -> Reserve:
+        """What reserves what a call may use that is made later, in a transaction of somebody else's.
 
-        It is made with `call.reservation` set to `name`, as often as need be: what the ledger books of it is taken from
-        the reservation, and what is lacking is added. Nothing else of its caller's can use what is reserved, and no
-        crash loses it.
+        The call is made with `call.reservation` set to `name`, as often as need be: what the ledger books of it is
+        taken from the reservation, and what is lacking is added. Nothing else of its caller's can use what is
+        reserved, and no crash loses it.
 
         Args:
-            connection: within `Database.writing()`.
             name: of the reservation; without a dot.
             call: as it will be made.
 
-        Raises:
-            RateLimited: a cap does not allow it. PermissionDenied: nobody knows what the model costs.
+        Returns:
+            To be given a connection within `Database.writing()` or `Database.write()`, which raises RateLimited: a cap
+            does not allow it; PermissionDenied: nobody knows what the model costs.
         """
         ...
 

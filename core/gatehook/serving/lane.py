@@ -255,7 +255,8 @@ class LaneConnection(web.RequestHandler):
         stays = False
         try:
             response = await lane.serve(endpoint, request, body)
-            await response.prepare(request)
+            if not response.prepared:
+                await response.prepare(request)
             await response.write_eof()
             stays = bool(response.keep_alive)
         except ConnectionError:

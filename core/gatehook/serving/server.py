@@ -227,10 +227,10 @@ async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
     for connection in server.connections:
         if isinstance(connection, _Connection) and not connection.busy:
             connection.force_close()
-    end = begun + grace
-    await asyncio.sleep(0)  # the connections just closed leave the list
-    while server.connections and loop.time() < end:  # noqa: ASYNC110  # aiohttp has no event for this
-        await asyncio.sleep(min(0.02, max(0.0, end - loop.time())))
+    end, pause = begun + grace, 0.001  # those just closed leave the list at once
+    while server.connections and loop.time() < end:  # aiohttp has no event for this
+        await asyncio.sleep(min(pause, end - loop.time()))
+        pause = min(2 * pause, 0.02)
     if server.connections:
         unfinished = counted(len(server.connections), "request")
         log.warning("%s did not end within %g s: cancelled", unfinished, grace)

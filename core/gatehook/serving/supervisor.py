@@ -42,6 +42,10 @@ Ready = Callable[[Gateway, str, int], None]
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
+class _Interrupted(BaseException):
+    """What was being built is not wanted any more; no plugin's own `except Exception` stops it."""
+
+
 def supervise(build: Callable[[], Gateway], ready: Ready, *, start_limit: float = 60.0) -> None:
     """Serve with `server.workers` processes until SIGTERM or SIGINT; a second signal cuts requests off, a third kills.
 
@@ -205,10 +209,14 @@ class Supervisor:
         log.info("reloading the settings")
         importlib.invalidate_caches()  # a plugin may have been installed meanwhile
         try:
-            self._coming = self._generation(self._build())
+            with self._interruptible():
+                gateway = self._build()
+            self._coming = self._generation(gateway)
             self._deadline = time.monotonic() + self._start_limit
         except StartupError as error:
             self._refuse(error.faults)
+        except _Interrupted as interrupted:
+            self._refuse([str(interrupted)])
         except Exception as error:
             log.exception("the settings cannot be reloaded")
             self._refuse([repr(error)])
@@ -229,13 +237,35 @@ class Supervisor:
     def _signals_caught(self) -> Iterator[None]:
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         for number in (*_STOPS, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # the wakeup tells which it was
+            signal.signal(number, _ignore)  # the wakeup tells which it was
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
             self._wakeup.close()
             self._signalled.close()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Build for so long only, and until told to stop: a plugin may never end, and workers wait to be looked after.
+
+        Raises:
+            _Interrupted: it took too long, or was told.
+        """
+
+        def interrupt(number: int, _: object) -> None:
+            late = f"the plugins were not loaded within {self._start_limit:g} s"
+            raise _Interrupted(late if number == signal.SIGALRM else "the gateway is stopping")
+
+        for number in (*_STOPS, signal.SIGALRM):
+            signal.signal(number, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, self._start_limit)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number in (*_STOPS, signal.SIGALRM):
+                signal.signal(number, _ignore)
 
     def _wait(self, seconds: float) -> None:
         """Until a signal comes, somebody says something, or so many seconds have passed."""
@@ -381,6 +411,10 @@ class Supervisor:
             shared.sock.close()
 
 
+def _ignore(*_: object) -> None:
+    """What comes is noted elsewhere."""
+
+
 def _place(gateway: Gateway) -> tuple[str, int, str]:
     server = gateway.settings.server
     return server.host, server.port, server.uds
@@ -398,7 +432,7 @@ def _forget_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent says what is to be done
         signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 

@@ -12,11 +12,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from types import CodeType, FrameType
 from typing import Any, Final
 
 from gatehook.loader.metering import Steps
-from gatehook.loader.origins import Owners
+from gatehook.loader.origins import Owners, frames, place
 
 __all__ = ["Watchdog"]
 
@@ -96,13 +95,11 @@ class Watchdog:
 
     def _holder(self, thread: int) -> str:
         """Whose code the loop's thread is in: the innermost of a plugin, or else simply the innermost."""
-        frames = list(_frames(sys._current_frames().get(thread)))  # noqa: SLF001  # there is no public way
-        for frame in frames:
+        stack = list(frames(sys._current_frames().get(thread)))  # noqa: SLF001  # there is no public way
+        for frame in stack:
             if who := self._owners.of(frame.f_globals.get("__name__", "")):
-                return f"{who} is at {_place(frame.f_code, frame.f_lineno)}"
-        return (
-            f"no plugin's code, but {_place(frames[0].f_code, frames[0].f_lineno)}" if frames else "nobody knows where"
-        )
+                return f"{who} is at {place(frame.f_code, frame.f_lineno)}"
+        return f"no plugin's code, but {place(stack[0].f_code, stack[0].f_lineno)}" if stack else "nobody knows where"
 
     # --- calls that wait without end
 
@@ -137,7 +134,7 @@ class Watchdog:
                 if module in _BOUNDED:
                     return None
                 if who := is_call and self._owners.of(module):
-                    found = coroutine, f"{who} is at {_place(frame.f_code, frame.f_lineno)}"
+                    found = coroutine, f"{who} is at {place(frame.f_code, frame.f_lineno)}"
             inner = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
             coroutine = inner or _measured(coroutine) or getattr(coroutine, "gi_yieldfrom", None)
         return found
@@ -148,14 +145,3 @@ def _measured(generator: Any) -> Any:
     frame = getattr(generator, "gi_frame", None)
     steps = frame.f_locals.get("self") if frame is not None else None
     return steps.inner if isinstance(steps, Steps) else None
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """The stack, the innermost first."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _place(code: CodeType, line: int | None) -> str:
-    return f"{code.co_filename}:{line}, in {code.co_qualname}"

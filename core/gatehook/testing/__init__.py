@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import struct
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -64,7 +67,13 @@ class _Entry:
 
 def available(plugins: Mapping[str, type]) -> dict[str, Any]:
     """The installed plugins plus these classes, as `Gateway` takes them."""
-    return {**installed(), **{name: _Entry(name, cls) for name, cls in plugins.items()}}
+    return {**_installed(tuple(sys.path)), **{name: _Entry(name, cls) for name, cls in plugins.items()}}
+
+
+@functools.lru_cache(maxsize=4)
+def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """What is installed along sys.path, looked up once: that takes longer than all else of a start."""
+    return installed()
 
 
 @contextlib.asynccontextmanager
@@ -141,10 +150,12 @@ class Reply:
 class StubUpstream:
     """A vendor on a real socket: records every request and gives the scripted replies in order; the last one repeats.
 
-    Use as an async context manager; `url` is its address, ``http://127.0.0.1:PORT``.
+    Use as an async context manager; `url` is its address, ``http://127.0.0.1:PORT``. With `uds`, a path, it listens on
+    this Unix socket instead, whatever host a request names.
     """
 
-    def __init__(self, *replies: Reply) -> None:
+    def __init__(self, *replies: Reply, uds: str = "") -> None:
+        self.uds = uds
         self.requests: list[Recorded] = []
         self.open = 0
         """Connections that are open now."""
@@ -165,6 +176,8 @@ class StubUpstream:
     def url(self) -> str:
         """Its address."""
         assert self._server is not None, "enter the stub first"  # noqa: S101  # a test kit's own guard
+        if self.uds:
+            return "http://localhost"
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def asked(self, times: int = 1) -> None:
@@ -173,7 +186,10 @@ class StubUpstream:
             await self._arrived.wait_for(lambda: len(self.requests) >= times)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        if self.uds:
+            self._server = await asyncio.start_unix_server(self._serve, self.uds)
+        else:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(

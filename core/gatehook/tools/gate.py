@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from gatehook.model import Call, Chunk, Frames, Usage
+from gatehook.accounts import Usage
+from gatehook.model import Call, Chunk, Frames
 from gatehook.tools.calls import assembled, identified, may_call, without_calls
 
 if TYPE_CHECKING:

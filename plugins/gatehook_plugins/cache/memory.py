@@ -33,7 +33,7 @@ class MemoryStore:
         """Bytes that are counted now."""
         return int(self._kept.currsize)
 
-    async def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
         try:
             return self._kept[key].data

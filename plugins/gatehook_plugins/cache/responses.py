@@ -39,7 +39,9 @@ class ResponseCache:
         if not self._lifetimes.of(call):
             return None
         key = self._lifetimes.key(key, call)
-        data = await self._store.get(key)
+        data = self._store.get(key)
+        if data is not None and not isinstance(data, bytes):
+            data = await data
         entry = None if data is None else unpack(data)
         if entry is None and self._sharing is not None:
             return await self._sharing.join(key, call)

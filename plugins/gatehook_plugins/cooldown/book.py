@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import mmap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
@@ -22,6 +23,10 @@ Step: TypeAlias = Callable[[Condition], Condition]
 
 _WORD: Final = 8
 """Bytes."""
+_PATIENCE: Final = 1.0
+"""Seconds that the lock is waited for; it is held for less than a thousandth of one."""
+_PAUSE: Final = 50e-6
+"""Seconds between two tries."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[dict[str, Condition]] = msgspec.msgpack.Decoder(dict[str, Condition])
@@ -75,12 +80,11 @@ class Book:
     @contextlib.contextmanager
     def _latest(self) -> Iterator[None]:
         """Nobody else changes anything meanwhile, and what they did before is known."""
-        if self._file is None:
-            yield
-            return
-        with self._file.locked():
-            with self._or_alone():
-                self._conditions = self._file.reread()
+        with contextlib.ExitStack() as stack:
+            if self._file is not None:
+                with self._or_alone():
+                    stack.enter_context(self._file.locked())
+                    self._conditions = self._file.reread()
             yield
 
     def _put(self, conditions: dict[str, Condition]) -> None:
@@ -137,8 +141,20 @@ class _SharedFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile."""
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Nobody else writes meanwhile.
+
+        Raises:
+            TimeoutError: somebody does so for too long: it is stopped.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError("another worker holds the lock and does not go on") from None
+                time.sleep(_PAUSE)
         try:
             yield
         finally:

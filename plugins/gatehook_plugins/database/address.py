@@ -14,7 +14,7 @@ __all__ = ["backend_of"]
 
 _DRIVERS = {
     "sqlite": "sqlite",
-    "sqlite+aiosqlite": "sqlite",
+    "sqlite+aiosqlite": "sqlite",  # as other programs call it; the driver is our own
     "postgres": "postgresql",
     "postgresql": "postgresql",
     "postgresql+asyncpg": "postgresql",
@@ -52,5 +52,5 @@ def _file(address: URL, folder: Path) -> Path:
 
 def _fault(what: str) -> StartupError:
     return StartupError(
-        f"[database] url: {what}; expected sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
+        f"[database] url: {what}; expected sqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
     )

@@ -1,10 +1,14 @@
 """What differs between the databases."""
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 __all__ = ["Backend", "reason"]
+
+T = TypeVar("T")
 
 
 class Backend(Protocol):
@@ -34,6 +38,19 @@ class Backend(Protocol):
 
     async def begin(self, connection: AsyncConnection) -> None:
         """Begin a transaction that writes, when it is this process's turn."""
+        ...
+
+    def begin_within(self, connection: Connection) -> None:
+        """The same as a part of `within`."""
+        ...
+
+    @property
+    def shares(self) -> bool:
+        """Whether only one transaction can write at a time, so that work had better share them."""
+        ...
+
+    async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
+        """Do work with nothing but the connection, and not as a coroutine: wherever that is the shortest way."""
         ...
 
     async def lock(self, connection: AsyncConnection) -> None:

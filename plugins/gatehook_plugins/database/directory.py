@@ -36,6 +36,7 @@ class SqlDirectory(Users, Keys, Models):
         self._secret: SecretStr = gateway.settings.database.secret
         self._secret_file = secret_file
         self._memory = Memory(database, self._vault)
+        self.recall: Callable[[str], tuple[User, Key] | None] = self._memory.recall
         self._trail.subscribe(self._memory.forget)
         self._feed = Feed(self._trail, self._memory, grace, self._catch_up, self._show)
 
@@ -98,6 +99,10 @@ class SqlDirectory(Users, Keys, Models):
                 raise StartupError("the database went away while starting; the log tells more") from error
             yield
 
+    async def refresh(self) -> None:
+        """See `Directory`."""
+        await self._feed.look()
+
     async def _catch_up(self, changes: Sequence[tuple[str, str]]) -> None:
         """Read the configuration again if it is among what has changed: whoever is told shall find it new.
 
@@ -121,10 +126,6 @@ class SqlDirectory(Users, Keys, Models):
         """
         await self.feed_catalog()
         self.tell_unused()
-
-    def recall(self, token: str) -> tuple[User, Key] | None:
-        """Whose key this is, if it is in memory."""
-        return self._memory.recall(token)
 
     def find(self, token: str) -> Coroutine[Any, Any, tuple[User, Key] | None]:
         """Whose key this is; None if nobody's. Whether they may be used now (expiry, disabled) the caller checks.

@@ -42,6 +42,7 @@ class Feed:
         self._last = 0
         self._looked = 0.0
         self._is_over = False
+        self._looking = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -79,17 +80,18 @@ class Feed:
         Raises:
             Unavailable: the database is away.
         """
-        began = time.monotonic()
-        last, changes = await self._trail.since(self._last)
-        await self._before(changes)
-        self._last = last
-        self._trail.tell(changes)
-        self._looked = began
-        if self._memory.is_away:
-            log.warning("the database is back; users and keys are looked up again")
-        self._memory.trust(began + self._grace)
-        self._is_over = False
-        await self._after()
+        async with self._looking:
+            began = time.monotonic()
+            last, changes = await self._trail.since(self._last)
+            await self._before(changes)
+            self._last = last
+            self._trail.tell(changes)
+            self._looked = began
+            if self._memory.is_away:
+                log.warning("the database is back; users and keys are looked up again")
+            self._memory.trust(began + self._grace)
+            self._is_over = False
+            await self._after()
 
     def _missed(self) -> None:
         if not self._memory.is_away:

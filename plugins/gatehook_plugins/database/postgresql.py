@@ -1,10 +1,11 @@
 """PostgreSQL: a pool of connections; each is tried before it is used, so a restart of the server is not noticed."""
 
 import importlib.util
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
 
 from sqlalchemy import text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -13,6 +14,8 @@ from gatehook import StartupError
 from gatehook_plugins.database.backend import Backend, reason
 
 __all__ = ["Postgresql"]
+
+T = TypeVar("T")
 
 _MIGRATION_LOCK: Final = 0x6761_7465_686F_6F6B
 """The same in all gateways, and in nothing else."""
@@ -31,6 +34,7 @@ class Postgresql:
     """
 
     dialect: Literal["postgresql"] = "postgresql"
+    shares = False
 
     def __init__(self, url: URL, pool_size: int, timeout: float) -> None:
         if importlib.util.find_spec("asyncpg") is None:
@@ -67,6 +71,14 @@ class Postgresql:
     async def begin(self, connection: AsyncConnection) -> None:
         """The server lets many write at once."""
         await connection.begin()
+
+    def begin_within(self, connection: Connection) -> None:
+        """As anywhere."""
+        connection.begin()
+
+    async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
+        """In a greenlet of SQLAlchemy's."""
+        return await connection.run_sync(work)
 
     async def lock(self, connection: AsyncConnection) -> None:
         """Keep every other process out of here until this transaction ends."""

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -12,13 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gatehook import Database, StartupError, Unavailable
 from gatehook_plugins.database.backend import Backend, reason
 from gatehook_plugins.database.revisions import newest, stand
+from gatehook_plugins.database.sharing import Sharing
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 __all__ = ["SqlDatabase"]
 
+T = TypeVar("T")
+
 log: Final = logging.getLogger("gatehook.database")
+
+Begin = Callable[[AsyncConnection], Awaitable[object]]
 
 _MOMENT: Final = 1.0
 """Seconds after which clients may come again."""
@@ -27,9 +33,7 @@ _MOMENT: Final = 1.0
 class _Lane:
     """One way in, to read or to write. What is wrong there is logged when it begins, when it changes, and its end."""
 
-    def __init__(
-        self, engine: AsyncEngine, begin: Callable[[AsyncConnection], Awaitable[object]], what: str, where: str
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, begin: Begin, what: str, where: str) -> None:
         self.engine = engine
         self.begin = begin
         self.trouble = ""
@@ -62,6 +66,7 @@ class SqlDatabase:
         self._opening = asyncio.Lock()
         self._users = 0
         self._preparations: list[Callable[[], Awaitable[None]]] = []
+        self._sharing = Sharing(backend, self._connected)
 
     @property
     def dialect(self) -> Literal["sqlite", "postgresql"]:
@@ -112,6 +117,7 @@ class SqlDatabase:
             raise
 
     async def _close(self) -> None:
+        await self._sharing.close()
         for lane in self._lanes or ():
             await lane.engine.dispose()
         self._lanes = None
@@ -123,7 +129,8 @@ class SqlDatabase:
         Raises:
             Unavailable: the database cannot be reached, or is locked for too long.
         """
-        async with self._transaction(self._lane(0)) as connection:
+        lane = self._lane(0)
+        async with self._transaction(lane, lane.begin) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
@@ -133,20 +140,33 @@ class SqlDatabase:
         Raises:
             Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
         """
-        async with self._transaction(self._lane(1)) as connection:
+        lane = self._lane(1)
+        async with self._transaction(lane, lane.begin) as connection:
             yield connection
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do short work in a transaction, which it may share with other work; see `Database.write`."""
+        if self._backend.shares:
+            return await self._sharing.do(work)
+        async with self.writing() as connection:
+            return await work(connection)
 
     def _lane(self, which: int) -> _Lane:
         if self._lanes is None:
             raise RuntimeError("the database is not open: use it within opened()")
         return self._lanes[which]
 
+    def _connected(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """As `writing`, for who begins himself."""
+        return self._transaction(self._lane(1), _nothing)
+
     @contextlib.asynccontextmanager
-    async def _transaction(self, lane: _Lane) -> AsyncIterator[AsyncConnection]:
-        connection = await self._begin(lane)
+    async def _transaction(self, lane: _Lane, begin: Begin) -> AsyncIterator[AsyncConnection]:
+        connection = await self._begin(lane, begin)
         try:
             yield connection
-            await connection.commit()
+            if connection.in_transaction():
+                await connection.commit()
         except Exception as error:
             why = self._backend.trouble(error)
             if why is None:
@@ -160,13 +180,13 @@ class SqlDatabase:
             # Rolls back what is not committed; to the end, even if somebody gives up on us.
             await asyncio.shield(asyncio.ensure_future(connection.close()))
 
-    async def _begin(self, lane: _Lane) -> AsyncConnection:
-        """A connection in a transaction. Whatever fails here is the database's fault: nobody has asked for a thing."""
+    async def _begin(self, lane: _Lane, begin: Begin) -> AsyncConnection:
+        """A connection, after `begin`. Whatever fails here is the database's fault: nobody has asked for a thing."""
         try:
             async with asyncio.timeout(self._patience):
                 connection = await lane.engine.connect()
                 try:
-                    await lane.begin(connection)
+                    await begin(connection)
                 except BaseException:
                     await asyncio.shield(asyncio.ensure_future(connection.close()))
                     raise
@@ -200,6 +220,9 @@ class SqlDatabase:
         end = await asyncio.to_thread(newest, package)
         async with self.reading() as connection:
             return end is not None and await connection.run_sync(stand, name) == end
+
+
+async def _nothing(connection: AsyncConnection) -> None: ...
 
 
 def _history(package: str) -> "ScriptDirectory":

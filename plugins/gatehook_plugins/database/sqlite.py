@@ -1,11 +1,15 @@
 """SQLite: a file beside the settings. One connection writes, a few read, and readers never wait for the writer."""
 
+import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import event
@@ -16,9 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from gatehook import StartupError
 from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.driver import DRIVER
+from gatehook_plugins.database.driver import Connection as Driver
 from gatehook_plugins.database.turns import turn
 
 __all__ = ["Sqlite"]
+
+T = TypeVar("T")
 
 _READERS: Final = 4
 
@@ -61,6 +69,7 @@ class Sqlite:
     """One file. `timeout` is how long, in seconds, a lock is waited for."""
 
     dialect: Literal["sqlite"] = "sqlite"
+    shares = True
 
     def __init__(self, file: Path, timeout: float) -> None:
         self.file = file
@@ -105,9 +114,7 @@ class Sqlite:
 
     def _engine(self, begin: str, connections: int, *, query_only: int) -> AsyncEngine:
         # `mode=rw` never makes a file: one that somebody removed shall be an error, not an empty database.
-        address = URL.create(
-            "sqlite+aiosqlite", database=f"file:{quote(str(self.file))}", query={"mode": "rw", "uri": "true"}
-        )
+        address = URL.create(DRIVER, database=f"file:{quote(str(self.file))}", query={"mode": "rw", "uri": "true"})
         engine = create_async_engine(
             address,
             pool_size=connections,
@@ -134,15 +141,35 @@ class Sqlite:
 
     async def begin(self, connection: AsyncConnection) -> None:
         """Have SQLite's lock, as soon as it is free and this process's turn."""
+        given_up = threading.Event()
+        await self.within(connection, partial(self.begin_within, given_up=given_up.is_set), give_up=given_up.set)
+
+    def begin_within(self, connection: Connection, given_up: Callable[[], bool] = bool) -> None:
+        """The same on the connection's thread."""
         end = time.monotonic() + self._timeout
-        async with turn(self._door, self._timeout / 2):
+        with turn(self._door, self._timeout / 2, given_up):
             while True:
                 try:
-                    await connection.begin()
+                    connection.begin()
                     return
                 except OperationalError as error:
-                    if _code(error.orig) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    if _code(error.orig) != sqlite3.SQLITE_BUSY or time.monotonic() > end or given_up():
                         raise
+
+    async def within(
+        self, connection: AsyncConnection, work: Callable[[Connection], T], *, give_up: Callable[[], None] | None = None
+    ) -> T:
+        """On the connection's thread: nothing is said between the threads but the outcome. See `Backend.within`."""
+        known: Any = connection.sync_connection
+        driver: Driver = known.connection.dbapi_connection
+        working = asyncio.ensure_future(driver.within(partial(work, known)))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            if give_up is not None:
+                give_up()
+            await asyncio.gather(working, return_exceptions=True)  # the connection is its own until it ends
+            raise
 
     async def lock(self, connection: AsyncConnection) -> None:
         """Every writing transaction is alone anyway."""

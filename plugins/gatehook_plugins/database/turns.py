@@ -6,12 +6,11 @@ who wants to write takes the place at the door first, and keeps it only until SQ
 written comes after. The place is a lock of the operating system, on a file of its own; it goes with its process.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +21,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.008
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
-@contextlib.asynccontextmanager
-async def turn(door: Path, patience: float) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def turn(door: Path, patience: float, given_up: Callable[[], bool]) -> Iterator[None]:
     """The place at the door, once it is free; after `patience` seconds, or if `door` cannot be used, go on without.
 
-    It is only for fairness: a process that stands still there must not stop all others.
+    It is only for fairness: a process that stands still there must not stop all others. Blocks, unless `given_up`.
     """
     try:
         place = os.open(door, _FLAGS, 0o600)
@@ -35,8 +34,8 @@ async def turn(door: Path, patience: float) -> AsyncIterator[None]:
         return
     try:
         pause, end = _FIRST_PAUSE, time.monotonic() + patience
-        while not _is_taken(place) and time.monotonic() < end:
-            await asyncio.sleep(pause)
+        while not (_is_taken(place) or given_up() or time.monotonic() > end):
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         yield
     finally:

@@ -15,6 +15,8 @@ _CODES: Final = {
     429: "RATE_LIMIT_EXCEEDED",
     503: "MODEL_UNAVAILABLE",
 }
+_NOT_LOADED: Final = {"model_not_loaded", "model_load_failed", "model_too_large", "no_free_slot"}
+"""Why a model of this machine is not in its memory: nobody loaded it, its file is damaged, or there is no room."""
 
 
 def known_status(error: GatewayError) -> int:
@@ -40,7 +42,7 @@ async def nothing_here(request: web.Request) -> web.Response:
 
 
 def _code(error: GatewayError) -> str:
-    if error.code == "model_not_loaded":
+    if error.code in _NOT_LOADED:
         return "MODEL_NOT_LOADED"
     if isinstance(error, ModelNotFound):
         return "MODEL_NOT_FOUND"

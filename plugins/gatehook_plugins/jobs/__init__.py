@@ -22,7 +22,6 @@ from gatehook import (
     hookimpl,
 )
 from gatehook_plugins.jobs.bell import Bell
-from gatehook_plugins.jobs.callers import Callers
 from gatehook_plugins.jobs.dispatcher import Dispatcher
 from gatehook_plugins.jobs.feed import Feed
 from gatehook_plugins.jobs.intake import Intake
@@ -111,11 +110,10 @@ class _Parts:
         )
         reader = Reader(database)
         results = Results(services.get(FILES), settings.max_inline, settings.max_result, settings.retention)
-        callers = Callers(services.get(DIRECTORY))
         self._database = database
         self._dispatcher = Dispatcher(
             store,
-            Runner(gateway, callers, settings.max_attempts, settings.backoff, settings.retention),
+            Runner(gateway, services.get(DIRECTORY), settings.max_attempts, settings.backoff, settings.retention),
             results,
             bell,
             services.get(LEDGER) if quotas is not None else None,
@@ -123,16 +121,18 @@ class _Parts:
             is_open,
             server.shutdown_grace,
         )
-        self.upkeep = Upkeep(store, reader, results, self._dispatcher, bell, settings, counting=METRICS in services)
+        self.upkeep = Upkeep(
+            store, reader, results, self._dispatcher, bell, settings, gateway.tidy, counting=METRICS in services
+        )
         secret = settings.webhook_secret.get_secret_value()
         self._courier = (
             Courier(database, gateway.egress, key_of(secret), settings.webhook_attempts, settings.poll)
             if secret
             else None
         )
-        self._intake = Intake(database, quotas, settings.max_queued)
-        self.submission = Submission(self._intake, gateway.egress, settings, self._dispatcher.wake)
-        self.api = JobsApi(store, reader, results, self._dispatcher, bell)
+        intake = Intake(database, quotas, settings.max_queued)
+        self.submission = Submission(intake, gateway.egress, settings, self._dispatcher.wake)
+        self.api = JobsApi(store, reader, results, self._dispatcher, bell, gateway.tidy)
         self.feed = Feed(
             reader,
             bell,
@@ -151,7 +151,6 @@ class _Parts:
         """
         await self._database.migrate("jobs", "gatehook_plugins.jobs.migrations")
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._intake.close)
             if self._courier is not None:
                 await stack.enter_async_context(self._courier.lifespan())
             await stack.enter_async_context(self._dispatcher.lifespan())

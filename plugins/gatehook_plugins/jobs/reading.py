@@ -64,8 +64,10 @@ class Reader:
         return await self._some(found)
 
     async def overdue(self) -> Sequence[Any]:
-        """Queued jobs (`id`) that should have begun by now."""
-        return await self._some(sa.select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.deadline < now()))
+        """Queued jobs (`id`, `runs`) that should have begun by now."""
+        return await self._some(
+            sa.select(jobs.c.id, jobs.c.runs).where(jobs.c.status == "queued", jobs.c.deadline < now())
+        )
 
     async def outdated(self, before: int) -> Sequence[Any]:
         """Jobs (`id`) that have ended before."""

@@ -1,6 +1,7 @@
 """/v1/jobs: what became of one's jobs, and how to be rid of them."""
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -41,12 +42,22 @@ class DeleteQuery(Struct, forbid_unknown_fields=True):
 class JobsApi:
     """The handlers."""
 
-    def __init__(self, store: Store, reader: Reader, results: Results, dispatcher: Dispatcher, bell: Bell) -> None:
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        results: Results,
+        dispatcher: Dispatcher,
+        bell: Bell,
+        tidy: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """`tidy` stops what a dead process has left of a job."""
         self._store = store
         self._reader = reader
         self._results = results
         self._dispatcher = dispatcher
         self._bell = bell
+        self._tidy = tidy
 
     async def list(self, request: web.Request) -> web.Response:
         """``{"object": "list", "data": [job, …], "has_more"}``, the newest first, without results.
@@ -90,6 +101,8 @@ class JobsApi:
         status = await self._store.cancel(job.id)
         self._dispatcher.cancel(job.id)
         self._bell.ring(job.id)
+        if status == "cancelled" and job.runs:  # queued again, as its process has died
+            await self._tidy(job.id)
         return _json({"job_id": job.id, "status": status}, 202 if status == "running" else 200)
 
     async def _purge(self, job: Any) -> web.Response:

@@ -6,8 +6,7 @@ from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
-from gatehook import Call, Completion, GatewayError, Progress, RateLimited, Retry
-from gatehook_plugins.jobs.callers import Callers
+from gatehook import Call, Completion, Directory, GatewayError, Progress, RateLimited, Retry
 from gatehook_plugins.jobs.store import Claimed
 from gatehook_plugins.jobs.stored import read, revived
 
@@ -50,10 +49,12 @@ class Ending(Struct, frozen=True):
 class Runner:
     """Runs jobs."""
 
-    def __init__(self, calls: Calls, callers: Callers, max_attempts: int, backoff: float, retention: float) -> None:
-        """`backoff` is the seconds before the second try, `retention` those for which answers are kept."""
+    def __init__(
+        self, calls: Calls, directory: Directory | None, max_attempts: int, backoff: float, retention: float
+    ) -> None:
+        """`directory` knows users; `backoff` is seconds before the second try, `retention` those that answers stay."""
         self._calls = calls
-        self._callers = callers
+        self._directory = directory
         self._max_attempts = max_attempts
         self._backoff = backoff
         self._retention = retention
@@ -63,7 +64,7 @@ class Runner:
         attempts = 0
         try:
             kept = read(job.call)
-            call = revived(kept, job.body, await self._callers.principal(kept.caller), job.id, job.run)
+            call = revived(kept, job.body, await kept.caller.principal(self._directory), job.id, job.run)
             call.progress, call.keep_files = progress, self._retention
             try:
                 body = (await self._calls.run(call)).raw

@@ -5,7 +5,7 @@ a process that was taken for dead cannot end a job that somebody else runs by no
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Conflict, Database, GatewayError, NotFound, Quotas, decode, encode, envelope
+from gatehook_plugins.jobs import statements as say
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 
 __all__ = ["Claimed", "Limits", "Store", "now", "write_event"]
@@ -54,82 +55,62 @@ class Store:
 
     async def claim(self, owner: str, lease: float, most: int) -> Sequence[Claimed]:
         """Take up to `most` of the jobs that may run now, the most urgent first, for `lease` seconds."""
-        async with self._database.writing() as connection:
+
+        async def work(connection: AsyncConnection) -> Sequence[Claimed]:
             if self._database.dialect == "postgresql":
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+            if (await connection.execute(say.WAITING, {"now": now()})).first() is None:
+                return []
             chosen = await self._chosen(connection, most)
-            return [await self._take(connection, job_id, owner, lease) for job_id in chosen]
+            return [await _take(connection, job_id, owner, lease) for job_id in chosen]
+
+        return await self._database.write(work)
 
     async def _chosen(self, connection: AsyncConnection, most: int) -> Sequence[str]:
         """Jobs within the limits. Who has reached one is left out when the next few are looked for."""
-        rows = await connection.execute(
-            sa.select(jobs.c.user_id, jobs.c.vendor, sa.func.count())
-            .where(jobs.c.status == "running")
-            .group_by(jobs.c.user_id, jobs.c.vendor)
-        )
         room = _Room(self._limits)
-        for user, vendor, count in rows:
+        for user, vendor, count in await connection.execute(say.RUNNING):
             room.take(user, vendor, count)
         chosen: list[str] = []
-        while len(chosen) < most:
-            found = sa.select(jobs.c.id, jobs.c.user_id, jobs.c.vendor).where(
-                jobs.c.status == "queued",
-                jobs.c.due <= now(),
-                jobs.c.id.not_in(chosen),
-                jobs.c.user_id.not_in(room.full_users),
-                jobs.c.vendor.not_in(room.full_vendors),
-            )
-            batch = (
-                await connection.execute(
-                    found.order_by(jobs.c.rank, jobs.c.id).limit(most - len(chosen)).with_for_update(skip_locked=True)
-                )
-            ).all()
-            if not batch:
-                break
+        while left := most - len(chosen):
+            without = {"chosen": chosen, "full_users": room.full_users, "full_vendors": room.full_vendors}
+            queue, asked = (say.QUEUE_WITHOUT, without) if any(without.values()) else (say.QUEUE, {})
+            batch = (await connection.execute(queue, {**asked, "now": now(), "most": left})).all()
             for job_id, user, vendor in batch:
                 if room.has(user, vendor):
                     room.take(user, vendor)
                     chosen.append(job_id)
+            if len(batch) < left:
+                break
         return chosen
-
-    async def _take(self, connection: AsyncConnection, job_id: str, owner: str, lease: float) -> Claimed:
-        at = now()
-        row = await _moved(
-            connection,
-            (jobs.c.id == job_id,),
-            {
-                "status": "running", "owner": owner, "lease": at + int(lease * 1000), "runs": jobs.c.runs + 1,
-                "tries": jobs.c.tries + 1, "started": sa.func.coalesce(jobs.c.started, at), "progress": 0.0,
-            },
-            "running",
-        )  # fmt: skip
-        assert row is not None  # noqa: S101  # it is locked
-        body = sa.select(bodies.c.body).where(bodies.c.job_id == job_id, bodies.c.kind == "request")
-        return Claimed(job_id, row.runs, row.tries, row.call, (await connection.execute(body)).scalar_one())
 
     async def renew(self, owner: str, job_ids: Sequence[str], lease: float) -> Mapping[str, int]:
         """Tell that these jobs' owner lives; gives those that are still its own, each with the number of its run."""
         until = now() + int(lease * 1000)
         mine = sa.and_(jobs.c.id.in_(job_ids), jobs.c.owner == owner, jobs.c.status == "running")
         kept = sa.update(jobs).where(mine).values(lease=until).returning(jobs.c.id, jobs.c.runs)
-        async with self._database.writing() as connection:
+
+        async def work(connection: AsyncConnection) -> Mapping[str, int]:
             return {row.id: row.runs for row in await connection.execute(kept)}
+
+        return await self._database.write(work)
 
     async def look(self, owner: str) -> tuple[bool, Sequence[str]]:
         """Whether something is queued that is due; and which of the owner's jobs are to be cancelled."""
-        waiting = sa.select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.due <= now()).limit(1)
-        doomed = sa.select(jobs.c.id).where(jobs.c.status == "running", jobs.c.owner == owner, jobs.c.cancelling)
         async with self._database.reading() as connection:
-            is_waiting = (await connection.execute(waiting)).first() is not None
-            return is_waiting, list(await connection.scalars(doomed))
+            is_waiting = (await connection.execute(say.WAITING, {"now": now()})).first() is not None
+            return is_waiting, list(await connection.scalars(say.DOOMED, {"of_owner": owner}))
 
     async def progressed(self, job: Claimed, fraction: float, data: Mapping[str, Any], preview: bytes) -> None:
         """Note how far it is. Of all previews, only the newest is kept."""
-        async with self._database.writing() as connection:
-            row = await _moved(connection, _held(job), {"progress": fraction}, "progress", data, preview or None)
+
+        async def work(connection: AsyncConnection) -> None:
+            values = {**_held(job), "progress": fraction}
+            row = await _moved(connection, say.HELD, values, "progress", data, preview or None)
             if row is not None and preview:
-                old = sa.and_(events.c.job_id == row.id, events.c.number < row.events, events.c.preview.is_not(None))
-                await connection.execute(sa.update(events).where(old).values(preview=None))
+                await connection.execute(say.DROP_PREVIEWS, {"of_job_id": job.id, "of_before": row.events})
+
+        await self._database.write(work)
 
     async def end(
         self,
@@ -151,12 +132,15 @@ class Store:
             file: holds its answer otherwise.
             files: all that are deleted with it.
         """
-        async with self._database.writing() as connection:
-            if not await self._ended(connection, _held(job), job.id, status, error, file, files):
+
+        async def work(connection: AsyncConnection) -> bool:
+            if not await self._ended(connection, say.END_HELD, _held(job), status, error, file, files):
                 return False
             if result is not None:
-                await connection.execute(sa.insert(bodies).values(job_id=job.id, kind="result", body=result))
+                await connection.execute(say.ADD_BODY, {"job_id": job.id, "kind": "result", "body": result})
             return True
+
+        return await self._database.write(work)
 
     async def put_back(self, job: Claimed, delay: float, why: GatewayError, *, counts: bool = True) -> bool:
         """Queue it again, to run in `delay` seconds at the earliest; False: it was no longer this process's own.
@@ -167,30 +151,35 @@ class Store:
             why: for its events.
             counts: whether this was one of the tries that it has.
         """
-        values = {**_QUEUED, "due": now() + int(delay * 1000), "tries": jobs.c.tries - (0 if counts else 1)}
-        async with self._database.writing() as connection:
+
+        async def work(connection: AsyncConnection) -> bool:
             if await self._doomed(connection, job):
                 return True
-            return await _moved(connection, _held(job), values, "queued", envelope(why)) is not None
+            values = _put_back(job, now() + int(delay * 1000), uncounted=0 if counts else 1)
+            return await _moved(connection, say.QUEUE_HELD, values, "queued", envelope(why)) is not None
+
+        return await self._database.write(work)
 
     async def postpone(self, job: Claimed, delay: float, why: GatewayError) -> bool:
         """As `put_back`, and of the same user and model nothing else runs before: a limit would refuse that too."""
         due = now() + int(delay * 1000)
-        async with self._database.writing() as connection:
+
+        async def work(connection: AsyncConnection) -> bool:
             if await self._doomed(connection, job):
                 return True
-            values = {**_QUEUED, "due": due, "tries": jobs.c.tries - 1}
-            row = await _moved(connection, _held(job), values, "queued", envelope(why))
+            values = _put_back(job, due, uncounted=1)
+            row = await _moved(connection, say.QUEUE_HELD, values, "queued", envelope(why))
             if row is None:
                 return False
-            alike = sa.and_(jobs.c.user_id == row.user_id, jobs.c.status == "queued", jobs.c.model == row.model)
-            later = sa.select(jobs.c.id).where(alike, jobs.c.due < due).with_for_update(skip_locked=True)
-            await connection.execute(sa.update(jobs).where(jobs.c.id.in_(later)).values(due=due))
+            alike = {"of_user_id": row.user_id, "of_model": row.model, "of_later": due, "due": due}
+            await connection.execute(say.ALIKE_LATER, alike)
             return True
+
+        return await self._database.write(work)
 
     async def _doomed(self, connection: AsyncConnection, job: Claimed) -> bool:
         """End a job that somebody has cancelled meanwhile; whether somebody has."""
-        return await self._ended(connection, (*_held(job), jobs.c.cancelling), job.id, "cancelled")
+        return await self._ended(connection, say.END_DOOMED, _held(job), "cancelled")
 
     async def cancel(self, job_id: str) -> Status:
         """Cancel a job, or have its process do so; gives what its status is now.
@@ -198,22 +187,25 @@ class Store:
         Raises:
             NotFound: there is none. Conflict: it has ended otherwise.
         """
-        async with self._database.writing() as connection:
-            found = sa.select(jobs.c.status).where(jobs.c.id == job_id).with_for_update()
-            status: Status | None = (await connection.execute(found)).scalar_one_or_none()
+        which = {"of_id": job_id}
+
+        async def work(connection: AsyncConnection) -> Status:
+            status: Status | None = (await connection.execute(say.STATUS, which)).scalar_one_or_none()
             if status is None:
                 raise NotFound(f"there is no job {job_id!r}", code="job_not_found")
             if status == "queued":
-                await self._ended(connection, (jobs.c.id == job_id,), job_id, "cancelled")
+                await self._ended(connection, say.END_QUEUED, which, "cancelled")
                 return "cancelled"
             if status == "running":
-                await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancelling=True))
+                await connection.execute(say.CANCELLING, which)
             elif status != "cancelled":
                 raise Conflict(
                     f"this job has {status} already; DELETE with ?purge=true deletes it and its result",
                     code="job_ended",
                 )
             return status
+
+        return await self._database.write(work)
 
     async def purge(self, job_ids: Sequence[str]) -> Sequence[str]:
         """Delete ended jobs and all that is kept of them; gives the files that went with them."""
@@ -227,37 +219,44 @@ class Store:
 
     async def recover(self, job_id: str, run: int, *, repeat: bool, attempts: int, lost: GatewayError) -> Status | None:
         """See to a job whose owner has not been heard of: queue it again, or end it. None: it was, after all."""
-        silent = (jobs.c.id == job_id, jobs.c.runs == run, jobs.c.status == "running", jobs.c.lease < now())
-        async with self._database.writing() as connection:
-            row = (await connection.execute(sa.select(jobs).where(*silent).with_for_update())).first()
+
+        async def work(connection: AsyncConnection) -> Status | None:
+            silent = {"of_id": job_id, "of_runs": run, "of_now": now()}
+            row = (await connection.execute(say.SILENT, silent)).first()
             if row is None:
                 return None
             status: Status = "cancelled" if row.cancelling else "failed"
             if row.cancelling or not repeat or row.tries >= attempts:
-                await self._ended(connection, silent, job_id, status, None if row.cancelling else lost)
+                await self._ended(connection, say.END_SILENT, silent, status, None if row.cancelling else lost)
                 return status
-            await _moved(connection, silent, {**_QUEUED, "due": now()}, "queued", envelope(lost))
+            await _moved(connection, say.QUEUE_SILENT, {**silent, **_QUEUED, "due": now()}, "queued", envelope(lost))
             return "queued"
 
-    async def expire(self, job_id: str, why: GatewayError) -> None:
-        """End a job that has waited for too long."""
-        waiting = (jobs.c.id == job_id, jobs.c.status == "queued", jobs.c.deadline < now())
-        async with self._database.writing() as connection:
-            await self._ended(connection, waiting, job_id, "failed", why)
+        return await self._database.write(work)
+
+    async def expire(self, job_id: str, why: GatewayError) -> bool:
+        """End a job that has waited for too long; False: it has not, after all."""
+
+        async def work(connection: AsyncConnection) -> bool:
+            return await self._ended(connection, say.END_OVERDUE, {"of_id": job_id, "of_now": now()}, "failed", why)
+
+        return await self._database.write(work)
 
     async def _ended(
         self,
         connection: AsyncConnection,
-        which: Iterable[sa.ColumnElement[bool]],
-        job_id: str,
+        end: sa.Update,
+        which: Mapping[str, Any],
         status: Status,
         error: GatewayError | None = None,
         file: str | None = None,
         files: Sequence[str] = (),
     ) -> bool:
         """The one way in which jobs end: its webhook is due, its request is deleted, its reservation given back."""
-        at = now()
+        at, job_id = now(), which["of_id"]
         values: dict[str, Any] = {
+            **which,
+            "ended": at,
             "status": status,
             "owner": None,
             "lease": None,
@@ -265,15 +264,14 @@ class Store:
             "file": file,
             "files": encode(list(files)).decode() if files else None,
             "error": None if error is None else encode(envelope(error)["error"]).decode(),
-            "webhook_due": sa.case((jobs.c.webhook.is_not(None), at), else_=None),
         }
         if status == "succeeded":
             values["progress"] = 1.0
-        data = {} if error is None else envelope(error)
-        if await _moved(connection, which, values, status, data) is None:
+        row = await _moved(connection, end, values, status, {} if error is None else envelope(error))
+        if row is None:
             return False
-        await connection.execute(sa.delete(bodies).where(bodies.c.job_id == job_id, bodies.c.kind == "request"))
-        await connection.execute(sa.update(events).where(events.c.job_id == job_id).values(preview=None))
+        await connection.execute(say.DROP_REQUEST, {"of_job_id": job_id})
+        await connection.execute(say.DROP_PREVIEWS, {"of_job_id": job_id, "of_before": row.events})
         if self._quotas is not None:
             await self._quotas.release(connection, job_id)
         return True
@@ -288,22 +286,35 @@ def _files(row: Any) -> Sequence[str]:
     return named if row.file is None else [row.file, *named]
 
 
-def _held(job: Claimed) -> Sequence[sa.ColumnElement[bool]]:
+def _held(job: Claimed) -> Mapping[str, Any]:
     """That it is still this run's."""
-    return jobs.c.id == job.id, jobs.c.runs == job.run, jobs.c.status == "running"
+    return {"of_id": job.id, "of_runs": job.run}
+
+
+def _put_back(job: Claimed, due: int, *, uncounted: int) -> Mapping[str, Any]:
+    return {**_held(job), **_QUEUED, "due": due, "uncounted": uncounted}
+
+
+async def _take(connection: AsyncConnection, job_id: str, owner: str, lease: float) -> Claimed:
+    """Have a queued job, which is locked, run."""
+    at = now()
+    values = {"of_id": job_id, "begun": at, "status": "running", "owner": owner, "progress": 0.0}
+    row = await _moved(connection, say.TAKE, {**values, "lease": at + int(lease * 1000)}, "running")
+    assert row is not None  # noqa: S101  # it is locked
+    body = (await connection.execute(say.REQUEST, {"of_job_id": job_id})).scalar_one()
+    return Claimed(job_id, row.runs, row.tries, row.call, body)
 
 
 async def _moved(
     connection: AsyncConnection,
-    which: Iterable[sa.ColumnElement[bool]],
+    move: sa.Update,
     values: Mapping[str, Any],
     kind: str,
     data: Mapping[str, Any] | None = None,
     preview: bytes | None = None,
 ) -> Any:
     """Change one job, and write its event; gives its row as it is now, None if there is no such job."""
-    change = sa.update(jobs).where(*which).values(**values, events=jobs.c.events + 1).returning(jobs)
-    row = (await connection.execute(change)).first()
+    row = (await connection.execute(move, values)).first()
     if row is not None:
         told = {"status": row.status, "progress": row.progress, **(data or {})}
         await write_event(connection, row.id, row.events, kind, told, preview)
@@ -320,7 +331,7 @@ async def write_event(
 ) -> None:
     """One more event of a job."""
     row = {"job_id": job_id, "number": number, "at": now(), "kind": kind, "preview": preview}
-    await connection.execute(sa.insert(events).values(**row, data=encode(dict(data)).decode()))
+    await connection.execute(say.ADD_EVENT, {**row, "data": encode(dict(data)).decode()})
 
 
 class _Room:

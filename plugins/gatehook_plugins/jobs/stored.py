@@ -8,24 +8,11 @@ import msgspec
 from msgspec import Struct
 from multidict import CIMultiDict
 
-from gatehook import Call, Document, Operation, Principal, decode, encode
+from gatehook import Call, Caller, Document, Operation, Principal, decode, encode
 
-__all__ = ["Caller", "StoredCall", "fit", "read", "revived", "stored", "user_id"]
+__all__ = ["StoredCall", "fit", "read", "revived", "stored", "user_id"]
 
 _LONGEST: Final = 256
-
-
-class Caller(Struct, frozen=True):
-    """A principal, without what the directory knows of it: that is read anew."""
-
-    id: str
-    name: str
-    admin: bool
-    models: list[str] | None
-    key_id: str
-    has_user: bool
-    """Whether the directory knew the user; it must still do so when the job runs."""
-    has_key: bool
 
 
 class StoredCall(Struct, frozen=True):
@@ -43,19 +30,16 @@ class StoredCall(Struct, frozen=True):
 
 def stored(call: Call, keep: Iterable[str]) -> str:
     """As JSON. Of the headers, which hold credentials, only those named are kept."""
-    principal = call.principal
-    caller = Caller(
-        principal.id,
-        principal.name,
-        principal.admin,
-        None if principal.models is None else sorted(principal.models),
-        principal.key_id,
-        principal.user is not None,
-        principal.key is not None,
-    )
     headers = {name: call.headers[name] for name in keep if name in call.headers}
     kept = StoredCall(
-        call.operation, call.surface, call.model, call.remote, headers, call.max_tokens, call.choices, caller
+        call.operation,
+        call.surface,
+        call.model,
+        call.remote,
+        headers,
+        call.max_tokens,
+        call.choices,
+        Caller.of(call.principal),
     )
     return encode(msgspec.to_builtins(kept)).decode()
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from gatehook import GatewayError, Unavailable, meanwhile
@@ -13,7 +13,7 @@ from gatehook_plugins.jobs.reading import Reader
 from gatehook_plugins.jobs.results import Results
 from gatehook_plugins.jobs.settings import JobsSettings
 from gatehook_plugins.jobs.store import Store, now
-from gatehook_plugins.jobs.tables import STATUSES
+from gatehook_plugins.jobs.tables import ENDED, STATUSES
 
 __all__ = ["Upkeep"]
 
@@ -33,16 +33,18 @@ class Upkeep:
         dispatcher: Dispatcher,
         bell: Bell,
         settings: JobsSettings,
+        tidy: Callable[[str], Awaitable[None]],
         *,
         counting: bool,
     ) -> None:
-        """`counting`: whether anybody wants to know how many jobs there are."""
+        """`tidy` stops what a dead process has left of a job; `counting`: whether anybody wants to know how many."""
         self._store = store
         self._reader = reader
         self._results = results
         self._dispatcher = dispatcher
         self._bell = bell
         self._settings = settings
+        self._tidy = tidy
         self._counting = counting
         self.counts: Mapping[str, int] = dict.fromkeys(STATUSES, 0)
         """As last counted."""
@@ -86,6 +88,8 @@ class Upkeep:
                 log.warning("%s: the process that ran it died; it is %s", job.id, status)
                 self._bell.ring(job.id)
                 self._dispatcher.wake()
+            if status in ENDED:
+                await self._tidy(job.id)
 
     async def _expire(self) -> None:
         for job in await self._reader.overdue():
@@ -93,8 +97,10 @@ class Upkeep:
                 f"the job could not be run within {self._settings.max_wait:g} s ([plugins.jobs] max_wait)",
                 code="job_expired",
             )
-            await self._store.expire(job.id, why)
-            self._bell.ring(job.id)
+            if await self._store.expire(job.id, why):
+                self._bell.ring(job.id)
+                if job.runs:
+                    await self._tidy(job.id)
 
     async def _delete(self) -> None:
         """Delete what has ended long ago. One group at a time: whoever wants to write meanwhile gets its turn."""

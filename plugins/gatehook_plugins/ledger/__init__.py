@@ -88,8 +88,7 @@ class LedgerPlugin:
         return [Command("usage", "show what was used: --user, --model, --since, --by, --json", command.run)]
 
     def _recorder(self, gateway: Gateway) -> Recorder:
-        ledger = self._of(gateway)
-        return Recorder(gateway.services[CATALOG], ledger.intend, ledger.enter)
+        return Recorder(gateway.services[CATALOG], self._of(gateway))
 
     def _of(self, gateway: Gateway) -> GroupLedger:
         if self._ledger is None:

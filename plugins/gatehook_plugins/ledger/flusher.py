@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final
 
 from gatehook import Unavailable
@@ -38,8 +37,9 @@ class Flusher:
         self.journal = journal
         self._interval = interval
         self._most_waiting = most_waiting
-        self._waiting: dict[str, tuple[Row, int | None]] = {}
-        """By request, each with the segment that it is in; None if it could not be written there."""
+        self._waiting: list[Row] = []
+        self._segments: list[int | None] = []
+        """The one that each of these rows is in; None if it could not be written there."""
         self._behind: Place | None = None
         self._ended = self._settled = 0
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -52,13 +52,21 @@ class Flusher:
 
     def enter(self, row: Row) -> None:
         """Take a row. It is in the journal afterwards; if that cannot be written, in memory only."""
-        if self._behind is not None or len(self._waiting) >= self._most_waiting:
+        waiting = self._waiting
+        if self._behind is not None or len(waiting) >= self._most_waiting:
             self._leave_behind(row)
             return
         try:
-            self._wait(row, self.journal.enter(row))
+            segment = self.journal.enter(row)
         except OSError:
-            self._wait(row, None)
+            segment = None
+        if not waiting:
+            self._wake.set()  # else it is set, or will be when the groups that are being written leave some
+        waiting.append(row)
+        self._segments.append(segment)
+        self._ended += 1
+        if len(waiting) >= GROUP and not self._away.lasts:
+            self._hurry.set()
 
     async def flush(self) -> None:
         """Wait until all rows taken so far are in the database.
@@ -94,15 +102,6 @@ class Flusher:
                 self._away.end()
                 pause, failures = self._interval, 0
 
-    def _wait(self, row: Row, segment: int | None) -> None:
-        waiting = self._waiting
-        if not waiting:
-            self._wake.set()  # else it is set, or will be when the groups that are being written leave some
-        waiting[row.request_id] = row, segment
-        self._ended += 1
-        if len(waiting) >= GROUP and not self._away.lasts:
-            self._hurry.set()
-
     def _leave_behind(self, row: Row) -> None:
         """Too many wait: this one is in the journal only, for now."""
         place = self.journal.end
@@ -110,7 +109,10 @@ class Flusher:
             self.journal.enter(row)
         except OSError:
             if row.outcome != "rejected" or len(self._waiting) < self._most_waiting:
-                self._wait(row, None)  # else it used nothing, and there is no room anywhere
+                self._waiting.append(row)  # else it used nothing, and there is no room anywhere
+                self._segments.append(None)
+                self._ended += 1
+                self._wake.set()
         else:
             self._ended += 1
             self._behind = self._behind or place
@@ -120,7 +122,7 @@ class Flusher:
         while self._waiting or self._behind is not None:
             if self._behind is not None and len(self._waiting) <= self._most_waiting // 2:
                 await self._catch_up(self._behind)
-            if rows := [row for row, _ in islice(self._waiting.values(), GROUP)]:
+            if rows := self._waiting[:GROUP]:
                 await self._write_group(rows)
             if len(self._waiting) < GROUP and self._behind is None and not self._flushes:
                 break
@@ -137,7 +139,8 @@ class Flusher:
             log.error("rows cannot be read back from the journal, and stay there: %s", error)  # noqa: TRY400
             self._behind = None
             return
-        self._waiting.update({row.request_id: (row, segment) for row, segment in found})
+        self._waiting += [row for row, _ in found]
+        self._segments += [segment for _, segment in found]
         self._behind = None if after == self.journal.end else after
 
     async def _write_group(self, rows: Sequence[Row]) -> None:
@@ -165,19 +168,18 @@ class Flusher:
                 refused.append(row)
                 error = reason
             else:
-                self._settle([row])
+                self._settle([row], len(refused))
         if len(refused) == len(rows):
             raise error
         for row in refused:
             log.error("%s cannot be entered, and stays in the journal: %r", row, error)
-            del self._waiting[row.request_id]
-            self._settled += 1
+        self._drop(0, len(refused))
+        self._settled += len(refused)
         self._answer_flushes()
 
-    def _settle(self, rows: Sequence[Row]) -> None:
-        """These are in the database."""
-        settled = self._waiting.pop
-        for segment, count in Counter([settled(row.request_id)[1] for row in rows]).items():
+    def _settle(self, rows: Sequence[Row], place: int = 0) -> None:
+        """These, which wait from `place` on, are in the database."""
+        for segment, count in Counter(self._drop(place, len(rows))).items():
             if segment is not None:
                 self.journal.booked(segment, count)
             else:
@@ -186,6 +188,13 @@ class Flusher:
         self._settled += len(rows)
         self._booker.posted(rows)
         self._answer_flushes()
+
+    def _drop(self, place: int, count: int) -> Sequence[int | None]:
+        """So many from there on wait no longer; gives their segments."""
+        those = slice(place, place + count)
+        segments = self._segments[those]
+        del self._waiting[those], self._segments[those]
+        return segments
 
     def _answer_flushes(self) -> None:
         while self._flushes and self._flushes[0][0] <= self._settled:

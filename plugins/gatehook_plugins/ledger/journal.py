@@ -17,7 +17,6 @@ import logging
 import mmap
 import os
 import secrets
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -59,7 +58,7 @@ class Journal:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._under_way: dict[str, bytes] = {}
-        self._owed: Counter[int] = Counter()
+        self._owed: dict[int, int] = {}
         """Rows of each segment that are not in the database."""
         self._trouble = Trouble(
             "the ledger's journal cannot be written, so requests are refused until it can",
@@ -136,7 +135,7 @@ class Journal:
                     if len(found) == limit:
                         break
             except FileNotFoundError:
-                if self._owed[segment]:
+                if self._owed.get(segment):
                     raise
             if len(found) == limit or segment >= end.segment:
                 break
@@ -151,7 +150,7 @@ class Journal:
     @property
     def is_settled(self) -> bool:
         """Whether nothing in it is still needed."""
-        return not self._under_way and not self._owed.total()
+        return not self._under_way and not any(self._owed.values())
 
     def close(self) -> None:
         """Leave the files, if there are any, to whoever comes next; without the room that was not written to."""
@@ -163,7 +162,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the files, of which nothing is needed any more, and close."""
         self._file.close()
-        for segment in {*self._owed, self._segment}:
+        for segment in self._owed:
             self._path(segment).unlink(missing_ok=True)
         self._release()
 
@@ -200,6 +199,7 @@ class Journal:
         self._file = _mapped(self._path(segment), limit + max(limit, _LEAST_RESERVE))
         self._file.write(carried)
         self._segment, self._size, self._limit = segment, len(carried), limit
+        self._owed[segment] = 0
 
     def _clear(self, segment: int) -> None:
         if segment != self._segment and not self._owed[segment]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Unavailable, Usage, expected_prompt
 from gatehook_plugins.ledger.records import Intent, Row
@@ -16,11 +16,24 @@ _TEXT = 256
 """Letters of anything that is kept of a request."""
 _KEPT = 10_000
 """Texts that are remembered as fit to be kept."""
-_TOKENS = 10**12
 _COST = 10**15
-"""More than one request can be: a million dollars. Sums of these fit into 64 bits."""
+"""Nano-dollars: more than one request can cost, a million dollars. Sums of these fit into 64 bits."""
 _NOTHING: Final = Usage()
 _FREE: Final = Cost()
+
+
+class Records(Protocol):
+    """Where it is written."""
+
+    @property
+    def intend(self) -> Callable[[Intent], None]:
+        """Writes an intent, and raises OSError if it cannot."""
+        ...
+
+    @property
+    def enter(self) -> Callable[[Row], None]:
+        """Takes a row, whatever happens."""
+        ...
 
 
 class Recorder(Observer):
@@ -29,11 +42,9 @@ class Recorder(Observer):
     A request of nobody (who showed no good key) that asked for nothing yet is not recorded.
     """
 
-    def __init__(self, catalog: Catalog, intend: Callable[[Intent], None], end: Callable[[Row], None]) -> None:
-        """`intend` writes an intent, and raises OSError if it cannot; `end` takes a row, whatever happens."""
+    def __init__(self, catalog: Catalog, records: Records) -> None:
         self._catalog = catalog
-        self._intend = intend
-        self._end = end
+        self._records = records
         self._fit = _Fit()
 
     def admit(self, call: Call) -> None:
@@ -47,7 +58,7 @@ class Recorder(Observer):
         principal, pricing, fit = call.principal, group.pricing, self._fit
         intent = Intent(
             call.id,
-            time.time_ns() // 1_000_000,
+            int(time.time() * 1000),
             fit[principal.id],
             fit[principal.key_id],
             call.operation,
@@ -57,7 +68,7 @@ class Recorder(Observer):
             None if pricing is None else pricing.input,
         )
         try:
-            self._intend(intent)
+            self._records.intend(intent)
         except OSError as error:
             raise Unavailable(
                 "the gateway cannot write down what is used, so it answers nothing now; its log tells why",
@@ -72,19 +83,9 @@ class Recorder(Observer):
         usage, cost, first_token = outcome.usage, outcome.cost, outcome.first_token
         if usage is None or outcome.status == "cached":
             usage, cost = _NOTHING, _FREE  # what was not used costs nothing
-        prompt, cached = usage.prompt_tokens, usage.cached_tokens
-        completion, reasoning = usage.completion_tokens, usage.reasoning_tokens
-        if not (0 <= cached <= prompt <= _TOKENS and 0 <= reasoning <= completion <= _TOKENS):  # hardly ever
-            prompt, cached, completion, reasoning = (
-                _bounded(figure, _TOKENS) for figure in (prompt, cached, completion, reasoning)
-            )
-        paid = None if cost is None else cost.input
-        paid_out = None if cost is None else cost.output
-        if paid is not None and paid_out is not None and not (0 <= paid <= _COST and 0 <= paid_out <= _COST):
-            paid, paid_out = _bounded(paid, _COST), _bounded(paid_out, _COST)
         row = Row(
             call.id,
-            time.time_ns() // 1_000_000,
+            int(time.time() * 1000),
             fit[principal.id],
             fit[principal.key_id],
             call.operation,
@@ -96,17 +97,17 @@ class Recorder(Observer):
             outcome.http_status,
             fit[outcome.code],
             "none" if usage is _NOTHING else "estimated" if usage.estimated else "vendor",
-            prompt,
-            completion,
-            cached,
-            reasoning,
-            paid,
-            paid_out,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            None if cost is None else cost.input,
+            None if cost is None else cost.output,
             round(outcome.duration * 1000),
             None if first_token is None else round(first_token * 1000),
             call.attempts,
         )
-        self._end(row)
+        self._records.enter(row)
 
 
 def crashed(intent: Intent) -> Row:
@@ -147,8 +148,3 @@ class _Fit(dict[str, str]):
         fit = text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
         self[text] = fit
         return fit
-
-
-def _bounded(figure: int, most: int) -> int:
-    """A vendor's figure as far as it can be believed."""
-    return max(0, min(figure, most))

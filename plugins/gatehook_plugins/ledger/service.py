@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from sqlalchemy import select
 
@@ -46,13 +47,18 @@ class GroupLedger:
         """Uses the database and the directory, which may be offered later."""
         self._services = services
         self._booker = Booker(services)
-        self._journal: Journal | None = None
+        self._owner = ""
         self._flusher: Flusher | None = None
+        # As long as the lifespan lasts, the journal's and the flusher's own: no request shall go a step more.
+        self.intend: Callable[[Intent], None] = _not_running
+        """Writes down that a request is about to be made; OSError if that cannot be written."""
+        self.enter: Callable[[Row], None] = _not_running
+        """Takes the row of a request that has ended."""
 
     @property
     def owner(self) -> str:
         """This process, once the ledger's lifespan has begun; "" before."""
-        return "" if self._journal is None else self._journal.owner
+        return self._owner
 
     def book(self, posting: Posting) -> None:
         """Have every row booked there too. Before the ledger's lifespan begins."""
@@ -79,7 +85,8 @@ class GroupLedger:
                 f"the journal cannot be kept in {directory} ({error.strerror or error}); let it be written to, or set "
                 "[plugins.ledger] directory to another one"
             ) from error
-        self._journal, self._flusher = journal, Flusher(self._booker, journal, flush_interval)
+        self._owner, self._flusher = journal.owner, Flusher(self._booker, journal, flush_interval)
+        self.intend, self.enter = journal.intend, self._flusher.enter
         tasks = [
             asyncio.create_task(self._flusher.run()),
             asyncio.create_task(Adopter(self._booker, directory, name).run(is_serving)),
@@ -96,18 +103,6 @@ class GroupLedger:
             StartupError: it is newer than this version.
         """
         await self._database.migrate("ledger", "gatehook_plugins.ledger.migrations")
-
-    def intend(self, intent: Intent) -> None:
-        """Write down that a request is about to be made.
-
-        Raises:
-            OSError: that cannot be written.
-        """
-        (self._flusher or _not_running()).journal.intend(intent)
-
-    def enter(self, row: Row) -> None:
-        """Take the row of a request that has ended."""
-        (self._flusher or _not_running()).enter(row)
 
     async def flush(self) -> None:
         """Wait until every request that has ended is in the database.
@@ -195,6 +190,7 @@ class GroupLedger:
         except Unavailable:
             log.warning("the database is away: what it lacks stays in the journal, for the next start")
         self._flusher = None
+        self.intend = self.enter = _not_running
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -213,7 +209,7 @@ class GroupLedger:
             journal.close()
 
 
-def _not_running() -> Flusher:
+def _not_running(record: object) -> NoReturn:
     raise RuntimeError("the ledger's lifespan has not begun, or is over")
 
 

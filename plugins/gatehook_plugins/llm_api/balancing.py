@@ -23,14 +23,14 @@ from gatehook import (
     asked_revision,
     changed_meanwhile,
 )
-from gatehook_plugins.llm_api.changes import answer, opened, read_changes
+from gatehook_plugins.llm_api.changes import answer, opened, read_changes, refreshed
 
 __all__ = ["LoadBalancing"]
 
 _NAME: Final = "load-balancing"
 """Under which it is configured."""
 _LONGEST_INTERVAL: Final = 86_400.0
-_HIGHEST_THRESHOLD: Final = 1_000
+_HIGHEST_THRESHOLD: Final = 10_000
 _HEAVIEST: Final = 1_000_000.0
 
 
@@ -45,6 +45,7 @@ class LoadBalancing:
 
     async def get(self, request: web.Request) -> web.Response:
         """What holds; null for what no enabled plugin does."""
+        await refreshed(self._directory)
         return self._answer()
 
     async def put(self, request: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
 """Changes of the configuration over HTTP: where they are kept, what is asked, and the answer."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from aiohttp import web
 
 from gatehook import Directory, Unavailable, encode, read_body, read_object
 
-__all__ = ["answer", "opened", "read_changes"]
+__all__ = ["answer", "opened", "read_changes", "refreshed"]
 
 
 def opened(directory: Directory | None) -> Directory:
@@ -23,6 +24,16 @@ def opened(directory: Directory | None) -> Directory:
             code="database_disabled",
         )
     return directory
+
+
+async def refreshed(directory: Directory | None) -> None:
+    """Have it know what was changed through other processes, so that everybody is shown the same.
+
+    While the database is away, what is known holds, and is shown.
+    """
+    if directory is not None:
+        with contextlib.suppress(Unavailable):
+            await directory.refresh()
 
 
 async def read_changes(request: web.Request) -> dict[str, Any]:

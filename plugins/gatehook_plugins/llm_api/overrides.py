@@ -16,7 +16,7 @@ from gatehook import (
     asked_revision,
     changed_meanwhile,
 )
-from gatehook_plugins.llm_api.changes import answer, opened, read_changes
+from gatehook_plugins.llm_api.changes import answer, opened, read_changes, refreshed
 from gatehook_plugins.llm_api.errors import UnknownModel
 
 __all__ = ["ModelConfig"]
@@ -35,6 +35,7 @@ class ModelConfig:
         Raises:
             UnknownModel: there is no such model or deployment.
         """
+        await refreshed(self._directory)
         return self._answer(request.match_info["id"])
 
     async def put(self, request: web.Request) -> web.Response:

@@ -19,6 +19,7 @@ from gatehook import (
     Caps,
     Limiter,
     Quotas,
+    Reserve,
     Section,
     ServiceKey,
     hookimpl,
@@ -109,10 +110,10 @@ class Quota:
         """
         return await self._bound.used(user_id)
 
-    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
-        """See `Quotas.reserve`."""
+    def reservation(self, name: str, call: Call) -> Reserve:
+        """See `Quotas.reservation`."""
         assert self._limiter is not None, "register_limiters has not run"  # noqa: S101
-        await self._limiter.reserve(connection, name, call)
+        return self._limiter.reservation(name, call)
 
     async def release(self, connection: AsyncConnection, name: str) -> None:
         """See `Quotas.release`."""

@@ -1,6 +1,7 @@
 """Where requests meet the ledger: what a request used is held here until its row is in the balances."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 from msgspec import Struct
@@ -8,13 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
-from gatehook_plugins.quota.account import MOST, NOTHING, Account, Amount
+from gatehook_plugins.quota.account import NOTHING, Account, Amount
 from gatehook_plugins.quota.prices import Rates
 from gatehook_plugins.quota.store import MS_A_DAY
 
 __all__ = ["Books", "QuotaPermit", "ReservedPermit"]
 
 _Key = TypeVar("_Key")
+
+_said = attrgetter("request_id", "at", "user_id", "prompt_tokens", "completion_tokens", "input_cost", "output_cost")
+"""What matters here of a row."""
 
 
 class QuotaPermit(Struct, eq=False):
@@ -36,15 +40,13 @@ class QuotaPermit(Struct, eq=False):
 
     def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters; nothing if that is booked already."""
-        usage, cost, tokens, nano = outcome.usage, outcome.cost, 0, 0
+        usage, cost, account, tokens, nano = outcome.usage, outcome.cost, self.account, 0, 0
         if usage is not None and outcome.status != "cached" and not self.is_booked:
-            tokens = usage.prompt_tokens + usage.completion_tokens
-            nano = 0 if cost is None else cost.input + cost.output
-            if not (0 <= tokens <= MOST and 0 <= nano <= MOST):  # no vendor can make it less than nothing
-                tokens, nano = max(0, min(tokens, MOST)), max(0, min(nano, MOST))
-            self.tokens, self.nano = tokens, nano
-        self.account.settle(self.most, tokens, nano)
-        if self.account.rewrite or not tokens:
+            self.tokens = tokens = usage.prompt_tokens + usage.completion_tokens
+            if cost is not None:
+                self.nano = nano = cost.input + cost.output
+        account.settle(self.most, tokens, nano)
+        if account.rewrite or not tokens:
             self.books.ended(self)
 
 
@@ -131,31 +133,34 @@ class Books:
 
     def _sums(self, rows: Sequence[UsageRow]) -> _Sums:
         sums, running = _Sums(), self._open.get
-        for row in rows:
-            tokens = row.prompt_tokens + row.completion_tokens
-            nano = (row.input_cost or 0) + (row.output_cost or 0)
-            if not (-MOST <= tokens <= MOST and -MOST <= nano <= MOST):
-                tokens, nano = max(-MOST, min(tokens, MOST)), max(-MOST, min(nano, MOST))
-            permit = running(row.request_id)
+        here: Account | None = None
+        used, midnight, until = [0, 0], 0, 0
+        for request_id, at, user_id, prompt, completion, paid, paid_out in map(_said, rows):
+            tokens, nano = prompt + completion, (paid or 0) + (paid_out or 0)
+            if not midnight <= at < until:
+                here, midnight = None, at - at % MS_A_DAY
+                until = midnight + MS_A_DAY
+            permit = running(request_id)
             if permit is not None:
                 sums.permits.append(permit)
-                _add(sums.here, (permit.account, row.at // MS_A_DAY), tokens, nano)
+                if permit.account is not here:  # rows come in runs: of one day nearly always, of one user often
+                    here = permit.account
+                    used = sums.here.setdefault((here, midnight // MS_A_DAY), [0, 0])
+                used[0] += tokens
+                used[1] += nano
                 if tokens != permit.tokens or nano != permit.nano:
                     sums.uneven.append((permit, tokens, nano))
                 continue
-            _add(sums.elsewhere, (row.user_id, row.at // MS_A_DAY), tokens, nano)
-            if "." in row.request_id:  # made on a reservation
-                _add(sums.reserved, row.request_id.partition(".")[0], tokens, nano)
+            _add(sums.elsewhere, (user_id, midnight // MS_A_DAY), tokens, nano)
+            if "." in request_id:  # made on a reservation
+                _add(sums.reserved, request_id.partition(".")[0], tokens, nano)
         return sums
 
 
 def _add(sums: dict[_Key, list[int]], key: _Key, tokens: int, nano: int) -> None:
-    known = sums.get(key)
-    if known is None:
-        sums[key] = [tokens, nano]
-    else:
-        known[0] += tokens
-        known[1] += nano
+    known = sums.setdefault(key, [0, 0])
+    known[0] += tokens
+    known[1] += nano
 
 
 _guard: tuple[type[Posting], type[Permit], type[Permit]] = (Books, QuotaPermit, ReservedPermit)

@@ -14,6 +14,7 @@ from gatehook import (
     PermissionDenied,
     Permit,
     Principal,
+    Reserve,
     Retry,
     RoundLimiter,
     Target,
@@ -89,12 +90,19 @@ class QuotaLimiter:
             await self._broker.admit(permit.account, need)
         permit.most += need.most
 
-    async def reserve(self, connection: AsyncConnection, name: str, call: Call) -> None:
-        """Reserve under `name` what a call may use that is made later; see `Quotas.reserve`."""
-        if caps := self._caps(call.principal):
-            rates = self._rates(call, budgeted=caps.has_budget)
-            need = rates.need(estimate(call, rates.group))
+    def reservation(self, name: str, call: Call) -> Reserve:
+        """What reserves under `name` what a call may use that is made later; see `Quotas.reservation`."""
+        caps = self._caps(call.principal)
+        if not caps:
+            return _nothing
+        rates = self._prices.of(call.model)
+        need = rates.need(estimate(call, rates.group))
+
+        async def reserve(connection: AsyncConnection) -> None:
+            self._check_priced(rates, budgeted=caps.has_budget)
             await self._service.reserve(connection, name, _recorded(call.principal.id), caps, need)
+
+        return reserve
 
     async def _covered(self, call: Call) -> Permit | None:
         """Admit what was reserved for; the ledger's row will be taken from the reservation."""
@@ -124,9 +132,12 @@ class QuotaLimiter:
             PermissionDenied: nobody knows, and money matters.
         """
         rates = self._prices.of(call.model)
+        self._check_priced(rates, budgeted=budgeted)
+        return rates
+
+    def _check_priced(self, rates: Rates, *, budgeted: bool) -> None:
         if budgeted and rates.unpriced and not self._allow_unpriced:
             raise _unpriced(rates.unpriced, Retry.NEVER)
-        return rates
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """See that this deployment costs no more than what was reserved; nothing is reserved here.
@@ -147,6 +158,9 @@ class QuotaLimiter:
                 code="price_changed",
             )
         return None
+
+
+async def _nothing(connection: AsyncConnection) -> None: ...
 
 
 def _recorded(text: str) -> str:

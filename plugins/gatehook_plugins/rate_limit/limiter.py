@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from gatehook import Call, Catalog, Limiter, Limits, Permit, Principal, Retry, Target, awaited, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
@@ -15,6 +15,7 @@ __all__ = ["RateLimiter"]
 _REMEMBERED: Final = 10_000
 """Callers, and deployments, whose checkpoints are kept ready."""
 _UNLIMITED: Final = Limits()
+_UNSEEN: Final[Any] = object()
 
 
 class RateLimiter:
@@ -36,7 +37,14 @@ class RateLimiter:
             RateLimited: a limit refused. InvalidRequest: the body holds what cannot be decoded.
             Unavailable: Redis is gone, and the settings say to refuse then.
         """
-        checkpoint = self._of_call(call)
+        principal = call.principal
+        caller = self._callers.get(principal.key_id or principal.id)
+        if caller is None or caller.principal is not principal:
+            caller = self._caller(principal)
+        model = self._limited_model(call) if self._models else ""
+        checkpoint: _Checkpoint | None = caller.checkpoints.get(model, _UNSEEN)
+        if checkpoint is _UNSEEN:
+            checkpoint = caller.checkpoints[model] = self._checkpoint(principal, model)
         if checkpoint is None:
             return None
         tokens = self._tokens(call) if checkpoint.counts_tokens else 0
@@ -66,22 +74,9 @@ class RateLimiter:
             raise refusal(checkpoint.rules, decision, tokens, Retry.NEXT)
         return decision.grant
 
-    def _of_call(self, call: Call) -> "_Checkpoint | None":
-        principal = call.principal
-        name = principal.key_id or principal.id
-        caller = self._callers.get(name)
-        if caller is None or caller.principal is not principal:
-            caller = self._caller(name, principal)
-        model = self._limited_model(call) if self._models else ""
-        try:
-            return caller.checkpoints[model]
-        except KeyError:
-            found = self._rules(principal, model)
-            checkpoint = caller.checkpoints[model] = _Checkpoint(self._store, found) if found else None
-            return checkpoint
-
-    def _caller(self, name: str, principal: Principal) -> "_Caller":
+    def _caller(self, principal: Principal) -> "_Caller":
         """The one that is known by this name, if nothing has changed, or a new one."""
+        name = principal.key_id or principal.id
         known = self._callers.get(name)
         if known is not None and known.is_limited_as(principal):
             known.principal = principal  # mostly it comes with the same object again
@@ -96,13 +91,15 @@ class RateLimiter:
         model = self._catalog.canonical(call.model)
         return model if model in self._models else ""
 
-    def _rules(self, principal: Principal, model: str) -> tuple[Rule, ...]:
-        """Those of a caller, and those of the model, if it has any."""
+    def _checkpoint(self, principal: Principal, model: str) -> "_Checkpoint | None":
+        """Of the limits of a caller, and of the model, if it has any; None without any."""
         key, user = principal.key, principal.user
         found = rules("key", key.id, key.limits) if key is not None else ()
         own = rules("user", user.id, user.limits) if user is not None else ()
         found += own or rules("user", principal.id, self._default)
-        return found + rules("model", model, self._models[model]) if model else found
+        if model:
+            found += rules("model", model, self._models[model])
+        return _Checkpoint(self._store, found) if found else None
 
     def _deployment(self, key: str, limits: Limits) -> "_Checkpoint":
         return _Checkpoint(self._store, rules("deployment", key, limits))

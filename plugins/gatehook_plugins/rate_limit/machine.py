@@ -1,16 +1,22 @@
-"""Counting in memory that the workers of one machine share: as exact as in one process, and a little slower."""
+"""Counting in memory that the workers of one machine share: as exact as in one process, and a little slower.
 
+What a request used less than was expected of it is given back when the next one is decided about, or a moment later:
+so most requests take the lock once. Until then other workers see a little less room than there is, never more.
+"""
+
+import asyncio
 import contextlib
 import tempfile
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from operator import add, le, sub
 from pathlib import Path
 from typing import Final
 
-from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store
+from gatehook_plugins.rate_limit.rules import Rule, unit_of
+from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store, nobody_knows
 from gatehook_plugins.rate_limit.table import Record, Table
 
 __all__ = ["MachineStore"]
@@ -20,6 +26,8 @@ _RUNNING: Final = -1
 _SUM: Final = 1 + SLOTS
 """The cell of a window's record that holds the sum of its seconds."""
 _NOTHING: Final = memoryview(array("q", bytes(8 * SLOTS)))
+_MOMENT: Final = 0.05
+"""Seconds after which what is owed is given back, if nobody has asked meanwhile."""
 
 
 def _monotonic() -> int:
@@ -34,13 +42,19 @@ class MachineStore:
         self.clock: Final = clock
         self.worker = 0
         self.table: Table
+        self.owed: dict[str, dict[int, int]] = {}
+        """What is still to be charged: by the names of limits, and by seconds or `_RUNNING`."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._gauges: dict[str, _Gauge] = {}
+        """Where the records of limits are in the table, by their names; all are looked up anew when they have moved."""
+        self._edition = 0
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path | None, worker: int) -> AsyncIterator[None]:
         """Open it, meanwhile; without a folder there is a private one."""
         with ExitStack() as stack:
             self.open(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), worker)
-            stack.callback(self.table.close)
+            stack.callback(self.close)
             yield
 
     def open(self, folder: Path, worker: int) -> None:
@@ -55,9 +69,54 @@ class MachineStore:
                 if record[0] == _RUNNING:
                     record[1 + worker] = 0
 
+    def close(self) -> None:
+        """Charge what is owed, and count no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.pay(self.owed)
+        self.table.close()
+
     def gate(self, rules: Sequence[Rule]) -> "_Gate":
         """See `Store`."""
         return _Gate(self, rules)
+
+    def owe(self, name: str, slot: int, amount: int) -> None:
+        """Charge it soon: with the next request that is decided by this limit, or in a moment."""
+        amounts = self.owed.setdefault(name, {})
+        amounts[slot] = amounts.get(slot, 0) + amount
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._pay_late)
+
+    def pay(self, names: Iterable[str]) -> None:
+        """Charge what is owed of these limits now, unless a worker that is stopped has the lock."""
+        if not (owing := [name for name in names if name in self.owed]):
+            return
+        with contextlib.suppress(TimeoutError), self.table as table:
+            slot = self.clock() // SECOND
+            for name, gauge in zip(owing, self.gauges(table, owing), strict=True):
+                gauge.used(slot, self.owed.pop(name))
+
+    def gauges(self, table: Table, names: Sequence[str]) -> "Sequence[_Gauge]":
+        """Where these limits are counted; the lock is held."""
+        known = self._gauges
+        if table.edition == self._edition:
+            try:
+                return [known[name] for name in names]
+            except KeyError:
+                pass
+        records = table.records(names)
+        if table.edition != self._edition:  # the old memory is let go with the old gauges
+            known.clear()
+            self._edition = table.edition
+        for name, record in zip(names, records, strict=True):
+            known[name] = _Running(record, self.worker) if unit_of(name) == "concurrent" else _Window(record)
+        return [known[name] for name in names]
+
+    def _pay_late(self) -> None:
+        self._timer = None
+        self.pay(self.owed)
+        if self.owed:
+            self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._pay_late)
 
     def _is_idle(self, record: Record) -> bool:
         if record[0] != _RUNNING and record[0] <= self.clock() // SECOND - SLOTS:
@@ -68,43 +127,57 @@ class MachineStore:
 class _Gate:
     """Finds the records of a few limits in the table, and decides while it has the lock."""
 
-    __slots__ = ("_names", "_rules", "_store")
+    __slots__ = ("_most", "_names", "_rules", "_store")
 
     def __init__(self, store: MachineStore, rules: Sequence[Rule]) -> None:
         self._store = store
         self._rules = tuple(rules)
         self._names = [rule.name for rule in rules]
+        self._most = [rule.most for rule in rules]
 
     def admit(self, tokens: int) -> Decision:
-        """See `Gate`."""
-        store = self._store
+        """See `Gate`.
+
+        Raises:
+            Unavailable: a worker that is stopped has the lock.
+        """
+        try:
+            return self._decided(tokens, [rule.cost(tokens) for rule in self._rules])
+        except TimeoutError:
+            raise nobody_knows() from None
+
+    def _decided(self, tokens: int, costs: Sequence[int]) -> Decision:
+        store, most, pop = self._store, self._most, self._store.owed.pop
+        waits: Sequence[int] = ()
         with store.table as table:
             now = store.clock()
             slot = now // SECOND
-            charges: list[tuple[Rule, _Gauge, int]] = []
-            for rule, record in zip(self._rules, table.records(self._names), strict=True):
-                gauge = _Running(record, store.worker) if rule.unit == "concurrent" else _Window(record, slot)
-                charges.append((rule, gauge, rule.cost(tokens)))
-            waits = [gauge.wait(cost, rule.most, now) for rule, gauge, cost in charges]
-            if admitted := not any(waits):
-                for _, gauge, cost in charges:
-                    gauge.add(cost)
-            left = [max(0, rule.most - gauge.used) for rule, gauge, _ in charges]
-            resets = [gauge.reset(now) for _, gauge, _ in charges]
-        if not admitted:
-            return Decision(left, resets, waits)
-        return Decision(left, resets, (), Grant(self, tokens, slot))
+            gauges = store.gauges(table, self._names)
+            used = [gauge.used(slot, pop(name, None)) for gauge, name in zip(gauges, self._names, strict=True)]
+            after = list(map(add, used, costs))
+            if all(map(le, after, most)):
+                used = after
+                for gauge, cost in zip(gauges, costs, strict=True):
+                    gauge.charge(cost, slot)
+            else:
+                waits = [gauge.wait(then, limit, now) for gauge, then, limit in zip(gauges, after, most, strict=True)]
+        # What is told of the limits need not be of the very moment of the decision.
+        left = [max(0, room) for room in map(sub, most, used)]
+        resets = [gauge.reset(now) for gauge in gauges]
+        return Decision(left, resets, waits, None if waits else Grant(self, tokens, slot))
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
-        store = self._store
-        with store.table as table:
-            slot = store.clock() // SECOND
-            for rule, record in zip(self._rules, table.records(self._names), strict=True):
-                if rule.unit == "concurrent":
-                    record[1 + store.worker] -= 1
-                elif excess := tokens - grant.tokens if rule.unit == "tokens" else requests - 1:
-                    _Window(record, slot).amend(grant.slot, excess)
+        store, is_urgent = self._store, False
+        for rule in self._rules:
+            if rule.unit == "concurrent":
+                store.owe(rule.name, _RUNNING, -1)
+                is_urgent = True
+            elif excess := tokens - grant.tokens if rule.unit == "tokens" else requests - 1:
+                store.owe(rule.name, grant.slot, excess)
+                is_urgent = is_urgent or excess > 0
+        if is_urgent:
+            store.pay(self._names)
 
 
 class _Window:
@@ -115,14 +188,15 @@ class _Window:
     meanwhile is done by the next: the seconds are summed up anew in each of them.
     """
 
-    __slots__ = ("_record", "_slot", "used")
+    __slots__ = ("_record",)
 
-    def __init__(self, record: Record, slot: int) -> None:
-        """Drop the seconds that lie wholly before the window."""
-        self._slot = slot
+    def __init__(self, record: Record) -> None:
         self._record = record
-        rolled = record[0]
-        if rolled != slot:
+
+    def used(self, slot: int, owed: Mapping[int, int] | None) -> int:
+        """In all, once the seconds wholly before the window are dropped, and what is owed is charged to the others."""
+        record = self._record
+        if (rolled := record[0]) != slot:
             if rolled <= slot - SLOTS:
                 record[1:_SUM] = _NOTHING
             else:
@@ -130,56 +204,61 @@ class _Window:
                     record[1 + gone % SLOTS] = 0
             record[_SUM] = sum(record[1:_SUM])
             record[0] = slot
-        self.used = record[_SUM]
+        if owed:
+            for when, amount in owed.items():
+                if when > slot - SLOTS:
+                    self.charge(amount, when)
+        return record[_SUM]
 
-    def wait(self, cost: int, most: int, now: int) -> int:
-        """How long until `cost` fits in: until enough of the oldest seconds have gone."""
-        over = self.used + cost - most
+    def charge(self, amount: int, slot: int) -> None:
+        """More, or (negative) less, to a second of the window."""
+        record = self._record
+        record[1 + slot % SLOTS] += amount
+        record[_SUM] += amount
+
+    def wait(self, wanted: int, most: int, now: int) -> int:
+        """How long until it is not more than `most` that is used: until enough of the oldest seconds have gone."""
+        over = wanted - most
         if over <= 0:
             return 0
-        for slot in range(self._slot - SLOTS + 1, self._slot + 1):
-            over -= self._record[1 + slot % SLOTS]
+        slot = self._record[0]
+        for past in range(slot - SLOTS + 1, slot + 1):
+            over -= self._record[1 + past % SLOTS]
             if over <= 0:
-                return (slot + SLOTS) * SECOND - now
+                return (past + SLOTS) * SECOND - now
         return NEVER
-
-    def add(self, cost: int) -> None:
-        """Charge it to the current second."""
-        self._record[1 + self._slot % SLOTS] += cost
-        self.used = self._record[_SUM] = self.used + cost
-
-    def amend(self, slot: int, excess: int) -> None:
-        """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
-        if slot > self._slot - SLOTS:
-            self._record[1 + slot % SLOTS] += excess
-            self._record[_SUM] += excess
 
     def reset(self, now: int) -> int:
         """How long until nothing is used any more."""
-        for slot in range(self._slot, self._slot - SLOTS, -1):
-            if self._record[1 + slot % SLOTS]:
-                return (slot + SLOTS) * SECOND - now
+        slot = self._record[0]
+        for past in range(slot, slot - SLOTS, -1):
+            if self._record[1 + past % SLOTS]:
+                return (past + SLOTS) * SECOND - now
         return 0
 
 
 class _Running:
     """How many requests run now; a cell for each worker, as those of one that dies run no more."""
 
-    __slots__ = ("_cells", "_worker", "used")
+    __slots__ = ("_cells", "_worker")
 
     def __init__(self, record: Record, worker: int) -> None:
         record[0] = _RUNNING
         self._cells, self._worker = record[1:], worker
-        self.used = sum(self._cells)
 
-    def wait(self, cost: int, most: int, now: int) -> int:
+    def used(self, slot: int, owed: Mapping[int, int] | None) -> int:
+        """By all workers, once what is owed is taken into account."""
+        if owed:
+            self._cells[self._worker] += sum(owed.values())
+        return sum(self._cells)
+
+    def wait(self, wanted: int, most: int, now: int) -> int:
         """When one of them ends, nobody knows."""
-        return 0 if self.used + cost <= most else BUSY if most > 0 else NEVER
+        return 0 if wanted <= most else BUSY if most > 0 else NEVER
 
-    def add(self, cost: int) -> None:
-        """One more."""
-        self._cells[self._worker] += cost
-        self.used += cost
+    def charge(self, amount: int, slot: int) -> None:
+        """More of them."""
+        self._cells[self._worker] += amount
 
     def reset(self, now: int) -> int:
         """Nothing that can be waited for."""

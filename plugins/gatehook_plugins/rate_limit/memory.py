@@ -90,27 +90,30 @@ class _Gate:
             self._turn(now // SECOND)
         left: list[int] = []
         for gauge, most, is_of_tokens in self._gauges:
-            cost = tokens if is_of_tokens else 1
-            rest = most - gauge.used - cost
-            if rest < 0:
-                return self._refuse(len(left), tokens, now)
-            gauge.used += cost
-            left.append(rest)
+            gauge.used = used = gauge.used + (tokens if is_of_tokens else 1)
+            if used > most:
+                return self._refuse(len(left) + 1, tokens, now)
+            left.append(most - used)
         resets = [self._turns + _REST - now] * len(left)  # what is charged to this second is the last to go
-        for place, _ in self._running:
-            resets[place] = 0
+        if self._running:
+            for place, _ in self._running:
+                resets[place] = 0
         return Decision(left, resets, (), Grant(self, tokens, self._slot))
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
-        if excess := tokens - grant.tokens:
-            for window in self._tokens:
-                window.amend(grant.slot, excess)
+        slot, excess = grant.slot, tokens - grant.tokens
+        for window in self._tokens:
+            if slot == window.rolled:  # mostly it has begun in this very second
+                window.used += excess
+            else:
+                window.amend(slot, excess)
         if not requests:
             for window in self._requests:
-                window.amend(grant.slot, -1)
-        for _, running in self._running:
-            running.used -= 1
+                window.amend(slot, -1)
+        if self._running:
+            for _, running in self._running:
+                running.used -= 1
 
     def _turn(self, slot: int) -> None:
         """Be ready for what is asked in this second."""
@@ -145,12 +148,12 @@ class _Gate:
 class _Window:
     """What was used in each of the last seconds; at most `SLOTS` of them."""
 
-    __slots__ = ("_before", "_earlier", "_rolled", "used")
+    __slots__ = ("_before", "_earlier", "rolled", "used")
 
     def __init__(self) -> None:
         self.used = 0
         """In all of them. To charge the second that is going on is to add to it."""
-        self._rolled = 0
+        self.rolled = 0
         """The second in which it was last looked at."""
         self._earlier: dict[int, int] = {}
         """What was used in the seconds before that one, in the order of time."""
@@ -159,18 +162,18 @@ class _Window:
 
     def roll(self, slot: int) -> None:
         """Begin this second, and drop those that lie wholly before the window; nothing if it has begun."""
-        if slot == self._rolled:
+        if slot == self.rolled:
             return
         earlier, used = self._earlier, self.used
-        earlier[self._rolled] = used - self._before
+        earlier[self.rolled] = used - self._before
         while earlier and (first := next(iter(earlier))) <= slot - SLOTS:
             used -= earlier.pop(first)
         self.used = self._before = used
-        self._rolled = slot
+        self.rolled = slot
 
     def amend(self, slot: int, excess: int) -> None:
         """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
-        if slot == self._rolled:
+        if slot == self.rolled:
             self.used += excess
         elif slot in self._earlier:
             self._earlier[slot] += excess
@@ -182,7 +185,7 @@ class _Window:
         over = self.used + cost - most
         if over <= 0:
             return 0
-        for slot, amount in (*self._earlier.items(), (self._rolled, self.used - self._before)):
+        for slot, amount in (*self._earlier.items(), (self.rolled, self.used - self._before)):
             over -= amount
             if over <= 0:
                 return (slot + SLOTS) * SECOND - now
@@ -191,7 +194,7 @@ class _Window:
     def reset(self, now: int) -> int:
         """How long until nothing is used any more."""
         if self.used > self._before:
-            return (self._rolled + SLOTS) * SECOND - now
+            return (self.rolled + SLOTS) * SECOND - now
         last = next((slot for slot in reversed(self._earlier) if self._earlier[slot]), None)
         return 0 if last is None else (last + SLOTS) * SECOND - now
 

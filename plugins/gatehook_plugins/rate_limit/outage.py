@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Sequence
 
-from gatehook import Unavailable, awaited
+from gatehook import awaited
 from gatehook.redis_line import Gone
 from gatehook_plugins.rate_limit.rules import Rule
-from gatehook_plugins.rate_limit.store import Decision, Gate, Grant, Store
+from gatehook_plugins.rate_limit.store import Decision, Gate, Grant, Store, nobody_knows
 
 __all__ = ["Closed", "Open", "Resilient"]
 
@@ -72,11 +72,7 @@ class Closed:
         Raises:
             Unavailable: always.
         """
-        raise Unavailable(
-            "the rate limits cannot be checked at the moment; try again shortly",
-            code="rate_limiter_unavailable",
-            retry_after=1,
-        )
+        raise nobody_knows()
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""

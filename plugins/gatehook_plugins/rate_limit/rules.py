@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from gatehook import Limits
 
-__all__ = ["Rule", "Scope", "Unit", "rules"]
+__all__ = ["Rule", "Scope", "Unit", "rules", "unit_of"]
 
 Scope = Literal["key", "user", "model", "deployment"]
 Unit = Literal["requests", "tokens", "concurrent"]
@@ -36,3 +36,8 @@ def rules(scope: Scope, owner: str, limits: Limits) -> tuple[Rule, ...]:
         ("concurrent", limits.concurrent_requests),
     )
     return tuple(Rule(scope, owner, unit, most, f"{unit}:{scope}:{owner}") for unit, most in units if most is not None)
+
+
+def unit_of(name: str) -> str:
+    """The unit of the rule of this name."""
+    return name.partition(":")[0]

@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from gatehook import Outcome, Permit
+from gatehook import Outcome, Permit, Unavailable
 from gatehook_plugins.rate_limit.rules import Rule
 
-__all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Gate", "Grant", "Store"]
+__all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Gate", "Grant", "Store", "nobody_knows"]
 
 SECOND: Final = 1_000_000
 SLOTS: Final = 61
@@ -52,7 +52,7 @@ class Grant(Struct, frozen=True, gc=False):
     def settle(self, outcome: Outcome) -> Awaitable[None] | None:
         """Charge the tokens that were used. The request itself stays counted, unless no vendor was ever tried."""
         usage = outcome.usage
-        tokens = 0 if usage is None else usage.total_tokens
+        tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
         return self.gate.settle(self, 0 if outcome.status == "rejected" else 1, tokens)
 
 
@@ -80,6 +80,15 @@ class Store(Protocol):
     def gate(self, rules: Sequence[Rule]) -> Gate:
         """What decides by these limits, to be kept for the next request; gates that share a limit share its count."""
         ...
+
+
+def nobody_knows() -> Unavailable:
+    """The error of a request whose limits cannot be looked up, and that may not pass without."""
+    return Unavailable(
+        "the rate limits cannot be checked at the moment; try again shortly",
+        code="rate_limiter_unavailable",
+        retry_after=1,
+    )
 
 
 _guard: type[Permit] = Grant

@@ -2,12 +2,15 @@
 
 A name is kept as a hash of 64 bits; a record is looked for from its hash's place on, until it is met or a free one is.
 A table that is nearly full is made anew without the records that are idle, beside the old one: a process that is
-killed meanwhile does no harm. Nor does one that is killed at any other time: its lock is then free.
+killed meanwhile does no harm. Nor does one that is killed at any other time: its lock is then free. One that is only
+stopped keeps it: then the others wait a moment, and after that fail at once, until it goes on or is killed.
 """
 
 import fcntl
+import logging
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -17,6 +20,8 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 __all__ = ["CELLS", "Record", "Table"]
+
+log: Final = logging.getLogger("gatehook.rate_limit")
 
 Record: TypeAlias = "memoryview[int]"
 """`CELLS` signed integers of 64 bits; all are 0 in a new one. Good until the lock is let go."""
@@ -36,20 +41,34 @@ _FEWEST: Final = 512
 """Records of the smallest table."""
 _REMEMBERED: Final = 10_000
 """Names whose hashes are kept ready."""
+_AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
+_PATIENCE: Final = 1.0
+"""Seconds that the lock is waited for: it is held for some millionths of one."""
+_PAUSE: Final = 20e-6
+"""Seconds between two tries."""
 
 
 class Table:
-    """One process's view of the table in a folder. To be used within `with table:`, which waits for the lock."""
+    """One process's view of the table in a folder. To be used within `with table:`, which waits for the lock.
+
+    Raises:
+        TimeoutError: the lock does not come free.
+    """
 
     def __init__(self, folder: Path, is_idle: Callable[[Record], bool]) -> None:
         """`is_idle` says of a record that it may be forgotten."""
         self._path = folder / "rate_limit"
         self._is_idle = is_idle
         self._hash = lru_cache(_REMEMBERED)(_hash)
-        self._lock = FileIO(folder / "rate_limit.lock", "a")
+        self._file = FileIO(folder / "rate_limit.lock", "a")
+        self._lock = self._file.fileno()
+        self._patience = _PATIENCE
+        """Seconds for which the lock is waited for; none once that was in vain, until it is free again."""
         self._words: Record
         self._capacity = 0
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.edition = 0
+        """Another number whenever all records have moved; else they stay where they are."""
+        self._wait_for_lock()
         try:
             if not self._path.exists():
                 self._write(_FEWEST, ())
@@ -58,7 +77,12 @@ class Table:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def __enter__(self) -> Self:
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, _AT_ONCE)
+        except BlockingIOError:
+            self._wait_for_lock()
+        if not self._patience:
+            self._patience = _PATIENCE
         if self._words[_MOVED]:
             try:
                 self._open()
@@ -72,9 +96,30 @@ class Table:
     ) -> None:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
+    def _wait_for_lock(self) -> None:
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.flock(self._lock, _AT_ONCE)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    self._give_up()
+                    raise TimeoutError("the rate limits are locked") from None
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _give_up(self) -> None:
+        if self._patience:
+            log.error(
+                "a worker that is stopped has locked the rate limits; until it goes on, or is killed, "
+                "requests that are limited are refused with 503"
+            )
+        self._patience = 0.0  # it would not be better for those who come next
+
     def close(self) -> None:
         """Use it no more."""
-        self._lock.close()
+        self._file.close()
 
     def records(self, names: Sequence[str]) -> list[Record]:
         """The records of these names; made if there are none.
@@ -104,6 +149,7 @@ class Table:
         with FileIO(self._path, "r+") as file:
             self._words = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
         self._capacity = (len(self._words) - _HEAD) // _STRIDE
+        self.edition += 1
 
     def _rebuild(self, more: int) -> None:
         """Forget what is idle, and have room for so many more, and again as many."""

@@ -31,17 +31,17 @@ _UNITS: Final[Mapping[str, str]] = {
 class Headers:
     """Writes the headers of a few limits, always the same ones: what never changes of them is written beforehand."""
 
-    __slots__ = ("_families", "_limits", "_main", "_only")
+    __slots__ = ("_families", "_main", "_most", "_only")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._limits = [_Written(rule.most) for rule in rules]
+        self._most = [rule.most for rule in rules]
         self._families = [[place for place, rule in enumerate(rules) if rule.unit == unit] for unit in _FAMILIES]
         """The places of each family's limits."""
         self._main = next((number for number, places in enumerate(self._families) if places), 0)
-        self._only = [places[0] if places else _NONE for places in self._families]
-        """The place of each family's only limit; empty if one has several."""
-        if any(len(places) > 1 for places in self._families):
-            self._only = []
+        self._only: tuple[str, int, int, int] | None = None
+        """Where no family has several, nothing has to be compared."""
+        if rules and all(len(places) <= 1 for places in self._families):
+            self._only = self._form([places[0] if places else _NONE for places in self._families])
 
     def of(self, decision: Decision, now: float) -> str:
         """The lines of the `X-RateLimit-*` headers of the tightest limits, then of OpenAI's of requests and of tokens.
@@ -50,33 +50,34 @@ class Headers:
             decision: by all limits; without any there are no headers.
             now: seconds since the epoch.
         """
-        left, resets, limits = decision.left, decision.resets, self._limits
+        left, resets = decision.left, decision.resets
         if not left:
             return ""
-        places = self._only or [_tightest(places, decision) for places in self._families]
-        requests, tokens, _ = places
-        main = places[self._main]
+        form, main, requests, tokens = self._only or self._form([_tightest(one, decision) for one in self._families])
         reset = resets[main]
         lasts = duration(reset)
-        lines = f"{limits[main].main}{left[main]}\r\nX-RateLimit-Reset: {ceil(now + reset / SECOND)}\r\n"
-        if requests != _NONE:
-            lines += f"{limits[requests].requests}{left[requests]}\r\nx-ratelimit-reset-requests: {lasts}\r\n"
-        if tokens != _NONE:
-            if resets[tokens] != reset:
-                lasts = duration(resets[tokens])
-            lines += f"{limits[tokens].tokens}{left[tokens]}\r\nx-ratelimit-reset-tokens: {lasts}\r\n"
-        return lines
+        return form % (
+            left[main],
+            ceil(now + reset / SECOND),
+            left[requests],
+            lasts if resets[requests] == reset else duration(resets[requests]),
+            left[tokens],
+            lasts if resets[tokens] == reset else duration(resets[tokens]),
+        )
 
+    def _form(self, places: Sequence[int]) -> tuple[str, int, int, int]:
+        """The text for the limits at these places, one of each family, and the places that its six figures are of."""
+        requests, tokens, _ = places
+        main = places[self._main]
+        text = f"X-RateLimit-Limit: {self._most[main]}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+        text += self._part("requests", requests) + self._part("tokens", tokens)
+        return text, main, main if requests == _NONE else requests, main if tokens == _NONE else tokens
 
-class _Written:
-    """The headers of one limit up to what is left of it, whichever of them it is told by."""
-
-    __slots__ = ("main", "requests", "tokens")
-
-    def __init__(self, most: int) -> None:
-        self.main = f"X-RateLimit-Limit: {most}\r\nX-RateLimit-Remaining: "
-        self.requests = f"x-ratelimit-limit-requests: {most}\r\nx-ratelimit-remaining-requests: "
-        self.tokens = f"x-ratelimit-limit-tokens: {most}\r\nx-ratelimit-remaining-tokens: "
+    def _part(self, unit: str, place: int) -> str:
+        if place == _NONE:
+            return "%.0s%.0s"  # takes its two figures, and writes nothing
+        limit, left, reset = (f"x-ratelimit-{what}-{unit}: " for what in ("limit", "remaining", "reset"))
+        return f"{limit}{self._most[place]}\r\n{left}%d\r\n{reset}%s\r\n"
 
 
 def _tightest(places: Sequence[int], decision: Decision) -> int:

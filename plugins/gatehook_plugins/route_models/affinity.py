@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
-from gatehook import ANONYMOUS, Call, Target
+from gatehook import ANONYMOUS, Call, Ranking, Target
 from gatehook_plugins.route_models.strategies.base import by_score
 from gatehook_plugins.route_models.tiers import Tier
 
@@ -27,7 +27,7 @@ class Affinity:
     def __init__(self, by: str) -> None:
         """`by` is "user", or "header:" and a name."""
         self._header = by.removeprefix(HEADER) if by.startswith(HEADER) else ""
-        self._orders: OrderedDict[tuple[Tier, bytes], Sequence[Target]] = OrderedDict()
+        self._orders: OrderedDict[tuple[Tier, bytes], tuple[Target, ...]] = OrderedDict()
 
     def session(self, call: Call) -> bytes | None:
         """16 bytes that tell a session from others, of this caller and all; None if the call names none."""
@@ -40,16 +40,16 @@ class Affinity:
     def order(self, tier: Tier, session: bytes) -> Sequence[Target]:
         """The deployments as this session ranks them."""
         orders, which = self._orders, (tier, session)
-        if (known := orders.get(which)) is not None:
+        if (order := orders.get(which)) is None:
+            scores = [
+                _score(session, target.key) / weight for target, weight in zip(tier.targets, tier.weights, strict=True)
+            ]
+            order = orders[which] = tuple(by_score(tier.targets, scores))
+            if len(orders) > _REMEMBERED:
+                orders.popitem(last=False)
+        else:
             orders.move_to_end(which)
-            return known
-        scores = [
-            _score(session, target.key) / weight for target, weight in zip(tier.targets, tier.weights, strict=True)
-        ]
-        found = orders[which] = by_score(tier.targets, scores)
-        if len(orders) > _REMEMBERED:
-            orders.popitem(last=False)
-        return found
+        return Ranking(order[0], lambda: order[1:])
 
     def forget(self) -> None:
         """The tiers are no more."""

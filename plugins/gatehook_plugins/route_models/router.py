@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Router, Target, Unavailable
+from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Ranking, Router, Target, Unavailable
 from gatehook_plugins.route_models.affinity import Affinity
 from gatehook_plugins.route_models.balance import Balance
 from gatehook_plugins.route_models.loads import Loads
@@ -77,22 +77,31 @@ class ModelRouter:
 
     def _order(self, plan: Plan, call: Call) -> Sequence[Target]:
         session = None if self._affinity is None else self._affinity.session(call)
-        ordered: list[Target] = []
-        for tier in plan:
-            if len(tier.targets) == 1:
-                ordered += tier.targets
-            else:
-                ordered += self._order_tier(tier, call, session)
-        return ordered
+        best = self._order_tier(plan[0], call, session)
+        if len(plan) == 1:
+            return best
+
+        def others() -> Iterable[Target]:
+            yield from best[1:]
+            for tier in plan[1:]:
+                yield from self._order_tier(tier, call, session)
+
+        return Ranking(best[0], others)
 
     def _order_tier(self, tier: Tier, call: Call, session: bytes | None) -> Sequence[Target]:
+        if len(tier.targets) == 1:
+            return tier.targets
         if session is not None and self._affinity is not None:
             order = self._affinity.order(tier, session)
         else:
             order = self._strategy.order(tier, call)
-        if self._health is not None and self._rests(order[0]):
-            return sorted(order, key=self._rests)
-        return order
+        return self._roused(order) if self._health is not None and self._rests(order[0]) else order
+
+    def _roused(self, order: Sequence[Target]) -> Sequence[Target]:
+        """Those that rest after those that do not."""
+        if (awake := next((target for target in order if not self._rests(target)), None)) is None:
+            return order
+        return Ranking(awake, lambda: (target for target in sorted(order, key=self._rests) if target is not awake))
 
     def _rests(self, target: Target) -> bool:
         return self._health is not None and self._health.of(target).state == "unavailable"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
 from typing import Final
 
-from gatehook import Target
+from gatehook import Group, Target
+from gatehook_plugins.route_models.prices import Cheapest, Price
 from gatehook_plugins.route_models.weights import Weights
 
 __all__ = ["Tier", "tiers"]
@@ -18,11 +19,11 @@ _DEAREST: Final = math.ldexp(1.0, 200)
 class Tier:
     """Deployments that share calls."""
 
-    __slots__ = ("has_equal_prices", "keys", "prices", "sums", "targets", "weights")
+    __slots__ = ("cheapest", "keys", "prices", "sums", "targets", "weights")
 
     def __init__(self, targets: Sequence[Target], weights: Sequence[float]) -> None:
         """`weights`, as many, are positive and finite."""
-        self.targets = tuple(targets)
+        self.targets = Group(targets)
         self.keys = tuple(target.key for target in targets)
         most = max(weights, default=1.0)
         # So that no sum of them is infinite, and none is nothing.
@@ -30,8 +31,7 @@ class Tier:
         self.sums = tuple(accumulate(self.weights))
         """Each with all before it."""
         self.prices = tuple(map(_prices, self.targets))
-        """Of a token in and a token out."""
-        self.has_equal_prices = len(set(self.prices)) < len(self.prices)
+        self.cheapest = Cheapest(self.prices)
 
 
 def tiers(group: Sequence[Target], weights: Weights, name: str) -> Iterable[Tier]:
@@ -53,6 +53,6 @@ def _priority(target: Target) -> int:
     return target.priority
 
 
-def _prices(target: Target) -> tuple[float, float]:
+def _prices(target: Target) -> Price:
     pricing = target.pricing
     return (_DEAREST, _DEAREST) if pricing is None else (float(pricing.input), float(pricing.output))

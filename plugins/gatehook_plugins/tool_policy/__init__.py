@@ -11,8 +11,8 @@ from pydantic import Field
 from gatehook import CATALOG, DATABASE, DIRECTORY, ByteSize, Route, Section, ServiceKey, ToolPolicy, hookimpl
 from gatehook_plugins.tool_policy.admin import PolicyRoutes
 from gatehook_plugins.tool_policy.desk import Desk
+from gatehook_plugins.tool_policy.notes import Notes
 from gatehook_plugins.tool_policy.policy import Invalid, OperatorPolicy
-from gatehook_plugins.tool_policy.refusals import Refusals
 from gatehook_plugins.tool_policy.routes import ToolRoutes
 from gatehook_plugins.tool_policy.rules import Kind, Rule
 from gatehook_plugins.tool_policy.standing import Standing
@@ -58,7 +58,7 @@ class ToolPolicyPlugin:
         self._settings = settings
         self._standing = Standing(settings.rules, settings.default)
         self._desk: Desk | None = None
-        self._refusals: Refusals | None = None
+        self._notes: Notes | None = None
         # Without a rule that asks, the database is only where an administrator could set one.
         self.requires: tuple[ServiceKey[Any], ...] = (CATALOG, *((DATABASE, DIRECTORY) if settings.asks else ()))
 
@@ -69,7 +69,7 @@ class ToolPolicyPlugin:
         database, directory = services.get(DATABASE), services.get(DIRECTORY)
         if database is not None and directory is not None:
             self._standing.follow(directory)
-            self._refusals = Refusals(database, directory)
+            self._notes = Notes(database, directory)
             self._desk = Desk(
                 database,
                 directory,
@@ -83,7 +83,7 @@ class ToolPolicyPlugin:
                 self._standing,
                 services[CATALOG],
                 self._desk,
-                self._refusals,
+                self._notes,
                 invalid=settings.invalid,
                 retries=settings.retries,
             )
@@ -100,5 +100,5 @@ class ToolPolicyPlugin:
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The table of what waits, the task that lets it expire, and the one that tells the audit of refusals."""
-        return [one.lifespan for one in (self._desk, self._refusals) if one is not None]
+        """The table of what waits, the task that lets it expire, and the one that writes the audit."""
+        return [one.lifespan for one in (self._desk, self._notes) if one is not None]

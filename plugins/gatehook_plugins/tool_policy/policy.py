@@ -15,8 +15,8 @@ from gatehook import (
     Verdict,
 )
 from gatehook_plugins.tool_policy.desk import Desk
+from gatehook_plugins.tool_policy.notes import Decided, Notes
 from gatehook_plugins.tool_policy.offered import fault_of, name_of, schemas_of
-from gatehook_plugins.tool_policy.refusals import Refusals
 from gatehook_plugins.tool_policy.standing import Standing
 
 __all__ = ["Invalid", "OperatorPolicy"]
@@ -35,19 +35,19 @@ class OperatorPolicy:
         standing: Standing,
         catalog: Catalog,
         desk: Desk | None,
-        refusals: Refusals | None,
+        notes: Notes | None,
         *,
         invalid: Invalid,
         retries: int,
     ) -> None:
-        """`desk` keeps what is to be confirmed, None: nothing can be; `refusals` what is refused, None: nobody does.
+        """`desk` keeps what is to be confirmed, None: nothing can be; `notes` what is decided without, None: none does.
 
         The rest is as in the settings.
         """
         self._standing = standing
         self._catalog = catalog
         self._desk = desk
-        self._refusals = refusals
+        self._notes = notes
         self._invalid = invalid
         self._retries = retries
 
@@ -67,17 +67,19 @@ class OperatorPolicy:
 
         Raises:
             UpstreamError: the model calls a tool as it cannot be called, and is not, or no more, told so.
+            Unavailable: too many decisions wait to be written to the audit already.
         """
         verdict = self._verdict(call, tool_call.name)
         if verdict.kind == "deny":
             self._note(call, tool_call, "denied")
             return verdict
-        if self._invalid == "pass":
-            return verdict
-        fault = fault_of(call.state.get(_STATE, {}), tool_call.name, tool_call.arguments)
+        fault = "" if self._invalid == "pass" else self._fault(call, tool_call)
         if not fault:
+            if verdict.kind == "allow":
+                self._note(call, tool_call, "allowed")
             return verdict
         if self._invalid == "retry" and call.rounds < self._retries:
+            self._note(call, tool_call, "returned")
             return Verdict("retry", f"The call is invalid, and was not made: {fault}")
         self._note(call, tool_call, "invalid")
         message = f"the model's call of tool {tool_call.name!r} is invalid: {fault}"
@@ -98,9 +100,12 @@ class OperatorPolicy:
             )
         return await self._desk.keep(call, question)
 
-    def _note(self, call: Call, tool_call: ToolCall, why: str) -> None:
-        if self._refusals is not None:
-            self._refusals.note(call, tool_call, why)
+    def _fault(self, call: Call, tool_call: ToolCall) -> str:
+        return fault_of(call.state.get(_STATE, {}), tool_call.name, tool_call.arguments)
+
+    def _note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
+        if self._notes is not None:
+            self._notes.note(call, tool_call, decided)
 
     def _verdict(self, call: Call, tool: str) -> Verdict:
         # The model that was asked for, what that name is an alias of, and the fallback that answers.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, PermissionDenied, Principal, Route, encode
+from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, Route, encode
 from gatehook_plugins.tool_policy.decisions import decided
 from gatehook_plugins.tool_policy.desk import Decision, Desk
 from gatehook_plugins.tool_policy.feed import PendingFeed
@@ -92,27 +92,14 @@ class ToolRoutes:
         return {one.id: result for one, result in zip(calls, results, strict=True)}
 
     async def _call(self, request: web.Request, session: Session, kept: Kept, *, stream: bool) -> Call:
-        """A call of whoever asked, whoever decides."""
+        """A call of whoever asked, whoever decides: limits, budget and what may be used are theirs.
+
+        Raises:
+            PermissionDenied: they may call nothing any more; the session still waits.
+        """
         call = Call("chat", self._surface.name, request.headers, request.remote or "")
-        call.principal = await self._owner(request[PRINCIPAL], session, kept)
+        own = request[PRINCIPAL].id == session.user_id
+        call.principal = request[PRINCIPAL] if own else await kept.caller.principal(self._directory)
         call.model, call.stream = session.model, stream
         call.include_usage = stream and (kept.body.get("stream_options") or {}).get("include_usage") is True
         return call
-
-    async def _owner(self, principal: Principal, session: Session, kept: Kept) -> Principal:
-        """The user who asked: limits, budget and what may be used are theirs.
-
-        Raises:
-            PermissionDenied: they may call nothing any more.
-        """
-        if principal.id == session.user_id:
-            return principal
-        user = await self._directory.user(session.user_id)
-        key = None
-        if user is not None:
-            key = next((one for one in await self._directory.keys(user.id, limit=1000) if one.id == kept.key_id), None)
-            if user.disabled or (key is not None and key.disabled):
-                raise PermissionDenied(f"the user {user.id!r}, or their key, is disabled", code="user_disabled")
-        models = None if kept.models is None else frozenset(kept.models)
-        name = user.name if user is not None else ""
-        return Principal(session.user_id, name, models=models, key_id=kept.key_id, user=user, key=key)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from gatehook import Call, Question, ToolCall, decode, encode
+from gatehook import Call, Caller, Question, ToolCall, decode, encode
 
 __all__ = ["Kept", "Session", "Status", "arguments_digest", "new_session", "printable"]
 
@@ -20,9 +20,8 @@ class Kept(Struct, frozen=True):
 
     body: dict[str, Any]
     message: dict[str, Any]
-    key_id: str = ""
-    models: list[str] | None = None
-    """What the caller may use; None: all."""
+    caller: Caller
+    """Whose limits and budget the next turn is made with, and what it may use."""
     own: list[dict[str, Any]] = []
     """The gateway's own tools that were added to the request: they are not in `body`, but may be called."""
 
@@ -73,9 +72,8 @@ class Session(Struct, frozen=True):
 def new_session(call: Call, question: Question, now: int, lifetime: int) -> Session:
     """A session that begins `now` (epoch ms) and expires `lifetime` ms later."""
     principal = call.principal
-    models = None if principal.models is None else sorted(principal.models)
     body, own = _parted(call)
-    kept = Kept(body, dict(question.message), principal.key_id, models, own)
+    kept = Kept(body, dict(question.message), Caller.of(principal), own)
     session = Session(
         id="sess_" + secrets.token_urlsafe(24),
         user_id=principal.id,
@@ -84,7 +82,7 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
         created=now,
         expires=now + lifetime,
         calls=tuple(question.pending),
-        kept=encode(msgspec.structs.asdict(kept)),
+        kept=encode({**msgspec.structs.asdict(kept), "caller": msgspec.structs.asdict(kept.caller)}),
     )
     return msgspec.structs.replace(session, digest=_digest(session))
 

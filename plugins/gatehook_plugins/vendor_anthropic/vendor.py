@@ -1,7 +1,6 @@
 """The vendor: one call of Anthropic's Messages API for one attempt."""
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar
 
 from gatehook import (
@@ -22,7 +21,7 @@ from gatehook import (
     encode,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
-from gatehook.sse import Event, EventTooLarge, Reader
+from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_anthropic import answer, request
 from gatehook_plugins.vendor_anthropic.parameters import tables
 from gatehook_plugins.vendor_anthropic.profile import Defaults, Profile, profile
@@ -62,11 +61,15 @@ class Anthropic:
         async with await self._send(attempt) as upstream:
             if upstream.status != 200 or not upstream.is_event_stream:
                 raise failure(upstream, await upstream.read_error(), attempt.target)
-            async with contextlib.aclosing(self._translated(attempt, upstream)) as batches:
-                async for batch in batches:
-                    if attempt.call.operation == "completions":
-                        batch = [chunk_from_chat(attempt.call, chunk) for chunk in batch]
-                    yield batch
+            reader, translation = Reader(), Translation(attempt.call, attempt.target, attempt.note)
+            legacy = attempt.call.operation == "completions"
+            while not translation.done:
+                batch, fault = _taken(translation, reader, await upstream.receive())
+                if batch or fault is None:
+                    yield [chunk_from_chat(attempt.call, chunk) for chunk in batch] if legacy else batch
+                if fault is not None:
+                    raise fault
+            await upstream.drain()
 
     async def probe(self, target: Target) -> None:
         """Ask for one of the models. A server in front of Anthropic's that has no list answers all the same."""
@@ -91,37 +94,23 @@ class Anthropic:
             found = self._profiles[target.key] = profile(target, self._defaults)
         return found
 
-    async def _translated(self, attempt: Attempt, upstream: Upstream) -> AsyncGenerator[Sequence[Chunk], None]:
-        reader = Reader()
-        translation = Translation(attempt.call, attempt.target, attempt.note)
-        async for data in upstream.chunks():
-            batch: list[Chunk] = []
-            try:
-                _take(translation, reader.feed(data), batch)
-            except (GatewayError, EventTooLarge) as error:
-                # What came before the fault, in the same read, is as good as if it had come alone.
-                if batch:
-                    yield batch
-                raise _told(error) from None
-            yield batch
-            if translation.done:
-                await upstream.drain()
-                return
-        batch = []
-        _take(translation, reader.end(), batch)
-        if batch:
-            yield batch
-        if not translation.done:
-            raise garbled("the stream ended before message_stop")
 
+def _taken(translation: Translation, reader: Reader, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
+    """The chunks of what has arrived (b"": the end), and what is wrong after them.
 
-def _take(translation: Translation, events: Iterable[Event], batch: list[Chunk]) -> None:
-    for event in events:
-        translation.take(event, batch)
-
-
-def _told(error: GatewayError | EventTooLarge) -> GatewayError:
-    return error if isinstance(error, GatewayError) else UpstreamError(f"{NAME}: {error}", retry=Retry.NEXT)
+    What came before a fault, in the same read, is as good as if it had come alone.
+    """
+    batch: list[Chunk] = []
+    try:
+        for event in reader.feed(data) if data else reader.end():
+            translation.take(event, batch)
+    except GatewayError as error:
+        return batch, error
+    except EventTooLarge as error:
+        return batch, UpstreamError(f"{NAME}: {error}", retry=Retry.NEXT)
+    if not (data or translation.done):
+        return batch, garbled("the stream ended before message_stop")
+    return batch, None
 
 
 _guard: type[Vendor] = Anthropic

@@ -1,12 +1,18 @@
 """Whether a workflow suits the server that shall run it, as the server itself sees it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from gatehook_plugins.vendor_comfyui.server import Server
 from gatehook_plugins.vendor_comfyui.workflow import Workflow
 
 __all__ = ["node_faults", "server_faults"]
+
+_LINKED: Final = frozenset({
+    "AUDIO", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "GUIDER", "IMAGE", "LATENT",
+    "MASK", "MODEL", "NOISE", "SAMPLER", "SIGMAS", "STYLE_MODEL", "UPSCALE_MODEL", "VAE", "VIDEO",
+})  # fmt: skip
+"""Types that only another node can give. The server takes anything there, and fails when it runs."""
 
 
 async def server_faults(workflow: Workflow, server: Server) -> list[str]:
@@ -15,10 +21,13 @@ async def server_faults(workflow: Workflow, server: Server) -> list[str]:
     Raises:
         GatewayError: the server cannot be asked.
     """
-    faults = []
+    faults, is_answered = list[str](), False
     for name, node in workflow.nodes.items():
         kind = await server.node_kind(node["class_type"])
+        is_answered |= kind is None or kind.get("output_node") is not False
         faults += [f"node {name} ({workflow.called(name)}): {fault}" for fault in node_faults(workflow, name, kind)]
+    if not is_answered:
+        faults.append("no node saves or shows a picture; add SaveImage")
     return faults
 
 
@@ -40,10 +49,16 @@ def node_faults(workflow: Workflow, name: str, kind: Mapping[str, Any] | None) -
         if field not in node["inputs"]:
             yield f"{field}: required, but missing"
     for field, value in node["inputs"].items():
+        if _is_linked(fields.get(field)) and not isinstance(value, list):
+            yield f"{field}: wants another node, and is {value!r}"
         choices = _choices(fields.get(field))
         if choices is not None and not isinstance(value, list) and value not in choices:
             yield f"{field}: the server has no {value!r}"
         yield from _bound_faults(workflow, name, field, fields.get(field))
+
+
+def _is_linked(field: Any) -> bool:
+    return isinstance(field, list) and bool(field) and isinstance(field[0], str) and field[0] in _LINKED
 
 
 def _choices(field: Any) -> Sequence[Any] | None:

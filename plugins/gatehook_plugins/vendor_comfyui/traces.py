@@ -23,7 +23,7 @@ class Trace:
     """The ids of one call's runs. A call that is no job has ids that tell nothing, and there is nothing before it."""
 
     def __init__(self, job: str, run: int) -> None:
-        """`job` is "" for none; `run` counts from 1."""
+        """`job` is "" for none; `run` counts from 1: 0 stands before them all, as if none were its own."""
         self._job = job
         self._run = run
         self._tries = Counter[tuple[str, int]]()

@@ -26,6 +26,7 @@ from gatehook import (
     Retry,
     StreamBuilder,
     Target,
+    Tidier,
     UpstreamError,
     Usage,
     Vendor,
@@ -215,6 +216,14 @@ class ComfyVendor:
         def is_left(name: str) -> bool:
             return trace.is_left(name) and name not in ours
 
+        await self._clear(is_left)
+
+    async def tidy(self, name: str) -> None:
+        """Stop all runs of a job; see `gatehook.Tidier`."""
+        await self._clear(Trace(name, 0).is_left)
+
+    async def _clear(self, is_left: Callable[[str], bool]) -> None:
+        """Stop runs of such ids at all servers."""
         targets = (target for group in self._catalog.groups().values() for target in group)
         for target in {one.base_url: one for one in targets if one.vendor == self.name}.values():
             with contextlib.suppress(UpstreamError):  # its settings are wrong: nothing was ever begun there
@@ -238,4 +247,4 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-_guards: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector]] = (ComfyVendor,) * 4
+_guards: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector], type[Tidier]] = (ComfyVendor,) * 5

@@ -1,6 +1,7 @@
 """A workflow in ComfyUI's API format: read, checked, and filled with what a client asks for."""
 
 import copy
+import graphlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,8 +161,8 @@ def _faults(nodes: Any) -> Iterator[str]:
     elif isinstance(nodes.get("nodes"), list):
         yield "is in the format of ComfyUI's editor; save it by 'Export (API)' instead"
     else:
-        for name, node in nodes.items():
-            yield from (f"node {name!r}: {fault}" for fault in _node_faults(node, nodes))
+        broken = [f"node {name!r}: {fault}" for name, node in nodes.items() for fault in _node_faults(node, nodes)]
+        yield from broken or _circles(nodes)
         kinds = {str(node.get("class_type")) for node in nodes.values() if isinstance(node, dict)}
         others = kinds - {_ON_THE_SOCKET}
         if others != kinds and not any("Save" in kind or "Preview" in kind for kind in others):
@@ -181,6 +182,15 @@ def _node_faults(node: Any, nodes: Mapping[str, Any]) -> Iterator[str]:
     for field, value in inputs.items():
         if _is_link(value) and value[0] not in nodes:
             yield f"{field}: comes from node {value[0]!r}, which is not there"
+
+
+def _circles(nodes: Mapping[str, Any]) -> Iterator[str]:
+    """Nodes that wait for each other: of these ComfyUI only says that something is wrong."""
+    links = {name: [value[0] for value in node["inputs"].values() if _is_link(value)] for name, node in nodes.items()}
+    try:
+        graphlib.TopologicalSorter(links).prepare()
+    except graphlib.CycleError as error:
+        yield f"nodes wait for each other: {', '.join(error.args[1][1:])}"
 
 
 def _is_link(value: Any) -> bool:

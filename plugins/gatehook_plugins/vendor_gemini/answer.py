@@ -107,7 +107,9 @@ def typed(value: Any, kind: type[T], where: str) -> T:
 def get(mapping: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
     """A field that may be missing or null, but is otherwise of that type."""
     value = mapping.get(key)
-    return default if value is None else typed(value, kind, key)
+    if value is None:
+        return default
+    return value if type(value) is kind else typed(value, kind, key)
 
 
 def candidates(response: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -174,11 +176,11 @@ def blocked(response: Mapping[str, Any]) -> bool:
     return bool(get(feedback, "blockReason", str, ""))
 
 
-def usage(response: Mapping[str, Any]) -> Usage | None:
+def usage(metadata: Any) -> Usage | None:
     """What `usageMetadata` tells, in OpenAI's terms, None if there is none; counts that Google leaves out are 0."""
-    counts = get(response, "usageMetadata", dict, None)
-    if counts is None:
+    if metadata is None:
         return None
+    counts = typed(metadata, dict, "usageMetadata")
     thoughts = _count(counts, "thoughtsTokenCount")
     return Usage(
         prompt_tokens=_count(counts, "promptTokenCount") + _count(counts, "toolUsePromptTokenCount"),
@@ -224,7 +226,7 @@ def read_answer(attempt: Attempt, response: Any) -> Completion:
         if not blocked(answer):
             raise WireError("an answer without candidates")
         choices = [_refusal()]
-    return completion(attempt.call, choices, usage(answer))
+    return completion(attempt.call, choices, usage(answer.get("usageMetadata")))
 
 
 def _refusal() -> dict[str, Any]:

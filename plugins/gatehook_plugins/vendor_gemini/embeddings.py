@@ -51,7 +51,7 @@ class Batches:
         if len(embeddings) != sent:
             raise WireError(f"unexpected answer: {len(embeddings)} embeddings for {sent} texts")
         self._vectors += [self._vector(answer.typed(one, dict, "an embedding")) for one in embeddings]
-        told = answer.usage(body)
+        told = answer.usage(body.get("usageMetadata"))
         self._counted = None if told is None or self._counted is None else self._counted + told.prompt_tokens
 
     def _vector(self, embedding: Mapping[str, Any]) -> list[float]:

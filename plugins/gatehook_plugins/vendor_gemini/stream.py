@@ -5,7 +5,9 @@ prompt was blocked. Counts are cumulative, so the last ones stand.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, MsgspecError, Struct, json
 
 from gatehook import (
     Attempt,
@@ -15,7 +17,6 @@ from gatehook import (
     Retry,
     StreamBuilder,
     UpstreamError,
-    Usage,
     decode,
     tool_call_id,
 )
@@ -24,6 +25,32 @@ from gatehook_plugins.vendor_gemini import answer
 from gatehook_plugins.vendor_gemini.failure import WireError, error_in, in_band
 
 __all__ = ["StreamReader"]
+
+
+class _Words(Struct, forbid_unknown_fields=True):
+    text: str
+
+
+class _Content(Struct, forbid_unknown_fields=True):
+    parts: tuple[_Words]
+    role: str = ""
+
+
+class _Candidate(Struct, forbid_unknown_fields=True):
+    content: _Content
+    index: Annotated[int, Meta(ge=0, lt=1000)] = 0
+
+
+class _Piece(Struct, forbid_unknown_fields=True, rename="camel"):
+    """An event that adds a text to one candidate and says nothing else: by far the most do, and are read as this."""
+
+    candidates: tuple[_Candidate]
+    usage_metadata: Any = None
+    model_version: str = ""
+    response_id: str = ""
+
+
+_read_piece = json.Decoder(_Piece).decode
 
 
 class StreamReader:
@@ -39,7 +66,8 @@ class StreamReader:
         self._builder = StreamBuilder(attempt.call)
         self._reasons: dict[int, str] = {}
         self._blocked = False
-        self._usage: Usage | None = None
+        self._counts: Any = None
+        """The last ones told, which are only looked at in the end."""
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that `data` completes."""
@@ -67,12 +95,13 @@ class StreamReader:
             reasons = {
                 index: answer.finish_reason(reason, self._attempt.note) for index, reason in self._reasons.items()
             }
+            usage = answer.usage(self._counts)
         except WireError as error:
             self.fault = error.named(self._attempt.target)
             return chunks
         chunks += [self._builder.finish(reasons[index], index) for index in sorted(reasons)]
-        if self._usage is not None:
-            chunks.append(self._builder.usage(self._usage))
+        if usage is not None:
+            chunks.append(self._builder.usage(usage))
         return chunks
 
     def _read(self, events: Sequence[Event]) -> list[Chunk]:
@@ -89,6 +118,18 @@ class StreamReader:
         return chunks
 
     def _event(self, data: bytes, chunks: list[Chunk]) -> None:
+        try:
+            piece = _read_piece(data)
+        except (MsgspecError, UnicodeDecodeError, RecursionError):
+            self._other(data, chunks)
+            return
+        (candidate,) = piece.candidates
+        if text := candidate.content.parts[0].text:
+            chunks.append(self._builder.text(text, candidate.index))
+        self._reasons.setdefault(candidate.index, "")
+        self._count(piece.usage_metadata)
+
+    def _other(self, data: bytes, chunks: list[Chunk]) -> None:
         response = decode(data)
         if (error := error_in(response)) is not None:
             self.fault = in_band(self._attempt.target, error)
@@ -98,7 +139,11 @@ class StreamReader:
             self._candidate(index, candidate, chunks)
         if not self._blocked:
             self._blocked = answer.blocked(response)
-        self._usage = answer.usage(response) or self._usage
+        self._count(response.get("usageMetadata"))
+
+    def _count(self, counts: Any) -> None:
+        if counts is not None:
+            self._counts = counts
 
     def _candidate(self, index: int, candidate: Mapping[str, Any], chunks: list[Chunk]) -> None:
         # The log probabilities of an event go with its first text, where a client looks for them.
@@ -123,6 +168,8 @@ class StreamReader:
         self._reasons[index] = answer.get(candidate, "finishReason", str, "") or self._reasons.get(index, "")
 
     def _text(self, part: answer.Words, index: int, probabilities: dict[str, Any] | None) -> Chunk:
+        if not part.signature:
+            return self._builder.text(part.text, index, logprobs=probabilities)
         delta = {"content": part.text, **_signed(part.signature)}
         return self._builder.delta(delta, index, content=bool(part.text), logprobs=probabilities)
 

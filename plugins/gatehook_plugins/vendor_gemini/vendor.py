@@ -69,7 +69,7 @@ class Gemini:
             if not upstream.is_event_stream:
                 raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read_error())
             reader = StreamReader(attempt)
-            async for data in upstream.chunks():
+            while data := await upstream.receive():
                 yield _batch(attempt, reader.feed(data), legacy)
                 if reader.fault is not None:
                     raise reader.fault

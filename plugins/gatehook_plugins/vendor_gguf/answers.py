@@ -12,11 +12,13 @@ from gatehook import (
     InvalidRequest,
     MalformedJSON,
     Retry,
+    Target,
     Unavailable,
     Upstream,
     UpstreamError,
     Usage,
     decode,
+    redact,
 )
 from gatehook.sse import events, frame
 
@@ -90,8 +92,9 @@ def usage_in(raw: bytes) -> Usage | None:
 class Stream:
     """Reads the events of one streamed answer."""
 
-    def __init__(self, *, wants_usage: bool) -> None:
+    def __init__(self, target: Target, *, wants_usage: bool) -> None:
         """`wants_usage` tells whether the client asked for the event that tells the usage; the gateway always does."""
+        self._target = target
         self._wants_usage = wants_usage
         self.done = False
         """Whether [DONE] has come."""
@@ -113,7 +116,7 @@ class Stream:
                 break
             event = _event(data)
             if event.error is not None:
-                self.failure = _told(502, event.error, None)
+                self.failure = _told(self._target, 502, event.error, None)
                 break
             contents += any(choice.has_content() for choice in event.choices)
             finished = finished or any(choice.finish_reason for choice in event.choices)
@@ -125,20 +128,21 @@ class Stream:
         return Frames(b"".join(kept), _chunks, contents=contents, finished=finished, usage=usage)
 
 
-async def error_of(upstream: Upstream) -> GatewayError:
+async def error_of(upstream: Upstream, target: Target) -> GatewayError:
     """The error of an answer that is not a 200."""
     raw = await upstream.read()
     try:
         error = decode(raw)["error"]
     except (MalformedJSON, KeyError, TypeError):
         error = {}
-    return _told(upstream.status, error if isinstance(error, dict) else {}, upstream.retry_after)
+    return _told(target, upstream.status, error if isinstance(error, dict) else {}, upstream.retry_after)
 
 
-def _told(status: int, error: dict[str, Any], retry_after: float | None) -> GatewayError:
+def _told(target: Target, status: int, error: dict[str, Any], retry_after: float | None) -> GatewayError:
     told = error.get("status", status) if status == 502 else status
     code, param = (value if isinstance(value := error.get(key), str) else None for key in ("code", "param"))
-    message = f"gguf: {error.get('message') or f'the engine answered {status}'}"
+    words = error.get("message") or f"the engine answered {status}"
+    message = f"gguf: {redact(str(words), target.secrets())}"
     if told in (429, 503):
         return Unavailable(message, code=code or "engine_busy", retry_after=retry_after or 1.0)
     if told in (400, 404, 413, 422) or error.get("type") == "invalid_request_error":

@@ -209,9 +209,7 @@ class Deployments:
             return next(one for one in family.variants if one.path == file)
         if self._defaults.quantization and (found := family.find(self._defaults.quantization)) is not None:
             return found
-        memory = self._defaults.memory()
-        fitting = (one for one in family.variants if one.header.size < memory)
-        return next(fitting, family.variants[-1])
+        return family.fitting(self._defaults.memory())
 
     def _engine(self, target: Target, options: DeploymentOptions, variant: Variant) -> EngineOptions:
         defaults, header = self._defaults, variant.header

@@ -49,6 +49,10 @@ class Family:
         wanted = quantization.casefold()
         return next((one for one in self.variants if one.quantization.casefold() == wanted), None)
 
+    def fitting(self, memory: int) -> Variant:
+        """The largest variant that so many bytes hold; the smallest one if they hold none."""
+        return next((one for one in self.variants if one.header.size < memory), self.variants[-1])
+
 
 class Library:
     """Finds files. All its methods read files: call them in a thread."""

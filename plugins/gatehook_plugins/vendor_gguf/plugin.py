@@ -82,7 +82,7 @@ class VendorGGUF:
 
     @staticmethod
     def models_at(path: Path) -> Sequence[Mapping[str, Any]]:
-        """What `gatehook models add` writes of a GGUF file, or of a folder of them.
+        """What `gatehook models add` writes of a GGUF file, or of a folder of them: what this machine's memory holds.
 
         Raises:
             StartupError: it should be a GGUF file, and is none.
@@ -94,14 +94,8 @@ class VendorGGUF:
                 found = list(Library(path).families().values())
         except BadFile as error:
             raise StartupError(f"{path}: {error}") from None
-        return [
-            {
-                "name": one.name,
-                "vendor": VENDOR,
-                "options": {"path": str(path if path.is_file() else one.variants[0].path)},
-            }
-            for one in found
-        ]
+        files = [(one.name, path if path.is_file() else one.fitting(_usual_memory()).path) for one in found]
+        return [{"name": name, "vendor": VENDOR, "options": {"path": str(file)}} for name, file in files]
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -143,7 +137,7 @@ class VendorGGUF:
 
     def _memory(self) -> int:
         """Bytes of memory that all models may take."""
-        return int(self._settings.memory_limit) or int(_SHARE * machine_memory())
+        return int(self._settings.memory_limit) or _usual_memory()
 
     async def _rules(self) -> Rules:
         settings = self._settings
@@ -192,6 +186,10 @@ class VendorGGUF:
         if len(pinned) > self._settings.max_concurrent_models:
             raise StartupError("[plugins.vendor_gguf] pinned: more models than max_concurrent_models")
         return tuple(pinned)
+
+
+def _usual_memory() -> int:
+    return int(_SHARE * machine_memory())
 
 
 @contextlib.contextmanager

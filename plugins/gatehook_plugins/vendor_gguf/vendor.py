@@ -27,6 +27,7 @@ from gatehook.sse import Reader
 from gatehook_plugins.vendor_gguf.answers import Stream, error_of, usage_in
 from gatehook_plugins.vendor_gguf.deployments import VENDOR, DeploymentOptions
 from gatehook_plugins.vendor_gguf.link import Lease, Link
+from gatehook_plugins.vendor_gguf.parameters import PARAMETERS
 from gatehook_plugins.vendor_gguf.shelf import Shelf
 
 __all__ = ["INSTALL", "GGUFVendor", "is_installed"]
@@ -51,7 +52,7 @@ class GGUFVendor:
 
     name = VENDOR
     operations: frozenset[Operation] = frozenset(_URLS)
-    parameters: Mapping[Operation, Mapping[str, Parameter]] = {}
+    parameters: Mapping[Operation, Mapping[str, Parameter]] = PARAMETERS
     prepares = True
     """The time until the first content counts from when the model is loaded."""
 
@@ -89,7 +90,7 @@ class GGUFVendor:
         async with self._leased(attempt.target) as lease, await self._sent(attempt, lease) as upstream:
             with _crash_told():
                 if upstream.status != 200:
-                    raise await error_of(upstream)
+                    raise await error_of(upstream, attempt.target)
                 raw = await upstream.read()
         return Completion(raw=raw, usage=usage_in(raw))
 
@@ -99,8 +100,8 @@ class GGUFVendor:
             yield []  # loaded; from here on it is the model's time
             async with await self._sent(attempt, lease) as upstream:
                 if upstream.status != 200:
-                    raise await error_of(upstream)
-                reader, answer = Reader(), Stream(wants_usage=attempt.call.include_usage)
+                    raise await error_of(upstream, attempt.target)
+                reader, answer = Reader(), Stream(attempt.target, wants_usage=attempt.call.include_usage)
                 while not answer.done:
                     with _crash_told():
                         data = await upstream.receive()

@@ -62,6 +62,8 @@ class StreamReader:
         self._lessons = _LESSONS
         self._open: set[int] = set()
         self._closed: set[int] = set()
+        self._ended_again: set[int] = set()
+        """Choices whose end the event in hand tells, though it was told before."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
         self._usage: Usage | None = None
@@ -236,11 +238,15 @@ class StreamReader:
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
         if choice.finish_reason:  # some servers write "" until the end
+            if index in self._closed:
+                self._ended_again.add(index)
+                return True
             self._closed.add(index)
             self._finished = True
         return index in self._roleless or (choice.finish_reason == "stop" and index in self._with_tools)
 
-    def _mended(self, raw: bytes) -> bytes:
+    def _mended(self, raw: bytes) -> bytes | None:
+        """The event as it should have been; None if nothing is left of it."""
         value = decode(raw)
         value["id"], value["created"] = self._head
         value["model"] = self._public
@@ -253,4 +259,16 @@ class StreamReader:
             if index in self._roleless:
                 self._roleless.discard(index)
                 choice["delta"] = {**(choice.get("delta") or {}), "role": "assistant"}
+        if self._ended_again:
+            value["choices"] = list(filter(self._is_new, value["choices"]))
+            self._ended_again.clear()
+            if not value["choices"]:
+                return None
         return encode(value)
+
+    def _is_new(self, choice: dict[str, Any]) -> bool:
+        """Whether a choice tells more than its end, which is told once."""
+        if choice.get("index", 0) not in self._ended_again:
+            return True
+        choice["finish_reason"] = None
+        return bool(choice.get("delta") or choice.get("text"))

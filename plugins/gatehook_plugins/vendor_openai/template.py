@@ -19,6 +19,7 @@ _KEYS = tuple(
     for space in (b"", b" ")
     for name in (b"content", b"arguments", b"reasoning_content", b"reasoning", b"text")
 )
+_read_string = msgspec.json.Decoder(str).decode
 _read_strings = msgspec.json.Decoder(list[str]).decode
 
 
@@ -64,7 +65,7 @@ class Template:
         if not (whole.startswith(before) and whole.endswith(after)):
             return None
         text = whole[len(before) : -len(after)]
-        return b"%b%b%b" % (self._head, text, self._tail) if text and _are_strings((text,)) else None
+        return b"%b%b%b" % (self._head, text, self._tail) if text and _is_string(text) else None
 
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
@@ -106,6 +107,14 @@ def _valid(texts: list[bytes]) -> list[bytes]:
     while good < len(texts) and _are_strings(texts[good : good + 1]):
         good += 1
     return texts[:good]
+
+
+def _is_string(text: bytes) -> bool:
+    try:
+        _read_string(b'"%b"' % text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _are_strings(texts: Sequence[bytes]) -> bool:

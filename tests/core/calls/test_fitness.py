@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Call, InvalidRequest, Operation, Target, encode
+from gatehook import Call, InvalidRequest, Operation, Ranking, Target, encode
 from gatehook.calls.fitness import fitting
 from gatehook.jsonio import Document
 
@@ -117,3 +117,24 @@ def test_none_is_refused_that_could_fit_and_the_order_stays(windows: list[int | 
         assert all(window is not None and (size + 4) // 16 > window for window in windows)
     else:
         assert [one for one in targets if one in found] == list(found) != []
+
+
+def test_of_a_ranking_only_the_first_is_looked_at_until_it_fails() -> None:
+    able, blind, small, wide = target(1), target(2, capabilities=("chat",)), target(3, max_tokens=5), target(4)
+    asked: list[bool] = []
+
+    def others() -> list[Target]:
+        asked.append(True)
+        return [blind, small, wide]
+
+    found = fitting(call([PICTURE], max_tokens=10), Ranking(able, others))
+    assert found[0] is able
+    assert not asked
+    assert [one.key for one in found] == ["m#1", "m#4"]
+
+
+def test_of_a_ranking_whose_first_cannot_serve_the_next_one_does() -> None:
+    blind, able = target(1, capabilities=("chat",)), target(2, capabilities=("vision",))
+    assert [one.key for one in fitting(call([PICTURE]), Ranking(blind, lambda: [able]))] == ["m#2"]
+    with pytest.raises(InvalidRequest, match="vision"):
+        fitting(call([PICTURE]), Ranking(blind, lambda: [blind]))

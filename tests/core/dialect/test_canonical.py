@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from gatehook.accounts import Usage
 from gatehook.dialect.canonical import StreamBuilder, completion, tool_call_id
-from gatehook.model import Call, Chunk, Usage
+from gatehook.model import Call, Chunk
 
 
 def call(*, include_usage: bool = False) -> Call:
@@ -35,6 +36,28 @@ def test_the_role_comes_with_the_first_delta_of_each_choice_and_once_only() -> N
         {"content": "d"},
         {"content": "e"},
     ]
+
+
+@given(
+    text=st.text(st.characters(), min_size=1),
+    model=st.one_of(st.text(max_size=20), st.just('"content":""'), st.just('content":""')),
+    index=st.integers(0, 3),
+    include_usage=st.booleans(),
+)
+def test_a_text_is_written_byte_by_byte_as_any_delta_is(text: str, model: str, index: int, include_usage: bool) -> None:
+    build = StreamBuilder(Call("chat", "test", {}, model=model, include_usage=include_usage))
+    build.open(index)
+    short, long = build.text(text, index), build.delta({"content": text}, index)
+    assert (short.raw, short.data) == (long.raw, long.data)
+    assert build.text(text, index).raw == long.raw
+    assert (short.content, short.finished, short.usage) == (long.content, long.finished, long.usage)
+
+
+def test_an_empty_text_is_no_content_and_log_probabilities_go_with_theirs() -> None:
+    build = StreamBuilder(call())
+    build.open()
+    assert (delta(build.text("")), build.text("").content) == ({"content": ""}, False)
+    assert choice(build.text("a", logprobs={"content": []}))["logprobs"] == {"content": []}
 
 
 def test_whatever_comes_first_carries_the_role() -> None:

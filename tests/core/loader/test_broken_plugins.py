@@ -11,11 +11,12 @@ import pytest
 
 from gatehook import Call, Permit, Route, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.config.settings import load
 from gatehook.loader.loading import hook_names
 from gatehook.testing import built, serving
 
 Distribution = Callable[..., None]
+Faults = Callable[..., list[str]]
+OverInstalled = Callable[[Path, str], Gateway]
 
 NOT_FOR_THIS = f"gatehook>={int(version('gatehook').split('.')[0]) + 1}"
 GUARDS = (
@@ -36,19 +37,6 @@ HARMLESS = (
     "register_vendors",
 )
 SKIP = "[plugins.specimen]\non_error = 'skip'\n"
-
-
-def gateway(tmp_path: Path, text: str) -> Gateway:
-    """A gateway over what is really installed."""
-    file = tmp_path / "settings.toml"
-    file.write_text(text, "utf-8")
-    return Gateway(load(file, environ={}))
-
-
-def faults_of(tmp_path: Path, text: str) -> list[str]:
-    with pytest.raises(StartupError) as caught:
-        gateway(tmp_path, text)
-    return caught.value.faults
 
 
 def plugin(**members: Any) -> type:
@@ -73,7 +61,9 @@ def raising(self: Any, gateway: Any = None) -> Any:
 # --- what distributions ask for ------------------------------------------------------------------------------------
 
 
-def test_a_distribution_for_another_version_is_not_even_imported(tmp_path: Path, distribution: Distribution) -> None:
+def test_a_distribution_for_another_version_is_not_even_imported(
+    tmp_path: Path, distribution: Distribution, faults_of: Faults
+) -> None:
     bomb = "raise AssertionError('imported')"
     distribution("gatehook-acme", {"acme": "specimen_bomb:P"}, requires=NOT_FOR_THIS, specimen_bomb=bomb)
     assert faults_of(tmp_path, "[plugins.acme]") == [
@@ -97,7 +87,7 @@ def test_a_distribution_for_another_version_is_not_even_imported(tmp_path: Path,
     ],
 )
 def test_what_this_version_fulfils_or_has_nothing_to_do_with_is_no_fault(
-    tmp_path: Path, distribution: Distribution, requires: str
+    tmp_path: Path, distribution: Distribution, requires: str, gateway: OverInstalled
 ) -> None:
     source = (
         "from gatehook import Section\nclass P:\n    class Settings(Section): ...\n    def __init__(self, s): ...\n"
@@ -118,7 +108,7 @@ def test_what_this_version_fulfils_or_has_nothing_to_do_with_is_no_fault(
     ],
 )
 def test_what_cannot_be_imported_is_told_with_what_helps(
-    tmp_path: Path, distribution: Distribution, source: str, told: str
+    tmp_path: Path, distribution: Distribution, source: str, told: str, faults_of: Faults
 ) -> None:
     distribution("gatehook-acme", {"acme": "specimen_broken:P"}, specimen_broken=source)
     (fault,) = faults_of(tmp_path, "[plugins.acme]")
@@ -127,7 +117,9 @@ def test_what_cannot_be_imported_is_told_with_what_helps(
     assert fault.endswith(", or [plugins.acme] enabled = false switches it off")
 
 
-def test_a_fault_of_a_hook_names_the_distribution(tmp_path: Path, distribution: Distribution) -> None:
+def test_a_fault_of_a_hook_names_the_distribution(
+    tmp_path: Path, distribution: Distribution, faults_of: Faults
+) -> None:
     source = (
         "from gatehook import Section, hookimpl\nclass P:\n    class Settings(Section): ...\n"
         "    def __init__(self, s): ...\n    @hookimpl\n    def register_caches(self): return [1 / 0]\n"
@@ -146,7 +138,7 @@ def test_a_fault_of_a_hook_names_the_distribution(tmp_path: Path, distribution: 
     ],
 )
 def test_what_two_plugins_bring_names_the_distribution(
-    tmp_path: Path, distribution: Distribution, hook: str, result: str, told: str
+    tmp_path: Path, distribution: Distribution, hook: str, result: str, told: str, faults_of: Faults
 ) -> None:
     source = (
         "from gatehook import Route, Section, hookimpl\nclass Vendor:\n"
@@ -234,7 +226,7 @@ def test_a_misspelt_hook_may_have_been_meant_for_a_guard() -> None:
 
 
 def test_what_cannot_be_imported_is_skipped_only_by_an_explicit_word(
-    tmp_path: Path, distribution: Distribution
+    tmp_path: Path, distribution: Distribution, gateway: OverInstalled, faults_of: Faults
 ) -> None:
     distribution("gatehook-acme", {"acme": "specimen_broken:P"}, specimen_broken="raise RuntimeError")
     text = "[plugins.acme]\non_error = 'skip'\n"

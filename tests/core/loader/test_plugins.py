@@ -1,29 +1,26 @@
-"""The loader: what it finds, what it refuses and in which words, what it never imports, and in which order it asks."""
+"""The loader: what it finds, what it never imports, and in which order it asks."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gatehook import Call, Observer, Permit, Route, Section, ServiceKey, StartupError, hookimpl
+from gatehook import Call, Permit, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.config.settings import load
-from gatehook.loader.plugins import hook_names, installed
+from gatehook.loader.plugins import installed
 from gatehook.testing import available, built
 
 Distribution = Callable[..., None]
-
-
-class Plain(Section):
-    """[plugins.specimen]."""
+Faults = Callable[..., list[str]]
+OverInstalled = Callable[[Path, str], Gateway]
 
 
 class Plugin:
     """What every specimen shares; harmless by itself."""
 
-    Settings: type[Section] = Plain
+    Settings: type[Section] = Section
 
     def __init__(self, settings: Section) -> None:
         self.settings = settings
@@ -36,22 +33,6 @@ class Open:
         return None
 
 
-def faults(*classes: type, settings: str = "", **named: type) -> list[str]:
-    """What the loader says of plugins that are switched on: `classes` under "specimen", "specimen2" …"""
-    plugins = {f"specimen{place or ''}": cls for place, cls in enumerate(classes)} | named
-    text = settings + "".join(f"[plugins.{name}]\n" for name in plugins if f"[plugins.{name}]" not in settings)
-    with pytest.raises(StartupError) as caught:
-        built(text, plugins=plugins)
-    return caught.value.faults
-
-
-def gateway(tmp_path: Path, text: str) -> Gateway:
-    """A gateway over what is really installed."""
-    file = tmp_path / "settings.toml"
-    file.write_text(text, "utf-8")
-    return Gateway(load(file, environ={}))
-
-
 SOUND = """
 from gatehook import Section, hookimpl
 class Plugin:
@@ -60,10 +41,9 @@ class Plugin:
 """
 
 
-# --- what is found -------------------------------------------------------------------------------------------------
-
-
-def test_a_distribution_s_plugin_is_found_by_its_entry_point(tmp_path: Path, distribution: Distribution) -> None:
+def test_a_distribution_s_plugin_is_found_by_its_entry_point(
+    tmp_path: Path, distribution: Distribution, gateway: OverInstalled
+) -> None:
     distribution("gatehook-acme", {"acme": "specimen_acme:Plugin"}, specimen_acme=SOUND)
     report = {one.name: one for one in gateway(tmp_path, "[plugins.acme]").plugins.report()}
     assert (report["acme"].distribution, report["acme"].version, report["acme"].enabled) == (
@@ -74,20 +54,24 @@ def test_a_distribution_s_plugin_is_found_by_its_entry_point(tmp_path: Path, dis
     assert not report["openai_api"].enabled
 
 
-def test_installing_does_not_enable(tmp_path: Path, distribution: Distribution) -> None:
+def test_installing_does_not_enable(tmp_path: Path, distribution: Distribution, gateway: OverInstalled) -> None:
     distribution("gatehook-acme", {"acme": "specimen_acme:Plugin"}, specimen_acme=SOUND)
     assert gateway(tmp_path, "").plugins.names == ()
 
 
 @pytest.mark.parametrize("section", ["", "[plugins.acme]\nenabled = false"])
-def test_a_disabled_plugin_is_never_imported(tmp_path: Path, distribution: Distribution, section: str) -> None:
+def test_a_disabled_plugin_is_never_imported(
+    tmp_path: Path, distribution: Distribution, section: str, gateway: OverInstalled
+) -> None:
     distribution("gatehook-acme", {"acme": "specimen_bomb:Plugin"}, specimen_bomb="raise SystemExit('imported')")
     built_gateway = gateway(tmp_path, section)
     assert "specimen_bomb" not in sys.modules
     assert [one.hooks for one in built_gateway.plugins.report() if one.name == "acme"] == [()]
 
 
-def test_first_party_modules_of_disabled_plugins_are_not_imported_either(tmp_path: Path) -> None:
+def test_first_party_modules_of_disabled_plugins_are_not_imported_either(
+    tmp_path: Path, gateway: OverInstalled
+) -> None:
     names = [name for name in sys.modules if name.startswith("gatehook_plugins.metrics")]
     kept = {name: sys.modules.pop(name) for name in names}
     try:
@@ -98,7 +82,7 @@ def test_first_party_modules_of_disabled_plugins_are_not_imported_either(tmp_pat
 
 
 def test_two_distributions_with_one_plugin_name_are_refused_with_both_named(
-    tmp_path: Path, distribution: Distribution
+    tmp_path: Path, distribution: Distribution, gateway: OverInstalled
 ) -> None:
     distribution("gatehook-one", {"acme": "specimen_one:Plugin"}, specimen_one=SOUND)
     distribution("gatehook-two", {"acme": "specimen_two:Plugin"}, specimen_two=SOUND)
@@ -123,367 +107,7 @@ def test_a_section_without_a_plugin_is_refused_with_the_nearest_name() -> None:
         built("[plugins.metric]")
 
 
-# --- what is refused before anything runs --------------------------------------------------------------------------
-
-
-def test_an_import_error_names_the_plugin_and_its_distribution(tmp_path: Path, distribution: Distribution) -> None:
-    distribution("gatehook-acme", {"acme": "specimen_broken:Plugin"}, specimen_broken="import no_such_module_at_all")
-    with pytest.raises(StartupError) as caught:
-        gateway(tmp_path, "[plugins.acme]")
-    assert caught.value.faults == [
-        (
-            "plugin 'acme' (gatehook-acme 7.1): cannot be imported: "
-            "ModuleNotFoundError(\"No module named 'no_such_module_at_all'\"); `pip install --upgrade gatehook-acme` "
-            "brings what it needs, or [plugins.acme] enabled = false switches it off"
-        )
-    ]
-
-
-def test_an_entry_point_without_its_object_is_refused(tmp_path: Path, distribution: Distribution) -> None:
-    distribution("gatehook-acme", {"acme": "specimen_acme:Missing"}, specimen_acme=SOUND)
-    with pytest.raises(StartupError, match=r"plugin 'acme' \(gatehook-acme 7.1\): cannot be imported: .*Missing"):
-        gateway(tmp_path, "[plugins.acme]")
-
-
-def test_an_entry_point_that_is_no_class_is_refused(tmp_path: Path, distribution: Distribution) -> None:
-    distribution("gatehook-acme", {"acme": "specimen_acme"}, specimen_acme=SOUND)
-    with pytest.raises(
-        StartupError, match=r"^plugin 'acme' \(gatehook-acme 7.1\): the entry point must name a class, not <module"
-    ):
-        gateway(tmp_path, "[plugins.acme]")
-
-
-def test_a_class_without_settings_is_refused() -> None:
-    class NoSettings:
-        def __init__(self, settings: Section) -> None: ...
-
-    assert faults(NoSettings) == ["plugin 'specimen': the class needs `Settings`, a subclass of gatehook.Section"]
-
-
-@pytest.mark.parametrize("wrong", [dict, object(), Plain()])
-def test_settings_that_are_no_section_class_are_refused(wrong: Any) -> None:
-    class WrongSettings(Plugin):
-        Settings = wrong
-
-    assert "needs `Settings`, a subclass of gatehook.Section" in faults(WrongSettings)[0]
-
-
-def test_a_section_s_faults_are_told_with_the_settings_words() -> None:
-    class Strict(Section):
-        burst: int
-
-    class Limits(Plugin):
-        Settings = Strict
-
-    told = faults(Limits, settings='[plugins.specimen]\nburst = "x"\nbrust = 1\n')
-    assert len(told) == 2
-    assert "[plugins.specimen] burst" in told[0]
-    assert "did you mean 'burst'" in told[1]
-
-
-def test_an_async_hook_is_refused() -> None:
-    class Async(Plugin):
-        @hookimpl
-        async def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
-            return []
-
-    assert faults(Async) == [
-        (
-            "plugin 'specimen': register_limiters must not be async: hooks run once at "
-            "start-up; return objects whose methods are async"
-        )
-    ]
-
-
-def test_an_async_generator_hook_is_refused() -> None:
-    class Async(Plugin):
-        @hookimpl
-        async def register_limiters(self, gateway: Gateway) -> AsyncIterator[Any]:
-            yield Open()
-
-    assert "register_limiters must not be async" in faults(Async)[0]
-
-
-@pytest.mark.parametrize("option", ["wrapper", "hookwrapper"])
-def test_a_wrapper_is_refused(option: str) -> None:
-    def wrapping(self: Plugin, gateway: Gateway) -> Any:
-        return (yield)
-
-    mark: Any = hookimpl
-    cls = type("Wrapping", (Plugin,), {"register_limiters": mark(**{option: True})(wrapping)})
-    assert faults(cls) == ["plugin 'specimen': register_limiters must not be a wrapper"]
-
-
-@pytest.mark.parametrize("option", ["tryfirst", "trylast"])
-def test_an_order_of_the_plugin_s_own_is_refused_because_it_would_be_ignored(option: str) -> None:
-    def pushy(self: Plugin, gateway: Gateway) -> Any:
-        return []
-
-    mark: Any = hookimpl
-    cls = type("Pushy", (Plugin,), {"register_limiters": mark(**{option: True})(pushy)})
-    assert faults(cls) == [
-        (
-            f"plugin 'specimen': register_limiters must not use {option}: "
-            "the order is the operator's, by `order` in [plugins.NAME]"
-        )
-    ]
-
-
-def test_an_undecorated_hook_name_is_refused() -> None:
-    class Forgot(Plugin):
-        def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
-            return []
-
-    assert faults(Forgot) == ["plugin 'specimen': register_limiters lacks the @hookimpl decorator"]
-
-
-def test_an_unknown_hook_is_refused_with_the_nearest_word() -> None:
-    class Misspelt(Plugin):
-        @hookimpl
-        def register_limiter(self, gateway: Gateway) -> Iterable[Any]:
-            return []
-
-    assert faults(Misspelt) == [
-        ("plugin 'specimen': unknown hook 'register_limiter'; did you mean 'register_limiters'?")
-    ]
-
-
-def test_a_hook_under_another_name_is_refused() -> None:
-    class Renamed(Plugin):
-        @hookimpl(specname="register_limiters")
-        def zz(self, gateway: Gateway) -> Iterable[Any]:
-            return []
-
-    assert faults(Renamed) == ["plugin 'specimen': unknown hook 'zz'"]
-
-
-@pytest.mark.parametrize("hook", hook_names())
-def test_an_unknown_argument_is_refused_with_those_there_are(hook: str) -> None:
-    def greedy(self: Plugin, settings: Any) -> Any:
-        return []
-
-    told = faults(type("Greedy", (Plugin,), {hook: hookimpl(greedy)}))
-    assert told == [f"plugin 'specimen': {hook} has no argument 'settings'; it may take: gateway"]
-
-
-def test_an_inherited_hook_is_checked_like_the_class_s_own() -> None:
-    class Base(Plugin):
-        @hookimpl
-        async def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
-            return []
-
-    class Derived(Base):
-        pass
-
-    assert "register_limiters must not be async" in faults(Derived)[0]
-
-
-# --- what is refused while it is built -----------------------------------------------------------------------------
-
-
-def test_an_exception_in_init_names_the_plugin() -> None:
-    class Raising(Plugin):
-        def __init__(self, settings: Section) -> None:
-            raise ValueError("no model file")
-
-    assert faults(Raising) == [
-        (
-            "plugin 'specimen': cannot be built: ValueError('no model file'); "
-            "[plugins.specimen] enabled = false switches it off"
-        )
-    ]
-
-
-def test_a_startup_error_in_init_gives_its_words_and_names_the_plugin() -> None:
-    class Raising(Plugin):
-        def __init__(self, settings: Section) -> None:
-            raise StartupError("no model file", "no licence")
-
-    assert faults(Raising) == ["plugin 'specimen': no model file", "plugin 'specimen': no licence"]
-
-
-def test_an_init_that_takes_no_settings_is_refused() -> None:
-    class NoArguments(Plugin):
-        def __init__(self) -> None: ...
-
-    assert "cannot be built: TypeError" in faults(NoArguments)[0]
-
-
-def returning(hook: str, result: object) -> type:
-    """A plugin one hook of which returns `result`."""
-
-    def implementation(self: Plugin, gateway: Any = None) -> Any:
-        return result
-
-    return type("Returning", (Plugin,), {hook: hookimpl(implementation)})
-
-
-def test_an_exception_in_a_hook_names_plugin_and_hook() -> None:
-    class Raising(Plugin):
-        @hookimpl
-        def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
-            raise KeyError("quota")
-
-    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
-
-
-def test_an_exception_in_the_middle_of_a_generator_hook_is_told_too() -> None:
-    class Raising(Plugin):
-        @hookimpl
-        def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
-            yield Open()
-            raise KeyError("quota")
-
-    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
-
-
-@pytest.mark.parametrize("result", [None, 7, Open()])
-def test_a_result_that_is_no_iterable_is_refused(result: object) -> None:
-    told = faults(returning("register_limiters", result))
-    assert told == [
-        (
-            f"plugin 'specimen', register_limiters: must return an iterable, not {type(result).__name__}; "
-            "return [] for nothing"
-        )
-    ]
-
-
-WORDS = {
-    "register_authenticators": "str is not a Authenticator, it lacks authenticate",
-    "register_caches": "str is not a Cache, it lacks get, put",
-    "register_commands": "str is not a Command",
-    "register_lifespans": "each result must be callable and give an async context manager",
-    "register_limiters": "str is not a Limiter, it lacks admit",
-    "register_observers": "str is not a Observer",
-    "register_routers": "str is not a Router, it lacks route",
-    "register_routes": "str is not a Route or Endpoint",
-    "register_services": "each result must be a pair of a ServiceKey and the service",
-    "register_tool_policies": "str is not a ToolPolicy, it lacks offer, judge",
-    "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
-    "register_transforms": "str is not a Transform, it lacks transform",
-    "register_vendors": "str is not a Vendor, it lacks name, operations, parameters, complete, stream",
-}
-
-
-def test_every_hook_has_a_case_of_a_wrong_result() -> None:
-    assert sorted(WORDS) == sorted(hook_names())
-
-
-@pytest.mark.parametrize("hook", [hook for hook in WORDS if hook != "register_commands"])
-def test_a_result_of_the_wrong_type_is_refused_telling_what_is_missing(hook: str) -> None:
-    assert faults(returning(hook, ["nothing"])) == [f"plugin 'specimen', {hook}: {WORDS[hook]}"]
-
-
-def test_a_command_of_the_wrong_type_is_refused() -> None:
-    gateway = built("[plugins.specimen]", plugins={"specimen": returning("register_commands", ["nothing"])})
-    with pytest.raises(StartupError) as caught:
-        gateway.plugins.collect("register_commands")
-    assert caught.value.faults == [f"plugin 'specimen', register_commands: {WORDS['register_commands']}"]
-
-
-class SyncParts:
-    """Has every method of every protocol, none of them async."""
-
-    name = "sync"
-    operations = frozenset({"chat"})
-    parameters: Mapping[str, Any] = {}
-
-    def authenticate(self, credential: Any) -> None: ...
-    def admit(self, call: Any) -> None: ...
-    def route(self, call: Any) -> None: ...
-    def complete(self, attempt: Any) -> Any: ...
-    def stream(self, attempt: Any) -> Any: ...
-    def get(self, key: Any) -> None: ...
-    def put(self, key: Any, call: Any, entry: Any) -> None: ...
-    def offer(self, call: Any, tools: Any) -> None: ...
-    def judge(self, call: Any, tool_call: Any) -> None: ...
-    def transform(self, call: Any) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("hook", "methods"),
-    [
-        ("register_routers", ["route"]),
-        ("register_vendors", ["complete"]),
-        ("register_caches", ["get", "put"]),
-        ("register_tool_policies", ["offer", "judge"]),
-        ("register_transforms", ["transform"]),
-    ],
-)
-def test_a_sync_method_where_the_protocol_is_async_is_refused(hook: str, methods: Sequence[str]) -> None:
-    assert faults(returning(hook, [SyncParts()])) == [
-        f"plugin 'specimen', {hook}: SyncParts.{method} must be `async def`" for method in methods
-    ]
-
-
-@pytest.mark.parametrize("hook", ["register_authenticators", "register_limiters"])
-def test_what_mostly_waits_for_nothing_may_be_plain(hook: str) -> None:
-    part = SyncParts()
-    concerns = built("[plugins.specimen]\n", plugins={"specimen": returning(hook, [part])}).pipeline.concerns
-    assert part in (*concerns.authenticators, *concerns.limiters)
-
-
-def test_an_async_observer_is_refused_because_nobody_would_await_it() -> None:
-    class Awaiting(Observer):
-        async def finished(self, call: Call, outcome: Any) -> None:  # type: ignore[override]
-            raise AssertionError("never runs")
-
-    assert faults(returning("register_observers", [Awaiting()])) == [
-        "plugin 'specimen', register_observers: Awaiting.finished must not be `async def`"
-    ]
-
-
-def test_a_vendor_s_stream_that_is_a_coroutine_is_refused() -> None:
-    class Awaited(SyncParts):
-        async def complete(self, attempt: Any) -> None: ...
-        async def stream(self, attempt: Any) -> None: ...
-
-    assert faults(returning("register_vendors", [Awaited()])) == [
-        "plugin 'specimen', register_vendors: Awaited.stream must not be `async def` without a yield"
-    ]
-
-
-@pytest.mark.parametrize("auth", [None, "", "amdin", 0, True])
-def test_a_route_s_auth_is_one_of_three_and_nothing_falsy_opens_it(auth: Any) -> None:
-    async def handler(request: Any) -> Any: ...
-
-    assert faults(returning("register_routes", [Route("GET", "/x", handler, auth=auth)])) == [
-        f"plugin 'specimen', register_routes: GET /x: auth must be 'user', 'admin' or False, not {auth!r}"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "v1/x"), ("GET", "/{id"), ("G T", "/x"), ("GET", "/{id:[}"), ("GET", "")]
-)
-def test_a_route_that_aiohttp_would_refuse_is_a_fault_of_its_plugin(method: str, path: str) -> None:
-    async def handler(request: Any) -> Any: ...
-
-    (told,) = faults(returning("register_routes", [Route(method, path, handler)]))
-    assert told.startswith(f"plugin 'specimen', register_routes: {method} {path}: ")
-
-
-def test_an_endpoint_without_a_surface_is_refused() -> None:
-    from gatehook import Endpoint
-
-    (told,) = faults(returning("register_routes", [Endpoint("/x", "chat", Open())]))  # type: ignore[arg-type]
-    assert told.startswith("plugin 'specimen', register_routes: Open is not a Surface, it lacks name, ")
-
-
-def test_a_vendor_name_that_settings_could_never_say_is_refused() -> None:
-    class Shouting(SyncParts):
-        name = "Acme"
-
-        async def complete(self, attempt: Any) -> None: ...
-
-    assert faults(returning("register_vendors", [Shouting()])) == [
-        "plugin 'specimen', register_vendors: the vendor name 'Acme' must be lower case; settings are read so"
-    ]
-
-
-# --- all at once, and in order -------------------------------------------------------------------------------------
-
-
-def test_every_fault_of_every_plugin_is_told_at_once() -> None:
+def test_every_fault_of_every_plugin_is_told_at_once(faults: Faults) -> None:
     class First(Plugin):
         @hookimpl
         async def register_limiter(self, gateway: Gateway) -> Iterable[Any]:
@@ -504,19 +128,7 @@ def test_every_fault_of_every_plugin_is_told_at_once() -> None:
     assert "second" in told[3]
 
 
-def test_every_fault_of_every_hook_is_told_at_once() -> None:
-    told = faults(
-        returning("register_limiters", None), returning("register_caches", [1, 2]), returning("register_routers", [3])
-    )
-    assert [fault.split(":")[0] for fault in told] == [
-        "plugin 'specimen', register_limiters",
-        "plugin 'specimen2', register_routers",
-        "plugin 'specimen1', register_caches",
-        "plugin 'specimen1', register_caches",
-    ]
-
-
-def test_missing_services_of_several_plugins_are_told_at_once() -> None:
+def test_missing_services_of_several_plugins_are_told_at_once(faults: Faults) -> None:
     class Needs(Plugin):
         requires = (ServiceKey[object]("alpha", provider="alpha_store"),)
 

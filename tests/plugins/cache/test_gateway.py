@@ -50,7 +50,7 @@ async def both(client: Any, *controls: str, **body: Any) -> list[str | None]:
 
 async def written(client: Any) -> None:
     """Wait for what is on its way to Redis."""
-    ((cache, _),) = client.gateway.pipeline.concerns.answers._caches
+    (cache,) = client.gateway.pipeline.concerns.answers.caches
     for writing in list(getattr(cache._store, "_writes", ())):
         await writing
 

@@ -37,7 +37,7 @@ def is_idle(sharing: Sharing) -> bool:
 
 
 def sharing_of(client: Any) -> Sharing:
-    ((cache, _),) = client.gateway.pipeline.concerns.answers._caches
+    (cache,) = client.gateway.pipeline.concerns.answers.caches
     found = cache._sharing
     assert isinstance(found, Sharing)
     return found

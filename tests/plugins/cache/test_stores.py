@@ -36,7 +36,7 @@ class Clock:
 
 
 def got(store: MemoryStore, key: bytes) -> bytes | None:
-    return asyncio.run(store.get(key))
+    return store.get(key)
 
 
 class Shelf(RuleBasedStateMachine):
@@ -173,7 +173,7 @@ async def test_without_redis_every_request_is_a_miss_until_it_is_back(
     async def mark(client: Any) -> str:
         answer = await client.ask()
         assert answer.status == 200
-        ((cache, _),) = client.gateway.pipeline.concerns.answers._caches
+        (cache,) = client.gateway.pipeline.concerns.answers.caches
         await asyncio.gather(*cache._store._writes)
         cache._store._line._ask_again = 0.0  # a second later
         return str(answer.cache)
@@ -191,7 +191,7 @@ async def test_without_redis_every_request_is_a_miss_until_it_is_back(
 async def test_what_is_none_of_ours_is_a_miss(gateway: Gateway, redis_url: str) -> None:
     table = f'[redis]\nurl = "{redis_url}"\ntimeout = 5\n'
     async with gateway('backend = "redis"', table) as client:
-        ((cache, _),) = client.gateway.pipeline.concerns.answers._caches
+        (cache,) = client.gateway.pipeline.concerns.answers.caches
         await client.ask()
         await asyncio.gather(*cache._store._writes)
         with redis.Redis.from_url(redis_url) as there:

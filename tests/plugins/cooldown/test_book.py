@@ -127,3 +127,36 @@ def test_a_book_is_its_processs_own_again_however_sharing_ends(tmp_path: Path) -
     except RuntimeError:
         pass
     assert book.change("d", more)[1] == Condition(failures=2)
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from gatehook_plugins.cooldown.book import Book
+
+def stop(condition):
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return condition
+
+book = Book()
+with book.shared(Path(sys.argv[1])):
+    book.change("d", stop)
+"""
+
+
+def test_a_worker_that_is_stopped_while_it_changes_something_stops_nobody_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = Book()
+    with book.shared(tmp_path):
+        book.change("d", more)
+        process = subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process, process.stdout:
+            assert process.stdout.readline() == "held\n"
+            assert book.change("d", more) == (Condition(failures=1), Condition(failures=2))
+            assert book.change("e", more)[1] == Condition(failures=1)
+            process.kill()
+    assert caplog.text.count("this worker goes on by what it learns itself") == 1
+    assert "another worker holds the lock" in caplog.text

@@ -43,6 +43,7 @@ async def node(serving_at: Any, tmp_path: Any) -> Any:
     node = await serving_at(f"sqlite:///{tmp_path / 'a.db'}", grace=30)
     await node.directory.create_user("me", User("u"))
     node.key, node.text = await node.directory.create_key("me", "u")
+    await node.directory.refresh()  # else what has just been made would be told of later, and be forgotten once
     node.counted = node.directory._memory._database = Counted(node.database)
     return node
 

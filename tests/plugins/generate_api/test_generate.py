@@ -1,10 +1,14 @@
 """Prompts in, texts out: plain, streamed, and what is wrong with them."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+
+from gatehook import Unavailable
+from gatehook_plugins.generate_api.errors import error_body
 
 Api = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -110,6 +114,13 @@ async def test_errors_have_this_apis_shape_and_statuses(api: Api) -> None:
         (await ask("POST", "/generate", {"prompt": "x", "model": "broken"})).error(503, "MODEL_UNAVAILABLE")
         (await ask("GET", "/nothing")).error(404, "NOT_FOUND")
         (await ask("GET", "/generate")).error(405, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("why", ["model_not_loaded", "model_load_failed", "model_too_large", "no_free_slot"])
+def test_a_model_that_cannot_be_there_is_not_loaded_and_the_reason_says_why(why: str) -> None:
+    error = json.loads(error_body(Unavailable("it is not there", code=why, retry_after=2.0)))["error"]
+    assert error["code"] == "MODEL_NOT_LOADED"
+    assert error["details"] == {"reason": why, "param": None, "retry_after": 2.0}
 
 
 async def test_a_stream_that_breaks_ends_with_the_error_and_without_a_finished_token(api: Api) -> None:

@@ -251,7 +251,7 @@ async def test_a_row_that_cannot_be_journalled_still_arrives(
         with full_disk():
             for number in range(MORE_THAN_FITS):
                 flusher.enter(a_row(number))
-            assert [segment for _, segment in flusher._waiting.values()][-1] is None
+            assert flusher._segments[-1] is None
             await flusher.flush()
         flusher.enter(a_row(MORE_THAN_FITS))
         await flusher.flush()

@@ -258,7 +258,7 @@ async def test_without_a_journal_nothing_is_asked_of_a_vendor(
     async with StubUpstream(Reply.of_json(said)) as stub:
         more = f'[[models]]\nname = "real"\nvendor = "openai"\nbase_url = "{stub.url}"\n'
         async with serve_on(database_url, more) as client:
-            journal: Any = client.ledger._journal  # type: ignore[attr-defined]
+            journal: Any = client.ledger._flusher.journal  # type: ignore[attr-defined]
             journal._limit = 0  # the next line begins a segment
             with full_disk():
                 for _ in range(3):
@@ -342,7 +342,7 @@ async def test_requests_under_way_at_the_end_have_their_row(
             stays = Client(client.url, client.gateway, session)
             asking = asyncio.create_task(stays.ask("slow", stream=True))
             async with asyncio.timeout(10):
-                while not client.ledger._journal._under_way:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                while not client.ledger._flusher.journal._under_way:  # type: ignore[attr-defined]  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         with pytest.raises(ClientError):
             await asking

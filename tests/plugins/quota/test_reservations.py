@@ -16,7 +16,7 @@ async def reserve(node: Any, name: str, user: str, **size: int) -> bool:
     """Whether it was granted."""
     try:
         async with node.world.database.writing() as connection:
-            await node.limiter.reserve(connection, name, node.call(user, **size))
+            await node.limiter.reservation(name, node.call(user, **size))(connection)
     except RateLimited:
         return False
     return True

@@ -96,7 +96,7 @@ def on_machine(clock: Callable[[], int], folder: Path, worker: int = 0) -> Itera
     store = MachineStore(clock)
     store.open(folder, worker)
     yield store
-    store.table.close()
+    store.close()
 
 
 @pytest.fixture

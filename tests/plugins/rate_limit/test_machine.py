@@ -1,16 +1,20 @@
 """What only the store of one machine's workers must do: share between processes, outlive those that die, and grow."""
 
+import asyncio
+import gc
 import json
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gatehook import Limits
+from gatehook import Limits, Unavailable
 from gatehook.awaiting import awaited
 from gatehook.testing import serving
 from gatehook_plugins.rate_limit.machine import MachineStore
@@ -112,6 +116,20 @@ async def test_a_table_grows_and_loses_nothing(worker: Workers, clock: Any) -> N
     assert (await awaited(other.gate(rules("key", "999", Limits(2, 100, 1))).admit(60))).left == [0, 0, 0]
 
 
+async def test_a_table_that_another_has_taken_the_place_of_is_let_go(worker: Workers, clock: Any) -> None:
+    store, gone = worker(clock), []
+    gates = []
+    for turn in range(5):
+        gates.append(store.gate(rules("key", f"idle-{turn}", Limits(5, 100, 1))))
+        gates[-1].admit(1)
+        gone.append(weakref.ref(store.table._words.obj))
+        with store.table as table:
+            table._rebuild(0)
+    gates[0].admit(1)
+    gc.collect()
+    assert [one() is None for one in gone] == [True] * 5
+
+
 async def test_what_is_idle_makes_room(worker: Workers, clock: Any) -> None:
     store, kept = worker(clock), rules("key", "kept", Limits(10, None, 1))
     await granted(store, kept)
@@ -187,3 +205,81 @@ async def test_a_gateway_of_several_workers_counts_so_and_says_so(caplog: pytest
             pass
     told = "rate limits are shared by the 3 workers of this machine; set [redis] url to share them between machines"
     assert told in caplog.messages
+
+
+async def test_what_was_not_used_is_given_back_to_the_other_workers_in_a_moment(worker: Workers, clock: Any) -> None:
+    one, other = worker(clock, 0), worker(clock, 1)
+    limit = rules("key", "k", Limits(10, 1000))
+    spared = await granted(one, limit, 600)
+    spared.gate.settle(spared, 1, 100)
+    while await left_of(other, limit) != [9, 900]:
+        assert await left_of(other, limit) == [9, 400], "never more than there is"
+        await asyncio.sleep(0.005)
+    unused = await granted(one, limit, 600)
+    unused.gate.settle(unused, 0, 0)
+    assert await left_of(one, limit) == [9, 900]  # who settled it sees it at once, and so does everybody then
+    assert await left_of(other, limit) == [9, 900]
+
+
+async def left_of(store: MachineStore, limit: Any) -> list[int]:
+    probe = limit + rules("key", "nobody", Limits(0))
+    return list((await awaited(store.gate(probe).admit(1))).left[:2])
+
+
+async def test_what_was_used_too_much_and_what_runs_no_more_is_told_at_once(worker: Workers, clock: Any) -> None:
+    one, other = worker(clock, 0), worker(clock, 1)
+    grant = await granted(one, tokens=10)
+    grant.gate.settle(grant, 1, 300)
+    assert await left(other) == [9, 700, 2]
+
+
+async def test_what_is_owed_is_charged_before_a_worker_ends(tmp_path: Path, clock: Any) -> None:
+    limit = rules("key", "k", Limits(10, 1000))
+    ending, other = MachineStore(clock), MachineStore(clock)
+    other.open(tmp_path, 1)
+    async with ending.lifespan(tmp_path, 0):
+        spared = await granted(ending, limit, 600)
+        spared.gate.settle(spared, 1, 100)
+    assert await left_of(other, limit) == [9, 900]
+    other.close()
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from gatehook_plugins.rate_limit.table import Table
+with Table(Path(sys.argv[1]), lambda record: False):
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+print("let go", flush=True)
+"""
+
+
+async def test_a_worker_that_is_stopped_with_the_lock_holds_the_others_up_for_a_moment_only(
+    tmp_path: Path, clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MachineStore(clock)
+    store.open(tmp_path, 0)
+    running = await granted(store)
+    stopped = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STOPPED, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert stopped.stdout is not None
+    assert await stopped.stdout.readline() == b"held\n"
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="rate limits cannot be checked") as caught:
+        store.gate(LIMIT).admit(1)
+    assert caught.value.status == 503
+    assert time.monotonic() - began >= 1
+    began = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            store.gate(LIMIT).admit(1)
+    running.gate.settle(running, 1, 10)
+    assert time.monotonic() - began < 0.5  # nobody else waits
+    assert len([one for one in caplog.messages if "a worker that is stopped" in one]) == 1
+    stopped.send_signal(signal.SIGCONT)
+    assert await stopped.stdout.read() == b"let go\n"
+    await stopped.wait()
+    assert await left(store) == [9, 990, 2]  # and nothing is lost
+    store.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gatehook.commands.cli import main
-from gatehook_plugins.vendor_comfyui.inspection import node_faults
+from gatehook_plugins.vendor_comfyui.inspection import node_faults, server_faults
 from gatehook_plugins.vendor_comfyui.options import read_options
 from gatehook_plugins.vendor_comfyui.workflow import Workflow, load
 
@@ -59,6 +59,27 @@ def test_a_checkpoint_that_the_server_does_not_have_is_told(tmp_path: Path, kind
     assert faults("flux.safetensors") == ["ckpt_name: the server has no 'flux.safetensors'"]
 
 
+def test_a_value_where_only_another_node_will_do_is_told(tmp_path: Path) -> None:
+    kind = {"input": {"required": {"images": ["IMAGE", {}], "filename_prefix": ["STRING", {"default": "x"}]}}}
+    node = {"class_type": "SaveImage", "inputs": {"images": 5, "filename_prefix": "x"}}
+    known = workflow(tmp_path, node, prompt="1.filename_prefix")
+    assert list(node_faults(known, "1", kind)) == ["images: wants another node, and is 5"]
+
+
+@pytest.mark.parametrize(
+    ("shows", "faults"), [(False, ["no node saves or shows a picture; add SaveImage"]), (True, [])]
+)
+async def test_a_workflow_that_gives_nothing_out_is_told(tmp_path: Path, shows: bool, faults: list[str]) -> None:
+    class Server:
+        async def node_kind(self, kind: str) -> Mapping[str, Any]:
+            return {**EMPTY_IMAGE, "output_node": shows}
+
+    inputs = {"width": 64, "height": 64, "batch_size": 1}
+    known = workflow(tmp_path, {"class_type": "EmptyImage", "inputs": inputs}, prompt="1.width")
+    server: Any = Server()
+    assert await server_faults(known, server) == faults
+
+
 @pytest.fixture
 def said(comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs the program on settings with these models; gives its status, and what it printed."""
@@ -75,7 +96,7 @@ def said(comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
     }
 
     async def run(*words: str, models: Sequence[str] = ("good", "bad", "away")) -> tuple[int, list[str]]:
-        text = "[plugins.vendor_comfyui]\n"
+        text = "[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_comfyui]\n"
         for name in models:
             url, file, prompt = places[name]
             text += f'[[models]]\nname = "{name}"\nvendor = "comfyui"\nbase_url = "{url}"\n'

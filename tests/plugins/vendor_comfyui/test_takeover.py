@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -65,11 +66,11 @@ WORKFLOW = {
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., str]:
-    """Settings of a gateway in front of these servers; the first is the one that is asked."""
+    """Settings of a gateway in front of these servers, of which `first` is asked; `rule` is one more line for jobs."""
     (tmp_path / "workflow.json").write_text(json.dumps(WORKFLOW))
 
-    def text(servers: Sequence[str], first: str) -> str:
-        made = SETTINGS.format(folder=tmp_path)
+    def text(servers: Sequence[str], first: str, rule: str = "") -> str:
+        made = f"{SETTINGS.format(folder=tmp_path)}{rule}\n"
         return made + "".join(
             MODEL.format(folder=tmp_path, url=url, priority=1 if url == first else 2) for url in servers
         )
@@ -116,8 +117,8 @@ def again(written: Callable[..., str]) -> Callable[..., AbstractAsyncContextMana
     """Another gateway on the same database; gives what tells of a job, once that has ended."""
 
     @contextlib.asynccontextmanager
-    async def opened(servers: Sequence[str], first: str) -> AsyncIterator[Callable[..., Any]]:
-        async with serving(written(servers, first)) as served, aiohttp.ClientSession() as http:
+    async def opened(servers: Sequence[str], first: str, rule: str = "") -> AsyncIterator[Callable[..., Any]]:
+        async with serving(written(servers, first, rule)) as served, aiohttp.ClientSession() as http:
 
             async def ended(job_id: str, *, delete: bool = False) -> Any:
                 if delete:
@@ -226,6 +227,34 @@ async def test_a_run_at_another_server_is_stopped_and_nobody_else_s(
     assert comfy.ran == [submitted(comfy)[0], foreign["prompt_id"]]
     assert list(comfy.history) == [foreign["prompt_id"]]
     assert len(submitted(other_comfy)) == 1
+
+
+@pytest.mark.parametrize("rule", ["repeat = false", "max_attempts = 1"])
+async def test_a_run_of_a_job_that_may_not_run_again_is_stopped(
+    comfy: Comfy, killed: Any, again: Any, rule: str
+) -> None:
+    job_id = await killed(comfy, [comfy.url], n=2)
+    async with again([comfy.url], comfy.url, rule) as ended:
+        job = await ended(job_id)
+        assert (job["status"], job["error"]["code"]) == ("failed", "worker_lost")
+        async with asyncio.timeout(5):
+            while comfy.remaining:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert (len(submitted(comfy)), comfy.steps, comfy.history) == (1, 1, {})
+
+
+async def test_a_run_of_a_job_that_is_cancelled_while_it_waits_again_is_stopped(
+    comfy: Comfy, killed: Any, again: Any, tmp_path: Path
+) -> None:
+    job_id = await killed(comfy, [comfy.url])
+    with contextlib.closing(sqlite3.connect(tmp_path / "gatehook.db", isolation_level=None)) as file:
+        file.execute("UPDATE jobs SET status = 'queued', owner = NULL, lease = NULL, due = due + 3600000")
+    async with again([comfy.url], comfy.url) as ended:
+        assert (await ended(job_id, delete=True))["status"] == "cancelled"
+        async with asyncio.timeout(5):
+            while comfy.remaining:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert (len(submitted(comfy)), comfy.steps, comfy.history) == (1, 1, {})
 
 
 # --- ids ------------------------------------------------------------------------------------------------------------

@@ -55,6 +55,14 @@ def test_a_sound_workflow_has_no_faults(tmp_path: Path) -> None:
         (without("1", "class_type"), "node '1': class_type is missing"),
         (without("1", "inputs"), "node '1': inputs is missing"),
         ({**GOOD, "5": {"class_type": "X", "inputs": {"a": ["77", 0]}}}, "a: comes from node '77'"),
+        (
+            {
+                **GOOD,
+                "5": {"class_type": "X", "inputs": {"a": ["6", 0]}},
+                "6": {"class_type": "X", "inputs": {"a": ["5", 0]}},
+            },
+            "nodes wait for each other: ",
+        ),
         ({**GOOD, "9": {"class_type": "SaveImageWebsocket", "inputs": {}}}, "use SaveImage or PreviewImage"),
     ],
 )

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from gatehook import Chunk, GatewayError, InvalidRequest, RateLimited, UpstreamError, Usage
@@ -423,3 +425,27 @@ async def test_pictures_are_pieces_of_the_answer() -> None:
         "extra_content": {"google": {"thought_signature": "s"}},
     }
     assert (shown.content, fault, lost) == (True, None, [])
+
+
+@given(
+    texts=st.lists(
+        st.tuples(st.text(max_size=5), st.sampled_from([None, 0, 1]), st.booleans()), min_size=1, max_size=5
+    ),
+    odd=st.sampled_from([{}, {"index": -1}, {"index": 1000}, {"index": True}, {"index": "0"}, {"content": []}]),
+)
+async def test_events_that_only_add_a_text_read_the_same_with_anything_beside_it(
+    texts: list[tuple[str, int | None, bool]], odd: dict[str, Any]
+) -> None:
+    events = [
+        event({"text": text}, index=index) | ({"usageMetadata": COUNTS} if counts else {})
+        for text, index, counts in texts
+    ]
+    events[-1]["candidates"][0] |= odd
+    ends = [event(reason="STOP", index=index) for index in (0, 1)]
+    beside = [
+        {**one, "candidates": [{**candidate, "tokenCount": 1} for candidate in one["candidates"]]} for one in events
+    ]
+    short, fault, _ = await played(wire(*events, *ends))
+    long, other, _ = await played(wire(*beside, *ends))
+    assert (told(short), str(fault)) == (told(long), str(other))
+    assert [chunk.usage for chunk in short] == [chunk.usage for chunk in long]

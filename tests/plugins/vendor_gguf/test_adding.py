@@ -2,6 +2,7 @@
 
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_a_folder_becomes_an_entry_for_each_model_beside_what_was_there(folder: 
     found = written(folder)
     assert found["server"] == {"port": 1}
     assert [model["name"] for model in found["models"]] == ["a", "b"]  # type: ignore[attr-defined]
+
+
+def test_of_several_quantizations_the_largest_that_memory_holds_is_written(
+    gguf: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.plugin.machine_memory", lambda: 7000)
+    gguf("m-Q8_0.gguf", size=8000)
+    smaller = gguf("m-Q4_0.gguf", size=4000)
+    assert main(["models", "add", str(folder)]) == 0
+    assert written(folder)["models"] == [{"name": "m", "vendor": "gguf", "options": {"path": str(smaller)}}]
+
+
+def test_a_folder_is_added_again_for_what_is_new_in_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        shutil.copy(TINY, folder / f"{name}.gguf")
+        assert main(["models", "add", str(folder)]) == 0
+        assert capsys.readouterr().out.startswith(f"{folder / 'settings.local.toml'}: added {name}\n")
+    before = (folder / "settings.local.toml").read_text()
+    assert main(["models", "add", str(folder)]) == 1
+    assert "in the settings already" in capsys.readouterr().err
+    assert (folder / "settings.local.toml").read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from collections import Counter
@@ -131,6 +132,47 @@ async def test_kill_9_of_a_model_after_the_first_words_ends_the_stream_with_an_e
         assert b"[DONE]" not in body
         assert "Paris" in await real.said("other")
         assert "Paris" in await real.said("tiny")
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * 300}]}, 400, "context_length_exceeded", "304 tokens; .* 256"),
+        ({"temperature": 9}, 400, None, "temperature"),
+        ({"stop": [1]}, 400, None, r"stop\[0\]"),
+        ({"tool_choice": "required"}, 400, None, "there are no tools"),
+        ({"functions": [{"name": "f"}]}, 400, "unsupported_parameter", "use tools"),
+        ({"model": "nobody"}, 404, "model_not_found", "nobody"),
+    ],
+)
+async def test_what_an_engine_refuses_is_told_by_its_class_plain_and_streamed(
+    tmp_path: Path, trained: Path, asked: dict[str, Any], status: int, code: str | None, words: str
+) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    async with gateway(tmp_path) as real:
+        for stream in (False, True):
+            body: dict[str, Any] = {"model": "tiny", "stream": stream, **asked}
+            async with real.post(text=FRANCE, **body) as answer:
+                error = (await answer.json())["error"]
+                assert (answer.status, error["code"]) == (status, code)
+                assert re.search(words, error["message"])
+                assert str(tmp_path) not in error["message"]
+        assert "Paris" in await real.said("tiny")
+
+
+async def test_an_engine_that_is_halted_is_a_timeout_and_answers_when_it_goes_on(tmp_path: Path, trained: Path) -> None:
+    shutil.copy(trained, tmp_path / "tiny.gguf")
+    async with gateway(tmp_path, "[failover]\nretries = 0\nfirst_token_timeout = 0.3") as real:
+        await real.said("tiny")
+        (engine,) = engines(tmp_path)
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            async with real.post("tiny", FRANCE, stream=True) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (504, "upstream_timeout")
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert "Paris" in await real.said("tiny")
+        assert engines(tmp_path) == [engine]
 
 
 async def test_a_truncated_file_says_so_and_the_others_live(tmp_path: Path, trained: Path) -> None:

@@ -103,10 +103,10 @@ def test_only_what_is_required_is_made() -> None:
     ids=lambda schema: str(schema)[:60],
 )
 def test_schemas_without_measure_are_refused_in_good_time(schema: Any) -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(SchemaTooLarge):
         instance(schema)
-    assert time.perf_counter() - before < 3
+    assert time.process_time() - before < 3
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,17 @@ async def test_only_the_choice_with_tool_calls_has_its_finish_corrected(stream: 
     assert (choices[0]["finish"], choices[1]["finish"]) == ("stop", "tool_calls")
 
 
+async def test_a_choice_ends_once_however_often_its_end_is_told(stream: Ask, event: Make, sse: Make) -> None:
+    stop = event({}, "stop")
+    body = sse(event({"role": "assistant", "content": "A"}), stop, stop, {**stop, "usage": USAGE})
+    for pieces in splits(body):
+        run = await stream(pieces, ASKED)
+        told = [(one["delta"], one["finish_reason"]) for chunk in run.chunks for one in chunk.data["choices"]]
+        assert told == [({"role": "assistant", "content": "A"}, None), ({}, "stop")]
+        assert run.answer["usage"].total_tokens == 10
+        assert [chunk.usage_only for chunk in run.chunks] == [False, False, True]
+
+
 async def test_the_role_is_never_said_twice_by_a_mended_event(stream: Ask, event: Make, sse: Make) -> None:
     first, *rest = event({"role": "assistant", "content": "A"}), event({"content": "B"}), event({}, "stop")
     run = await stream(sse(first, *({**one, "id": f"other-{n}"} for n, one in enumerate(rest))))

@@ -12,10 +12,13 @@ from gatehook.testing.conformance.image_lines import ImageLines
 from gatehook.testing.conformance.image_requests import ImageRequests
 from gatehook.testing.conformance.images import Fate, ImageServer, Job, Plan, PostedImages, half, painted
 from gatehook.testing.conformance.limiter import LimiterConformance
+from gatehook.testing.conformance.observer import ObserverConformance
 from gatehook.testing.conformance.router import RouterConformance
 from gatehook.testing.conformance.script import Act, Failure, Said, Script
 from gatehook.testing.conformance.suite import not_offered
+from gatehook.testing.conformance.surface import SurfaceConformance
 from gatehook.testing.conformance.tool_policy import ToolPolicyConformance
+from gatehook.testing.conformance.transform import TransformConformance
 from gatehook.testing.conformance.vendor_answers import VendorAnswers
 from gatehook.testing.conformance.vendor_failures import VendorFailures
 from gatehook.testing.conformance.vendor_lines import VendorLines
@@ -31,12 +34,16 @@ __all__ = [
     "ImageVendorConformance",
     "Job",
     "LimiterConformance",
+    "ObserverConformance",
     "Plan",
     "PostedImages",
     "RouterConformance",
     "Said",
     "Script",
+    "SurfaceConformance",
     "ToolPolicyConformance",
+    "TransformConformance",
+    "VendorAnswers",
     "VendorConformance",
     "half",
     "not_offered",

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import aiohttp
 
+from gatehook.accounts import Usage
 from gatehook.app import Gateway
 from gatehook.config.sections import Section
 from gatehook.hookspecs import hookimpl
 from gatehook.jsonio import Document
-from gatehook.model import Call, Chunk, Completion, Credential, Entry, Principal, Usage
+from gatehook.model import Call, Chunk, Completion, Credential, Entry, Principal
 from gatehook.protocols import Authenticator, Bounded, Cache
 from gatehook.testing import Served, serving
 from gatehook.testing.conformance.suite import Suite, check, eventually, expect, not_offered

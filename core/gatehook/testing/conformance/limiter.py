@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Sequence
 from typing import ClassVar
 
+from gatehook.accounts import Usage
 from gatehook.app import Gateway
 from gatehook.awaiting import awaited
 from gatehook.errors import GatewayError, RateLimited
 from gatehook.jsonio import Document
-from gatehook.model import Call, Outcome, Principal, Usage
+from gatehook.model import Call, Outcome, Principal
 from gatehook.protocols import Limiter, Permit
 from gatehook.testing.conformance.limiter_machine import explore
 from gatehook.testing.conformance.suite import Suite, check, eventually, expect, not_offered

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gatehook.model import Outcome, Usage
+from gatehook.accounts import Usage
+from gatehook.model import Outcome
 from gatehook.protocols import Limiter, Permit
 from gatehook.testing.conformance.suite import eventually, expect
 

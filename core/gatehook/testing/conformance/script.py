@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gatehook.model import Operation, ToolCall, Usage
+from gatehook.accounts import Usage
+from gatehook.model import Operation, ToolCall
 from gatehook.testing import Reply
 
 __all__ = ["FAILURES", "Act", "Failure", "FailureKind", "Said", "Script"]
@@ -107,3 +108,7 @@ class Script:
     def failing_stream(self, said: Said, failure: Failure) -> Act | None:
         """A stream that says the text and then, instead of its end, an error; None if the dialect has no such event."""
         return None
+
+    def asks(self, said: Said) -> Mapping[str, Any]:
+        """For a real engine, which nobody tells what to say: fields of the request that have it say just this."""
+        return {}

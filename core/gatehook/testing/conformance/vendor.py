@@ -42,6 +42,8 @@ class VendorSuite(DeploymentSuite):
     kind: ClassVar[str] = "vendor"
     script: Script
     """How its upstream answers."""
+    uds: str = ""
+    """The path of the Unix socket that its upstream listens on, if it speaks through one."""
     prompt: str = "Say something."
     says: tuple[str, ...] = TEXT
     """What the model says to it; for engines that cannot be told what to say."""
@@ -85,7 +87,7 @@ class VendorSuite(DeploymentSuite):
         replies = [act] if isinstance(act, Reply) else []
         options = self.options if isinstance(act, Reply) else {**self.options, **act}
         with logged() as log:
-            async with StubUpstream(*replies) as stub, aiohttp.ClientSession() as http:
+            async with StubUpstream(*replies, uds=self.uds) as stub, aiohttp.ClientSession() as http:
                 url = self.script.base_url(stub.url)
                 plugins = ["[plugins.openai_api]", "[plugins.route_models]"]
                 settings = self.serving_one(url, options, deployment, failover=failover, plugins=plugins)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 
 from gatehook.testing import Reply
@@ -19,6 +19,8 @@ class VendorFailures(VendorSuite):
 
     patience: float = 2.0
     """Seconds within which the upstream is left when the client has left."""
+    codes: Mapping[str, str] = {}
+    """By kind of failure, codes of its own that tell a client more than those of `FAILURES`."""
 
     @check("errors by class")
     async def test_each_error_keeps_its_meaning(self) -> None:
@@ -30,9 +32,8 @@ class VendorFailures(VendorSuite):
             async with self.bench(act) as bench:
                 for how, answer in await bench.both(act, act if self.script.stream(self.said()) else None):
                     tried += 1
-                    wrong += [
-                        f"{failure.kind} ({failure.status}), {how}: {fault}" for fault in _faults(failure, answer)
-                    ]
+                    faults = _faults(failure, self.codes.get(failure.kind), answer)
+                    wrong += [f"{failure.kind} ({failure.status}), {how}: {fault}" for fault in faults]
         if not tried:
             self.lacks("errors")
         expect(not wrong, "\n".join(wrong))
@@ -123,9 +124,9 @@ def _has_content(line: bytes) -> bool:
     return any(choice["delta"].get("content") for choice in json.loads(line[6:])["choices"])
 
 
-def _faults(failure: Failure, answer: Answer) -> list[str]:
-    status, code = FAILURES[failure]
-    error = answer.error
+def _faults(failure: Failure, own: str | None, answer: Answer) -> list[str]:
+    status, usual = FAILURES[failure]
+    code, error = own or usual, answer.error
     faults = []
     if (answer.status, error.get("code")) != (status, code if code is not None else error.get("code")):
         faults.append(f"the client gets {answer.status} {error.get('code')!r}, expected {status} {code!r}")

@@ -205,7 +205,7 @@ class VendorRequests(VendorSuite):
                 start = time.perf_counter()
                 headers = {"Content-Type": "application/json"}
                 async with await gateway.egress.request(
-                    target, "POST", bench.stub.url + "/bare", headers=headers, body=body
+                    target, "POST", bench.stub.url + "/bare", headers=headers, body=body, uds=self.uds
                 ) as upstream:
                     await upstream.read()
                 bare.append(time.perf_counter() - start)

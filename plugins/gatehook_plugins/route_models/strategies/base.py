@@ -1,9 +1,9 @@
 """What a strategy is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from gatehook import Call, Target
+from gatehook import Call, Ranking, Target
 from gatehook_plugins.route_models.tiers import Tier
 
 __all__ = ["Strategy", "by_score"]
@@ -27,6 +27,10 @@ class Strategy(Protocol):
         ...
 
 
-def by_score(targets: Sequence[Target], scores: Sequence[float]) -> list[Target]:
+def by_score(targets: Sequence[Target], scores: Sequence[float]) -> Ranking:
     """The targets by rising score; those of one score as they stand."""
-    return list(map(targets.__getitem__, sorted(range(len(scores)), key=scores.__getitem__)))
+
+    def others() -> Iterable[Target]:
+        return map(targets.__getitem__, sorted(range(len(scores)), key=scores.__getitem__)[1:])
+
+    return Ranking(targets[scores.index(min(scores))], others)

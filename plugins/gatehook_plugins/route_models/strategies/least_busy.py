@@ -23,6 +23,6 @@ class LeastBusy:
 
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """By rising load."""
-        turn = self._turns.next(tier)
+        turn = self._turns.next(tier, len(tier.keys))
         targets, keys = tier.targets[turn:] + tier.targets[:turn], tier.keys[turn:] + tier.keys[:turn]
         return by_score(targets, self._loads.busy(targets, keys))

@@ -1,9 +1,8 @@
 """The one that costs least."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from gatehook import Call, Target, estimate
-from gatehook_plugins.route_models.strategies.base import by_score
+from gatehook import Call, Ranking, Target, estimate
 from gatehook_plugins.route_models.strategies.round_robin import Turns
 from gatehook_plugins.route_models.tiers import Tier
 
@@ -22,7 +21,13 @@ class LowestCost:
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """By rising cost."""
         need = estimate(call, tier.targets)
-        turn = self._turns.next(tier) if tier.has_equal_prices else 0
-        targets, prices = tier.targets[turn:] + tier.targets[:turn], tier.prices[turn:] + tier.prices[:turn]
         ratio = need.completion / max(need.prompt, 1)
-        return by_score(targets, [into + out * ratio for into, out in prices])
+        places = tier.cheapest.at(ratio)
+        place = places[self._turns.next(tier, len(places))] if len(places) > 1 else places[0]
+        return Ranking(tier.targets[place], lambda: _others(tier, place, ratio))
+
+
+def _others(tier: Tier, first: int, ratio: float) -> Iterable[Target]:
+    """All but the one at this place, by rising cost; of equals those that come after it, then those before."""
+    costs = [into + out * ratio for into, out in tier.prices]
+    return map(tier.targets.__getitem__, sorted(range(first + 1 - len(costs), first), key=costs.__getitem__))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gatehook import Call, Target
+from gatehook import Call, Ranking, Target
 from gatehook_plugins.route_models.tiers import Tier
 
 __all__ = ["RoundRobin", "Turns"]
@@ -17,12 +17,12 @@ class Turns:
     def __init__(self) -> None:
         self._turns: dict[str, int] = {}
 
-    def next(self, tier: Tier) -> int:
-        """The place in the tier."""
+    def next(self, tier: Tier, among: int) -> int:
+        """Whose turn it is, of so many."""
         first = tier.targets[0].key
         turn = self._turns.get(first, 0)
         self._turns[first] = turn + 1
-        return turn % len(tier.targets)
+        return turn % among
 
 
 class RoundRobin:
@@ -36,5 +36,6 @@ class RoundRobin:
 
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """From the next one on."""
-        turn, targets = self._turns.next(tier), tier.targets
-        return targets[turn:] + targets[:turn]
+        targets = tier.targets
+        turn = self._turns.next(tier, len(targets))
+        return Ranking(targets[turn], lambda: targets[turn + 1 :] + targets[:turn])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
-from gatehook import Call, Target
+from gatehook import Call, Ranking, Target
 from gatehook_plugins.route_models.tiers import Tier
 
 __all__ = ["Weighted"]
@@ -26,15 +26,18 @@ class Weighted:
 
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """A new order for each call."""
-        rest = list(tier.targets)
         place = self._draw(tier.sums)
+        return Ranking(tier.targets[place], lambda: self._others(tier, place))
+
+    def _others(self, tier: Tier, place: int) -> Sequence[Target]:
+        """All but the one at this place, which was drawn first."""
+        rest, weights = list(tier.targets), list(tier.weights)
         drawn = [rest.pop(place)]
-        weights = list(tier.weights)
         while len(rest) > 1 and len(drawn) < _DRAWN:
             del weights[place]
             place = self._draw(list(accumulate(weights)))
             drawn.append(rest.pop(place))
-        return drawn + rest
+        return drawn[1:] + rest
 
     def _draw(self, sums: Sequence[float]) -> int:
         # Rounding can bring the product up to the sum itself.

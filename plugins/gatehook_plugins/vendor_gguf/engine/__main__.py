@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from gatehook_plugins.vendor_gguf.engine.cores import allowed
 from gatehook_plugins.vendor_gguf.engine.embeddings import Embedder
 from gatehook_plugins.vendor_gguf.engine.llama import Context, Library, LoadFailed, Model
 from gatehook_plugins.vendor_gguf.engine.pulse import beat
@@ -47,6 +48,10 @@ def main() -> int:
         return _refuse(tell, "bad_options", f"the options are not understood: {error}")
     if faults := option_faults(msgspec.structs.asdict(options)):
         return _refuse(tell, "bad_options", "; ".join(faults))
+    if options.threads >= allowed():
+        # Others halt one of the threads now and then. Were it moved to where another one computes, both would wait for
+        # each other there. The library's OpenMP looks at this when it is loaded.
+        os.environ.setdefault("OMP_PROC_BIND", "true")
     _end_with(sys.stdin.fileno(), options.socket)
     threading.excepthook = _end_process
     try:

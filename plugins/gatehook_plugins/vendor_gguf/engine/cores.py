@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["cores"]
+__all__ = ["allowed", "cores"]
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _UNLIMITED: Final = 1e9
@@ -17,11 +17,15 @@ def cores(cgroups: Path = _CGROUPS) -> int:
     Args:
         cgroups: where the system tells the quota of this container.
     """
+    return max(1, min(allowed(), math.ceil(_quota(cgroups))))
+
+
+def allowed() -> int:
+    """On how many cores this process may run at all, whatever its quota of their time is."""
     try:
-        allowed = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # no Linux
-        allowed = os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(_quota(cgroups))))
+        return os.cpu_count() or 1
 
 
 def _quota(cgroups: Path) -> float:

@@ -1,5 +1,7 @@
 """What may be asked, and the ranges: OpenAI's fields, and those that llama.cpp adds."""
 
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -170,9 +172,32 @@ def read(body: bytes, kind: type[T]) -> T:
         param = ".".join(filter(None, [path.rstrip("`").lstrip("."), _missing(fault)])) or None
         raise Invalid(f"{param}: {fault}" if param else fault, param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if param := _no_text(body):
+            raise Invalid(f"{param}: it is no valid Unicode text: it has half a character", param=param) from None
         raise Invalid(f"the body is no JSON: {error}") from None
 
 
 def _missing(fault: str) -> str:
     """The field in "Object missing required field `messages`"; "" if that is not what is wrong."""
     return fault.split("`")[1] if "missing required field" in fault else ""
+
+
+def _no_text(body: bytes) -> str | None:
+    """The first field that has half a character, as JSON can write it and UTF-8 cannot; None if nothing has."""
+    try:
+        return next(_halves(json.loads(body), ""), None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _halves(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, str):
+        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            yield path
+    elif isinstance(value, list):
+        for at, each in enumerate(value):
+            yield from _halves(each, f"{path}[{at}]")
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _halves(name, path)
+            yield from _halves(each, f"{path}.{name}" if path else name)

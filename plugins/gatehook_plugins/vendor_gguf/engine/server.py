@@ -125,7 +125,7 @@ class TextServer:
     ) -> web.StreamResponse:
         mail, open_jobs = self._scheduler.submit(jobs), set(jobs)
         place = {job: at for at, job in enumerate(jobs)}
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        response = _EventStream(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         transport = http.transport
         try:
             while open_jobs:
@@ -139,11 +139,12 @@ class TextServer:
                 if not open_jobs and with_usage:
                     events.append(shape.event([], usage_of(jobs)))
                 data = b"".join(map(_frame, events)) + (b"" if open_jobs else _DONE)
+                send = response.write if open_jobs else response.write_eof
                 if len(data) <= _SHORT and transport is not None and not transport.get_write_buffer_size():
-                    await response.write(data)  # nothing is unread: it does not wait
+                    await send(data)  # nothing is unread: it does not wait
                 else:
                     async with asyncio.timeout(_UNREAD):
-                        await response.write(data)
+                        await send(data)
         except (ConnectionError, TimeoutError):  # the client has left
             pass
         except Exception as error:  # whatever it is, who reads is told
@@ -206,6 +207,12 @@ class EmbeddingServer:
 
 
 _DONE: Final = b"data: [DONE]\n\n"
+
+
+class _EventStream(web.StreamResponse):
+    """Its head goes along with the first events: each piece wakes who reads, and the computing waits for that."""
+
+    _send_headers_immediately = False
 
 
 @web.middleware

@@ -13,6 +13,7 @@ import pytest
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a"}}
 TOOL = {"type": "function", "function": {"name": "a"}}
+HALF = {"type": "text", "text": "half a character: \udc00"}
 CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"a": NaN}'}}]}
 
 
@@ -45,7 +46,10 @@ def with_schema(schema: Any) -> dict[str, Any]:
         ({"messages": []}, "messages"),
         ({"messages": [{"content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, None),
+        ({"messages": [{"role": "user", "content": "a\ud800"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [HALF]}]}, "messages[0].content[0].text"),
+        ({"stop": ["a", "\ud800"]}, "stop[1]"),
+        ({"logit_bias": {"\ud800": 1}}, "logit_bias"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (with_schema({"type": "dragon"}), "response_format.json_schema.schema"),

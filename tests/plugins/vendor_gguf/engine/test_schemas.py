@@ -231,11 +231,11 @@ def deep(levels: int) -> dict[str, Any]:
     ],
 )
 def test_a_schema_no_grammar_can_be_made_of_is_refused_by_name_at_once(schema: Any, words: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(Invalid, match=words) as refused:
         answer(schema)
     assert refused.value.param == "response_format.json_schema.schema"
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     rules = Rules()
     with pytest.raises(Invalid) as refused:
         rules.add_calls(
@@ -352,9 +352,9 @@ def test_a_forced_call_is_written_in_the_familys_own_way(judge: Judge, family: F
     ],
 )
 def test_a_pattern_that_fits_in_ever_more_ways_is_left_out(judge: Judge, pattern: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert judge.accepts(answer({"type": "string", "pattern": pattern}), json.dumps("a" * 40))
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_ordinary_repetitions_are_held_to(judge: Judge) -> None:

@@ -1,17 +1,12 @@
-"""No secret comes out anywhere: not in answers, logs, metrics, objects' texts, files or Redis."""
+"""Secrets of every kind, a careless vendor that repeats them, and traffic that brings them everywhere."""
 
-import asyncio
 import base64
-import contextlib
 import functools
-import gc
 import json
 import logging
 import time
-import traceback
-import types
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,10 +14,6 @@ from urllib.parse import quote
 import jwt
 import pytest
 from aiohttp import web
-
-from gatehook import LEDGER, StartupError
-from gatehook.commands.cli import main
-from gatehook.testing import serving
 
 Accounts = Any
 OpenAccounts = Any
@@ -328,195 +319,13 @@ def _token(secret: str, **claims: Any) -> str:
     return jwt.encode({"sub": "tom", "exp": int(time.time()) + 600, **claims}, secret, algorithm="HS256")
 
 
-_OWN = ("gatehook", "redis", "sqlalchemy", "pydantic", "msgspec", "jwt")
-_NOT_FOLLOWED = (type, types.ModuleType, str, bytes, int, float, type(None))
+@pytest.fixture(name="deployments")
+def deployments_fixture() -> Callable[[str, Path], list[dict[str, Any]]]:
+    """Makes one deployment of each kind of secret that it can have."""
+    return deployments
 
 
-def own_objects(*starts: object) -> Iterator[object]:
-    """Whatever is reachable from there and is the gateway's, or of a library that holds its secrets."""
-    kept: dict[int, object] = {}
-    todo = list(starts)
-    while todo:
-        one = todo.pop()
-        if id(one) in kept or isinstance(one, _NOT_FOLLOWED):
-            continue
-        kept[id(one)] = one  # alive, or another would get its id
-        home = type(one).__module__.partition(".")[0]
-        if home.startswith(_OWN) and not isinstance(one, dict | list | tuple):
-            yield one
-        if isinstance(one, types.FunctionType):  # not its module's globals
-            todo += [cell.cell_contents for cell in one.__closure__ or () if cell != types.CellType()]
-        elif home not in ("logging", "_pytest", "pluggy"):
-            todo += gc.get_referents(one)
-
-
-def contents(folder: Path, pattern: str) -> bytes:
-    return b"\n".join(file.read_bytes() for file in sorted(folder.glob(pattern)))
-
-
-async def database_dump(url: str, folder: Path) -> bytes:
-    """All that a database holds: the bytes of SQLite's files, the rows of PostgreSQL's tables."""
-    if url.startswith("sqlite"):
-        return contents(folder, "gatehook.db*")
-    import asyncpg  # type: ignore[import-untyped]
-
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
-    try:
-        tables = [
-            row[0] for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        ]
-        rows = [await connection.fetch(f'SELECT t::text FROM "{name}" AS t') for name in tables]
-        return repr(rows).encode()
-    finally:
-        await connection.close()
-
-
-def redis_dump(url: str) -> bytes:
-    """All keys and values."""
-    import redis
-
-    with redis.Redis.from_url(url) as client:
-        held: list[Any] = []
-        for key in client.scan_iter():
-            read = {b"string": client.get, b"hash": client.hgetall, b"set": client.smembers}
-            kind = client.type(key)
-            held.append((key, read[kind](key) if kind in read else client.zrange(key, 0, -1, withscores=True)))
-        return repr(held).encode()
-
-
-async def test_nothing_that_a_serving_gateway_says_or_keeps_holds_a_secret(
-    accounts: Accounts,
-    echo: Echo,
-    watch: Watch,
-    talk: Any,
-    database_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    traffic = Traffic(accounts, echo, watch, talk)
-    limits = {"rpm_limit": 100_000, "tpm_limit": 10**9, "token_quota": 10**9, "budget": 10**6}
-    await traffic.ask("POST", "/admin/users/quota", {"user_id": "alice", **limits})
-    made = await traffic.new_key("/admin/users/alice/keys", "a key of alice", name="first")
-    disabled = await traffic.new_key("/admin/users/alice/keys", "a disabled key")
-    await traffic.ask("PATCH", f"/admin/keys/{disabled['key_id']}", {"disabled": True})
-    rotated = await traffic.new_key(f"/admin/keys/{made['key_id']}/rotate", "a rotated key", overlap_seconds=600)
-    revoked = await traffic.new_key("/admin/users/alice/keys", "a revoked key")
-    await traffic.ask("DELETE", f"/admin/keys/{revoked['key_id']}")
-
-    await traffic.administration()
-    await traffic.vendors(rotated["key"])
-    for model in ("mock", "gone"):
-        await traffic.chats(rotated["key"], model)
-    await traffic.strangers(made["key"], disabled["key"], revoked["key"])
-    await traffic.clients(rotated["key"])
-    await traffic.administration()
-
-    said = "\n".join(echo.heard)
-    for name in (one for one in SECRETS if one.startswith("vendor key")):
-        assert SECRETS[name] in said, f"{name} was put to use"
-    assert {200, 201, 400, 401, 404, 409, 429, 502} <= set(traffic.statuses)
-
-    slow = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
-    headers = {"Authorization": f"Bearer {rotated['key']}"}
-    async with accounts.http.post(accounts.url + "/v1/chat/completions", json=slow, headers=headers) as answer:
-        await answer.content.readany()
-        seen = Counter(type(one).__name__ for one in _shown(watch, accounts.gateway, *asyncio.all_tasks()))
-    for name in ("Call", "Principal", "Target", "Settings", "SecretStr", "QuotaLimiter", "RedisStore", "SqlDatabase",
-                 "OneKey", "Keyring", "Holders", "Key", "User", "BlockingConnectionPool", "AsyncEngine"):  # fmt: skip
-        assert seen[name], f"no {name} was looked at"
-
-    await accounts.gateway.services[LEDGER].flush()
-    await _kept_clean(watch, database_url, redis_url, tmp_path)
-    watch.clean(caplog.text, "the log")
-    assert "failed" in caplog.text
-
-
-def _shown(watch: Watch, *starts: object) -> Iterator[object]:
-    for one in own_objects(*starts):
-        watch.clean(repr(one), type(one))
-        yield one
-
-
-async def _kept_clean(watch: Watch, database_url: str, redis_url: str, folder: Path) -> None:
-    dump = await database_dump(database_url, folder)
-    assert b"alice" in dump
-    watch.clean(dump, "the database")
-    kept = redis_dump(redis_url)
-    assert b"alice" in kept
-    watch.clean(kept, "Redis")
-    journal = contents(folder / "journal", "*")
-    assert b"alice" in journal
-    watch.clean(journal, "the journal")
-
-
-def failing(redis_url: str, database_url: str) -> dict[str, str]:
-    """Settings that cannot be served, each with a secret near the fault."""
-    password, key = SECRETS["password of the database"], SECRETS["vendor key of the settings"]
-    redis_password = SECRETS["password of Redis"]
-    accounts = "[plugins.database]\n[plugins.auth_keys]\n[plugins.rate_limit]\n"
-    database = f'[database]\nurl = "{database_url}"\nsecret = "{SECRETS["secret of the database"]}"\n'
-    return {
-        "redis that is no address": f'[redis]\nurl = "redis://:{redis_password}@host:port"\n{database}{accounts}',
-        "redis of another kind": f'[redis]\nurl = "http://:{redis_password}@host"\n{database}{accounts}',
-        "a database that is none": f'[database]\nurl = "mysql://root:{password}@host/name"\n{accounts}',
-        "a database that is no address": f'[database]\nurl = "{password}"\n{accounts}',
-        "a database that is away": f'[database]\nurl = "postgresql+asyncpg://me:{password}@127.0.0.1:9/x"\n'
-                                   f'secret = "{SECRETS["secret of the database"]}"\n{accounts}',
-        "another secret": database.replace(SECRETS["secret of the database"], PROMPT) + accounts,
-        "a secret that is short": '[database]\nsecret = "zq12data"\n' + accounts,
-        "a key that is short": f'[plugins.auth_keys]\nkeys = ["{PLAIN}", "{PLAIN}"]\nadmin_keys = "{ADMIN}"\n',
-        "a model that is wrong": f'[[models]]\nname = "m"\nvendor = "openai"\napi_kex = "{key}"\ntimeout = "{key}"\n',
-        "no TOML": f'[[models]]\nname = "m"\napi_key = "{key}\n',
-        "an issuer's secret that is short": '[plugins.auth_jwt]\nsecret = "zq3issuer"\n',
-        "two sources of keys": f'[plugins.auth_jwt]\nsecret = "{SECRETS["secret of the issuer"]}"\njwks_url = "x"\n',
-    }  # fmt: skip
-
-
-async def command(config: Path, capsys: pytest.CaptureFixture[str], words: str) -> str:
-    """What the program prints."""
-    with contextlib.suppress(SystemExit):  # of wrong usage
-        await asyncio.to_thread(main, [*words.split(), "--config", str(config)])
-    printed = capsys.readouterr()
-    return printed.out + printed.err
-
-
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_no_failure_to_start_tells_a_secret(
-    open_accounts: OpenAccounts, redis_url: str, database_url: str, watch: Watch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    async with open_accounts(database={"secret": SECRETS["secret of the database"]}):
-        pass  # the database belongs to this secret now
-    for name, text in failing(redis_url, database_url).items():
-        with pytest.raises(StartupError) as caught:
-            async with serving("[server]\nport = 0\n" + text):
-                pass
-        told = "".join(traceback.format_exception(caught.value))
-        assert len(caught.value.faults) >= 1
-        watch.clean(told, name)
-        assert "zq" not in told, f"{name}: a part of one"
-    watch.clean(caplog.text, "the log")
-
-
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_no_command_tells_a_secret(
-    open_accounts: OpenAccounts,
-    accounts_text: Any,
-    watch: Watch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    models = deployments("http://127.0.0.1:9", tmp_path / "reference")
-    secret = {"database": {"secret": SECRETS["secret of the database"]}, "plugin_auth_keys": {"admin_keys": [ADMIN]}}
-    config = tmp_path / "settings.toml"
-    config.write_text(accounts_text(*models, **secret))
-    for words in ("keys create --user alice --json", "keys create --admin --json"):
-        printed = json.loads((await command(config, capsys, words)).partition("\n}")[0] + "}")
-        watch.add(words, printed["key"])
-    lists = ("models", "models --json", "plugins --json", "keys list", "keys list --json", "users list --json",
-             "users show alice", "usage", "usage --json")  # fmt: skip
-    for words in (*lists, "check", "schema", "keys revoke nothing", "nothing"):
-        said = await command(config, capsys, words)
-        assert said, words
-        watch.clean(said, words)
+@pytest.fixture
+def traffic(accounts: Accounts, echo: Echo, watch: Watch, talk: Any) -> Traffic:
+    """Drives the gateway."""
+    return Traffic(accounts, echo, watch, talk)

@@ -1,0 +1,68 @@
+"""What is told of a call: only what one answer can have taken."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehook import Call, Target, Usage
+from gatehook.accounts import Cost, Pricing
+from gatehook.calls.record import Record
+
+PRICING = Pricing(1_000_000, 2_000_000, image=10**9)
+FIGURES = st.integers() | st.integers(0, 1000)
+
+
+@dataclass
+class Told:
+    """A stream whose vendor tells this."""
+
+    usage: Usage | None
+    contents: int = 0
+
+
+def of(usage: Usage, pricing: Pricing = PRICING) -> tuple[Usage | None, Cost | None]:
+    call = Call("chat", "openai", {}, model="m")
+    call.target = Target("m#1", "m", "openai", "m", pricing=pricing)
+    record = Record(call)
+    record.stream = Told(usage)
+    outcome = record.outcome()
+    return outcome.usage, outcome.cost
+
+
+def test_what_can_be_is_told_as_the_vendor_said_it() -> None:
+    usage = Usage(1000, 500, 100, 7, 50, images=2)
+    assert of(usage) == (usage, usage.cost(PRICING))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (Usage(10**40, -5, cached_tokens=-1), Usage(10**12)),
+        (Usage(10, 20, cached_tokens=11, reasoning_tokens=21), Usage(10, 20, 10, 0, 20)),
+        (Usage(10, 20, cache_write_tokens=-1, estimated=True), Usage(10, 20, estimated=True)),
+        (Usage(-1, 0, cached_tokens=-2), Usage()),
+        (Usage(1, 1, images=-1), Usage(1, 1)),
+    ],
+)
+def test_absurd_figures_of_a_vendor_reach_no_limit_and_no_statistic(said: Usage, told: Usage) -> None:
+    assert of(said)[0] == told
+
+
+def test_no_answer_costs_more_than_can_be_added_up() -> None:
+    assert of(Usage(10**12, 10**12), Pricing(10**12, 10**12)) == (Usage(10**12, 10**12), Cost(10**15, 10**15))
+
+
+@given(FIGURES, FIGURES, FIGURES, FIGURES, FIGURES, FIGURES)
+def test_whatever_a_vendor_says_one_answer_could_have_taken_it(
+    prompt: int, completion: int, cached: int, written: int, reasoning: int, images: int
+) -> None:
+    said = Usage(prompt, completion, cached, written, reasoning, images=images)
+    told, cost = of(said)
+    assert told is not None
+    assert cost is not None
+    assert told.is_credible
+    assert 0 <= cost.input <= 10**15
+    assert 0 <= cost.output <= 10**15
+    assert told == said or not said.is_credible

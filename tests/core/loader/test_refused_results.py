@@ -1,0 +1,242 @@
+"""Plugins that are refused while they are built, and in which words."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from gatehook import Call, Observer, Permit, Route, Section, StartupError, hookimpl
+from gatehook.app import Gateway
+from gatehook.loader.plugins import hook_names
+from gatehook.testing import built
+
+Faults = Callable[..., list[str]]
+
+
+class Plugin:
+    """What every specimen shares; harmless by itself."""
+
+    Settings: type[Section] = Section
+
+    def __init__(self, settings: Section) -> None:
+        self.settings = settings
+
+
+class Open:
+    """A limiter of the right shape."""
+
+    async def admit(self, call: Call) -> Permit | None:
+        return None
+
+
+def test_an_exception_in_init_names_the_plugin(faults: Faults) -> None:
+    class Raising(Plugin):
+        def __init__(self, settings: Section) -> None:
+            raise ValueError("no model file")
+
+    assert faults(Raising) == [
+        (
+            "plugin 'specimen': cannot be built: ValueError('no model file'); "
+            "[plugins.specimen] enabled = false switches it off"
+        )
+    ]
+
+
+def test_a_startup_error_in_init_gives_its_words_and_names_the_plugin(faults: Faults) -> None:
+    class Raising(Plugin):
+        def __init__(self, settings: Section) -> None:
+            raise StartupError("no model file", "no licence")
+
+    assert faults(Raising) == ["plugin 'specimen': no model file", "plugin 'specimen': no licence"]
+
+
+def test_an_init_that_takes_no_settings_is_refused(faults: Faults) -> None:
+    class NoArguments(Plugin):
+        def __init__(self) -> None: ...
+
+    assert "cannot be built: TypeError" in faults(NoArguments)[0]
+
+
+def returning(hook: str, result: object) -> type:
+    """A plugin one hook of which returns `result`."""
+
+    def implementation(self: Plugin, gateway: Any = None) -> Any:
+        return result
+
+    return type("Returning", (Plugin,), {hook: hookimpl(implementation)})
+
+
+def test_an_exception_in_a_hook_names_plugin_and_hook(faults: Faults) -> None:
+    class Raising(Plugin):
+        @hookimpl
+        def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
+            raise KeyError("quota")
+
+    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
+
+
+def test_an_exception_in_the_middle_of_a_generator_hook_is_told_too(faults: Faults) -> None:
+    class Raising(Plugin):
+        @hookimpl
+        def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
+            yield Open()
+            raise KeyError("quota")
+
+    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
+
+
+@pytest.mark.parametrize("result", [None, 7, Open()])
+def test_a_result_that_is_no_iterable_is_refused(result: object, faults: Faults) -> None:
+    told = faults(returning("register_limiters", result))
+    assert told == [
+        (
+            f"plugin 'specimen', register_limiters: must return an iterable, not {type(result).__name__}; "
+            "return [] for nothing"
+        )
+    ]
+
+
+WORDS = {
+    "register_authenticators": "str is not a Authenticator, it lacks authenticate",
+    "register_caches": "str is not a Cache, it lacks get, put",
+    "register_commands": "str is not a Command",
+    "register_lifespans": "each result must be callable and give an async context manager",
+    "register_limiters": "str is not a Limiter, it lacks admit",
+    "register_observers": "str is not a Observer",
+    "register_routers": "str is not a Router, it lacks route",
+    "register_routes": "str is not a Route or Endpoint",
+    "register_services": "each result must be a pair of a ServiceKey and the service",
+    "register_tool_policies": "str is not a ToolPolicy, it lacks offer, judge",
+    "register_tools": "str is not a Tool, it lacks name, description, parameters, run",
+    "register_transforms": "str is not a Transform, it lacks transform",
+    "register_vendors": "str is not a Vendor, it lacks name, operations, parameters, complete, stream",
+}
+
+
+def test_every_hook_has_a_case_of_a_wrong_result() -> None:
+    assert sorted(WORDS) == sorted(hook_names())
+
+
+@pytest.mark.parametrize("hook", [hook for hook in WORDS if hook != "register_commands"])
+def test_a_result_of_the_wrong_type_is_refused_telling_what_is_missing(hook: str, faults: Faults) -> None:
+    assert faults(returning(hook, ["nothing"])) == [f"plugin 'specimen', {hook}: {WORDS[hook]}"]
+
+
+def test_a_command_of_the_wrong_type_is_refused() -> None:
+    gateway = built("[plugins.specimen]", plugins={"specimen": returning("register_commands", ["nothing"])})
+    with pytest.raises(StartupError) as caught:
+        gateway.plugins.collect("register_commands")
+    assert caught.value.faults == [f"plugin 'specimen', register_commands: {WORDS['register_commands']}"]
+
+
+class SyncParts:
+    """Has every method of every protocol, none of them async."""
+
+    name = "sync"
+    operations = frozenset({"chat"})
+    parameters: Mapping[str, Any] = {}
+
+    def authenticate(self, credential: Any) -> None: ...
+    def admit(self, call: Any) -> None: ...
+    def route(self, call: Any) -> None: ...
+    def complete(self, attempt: Any) -> Any: ...
+    def stream(self, attempt: Any) -> Any: ...
+    def get(self, key: Any) -> None: ...
+    def put(self, key: Any, call: Any, entry: Any) -> None: ...
+    def offer(self, call: Any, tools: Any) -> None: ...
+    def judge(self, call: Any, tool_call: Any) -> None: ...
+    def transform(self, call: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "methods"),
+    [
+        ("register_routers", ["route"]),
+        ("register_vendors", ["complete"]),
+        ("register_caches", ["get", "put"]),
+        ("register_tool_policies", ["offer", "judge"]),
+        ("register_transforms", ["transform"]),
+    ],
+)
+def test_a_sync_method_where_the_protocol_is_async_is_refused(
+    hook: str, methods: Sequence[str], faults: Faults
+) -> None:
+    assert faults(returning(hook, [SyncParts()])) == [
+        f"plugin 'specimen', {hook}: SyncParts.{method} must be `async def`" for method in methods
+    ]
+
+
+@pytest.mark.parametrize("hook", ["register_authenticators", "register_limiters"])
+def test_what_mostly_waits_for_nothing_may_be_plain(hook: str) -> None:
+    part = SyncParts()
+    concerns = built("[plugins.specimen]\n", plugins={"specimen": returning(hook, [part])}).pipeline.concerns
+    assert part in (*concerns.authenticators, *concerns.limiters)
+
+
+def test_an_async_observer_is_refused_because_nobody_would_await_it(faults: Faults) -> None:
+    class Awaiting(Observer):
+        async def finished(self, call: Call, outcome: Any) -> None:  # type: ignore[override]
+            raise AssertionError("never runs")
+
+    assert faults(returning("register_observers", [Awaiting()])) == [
+        "plugin 'specimen', register_observers: Awaiting.finished must not be `async def`"
+    ]
+
+
+def test_a_vendor_s_stream_that_is_a_coroutine_is_refused(faults: Faults) -> None:
+    class Awaited(SyncParts):
+        async def complete(self, attempt: Any) -> None: ...
+        async def stream(self, attempt: Any) -> None: ...
+
+    assert faults(returning("register_vendors", [Awaited()])) == [
+        "plugin 'specimen', register_vendors: Awaited.stream must not be `async def` without a yield"
+    ]
+
+
+@pytest.mark.parametrize("auth", [None, "", "amdin", 0, True])
+def test_a_route_s_auth_is_one_of_three_and_nothing_falsy_opens_it(auth: Any, faults: Faults) -> None:
+    async def handler(request: Any) -> Any: ...
+
+    assert faults(returning("register_routes", [Route("GET", "/x", handler, auth=auth)])) == [
+        f"plugin 'specimen', register_routes: GET /x: auth must be 'user', 'admin' or False, not {auth!r}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "v1/x"), ("GET", "/{id"), ("G T", "/x"), ("GET", "/{id:[}"), ("GET", "")]
+)
+def test_a_route_that_aiohttp_would_refuse_is_a_fault_of_its_plugin(method: str, path: str, faults: Faults) -> None:
+    async def handler(request: Any) -> Any: ...
+
+    (told,) = faults(returning("register_routes", [Route(method, path, handler)]))
+    assert told.startswith(f"plugin 'specimen', register_routes: {method} {path}: ")
+
+
+def test_an_endpoint_without_a_surface_is_refused(faults: Faults) -> None:
+    from gatehook import Endpoint
+
+    (told,) = faults(returning("register_routes", [Endpoint("/x", "chat", Open())]))  # type: ignore[arg-type]
+    assert told.startswith("plugin 'specimen', register_routes: Open is not a Surface, it lacks name, ")
+
+
+def test_a_vendor_name_that_settings_could_never_say_is_refused(faults: Faults) -> None:
+    class Shouting(SyncParts):
+        name = "Acme"
+
+        async def complete(self, attempt: Any) -> None: ...
+
+    assert faults(returning("register_vendors", [Shouting()])) == [
+        "plugin 'specimen', register_vendors: the vendor name 'Acme' must be lower case; settings are read so"
+    ]
+
+
+def test_every_fault_of_every_hook_is_told_at_once(faults: Faults) -> None:
+    told = faults(
+        returning("register_limiters", None), returning("register_caches", [1, 2]), returning("register_routers", [3])
+    )
+    assert [fault.split(":")[0] for fault in told] == [
+        "plugin 'specimen', register_limiters",
+        "plugin 'specimen2', register_routers",
+        "plugin 'specimen1', register_caches",
+        "plugin 'specimen1', register_caches",
+    ]
