@@ -77,6 +77,8 @@ class McpServer:
             self.tools = ()
             if self._tried is not None and not self._tried.done():
                 self._tried.set_result(reason)
+            if self._task is None:
+                return  # it was ended: what the library makes of the cancellation is no loss
             away = away and self._wait > _FIRST_WAIT
             log.log(logging.DEBUG if away else logging.WARNING, "mcp server %r is away: %s", self._name, reason)
             away = True

@@ -105,7 +105,8 @@ async def test_a_stop_ends_the_feed_without_a_clean_end_and_a_client_goes_on_els
                 pass
 
         with pytest.raises(ClientError):
-            await asyncio.wait_for(rest(), 5)
+            async with answer:
+                await asyncio.wait_for(rest(), 5)
         stays.stage.held = False
         while not stays.stage.plays.empty():
             stays.stage.plays.get_nowait().answer.set_result("ok")

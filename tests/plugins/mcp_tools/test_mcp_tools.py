@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import ClientSession
 
@@ -194,6 +195,20 @@ async def test_a_slow_call_is_told_as_such_and_does_not_lose_the_connection(real
         await said.until("tools")
         assert await run(served, "s__wait") == "error: s: no answer within 0.3 s"
         assert await run(served, "s__say", text="there") == "there"
+    assert said.lines.empty()
+
+
+async def test_a_stop_is_not_told_as_a_loss(real_url: str, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def changed(self: object, seconds: float) -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # as the library does now and then
+            raise anyio.BrokenResourceError from None
+        return True
+
+    monkeypatch.setattr("gatehook_plugins.mcp_tools.server._Connection.changed", changed)
+    async with serving(table(url=real_url, required=True)):
+        await said.until("tools")
     assert said.lines.empty()
 
 
