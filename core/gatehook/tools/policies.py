@@ -1,5 +1,6 @@
 """Tool policies at work: which tools a model is shown, and which of its calls go out."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -38,6 +39,8 @@ class Ruling(Struct, frozen=True):
 
 
 _ALLOWED: Final = Ruling("allow")
+_JUDGED: Final = "tools.judged"
+"""Where a call keeps the verdicts on its last turn."""
 
 
 class ToolPolicies:
@@ -137,7 +140,7 @@ class ToolPolicies:
         Raises:
             GatewayError: see `judge`.
         """
-        verdicts = [(one, await self._verdict(call, one)) for message in messages for one in calls_of(message)]
+        verdicts = await self._verdicts(call, [one for message in messages for one in calls_of(message)])
         strictest = max((verdict.kind for _, verdict in verdicts), key=_STRICTNESS.index, default="allow")
         if strictest == "allow":
             return _ALLOWED
@@ -157,6 +160,24 @@ class ToolPolicies:
         if not can_go_on:
             raise _denied(called, "needs a confirmation, which is asked for in single answers (n = 1) only", verdict)
         return Ruling("confirm", [one for one, verdict in verdicts if verdict.kind == "confirm"])
+
+    async def _verdicts(self, call: Call, called: Sequence[ToolCall]) -> Sequence[tuple[ToolCall, Verdict]]:
+        """What becomes of each call of a turn. They are judged at the same time: a policy may have to wait for a disk.
+
+        A turn that calls tools of the gateway's own is looked at twice, but judged once.
+        """
+        turn = (call.rounds, call.tool_rounds, [(one.name, one.arguments) for one in called])
+        known: tuple[object, Sequence[Verdict]] | None = call.state.get(_JUDGED)
+        if known is not None and known[0] == turn:
+            return list(zip(called, known[1], strict=True))
+        found = await asyncio.gather(*(self._verdict(call, one) for one in called), return_exceptions=True)
+        verdicts: list[Verdict] = []
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            verdicts.append(one)
+        call.state[_JUDGED] = (turn, verdicts)
+        return list(zip(called, verdicts, strict=True))
 
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""

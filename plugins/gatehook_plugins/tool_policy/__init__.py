@@ -11,7 +11,7 @@ from pydantic import Field
 from gatehook import CATALOG, DATABASE, DIRECTORY, ByteSize, Route, Section, ServiceKey, ToolPolicy, hookimpl
 from gatehook_plugins.tool_policy.admin import PolicyRoutes
 from gatehook_plugins.tool_policy.desk import Desk
-from gatehook_plugins.tool_policy.notes import Notes
+from gatehook_plugins.tool_policy.notes import Notes, OnFailure
 from gatehook_plugins.tool_policy.policy import Invalid, OperatorPolicy
 from gatehook_plugins.tool_policy.routes import ToolRoutes
 from gatehook_plugins.tool_policy.rules import Kind, Rule
@@ -49,6 +49,12 @@ class ToolPolicyPlugin:
             default=86_400.0, ge=0, le=31_536_000, description="seconds for which decided sessions are remembered"
         )
 
+        on_failure: OnFailure = Field(
+            default="closed",
+            description="while decisions cannot be written to the audit: 'closed', tool calls are refused with 503; "
+            "'open', they go out, and the log tells what was decided",
+        )
+
         @property
         def asks(self) -> bool:
             """Whether these rules can want a confirmation."""
@@ -69,7 +75,7 @@ class ToolPolicyPlugin:
         database, directory = services.get(DATABASE), services.get(DIRECTORY)
         if database is not None and directory is not None:
             self._standing.follow(directory)
-            self._notes = Notes(database, directory)
+            self._notes = Notes(database, directory, settings.on_failure)
             self._desk = Desk(
                 database,
                 directory,
@@ -100,5 +106,5 @@ class ToolPolicyPlugin:
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The table of what waits, the task that lets it expire, and the one that writes the audit."""
+        """The table of what waits, the task that lets it expire, and the audit's last lines."""
         return [one.lifespan for one in (self._desk, self._notes) if one is not None]

@@ -1,108 +1,119 @@
-"""Decisions that nobody was asked for, for the audit: written a moment later, many in one transaction.
+"""Decisions that nobody was asked for, for the audit: on disk before anything goes out that was decided about.
 
-So no answer waits for a database because a tool was called. The same decision on the same arguments, made again within
-that moment, is the same line. What a database that is away does not take is kept; when too much is, models may call no
-more tools, and what is left at the end is told in the log: no decision is lost without a word.
+What is decided meanwhile shares the next transaction, so however many models call tools, the disk is waited for by all
+of them together.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Literal, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Call, Database, Directory, ToolCall, Unavailable, meanwhile
+from gatehook import Call, Database, Directory, ToolCall, Unavailable
 from gatehook_plugins.tool_policy.sessions import arguments_digest, printable
 
-__all__ = ["Decided", "Notes"]
+__all__ = ["Decided", "Notes", "OnFailure"]
 
 log: Final = logging.getLogger("gatehook.tool_policy")
 
 Decided = Literal["allowed", "denied", "invalid", "returned"]
 """By a rule, or for its arguments: "invalid" is refused, "returned" is told to the model, which may do better."""
+OnFailure = Literal["closed", "open"]
+"""What becomes of tool calls while the audit cannot be written: they are refused, or go out and are told in the log."""
 
 _ACTIONS: Final = {"allowed": "tool.allow", "returned": "tool.return"}
 _REFUSE: Final = "tool.refuse"
-_MOMENT: Final = 1.0
-"""Seconds between two writes."""
 _AT_ONCE: Final = 100
 """Lines of one transaction."""
 _MOST: Final = 10_000
-"""Lines that are kept while they cannot be written."""
+"""Lines that wait to be written; later ones fail at once."""
+_RETRY_AFTER: Final = 1.0
+"""Seconds."""
 
-_Line = tuple[str, str, str, str, Decided]
-"""User, model, tool, digest of the arguments, decision."""
+
+class _Line(NamedTuple):
+    """What is told of one decision."""
+
+    user: str
+    model: str
+    tool: str
+    digest: str
+    decided: Decided
 
 
 class Notes:
-    """Those of this process that are not written yet."""
+    """Those of this process that are being written."""
 
-    def __init__(self, database: Database, directory: Directory) -> None:
+    def __init__(self, database: Database, directory: Directory, on_failure: OnFailure) -> None:
         self._database = database
         self._directory = directory
-        self._noted: dict[_Line, int] = {}
-        """How often each was made."""
-
-    def note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
-        """A call was decided about.
-
-        Raises:
-            Unavailable: the database has been away for so long that this cannot be kept.
-        """
-        digest = arguments_digest(tool_call.arguments)
-        line = call.principal.id, call.model, printable(tool_call.name), digest, decided
-        if line not in self._noted and len(self._noted) >= _MOST:
-            raise Unavailable(
-                "tools cannot be called now: what was decided about them cannot be written to the audit",
-                code="audit_unavailable",
-                retry_after=_MOMENT,
-            )
-        self._noted[line] = self._noted.get(line, 0) + 1
+        self._on_failure = on_failure
+        self._waiting: list[tuple[_Line, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Write every moment, and at the end; then tell what could not be written."""
+        """At the end, lines of clients that did not wait for them are still written."""
         async with self._database.opened():
-            try:
-                async with meanwhile(self._keep_writing()):
-                    yield
-            finally:
-                with contextlib.suppress(Unavailable):  # told by the database itself
-                    await self.write()
-                for (user, model, tool, digest, decided), times in self._noted.items():
-                    log.error(
-                        "not in the audit: tool %r of model %r for %r: %s, %s, times: %d",
-                        tool, model, user, decided, digest, times,
-                    )  # fmt: skip
+            yield
+            if self._task is not None:
+                await asyncio.wait([self._task])
 
-    async def _keep_writing(self) -> None:
-        while True:
-            await asyncio.sleep(_MOMENT)
-            try:
-                await self.write()
-            except Unavailable:  # told by the database itself; it is tried again
-                pass
-            except Exception:
-                log.exception("decisions about tool calls cannot be written to the audit")
-
-    async def write(self) -> None:
-        """Write what was noted; what cannot be written stays noted.
+    async def note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
+        """A call was decided about; returns when that is in the audit.
 
         Raises:
-            Unavailable: the database is away.
+            Unavailable: it cannot be written there, and nothing may happen that is not.
         """
-        while self._noted:
-            lines = dict(list(self._noted.items())[:_AT_ONCE])
+        digest = arguments_digest(tool_call.arguments)
+        line = _Line(call.principal.id, call.model, printable(tool_call.name), digest, decided)
+        try:
+            await self._written(line)
+        except Unavailable as error:
+            log.error(  # noqa: TRY400  # the database tells why
+                "not in the audit: tool %r of model %r for %r: %s, arguments %s",
+                line.tool, line.model, line.user, decided, digest,
+            )  # fmt: skip
+            if self._on_failure == "closed":
+                raise Unavailable(
+                    "tools cannot be called now: what is decided about them cannot be written to the audit",
+                    code="audit_unavailable",
+                    retry_after=_RETRY_AFTER,
+                ) from error
 
-            async def work(connection: AsyncConnection, lines: dict[_Line, int] = lines) -> None:
-                for (user, model, tool, digest, decided), times in lines.items():
-                    detail = {"model": model, "decision": decided, "arguments": digest, "times": times}
-                    await self._directory.note(connection, user, _ACTIONS.get(decided, _REFUSE), tool, detail)
+    async def _written(self, line: _Line) -> None:
+        if len(self._waiting) >= _MOST:
+            raise Unavailable("too many decisions wait to be written")
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, written))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_all())
+        await written
 
-            await self._database.write(work)
-            for line, times in lines.items():
-                self._noted[line] -= times
-                if not self._noted[line]:
-                    del self._noted[line]
+    async def _write_all(self) -> None:
+        """Until nothing waits. A task of its own: who leaves takes no line of anybody with him."""
+        while self._waiting:
+            group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            failed: Exception | None = None
+            try:
+                await self._write([line for line, _ in group])
+            except Exception as error:  # noqa: BLE001  # it is raised where each is waited for
+                failed = error
+            for _, written in group:
+                if written.done():
+                    continue
+                if failed is None:
+                    written.set_result(None)
+                else:
+                    written.set_exception(failed)
+
+    async def _write(self, lines: Sequence[_Line]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            for user, model, tool, digest, decided in lines:
+                detail = {"model": model, "decision": decided, "arguments": digest}
+                await self._directory.note(connection, user, _ACTIONS.get(decided, _REFUSE), tool, detail)
+
+        await self._database.write(work)

@@ -67,21 +67,21 @@ class OperatorPolicy:
 
         Raises:
             UpstreamError: the model calls a tool as it cannot be called, and is not, or no more, told so.
-            Unavailable: too many decisions wait to be written to the audit already.
+            Unavailable: the decision cannot be written to the audit.
         """
         verdict = self._verdict(call, tool_call.name)
         if verdict.kind == "deny":
-            self._note(call, tool_call, "denied")
+            await self._note(call, tool_call, "denied")
             return verdict
         fault = "" if self._invalid == "pass" else self._fault(call, tool_call)
         if not fault:
             if verdict.kind == "allow":
-                self._note(call, tool_call, "allowed")
+                await self._note(call, tool_call, "allowed")
             return verdict
         if self._invalid == "retry" and call.rounds < self._retries:
-            self._note(call, tool_call, "returned")
+            await self._note(call, tool_call, "returned")
             return Verdict("retry", f"The call is invalid, and was not made: {fault}")
-        self._note(call, tool_call, "invalid")
+        await self._note(call, tool_call, "invalid")
         message = f"the model's call of tool {tool_call.name!r} is invalid: {fault}"
         raise UpstreamError(message, code="tool_call_invalid")
 
@@ -103,9 +103,9 @@ class OperatorPolicy:
     def _fault(self, call: Call, tool_call: ToolCall) -> str:
         return fault_of(call.state.get(_STATE, {}), tool_call.name, tool_call.arguments)
 
-    def _note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
+    async def _note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
         if self._notes is not None:
-            self._notes.note(call, tool_call, decided)
+            await self._notes.note(call, tool_call, decided)
 
     def _verdict(self, call: Call, tool: str) -> Verdict:
         # The model that was asked for, what that name is an alias of, and the fallback that answers.

@@ -164,9 +164,10 @@ class House:
 OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 
 
-def settings(stub: StubUpstream, policy: str, database: str = "", more: str = "") -> str:
-    """The text of a settings.toml."""
-    store = f'[database]\nurl = "{database}"\nsecret = "{"pepper" * 8}"\n[plugins.database]\n' if database else ""
+def settings(stub: StubUpstream, policy: str, database: str = "", more: str = "", timeout: float = 5) -> str:
+    """The text of a settings.toml; `timeout` is the database's, in seconds."""
+    store = f'[database]\nurl = "{database}"\nsecret = "{"pepper" * 8}"\ntimeout = {timeout}\n[plugins.database]\n'
+    store = store if database else ""
     return (
         f'{PLUGINS}{store}[plugins.auth_keys]\nkeys = ["{ALICE}", "{BOB}"]\nadmin_keys = ["{ADMIN}"]\n'
         f"[plugins.tool_policy]\n{policy}\n{more}\n"
@@ -176,10 +177,15 @@ def settings(stub: StubUpstream, policy: str, database: str = "", more: str = ""
 
 @contextlib.asynccontextmanager
 async def opened(
-    *replies: Reply, policy: str, database: str = "", more: str = "", plugins: Mapping[str, type] | None = None
+    *replies: Reply,
+    policy: str,
+    database: str = "",
+    more: str = "",
+    timeout: float = 5,
+    plugins: Mapping[str, type] | None = None,
 ) -> AsyncIterator[House]:
     async with StubUpstream(*(replies or (plain(text="hi"),))) as stub:
-        text = settings(stub, policy, database, more)
+        text = settings(stub, policy, database, more, timeout)
         async with serving(text, plugins=plugins) as served, aiohttp.ClientSession() as http:
             yield House(served.url, served.gateway, stub, http)
 
@@ -201,8 +207,12 @@ def house(database_url: str) -> OpenHouse:
 def sqlite_house(tmp_path: Path) -> OpenHouse:
     """The same on a database whose kind does not matter."""
 
-    def enter(*replies: Reply, policy: str = CONFIRM, more: str = "") -> AbstractAsyncContextManager[House]:
-        return opened(*replies, policy=policy, database=f"sqlite+aiosqlite:///{tmp_path / 'a.db'}", more=more)
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+
+    def enter(
+        *replies: Reply, policy: str = CONFIRM, more: str = "", timeout: float = 5
+    ) -> AbstractAsyncContextManager[House]:
+        return opened(*replies, policy=policy, database=url, more=more, timeout=timeout)
 
     return enter
 

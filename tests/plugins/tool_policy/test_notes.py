@@ -6,6 +6,7 @@ import json
 import logging
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ async def noted(at: Any) -> Counter[tuple[str, str, str, str]]:
     told = Counter[tuple[str, str, str, str]]()
     for line in await at.gateway.services[DIRECTORY].audit(limit=500):
         if line.action in ("tool.allow", "tool.refuse", "tool.return"):
-            told[line.actor, line.action, line.subject, line.detail["arguments"]] += line.detail["times"]
+            told[line.actor, line.action, line.subject, line.detail["arguments"]] += 1
     return told
 
 
@@ -73,47 +74,88 @@ async def test_many_different_calls_are_all_in_the_audit(sqlite_house: OpenHouse
         assert sum((await noted(again)).values()) == 250
 
 
-async def test_while_the_database_is_locked_calls_go_on_and_their_lines_come_later(
+async def test_a_decision_is_on_disk_before_its_answer_and_each_is_a_line(
     sqlite_house: OpenHouse, vendor: Vendor, tmp_path: Path
 ) -> None:
-    async with sqlite_house(vendor.plain(vendor.call("get_weather"))) as at:
-        with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            async with asyncio.timeout(3):
-                assert (await at.chat()).status == 200
-            other.execute("ROLLBACK")
-    async with sqlite_house() as again:
-        assert sum((await noted(again)).values()) == 1
+    replies = [vendor.plain(vendor.call("get_weather")), vendor.streamed(vendor.call("get_weather"))]
+    async with sqlite_house(*replies) as at:
+        for number, stream in enumerate((None, True), 1):
+            assert (await at.chat(stream=stream)).status == 200
+            with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+                (lines,) = other.execute("SELECT count(*) FROM audit WHERE action = 'tool.allow'").fetchone()
+            assert lines == number
 
 
-async def test_when_no_more_can_be_kept_no_tool_is_called_without_a_line(
-    sqlite_house: OpenHouse, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_decisions_that_come_together_share_transactions(
+    sqlite_house: OpenHouse, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notes, "_MOST", 2)
-    calls = [vendor.plain(vendor.call("get_weather", {"city": f"city {number}"})) for number in range(4)]
-    async with sqlite_house(*calls) as at:
+    groups: list[int] = []
+    write = notes.Notes._write
+
+    async def counted(self: notes.Notes, lines: Sequence[Any]) -> None:
+        groups.append(len(lines))
+        await write(self, lines)
+
+    monkeypatch.setattr(notes.Notes, "_write", counted)
+    calls = [vendor.call("get_weather", {"city": f"city {number}"}, id=f"call_{number}") for number in range(150)]
+    async with sqlite_house(vendor.plain(*calls)) as at:
+        assert (await at.chat()).status == 200
+        assert sum((await noted(at)).values()) == 150
+    assert groups == [100, 50]
+
+
+async def test_a_turn_with_an_own_tool_and_a_question_is_judged_once(house: OpenHouse, vendor: Vendor) -> None:
+    both = vendor.plain(vendor.call("own_time", {}, id="call_1"), vendor.call("own_stop", {}, id="call_2"))
+    own = "".join(
+        f'[plugins.http_tools.tools.own_{name}]\ndescription = "does it"\nurl = "http://127.0.0.1:9/"\n'
+        for name in ("time", "stop")
+    )
+    policy = 'rules = [{ tool = "own_stop", verdict = "confirm" }]'
+    async with house(both, policy=policy, more=own) as at:
+        assert (await at.chat()).json["status"] == "require_confirmation"
+        assert [tool for _, _, tool, _ in await noted(at)] == ["own_time"]
+        assert sum((await noted(at)).values()) == 1
+
+
+@pytest.mark.parametrize("stream", [None, True])
+async def test_while_the_audit_cannot_be_written_no_tool_is_called(
+    sqlite_house: OpenHouse, vendor: Vendor, tmp_path: Path, caplog: pytest.LogCaptureFixture, stream: bool | None
+) -> None:
+    called = vendor.call("get_weather")
+    reply = vendor.streamed(called) if stream else vendor.plain(called)
+    async with sqlite_house(reply, vendor.plain(text="hi"), vendor.plain(called), timeout=0.3) as at:
         with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            answers = [await at.chat() for _ in range(3)]
+            refused = await at.chat(stream=stream)
+            assert (await at.chat()).status == 200, "what calls no tool needs no audit"
             other.execute("ROLLBACK")
-    assert [one.status for one in answers] == [200, 200, 503]
-    assert answers[2].error["code"] == "audit_unavailable"
-    assert answers[2].headers["Retry-After"] == "1"
-    async with sqlite_house() as again:
-        assert sum((await noted(again)).values()) == 2
+        assert (await at.chat()).status == 200
+        assert sum((await noted(at)).values()) == 1
+    error = refused.events[-1]["error"] if refused.status == 200 else refused.error
+    assert error["code"] == "audit_unavailable"
+    assert b"get_weather" not in refused.body
+    assert in_log(caplog)
 
 
-async def test_what_cannot_be_written_in_the_end_is_in_the_log(
+async def test_an_operator_may_have_tools_called_without_the_audit(
     sqlite_house: OpenHouse, vendor: Vendor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
-        async with sqlite_house(vendor.plain(vendor.call("get_weather"))) as at:
+    policy = 'on_failure = "open"'
+    async with sqlite_house(vendor.plain(vendor.call("get_weather")), policy=policy, timeout=0.3) as at:
+        with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert (await at.chat()).status == 200
-        other.execute("ROLLBACK")
-    lost = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+            answer = await at.chat()
+            other.execute("ROLLBACK")
+    assert answer.status == 200
+    assert answer.json["choices"][0]["message"]["tool_calls"]
+    assert in_log(caplog)
+
+
+def in_log(caplog: pytest.LogCaptureFixture) -> bool:
+    """Whether the log tells of the decision that the audit does not know."""
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     digest = arguments_digest(json.dumps({"city": "Rome"}))
-    assert any("not in the audit: tool 'get_weather' of model 'm'" in one and digest in one for one in lost)
+    return any("not in the audit: tool 'get_weather' of model 'm'" in one and digest in one for one in told)
 
 
 async def test_no_more_sessions_wait_than_may_however_many_are_asked_at_once(house: OpenHouse, vendor: Vendor) -> None:
