@@ -15,14 +15,21 @@ import pytest
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20, "temperature": 0}
 FAILS_LATE = """
 from gatehook_plugins.vendor_gguf.engine.answers import ChatShape
-add, seen = ChatShape.add, []
+from gatehook_plugins.vendor_gguf.engine.jobs import Mail
+add, take, seen, held = ChatShape.add, Mail.take, [], []
 def failing(self, at, news):
     seen.append(news)
     if len(seen) == 2:
+        held.clear()
         raise KeyError("a fault of ours")
     return add(self, at, news)
-ChatShape.add = failing
+async def one(self):
+    if not held:
+        held.extend(await take(self))
+    return [held.pop(0)]
+ChatShape.add, Mail.take = failing, one
 """
+"""However slowly the answer is fetched, its first piece has gone out by then."""
 FAILS_ONCE = """
 from gatehook_plugins.vendor_gguf.engine.llama import Context
 clear, seen = Context.clear, []
