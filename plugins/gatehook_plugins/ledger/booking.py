@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Sequence
 
-from msgspec.structs import astuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import DATABASE, Posting, Services, UsageRow, counted
-from gatehook_plugins.ledger.table import insertion, usage
+from gatehook_plugins.ledger.table import insertions, usage
 
 __all__ = ["GROUP", "Booker"]
 
@@ -44,7 +43,8 @@ class Booker:
 
     async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Write and post, within somebody's transaction."""
-        await connection.exec_driver_sql(insertion(connection.dialect.paramstyle), list(map(astuple, rows)))
+        for statement, parameters in insertions(connection.dialect.paramstyle, rows):
+            await connection.exec_driver_sql(statement, parameters)
         for posting in self._postings:
             await posting.post(connection, rows)
 

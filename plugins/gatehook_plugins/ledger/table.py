@@ -1,12 +1,16 @@
 """The table `usage`: one row per request, and one per correction. Never changed, only added to."""
 
 import functools
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, Final
 
+from msgspec.structs import astuple
 from sqlalchemy import BigInteger, Column, Integer, MetaData, RowMapping, String, Table
 
 from gatehook import UsageRow
 
-__all__ = ["book", "from_record", "insertion", "usage"]
+__all__ = ["book", "from_record", "insertions", "usage"]
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER key counts up by itself there
 _METADATA = MetaData()
@@ -44,17 +48,33 @@ usage = Table(
 """As the migrations leave it; the keys of its columns are the fields of `UsageRow`."""
 
 _FIELDS = UsageRow.__struct_fields__
+_TOGETHER: Final = (32, 8, 1)
+"""Rows of one statement. For each statement the thread that waits for SQLite has to get Python's lock again, which the
+event loop wants, too. Any SQLite takes 999 parameters."""
+
+
+def insertions(paramstyle: str, rows: Sequence[UsageRow]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    """Statements that insert these rows in their order, each with the parameters of every time it is to be executed.
+
+    Handed to the driver as they are: SQLAlchemy would spend more on each row's parameters than the database on the row.
+    """
+    begin = 0
+    for together in _TOGETHER:
+        end = len(rows) - (len(rows) - begin) % together
+        if begin < end:
+            groups = (rows[at : at + together] for at in range(begin, end, together))
+            yield _insertion(paramstyle, together), [tuple(chain.from_iterable(map(astuple, one))) for one in groups]
+        begin = end
 
 
 @functools.cache
-def insertion(paramstyle: str) -> str:
-    """The insert of a row, whose parameters are the fields of `UsageRow` in their order, as a driver takes it.
-
-    Handed to the driver as it is: SQLAlchemy would spend more on each row's parameters than the database on the row.
-    """
-    marks = [f"${number}" if paramstyle == "numeric_dollar" else "?" for number in range(1, len(_FIELDS) + 1)]
+def _insertion(paramstyle: str, rows: int) -> str:
+    """The insert of so many rows, whose parameters are the fields of `UsageRow` in their order."""
+    size, numbered = len(_FIELDS), paramstyle == "numeric_dollar"
+    marks = [f"${number}" if numbered else "?" for number in range(1, rows * size + 1)]
+    values = "), (".join(", ".join(marks[at : at + size]) for at in range(0, rows * size, size))
     columns = ", ".join(usage.c[name].name for name in _FIELDS)
-    return f"INSERT INTO usage ({columns}) VALUES ({', '.join(marks)})"  # noqa: S608  # names of our own
+    return f"INSERT INTO usage ({columns}) VALUES ({values})"  # noqa: S608  # names of our own
 
 
 def from_record(record: RowMapping) -> UsageRow:
