@@ -107,7 +107,7 @@ def _may_have_pictures(raw: bytes) -> bool:
     if raw.find(b"[", raw.find(b"[") + 1) < 0:
         return False
     # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
-    return raw.find(_PICTURE) >= 0 or raw.find(_ESCAPED) >= 0
+    return raw.find(_PICTURE) >= 0 or (raw.find(b"\\") >= 0 and raw.find(_ESCAPED) >= 0)
 
 
 def has_pictures(call: Call) -> bool:

@@ -32,7 +32,7 @@ class OpenAISurface(CanonicalSurface):
         """
         parsed = read_open(body, _DECODERS[call.operation])
         if isinstance(parsed, ChatRequest):
-            path = missing_field(parsed.messages, parsed) if _has_typed_parts(body) else None
+            path = missing_field(parsed.messages, parsed) if _has_typed_parts(parsed, body) else None
             if path is not None:
                 raise InvalidRequest(f"{path}: required, but missing", param=path)
         call.body = Document(raw=body)
@@ -51,11 +51,12 @@ class OpenAISurface(CanonicalSurface):
             call.include_usage = parsed.stream_options.include_usage is True
 
 
-def _has_typed_parts(body: bytes) -> bool:
+def _has_typed_parts(parsed: ChatRequest, body: bytes) -> bool:
     """Whether there may be anything whose type says what else it needs; False is certain."""
-    # The type of a tool call may be left out; and a letter of a name may be escaped. Not by `in`: it would first try
-    # whether the text is a number, and make an error of that, each time.
-    return body.find(b'"type"') >= 0 or body.find(b'"tool_calls"') >= 0 or body.find(b"\\u00") >= 0
+    if parsed.response_format is not None or parsed.tool_choice is not None:
+        return True
+    # All else stands in lists beside, or within, that of the messages; and one byte is found faster than any word.
+    return body.find(b"[", body.find(b"[") + 1) >= 0
 
 
 def _without_async(body: Mapping[str, Any]) -> Document:
