@@ -69,7 +69,7 @@ class Headers:
         """The text for the limits at these places, one of each family, and the places that its six figures are of."""
         requests, tokens, _ = places
         main = places[self._main]
-        text = f"X-RateLimit-Limit: {self._most[main]}\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+        text = f"X-RateLimit-Limit: {self._most[main]}\r\nX-RateLimit-Remaining: %s\r\nX-RateLimit-Reset: %s\r\n"
         text += self._part("requests", requests) + self._part("tokens", tokens)
         return text, main, main if requests == _NONE else requests, main if tokens == _NONE else tokens
 
@@ -77,7 +77,7 @@ class Headers:
         if place == _NONE:
             return "%.0s%.0s"  # takes its two figures, and writes nothing
         limit, left, reset = (f"x-ratelimit-{what}-{unit}: " for what in ("limit", "remaining", "reset"))
-        return f"{limit}{self._most[place]}\r\n{left}%d\r\n{reset}%s\r\n"
+        return f"{limit}{self._most[place]}\r\n{left}%s\r\n{reset}%s\r\n"
 
 
 def _tightest(places: Sequence[int], decision: Decision) -> int:
