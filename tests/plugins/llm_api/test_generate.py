@@ -131,6 +131,14 @@ async def test_the_cost_is_exact_or_null(llm: OpenLlm, model: str, usage: Any, c
     assert usage is None or told["usage"] == usage
 
 
+async def test_an_answer_names_the_model_that_gave_it(llm: OpenLlm) -> None:
+    async with llm(MODELS.replace('name = "mock"', 'name = "mock"\naliases = ["nick"]', 1)) as gateway:
+        named = {model: (await gateway.ask(model=model)).json["model"] for model in ("mock", "nick", "via fallback")}
+        failed = (await gateway.ask(model="overloaded")).error(503, "MODEL_UNAVAILABLE")
+    assert named == {"mock": "mock", "nick": "nick", "via fallback": "mock"}
+    assert failed["details"]["model"] == "overloaded"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_a_vendor_does_not_tell_is_estimated_as_it_is_charged(llm: OpenLlm, stream: bool) -> None:
     async with llm(MODELS) as gateway:
