@@ -165,7 +165,8 @@ async def test_what_cannot_be_a_model_is_refused_by_its_field(admin: Any) -> Non
     good: dict[str, Any] = {"model_id": "m", "vendor_type": "mock"}
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"vendor_type": "nobody"}, "vendor_type"),
-        ({"vendor_type": 5}, "vendor"),
+        ({"vendor_type": 5}, "vendor_type"),
+        ({"vendor_type": None}, "vendor_type"),
         ({"vendor": "mock"}, "vendor_type"),
         ({"model_id": None}, "model_id"),
         ({"model_id": ""}, "model_id"),
@@ -189,6 +190,9 @@ async def test_what_cannot_be_a_model_is_refused_by_its_field(admin: Any) -> Non
         error = await admin.refused(400, "POST", "/admin/models", {**good, **change})
         assert (error["param"] or "").startswith(param), (change, error)
     assert "weight" in (await admin.refused(400, "POST", "/admin/models", {**good, "wieght": 2}))["message"]
+    for method, path, body in (("POST", "", {"model_id": "m"}), ("PUT", "/m", {"weight": 2})):
+        error = await admin.refused(400, method, f"/admin/models{path}", body)
+        assert (error["param"], error["message"]) == ("vendor_type", "vendor_type: required, but missing")
     assert len((await admin.done("GET", "/admin/models"))["data"]) == 1
     await admin.refused(404, "GET", "/v1/models/m")
 
