@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gatehook import Cache, Call, Entry, Gateway, Section, ToolCall, ToolPolicy, Verdict, hookimpl
+from gatehook import Cache, Call, Entry, Gateway, Section, ToolCall, ToolPolicy, Unavailable, Verdict, hookimpl
+from gatehook_plugins.llm_api.errors import error_body
 
 OpenLlm = Callable[..., Any]
 
@@ -269,6 +270,41 @@ KEYS = """
 [plugins.auth_keys]
 keys = ["user-secret-0123456789"]
 """
+
+
+RESTING = """
+[plugins.cooldown]
+failure_threshold = 1
+[[models]]
+name = "m"
+vendor = "mock"
+options = { fault = { kind = "status", status = 500 } }
+[[models]]
+name = "m"
+vendor = "mock"
+model = "second"
+options = { fault = { kind = "status", status = 500 } }
+"""
+
+
+@pytest.mark.parametrize("path", ["/api/llm/generate", "/api/v1/llm/generate/stream"])
+async def test_a_model_whose_deployments_all_rest_is_unavailable(llm: OpenLlm, path: str) -> None:
+    async with llm(RESTING) as gateway:
+        await gateway.ask(path, model="m")
+        answer = await gateway.ask(path, model="m")
+    details = answer.error(503, "MODEL_UNAVAILABLE")["details"]
+    assert (details["model"], details["reason"]) == ("m", "deployment_resting")
+    assert 0 < details["retry_after"] <= 30
+    assert int(answer.headers["Retry-After"]) >= details["retry_after"]
+
+
+@pytest.mark.parametrize(
+    "why", ["model_not_loaded", "model_load_failed", "model_too_large", "no_free_slot", "engine_busy"]
+)
+def test_a_model_of_this_machine_that_cannot_answer_is_unavailable(why: str) -> None:
+    error = json.loads(error_body(Unavailable("it is not there", code=why, retry_after=2.0), model="m"))["error"]
+    assert error["code"] == "MODEL_UNAVAILABLE"
+    assert error["details"] == {"model": "m", "reason": why, "retry_after": 2.0}
 
 
 async def test_without_a_good_key_nothing_but_health_answers(llm: OpenLlm) -> None:
