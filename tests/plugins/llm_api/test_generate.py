@@ -294,7 +294,7 @@ async def test_a_model_whose_deployments_all_rest_is_unavailable(llm: OpenLlm, p
         answer = await gateway.ask(path, model="m")
     details = answer.error(503, "MODEL_UNAVAILABLE")["details"]
     assert (details["model"], details["reason"]) == ("m", "deployment_resting")
-    assert 0 < details["retry_after"] <= 30
+    assert 0 < details["retry_after"] <= 33  # a rest is of 30 seconds, give or take a tenth
     assert int(answer.headers["Retry-After"]) >= details["retry_after"]
 
 
