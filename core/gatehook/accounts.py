@@ -325,7 +325,8 @@ class ModelUsage(Struct, frozen=True):
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: int = 0
+    cost: int | None = 0
+    """Of the requests whose price is known; None where it is known of none that used anything."""
 
 
 class Performance(Struct, frozen=True):

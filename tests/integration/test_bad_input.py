@@ -142,6 +142,7 @@ UNKNOWN = (
     "/", "/v1", "/v1/", "/v1/chat/completions/", "/v1/nothing", "//v1/chat/completions", "/v1/../etc/passwd", "/%00",
     "/%ff", "/%", "/%zz", "/v1/chat%2fcompletions", "/" + "x" * 20_000, "/?x=" + "y" * 20_000, "/Größe",
     "/v1/models%20", "/v1/chat/completions%20", "/" + "x" * 100_000,
+    "/v1/messages/count_tokens", "/v1/audio/transcriptions",  # served by nobody: no number is better than a wrong one
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class KeyRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         """A new key of a user: 201, with the key itself this once."""
-        user_id, asked = path_id(request, "user_id"), await body(request, NewKey)
+        user_id, asked = path_id(request, "user_id"), await body(request, NewKey, optional=True)
         fields = changes(asked, now())
         limits = Limits(**fields.pop("limits", {}))
         key, text = await self._directory.create_key(request[PRINCIPAL].actor, user_id, limits=limits, **fields)
@@ -66,7 +66,7 @@ class KeyRoutes:
 
     async def rotate(self, request: web.Request) -> web.Response:
         """A new key in place of one, which stays good for `overlap_seconds`: 201, with the new key this once."""
-        key_id, asked = path_id(request, "key_id"), await body(request, Rotation)
+        key_id, asked = path_id(request, "key_id"), await body(request, Rotation, optional=True)
         key, text = await self._directory.rotate_key(request[PRINCIPAL].actor, key_id, overlap=asked.overlap_seconds)
         return answer({**key_of(key), "key": text, "replaces": key_id}, 201)
 

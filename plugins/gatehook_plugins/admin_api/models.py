@@ -69,6 +69,7 @@ class ModelRoutes:
                                  param="model_id")  # fmt: skip
         if any(target.key == model_id for target in self._gateway.settings.targets):
             raise _in_file(model_id)
+        _require_vendor(given)
         row = await self._directory.put_model(
             request[PRINCIPAL].actor, model_id, {"name": model_id, **given}, create=True
         )
@@ -86,6 +87,7 @@ class ModelRoutes:
     async def replace(self, request: web.Request) -> web.Response:
         """All of a model's fields: what is not named has its default again."""
         model_id, given = path_id(request, "model_id"), await self._table(request)
+        _require_vendor(given)
         whole = {**dict.fromkeys(ModelSettings.model_fields), "name": model_id, **given}
         return self._answer(await self._put(request, model_id, whole))
 
@@ -137,6 +139,8 @@ class ModelRoutes:
             if "vendor" in given:
                 raise InvalidRequest("vendor_type: give this or vendor, not both", param="vendor_type")
             given["vendor"] = given.pop("vendor_type")
+            if not isinstance(given["vendor"], str):
+                raise InvalidRequest("vendor_type: expected the name of a vendor", param="vendor_type")
         if isinstance(vendor := given.get("vendor"), str):
             given["vendor"] = self._known_vendor(vendor)
         for field in ("api_key", "options"):
@@ -208,6 +212,11 @@ def _tagged(response: web.Response, model: Mapping[str, Any]) -> web.Response:
     if "revision" in model:
         response.headers["ETag"] = f'"{model["revision"]}"'
     return response
+
+
+def _require_vendor(given: Mapping[str, Any]) -> None:
+    if given.get("vendor") is None:
+        raise InvalidRequest("vendor_type: required, but missing", param="vendor_type")
 
 
 def _in_file(model_id: str) -> Conflict:

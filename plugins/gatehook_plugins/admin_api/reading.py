@@ -37,12 +37,14 @@ def query(request: web.Request, kind: type[T]) -> T:
     return read_query(request.query, kind)
 
 
-async def body(request: web.Request, kind: type[T]) -> T:
-    """The body, checked.
+async def body(request: web.Request, kind: type[T], *, optional: bool = False) -> T:
+    """The body, checked; if it is `optional`, none is an empty object.
 
     Raises:
         GatewayError: no JSON object, or a field is wrong, missing or unknown; it is too large, or too slow.
     """
+    if optional and not request.can_read_body:
+        return kind()
     return read_as(await read_body(request), kind)
 
 

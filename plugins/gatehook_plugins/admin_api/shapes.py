@@ -200,7 +200,7 @@ def usage_of(used: Sequence[ModelUsage], *, by_model: bool) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_cost": dollars(sum(one.cost for one in used)),
+        "total_cost": _total_cost(used),
     }
     if by_model:
         whole["by_model"] = {
@@ -209,11 +209,17 @@ def usage_of(used: Sequence[ModelUsage], *, by_model: bool) -> dict[str, Any]:
                 "tokens": one.prompt_tokens + one.completion_tokens,
                 "prompt_tokens": one.prompt_tokens,
                 "completion_tokens": one.completion_tokens,
-                "cost": dollars(one.cost),
+                "cost": _total_cost([one]),
             }
             for one in used
         }
     return whole
+
+
+def _total_cost(used: Sequence[ModelUsage]) -> float | None:
+    """Dollars, of what has a price; None where nothing of it has one."""
+    known = [one.cost for one in used if one.cost is not None]
+    return dollars(sum(known)) if known or not used else None
 
 
 def row_of(row: UsageRow) -> dict[str, Any]:

@@ -18,6 +18,9 @@ _CODES: Final = {
 _NOT_LOADED: Final = {"model_not_loaded", "model_load_failed", "model_too_large", "no_free_slot"}
 """Why a model of this machine is not in its memory: nobody loaded it, its file is damaged, or there is no room."""
 
+_NOT_NOW: Final = {"model_disabled", "deployment_resting", "engine_busy", "engine_host_lost"}
+"""Why a model that is there cannot answer, while the gateway is well."""
+
 
 def known_status(error: GatewayError) -> int:
     """503 whenever a model cannot answer now, whoever is to blame; 400 for whatever else is wrong with a request."""
@@ -46,7 +49,7 @@ def _code(error: GatewayError) -> str:
         return "MODEL_NOT_LOADED"
     if isinstance(error, ModelNotFound):
         return "MODEL_NOT_FOUND"
-    if isinstance(error, Unavailable):  # the gateway itself lacks something; no model is to blame
+    if isinstance(error, Unavailable) and error.code not in _NOT_NOW:  # the gateway itself lacks something
         return "SERVICE_UNAVAILABLE"
     status = known_status(error)
     return _CODES.get(status) or ("INVALID_REQUEST" if status < 500 else "INTERNAL_ERROR")

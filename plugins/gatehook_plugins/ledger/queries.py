@@ -62,7 +62,14 @@ async def by_model(
     """What was used of each model, by name. Requests that were refused used nothing, and are not counted."""
     found = await totals(connection, "model", start, end, user_id, model)
     return [
-        ModelUsage(str(one.name), one.requests, one.prompt_tokens, one.completion_tokens, one.cost) for one in found
+        ModelUsage(
+            str(one.name),
+            one.requests,
+            one.prompt_tokens,
+            one.completion_tokens,
+            one.cost if one.cost or not one.unpriced else None,
+        )
+        for one in found
     ]
 
 

@@ -22,6 +22,21 @@ _CODES: Final = {
 }
 
 
+_OF_THE_MODEL: Final = frozenset(
+    {
+        "model_disabled",
+        "deployment_resting",
+        "model_not_loaded",
+        "model_load_failed",
+        "model_too_large",
+        "no_free_slot",
+        "engine_busy",
+        "engine_host_lost",
+    }
+)
+"""Why one model cannot answer while the gateway is well: it is switched off, rests, or has no room on this machine."""
+
+
 class UnknownModel(ModelNotFound):
     """404: no model of this name, for this caller."""
 
@@ -59,6 +74,6 @@ async def nothing_here(request: web.Request) -> web.Response:
 def _code(error: GatewayError) -> str:
     if isinstance(error, ModelNotFound):
         return "MODEL_NOT_FOUND"
-    if isinstance(error, Unavailable) and error.code != "model_disabled":  # the gateway itself lacks something
+    if isinstance(error, Unavailable) and error.code not in _OF_THE_MODEL:  # the gateway itself lacks something
         return "SERVICE_UNAVAILABLE"
     return _CODES.get(error.status) or ("INVALID_REQUEST" if error.status < 500 else "INTERNAL_ERROR")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gatehook import Call, Catalog, DeploymentHealth, Observer, Outcome, Target
+from gatehook import Call, Catalog, DeploymentHealth, GatewayError, Observer, Outcome, Target
 
 __all__ = ["Health", "Monitor", "Vitals", "can_be_called"]
 
@@ -55,6 +55,8 @@ class Monitor(Observer):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: dict[str, deque[_Seen]] = {}
+        self._failing: dict[str, set[str]] = {}
+        """Which models have failed a call that is not over, by the call's id."""
         self._catalog: Catalog | None = None
         self._deployments: DeploymentHealth | None = None
 
@@ -64,16 +66,22 @@ class Monitor(Observer):
         self._deployments = deployments
         catalog.subscribe(self._forget)
 
+    def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
+        """Note it for when the call is over: if a fallback answers, this model has failed all the same."""
+        if error.status in _VENDOR_FAILURES:
+            self._failing.setdefault(call.id, set()).add(target.name)
+
     def finished(self, call: Call, outcome: Outcome) -> None:
-        """Remember a call that tells something of the vendor."""
-        failed = _vendor_failed(outcome)
-        if failed is None or self._catalog is None:
+        """Remember a call that tells something of vendors: of the one that answered, and of those that did not."""
+        failing = self._failing.pop(call.id, ())
+        if self._catalog is None:
             return
-        name = self._catalog.canonical(call.model)
-        if name not in self._catalog.groups():
-            return
-        seen = self._seen.setdefault(name, deque(maxlen=_KEPT))
-        seen.append(_Seen(self._clock(), outcome.duration, failed))
+        ended = dict.fromkeys(failing, True)
+        if (failed := _vendor_failed(outcome)) is not None:
+            ended[self._catalog.canonical(call.public_name)] = failed
+        for name in ended.keys() & self._catalog.groups().keys():
+            seen = self._seen.setdefault(name, deque(maxlen=_KEPT))
+            seen.append(_Seen(self._clock(), outcome.duration, ended[name]))
 
     def vitals(self, name: str, group: Sequence[Target]) -> Vitals:
         """How the model `name`, whose deployments are `group`, does."""

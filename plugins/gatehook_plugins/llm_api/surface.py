@@ -57,12 +57,12 @@ class LlmSurface:
         call.body = Document(chat)
 
     def answer(self, call: Call, completion: Completion) -> bytes:
-        """``{"id", "model", "choices", "usage", "cost"}``."""
+        """``{"id", "model", "choices", "usage", "cost"}``; the model is the one that answered, perhaps a fallback."""
         data = _decoded(call, completion)
         choices = [_bare(choice) for choice in data.get("choices") or ()]
         asked = confirmation_of(data)
         return encode(
-            {"id": call.id, "model": call.model, "choices": choices, **_spent(call, completion.usage), **asked}
+            {"id": call.id, "model": call.public_name, "choices": choices, **_spent(call, completion.usage), **asked}
         )
 
     def event(self, call: Call, chunk: Chunk) -> bytes:

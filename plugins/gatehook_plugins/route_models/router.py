@@ -61,10 +61,13 @@ class ModelRouter:
             ModelNotFound: the catalog has it, but neither it nor a fallback of it can be called.
         """
         name = call.model
-        if fixed := self._fixed.get(name):
-            return fixed
-        if plan := self._shared.get(name) or self._plan_of_unlisted(name):
-            return self._order(plan, call)
+        targets: Sequence[Target] = self._fixed.get(name, ())
+        if not targets and (plan := self._shared.get(name) or self._plan_of_unlisted(name)):
+            targets = self._order(plan, call)
+        if targets and call.operation == "embeddings":
+            targets = self._comparable(name, targets)
+        if targets:
+            return targets
         if not (group := self._catalog.group(name)):
             return None
         if any(target.switched_off for target in group):
@@ -74,6 +77,11 @@ class ModelRouter:
             "for another reason that the gateway's log tells",
             param="model",
         )
+
+    def _comparable(self, name: str, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those that make the vectors of the model that was asked for: others cannot be compared."""
+        models = {target.model for target in self._catalog.group(name)}
+        return [target for target in targets if target.model in models]
 
     def _order(self, plan: Plan, call: Call) -> Sequence[Target]:
         session = None if self._affinity is None else self._affinity.session(call)

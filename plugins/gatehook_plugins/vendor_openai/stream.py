@@ -2,8 +2,8 @@
 
 Events that are like the one before in all but their piece of text are passed on by that likeness (`template`), those
 that arrived together as one piece of bytes; the others are decoded. An event is rebuilt only where it breaks an
-invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, "tool_calls" as
-the finish reason of a choice with tool calls.
+invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, one name for each
+tool call, "tool_calls" as the finish reason of a choice with tool calls.
 """
 
 import time
@@ -15,6 +15,7 @@ import msgspec
 from gatehook import Attempt, Chunk, Frames, GatewayError, MalformedJSON, Usage, decode, encode
 from gatehook.sse import events, frame
 from gatehook_plugins.vendor_openai import failure
+from gatehook_plugins.vendor_openai.names import Names, name_calls
 from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, usage_of
 from gatehook_plugins.vendor_openai.splice import with_model
 from gatehook_plugins.vendor_openai.template import Template
@@ -66,6 +67,7 @@ class StreamReader:
         """Choices whose end the event in hand tells, though it was told before."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
+        self._names = Names()
         self._usage: Usage | None = None
         self._usage_sent = False
         self._contents = 0
@@ -81,7 +83,7 @@ class StreamReader:
         Args:
             whole: complete events with LF line ends, as `gatehook.sse.Reader.take` gives them.
         """
-        if self._template is not None and (framed := self._template.single(whole)) is not None:
+        if self._template is not None and not self._names.held and (framed := self._template.single(whole)) is not None:
             return Frames(framed, chunks_of, contents=1)
         self._contents, self._finished = 0, False
         before = self._usage
@@ -91,6 +93,7 @@ class StreamReader:
             while place < len(whole) and not self.done:
                 run = self._template.run(whole, place) if self._template else None
                 if run is not None:
+                    self._release(out)
                     out.append(run.framed)
                     self._contents += run.contents
                     place = run.end
@@ -151,16 +154,39 @@ class StreamReader:
         """Take one event in, pass it on, and learn from it what the next ones may look like."""
         event, raw = self._decoded(data)
         ordinary = self._lessons > 0 and self._is_ordinary(event)
+        before = self._contents
         try:
             kept = self._taken(event, raw)
         except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
             raise failure.malformed(self._target, "an event of the stream is not valid JSON") from None
+        if kept is not None and self._with_tools:
+            named = name_calls(event)
+            kept = self._named_once(event, kept, self._contents - before, out) if named else kept
+            ordinary = ordinary and not named
         if kept is None:
             return
+        self._release(out)
         out.append(frame(kept))
         if ordinary:
             self._lessons -= 1
             self._template = Template.learned(block, out[-1]) or self._template
+
+    def _named_once(self, event: Event, kept: bytes, contents: int, out: list[bytes]) -> bytes | None:
+        """An event that names a tool call as it should go out; None if not now, or never. It has so many contents."""
+        whole = self._names.whole(event, kept)
+        if whole is kept:
+            self._release(out)
+            if self._names.begins(event, kept, contents):
+                whole = None
+        if whole is None:
+            self._contents -= contents
+        return whole
+
+    def _release(self, out: list[bytes]) -> None:
+        """Pass on the beginning of a tool call that waited for the rest of its name."""
+        if self._names.held:
+            self._contents += self._names.contents
+            out.append(frame(self._names.released()))
 
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:

@@ -145,6 +145,33 @@ async def test_a_slow_client_that_reads_gets_everything(house: House, openai_wir
     assert b"data: [DONE]" in received
 
 
+async def chunk_of(reader: asyncio.StreamReader) -> bytes:
+    """The next chunk of an answer in chunks: what was written at once."""
+    size = int(await reader.readline(), 16)
+    return (await reader.readexactly(size + 2))[:-2]
+
+
+@pytest.mark.parametrize("head", ["", "Connection: close\r\n"])
+async def test_nobody_may_hold_a_stream_back_and_whole_events_go_out_at_once(
+    house: House, wire: Wire, half_of: Half, head: str
+) -> None:
+    reply = half_of(wire.stream(["first", "second"]), b"first", end="silence")
+    async with StubUpstream(reply) as stub, house(wire.deployment(stub)) as home, asyncio.timeout(30):
+        reader, writer = await raw_client(home.port, STREAM, head=head)
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        told = b""
+        while b"first" not in told:  # the vendor says nothing after it
+            told = await chunk_of(reader)
+            assert told.startswith(b"data: ")
+            assert told.endswith(b"}\n\n")
+        writer.close()
+    assert status == "HTTP/1.1 200 OK"
+    assert (fields["cache-control"], fields["x-accel-buffering"]) == ("no-cache", "no")
+    assert fields["content-type"] == "text/event-stream; charset=utf-8"
+    assert not fields.keys() & {"content-length", "content-encoding"}
+
+
 async def test_an_http_1_0_client_gets_a_stream_that_the_end_of_the_line_ends(
     house: House, wire: Wire, content: Callable[[bytes], str]
 ) -> None:

@@ -25,6 +25,7 @@ ROUTES = [
 RELOAD = ("POST", "/admin/reload")
 """Takes no body, and is refused where no parent process would do it."""
 WITH_BODY = [(method, path) for method, path in ROUTES if method in ("POST", "PUT", "PATCH")]
+BODY_OPTIONAL = {"/admin/users/{}/keys", "/admin/keys/{}/rotate"}
 
 
 async def test_these_are_all_the_routes(admin: Any) -> None:
@@ -80,6 +81,8 @@ async def test_what_is_no_such_object_is_refused_everywhere(open_admin: Any) -> 
     async with open_admin(records=True) as admin:
         for body, headers, status, code in NO_OBJECTS:
             for method, path in WITH_BODY:
+                if not body and path in BODY_OPTIONAL:
+                    continue
                 error = await admin.refused(status, method, path.format("x"), body, headers=headers)
                 assert error["type"] == "invalid_request_error"
                 assert code in (None, error["code"])

@@ -133,6 +133,17 @@ async def test_a_rotated_key_ends_at_once_or_after_the_overlap(admin: Any) -> No
         assert error["param"] == "overlap_seconds"
 
 
+async def test_where_nothing_need_be_said_no_body_is_needed(admin: Any) -> None:
+    await admin.done("POST", "/admin/users", {"user_id": "alice"})
+    status, made = await admin.call("POST", "/admin/users/alice/keys")
+    assert (status, made["user_id"], made["name"], made["expires_at"]) == (201, "alice", "", None)
+    status, turned = await admin.call("POST", f"/admin/keys/{made['key_id']}/rotate")
+    assert (status, turned["replaces"]) == (201, made["key_id"])
+    assert await admin.chat(turned["key"]) == 200
+    for method, path in (("PATCH", f"/admin/keys/{turned['key_id']}"), ("POST", "/admin/users/quota")):
+        assert "empty" in (await admin.refused(400, method, path, b""))["message"]
+
+
 async def test_a_key_for_nobody_is_not_made(admin: Any) -> None:
     await admin.refused(404, "POST", "/admin/users/nobody/keys", {})
     assert (await admin.done("GET", "/admin/keys"))["data"] == []

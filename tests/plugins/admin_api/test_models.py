@@ -5,6 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
+from gatehook.testing import serving
+
 SENTINEL = "sk-sentinel-0123456789abcdef"
 
 
@@ -24,6 +28,29 @@ async def test_a_model_can_be_called_as_soon_as_it_is_added_and_not_after_its_en
     assert await listed(admin) == ["mock"]
     for method, body in (("GET", None), ("DELETE", None), ("PATCH", {"weight": 2}), ("GET", None)):
         assert (await admin.refused(404, method, "/admin/models/fast", body))["code"] == "model_not_found"
+
+
+VENDORS = ("OpenAI", "Anthropic", "Gemini", "GGUF", "ComfyUI", "Mock")
+
+
+async def test_vendors_go_by_the_names_that_people_write(database_url: str) -> None:
+    text = f'[database]\nurl = "{database_url}"\nsecret = "{"pepper" * 8}"\n[server]\nport = 0\n'
+    text += (
+        '[plugins.auth_keys]\nadmin_keys = ["admin-key-0123456789abcdef"]\n[plugins.database]\n[plugins.admin_api]\n'
+    )
+    text += "".join(f"[plugins.vendor_{vendor.lower()}]\n" for vendor in VENDORS)
+    headers = {"Authorization": "Bearer admin-key-0123456789abcdef"}
+    async with serving(text) as served, aiohttp.ClientSession(served.url, headers=headers) as http:
+        for vendor in VENDORS:
+            model = {
+                "model_id": f"a {vendor}",
+                "vendor_type": vendor,
+                "base_url": "http://127.0.0.1:9/v1",
+                "api_key": "k",
+            }
+            async with http.post("/admin/models", json=model) as answer:
+                made = await answer.json()
+            assert (answer.status, made["vendor_type"], made["has_api_key"]) == (201, vendor.lower(), True), made
 
 
 async def test_every_key_of_a_model_is_kept(admin: Any) -> None:
@@ -165,7 +192,8 @@ async def test_what_cannot_be_a_model_is_refused_by_its_field(admin: Any) -> Non
     good: dict[str, Any] = {"model_id": "m", "vendor_type": "mock"}
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"vendor_type": "nobody"}, "vendor_type"),
-        ({"vendor_type": 5}, "vendor"),
+        ({"vendor_type": 5}, "vendor_type"),
+        ({"vendor_type": None}, "vendor_type"),
         ({"vendor": "mock"}, "vendor_type"),
         ({"model_id": None}, "model_id"),
         ({"model_id": ""}, "model_id"),
@@ -189,6 +217,9 @@ async def test_what_cannot_be_a_model_is_refused_by_its_field(admin: Any) -> Non
         error = await admin.refused(400, "POST", "/admin/models", {**good, **change})
         assert (error["param"] or "").startswith(param), (change, error)
     assert "weight" in (await admin.refused(400, "POST", "/admin/models", {**good, "wieght": 2}))["message"]
+    for method, path, body in (("POST", "", {"model_id": "m"}), ("PUT", "/m", {"weight": 2})):
+        error = await admin.refused(400, method, f"/admin/models{path}", body)
+        assert (error["param"], error["message"]) == ("vendor_type", "vendor_type: required, but missing")
     assert len((await admin.done("GET", "/admin/models"))["data"]) == 1
     await admin.refused(404, "GET", "/v1/models/m")
 

@@ -23,7 +23,9 @@ async def test_usage_is_told_in_all_and_by_model(recording: Any) -> None:
     assert priced["requests"] == 2
     assert priced["cost"] == pytest.approx((priced["prompt_tokens"] + 2 * priced["completion_tokens"]) / 1000)
     assert whole["total_cost"] == priced["cost"]
-    assert whole["by_model"]["mock"]["cost"] == 0
+    assert whole["by_model"]["mock"]["cost"] is None  # it has no price
+    unpriced = await recording.done("GET", "/admin/usage?model=mock&by=total")
+    assert (unpriced["total_requests"], unpriced["total_cost"]) == (2, None)
     one = await recording.done("GET", "/admin/usage?user_id=alice&model=priced&by=total")
     assert (one["total_requests"], one["user_id"], one["model"]) == (1, "alice", "priced")
     assert "by_model" not in one

@@ -123,6 +123,12 @@ def test_a_model_that_cannot_be_there_is_not_loaded_and_the_reason_says_why(why:
     assert error["details"] == {"reason": why, "param": None, "retry_after": 2.0}
 
 
+@pytest.mark.parametrize("why", ["model_disabled", "deployment_resting", "engine_busy"])
+def test_a_model_that_cannot_answer_now_is_unavailable_and_the_gateway_is_not(why: str) -> None:
+    told = [json.loads(error_body(Unavailable("not now", code=code)))["error"]["code"] for code in (why, None)]
+    assert told == ["MODEL_UNAVAILABLE", "SERVICE_UNAVAILABLE"]
+
+
 async def test_a_stream_that_breaks_ends_with_the_error_and_without_a_finished_token(api: Api) -> None:
     async with api(MODELS) as ask:
         with pytest.raises(Exception, match=r"(?i)payload|not completed"):

@@ -29,6 +29,28 @@ async def test_an_async_chat_is_taken_at_once_and_its_answer_is_the_job_s_result
         assert job["created_at"] <= job["started_at"] <= job["finished_at"]
 
 
+PROMISED = {"job_id", "status", "progress", "model", "created_at", "started_at", "finished_at", "error"}
+
+
+async def test_a_job_is_told_in_full_from_its_first_moment_to_its_last(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
+        at.stage.held = True
+        status, taken = await at.ask("POST", "/v1/chat/completions", CHAT | {"async": True})
+        assert status == 202
+        assert taken == {"status": "async_started", "job_id": taken["job_id"], "model": "m"}
+        play = await at.stage.plays.get()
+        running = await at.job(taken["job_id"])
+        assert running.keys() >= PROMISED | {"result"}
+        assert (running["status"], running["finished_at"], running["result"]) == ("running", None, None)
+        assert 0 <= running["progress"] < 1
+        play.answer.set_result("done")
+        ended = await at.ended(taken["job_id"])
+        assert ended.keys() == running.keys()
+        listed = (await at.ask("GET", "/v1/jobs"))[1]
+        assert (listed["object"], listed["has_more"]) == ("list", False)
+        assert listed["data"] == [{name: value for name, value in ended.items() if name != "result"}]
+
+
 async def test_the_vendor_never_sees_the_field_async(lite: Callable[..., Any]) -> None:
     async with lite() as at:
         await at.ended(await at.submit())

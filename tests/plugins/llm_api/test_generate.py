@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gatehook import Cache, Call, Entry, Gateway, Section, ToolCall, ToolPolicy, Verdict, hookimpl
+from gatehook import Cache, Call, Entry, Gateway, Section, ToolCall, ToolPolicy, Unavailable, Verdict, hookimpl
+from gatehook_plugins.llm_api.errors import error_body
 
 OpenLlm = Callable[..., Any]
 
@@ -129,6 +130,14 @@ async def test_the_cost_is_exact_or_null(llm: OpenLlm, model: str, usage: Any, c
     told = answer.events[-2] if stream else answer.json
     assert told["cost"] == cost
     assert usage is None or told["usage"] == usage
+
+
+async def test_an_answer_names_the_model_that_gave_it(llm: OpenLlm) -> None:
+    async with llm(MODELS.replace('name = "mock"', 'name = "mock"\naliases = ["nick"]', 1)) as gateway:
+        named = {model: (await gateway.ask(model=model)).json["model"] for model in ("mock", "nick", "via fallback")}
+        failed = (await gateway.ask(model="overloaded")).error(503, "MODEL_UNAVAILABLE")
+    assert named == {"mock": "mock", "nick": "nick", "via fallback": "mock"}
+    assert failed["details"]["model"] == "overloaded"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -261,6 +270,41 @@ KEYS = """
 [plugins.auth_keys]
 keys = ["user-secret-0123456789"]
 """
+
+
+RESTING = """
+[plugins.cooldown]
+failure_threshold = 1
+[[models]]
+name = "m"
+vendor = "mock"
+options = { fault = { kind = "status", status = 500 } }
+[[models]]
+name = "m"
+vendor = "mock"
+model = "second"
+options = { fault = { kind = "status", status = 500 } }
+"""
+
+
+@pytest.mark.parametrize("path", ["/api/llm/generate", "/api/v1/llm/generate/stream"])
+async def test_a_model_whose_deployments_all_rest_is_unavailable(llm: OpenLlm, path: str) -> None:
+    async with llm(RESTING) as gateway:
+        await gateway.ask(path, model="m")
+        answer = await gateway.ask(path, model="m")
+    details = answer.error(503, "MODEL_UNAVAILABLE")["details"]
+    assert (details["model"], details["reason"]) == ("m", "deployment_resting")
+    assert 0 < details["retry_after"] <= 33  # a rest is of 30 seconds, give or take a tenth
+    assert int(answer.headers["Retry-After"]) >= details["retry_after"]
+
+
+@pytest.mark.parametrize(
+    "why", ["model_not_loaded", "model_load_failed", "model_too_large", "no_free_slot", "engine_busy"]
+)
+def test_a_model_of_this_machine_that_cannot_answer_is_unavailable(why: str) -> None:
+    error = json.loads(error_body(Unavailable("it is not there", code=why, retry_after=2.0), model="m"))["error"]
+    assert error["code"] == "MODEL_UNAVAILABLE"
+    assert error["details"] == {"model": "m", "reason": why, "retry_after": 2.0}
 
 
 async def test_without_a_good_key_nothing_but_health_answers(llm: OpenLlm) -> None:

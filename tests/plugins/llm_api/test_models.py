@@ -139,6 +139,17 @@ async def test_calls_that_went_by_tell_how_a_model_does(llm: OpenLlm) -> None:
     assert health["models"] == {"available": 4, "healthy": 4, "degraded": 0, "unavailable": 2}
 
 
+async def test_a_model_whose_fallback_answers_fails_all_the_same(llm: OpenLlm) -> None:
+    async with llm(MODELS.replace('name = "broken"', 'name = "broken"\nfallbacks = ["bare"]')) as gateway:
+        for path in ("/api/llm/generate", "/api/llm/generate/stream", "/api/llm/generate"):
+            assert (await gateway.ask(path, model="broken")).status == 200
+        broken, bare = [(await gateway.get(f"/api/llm/models/{name}/status")).json for name in ("broken", "bare")]
+    assert (broken["status"], broken["error_rate"], broken["response_time_ms"]) == ("unavailable", 1.0, None)
+    assert (bare["status"], bare["error_rate"]) == ("available", 0.0)
+    assert broken["last_check"]
+    assert bare["last_check"]
+
+
 @pytest.mark.parametrize("mount", MOUNTS)
 async def test_health_needs_no_key_and_names_nobody(llm: OpenLlm, mount: str) -> None:
     keys = '[plugins.auth_keys]\nkeys = ["user-secret-0123456789"]\n'

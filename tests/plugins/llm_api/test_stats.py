@@ -91,8 +91,8 @@ directory = "{tmp_path / "journal"}"
     return lambda: llm(tables + MODELS, {"names": Names})
 
 
-def used(requests: int, tokens: int, nano: int) -> dict[str, Any]:
-    return {"requests": requests, "tokens": tokens, "cost": nano / NANO}
+def used(requests: int, tokens: int, nano: int | None) -> dict[str, Any]:
+    return {"requests": requests, "tokens": tokens, "cost": None if nano is None else nano / NANO}
 
 
 async def test_callers_see_what_they_used_and_admins_see_all(with_ledger: Callable[[], Any]) -> None:
@@ -123,7 +123,9 @@ async def test_callers_see_what_they_used_and_admins_see_all(with_ledger: Callab
             "total_requests": 1, "total_tokens": 2, "total_cost": CHEAP / NANO,
             "by_model": {"cheap": used(1, 2, CHEAP)},
         }  # fmt: skip
-        assert (await total("bob"))["by_model"] == {"mock": used(1, 1801, MOCK), "unpriced": used(1, 20, 0)}
+        assert (await total("bob"))["by_model"] == {"mock": used(1, 1801, MOCK), "unpriced": used(1, 20, None)}
+        assert (await total("bob"))["total_cost"] == MOCK / NANO
+        assert (await total("bob", model="unpriced"))["total_cost"] is None
         everybody = await total("root")
         assert (everybody["total_requests"], everybody["by_model"]["mock"]) == (6, used(3, 5403, 3 * MOCK))
         nothing = {"total_requests": 0, "total_tokens": 0, "total_cost": 0.0, "by_model": {}}

@@ -189,6 +189,7 @@ async def test_kill_9_under_load_takes_nobody_past_the_budget(settings: Any, tmp
                 await asyncio.sleep(0.02)
         (entered,) = await served.gateway.services[LEDGER].usage(0, 10**14)  # not by rows: refusals are among them
         used = await served.gateway.services[QUOTAS].used("anonymous")
+    assert entered.cost is not None
     total = Amount(entered.prompt_tokens + entered.completion_tokens, entered.cost)
     assert used["month"] == (total.tokens, total.nano), "booked is what the ledger has"
     assert affordable * COST - 10 * COST < total.nano <= affordable * COST

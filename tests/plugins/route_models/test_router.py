@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatehook import CATALOG, Call, Catalog, ModelNotFound, Router, Services, Target, Unavailable
+from gatehook import CATALOG, Call, Catalog, ModelNotFound, Operation, Router, Services, Target, Unavailable
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.route_models import RouteModels
 from gatehook_plugins.route_models.balance import Balance
@@ -20,8 +20,8 @@ def target(key: str, **fields: Any) -> Target:
     return Target(**({"key": key, "name": key.partition("#")[0], "vendor": "mock", "model": "m"} | fields))
 
 
-def call(model: str) -> Call:
-    made = Call(operation="chat", surface="test", headers={})
+def call(model: str, operation: Operation = "chat") -> Call:
+    made = Call(operation=operation, surface="test", headers={})
     made.model = model
     return made
 
@@ -35,8 +35,8 @@ def over(catalog: Catalog, chance: Callable[[], float]) -> ModelRouter:
     return ModelRouter(catalog, Balance("weighted"), strategies(loads, chance), loads)
 
 
-async def keys(router: Router, model: str) -> list[str]:
-    targets = await router.route(call(model))
+async def keys(router: Router, model: str, operation: Operation = "chat") -> list[str]:
+    targets = await router.route(call(model, operation))
     assert targets is not None
     return [one.key for one in targets]
 
@@ -238,3 +238,26 @@ async def test_names_that_clients_make_up_do_not_fill_the_memory() -> None:
     for number in range(1_500):
         assert await keys(one, f"m{number}") == ["*#1"]
     assert len(one._unlisted) <= 1_000
+
+
+async def test_embeddings_fall_back_only_to_the_same_model_of_a_vendor() -> None:
+    """Vectors of different models cannot be compared, also where they are of one length."""
+    own = [target("a#1", model="e-small", priority=1), target("a#2", model="e-small", weight=2.0, priority=2)]
+    others = [target("b#1", model="e-large"), target("b#2", model="e-small", vendor="azure"), target("c#1", model="c")]
+    for shared in ({}, {"weight": 3.0, "priority": 1}):  # a fixed order, and one of a strategy
+        first = target("a#1", model="e-small", fallbacks=("b", "c"), **shared)
+        one = router(first, own[1], *others)
+        assert sorted(await keys(one, "a", "embeddings")) == ["a#1", "a#2", "b#2"]
+        assert sorted(await keys(one, "a")) == ["a#1", "a#2", "b#1", "b#2", "c#1"]
+
+
+async def test_embeddings_of_a_model_that_cannot_be_called_are_not_anothers() -> None:
+    spare = target("b#1", model="other")
+    off = target("a#1", model="e", fallbacks=("b",), unavailable="off", switched_off=True)
+    with pytest.raises(Unavailable) as switched_off:
+        await keys(router(off, spare), "a", "embeddings")
+    assert switched_off.value.code == "model_disabled"
+    keyless = target("a#1", model="e", fallbacks=("b",), unavailable="its key $X is not set")
+    with pytest.raises(ModelNotFound):
+        await keys(router(keyless, spare), "a", "embeddings")
+    assert await keys(router(off, target("b#1", model="e")), "a", "embeddings") == ["b#1"]

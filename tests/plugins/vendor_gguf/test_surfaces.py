@@ -90,6 +90,15 @@ async def test_it_answers_streams_and_calls_a_tool_through_openais_sdk(local: Lo
     assert called.choices[0].finish_reason == "tool_calls"
 
 
+async def test_an_answer_has_every_field_of_openais(local: Local) -> None:
+    asked = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 2}
+    status, answer = await local.ask("POST", "/v1/chat/completions", asked)
+    assert (status, answer["object"], answer["model"]) == (200, "chat.completion", "tiny-chat")
+    assert {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"} == set(answer)
+    assert answer["id"].startswith("chatcmpl-")
+    assert answer["system_fingerprint"] is None  # nobody knows one
+
+
 async def test_a_streamed_tool_call_is_the_plain_one_in_pieces(local: Local) -> None:
     name, arguments, reason = "", "", None
     async for chunk in await local.sdk.chat.completions.create(

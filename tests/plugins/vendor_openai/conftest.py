@@ -157,6 +157,7 @@ def _add(whole: dict[str, Any], choice: dict[str, Any]) -> None:
         elif key == "tool_calls":
             for call in value or ():
                 tool = whole["tools"].setdefault(call["index"], {"id": "", "name": "", "arguments": ""})
+                assert not (tool["name"] and (call.get("function") or {}).get("name")), "named more than once"
                 tool["id"] += call.get("id") or ""
                 for part in ("name", "arguments"):
                     tool[part] += (call.get("function") or {}).get(part) or ""

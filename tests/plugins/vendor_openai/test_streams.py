@@ -104,6 +104,24 @@ def transcripts(event: Make, sse: Make) -> dict[str, tuple[bytes, dict[str, Any]
             sse(event({"role": "assistant", **tool(0, id="call_1", name="get_")}), event(tool(0, name="weather")),
                 event(tool(0, "{}")), event({}, "tool_calls")),
             {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "get_weather", "arguments": "{}"}}}),
+        "the names of two tools in pieces": (
+            sse(role, event(tool(0, id="call_1", name="get_")), event(tool(0, name="wea")), event(tool(0, name="ther")),
+                event(tool(0, '{"ci')), event(tool(0, 'ty": "Köln"}')), event(tool(1, id="call_2", name="n")),
+                event(tool(1, name="ow")), event(tool(1, "{")), event(tool(1, "}")), event({}, "tool_calls")),
+            {"finish": "tool_calls", "tools": {
+                0: {"id": "call_1", "name": "get_weather", "arguments": '{"city": "Köln"}'},
+                1: {"id": "call_2", "name": "now", "arguments": "{}"}}}),
+        "a tool's name in pieces, the last with arguments": (
+            sse(role, event(tool(0, id="call_1", name="get_")), event(tool(0, '{"a', name="weather")),
+                event(tool(0, '": 1}')), event({}, "stop")),
+            {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "get_weather", "arguments": '{"a": 1}'}}}),
+        "a tool's name with every fragment": (
+            sse(role, *(event(tool(0, piece, id=id_, name="now")) for piece, id_ in
+                        (("", "call_1"), ("", ""), ("{", ""), ('"a":', ""), ("1}", ""))), event({}, "tool_calls")),
+            {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": '{"a":1}'}}}),
+        "a tool's name alone": (
+            sse(role, event(tool(0, id="call_1", name="now")), event({}, "tool_calls")),
+            {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": ""}}}),
         "a whole tool call with the finish": (
             sse(event({"role": "assistant", **tool(0, "{}", id="call_1", name="now")}, "stop")),
             {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": "{}"}}}),
@@ -145,6 +163,26 @@ async def test_a_transcript_gives_the_same_however_it_is_cut(stream: Ask, event:
             else:
                 assert answer["usage"] is None
         assert answer == whole
+
+
+async def test_calls_that_a_server_does_not_tell_apart_pass_as_they_are(stream: Ask, event: Make, sse: Make) -> None:
+    """Without ids and indices, a second name is as likely another call's as the same one's."""
+    calls = [tool(0, "{}", name="a"), tool(0, "{}", name="b"), tool(0, '{"x":1}', name="a")]
+    unnumbered = [{"tool_calls": [{**one["tool_calls"][0], "index": None}]} for one in calls]
+    for deltas in (calls, unnumbered):
+        run = await stream(sse(event({"role": "assistant"}), *map(event, deltas), event({}, "tool_calls")))
+        assert [chunk.data["choices"][0]["delta"] for chunk in run.chunks[1:-1]] == deltas
+
+
+async def test_a_call_begun_is_told_with_the_next_event_and_not_lost(stream: Ask, event: Make, sse: Make) -> None:
+    begun, more = event({"role": "assistant", **tool(0, id="c", name="f")}), event(tool(0, "{}"))
+    run = await stream([sse(begun, done=False), sse(more, event({}, "tool_calls"))])
+    assert [chunk.data for chunk in run.chunks] == [
+        {**one, "model": "public"} for one in (begun, more, event({}, "tool_calls"))
+    ]
+    assert [chunk.content for chunk in run.chunks] == [True, True, False]
+    broken = await stream([sse(begun, done=False), b'data: {"error": "boom"}\n\n'])
+    assert (broken.chunks, broken.error.message) == ([], "openai: boom")
 
 
 async def test_two_choices_keep_their_indices_and_roles(stream: Ask, event: Make, sse: Make) -> None:

@@ -32,7 +32,8 @@ class Shape:
     def whole(self, jobs: Sequence[Job]) -> Object:
         """The answer, when all has come."""
         choices = [self._choice(at) for at in range(len(self._finished))]
-        return {**self._head, "object": self.kind, "choices": choices, "usage": usage_of(jobs)}
+        usage = usage_of(jobs)
+        return {**self._head, "object": self.kind, "choices": choices, "usage": usage, "system_fingerprint": None}
 
     def first(self) -> list[Object]:
         """The events that a stream begins with."""
