@@ -26,6 +26,7 @@ __all__ = [
     "covers",
     "dollars",
     "nano",
+    "total_dollars",
 ]
 
 NANO = 1_000_000_000
@@ -35,6 +36,13 @@ NANO = 1_000_000_000
 def dollars(amount: int) -> float:
     """Nano-dollars as dollars, for people and for APIs that speak of dollars."""
     return float(Decimal(amount) / NANO)
+
+
+def total_dollars(costs: Iterable[int | None]) -> float | None:
+    """Dollars of what has a price, in nano-dollars each; None where nothing of it has one."""
+    told = list(costs)
+    known = [cost for cost in told if cost is not None]
+    return dollars(sum(known)) if known or not told else None
 
 
 def nano(amount: float | Decimal | str) -> int:

@@ -17,6 +17,7 @@ from gatehook.accounts import (
     covers,
     dollars,
     nano,
+    total_dollars,
 )
 from gatehook.app import PRINCIPAL, Gateway, read_body
 from gatehook.awaiting import awaited
@@ -315,6 +316,7 @@ __all__ = (
     "refused",
     "sniff",
     "tool_call_id",
+    "total_dollars",
     "upstream_error",
     "wants_urls",
 )

@@ -23,6 +23,7 @@ from gatehook import (
     User,
     dollars,
     encode,
+    total_dollars,
 )
 from gatehook_plugins.admin_api.requests import Limited
 from gatehook_plugins.admin_api.values import iso, moment, nano_dollars
@@ -200,7 +201,7 @@ def usage_of(used: Sequence[ModelUsage], *, by_model: bool) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_cost": _total_cost(used),
+        "total_cost": total_dollars(one.cost for one in used),
     }
     if by_model:
         whole["by_model"] = {
@@ -209,17 +210,11 @@ def usage_of(used: Sequence[ModelUsage], *, by_model: bool) -> dict[str, Any]:
                 "tokens": one.prompt_tokens + one.completion_tokens,
                 "prompt_tokens": one.prompt_tokens,
                 "completion_tokens": one.completion_tokens,
-                "cost": _total_cost([one]),
+                "cost": total_dollars([one.cost]),
             }
             for one in used
         }
     return whole
-
-
-def _total_cost(used: Sequence[ModelUsage]) -> float | None:
-    """Dollars, of what has a price; None where nothing of it has one."""
-    known = [one.cost for one in used if one.cost is not None]
-    return dollars(sum(known)) if known or not used else None
 
 
 def row_of(row: UsageRow) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """GET /stats/usage and /stats/performance, out of the ledger. Callers see what they used; admins see everybody."""
 
 import datetime as dt
-from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
-from gatehook import PRINCIPAL, InvalidRequest, Ledger, ModelUsage, PermissionDenied, Unavailable, dollars, encode
+from gatehook import PRINCIPAL, InvalidRequest, Ledger, PermissionDenied, Unavailable, encode, total_dollars
 from gatehook_plugins.llm_api.period import Period
 
 __all__ = ["Statistics"]
@@ -35,12 +34,12 @@ class Statistics:
                 "period": period.written(),
                 "total_requests": sum(one.requests for one in used),
                 "total_tokens": sum(one.prompt_tokens + one.completion_tokens for one in used),
-                "total_cost": _total_cost(used),
+                "total_cost": total_dollars(one.cost for one in used),
                 "by_model": {
                     one.model: {
                         "requests": one.requests,
                         "tokens": one.prompt_tokens + one.completion_tokens,
-                        "cost": _total_cost([one]),
+                        "cost": total_dollars([one.cost]),
                     }
                     for one in used
                 },
@@ -85,12 +84,6 @@ class Statistics:
                 "statistics come out of the ledger, which is off; enable [plugins.ledger]", code="ledger_disabled"
             )
         return self._ledger
-
-
-def _total_cost(used: Sequence[ModelUsage]) -> float | None:
-    """Dollars, of what has a price; None where nothing of it has one."""
-    known = [one.cost for one in used if one.cost is not None]
-    return dollars(sum(known)) if known or not used else None
 
 
 def _whose(request: web.Request) -> str | None:
