@@ -23,6 +23,7 @@ from gatehook.app import PRINCIPAL, Gateway, read_body
 from gatehook.awaiting import awaited
 from gatehook.background import meanwhile
 from gatehook.callers import Caller
+from gatehook.config.references import ModelKey, ModelName
 from gatehook.config.sections import ByteSize
 from gatehook.config.settings import ModelSettings, RedisSettings, SecretStr, Section
 from gatehook.counting import counted
@@ -215,6 +216,8 @@ __all__ = (
     "Media",
     "Meter",
     "MetricsPage",
+    "ModelKey",
+    "ModelName",
     "ModelNotFound",
     "ModelSettings",
     "ModelUsage",

@@ -107,7 +107,9 @@ class Failover:
         call.served = ""
         if tried:
             self._attempt_failed(call, target, error)
-            log.warning("%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
+            # What the client has asked for wrongly it is told itself: nobody else has to do anything about it.
+            level = logging.DEBUG if isinstance(error, InvalidRequest) else logging.WARNING
+            log.log(level, "%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
         else:
             log.debug("%s %s passes over %s: %s", call.id, call.model, target.key, error.message)
 

@@ -148,12 +148,13 @@ def _check(options: argparse.Namespace) -> int:
     import asyncio
 
     from gatehook.commands.inspection import idle, inspected
+    from gatehook.commands.strangers import strangers
 
     gateway = _built(options, strict=True)
     faults, notes = asyncio.run(inspected(gateway))
     if faults:
         raise StartupError(*faults)
-    for note in (*idle(gateway), *notes):
+    for note in (*idle(gateway), *strangers(gateway), *notes):
         print(note)
     settings = gateway.settings
     plugins, deployments = len(gateway.plugins.names), len(settings.targets)

@@ -5,7 +5,7 @@ plain call). What the hooks return is collected once, checked, and frozen.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any, Protocol, TypeVar
@@ -103,6 +103,7 @@ class Plugins:
         self._order: list[str] = []
         self._classes: dict[str, Any] = {}
         self._instances: dict[str, Any] = {}
+        self._sections: dict[str, Section] = {}
         self._broken: dict[str, list[str]] = {}
         self._skipped: dict[str, list[str]] = {}
         faults = faults_of_plugin_names(settings, self._available.keys())
@@ -147,7 +148,7 @@ class Plugins:
         except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault, whatever it is
             self._forgive(name, [f"{self.named(name)}: cannot be built: {error!r}{remedy(name, entry, error)}"])
         else:
-            self._instances[name] = instance
+            self._instances[name], self._sections[name] = instance, section
         order: int = section.order
         return order
 
@@ -199,6 +200,11 @@ class Plugins:
     def names(self) -> Sequence[str]:
         """The enabled plugins, in order."""
         return tuple(self._order)
+
+    @property
+    def sections(self) -> Mapping[str, Section]:
+        """The settings of the enabled plugins, in order."""
+        return {name: self._sections[name] for name in self._order}
 
     def by_dependency(self, offers: dict[str, str]) -> list[str]:
         """The enabled plugins, each after those whose services it requires.

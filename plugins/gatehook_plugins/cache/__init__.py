@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gatehook import CATALOG, ByteSize, Cache, Observer, Section, StartupError, hookimpl
+from gatehook import CATALOG, ByteSize, Cache, ModelKey, Observer, Section, StartupError, hookimpl
 from gatehook_plugins.cache.lifetimes import Lifetimes
 from gatehook_plugins.cache.memory import MemoryStore
 from gatehook_plugins.cache.responses import ResponseCache
@@ -33,7 +33,7 @@ class CachePlugin:
             default="memory", description="where answers are kept: 'memory' of each process, or the [redis] of all"
         )
         ttl: Lifetime = Field(default=3600.0, description="seconds for which an answer is good; 0: never kept")
-        models: dict[str, Lifetime] = Field(default={}, description="the same for single models, by name")
+        models: dict[ModelKey, Lifetime] = Field(default={}, description="the same for single models, by name")
         max_bytes: ByteSize = Field(default=64 << 20, description="memory for answers: bytes, or '64MB'; of a process")
         max_entry: ByteSize = Field(default=1 << 20, description="largest answer that is kept: bytes, or '1MB'")
         scope: Literal["user", "key", "all"] = Field(

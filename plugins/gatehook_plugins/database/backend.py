@@ -1,7 +1,7 @@
 """What differs between the databases."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -51,6 +51,10 @@ class Backend(Protocol):
 
     async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
         """Do work with nothing but the connection, and not as a coroutine: wherever that is the shortest way."""
+        ...
+
+    async def value(self, connection: AsyncConnection, query: str) -> Any:
+        """The first value that a short query gives, outside of any transaction, and past SQLAlchemy."""
         ...
 
     async def lock(self, connection: AsyncConnection) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Change, Database, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
+from gatehook import Change, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
 from gatehook_plugins.database.feed import Feed
 from gatehook_plugins.database.keys import Keys
 from gatehook_plugins.database.memory import Memory
 from gatehook_plugins.database.models import Models
+from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.database.tables import facts
 from gatehook_plugins.database.trail import EVERYTHING, Trail
 from gatehook_plugins.database.users import Users
@@ -30,7 +31,7 @@ _MIGRATIONS = "gatehook_plugins.database.migrations"
 class SqlDirectory(Users, Keys, Models):
     """See `gatehook.services.Directory`; changes are in the base classes, what is asked while serving in Memory."""
 
-    def __init__(self, gateway: Gateway, database: Database, secret_file: Path | None, grace: float) -> None:
+    def __init__(self, gateway: Gateway, database: SqlDatabase, secret_file: Path | None, grace: float) -> None:
         """`secret_file` keeps a secret where nobody has set one; None if it must be set. `grace` is in seconds."""
         super().__init__(database, Trail(database), Vault(), gateway)
         self._secret: SecretStr = gateway.settings.database.secret

@@ -110,6 +110,11 @@ class Connection(AdaptedConnection):
         """
         return await self._errands.done(work)
 
+    async def value(self, query: str) -> Any:
+        """The first value that a query gives. Whoever gives up waiting has to see to the connection's end."""
+        _, rows = await self._errands.done(partial(self._executed, lambda cursor: cursor.execute(query)))
+        return rows[0][0]
+
     def cursor(self, server_side: bool = False) -> "_Cursor":
         """One statement."""
         return _Cursor(self)
@@ -140,21 +145,18 @@ class Connection(AdaptedConnection):
 
     def executed(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
         """A statement, and all its rows."""
-        return self._done(partial(_executed, self._connection, run))
+        return self._done(partial(self._executed, run))
+
+    def _executed(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
+        cursor = self._connection.cursor()
+        run(cursor)
+        return cursor, cursor.fetchall() if cursor.description else ()
 
     def _done(self, errand: Callable[[], T]) -> T:
         return errand() if self._errands.are_here else await_only(self._errands.done(errand))
 
 
 def _nothing() -> None: ...
-
-
-def _executed(
-    connection: sqlite3.Connection, run: Callable[[sqlite3.Cursor], object]
-) -> tuple[sqlite3.Cursor, Sequence[Any]]:
-    cursor = connection.cursor()
-    run(cursor)
-    return cursor, cursor.fetchall() if cursor.description else ()
 
 
 class _Cursor:

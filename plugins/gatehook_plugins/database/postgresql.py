@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
@@ -53,7 +53,7 @@ class Postgresql:
         engine = create_async_engine(
             self._url,
             pool_size=self._pool_size,
-            max_overflow=self._pool_size,
+            max_overflow=self._pool_size + 1,  # one looks for changes, and does nothing else (see glance)
             pool_timeout=self._timeout,
             pool_pre_ping=True,
             connect_args={
@@ -79,6 +79,11 @@ class Postgresql:
     async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
         """In a greenlet of SQLAlchemy's."""
         return await connection.run_sync(work)
+
+    async def value(self, connection: AsyncConnection, query: str) -> Any:
+        """By asyncpg itself: one message there, one back. See `Backend.value`."""
+        known: Any = connection.sync_connection
+        return await known.connection.driver_connection.fetchval(query)
 
     async def lock(self, connection: AsyncConnection) -> None:
         """Keep every other process out of here until this transaction ends."""

@@ -5,13 +5,14 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gatehook import Database, StartupError, Unavailable
 from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.glance import Glance
 from gatehook_plugins.database.revisions import newest, stand
 from gatehook_plugins.database.sharing import Sharing
 
@@ -67,6 +68,7 @@ class SqlDatabase:
         self._users = 0
         self._preparations: list[Callable[[], Awaitable[None]]] = []
         self._sharing = Sharing(backend, self._connected)
+        self._glance = Glance(backend, self._connection)
 
     @property
     def dialect(self) -> Literal["sqlite", "postgresql"]:
@@ -118,6 +120,7 @@ class SqlDatabase:
 
     async def _close(self) -> None:
         await self._sharing.close()
+        await self._glance.close()
         for lane in self._lanes or ():
             await lane.engine.dispose()
         self._lanes = None
@@ -150,6 +153,16 @@ class SqlDatabase:
             return await self._sharing.do(work)
         async with self.writing() as connection:
             return await work(connection)
+
+    async def glance(self, query: str) -> Any:
+        """The first value that a short query gives, for as little as that can be had; None if it cannot be had so now.
+
+        One after another: who asks waits for the answer.
+        """
+        return await self._glance.value(query)
+
+    def _connection(self) -> Awaitable[AsyncConnection]:
+        return self._lane(0).engine.connect()
 
     def _lane(self, which: int) -> _Lane:
         if self._lanes is None:

@@ -28,7 +28,8 @@ __all__ = ["Sqlite"]
 
 T = TypeVar("T")
 
-_READERS: Final = 4
+_READERS: Final = 5
+"""One of them looks for changes, and does nothing else (see glance)."""
 
 _SHORT_WAIT_MS: Final = 8
 """SQLite waits for a lock in ever longer sleeps; begun anew so often, it looks every few milliseconds."""
@@ -170,6 +171,12 @@ class Sqlite:
                 give_up()
             await asyncio.gather(working, return_exceptions=True)  # the connection is its own until it ends
             raise
+
+    async def value(self, connection: AsyncConnection, query: str) -> Any:
+        """On the connection's thread, in one errand. See `Backend.value`."""
+        known: Any = connection.sync_connection
+        driver: Driver = known.connection.dbapi_connection
+        return await driver.value(query)
 
     async def lock(self, connection: AsyncConnection) -> None:
         """Every writing transaction is alone anyway."""

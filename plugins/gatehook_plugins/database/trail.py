@@ -13,8 +13,9 @@ from typing import Any, Final
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Change, Database
+from gatehook import Change
 from gatehook_plugins.database.checks import page, plain
+from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.database.tables import audit, change_of, revision
 
 __all__ = ["EVERYTHING", "Line", "Trail", "now"]
@@ -26,6 +27,7 @@ EVERYTHING: Final = ("", "")
 
 _MOST: Final = 500
 """Changes that are told one by one; where more have come at once, everything counts as changed."""
+_NUMBER: Final = str(select(revision.c.number))
 _PIECE: Final = 500
 """Old lines that are deleted in one transaction."""
 
@@ -54,7 +56,7 @@ class Line:
 class Trail:
     """Writes and reads the audit, and tells of changes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqlDatabase) -> None:
         self._database = database
         self._subscribers: list[Callable[[str, str], None]] = []
 
@@ -100,6 +102,8 @@ class Trail:
 
     async def since(self, last: int) -> tuple[int, Sequence[tuple[str, str]]]:
         """The newest line's id, and what has changed (kind, id) after line `last`."""
+        if await self._database.glance(_NUMBER) == last:
+            return last, ()
         async with self._database.reading() as connection:
             number = int((await connection.execute(select(revision.c.number))).scalar_one())
             if number == last:

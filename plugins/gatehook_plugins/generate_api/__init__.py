@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, Observer, Route, Section, hookimpl
+from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, ModelName, Observer, Route, Section, hookimpl
 from gatehook_plugins.generate_api.batch import Batch
 from gatehook_plugins.generate_api.errors import error_body, nothing_here
 from gatehook_plugins.generate_api.models import Models
@@ -27,7 +27,7 @@ class GenerateApi:
     class Settings(Section):
         """[plugins.generate_api]."""
 
-        default_model: str = Field(
+        default_model: ModelName = Field(
             default="", description="what no model, or 'default', stands for; '' is the first that can be called"
         )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from gatehook import ByteSize, MalformedJSON, decode
+from gatehook import ByteSize, MalformedJSON, ModelName, decode
 from gatehook_plugins.http_tools.template import UrlTemplate
 
 __all__ = ["Declared"]
@@ -31,7 +31,7 @@ class Declared(BaseModel):
     query: list[str] = Field(default=[], description="arguments that go into the query; all others too, without a body")
     timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="seconds for one call")
     max_result: ByteSize = Field(default=64 << 10, description="most of an answer that the model is told")
-    models: list[str] = Field(default=["*"], description="names of models, or patterns, that are told of it")
+    models: list[ModelName] = Field(default=["*"], description="names of models, or patterns, that are told of it")
 
     @field_validator("url")
     @classmethod

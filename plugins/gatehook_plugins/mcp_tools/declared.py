@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from gatehook import ModelName
+
 __all__ = ["Declared"]
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,7 +26,7 @@ class Declared(BaseModel):
     prefix: str | None = Field(default=None, description="what its tools' names begin with; the server's, if not given")
     include: list[str] = Field(default=["*"], description="patterns of the tools that are offered")
     exclude: list[str] = Field(default=[], description="patterns of those that are not")
-    models: list[str] = Field(default=["*"], description="names of models, or patterns, that are told of them")
+    models: list[ModelName] = Field(default=["*"], description="names of models, or patterns, that are told of them")
     required: bool = Field(default=False, description="whether the gateway does not start without it")
     timeout: Seconds = Field(default=60.0, description="seconds for one call")
     connect_timeout: Seconds = Field(default=10.0, description="seconds to connect, and to list its tools")

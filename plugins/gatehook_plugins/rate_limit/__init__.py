@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gatehook import CATALOG, Limiter, Limits, Section, hookimpl
+from gatehook import CATALOG, Limiter, Limits, ModelKey, Section, hookimpl
 from gatehook_plugins.rate_limit.limiter import RateLimiter
 from gatehook_plugins.rate_limit.memory import MemoryStore
 
@@ -50,7 +50,7 @@ class RateLimit:
             description="while Redis is gone: 'local', each node limits by itself; 'open', nothing is limited; "
             "'closed', limited requests are refused with 503",
         )
-        models: dict[str, ModelLimits] = Field(default={}, description="limits of all callers of a model together")
+        models: dict[ModelKey, ModelLimits] = Field(default={}, description="limits of all callers of a model together")
 
     requires = (CATALOG,)
 

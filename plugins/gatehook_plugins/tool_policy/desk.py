@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import (
     Call,
@@ -96,7 +97,9 @@ class Desk:
                 f"{len(session.kept)} bytes (tool_policy.max_conversation is {self._largest})",
                 code="tool_call_denied",
             )
-        async with self._database.writing() as connection:
+        detail = _detail(session, {one.id: {"decision": "asked"} for one in session.calls})
+
+        async def kept(connection: AsyncConnection) -> None:
             await store.alone(connection, session.user_id)
             if await store.count(connection, session.user_id, now) >= self._most:
                 raise RateLimited(
@@ -105,8 +108,9 @@ class Desk:
                     code="too_many_pending",
                 )
             await store.add(connection, session)
-            detail = _detail(session, {one.id: {"decision": "asked"} for one in session.calls})
             await self._directory.note(connection, session.user_id, "tool.ask", session.id, detail)
+
+        await self._database.write(kept)
         self._changed("", "")
         return {"session_id": session.id, "expires_at": session.expires // 1000}
 
@@ -143,12 +147,15 @@ class Desk:
         """
         calls = {one.id: _told(one.arguments, decision.approved.get(one.id)) for one in session.calls}
         action = "tool.confirm" if decision.approved else "tool.deny"
-        async with self._database.writing() as connection:
+        detail = _detail(session, calls, decision.reason)
+
+        async def decided(connection: AsyncConnection) -> None:
             if not await store.close(connection, session.id, "decided", self._now()):
                 self._require_open(session)
                 raise _already_resolved()
-            detail = _detail(session, calls, decision.reason)
             await self._directory.note(connection, actor, action, session.id, detail)
+
+        await self._database.write(decided)
         self._changed("", "")
 
     async def waiting(self, principal: Principal, limit: int) -> Sequence[Session]:
@@ -209,12 +216,15 @@ class Desk:
         async with self._database.reading() as connection:
             if not await store.is_due(connection, now, before):
                 return
-        async with self._database.writing() as connection:
+
+        async def denied(connection: AsyncConnection) -> None:
             await store.forget(connection, before)
             for session in await store.expired(connection, now, _AT_ONCE):
                 if await store.close(connection, session.id, "expired", now):
                     detail = _detail(session, {one.id: {"decision": "expired"} for one in session.calls})
                     await self._directory.note(connection, "gateway", "tool.expire", session.id, detail)
+
+        await self._database.write(denied)
         self._changed("", "")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gatehook import Verdict
+from gatehook import ModelName, Verdict
 
 __all__ = ["Kind", "Rule", "Rules"]
 
@@ -24,7 +24,7 @@ class Rule(BaseModel):
 
     tool: Pattern = "*"
     user: Pattern = "*"
-    model: Pattern = "*"
+    model: Annotated[ModelName, Field(min_length=1, max_length=200)] = "*"
     verdict: Kind
     reason: Annotated[str, Field(max_length=500)] = ""
 

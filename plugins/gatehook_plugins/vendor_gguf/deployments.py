@@ -168,6 +168,7 @@ class Deployments:
             need=need(variant.header, engine),
             origin=hashlib.sha256(said).hexdigest(),
             stamp=self._stamp,
+            fault=variant.header.fault,
         )
 
     def variant(self, target: Target) -> Variant:

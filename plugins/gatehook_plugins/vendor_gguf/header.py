@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from gatehook_plugins.vendor_gguf.tensors import tensor_size
+
 __all__ = ["BadFile", "Header", "Headers", "read_header", "shards"]
 
 _CODES: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -28,6 +30,11 @@ _MOST_KEPT: Final = 512
 """Items of an array that is kept: numbers by layer are; the vocabulary is passed over."""
 _MOST_ITEMS: Final = 4_000_000
 """Texts of all arrays together: the largest vocabularies have 256,000, twice with their merges."""
+
+_MOST_TENSORS: Final = 1 << 16
+_MOST_DIMENSIONS: Final = 4
+_ALIGNMENT: Final = 32
+"""Of tensors in the file, in bytes, where it names none."""
 
 _QUANTIZATIONS: Final[Mapping[int, str]] = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -67,6 +74,8 @@ class Header:
     vocabulary: int
     size: int
     """Bytes of the file, or of all its parts."""
+    fault: str = ""
+    """Why it cannot be loaded, though it says all this: it was cut, or is still being copied."""
 
     @property
     def embeds(self) -> bool:
@@ -75,15 +84,31 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a file; of one in parts, that of the first, and the size of all.
+    """Read the header of a file; of one in parts, that of the first, and the sizes of all, and whether they are whole.
 
     Raises:
         BadFile: it is no GGUF, or not all of one. OSError: it cannot be read.
     """
     files = shards(path)
-    with files[0].open("rb") as file:
-        values = _Reader(file).values()
-    return _described(values, sum(one.stat().st_size for one in files))
+    values, fault = _looked_into(files[0])
+    faults = [fault, *map(_fault_of_part, files[1:])]
+    return _described(values, sum(one.stat().st_size for one in files), next(filter(None, faults), ""))
+
+
+def _looked_into(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The values of one file, and what is wrong with its tensors."""
+    with path.open("rb") as file:
+        reader = _Reader(file)
+        values = reader.values()
+        return values, reader.fault(_count(values.get("general.alignment")) or _ALIGNMENT)
+
+
+def _fault_of_part(path: Path) -> str:
+    try:
+        fault = _looked_into(path)[1]
+    except BadFile as error:
+        fault = str(error)
+    return fault and f"has a part that cannot be used: {path.name} {fault}"
 
 
 def shards(path: Path) -> Sequence[Path]:
@@ -106,11 +131,15 @@ def shards(path: Path) -> Sequence[Path]:
     return files
 
 
+_Stamp = tuple[tuple[int, int], ...]
+"""The sizes of all parts, and when they were changed."""
+
+
 class Headers:
     """Headers, read again only when a file has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], Header | str]] = {}
+        self._known: dict[Path, tuple[_Stamp, Header | str]] = {}
 
     def of(self, path: Path) -> Header:
         """The header of a file.
@@ -119,8 +148,7 @@ class Headers:
             BadFile: as `read_header`; also what cannot be read.
         """
         try:
-            told = path.stat()
-            stamp = (told.st_size, told.st_mtime_ns)
+            stamp = tuple((told.st_size, told.st_mtime_ns) for told in (file.stat() for file in shards(path)))
             known = self._known.get(path)
             if known is None or known[0] != stamp:
                 known = self._known[path] = (stamp, _read(path))
@@ -146,6 +174,7 @@ class _Reader:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
         self._items = 0
+        self._tensors = 0
 
     def values(self) -> Mapping[str, Any]:
         """All values that are kept; of an array that is not, its length.
@@ -158,7 +187,7 @@ class _Reader:
         version = self._number(_U32)
         if version not in (2, 3):
             raise BadFile(f"has the GGUF version {version}; 2 and 3 can be read")
-        self._number(_U64)  # tensors
+        self._tensors = self._number(_U64)
         count = self._number(_U64)
         if count > _MOST_KEYS:
             raise BadFile(f"says that it has {count} keys, which is not credible")
@@ -169,6 +198,29 @@ class _Reader:
                 raise BadFile("has a key of absurd length")
             found[key] = self._value(self._number(_U32))
         return found
+
+    def fault(self, alignment: int) -> str:
+        """What is wrong with the tensors, after `values`; "" if each of them is there to its end."""
+        try:
+            end = self._end_of_tensors(alignment)
+        except BadFile as error:
+            return str(error)
+        if end <= self._size:
+            return ""
+        return f"has {self._size} bytes of at least {end}: it was cut, or is still being copied"
+
+    def _end_of_tensors(self, alignment: int) -> int:
+        if self._tensors > _MOST_TENSORS:
+            raise BadFile(f"says that it has {self._tensors} tensors, which is not credible")
+        last = 0
+        for _ in range(self._tensors):
+            self._skip(self._number(_U64))  # its name
+            if (count := self._number(_U32)) > _MOST_DIMENSIONS:
+                raise BadFile(f"has a tensor of {count} dimensions")
+            dimensions = [self._number(_U64) for _ in range(count)]
+            size = tensor_size(self._number(_U32), dimensions)
+            last = max(last, self._number(_U64) + size)
+        return -(-self._file.tell() // alignment) * alignment + last if last else 0
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -224,7 +276,7 @@ class _Skipped:
     length: int
 
 
-def _described(values: Mapping[str, Any], size: int) -> Header:
+def _described(values: Mapping[str, Any], size: int, fault: str) -> Header:
     architecture = _text(values, "general.architecture")
     if not architecture:
         raise BadFile("does not say what architecture it has (general.architecture)")
@@ -246,6 +298,7 @@ def _described(values: Mapping[str, Any], size: int) -> Header:
         cells=_cells(values, architecture),
         vocabulary=tokens.length if isinstance(tokens, _Skipped) else len(tokens) if isinstance(tokens, list) else 0,
         size=size,
+        fault=fault,
     )
 
 

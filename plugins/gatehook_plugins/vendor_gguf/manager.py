@@ -110,6 +110,7 @@ class Manager:
             Refusal: as `acquire`.
         """
         self._failures.forget(spec.name)
+        self._refuse_damaged(spec)
         if exact:
             self._chosen[spec.name] = spec
         resident = self._residents.get(spec.name)
@@ -181,6 +182,7 @@ class Manager:
         loop = asyncio.get_running_loop()
         spec = self._preferred(spec)
         self._failures.check(spec, loop.time())
+        self._refuse_damaged(spec)
         spec = await self._looked_at(spec)
         self._refuse_hopeless(spec)
         resident = self._residents.get(spec.name)
@@ -255,6 +257,13 @@ class Manager:
             measured = await self._measure(spec)
             self._needs[content] = spec.need if measured is None else measured
         return msgspec.structs.replace(spec, need=self._needs.get(content, spec.need))
+
+    def _refuse_damaged(self, spec: Spec) -> None:
+        """Refuse what cannot be loaded, before anything makes room for it; it counts as if that had been tried."""
+        if spec.fault:
+            log.error("%s %s", spec.name, spec.fault)
+            now = asyncio.get_running_loop().time()
+            raise self._failures.note(spec, EngineFailed(spec.fault), now).refusal(now)
 
     def _refuse_hopeless(self, spec: Spec) -> None:
         """Refuse at once what cannot be loaded however long somebody waits."""

@@ -47,6 +47,8 @@ class Spec(msgspec.Struct, frozen=True):
     """What the settings say of this model, as a digest: another one takes the place of what is loaded."""
     stamp: float = 0.0
     """When those settings were read, in epoch seconds: the newest hold."""
+    fault: str = ""
+    """Why the file cannot be loaded, as far as that can be seen beforehand; it reads on from the model's name."""
 
     @property
     def content(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,17 @@ async def test_a_fault_of_the_deployment_moves_on_and_one_of_the_request_does_no
     ):
         got, _, _ = await home.ask()
         assert (got, len(second.requests)) == ((200, 1) if moves else (told, 0))
+
+
+@pytest.mark.parametrize(("status", "level"), [(500, logging.WARNING), (401, logging.WARNING), (400, logging.DEBUG)])
+async def test_the_log_warns_of_faults_but_not_of_what_clients_ask_for_wrongly(
+    house: House, wire: Wire, caplog: pytest.LogCaptureFixture, status: int, level: int
+) -> None:
+    caplog.set_level(logging.DEBUG, "gatehook")
+    async with StubUpstream(wire.error(status, "no")) as stub, house(wire.deployment(stub)) as home:
+        await home.ask()
+    told = [record for record in caplog.records if " m#1" in record.getMessage()]
+    assert [record.levelno for record in told] == [level]
 
 
 async def test_a_transient_fault_is_mended_by_the_retry(watched: House, wire: Wire, watcher: Watcher) -> None:

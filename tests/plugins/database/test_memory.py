@@ -27,6 +27,9 @@ class Counted:
         self.gate = asyncio.Event()
         self.gate.set()
 
+    async def glance(self, query: str) -> Any:
+        return None if self.is_away else await self._real.glance(query)
+
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Any]:
         self.reads += 1

@@ -1,7 +1,10 @@
 """Headers are read as they are, and what is no header is told so, whatever it is."""
 
 import contextlib
+import ctypes
 import os
+import re
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from gatehook_plugins.vendor_gguf import estimate
 from gatehook_plugins.vendor_gguf.estimate import context_of, need
 from gatehook_plugins.vendor_gguf.header import BadFile, Headers, read_header, shards
 from gatehook_plugins.vendor_gguf.options import EngineOptions
+from gatehook_plugins.vendor_gguf.tensors import _BLOCKS
 
 Write = Callable[..., Path]
 Head = Callable[[Mapping[str, Any]], bytes]
@@ -78,6 +82,52 @@ def test_every_truncation_ends_in_words(tmp_path: Path, trained: Path, gguf: Wri
             read_header(path)
 
 
+def test_a_file_that_was_cut_in_its_tensors_says_so(tmp_path: Path, trained: Path) -> None:
+    whole = trained.read_bytes()
+    assert read_header(trained).fault == ""
+    path = tmp_path / "cut.gguf"
+    for length in (len(whole) - 1, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        assert (
+            read_header(path).fault
+            == f"has {length} bytes of at least {len(whole)}: it was cut, or is still being copied"
+        )
+    path.write_bytes(whole[: whole.index(b"token_embd.weight") + 4])
+    assert read_header(path).fault == "ends in the middle of its header"
+    path.write_bytes(whole + b"more")
+    assert read_header(path).fault == ""
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fault"),
+    [
+        (struct.pack("<IQQIQ", 2, 64, 3, 8, 0), ""),  # 6 blocks of Q8_0, 204 bytes
+        (struct.pack("<IQQIQ", 2, 64, 3, 8, 96), ""),
+        (struct.pack("<IQQIQ", 2, 64, 3, 8, 97), r"has \d+ bytes of at least \d+: it was cut"),
+        (struct.pack("<IQIQ", 1, 2**64 - 1, 0, 2**64 - 1), r"has \d+ bytes of at least \d+: it was cut"),
+        (struct.pack("<IQIQ", 1, 1000, 99, 0), ""),  # of a type that nobody knows yet
+        (struct.pack("<IQIQ", 1, 1000, 99, 300), "it was cut"),
+        (struct.pack("<I", 5), "has a tensor of 5 dimensions"),
+    ],
+)
+def test_a_file_is_as_long_as_its_tensors_say(tmp_path: Path, gguf_header: Head, tensor: bytes, fault: str) -> None:
+    head = bytearray(gguf_header({"general.architecture": "new", "general.alignment": 64}))
+    head[8:16] = struct.pack("<Q", 1)
+    head += struct.pack("<Q", 1) + b"t" + tensor
+    path = tmp_path / "m.gguf"
+    path.write_bytes(head + bytes(-len(head) % 64) + bytes(300))
+    assert re.search(fault, read_header(path).fault) if fault else read_header(path).fault == ""
+
+
+def test_tensors_take_what_the_library_says() -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    library = ctypes.CDLL(str(next(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))))
+    library.ggml_blck_size.restype, library.ggml_type_size.restype = ctypes.c_int64, ctypes.c_size_t
+    for kind, (numbers, size) in _BLOCKS.items():
+        if told := library.ggml_blck_size(kind):  # else it is of a newer library
+            assert (kind, numbers, size) == (kind, told, library.ggml_type_size(kind))
+
+
 @settings(max_examples=200, deadline=1000)
 @given(st.data())
 def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -87,7 +137,8 @@ def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPa
     )
     kind = st.integers(0, 13).map(lambda one: one.to_bytes(4, "little"))
     pieces = st.lists(st.one_of(length, kind, st.binary(max_size=12)), max_size=12).map(b"".join)
-    path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(8) + data.draw(length) + data.draw(pieces))
+    tensors = st.sampled_from([0, 1, 2**16]).map(lambda one: one.to_bytes(8, "little"))
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + data.draw(tensors) + data.draw(length) + data.draw(pieces))
     with contextlib.suppress(BadFile):
         assert read_header(path).architecture
     path.unlink()
@@ -100,6 +151,18 @@ def test_parts_are_one_model_and_all_of_them_must_be_there(gguf: Write) -> None:
     second = gguf("m-00002-of-00002.gguf", size=5000)
     assert shards(first) == [first, second]
     assert read_header(first).size == first.stat().st_size + 5000
+
+
+def test_a_part_that_is_still_being_copied_is_told_until_it_is_whole(gguf: Write) -> None:
+    headers, first = Headers(), gguf("m-00001-of-00002.gguf")
+    second = gguf("m-00002-of-00002.gguf")
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-9])
+    assert headers.of(first).fault == (
+        "has a part that cannot be used: m-00002-of-00002.gguf ends in the middle of its header"
+    )
+    second.write_bytes(whole)
+    assert headers.of(first).fault == ""
 
 
 def test_a_header_is_read_again_only_when_its_file_has_changed(gguf: Write) -> None:

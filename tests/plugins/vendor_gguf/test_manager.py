@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from gatehook_plugins.vendor_gguf.failures import EngineFailed, Refusal
@@ -139,6 +140,35 @@ async def test_one_load_serves_all_who_wait(world: Callable[..., World], spec_of
     residents = await asyncio.gather(*waiting)
     assert here.loads() == ["a"]
     assert residents[0].leases == 5
+
+
+@pytest.mark.parametrize("exact", [None, True, False])
+async def test_what_is_damaged_makes_nothing_leave(
+    world: Callable[..., World], spec_of: Make, exact: bool | None
+) -> None:
+    here = world(max_concurrent_models=1)
+    here.manager.release(await here.manager.acquire(spec_of("a")))
+    damaged = spec_of("b", fault="was cut")
+    for _ in range(2):  # the second time, because it was refused a moment ago
+        with pytest.raises(Refusal, match="the model 'b' cannot be loaded: it was cut") as caught:
+            await (here.manager.acquire(damaged) if exact is None else here.manager.load(damaged, exact=exact))
+        assert (caught.value.code, bool(caught.value.retry_after)) == ("model_load_failed", True)
+    assert here.manager.failures["b"] == (1 if exact is None else 2)
+    assert (here.loads(), here.status()) == (["a"], {"a": "loaded", "b": "failed"})
+    await here.manager.acquire(msgspec.structs.replace(damaged, fault="", size=2))
+    assert here.status() == {"b": "loaded"}
+
+
+async def test_another_quantization_that_is_damaged_leaves_the_one_that_is_loaded(
+    world: Callable[..., World], spec_of: Make
+) -> None:
+    here = world()
+    here.manager.release(await here.manager.acquire(spec_of("a")))
+    with pytest.raises(Refusal):
+        await here.manager.load(spec_of("a", "other.gguf", fault="was cut"))
+    assert (here.loads(), here.stopped) == (["a"], [])
+    here.manager.release(await here.manager.acquire(spec_of("a")))
+    assert here.loads() == ["a"]
 
 
 async def test_a_waiter_that_left_starts_no_load(world: Callable[..., World], spec_of: Make) -> None:

@@ -179,12 +179,16 @@ async def test_a_truncated_file_says_so_and_the_others_live(tmp_path: Path, trai
     shutil.copy(trained, tmp_path / "good.gguf")
     shutil.copy(trained, tmp_path / "short.gguf")
     os.truncate(tmp_path / "short.gguf", 200_000)
-    async with gateway(tmp_path) as real:
+    async with gateway(tmp_path, "max_concurrent_models = 1") as real:
+        assert "Paris" in await real.said("good")
+        engine = engines(tmp_path)
         async with real.post("short", FRANCE) as answer:
             error = (await answer.json())["error"]
             assert (answer.status, error["code"]) == (503, "model_load_failed")
-            assert "short" in error["message"]
+            assert "the model 'short' cannot be loaded: it has 200000 bytes" in error["message"]
+        assert (await real.model("short")).status == "failed"
         assert "Paris" in await real.said("good")
+        assert engines(tmp_path) == engine, "nothing was unloaded for it"
 
 
 async def test_memory_is_back_when_a_model_is_unloaded(tmp_path: Path, trained: Path) -> None:

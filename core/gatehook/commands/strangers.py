@@ -1,0 +1,55 @@
+"""What `gatehook check` notes on names in the settings of plugins that no model has: what is set there never holds."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from gatehook.config.reading import nearest
+from gatehook.config.references import Reference, references
+from gatehook.names import Names
+from gatehook.services import DIRECTORY, LOCAL_MODELS, ServiceKey
+
+if TYPE_CHECKING:
+    from gatehook.app import Gateway
+
+__all__ = ["strangers"]
+
+_SIGNS: Final = frozenset("*?[")
+"""Of patterns, which may fit whatever comes."""
+
+
+def strangers(gateway: "Gateway") -> Iterator[str]:
+    """Notes, not faults: models may come while it serves."""
+    known = _Known(gateway)
+    for plugin, section in gateway.plugins.sections.items():
+        for place, name, reference in references(section):
+            if why := known.strange(name, reference):
+                yield f"[plugins.{plugin}] {place}: {why}"
+
+
+class _Known:
+    """The models of the settings, also those that are switched off."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._models: dict[str, list[str]] = {}
+        for model in gateway.settings.models:
+            self._models.setdefault(model.name, []).extend(model.aliases)
+        self._names = Names(self._models)
+        places: dict[ServiceKey[Any], str] = {DIRECTORY: "the database", LOCAL_MODELS: "this machine's files"}
+        others = [place for service, place in places.items() if service in gateway.services]
+        self._others = f", but one of {' or '.join(others)} may be" if others else ""
+
+    def strange(self, name: str, reference: Reference) -> str:
+        """Why nothing is called so; "" if something is, or may be."""
+        if name in self._models or not name:
+            return ""
+        owner = self._names.find(name)
+        if reference.own:
+            return self._known_as(name, owner) if owner else self._unknown(name)
+        return "" if owner or _SIGNS.intersection(name) else self._unknown(name)
+
+    def _known_as(self, name: str, owner: str) -> str:
+        return f"calls of '{name}' are served by '{owner}', and only that name counts here"
+
+    def _unknown(self, name: str) -> str:
+        known = [*self._models, *self._names.aliases]
+        return f"no model of the settings is named '{name}'{self._others}{nearest(name, known)}"
