@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_every_truncation_ends_in_words(tmp_path: Path, trained: Path, gguf: Wri
             read_header(path)
 
 
-@settings(max_examples=200, deadline=1000)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("h") / "m.gguf"
@@ -88,8 +89,10 @@ def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPa
     kind = st.integers(0, 13).map(lambda one: one.to_bytes(4, "little"))
     pieces = st.lists(st.one_of(length, kind, st.binary(max_size=12)), max_size=12).map(b"".join)
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(8) + data.draw(length) + data.draw(pieces))
+    begun = time.process_time()
     with contextlib.suppress(BadFile):
         assert read_header(path).architecture
+    assert time.process_time() - begun < 1
     path.unlink()
 
 
