@@ -134,6 +134,7 @@ async def refused(client: openai.AsyncOpenAI) -> openai.RateLimitError:
     return caught.value
 
 
+@pytest.mark.timeout(180)  # a dozen processes, one after another
 async def test_the_life_of_an_operator(program: Program, sdk: Callable[[str, str], openai.AsyncOpenAI]) -> None:
     admin_key = (await program.run("keys", "create", "--admin")).strip()
     async with contextlib.AsyncExitStack() as stack:

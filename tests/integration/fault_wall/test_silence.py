@@ -108,8 +108,8 @@ async def test_a_tool_policy_that_thinks_is_silence_to_the_client_and_not_the_ve
         [dialect.wire.calls_stream([CALL])],
         streams=True,
         server={"heartbeat": 0.1},
-        patience=0.3,
-        plugins={"policy": policy(0.6)},
+        patience=0.7,
+        plugins={"policy": policy(1.5)},
         plugin_policy={},
     ) as opened:
         answer = await opened.ask(tools=TOOLS)
