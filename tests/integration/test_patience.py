@@ -76,7 +76,7 @@ def paused(wire: Wire, seconds: float) -> Reply:
 
 
 async def test_a_silent_stream_tells_the_client_that_it_lives(house: House, wire: Wire) -> None:
-    async with StubUpstream(paused(wire, 0.5)) as stub:
+    async with StubUpstream(paused(wire, 1.5)) as stub:  # who is late with one has time for others
         async with house(wire.deployment(stub), server={"heartbeat": 0.1}) as opened:
             body, text = await asyncio.gather(raw_stream(opened), told(opened))
         assert body.count(b": keep-alive\n\n") >= 2

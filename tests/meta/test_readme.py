@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable
@@ -292,11 +291,9 @@ def test_the_paths_for_admins_are_all_that_there_are(tmp_path: Path, routes: Rou
 
 
 async def test_the_program_for_pictures_prints_where_one_is(
-    shipped: OpenShipped, http: aiohttp.ClientSession, output: Output
+    shipped: OpenShipped, http: aiohttp.ClientSession, output: Output, free_port: Callable[[], int]
 ) -> None:
-    with socket.socket() as probe:  # the URL of a picture names the port of the settings: it cannot be drawn later
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()  # the URL of a picture names the port of the settings: it cannot be drawn later
     text = with_block(block("toml", "[plugins.images_api]"))
     async with shipped(text, GATEHOOK_SERVER__PORT=str(port)) as served:
         printed = await output(sys.executable, "-c", block("python", "images").replace(ADDRESS, served.url))

@@ -1,4 +1,5 @@
 import re
+import time
 import timeit
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -357,5 +358,5 @@ def test_a_request_costs_little() -> None:
         served.observer.started(call)
         served.observer.finished(call, outcome)
 
-    best = min(timeit.repeat(observe, number=2000, repeat=5)) / 2000
+    best = min(timeit.repeat(observe, timer=time.process_time, number=2000, repeat=5)) / 2000
     assert best < 25e-6, "five times what it may cost on a free machine"

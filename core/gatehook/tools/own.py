@@ -104,7 +104,7 @@ class OwnTools:
             return f"error: {tool.name} was broken off"  # something within it was, not this call
         except GatewayError as error:
             return self._cut(f"error: {error.message}")
-        except Exception:
+        except (Exception, SystemExit):  # in a task of its own, as here, the latter would end the program
             log.exception("%s: the tool %r failed", call.id, tool.name)
             return f"error: {tool.name} failed"
         return self._cut(result)

@@ -170,7 +170,7 @@ class ToolPolicies:
         known: tuple[object, Sequence[Verdict]] | None = call.state.get(_JUDGED)
         if known is not None and known[0] == turn:
             return list(zip(called, known[1], strict=True))
-        found = await asyncio.gather(*(self._verdict(call, one) for one in called), return_exceptions=True)
+        found = await asyncio.gather(*(self._tried(call, one) for one in called), return_exceptions=True)
         verdicts: list[Verdict] = []
         for one in found:
             if isinstance(one, BaseException):
@@ -178,6 +178,13 @@ class ToolPolicies:
             verdicts.append(one)
         call.state[_JUDGED] = (turn, verdicts)
         return list(zip(called, verdicts, strict=True))
+
+    async def _tried(self, call: Call, tool_call: ToolCall) -> Verdict | SystemExit:
+        """Its verdict. A policy that wants to end the program ends one call: raised by a task, it would be the end."""
+        try:
+            return await self._verdict(call, tool_call)
+        except SystemExit as error:
+            return error
 
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
         """The strictest of all policies'."""

@@ -110,7 +110,7 @@ class Checks:
         except TimeoutError:
             late = UpstreamTimeout(f"{target.vendor}: no answer to a check in {_TIMEOUT:g} s")
             self._breaker.failed(target, late, checked=True)
-        except Exception:
+        except (Exception, SystemExit):  # the latter would end the program: this is a task of its own
             log.exception("deployment %s could not be checked: its vendor's plugin failed", target.key)
         else:
             self._breaker.checked_well(target)

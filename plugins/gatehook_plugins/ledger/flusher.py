@@ -43,7 +43,7 @@ class Flusher:
         self._behind: Place | None = None
         self._ended = self._settled = 0
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._again = False
+        self._again = self._is_over = False
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
         self._away = Trouble(
             "the ledger cannot write to the database, and keeps everything in its journal",
@@ -76,6 +76,8 @@ class Flusher:
         """
         if self._settled == self._ended:
             return
+        if self._is_over:
+            raise _away()
         flushed = asyncio.get_running_loop().create_future()
         self._flushes.append((self._ended, flushed))
         self._wake.set()
@@ -83,7 +85,14 @@ class Flusher:
         await flushed
 
     async def run(self) -> None:
-        """Write groups, for ever."""
+        """Write groups, for ever; who waits for a flush when this is cancelled waits no longer."""
+        try:
+            await self._write_on_and_on()
+        finally:
+            self._is_over = True
+            self._refuse_flushes()
+
+    async def _write_on_and_on(self) -> None:
         pause, failures = self._interval, 0
         while True:
             await self._wake.wait()
@@ -205,7 +214,14 @@ class Flusher:
     def _failed(self, error: Exception) -> None:
         self._away.begin(error)
         self._wake.set()
+        self._refuse_flushes()
+
+    def _refuse_flushes(self) -> None:
         while self._flushes:
             _, flushed = self._flushes.popleft()
             if not flushed.done():
-                flushed.set_exception(Unavailable("the ledger cannot write to the database now; nothing is lost"))
+                flushed.set_exception(_away())
+
+
+def _away() -> Unavailable:
+    return Unavailable("the ledger cannot write to the database now; nothing is lost")

@@ -109,10 +109,15 @@ async def sdk() -> AsyncIterator[Callable[[str, str], openai.AsyncOpenAI]]:
 
 
 async def within_a_second(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Return as soon as it holds; it must within a second, give or take a request."""
-    start = time.monotonic()
-    while not await holds():
-        assert time.monotonic() - start < 1.2
+    """Return as soon as it holds; asked a hundred times, a gateway must know it.
+
+    The clock on the wall would count what a busy machine does else.
+    """
+    for _ in range(100):
+        if await holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never held")
 
 
 async def is_refused(client: openai.AsyncOpenAI) -> bool:
@@ -129,6 +134,7 @@ async def refused(client: openai.AsyncOpenAI) -> openai.RateLimitError:
     return caught.value
 
 
+@pytest.mark.timeout(180)  # a dozen processes, one after another
 async def test_the_life_of_an_operator(program: Program, sdk: Callable[[str, str], openai.AsyncOpenAI]) -> None:
     admin_key = (await program.run("keys", "create", "--admin")).strip()
     async with contextlib.AsyncExitStack() as stack:

@@ -53,11 +53,14 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_a_cut_line(
 ) -> None:
     whole = wire.stream(["first", "second"])
     reply = BREAKS[name](lambda **how: half_of(whole, b"first", **how))
+    patience = 0.15 if name == "silence" else 20
     async with (
         StubUpstream(reply) as stub,
         StubUpstream(wire.stream(["other"])) as other,
         watched(
-            wire.deployment(stub), wire.deployment(other, priority=2), failover={"stall_timeout": 0.15, "retries": 2}
+            wire.deployment(stub),
+            wire.deployment(other, priority=2),
+            failover={"stall_timeout": patience, "retries": 2},
         ) as home,
     ):
         status, events, cut = await broken(home)

@@ -111,12 +111,12 @@ async def test_a_transient_fault_is_mended_by_the_retry(watched: House, wire: Wi
 async def test_retry_after_within_the_cap_is_waited_for(house: House, wire: Wire, after: str) -> None:
     async with (
         StubUpstream(wire.error(429, "slow", headers={"Retry-After": after}), wire.text("yes")) as stub,
-        house(wire.deployment(stub), failover={"retries": 1, "retry_after_cap": 1}) as home,
+        house(wire.deployment(stub), failover={"retries": 1, "retry_after_cap": 20}) as home,
     ):
         begun = time.monotonic()
         status, _, _ = await home.ask()
     assert status == 200
-    assert float(after) <= time.monotonic() - begun < 1
+    assert float(after) <= time.monotonic() - begun < 10, "as long as was asked for, and not the cap"
 
 
 @pytest.mark.parametrize(("after", "told"), [("5", "5"), ("86400", "86400"), ("1e300", "604800")])  # a week at most
@@ -208,7 +208,7 @@ async def test_no_first_token_in_time_moves_on(
         StubUpstream(Reply.of_events(pieces, end="silence")) as first,
         StubUpstream(wire.stream(["fine"])) as second,
         house(
-            wire.deployment(first), wire.deployment(second, priority=2), failover={"first_token_timeout": 0.15}
+            wire.deployment(first), wire.deployment(second, priority=2), failover={"first_token_timeout": 0.5}
         ) as home,
     ):
         status, answer, _ = await home.ask(STREAM)

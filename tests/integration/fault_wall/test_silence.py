@@ -32,7 +32,7 @@ def with_pings(dialect: Dialect, number: int) -> Reply:
 async def test_a_vendor_that_only_pings_is_no_reason_to_leave_the_client_in_silence(
     wall: OpenWall, dialect: Dialect
 ) -> None:
-    async with wall(dialect.wire, [with_pings(dialect, 10)], streams=True, server={"heartbeat": 0.1}) as opened:
+    async with wall(dialect.wire, [with_pings(dialect, 20)], streams=True, server={"heartbeat": 0.1}) as opened:
         answer = await opened.ask()
         assert (answer.text, answer.cut) == ("onetwo", False)
     assert answer.body.count(COMMENT) >= 2
@@ -42,19 +42,19 @@ async def test_a_vendor_that_only_pings_is_no_reason_to_leave_the_client_in_sile
 
 async def test_pings_are_signs_of_life_until_the_time_of_the_attempt_is_over(wall: OpenWall, dialect: Dialect) -> None:
     endless = Reply.of_events([b"".join(dialect.begun().body), *pings(dialect, 1000)], pause=0.02)
-    async with wall(dialect.wire, [endless], streams=True, patience=0.3, attempt=0.9) as opened:
+    async with wall(dialect.wire, [endless], streams=True, patience=0.7, attempt=1.5) as opened:
         begun = asyncio.get_running_loop().time()
         answer = await opened.ask()
         lasted = asyncio.get_running_loop().time() - begun
         assert (answer.cut, answer.error["code"]) == (True, "upstream_timeout")
-    assert 0.9 <= lasted < 5, "not the silence of the stall limit, but the time of the whole attempt"
+    assert 1.5 <= lasted < 10, "not the silence of the stall limit, but the time of the whole attempt"
 
 
 async def test_who_hears_something_all_the_time_hears_no_heartbeat(wall: OpenWall, dialect: Dialect) -> None:
-    steady = dialect.wire.stream([f"{number} " for number in range(8)], pause=0.05)
-    async with wall(dialect.wire, [steady], streams=True, server={"heartbeat": 0.4}) as opened:
+    steady = dialect.wire.stream([f"{number} " for number in range(14)], pause=0.1)
+    async with wall(dialect.wire, [steady], streams=True, server={"heartbeat": 1}) as opened:
         answer = await opened.ask()
-        assert answer.text.split() == [str(number) for number in range(8)]
+        assert answer.text.split() == [str(number) for number in range(14)]
     assert COMMENT not in answer.body
 
 
@@ -108,8 +108,8 @@ async def test_a_tool_policy_that_thinks_is_silence_to_the_client_and_not_the_ve
         [dialect.wire.calls_stream([CALL])],
         streams=True,
         server={"heartbeat": 0.1},
-        patience=0.3,
-        plugins={"policy": policy(0.6)},
+        patience=0.7,
+        plugins={"policy": policy(1.5)},
         plugin_policy={},
     ) as opened:
         answer = await opened.ask(tools=TOOLS)

@@ -69,7 +69,7 @@ try:
     supervise(
         lambda: built(Path(sys.argv[1]).read_text(), plugins={"probe": Probe}),
         lambda gateway, address, models: print("listens on", address, "with", models, file=sys.stderr, flush=True),
-        start_limit=1,
+        start_limit=3,
     )
 except StartupError as error:
     print(*error.faults, sep="\\n", file=sys.stderr)

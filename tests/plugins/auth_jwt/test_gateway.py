@@ -185,9 +185,9 @@ async def test_tokens_of_an_issuer_with_a_key_set(key_server: Server, signers: S
 
 
 async def test_while_the_keys_are_not_there_tokens_get_503(
-    signers: Signers, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+    signers: Signers, free_port: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with gateway(f'jwks_url = "http://127.0.0.1:{unused_tcp_port}/keys"') as served:
+    async with gateway(f'jwks_url = "http://127.0.0.1:{free_port()}/keys"') as served:
         headers = {"Authorization": f"Bearer {signers['rsa'].token()}"}
         async with ClientSession() as http, http.get(served.url + "/whoami", headers=headers) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "10")

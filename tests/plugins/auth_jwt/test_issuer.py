@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -196,8 +196,8 @@ async def test_an_issuer_that_is_away_at_the_start_is_asked_again(
         assert await good(issuer, signers["rsa"].token())
 
 
-async def test_nobody_at_the_address_is_no_reason_not_to_start(signers: Signers, unused_tcp_port: int) -> None:
-    async with opened(f"http://127.0.0.1:{unused_tcp_port}/keys") as issuer:
+async def test_nobody_at_the_address_is_no_reason_not_to_start(signers: Signers, free_port: Callable[[], int]) -> None:
+    async with opened(f"http://127.0.0.1:{free_port()}/keys") as issuer:
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await good(issuer, signers["rsa"].token())

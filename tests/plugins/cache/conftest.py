@@ -212,12 +212,10 @@ def backend(request: pytest.FixtureRequest) -> tuple[str, str]:
 class OwnRedis:
     """A server that a test starts and stops; its address stays the same."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, port: int) -> None:
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = port
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> None:
@@ -241,13 +239,13 @@ class OwnRedis:
 
 
 @pytest.fixture
-def own_redis(redis_server: str) -> Iterator[OwnRedis]:
+def own_redis(redis_server: str, free_port: Callable[[], int]) -> Iterator[OwnRedis]:
     """A server that does not run yet."""
     import redis
 
     with redis.Redis.from_url(redis_server) as client:
         program = client.info("server")["executable"]
-    server = OwnRedis(program)
+    server = OwnRedis(program, free_port())
     yield server
     server.stop()
 

@@ -140,7 +140,7 @@ async def test_a_silent_redis_costs_one_timeout_a_second_and_is_told_once(
         for _ in range(200):
             assert await store.get(b"k") is None
             store.put(b"k", b"answer", 60)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "each by itself they would wait for twenty seconds"
     assert caplog.text.count("Redis is gone") == 1
     assert "no answers are cached" in caplog.text
 

@@ -109,7 +109,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     async def probe(self, target: Target) -> None:
         self.asked.append(target.key)
@@ -145,11 +145,12 @@ async def test_workers_that_share_a_book_check_each_deployment_once(tmp_path: Pa
         assert sorted(vendor.asked) == ["m#0", "m#1"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit(3)], ids=repr)
 async def test_a_vendors_plugin_that_fails_at_a_check_says_nothing_of_the_deployment(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     vendor, catalog, book = Counting(), Listed(), Book()
-    vendor.error = RuntimeError("a bug")
+    vendor.error = error
     thresholds = Thresholds(Rules(1, 1, 30, 60), 60)
     breaker = Breaker(book, thresholds)
     await Checks(catalog, {"fake": vendor}, breaker, book, thresholds).round(60)  # type: ignore[arg-type]

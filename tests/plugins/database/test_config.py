@@ -203,8 +203,8 @@ async def test_a_restored_backup_is_taken_as_it_is(one: Any, soon: Any) -> None:
 async def test_while_the_database_is_away_what_is_set_holds_and_changes_are_refused(
     own_postgres: Any, serving_at: Any, soon: Any
 ) -> None:
-    here = await serving_at(own_postgres.url("postgres"), timeout=0.5)
-    there = await serving_at(own_postgres.url("postgres"), timeout=0.5)
+    here = await serving_at(own_postgres.url("postgres"))
+    there = await serving_at(own_postgres.url("postgres"))
     kept = await here.directory.put_config("me", NAME, {"a": 1})
 
     async def is_known() -> bool:

@@ -46,7 +46,7 @@ BUSY = textwrap.dedent(
 @pytest.fixture
 async def node(serving_at: Any, tmp_path: Path) -> Any:
     """A gateway that serves, with little patience, and a table `thing` with one row."""
-    one = await serving_at(f"sqlite+aiosqlite:///{tmp_path}/a.db", timeout=1.0)
+    one = await serving_at(f"sqlite+aiosqlite:///{tmp_path}/a.db", timeout=3.0)
     async with one.database.writing() as connection:
         await connection.execute(text("CREATE TABLE thing (n INTEGER)"))
         await connection.execute(text("INSERT INTO thing VALUES (0)"))

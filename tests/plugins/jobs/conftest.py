@@ -178,7 +178,7 @@ def opening(database_url: str) -> OpenHouse:
         jobs: str = "",
         more: str = "",
         grace: float = 0.2,
-        lease: float = 1,
+        lease: float = 3,
         poll: float = 0.05,
         private: bool = True,
         stage: Stage | None = None,

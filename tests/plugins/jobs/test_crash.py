@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -80,10 +79,10 @@ async def submit(session: ClientSession, url: str, times: int, taken: list[str])
     await asyncio.gather(*(one() for _ in range(times)))
 
 
-async def test_jobs_survive_the_death_of_every_process_and_end_once(tmp_path: Path, database_url: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+async def test_jobs_survive_the_death_of_every_process_and_end_once(
+    tmp_path: Path, database_url: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
     settings, url = tmp_path / "settings.toml", f"http://127.0.0.1:{port}"
     settings.write_text(SETTINGS.format(port=port, url=database_url), "utf-8")
     gateway = built(settings.read_text("utf-8"))

@@ -107,7 +107,11 @@ async def test_what_was_answered_is_entered_once(database_url: str, tmp_path: Pa
     for _ in range(ROUNDS):
         async with process(settings) as (url, server), ClientSession(timeout=ClientTimeout(20)) as session:
             clients = [asyncio.create_task(ask(session, url, answered)) for _ in range(CLIENTS)]
-            await asyncio.sleep(draw.uniform(0.05, 0.4))
+            enough = len(answered) + 20
+            async with asyncio.timeout(20):
+                while len(answered) < enough:  # noqa: ASYNC110  # it is what the clients count
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(draw.uniform(0, 0.3))
             server.send_signal(signal.SIGKILL)
             await asyncio.gather(*clients)
     assert len(answered) > 50

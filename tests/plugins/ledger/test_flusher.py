@@ -45,9 +45,13 @@ class Fickle:
         self.is_away = False
         self.loses = 0
         self.transactions = 0
+        self.asked, self.moves = asyncio.Event(), asyncio.Event()
+        self.moves.set()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
+        self.asked.set()
+        await self.moves.wait()
         if self.is_away:
             raise Unavailable("away")
         async with self._database.writing() as connection:
@@ -143,6 +147,21 @@ async def test_a_flush_waits_for_what_ended_before_it_and_not_after(made: Made, 
         assert "req_000001" in books.told
         await flusher.flush()
         assert books.told == ["req_000001", "req_000002"]
+
+
+async def test_who_flushes_when_nobody_writes_any_more_is_told_so_and_does_not_wait(
+    made: Made, fickle: Fickle, a_row: MakeRow
+) -> None:
+    async with made() as (flusher, journal):
+        fickle.moves.clear()
+        flusher.enter(a_row(1))
+        flushing = asyncio.create_task(flusher.flush())
+        await fickle.asked.wait()
+    with pytest.raises(Unavailable, match="nothing is lost"):
+        await flushing
+    with pytest.raises(Unavailable, match="nothing is lost"):
+        await flusher.flush()
+    assert not journal.is_settled
 
 
 async def test_while_the_database_is_away_nothing_is_lost_and_the_log_tells_it_twice(

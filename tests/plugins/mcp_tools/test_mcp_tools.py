@@ -6,10 +6,9 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ from gatehook_plugins.mcp_tools.tool import named
 
 HERE = Path(__file__).parent
 REAL, OLD = str(HERE / "real_server.py"), str(HERE / "old_server.py")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Said(logging.Handler):
@@ -78,7 +71,7 @@ def real_server(port: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def real_url() -> Iterator[str]:
+def real_url(free_port: Callable[[], int]) -> Iterator[str]:
     """The address of such a server."""
     port = free_port()
     with real_server(port):
@@ -175,7 +168,9 @@ async def test_the_same_over_pipes_and_a_program_that_ends_is_begun_again(said: 
         assert await run(served, "s__say", text="back") == "back"
 
 
-async def test_a_server_that_goes_away_and_comes_back_has_its_tools_again(said: Said) -> None:
+async def test_a_server_that_goes_away_and_comes_back_has_its_tools_again(
+    said: Said, free_port: Callable[[], int]
+) -> None:
     port = free_port()
     settings = table(url=f"http://127.0.0.1:{port}/mcp", required=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -191,9 +186,9 @@ async def test_a_server_that_goes_away_and_comes_back_has_its_tools_again(said: 
 
 
 async def test_a_slow_call_is_told_as_such_and_does_not_lose_the_connection(real_url: str, said: Said) -> None:
-    async with serving(table(url=real_url, required=True, timeout=0.3)) as served:
+    async with serving(table(url=real_url, required=True, timeout=1.5)) as served:
         await said.until("tools")
-        assert await run(served, "s__wait") == "error: s: no answer within 0.3 s"
+        assert await run(served, "s__wait") == "error: s: no answer within 1.5 s"
         assert await run(served, "s__say", text="there") == "there"
     assert said.lines.empty()
 

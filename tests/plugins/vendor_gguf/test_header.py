@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import struct
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_tensors_take_what_the_library_says() -> None:
             assert (kind, numbers, size) == (kind, told, library.ggml_type_size(kind))
 
 
-@settings(max_examples=200, deadline=1000)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("h") / "m.gguf"
@@ -139,8 +140,10 @@ def test_no_header_hangs_or_fails_in_another_way(tmp_path_factory: pytest.TempPa
     pieces = st.lists(st.one_of(length, kind, st.binary(max_size=12)), max_size=12).map(b"".join)
     tensors = st.sampled_from([0, 1, 2**16]).map(lambda one: one.to_bytes(8, "little"))
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + data.draw(tensors) + data.draw(length) + data.draw(pieces))
+    begun = time.process_time()
     with contextlib.suppress(BadFile):
         assert read_header(path).architecture
+    assert time.process_time() - begun < 1
     path.unlink()
 
 

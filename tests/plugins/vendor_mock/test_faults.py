@@ -180,7 +180,7 @@ async def test_delays_come_before_the_first_and_between_the_others() -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(gaps) == 4
     assert gaps[0] >= 0.055
-    assert all(0.025 <= gap < 0.5 for gap in gaps[1:])
+    assert all(0.025 <= gap < 5 for gap in gaps[1:])
 
 
 async def test_a_plain_answer_waits_for_the_first_delay() -> None:

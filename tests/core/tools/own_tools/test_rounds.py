@@ -177,6 +177,7 @@ async def test_a_loop_that_never_ends_is_ended(kit: Any) -> None:
     [
         (GatewayError("the index is away"), "error: the index is away"),
         (ValueError("secret internals"), "error: search failed"),
+        (SystemExit(3), "error: search failed"),
         (TimeoutError(), "error: search took too long"),
         (asyncio.CancelledError(), "error: search was broken off"),
         ("x" * 5000, "x" * 1024 + "\n[cut: 1024 of 5000 bytes]"),
