@@ -161,11 +161,12 @@ class Gateway:
         def frozen(hook: str) -> tuple[Any, ...]:
             return tuple(one for _, one in collected[hook])
 
-        observers = Observers(frozen("register_observers"))
+        limiters, observers = frozen("register_limiters"), Observers(frozen("register_observers"))
         deadlines = Deadlines()
         concerns = Concerns(
             authenticators=frozen("register_authenticators"),
-            limiters=frozen("register_limiters"),
+            limiters=limiters,
+            admits=tuple((limiter.admit, limiter) for limiter in limiters),
             routers=frozen("register_routers"),
             tools=ToolPolicies(frozen("register_tool_policies")),
             own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,
@@ -179,7 +180,7 @@ class Gateway:
             write_timeout=self.settings.server.write_timeout,
             heartbeat=self.settings.server.heartbeat or math.inf,
         )
-        by_attempt = [limiter for limiter in concerns.limiters if isinstance(limiter, AttemptLimiter)]
+        by_attempt = [(one.admit_attempt, one) for one in limiters if isinstance(one, AttemptLimiter)]
         failover = Failover(
             self.settings.failover,
             self.vendors,

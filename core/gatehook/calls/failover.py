@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from gatehook.calls.attempts import Attempts, Stream
 from gatehook.calls.deadlines import Deadlines
-from gatehook.calls.stages import Permits
+from gatehook.calls.stages import Ask, Permits
 from gatehook.config.settings import FailoverSettings
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamTimeout
 from gatehook.model import Call, Completion, Target
-from gatehook.protocols import AttemptLimiter, Vendor
+from gatehook.protocols import Vendor
 
 __all__ = ["Failover"]
 
@@ -38,14 +38,14 @@ class Failover:
         vendors: Mapping[str, Vendor],
         deadlines: Deadlines,
         attempt_failed: Callable[[Call, Target, GatewayError], None],
-        limiters: Sequence[AttemptLimiter] = (),
+        admits: Sequence[Ask] = (),
         canonical: Callable[[str], str] = str,
     ) -> None:
-        """`canonical` gives the name of the model that answers for a name."""
+        """`admits` are the `admit_attempt` of limiters; `canonical` tells which model answers for a name."""
         self._settings = settings
         self._deadlines = deadlines
         self._attempts = Attempts(settings, vendors, deadlines)
-        self._limiters = tuple(limiters)
+        self._admits = tuple(admits)
         self._attempt_failed = attempt_failed
         self._canonical = canonical
 
@@ -78,12 +78,12 @@ class Failover:
         while True:
             tried = call.attempts
             try:
-                if self._limiters:
-                    await permits.admit_attempt(self._limiters, call, target)
+                if self._admits:
+                    await permits.admit_attempt(self._admits, call, target)
                 self._begin(call, target)
                 return await run(call, target)
             except GatewayError as error:
-                if self._limiters:
+                if self._admits:
                     await permits.attempt_failed(error)
                 self._tell(call, target, error, tried=call.attempts > tried)
                 course = course or Course(self._settings, call, targets, before, begun, clock)

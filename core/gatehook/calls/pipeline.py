@@ -138,8 +138,8 @@ class Pipeline:
         """Let the call in; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         authorize(call, concerns.catalog)
-        if concerns.limiters:
-            await permits.admit(concerns.limiters, call)
+        if concerns.admits:
+            await permits.admit(concerns.admits, call)
         if concerns.transforms:
             await concerns.transforms.request(call)
         if concerns.own_tools is not None:

@@ -30,12 +30,13 @@ from gatehook.errors import (
 )
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
-from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
+from gatehook.protocols import Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
 from gatehook.services import Catalog
 from gatehook.tools.own import OwnTools
 from gatehook.tools.policies import ToolPolicies
 
 __all__ = [
+    "Ask",
     "Concerns",
     "Observers",
     "Permits",
@@ -50,6 +51,11 @@ __all__ = [
 
 log = logging.getLogger("gatehook")
 
+Ask = tuple[Callable[..., Any], object]
+"""A limiter's `admit` or `admit_attempt`, and the limiter."""
+Settle = Callable[[Outcome], Awaitable[None] | None]
+"""A permit's `settle`."""
+
 _API_KEY = istr("X-API-Key")
 _JSON = "application/json"
 
@@ -60,6 +66,8 @@ class Concerns:
 
     authenticators: Sequence[Authenticator]
     limiters: Sequence[Limiter]
+    admits: Sequence[Ask]
+    """Their `admit`."""
     routers: Sequence[Router]
     tools: ToolPolicies
     own_tools: OwnTools | None
@@ -206,7 +214,8 @@ class Permits:
     def __init__(self, settlements: set[asyncio.Future[None]]) -> None:
         """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
         self._settlements = settlements
-        self._held: list[Permit] = []
+        self._held: list[Settle] = []
+        """Methods of permits: to look them up later, each on an object of another class, would take longer."""
         self._attempt: int | None = None
         """How many of them are not the attempt's alone; None before the first."""
 
@@ -215,22 +224,21 @@ class Permits:
         """Whether there is something to settle."""
         return bool(self._held)
 
-    async def admit(self, limiters: Sequence[Limiter], call: Call) -> None:
+    async def admit(self, asks: Sequence[Ask], call: Call) -> None:
         """Ask every limiter.
 
         Raises:
             RateLimited: one refused; what the others reserved is settled with the rest of the call.
         """
         held = self._held
-        for limiter in limiters:
-            permit: Any = limiter.admit(call)
+        for ask, limiter in asks:
+            permit = ask(call)
             if permit is not None:
-                if not hasattr(permit, "settle"):
-                    permit = await _waited(limiter, "admit", permit)
-                if permit is not None:
-                    held.append(permit)
+                settle = getattr(permit, "settle", None) or await _waited(limiter, "admit", permit)
+                if settle is not None:
+                    held.append(settle)
 
-    async def admit_attempt(self, limiters: Sequence[AttemptLimiter], call: Call, target: Target) -> None:
+    async def admit_attempt(self, asks: Sequence[Ask], call: Call, target: Target) -> None:
         """Ask every limiter that looks at deployments.
 
         Raises:
@@ -238,13 +246,12 @@ class Permits:
         """
         held = self._held
         self._attempt = len(held)
-        for limiter in limiters:
-            permit: Any = limiter.admit_attempt(call, target)
+        for ask, limiter in asks:
+            permit = ask(call, target)
             if permit is not None:
-                if not hasattr(permit, "settle"):
-                    permit = await _waited(limiter, "admit_attempt", permit)
-                if permit is not None:
-                    held.append(permit)
+                settle = getattr(permit, "settle", None) or await _waited(limiter, "admit_attempt", permit)
+                if settle is not None:
+                    held.append(settle)
 
     async def attempt_failed(self, error: GatewayError) -> None:
         """Settle what was reserved for this attempt only: another deployment may follow."""
@@ -267,44 +274,47 @@ class Permits:
         finally:
             await self._settle_all(self._held, outcome)
 
-    async def _settle_all(self, held: list[Permit], outcome: Outcome) -> None:
+    async def _settle_all(self, held: list[Settle], outcome: Outcome) -> None:
         """Settle and remove each, in reverse; to the end, even when the client's leaving cancels the caller."""
         while held:
-            permit = held.pop()
+            settle = held.pop()
             try:
-                waits = permit.settle(outcome)
+                waits = settle(outcome)
             except (Exception, SystemExit) as error:  # noqa: BLE001  # the others are settled all the same
-                _unsettled(permit, error)
+                _unsettled(settle, error)
                 continue
             if waits is not None:
-                settling = asyncio.ensure_future(self._settle_rest(permit, waits, held, outcome))
+                settling = asyncio.ensure_future(self._settle_rest(settle, waits, held, outcome))
                 self._settlements.add(settling)
                 settling.add_done_callback(self._settlements.discard)
                 await asyncio.shield(settling)
                 return
 
-    async def _settle_rest(self, permit: Permit, waits: Awaitable[None], held: list[Permit], outcome: Outcome) -> None:
+    async def _settle_rest(self, settle: Settle, waits: Awaitable[None], held: list[Settle], outcome: Outcome) -> None:
         """Wait for one that is being settled, then settle those before it."""
         try:
             await waits
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            _unsettled(permit, error)
+            _unsettled(settle, error)
         await self._settle_all(held, outcome)
 
 
-async def _waited(limiter: object, method: str, given: Awaitable[Permit | None] | Permit) -> Permit | None:
-    """The permit of a limiter that has to wait for it.
+async def _waited(limiter: object, method: str, given: Awaitable[Permit | None] | Permit) -> Settle | None:
+    """What settles the permit of a limiter that has to wait for it; None without one.
 
     Raises:
         WrongResultError: it is none.
     """
     permit = await given if isinstance(given, Awaitable) else given
-    if permit is not None and not hasattr(permit, "settle"):  # False, for one, was meant to refuse
+    if permit is None:
+        return None
+    if not hasattr(permit, "settle"):  # False, for one, was meant to refuse
         raise WrongResultError(limiter, method, permit, "a Permit or None")
-    return permit
+    return permit.settle
 
 
-def _unsettled(permit: Permit, error: BaseException) -> None:
+def _unsettled(settle: Settle, error: BaseException) -> None:
+    permit = getattr(settle, "__self__", settle)
     log.error("a permit of %s could not be settled", type(permit).__name__, exc_info=error)
 
 

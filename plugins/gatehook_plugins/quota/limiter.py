@@ -59,9 +59,10 @@ class QuotaLimiter:
             account = self._account(principal)
             if account is None:
                 return None
-        budgeted = account.is_budgeted
-        rates = self._rates(call, budgeted=budgeted)
-        size = estimate(call, rates.group)
+        budgeted, rates = account.is_budgeted, self._prices.of(call.model)
+        if budgeted and rates.unpriced:
+            self._check_priced(rates)
+        size = call.size or estimate(call, rates.group)
         most = rates.most(size)
         if not account.reserve(most):
             return self._asked(call, account, rates, size)
@@ -99,7 +100,8 @@ class QuotaLimiter:
         need = rates.need(estimate(call, rates.group))
 
         async def reserve(connection: AsyncConnection) -> None:
-            self._check_priced(rates, budgeted=caps.has_budget)
+            if caps.has_budget:
+                self._check_priced(rates)
             await self._service.reserve(connection, name, _recorded(call.principal.id), caps, need)
 
         return reserve
@@ -109,7 +111,9 @@ class QuotaLimiter:
         caps = self._caps(call.principal)
         if not caps:
             return None
-        rates = self._rates(call, budgeted=caps.has_budget)
+        rates = self._prices.of(call.model)
+        if caps.has_budget:
+            self._check_priced(rates)
         need = rates.need(estimate(call, rates.group))
         await self._service.cover(call.reservation, _recorded(call.principal.id), caps, need)
         permit = call.state[_STATE] = ReservedPermit(rates if caps.has_budget else None)
@@ -125,18 +129,13 @@ class QuotaLimiter:
         account.see(caps)
         return account
 
-    def _rates(self, call: Call, *, budgeted: bool) -> Rates:
-        """What the model costs.
+    def _check_priced(self, rates: Rates) -> None:
+        """See that it is known what a model costs, where money matters.
 
         Raises:
-            PermissionDenied: nobody knows, and money matters.
+            PermissionDenied: it is not.
         """
-        rates = self._prices.of(call.model)
-        self._check_priced(rates, budgeted=budgeted)
-        return rates
-
-    def _check_priced(self, rates: Rates, *, budgeted: bool) -> None:
-        if budgeted and rates.unpriced and not self._allow_unpriced:
+        if rates.unpriced and not self._allow_unpriced:
             raise _unpriced(rates.unpriced, Retry.NEVER)
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:

@@ -106,7 +106,8 @@ class RateLimiter:
 
     def _tokens(self, call: Call) -> int:
         """What the call is expected to use."""
-        return estimate(call, self._catalog.group(call.model)).tokens
+        size = call.size or estimate(call, self._catalog.group(call.model))
+        return size.prompt + size.completion
 
 
 class _Checkpoint:
