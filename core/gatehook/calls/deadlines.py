@@ -7,6 +7,7 @@ sets a number; one timer looks at all of them ten times a second while any are a
 import asyncio
 import math
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -17,7 +18,7 @@ _TICK = 0.1
 
 
 class Limit(NamedTuple):
-    """A limit that is set many times: so many seconds, not beyond the loop time `until`, then what `error` makes."""
+    """A limit that is set many times: so many seconds, not beyond `until` (time.monotonic), then what `error` makes."""
 
     seconds: float
     error: Callable[[], Exception]
@@ -28,36 +29,29 @@ class Deadlines:
     """The watches of one gateway."""
 
     def __init__(self) -> None:
-        self._watches: set[Watch] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+        self.watches: set[Watch] = set()
+        """Those inside their blocks, by which alone they are changed."""
+        self.loop: asyncio.AbstractEventLoop | None = None
         """The running loop; kept, because asking for it is a system call on some versions of Python."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
+        self.timer: asyncio.TimerHandle | None = None
+        """Looks at the watches, as long as there are any."""
 
     def watch(self) -> "Watch":
         """A watch over the current task."""
         return Watch(self)
 
-    def add(self, watch: "Watch") -> None:
-        """Begin to look at a watch."""
-        self._watches.add(watch)
-        if self._timer is None:
-            self._timer = self.loop.call_later(_TICK, self._look)
+    def begin(self) -> asyncio.AbstractEventLoop:
+        """Begin to look. Gives the running loop."""
+        self.loop = loop = asyncio.get_running_loop()
+        if self.timer is None:
+            self.timer = loop.call_later(_TICK, self._look, loop)
+        return loop
 
-    def remove(self, watch: "Watch") -> None:
-        """Look at it no more."""
-        self._watches.discard(watch)
-
-    def _look(self) -> None:
-        now = self.loop.time()
-        for watch in [one for one in self._watches if one.is_over(now)]:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = monotonic()
+        for watch in [one for one in self.watches if one.is_over(now)]:
             watch.expire()
-        self._timer = self.loop.call_later(_TICK, self._look) if self._watches else None
+        self.timer = loop.call_later(_TICK, self._look, loop) if self.watches else None
 
 
 class Watch:
@@ -81,16 +75,15 @@ class Watch:
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self._loop = deadlines.loop
 
     def now(self) -> float:
-        """The loop's time, in which deadlines are told."""
-        return self._loop.time()
+        """The time in which deadlines are told."""
+        return monotonic()
 
     def arm(self, seconds: float, error: Callable[[], Exception], until: float = math.inf) -> Self:
-        """From now `seconds`, but not beyond the loop time `until`; then raise what `error` makes."""
-        deadline = self._loop.time() + seconds
-        self.deadline = min(until, deadline)
+        """From now `seconds`, but not beyond `until`; then raise what `error` makes."""
+        deadline = monotonic() + seconds
+        self.deadline = deadline if deadline < until else until
         self._error = error
         self._limit = None
         return self
@@ -125,27 +118,31 @@ class Watch:
 
     def expire(self) -> None:
         """The time is over."""
-        self._deadlines.remove(self)
+        self._deadlines.watches.discard(self)
         if self._task is not None and not self._expired:
             self._expired = True
             self._task.cancel()
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task(self._loop)
+        deadlines = self._deadlines
+        loop = deadlines.loop
+        if loop is None or deadlines.timer is None:
+            loop = deadlines.begin()
+        self._task = task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101  # coroutines run in tasks here
         self._cancelling = task.cancelling()
         self._expired = False
-        self._deadlines.add(self)
+        deadlines.watches.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._deadlines.remove(self)
-        self.deadline, self._limit, self._beat = math.inf, None, None
+        self._deadlines.watches.discard(self)
+        self.deadline = math.inf
+        self._limit = self._beat = None
         task, self._task = self._task, None
-        if not self._expired or task is None:
-            return
-        ours = task.uncancel() <= self._cancelling
-        if ours and isinstance(error, asyncio.CancelledError) and self._error is not None:
-            raise self._error() from None
+        if self._expired and task is not None:
+            ours = task.uncancel() <= self._cancelling
+            if ours and isinstance(error, asyncio.CancelledError) and self._error is not None:
+                raise self._error() from None

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 from typing import TypeVar
 
 from gatehook.calls.attempts import Attempts, Stream
@@ -43,7 +44,6 @@ class Failover:
     ) -> None:
         """`admits` are the `admit_attempt` of limiters; `canonical` tells which model answers for a name."""
         self._settings = settings
-        self._deadlines = deadlines
         self._attempts = Attempts(settings, vendors, deadlines)
         self._admits = tuple(admits)
         self._attempt_failed = attempt_failed
@@ -72,8 +72,7 @@ class Failover:
         permits: Permits,
         run: Callable[[Call, Target], Awaitable[T]],
     ) -> T:
-        clock = self._deadlines.loop.time
-        begun, before, course = clock(), call.attempts, None
+        begun, before, course = monotonic(), call.attempts, None
         target = targets[0]
         while True:
             tried = call.attempts
@@ -86,7 +85,7 @@ class Failover:
                 if self._admits:
                     await permits.attempt_failed(error)
                 self._tell(call, target, error, tried=call.attempts > tried)
-                course = course or Course(self._settings, call, targets, before, begun, clock)
+                course = course or Course(self._settings, call, targets, before, begun, monotonic)
                 wait = course.after(error, tried=call.attempts > tried)
             if wait is None:
                 raise course.verdict

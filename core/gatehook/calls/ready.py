@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-__all__ = ["Ready", "ReadyStream", "header_lines", "suits"]
+__all__ = ["Ready", "ReadyStream", "header_lines", "sent", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
@@ -38,18 +38,18 @@ class _Prepared(web.StreamResponse):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"  # the base class's looks at state that is not made
 
-    def _sent(self, data: bytes) -> bool:
-        """Write; whether the client has left much unread, so that the writer is to be drained.
 
-        Raises:
-            ConnectionError: the client has left.
-        """
-        protocol = self._to.protocol
-        transport = protocol.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has left")
-        transport.write(data)
-        return protocol.writing_paused
+def sent(connection: web.RequestHandler, data: bytes) -> bool:
+    """Write to a client; whether it has left much unread, so that the writer is to be drained.
+
+    Raises:
+        ConnectionError: the client has left.
+    """
+    transport = connection.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has left")
+    transport.write(data)
+    return connection.writing_paused
 
 
 class Ready(_Prepared):
@@ -64,10 +64,11 @@ class Ready(_Prepared):
             body: small enough to be written at once.
         """
         self._to = request
-        self._bytes = (
+        self.data = (
             f"HTTP/1.1 200 OK\r\n{lines}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode() + body
+        """All of it."""
 
     @property
     def keep_alive(self) -> bool:
@@ -80,7 +81,7 @@ class Ready(_Prepared):
         Raises:
             ConnectionError: the client has left.
         """
-        if self._sent(self._bytes):
+        if sent(self._to.protocol, self.data):
             await self._to.writer.drain()
 
 
@@ -120,7 +121,7 @@ class ReadyStream(_Prepared):
         if self._head:
             piece, self._head = self._head + piece, b""
             self._to.writer.output_size += len(piece)  # for whoever asks whether an answer was begun
-        if piece and self._sent(piece):
+        if piece and sent(self._to.protocol, piece):
             await self._to.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -134,7 +135,7 @@ class ReadyStream(_Prepared):
         self._has_ended = True
         piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         head, self._head = self._head, b""
-        if self._sent(head + piece):
+        if sent(self._to.protocol, head + piece):
             await self._to.writer.drain()
 
 

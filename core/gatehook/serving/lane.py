@@ -15,7 +15,9 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
+from yarl import URL
 
+from gatehook.calls.ready import Ready, sent
 from gatehook.protocols import Endpoint
 from gatehook.serving.heads import LONGEST, Head, read_head
 
@@ -75,18 +77,24 @@ class LaneRequest(web.Request):
     _payload = EMPTY_PAYLOAD
     _client_max_size = 1 << 20
     _client_max_fields = 1000
+    _writer: AbstractStreamWriter | None = None
 
-    def __init__(self, head: Head, body: bytes, protocol: web.RequestHandler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, head: Head, body: bytes, protocol: "LaneConnection", loop: asyncio.AbstractEventLoop) -> None:
         # The base class's own would take longer than reading the head did.
-        self._message = message = head.message
+        self._message = head.message
         self._headers = head.headers
-        self._method = message.method
-        self._rel_url = message.url
         self._protocol = protocol
         self._loop = loop
         self._read_bytes = body
         self._cache = {}
-        self._writer: AbstractStreamWriter | None = None
+
+    @property
+    def _method(self) -> str:  # type: ignore[override]
+        return self._message.method
+
+    @property
+    def _rel_url(self) -> URL:  # type: ignore[override]
+        return self._message.url
 
     @property
     def keep_alive(self) -> bool:
@@ -96,8 +104,7 @@ class LaneRequest(web.Request):
     @property
     def remote(self) -> str | None:
         """The client's address; None if its socket has none."""
-        peer = self._protocol.peername
-        return str(peer[0]) if isinstance(peer, (list, tuple)) else None if peer is None else str(peer)
+        return self._protocol.remote
 
     @property
     def _state(self) -> dict[Any, Any]:  # type: ignore[override]
@@ -132,7 +139,7 @@ class LaneRequest(web.Request):
 class LaneConnection(web.RequestHandler):
     """aiohttp's connection, with the short way beside it. Without a `lane` it is as aiohttp made it."""
 
-    __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer")
+    __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer", "remote")
 
     def __init__(self, lane: Lane | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -148,6 +155,14 @@ class LaneConnection(web.RequestHandler):
         self._holds_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
+        self.remote: str | None = None
+        """The client's address; None if its socket has none."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        super().connection_made(transport)
+        peer = self.peername
+        self.remote = str(peer[0]) if isinstance(peer, (list, tuple)) else None if peer is None else str(peer)
 
     @property
     def busy(self) -> bool:
@@ -156,7 +171,19 @@ class LaneConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
-        if self._lane is None or self._theirs < 0 or not data:  # nothing: aiohttp wakes its parser so
+        head, lane, endpoint = self._known, self._lane, self._endpoint
+        if (  # what nearly always comes: one request, like the one that was answered before it
+            head is not None
+            and lane is not None
+            and endpoint is not None
+            and len(data) == head.size
+            and data.startswith(head.text)
+            and not (self._theirs or self._held or self._running or self._current_request or self._messages)
+            and not (self._close or self._force_close)
+            and lane.is_open
+        ):
+            self._begin(lane, endpoint, head, data[len(head.text) :])
+        elif lane is None or self._theirs < 0 or not data:  # nothing: aiohttp wakes its parser so
             super().data_received(data)
         elif not (self._close or self._force_close):
             self._take(self._held + data if self._held else data)
@@ -255,10 +282,15 @@ class LaneConnection(web.RequestHandler):
         stays = False
         try:
             response = await lane.serve(endpoint, request, body)
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write_eof()
-            stays = bool(response.keep_alive)
+            if type(response) is Ready:
+                if sent(self, response.data):
+                    await request.writer.drain()
+                stays = True
+            else:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write_eof()
+                stays = bool(response.keep_alive)
         except ConnectionError:
             log.debug("a client left before its answer's end")
         except Exception as error:  # noqa: BLE001  # a fault of ours; the connection ends with it

@@ -29,7 +29,7 @@ async def forever() -> None:
 async def settled(deadlines: Deadlines) -> bool:
     """Whether nothing is looked at any more, and no timer runs, a moment after the last block was left."""
     for _ in range(200):
-        if deadlines._timer is None and not deadlines._watches:
+        if deadlines.timer is None and not deadlines.watches:
             return True
         await asyncio.sleep(TICK / 4)
     return False
@@ -248,7 +248,7 @@ async def test_many_watches_expire_each_in_its_own_task() -> None:
 
 async def test_there_is_one_timer_for_all_and_none_when_idle() -> None:
     deadlines = Deadlines()
-    assert deadlines._timer is None
+    assert deadlines.timer is None
 
     async def work() -> None:
         with deadlines.watch().arm(10, late()):
@@ -256,14 +256,14 @@ async def test_there_is_one_timer_for_all_and_none_when_idle() -> None:
 
     tasks = [asyncio.create_task(work()) for _ in range(50)]
     await asyncio.sleep(0)
-    timer = deadlines._timer
+    timer = deadlines.timer
     assert timer is not None
     scheduled = asyncio.get_running_loop()._scheduled
     assert sum(handle._callback == deadlines._look for handle in scheduled) == 1
     await asyncio.gather(*tasks)
     assert await settled(deadlines)
     with deadlines.watch().arm(10, late()):
-        assert deadlines._timer is not None
+        assert deadlines.timer is not None
     assert await settled(deadlines)
 
 
