@@ -97,9 +97,9 @@ class Failover:
         """This attempt counts, and if it answers, the answer bears this name."""
         call.attempts += 1
         call.target = target
+        name, asked = target.name, call.model
         # A fallback answers under its own name; by an alias, or a wildcard, it is still the model that was asked for.
-        known = target.name == call.model or target.name == self._canonical(call.model)
-        call.served = call.model if known else target.name
+        call.served = asked if name == asked or name == self._canonical(asked) else name
 
     def _tell(self, call: Call, target: Target, error: GatewayError, *, tried: bool) -> None:
         """Tell of an attempt that failed, or was not even made."""

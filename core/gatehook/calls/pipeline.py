@@ -73,13 +73,20 @@ class Pipeline:
                 call.principal = await authenticate(concerns.authenticators, request)
                 check_type(request)
                 text = await read_body(request, concerns) if body is None else body
-                repeated = concerns.answers.repeats.recall(endpoint, call, text)
+                repeated = not concerns.passes_on and concerns.answers.repeats.recall(endpoint, call, text)
                 if not repeated:
                     check_body(text, concerns)
                     endpoint.surface.parse(call, request, text)
             if call.deferred:
                 return delivery.accepted(await self._submitted(call))
-            key, entry = await self._admitted(call, permits)
+            authorize(call, concerns.catalog)
+            if concerns.admits:
+                await permits.admit(concerns.admits, call)
+            if concerns.passes_on and not call.stream:
+                completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
+                record.spent(completion)
+                return await delivery.answer(completion)
+            key, entry = await self._looked_up(call)
             if entry is not None:
                 if not (repeated or concerns.transforms):
                     concerns.answers.repeats.remember(endpoint, call, text)
@@ -113,7 +120,9 @@ class Pipeline:
         permits, record = Permits(self.settlements), Record(call)
         try:
             self.concerns.observers.started(call)
-            key, entry = await self._admitted(call, permits)
+            authorize(call, self.concerns.catalog)
+            await permits.admit(self.concerns.admits, call)
+            key, entry = await self._looked_up(call)
             if entry is not None and entry.completion is not None:
                 record.cached()
                 return entry.completion
@@ -134,12 +143,11 @@ class Pipeline:
         finally:
             await self._ended(call, permits, record)
 
-    async def _admitted(self, call: Call, permits: Permits) -> tuple[Lookup | None, Entry | None]:
-        """Let the call in; gives under what its answer may be stored, and the answer if one is."""
+    async def _looked_up(self, call: Call) -> tuple[Lookup | None, Entry | None]:
+        """Change the request as plugins want it; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
-        authorize(call, concerns.catalog)
-        if concerns.admits:
-            await permits.admit(concerns.admits, call)
+        if concerns.passes_on:
+            return None, None
         if concerns.transforms:
             await concerns.transforms.request(call)
         if concerns.own_tools is not None:

@@ -6,7 +6,7 @@ Each returns at once when no plugin has signed up for it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -82,6 +82,12 @@ class Concerns:
     write_timeout: float
     heartbeat: float
     """Of silence in a stream; infinite for none."""
+    passes_on: bool = field(init=False)
+    """Whether no plugin changes requests and answers, judges or keeps them: most calls only pass through."""
+
+    def __post_init__(self) -> None:
+        looked_into = self.transforms or self.own_tools is not None or self.tools.policies or self.answers.caches
+        object.__setattr__(self, "passes_on", not looked_into)
 
 
 async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
