@@ -6,6 +6,7 @@ sets a number; one timer looks at all of them ten times a second while any are a
 
 import asyncio
 import math
+from asyncio import current_task
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
@@ -128,10 +129,8 @@ class Watch:
         loop = deadlines.loop
         if loop is None or deadlines.timer is None:
             loop = deadlines.begin()
-        self._task = task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101  # coroutines run in tasks here
-        self._cancelling = task.cancelling()
-        self._expired = False
+        self._task = task = current_task(loop)
+        self._cancelling = task.cancelling()  # type: ignore[union-attr]  # coroutines run in tasks here
         deadlines.watches.add(self)
         return self
 
@@ -143,6 +142,7 @@ class Watch:
         self._limit = self._beat = None
         task, self._task = self._task, None
         if self._expired and task is not None:
+            self._expired = False
             ours = task.uncancel() <= self._cancelling
             if ours and isinstance(error, asyncio.CancelledError) and self._error is not None:
                 raise self._error() from None

@@ -93,11 +93,10 @@ class Record:
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        usage = self._of_round()
-        cost = self._cost(usage)
         if self._earlier is not None:
-            usage, cost = self._in_all()
-        return self._outcome(usage, cost)
+            return self._outcome(*self._in_all())
+        usage = self._of_round()
+        return self._outcome(usage, self._cost(usage))
 
     def outcome_of_round(self, *, over: bool = False) -> Outcome:
         """How the last round alone ended; `over`: well, and there will be another."""
@@ -106,15 +105,15 @@ class Record:
         return structs.replace(outcome, status="complete", http_status=200) if over else outcome
 
     def _outcome(self, usage: Usage | None, cost: Cost | None) -> Outcome:
-        call = self._call
+        begun, first = self._call.started, self._call.first_token
         return Outcome(
-            status=self._status,
-            http_status=self._http_status,
-            usage=usage,
-            cost=cost,
-            code=self._code,
-            duration=time.monotonic() - call.started,
-            first_token=None if call.first_token is None else call.first_token - call.started,
+            self._status,
+            self._http_status,
+            usage,
+            self._code,
+            time.monotonic() - begun,
+            None if first is None else first - begun,
+            cost,
         )
 
     def _of_round(self) -> Usage | None:
@@ -123,10 +122,10 @@ class Record:
         return usage if usage is None or usage.is_credible else usage.as_far_as_credible()
 
     def _cost(self, usage: Usage | None) -> Cost | None:
-        pricing = None if self._call.target is None else self._call.target.pricing
-        if usage is None or pricing is None:
+        target = self._call.target
+        if usage is None or target is None or target.pricing is None:
             return None
-        cost = usage.cost(pricing)
+        cost = usage.cost(target.pricing)
         if cost.input > _MOST_PAID or cost.output > _MOST_PAID:  # hardly ever
             return Cost(min(cost.input, _MOST_PAID), min(cost.output, _MOST_PAID))
         return cost

@@ -158,6 +158,21 @@ class Upstream:
             return data
         return await self._all()
 
+    def at_once(self) -> bytes | None:
+        """The whole body and the end of this answer, without a context, if it has all arrived; else None: `read` it.
+
+        Raises:
+            UpstreamError: as `read`.
+        """
+        line = self._line
+        if not line.whole:
+            return None
+        data, self._line = line.take(), _NOTHING
+        line.release()
+        if len(data) > self._limit:
+            raise self._too_large()
+        return data
+
     async def _all(self) -> bytes:
         parts: list[bytes] = []
         size = 0
