@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from gatehook.accounts import Usage
@@ -123,11 +124,7 @@ class Attempts:
             GatewayError: there is none, or none within the deployment's `timeout`.
         """
         vendor, attempt = self._prepared(call, target)
-
-        def late() -> GatewayError:
-            return UpstreamTimeout(f"{target.vendor}: no answer within {target.timeout:g} s")
-
-        with self._deadlines.watch().arm(target.timeout, late):
+        with self._deadlines.watch().arm(target.timeout, partial(_late, target)):
             try:
                 completion = await vendor.complete(attempt)
                 if not isinstance(completion, Completion):
@@ -136,7 +133,7 @@ class Attempts:
                 raise
             except (Exception, SystemExit) as error:
                 raise _plugin_failed(attempt, error) from error
-        call.dropped = tuple(attempt.dropped)
+        call.dropped = tuple(attempt.dropped) if attempt.dropped else ()
         return completion
 
     async def stream(self, call: Call, target: Target) -> Stream:
@@ -190,6 +187,10 @@ class Attempts:
         if attempt.defaults:
             attempt.sifted = {**attempt.payload, **attempt.defaults}
         return vendor, attempt
+
+
+def _late(target: Target) -> GatewayError:
+    return UpstreamTimeout(f"{target.vendor}: no answer within {target.timeout:g} s")
 
 
 def _plugin_failed(attempt: Attempt, error: BaseException) -> UpstreamError:

@@ -79,7 +79,11 @@ class Failover:
             try:
                 if self._admits:
                     await permits.admit_attempt(self._admits, call, target)
-                self._begin(call, target)
+                call.attempts += 1
+                call.target = target
+                name, asked = target.name, call.model
+                # A fallback answers under its own name; by an alias, or a wildcard, it is still the model asked for.
+                call.served = asked if name == asked or name == self._canonical(asked) else name
                 return await run(call, target)
             except GatewayError as error:
                 if self._admits:
@@ -92,14 +96,6 @@ class Failover:
             if wait:
                 await asyncio.sleep(wait)
             target = course.target
-
-    def _begin(self, call: Call, target: Target) -> None:
-        """This attempt counts, and if it answers, the answer bears this name."""
-        call.attempts += 1
-        call.target = target
-        name, asked = target.name, call.model
-        # A fallback answers under its own name; by an alias, or a wildcard, it is still the model that was asked for.
-        call.served = asked if name == asked or name == self._canonical(asked) else name
 
     def _tell(self, call: Call, target: Target, error: GatewayError, *, tried: bool) -> None:
         """Tell of an attempt that failed, or was not even made."""

@@ -73,10 +73,7 @@ class Pipeline:
                 call.principal = await authenticate(concerns.authenticators, request)
                 check_type(request)
                 text = await read_body(request, concerns) if body is None else body
-                repeated = not concerns.passes_on and concerns.answers.repeats.recall(endpoint, call, text)
-                if not repeated:
-                    check_body(text, concerns)
-                    endpoint.surface.parse(call, request, text)
+                repeated = self._read(endpoint, call, request, text)
             if call.deferred:
                 return delivery.accepted(await self._submitted(call))
             authorize(call, concerns.catalog)
@@ -143,8 +140,17 @@ class Pipeline:
         finally:
             await self._ended(call, permits, record)
 
+    def _read(self, endpoint: Endpoint, call: Call, request: web.Request, body: bytes) -> bool:
+        """Read what is asked; whether that is known, as the same was answered from a cache lately."""
+        concerns = self.concerns
+        if not concerns.passes_on and concerns.answers.repeats.recall(endpoint, call, body):
+            return True
+        check_body(body, concerns)
+        endpoint.surface.parse(call, request, body)
+        return False
+
     async def _looked_up(self, call: Call) -> tuple[Lookup | None, Entry | None]:
-        """Change the request as plugins want it; gives under what its answer may be stored, and the answer if one is."""
+        """Let plugins change the request; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         if concerns.passes_on:
             return None, None

@@ -79,6 +79,8 @@ class LaneRequest(web.Request):
     _client_max_fields = 1000
     _writer: AbstractStreamWriter | None = None
 
+    _protocol: "LaneConnection"
+
     def __init__(self, head: Head, body: bytes, protocol: "LaneConnection", loop: asyncio.AbstractEventLoop) -> None:
         # The base class's own would take longer than reading the head did.
         self._message = head.message
