@@ -78,8 +78,8 @@ class Failover:
         while True:
             tried = call.attempts
             try:
-                if self._admits:
-                    await permits.admit_attempt(self._admits, call, target)
+                if self._admits and (waits := permits.admit_attempt(self._admits, call, target)) is not None:
+                    await waits
                 self._begin(call, target)
                 return await run(call, target)
             except GatewayError as error:

@@ -138,8 +138,8 @@ class Pipeline:
         """Let the call in; gives under what its answer may be stored, and the answer if one is."""
         concerns = self.concerns
         authorize(call, concerns.catalog)
-        if concerns.admits:
-            await permits.admit(concerns.admits, call)
+        if concerns.admits and (waits := permits.admit(concerns.admits, call)) is not None:
+            await waits
         if concerns.transforms:
             await concerns.transforms.request(call)
         if concerns.own_tools is not None:
@@ -228,8 +228,10 @@ class Pipeline:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
-            if permits.are_held:
-                await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
+            if permits.held:
+                last_round = record.outcome_of_round() if call.tool_rounds or call.rounds else None
+                if (waits := permits.settle(outcome, last_round)) is not None:
+                    await waits
         finally:
             self.concerns.observers.finished(call, outcome)
 
