@@ -229,8 +229,9 @@ class Pipeline:
         outcome = record.outcome()
         try:
             if permits.held:
-                last_round = record.outcome_of_round() if call.tool_rounds or call.rounds else None
-                if (waits := permits.settle(outcome, last_round)) is not None:
+                if call.tool_rounds or call.rounds:
+                    await permits.settle_rounds(outcome, record.outcome_of_round())
+                elif (waits := permits.settle(outcome)) is not None:
                     await waits
         finally:
             self.concerns.observers.finished(call, outcome)

@@ -275,32 +275,31 @@ class Permits:
         held, self.held[self._attempt :] = self.held[self._attempt :], []
         if held:
             outcome = Outcome("failed", error.status, code=error.code or error.type)
-            if (waits := self._settle_all(held, outcome)) is not None:
+            if (waits := self.settle(outcome, held)) is not None:
                 await waits
 
     async def round_over(self, outcome: Outcome) -> None:
         """Settle what was reserved for this attempt only: it has answered, and the vendor is called once more."""
         if self._attempt is not None:
             held, self.held[self._attempt :] = self.held[self._attempt :], []
-            if (waits := self._settle_all(held, outcome)) is not None:
+            if (waits := self.settle(outcome, held)) is not None:
                 await waits
 
-    def settle(self, outcome: Outcome, last_round: Outcome | None = None) -> Awaitable[None] | None:
-        """Settle every permit that is left; where there were several rounds, the last attempt's with the last round.
-
-        Gives what is to be waited for, if one of them waits.
-        """
-        return self._settle_all(self.held, outcome) if last_round is None else self._settle_rounds(outcome, last_round)
-
-    async def _settle_rounds(self, outcome: Outcome, last_round: Outcome) -> None:
+    async def settle_rounds(self, outcome: Outcome, last_round: Outcome) -> None:
+        """Settle every permit that is left, the last attempt's with the last of several rounds."""
         try:
             await self.round_over(last_round)
         finally:
-            if (waits := self._settle_all(self.held, outcome)) is not None:
+            if (waits := self.settle(outcome)) is not None:
                 await waits
 
-    def _settle_all(self, held: list[Settle], outcome: Outcome) -> Awaitable[None] | None:
-        """Settle and remove each, in reverse; to the end, even when the client's leaving cancels who waits for it."""
+    def settle(self, outcome: Outcome, held: list[Settle] | None = None) -> Awaitable[None] | None:
+        """Settle every permit that is left, or these, in reverse. Gives what is to be waited for, if one of them waits.
+
+        That goes on to the end, even when the client's leaving cancels who waits for it.
+        """
+        if held is None:
+            held = self.held
         while held:
             settle = held.pop()
             try:
@@ -321,7 +320,7 @@ class Permits:
             await waits
         except (Exception, SystemExit) as error:  # noqa: BLE001
             _unsettled(settle, error)
-        if (rest := self._settle_all(held, outcome)) is not None:
+        if (rest := self.settle(outcome, held)) is not None:
             await rest
 
 
