@@ -77,8 +77,8 @@ class Failover:
         while True:
             tried = call.attempts
             try:
-                if self._admits:
-                    await permits.admit_attempt(self._admits, call, target)
+                if self._admits and (waits := permits.admit_attempt(self._admits, call, target)) is not None:
+                    await waits
                 call.attempts += 1
                 call.target = target
                 name, asked = target.name, call.model

@@ -77,8 +77,8 @@ class Pipeline:
             if call.deferred:
                 return delivery.accepted(await self._submitted(call))
             authorize(call, concerns.catalog)
-            if concerns.admits:
-                await permits.admit(concerns.admits, call)
+            if (waits := permits.admit(concerns.admits, call)) is not None:
+                await waits
             if concerns.passes_on and not call.stream:
                 completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
                 record.spent(completion)
@@ -118,7 +118,8 @@ class Pipeline:
         try:
             self.concerns.observers.started(call)
             authorize(call, self.concerns.catalog)
-            await permits.admit(self.concerns.admits, call)
+            if (waits := permits.admit(self.concerns.admits, call)) is not None:
+                await waits
             key, entry = await self._looked_up(call)
             if entry is not None and entry.completion is not None:
                 record.cached()
@@ -242,8 +243,11 @@ class Pipeline:
         """Settle, and tell everybody who watches."""
         outcome = record.outcome()
         try:
-            if permits.are_held:
-                await permits.settle(outcome, record.outcome_of_round() if call.tool_rounds or call.rounds else None)
+            if permits.held:
+                if call.tool_rounds or call.rounds:
+                    await permits.settle_rounds(outcome, record.outcome_of_round())
+                elif (waits := permits.settle(outcome)) is not None:
+                    await waits
         finally:
             self.concerns.observers.finished(call, outcome)
 

@@ -5,7 +5,7 @@ Each returns at once when no plugin has signed up for it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,73 +215,97 @@ async def admit_round(limiters: Sequence[Limiter], call: Call) -> None:
 class Permits:
     """What the limiters reserved for one call, and for the attempt it is in."""
 
-    __slots__ = ("_attempt", "_held", "_settlements")
+    __slots__ = ("_attempt", "_settlements", "held")
 
     def __init__(self, settlements: set[asyncio.Future[None]]) -> None:
         """`settlements` is where to keep what is still going on, so that a shutdown can wait for it."""
         self._settlements = settlements
-        self._held: list[Settle] = []
-        """Methods of permits: to look them up later, each on an object of another class, would take longer."""
+        self.held: list[Settle] = []
+        """What there is to settle: methods of permits.
+
+        To look them up later, each on an object of another class, would take longer.
+        """
         self._attempt: int | None = None
         """How many of them are not the attempt's alone; None before the first."""
 
-    @property
-    def are_held(self) -> bool:
-        """Whether there is something to settle."""
-        return bool(self._held)
-
-    async def admit(self, asks: Sequence[Ask], call: Call) -> None:
-        """Ask every limiter.
+    def admit(self, asks: Sequence[Ask], call: Call) -> Awaitable[None] | None:
+        """Ask every limiter. Gives what is to be waited for, if one of them waits.
 
         Raises:
             RateLimited: one refused; what the others reserved is settled with the rest of the call.
         """
-        held = self._held
-        for ask, limiter in asks:
+        held, left = self.held, iter(asks)
+        for ask, limiter in left:
             permit = ask(call)
             if permit is not None:
-                settle = getattr(permit, "settle", None) or await _waited(limiter, "admit", permit)
-                if settle is not None:
-                    held.append(settle)
+                settle = getattr(permit, "settle", None)
+                if settle is None:
+                    return self._admit_rest("admit", limiter, permit, left, call)
+                held.append(settle)
+        return None
 
-    async def admit_attempt(self, asks: Sequence[Ask], call: Call, target: Target) -> None:
-        """Ask every limiter that looks at deployments.
+    def admit_attempt(self, asks: Sequence[Ask], call: Call, target: Target) -> Awaitable[None] | None:
+        """Ask every limiter that looks at deployments; as `admit`.
 
         Raises:
             RateLimited: one refused; `attempt_failed` is still owed.
         """
-        held = self._held
+        held, left = self.held, iter(asks)
         self._attempt = len(held)
-        for ask, limiter in asks:
+        for ask, limiter in left:
             permit = ask(call, target)
             if permit is not None:
-                settle = getattr(permit, "settle", None) or await _waited(limiter, "admit_attempt", permit)
-                if settle is not None:
-                    held.append(settle)
+                settle = getattr(permit, "settle", None)
+                if settle is None:
+                    return self._admit_rest("admit_attempt", limiter, permit, left, call, target)
+                held.append(settle)
+        return None
+
+    async def _admit_rest(
+        self, method: str, limiter: object, given: Any, left: Iterator[Ask], *arguments: object
+    ) -> None:
+        """Wait for what one limiter has given, then ask those after it."""
+        await self._hold(limiter, method, given)
+        for ask, limiter in left:
+            permit = ask(*arguments)
+            if permit is not None:
+                await self._hold(limiter, method, permit)
+
+    async def _hold(self, limiter: object, method: str, given: Any) -> None:
+        settle = getattr(given, "settle", None) or await _waited(limiter, method, given)
+        if settle is not None:
+            self.held.append(settle)
 
     async def attempt_failed(self, error: GatewayError) -> None:
         """Settle what was reserved for this attempt only: another deployment may follow."""
-        held, self._held[self._attempt :] = self._held[self._attempt :], []
+        held, self.held[self._attempt :] = self.held[self._attempt :], []
         if held:
-            await self._settle_all(held, Outcome("failed", error.status, code=error.code or error.type))
+            outcome = Outcome("failed", error.status, code=error.code or error.type)
+            if (waits := self.settle(outcome, held)) is not None:
+                await waits
 
     async def round_over(self, outcome: Outcome) -> None:
         """Settle what was reserved for this attempt only: it has answered, and the vendor is called once more."""
         if self._attempt is not None:
-            held, self._held[self._attempt :] = self._held[self._attempt :], []
-            if held:
-                await self._settle_all(held, outcome)
+            held, self.held[self._attempt :] = self.held[self._attempt :], []
+            if (waits := self.settle(outcome, held)) is not None:
+                await waits
 
-    async def settle(self, outcome: Outcome, last_round: Outcome | None = None) -> None:
-        """Settle every permit that is left; where there were several rounds, the last attempt's with the last round."""
+    async def settle_rounds(self, outcome: Outcome, last_round: Outcome) -> None:
+        """Settle every permit that is left, the last attempt's with the last of several rounds."""
         try:
-            if last_round is not None:
-                await self.round_over(last_round)
+            await self.round_over(last_round)
         finally:
-            await self._settle_all(self._held, outcome)
+            if (waits := self.settle(outcome)) is not None:
+                await waits
 
-    async def _settle_all(self, held: list[Settle], outcome: Outcome) -> None:
-        """Settle and remove each, in reverse; to the end, even when the client's leaving cancels the caller."""
+    def settle(self, outcome: Outcome, held: list[Settle] | None = None) -> Awaitable[None] | None:
+        """Settle every permit that is left, or these, in reverse. Gives what is to be waited for, if one of them waits.
+
+        That goes on to the end, even when the client's leaving cancels who waits for it.
+        """
+        if held is None:
+            held = self.held
         while held:
             settle = held.pop()
             try:
@@ -293,8 +317,8 @@ class Permits:
                 settling = asyncio.ensure_future(self._settle_rest(settle, waits, held, outcome))
                 self._settlements.add(settling)
                 settling.add_done_callback(self._settlements.discard)
-                await asyncio.shield(settling)
-                return
+                return asyncio.shield(settling)
+        return None
 
     async def _settle_rest(self, settle: Settle, waits: Awaitable[None], held: list[Settle], outcome: Outcome) -> None:
         """Wait for one that is being settled, then settle those before it."""
@@ -302,7 +326,8 @@ class Permits:
             await waits
         except (Exception, SystemExit) as error:  # noqa: BLE001
             _unsettled(settle, error)
-        await self._settle_all(held, outcome)
+        if (rest := self.settle(outcome, held)) is not None:
+            await rest
 
 
 async def _waited(limiter: object, method: str, given: Awaitable[Permit | None] | Permit) -> Settle | None:

@@ -29,25 +29,26 @@ class Holders:
             Unavailable: the database is away, and has been for too long.
         """
         found = self._directory.recall(credential.token)
-        return self._found(credential.token) if found is None else self._holder(*found)
+        if found is None:
+            return self._found(credential.token)
+        user, key = found
+        known = self._known.get(key.id)
+        if known is None or known.key is not key or known.user is not user:
+            known = self._admitted(user, key)
+        if key.expires is not None:
+            _check_expiry(key.expires)
+        return known
 
     async def _found(self, token: str) -> Principal | None:
         """Whose key this is, asked of whoever knows."""
         found = await self._directory.find(token)
-        return None if found is None else self._holder(*found)
-
-    def _holder(self, user: User, key: Key) -> Principal:
-        """The principal.
-
-        Raises:
-            AuthenticationFailed: it may not be used.
-        """
-        known = self._known.get(key.id)
-        if known is None or known.key is not key or known.user is not user:
-            known = self._admitted(user, key)
-        if key.expires is not None and key.expires <= time.time() * 1000:
-            raise AuthenticationFailed("this API key has expired", code="key_expired")
-        return known
+        if found is None:
+            return None
+        user, key = found
+        principal = self._admitted(user, key)
+        if key.expires is not None:
+            _check_expiry(key.expires)
+        return principal
 
     def _admitted(self, user: User, key: Key) -> Principal:
         """The principal, kept for the next time.
@@ -63,6 +64,16 @@ class Holders:
             self._known.clear()
         principal = self._known[key.id] = _principal(user, key)
         return principal
+
+
+def _check_expiry(expires: int) -> None:
+    """See that a key may be used still.
+
+    Raises:
+        AuthenticationFailed: it may not.
+    """
+    if expires <= time.time() * 1000:
+        raise AuthenticationFailed("this API key has expired", code="key_expired")
 
 
 def _principal(user: User, key: Key) -> Principal:

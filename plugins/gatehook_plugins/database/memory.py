@@ -34,34 +34,35 @@ _ABSENT: Final[Any] = object()
 class Lru(Generic[K, V]):
     """So many entries; whichever was not looked at for longest goes first."""
 
-    __slots__ = ("_entries", "_most")
+    __slots__ = ("_most", "entries")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._entries: OrderedDict[K, V] = OrderedDict()
+        self.entries: OrderedDict[K, V] = OrderedDict()
+        """Whoever looks one up here moves it to the end."""
 
     def get(self, key: K, default: Any = None) -> V | Any:
         """The entry, or `default`."""
         try:
-            self._entries.move_to_end(key)
+            self.entries.move_to_end(key)
         except KeyError:
             return default
-        return self._entries[key]
+        return self.entries[key]
 
     def put(self, key: K, value: V) -> None:
         """Add or replace one."""
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+        self.entries[key] = value
+        self.entries.move_to_end(key)
+        if len(self.entries) > self._most:
+            self.entries.popitem(last=False)
 
     def drop(self, is_gone: Callable[[K, V], bool]) -> None:
         """Forget some."""
-        for key in [key for key, value in self._entries.items() if is_gone(key, value)]:
-            del self._entries[key]
+        for key in [key for key, value in self.entries.items() if is_gone(key, value)]:
+            del self.entries[key]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
 
 class Memory:
@@ -141,8 +142,12 @@ class Memory:
             return None
         marking = self._mark.copy()
         marking.update(token.encode("utf-8", "replace"))  # it may be anything
-        found: tuple[User, Key] | None = self._keys.get(marking.digest())
-        return found
+        mark, known = marking.digest(), self._keys.entries
+        try:  # as `Lru.get` does: this is asked for each request
+            known.move_to_end(mark)
+        except KeyError:
+            return None
+        return known[mark]
 
     def _marked(self, key: str) -> bytes:
         marking = self._mark.copy()

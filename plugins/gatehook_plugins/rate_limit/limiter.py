@@ -3,19 +3,18 @@
 import time
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from gatehook import Call, Catalog, Limiter, Limits, Permit, Principal, Retry, Target, awaited, estimate
+from gatehook import Call, Catalog, Estimate, Limiter, Limits, Permit, Principal, Retry, Target, awaited, estimate
 from gatehook_plugins.rate_limit.rules import Rule, rules
 from gatehook_plugins.rate_limit.store import Decision, Store
-from gatehook_plugins.rate_limit.told import Headers, refusal
+from gatehook_plugins.rate_limit.told import headers, refusal
 
 __all__ = ["RateLimiter"]
 
 _REMEMBERED: Final = 10_000
 """Callers, and deployments, whose checkpoints are kept ready."""
 _UNLIMITED: Final = Limits()
-_UNSEEN: Final[Any] = object()
 
 
 class RateLimiter:
@@ -26,7 +25,7 @@ class RateLimiter:
         self._store = store
         self._catalog = catalog
         self._default = default
-        self._models = models
+        self._models = {name: limits for name, limits in models.items() if limits != _UNLIMITED}
         self._callers: dict[str, _Caller] = {}
         self._of_deployment = lru_cache(_REMEMBERED)(self._deployment)
 
@@ -41,17 +40,20 @@ class RateLimiter:
         caller = self._callers.get(principal.key_id or principal.id)
         if caller is None or caller.principal is not principal:
             caller = self._caller(principal)
-        model = self._limited_model(call) if self._models else ""
-        checkpoint: _Checkpoint | None = caller.checkpoints.get(model, _UNSEEN)
-        if checkpoint is _UNSEEN:
-            checkpoint = caller.checkpoints[model] = self._checkpoint(principal, model)
+        checkpoint = self._of_model(caller, call) if self._models else caller.checkpoint
         if checkpoint is None:
             return None
-        tokens = self._tokens(call) if checkpoint.counts_tokens else 0
+        tokens = 0
+        if checkpoint.counts_tokens:
+            size = call.size or self._size(call)
+            tokens = size.prompt + size.completion
         decision = checkpoint.gate.admit(tokens)
-        if isinstance(decision, Decision):
-            return checkpoint.decided(call, decision, tokens)
-        return self._waited(call, checkpoint, decision, tokens)
+        if not isinstance(decision, Decision):
+            return self._waited(call, checkpoint, decision, tokens)
+        if decision.lines:  # mostly: it is admitted, and what to tell is written
+            call.answer_lines += decision.lines
+            return decision.grant
+        return checkpoint.decided(call, decision, tokens)
 
     async def _waited(
         self, call: Call, checkpoint: "_Checkpoint", decision: Awaitable[Decision], tokens: int
@@ -68,7 +70,10 @@ class RateLimiter:
 
     async def _admit_attempt(self, call: Call, target: Target) -> Permit | None:
         checkpoint = self._of_deployment(target.key, target.rate_limit)
-        tokens = self._tokens(call) if checkpoint.counts_tokens else 0
+        tokens = 0
+        if checkpoint.counts_tokens:
+            size = self._size(call)
+            tokens = size.prompt + size.completion
         decision = await awaited(checkpoint.gate.admit(tokens))
         if decision.waits:
             raise refusal(checkpoint.rules, decision, tokens, Retry.NEXT)
@@ -83,13 +88,18 @@ class RateLimiter:
             return known
         if len(self._callers) >= _REMEMBERED:
             self._callers.clear()
-        caller = self._callers[name] = _Caller(principal)
+        caller = self._callers[name] = _Caller(principal, self._checkpoint(principal, ""))
         return caller
 
-    def _limited_model(self, call: Call) -> str:
-        """The model that is called, if it has limits; else ""."""
+    def _of_model(self, caller: "_Caller", call: Call) -> "_Checkpoint | None":
+        """The checkpoint of a call, where some models have limits."""
         model = self._catalog.canonical(call.model)
-        return model if model in self._models else ""
+        if model not in self._models:
+            return caller.checkpoint
+        checkpoint = caller.of_models.get(model)
+        if checkpoint is None:
+            checkpoint = caller.of_models[model] = self._checkpoint(caller.principal, model)
+        return checkpoint
 
     def _checkpoint(self, principal: Principal, model: str) -> "_Checkpoint | None":
         """Of the limits of a caller, and of the model, if it has any; None without any."""
@@ -104,10 +114,8 @@ class RateLimiter:
     def _deployment(self, key: str, limits: Limits) -> "_Checkpoint":
         return _Checkpoint(self._store, rules("deployment", key, limits))
 
-    def _tokens(self, call: Call) -> int:
-        """What the call is expected to use."""
-        size = call.size or estimate(call, self._catalog.group(call.model))
-        return size.prompt + size.completion
+    def _size(self, call: Call) -> Estimate:
+        return estimate(call, self._catalog.group(call.model))
 
 
 class _Checkpoint:
@@ -118,7 +126,7 @@ class _Checkpoint:
     def __init__(self, store: Store, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
         self.gate = store.gate(rules)
-        self.headers = Headers(rules)
+        self.headers = headers(rules)
         self.counts_tokens = any(rule.unit == "tokens" for rule in rules)
 
     def decided(self, call: Call, decision: Decision, tokens: int) -> Permit | None:
@@ -127,20 +135,23 @@ class _Checkpoint:
         Raises:
             RateLimited: nothing was.
         """
-        call.answer_lines += self.headers.of(decision, time.time())
+        call.answer_lines += decision.lines or self.headers.of(decision, time.time())
         if decision.waits:
             raise refusal(self.rules, decision, tokens)
         return decision.grant
 
 
 class _Caller:
-    """Who was limited, and the checkpoints of its calls: one for each model with limits of its own, "" for the rest."""
+    """Who was limited, and the checkpoints of its calls."""
 
-    __slots__ = ("checkpoints", "principal")
+    __slots__ = ("checkpoint", "of_models", "principal")
 
-    def __init__(self, principal: Principal) -> None:
+    def __init__(self, principal: Principal, checkpoint: _Checkpoint | None) -> None:
         self.principal = principal
-        self.checkpoints: dict[str, _Checkpoint | None] = {}
+        self.checkpoint = checkpoint
+        """None without any limits."""
+        self.of_models: dict[str, _Checkpoint | None] = {}
+        """Those for models with limits of their own."""
 
     def is_limited_as(self, other: Principal) -> bool:
         """Whether nothing has changed: whoever changes a key or a user makes a new one."""

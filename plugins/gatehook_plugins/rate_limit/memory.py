@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Final
 from weakref import WeakValueDictionary
 
 from gatehook_plugins.rate_limit.rules import Rule
 from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store
+from gatehook_plugins.rate_limit.told import Told, headers, lasting
 
 __all__ = ["MemoryStore"]
 
@@ -14,15 +16,11 @@ _REST: Final = (SLOTS - 1) * SECOND
 """For so long after its end a second counts."""
 
 
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1000
-
-
 class MemoryStore:
     """Limits of one process."""
 
-    def __init__(self, clock: Callable[[], int] = _monotonic) -> None:
-        """`clock` gives microseconds and never goes back."""
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """`clock` gives nanoseconds, as the system's does, and never goes back."""
         self.clock: Final = clock
         self._running: WeakValueDictionary[str, _Running] = WeakValueDictionary()
         """For as long as a gate, or a grant of one, has it: what nobody has, nobody runs."""
@@ -58,7 +56,9 @@ class _Gate:
 
     __slots__ = (
         "_clock",
+        "_ends",
         "_gauges",
+        "_headers",
         "_next_generation",
         "_requests",
         "_rules",
@@ -66,6 +66,7 @@ class _Gate:
         "_slot",
         "_store",
         "_tokens",
+        "_told",
         "_turns",
     )
 
@@ -73,9 +74,14 @@ class _Gate:
         self._store = store
         self._clock = store.clock
         self._rules = tuple(rules)
+        self._headers = headers(self._rules)
+        self._told: Told | None = None
+        """The headers of this second, where they can be told beforehand."""
         self._slot = self._next_generation = -1
         self._turns = 0
         """When the second after `_slot` begins."""
+        self._ends = 0
+        """When what is charged to `_slot` is free again: it is the last to go."""
         self._gauges: tuple[tuple[_Gauge, int, bool], ...] = ()
         """For each limit where it is counted, the most of it, and whether it is of tokens."""
         self._requests: tuple[_Window, ...] = ()
@@ -85,20 +91,28 @@ class _Gate:
 
     def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
-        now = self._clock()
+        now = self._clock() // 1000
         if now >= self._turns:
-            self._turn(now // SECOND)
+            self._turn(now)
         left: list[int] = []
         for gauge, most, is_of_tokens in self._gauges:
             gauge.used = used = gauge.used + (tokens if is_of_tokens else 1)
             if used > most:
                 return self._refuse(len(left) + 1, tokens, now)
             left.append(most - used)
-        resets = [self._turns + _REST - now] * len(left)  # what is charged to this second is the last to go
-        if self._running:
-            for place, _ in self._running:
-                resets[place] = 0
-        return Decision(left, resets, (), Grant(self, tokens, self._slot))
+        grant = Grant(self, tokens, self._slot)
+        if self._told is None:
+            return Decision(left, self._resets(now), (), grant)
+        form, main, of_tokens = self._told
+        first, lasts = left[main], lasting(-((now - self._ends) // 1000))
+        return Decision(left, (), (), grant, form % (first, first, lasts, left[of_tokens], lasts))
+
+    def _resets(self, now: int) -> list[int]:
+        """Of all limits, when something has just been charged to them."""
+        resets = [self._ends - now] * len(self._rules)
+        for place, _ in self._running:
+            resets[place] = 0
+        return resets
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
@@ -115,14 +129,17 @@ class _Gate:
             for _, running in self._running:
                 running.used -= 1
 
-    def _turn(self, slot: int) -> None:
+    def _turn(self, now: int) -> None:
         """Be ready for what is asked in this second."""
+        slot = now // SECOND
         if slot >= self._next_generation:
             self._take(slot)
         for window in (*self._requests, *self._tokens):
             window.roll(slot)
         self._slot = slot
         self._turns = (slot + 1) * SECOND
+        self._ends = self._turns + _REST
+        self._told = self._headers.until(ceil(time.time() + (self._ends - now) / SECOND))
 
     def _take(self, slot: int) -> None:
         """Have the gauges of the generation of this second."""

@@ -27,11 +27,16 @@ class Decision(Struct, frozen=True, gc=False):
     left: Sequence[int]
     """() if nobody counts."""
     resets: Sequence[int]
-    """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time."""
+    """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time.
+
+    () where `lines` tell it.
+    """
     waits: Sequence[int] = ()
     """() if the request was admitted; else until it could pass each limit: 0 if it could now, `NEVER`."""
     grant: Grant | None = None
     """None if it was refused, or if nobody counts."""
+    lines: str = ""
+    """The headers for the caller, if the request was admitted and the gate has written them; else the rest tells."""
 
     @property
     def admitted(self) -> bool:

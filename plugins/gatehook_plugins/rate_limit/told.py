@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import ceil
-from typing import Final
+from typing import Final, TypeAlias
 
 from gatehook import RateLimited, Retry
 from gatehook_plugins.rate_limit.rules import Rule, Unit
 from gatehook_plugins.rate_limit.store import NEVER, SECOND, Decision
 
-__all__ = ["Headers", "duration", "refusal"]
+__all__ = ["Headers", "Told", "duration", "headers", "lasting", "refusal"]
 
 _FAMILIES: Final[tuple[Unit, ...]] = ("requests", "tokens", "concurrent")
 """What limits are told by: `X-RateLimit-*` are of the first one that there is a limit of."""
+_CONCURRENT: Final = 2
 _NONE: Final = -1
+_RESET: Final = "X-RateLimit-Reset: %s\r\n"
+
+Told: TypeAlias = tuple[str, int, int]
+"""A text to be filled with figures, and the places of the two limits that they are of: the main one, and of tokens."""
 
 _SCOPES: Final[Mapping[str, str]] = {
     "key": "this key",
@@ -38,7 +43,7 @@ class Headers:
         self._families = [[place for place, rule in enumerate(rules) if rule.unit == unit] for unit in _FAMILIES]
         """The places of each family's limits."""
         self._main = next((number for number, places in enumerate(self._families) if places), 0)
-        self._only: tuple[str, int, int, int] | None = None
+        self._only: Told | None = None
         """Where no family has several, nothing has to be compared."""
         if rules and all(len(places) <= 1 for places in self._families):
             self._only = self._form([places[0] if places else _NONE for places in self._families])
@@ -53,31 +58,46 @@ class Headers:
         left, resets = decision.left, decision.resets
         if not left:
             return ""
-        form, main, requests, tokens = self._only or self._form([_tightest(one, decision) for one in self._families])
-        reset = resets[main]
-        lasts = duration(reset)
-        return form % (
-            left[main],
-            ceil(now + reset / SECOND),
-            left[requests],
-            lasts if resets[requests] == reset else duration(resets[requests]),
-            left[tokens],
-            lasts if resets[tokens] == reset else duration(resets[tokens]),
-        )
+        form, main, tokens = self._only or self._form([_tightest(one, decision) for one in self._families])
+        first, reset = left[main], resets[main]
+        lasts = lasting(-(-reset // 1000))
+        of_tokens = lasts if resets[tokens] == reset else duration(resets[tokens])
+        return form % (first, ceil(now + reset / SECOND), first, lasts, left[tokens], of_tokens)
 
-    def _form(self, places: Sequence[int]) -> tuple[str, int, int, int]:
-        """The text for the limits at these places, one of each family, and the places that its six figures are of."""
+    def until(self, second: int) -> Told | None:
+        """The text for as long as all that is counted by the minute is free again in this second of the epoch.
+
+        It wants what is left of the main limit, twice, how long until then, what is left of tokens, and again how long.
+        None where that changes sooner, or not the same limits are always the tightest.
+        """
+        if self._only is None or self._main == _CONCURRENT:
+            return None
+        form, main, tokens = self._only
+        return form.replace(_RESET, _RESET % second), main, tokens
+
+    def _form(self, places: Sequence[int]) -> Told:
+        """The text for the limits at these places, one of each family, and whose figures it is to be filled with.
+
+        Those of the main limit come first, and again as those of requests: where requests are limited, that is the main
+        one. Then come those of tokens.
+        """
         requests, tokens, _ = places
         main = places[self._main]
-        text = f"X-RateLimit-Limit: {self._most[main]}\r\nX-RateLimit-Remaining: %s\r\nX-RateLimit-Reset: %s\r\n"
+        text = f"X-RateLimit-Limit: {self._most[main]}\r\nX-RateLimit-Remaining: %s\r\n{_RESET}"
         text += self._part("requests", requests) + self._part("tokens", tokens)
-        return text, main, main if requests == _NONE else requests, main if tokens == _NONE else tokens
+        return text, main, main if tokens == _NONE else tokens
 
     def _part(self, unit: str, place: int) -> str:
         if place == _NONE:
             return "%.0s%.0s"  # takes its two figures, and writes nothing
         limit, left, reset = (f"x-ratelimit-{what}-{unit}: " for what in ("limit", "remaining", "reset"))
         return f"{limit}{self._most[place]}\r\n{left}%s\r\n{reset}%s\r\n"
+
+
+@lru_cache(maxsize=16)  # so that a gate and who asks it have the same
+def headers(rules: tuple[Rule, ...]) -> Headers:
+    """Those of these limits."""
+    return Headers(rules)
 
 
 def _tightest(places: Sequence[int], decision: Decision) -> int:
@@ -87,11 +107,12 @@ def _tightest(places: Sequence[int], decision: Decision) -> int:
 
 def duration(microseconds: int) -> str:
     """As OpenAI writes it: "120ms", "1s", "6m0s"."""
-    return _duration(-(-microseconds // 1000))
+    return lasting(-(-microseconds // 1000))
 
 
 @lru_cache(maxsize=4096)  # of which a limit that is asked all the time needs the thousand between 60 and 61 seconds
-def _duration(milliseconds: int) -> str:
+def lasting(milliseconds: int) -> str:
+    """The same of milliseconds."""
     seconds, fraction = divmod(milliseconds, 1000)
     if not seconds and fraction:
         return f"{fraction}ms"

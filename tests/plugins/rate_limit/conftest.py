@@ -39,6 +39,9 @@ class Clock:
     def __call__(self) -> int:
         return self.now
 
+    def nanoseconds(self) -> int:
+        return self.now * 1000
+
     def turn(self, seconds: float) -> None:
         self.now += round(seconds * 1_000_000)
 
@@ -78,7 +81,7 @@ def node(redis_url: str) -> Callable[..., AbstractAsyncContextManager[RedisStore
 async def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[Clock], Any]]:
     """Gives a store in which nothing is counted, each time it is called; the test runs once with each kind."""
     if request.param == "memory":
-        yield MemoryStore
+        yield lambda clock: MemoryStore(clock.nanoseconds)
         return
     if request.param == "machine":
         with contextlib.ExitStack() as stack:
