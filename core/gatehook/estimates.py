@@ -100,7 +100,7 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
     size = len(raw)
     # How many objects there are is told by what is left without them: `bytes.count` would look at each byte.
     expected, most = -(-size // BYTES_PER_TOKEN), size + (size - len(raw.replace(b"{", b""))) * _PER_MESSAGE
-    if raw.find(b"[", raw.find(b"[") + 1) >= 0 and _may_have_pictures(raw):
+    if raw.find(b"[") != raw.rfind(b"[") and _may_have_pictures(raw):
         pictures, hidden = _pictures(call.payload.get("messages"))
         expected = -(-(size - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
         most += pictures * _LARGEST_MEDIUM - hidden
@@ -108,7 +108,7 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
 
 
 def _may_have_pictures(raw: bytes) -> bool:
-    """By their name; to be asked where a second list begins.
+    """By their name; to be asked where more than one list begins.
 
     Pictures stand in a list within the list of messages: with one list there is none, and one byte is found fast.
     """
@@ -123,7 +123,7 @@ def has_pictures(call: Call) -> bool:
         InvalidRequest: the body holds what cannot be decoded.
     """
     raw = call.body.raw
-    if raw.find(b"[", raw.find(b"[") + 1) < 0 or not _may_have_pictures(raw):
+    if raw.find(b"[") == raw.rfind(b"[") or not _may_have_pictures(raw):
         return False
     return _pictures(call.payload.get("messages"))[0] > 0
 
