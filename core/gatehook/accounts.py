@@ -152,6 +152,11 @@ class Usage(Struct, frozen=True, gc=False):
     @property
     def is_credible(self) -> bool:
         """Whether one answer can have taken that: no figure is below nothing, and no part larger than its whole."""
+        if self.cached_tokens or self.reasoning_tokens or self.cache_write_tokens or self.images:
+            return self._is_credible_in_parts()
+        return 0 <= self.prompt_tokens <= _MOST_TOKENS and 0 <= self.completion_tokens <= _MOST_TOKENS
+
+    def _is_credible_in_parts(self) -> bool:
         return (
             0 <= self.cached_tokens <= self.prompt_tokens <= _MOST_TOKENS
             and 0 <= self.reasoning_tokens <= self.completion_tokens <= _MOST_TOKENS
@@ -174,9 +179,12 @@ class Usage(Struct, frozen=True, gc=False):
 
     def cost(self, pricing: Pricing) -> Cost:
         """What all of it costs at these prices."""
-        return pricing.cost(
-            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
-        )
+        if self.cached_tokens or self.cache_write_tokens or self.images:
+            return pricing.cost(
+                self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+            )
+        # As `Pricing.cost` has it, here without the call: it is asked for after every request.
+        return Cost(-(-self.prompt_tokens * pricing.input // 1000), -(-self.completion_tokens * pricing.output // 1000))
 
     @property
     def total_tokens(self) -> int:

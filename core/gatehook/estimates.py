@@ -10,7 +10,6 @@ from typing import Any
 from msgspec import Struct
 
 from gatehook.groups import Group
-from gatehook.jsonio import count
 from gatehook.model import Call, Target
 
 __all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures"]
@@ -61,10 +60,20 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    known = call.size
-    if known is None:
-        known = call.size = _estimate(call, targets if isinstance(targets, Group) else Group(targets))
-    return known
+    size = call.size
+    if size is not None:
+        return size
+    group = targets if isinstance(targets, Group) else Group(targets)
+    prompt, prompt_most = _prompt(call, group)
+    if call.operation in ("embeddings", "images"):
+        size = call.size = _unlike_text(call, group, prompt, prompt_most)
+        return size
+    limit, times = call.max_tokens, call.choices
+    if times is None:
+        limit, times = _asked(call)
+    most = limit or group.max_tokens or group.context_window or _LONGEST_ANSWER
+    size = call.size = Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times, times)
+    return size
 
 
 def expected_prompt(call: Call, group: Group) -> int:
@@ -76,26 +85,22 @@ def expected_prompt(call: Call, group: Group) -> int:
     return _prompt(call, group)[0] if call.size is None else call.size.prompt
 
 
-def _estimate(call: Call, group: Group) -> Estimate:
-    prompt, prompt_most = _prompt(call, group)
-    operation, limit, times = call.operation, call.max_tokens, call.choices
-    if operation == "embeddings":
+def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int) -> Estimate:
+    """Where the answer is no text: nothing is counted of embeddings, and pictures are by the piece."""
+    if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
-    if times is None:
-        limit, times = _asked(call)
-    if operation == "images":
-        most = min(group.max_tokens, _LARGEST_DRAWN) or _LARGEST_DRAWN
-        return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
-    most = limit or group.max_tokens or group.context_window or _LONGEST_ANSWER
-    return Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times, times)
+    _, times = asked(call)
+    most = min(group.max_tokens, _LARGEST_DRAWN) or _LARGEST_DRAWN
+    return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
 
 
 def _prompt(call: Call, group: Group) -> tuple[int, int]:
     """Tokens of the prompt: expected, and at most."""
     raw, window = call.body.raw, group.context_window
     size = len(raw)
-    expected, most = -(-size // BYTES_PER_TOKEN), size + count(raw, b"{") * _PER_MESSAGE
-    if _may_have_pictures(raw):
+    # How many objects there are is told by what is left without them: `bytes.count` would look at each byte.
+    expected, most = -(-size // BYTES_PER_TOKEN), size + (size - len(raw.replace(b"{", b""))) * _PER_MESSAGE
+    if raw.find(b"[") != raw.rfind(b"[") and _may_have_pictures(raw):
         pictures, hidden = _pictures(call.payload.get("messages"))
         expected = -(-(size - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
         most += pictures * _LARGEST_MEDIUM - hidden
@@ -103,9 +108,10 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
 
 
 def _may_have_pictures(raw: bytes) -> bool:
-    """Pictures stand in a list within the list of messages: with one list there is none, and one byte is found fast."""
-    if raw.find(b"[", raw.find(b"[") + 1) < 0:
-        return False
+    """By their name; to be asked where more than one list begins.
+
+    Pictures stand in a list within the list of messages: with one list there is none, and one byte is found fast.
+    """
     # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
     return raw.find(_PICTURE) >= 0 or (raw.find(b"\\") >= 0 and raw.find(_ESCAPED) >= 0)
 
@@ -116,7 +122,10 @@ def has_pictures(call: Call) -> bool:
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
-    return _may_have_pictures(call.body.raw) and _pictures(call.payload.get("messages"))[0] > 0
+    raw = call.body.raw
+    if raw.find(b"[") == raw.rfind(b"[") or not _may_have_pictures(raw):
+        return False
+    return _pictures(call.payload.get("messages"))[0] > 0
 
 
 def asked(call: Call) -> tuple[int, int]:

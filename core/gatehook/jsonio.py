@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "Document", "MalformedJSON", "check_depth", "count", "decode", "encode"]
+__all__ = ["MAX_DEPTH", "Document", "MalformedJSON", "check_depth", "decode", "encode"]
 
 MAX_DEPTH = 200
 """Nesting a client's body may have; far above any real request, far below the interpreter's recursion limit."""
@@ -78,21 +78,14 @@ def encode(value: Any) -> bytes:
         return text.encode()
 
 
-def count(raw: bytes, byte: bytes) -> int:
-    """How often a byte is there.
-
-    Where it is rare, as in text, this is several times faster than `bytes.count`, which looks at each.
-    """
-    return len(raw) - len(raw.replace(byte, b""))
-
-
 def check_depth(raw: bytes) -> None:
     """Refuse absurd nesting before anything recursive sees it.
 
     Raises:
         MalformedJSON: more than `MAX_DEPTH` arrays and objects are open at once.
     """
-    if count(raw, b"[") + count(raw, b"{") <= MAX_DEPTH:
+    # Where brackets are rare, as in text, this is several times faster than `bytes.count`, which looks at each byte.
+    if len(raw) - len(raw.replace(b"[", b"").replace(b"{", b"")) <= MAX_DEPTH:
         return
     depth = 0
     for byte in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
@@ -114,7 +107,7 @@ class Document:
     __slots__ = ("_data", "_raw")
 
     def __init__(self, data: dict[str, Any] | None = None, raw: bytes | None = None) -> None:
-        if data is None and raw is None:
+        if raw is None and data is None:
             raise TypeError("a document needs data, raw bytes, or both")
         self._data = data
         self._raw = raw

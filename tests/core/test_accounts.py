@@ -68,6 +68,39 @@ def test_a_cost_is_the_exact_one_rounded_up_on_each_side(
     assert cost.total == cost.input + cost.output
 
 
+@given(TOKENS, TOKENS, *[st.just(0) | TOKENS] * 3)
+def test_what_was_used_costs_what_its_figures_do(
+    prompt: int, completion: int, cached: int, written: int, images: int
+) -> None:
+    pricing = Pricing(1_001, 7_003, 13, 17, image=19)
+    used = Usage(prompt, completion, cached, written, images=images)
+    assert used.cost(pricing) == pricing.cost(prompt, completion, cached, written, images)
+
+
+@pytest.mark.parametrize(
+    ("used", "is_credible"),
+    [
+        (Usage(), True),
+        (Usage(10**12, 10**12, 10**12, 10**12, 10**12, images=10**12), True),
+        (Usage(-1, 5), False),
+        (Usage(5, -1), False),
+        (Usage(10**12 + 1, 5), False),
+        (Usage(5, 10**12 + 1), False),
+        (Usage(5, 5, cached_tokens=5, reasoning_tokens=5), True),
+        (Usage(5, 5, cached_tokens=6), False),
+        (Usage(5, 5, cached_tokens=-1), False),
+        (Usage(5, 5, reasoning_tokens=6), False),
+        (Usage(5, 5, reasoning_tokens=-1), False),
+        (Usage(5, 5, cache_write_tokens=-1), False),
+        (Usage(5, 5, images=-1), False),
+        (Usage(-1, 5, images=1), False),
+        (Usage(5, 10**12 + 1, cache_write_tokens=1), False),
+    ],
+)
+def test_an_answer_took_nothing_below_nothing_and_no_part_larger_than_its_whole(used: Usage, is_credible: bool) -> None:
+    assert used.is_credible is is_credible
+
+
 def test_a_cost_is_as_one_would_work_it_out_by_hand() -> None:
     pricing = Pricing(nano("0.0025"), nano("0.01"), nano("0.00125"))
     cost = Usage(prompt_tokens=1_200, completion_tokens=300, cached_tokens=200).cost(pricing)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import Call, Document, Group, Operation, Target, encode, estimate, expected_prompt
+from gatehook.estimates import has_pictures
 
 WORDS = st.text(max_size=400)
 
@@ -35,6 +36,13 @@ def test_no_tokeniser_makes_more_of_it_than_the_bound(texts: list[str], limit: i
     assert 0 < made.prompt <= made.prompt_most
     assert made.completion <= made.completion_most == (limit or 16_384)
     assert (made.tokens, made.most) == (made.prompt + made.completion, made.prompt_most + made.completion_most)
+
+
+@given(st.lists(st.sampled_from([b"{", b"}", b"[", b"text"]), max_size=50))
+def test_each_object_may_take_some_tokens_more(parts: list[bytes]) -> None:
+    raw = b"".join(parts)
+    made = Call("chat", "openai", {}, choices=1, body=Document(raw=raw))
+    assert estimate(made, [target()]).prompt_most == len(raw) + 16 * raw.count(b"{")
 
 
 def test_plain_english_is_expected_at_about_four_bytes_a_token() -> None:
@@ -98,6 +106,12 @@ def test_what_only_the_whole_body_tells_is_read_from_it(name: str) -> None:
     made = call(messages=say("x"))
     made.body = Document(raw=b'{"text": "\\ud83d", "%s": 7, "n": 2}' % name.encode())
     assert estimate(made, [target()]).completion_most == 14
+
+
+def test_a_body_with_one_list_is_not_decoded_to_look_for_pictures() -> None:
+    made = Call("chat", "openai", {}, choices=1, body=Document(raw=b'{"messages": ["image_url" and no JSON'))
+    assert not has_pictures(made)
+    assert estimate(made, [target()]).prompt_most < 6_000
 
 
 def test_a_document_counts_by_its_bytes() -> None:

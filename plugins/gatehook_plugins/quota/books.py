@@ -40,11 +40,13 @@ class QuotaPermit(Struct, eq=False):
 
     def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters; nothing if that is booked already."""
-        usage, cost, account, tokens, nano = outcome.usage, outcome.cost, self.account, 0, 0
-        if usage is not None and outcome.status != "cached" and not self.is_booked:
+        usage, account = outcome.usage, self.account
+        if usage is None or outcome.status == "cached" or self.is_booked:
+            tokens = nano = 0
+        else:
+            cost = outcome.cost
             self.tokens = tokens = usage.prompt_tokens + usage.completion_tokens
-            if cost is not None:
-                self.nano = nano = cost.input + cost.output
+            self.nano = nano = 0 if cost is None else cost.input + cost.output
         account.settle(self.most, tokens, nano)
         if account.rewrite or not tokens:
             self.books.ended(self)
@@ -85,19 +87,15 @@ class Books:
         """`owner` is the ledger's name of this process; `rewrite` is told of leases that can be made smaller."""
         self._owner = owner
         self._rewrite = rewrite
-        self._open: dict[str, QuotaPermit] = {}
+        self.running: dict[str, QuotaPermit] = {}
+        """Admitted, and not booked yet, by their requests' ids: whoever admits one puts it here."""
         self._read: tuple[Sequence[UsageRow], _Sums] | None = None
         """The rows that were posted last, which are those that `posted` is told of, if nothing went wrong."""
-
-    def begin(self, request_id: str, account: Account, most: Amount, rates: Rates | None) -> QuotaPermit:
-        """A request was admitted."""
-        permit = self._open[request_id] = QuotaPermit(request_id, account, most, rates, self)
-        return permit
 
     def ended(self, permit: QuotaPermit) -> None:
         """A request has ended. If it used nothing, no row of it will matter here; and the lease may be too large."""
         if not (permit.tokens or permit.nano):
-            self._open.pop(permit.request_id, None)
+            self.running.pop(permit.request_id, None)
         if permit.account.rewrite:
             self._rewrite(permit.account)
 
@@ -121,7 +119,7 @@ class Books:
             sums = self._sums(rows)
         for permit in sums.permits:
             permit.is_booked = True
-            self._open.pop(permit.request_id, None)
+            self.running.pop(permit.request_id, None)
         for (account, _), (tokens, nano) in sums.here.items():
             account.booked(Amount(tokens, nano), Amount(tokens, nano))
         for permit, tokens, nano in sums.uneven:
@@ -132,7 +130,7 @@ class Books:
         await store.free_leases(connection, owner)
 
     def _sums(self, rows: Sequence[UsageRow]) -> _Sums:
-        sums, running = _Sums(), self._open.get
+        sums, running = _Sums(), self.running.get
         here: Account | None = None
         used, midnight, until = [0, 0], 0, 0
         for request_id, at, user_id, prompt, completion, paid, paid_out in map(_said, rows):

@@ -9,7 +9,6 @@ from gatehook import (
     AttemptLimiter,
     Call,
     Catalog,
-    Estimate,
     Limiter,
     PermissionDenied,
     Permit,
@@ -21,7 +20,7 @@ from gatehook import (
     Unavailable,
     estimate,
 )
-from gatehook_plugins.quota.account import Account
+from gatehook_plugins.quota.account import Account, Need
 from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
 from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
@@ -37,11 +36,13 @@ class QuotaLimiter:
 
     def __init__(self, catalog: Catalog, service: QuotaService, *, allow_unpriced: bool) -> None:
         self._prices = Prices(catalog)
+        self._known = self._prices.known
         self._service = service
         self._caps = service.caps
         self._broker = service.broker
         self._accounts = service.broker.accounts
         self._books = service.books
+        self._running = service.books.running
         self._allow_unpriced = allow_unpriced
 
     def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
@@ -59,21 +60,22 @@ class QuotaLimiter:
             account = self._account(principal)
             if account is None:
                 return None
-        budgeted, rates = account.is_budgeted, self._prices.of(call.model)
+        model, budgeted = call.model, account.is_budgeted
+        rates = self._known.get(model) or self._prices.of(model)
         if budgeted and rates.unpriced:
             self._check_priced(rates)
         size = call.size or estimate(call, rates.group)
         most = rates.most(size)
+        permit = QuotaPermit(call.id, account, most, rates if budgeted else None, self._books)
         if not account.reserve(most):
-            return self._asked(call, account, rates, size)
-        permit = call.state[_STATE] = self._books.begin(call.id, account, most, rates if budgeted else None)
+            return self._asked(call, permit, rates.need(size))
+        self._running[call.id] = call.state[_STATE] = permit
         return permit
 
-    async def _asked(self, call: Call, account: Account, rates: Rates, size: Estimate) -> Permit:
+    async def _asked(self, call: Call, permit: QuotaPermit, need: Need) -> Permit:
         """Reserve what the lease does not suffice for."""
-        need, budgeted = rates.need(size), account.is_budgeted
-        await self._broker.admit(account, need)
-        permit = call.state[_STATE] = self._books.begin(call.id, account, need.most, rates if budgeted else None)
+        await self._broker.admit(permit.account, need)
+        self._running[call.id] = call.state[_STATE] = permit
         return permit
 
     async def admit_round(self, call: Call) -> None:
@@ -145,18 +147,27 @@ class QuotaLimiter:
             PermissionDenied: nobody knows what it costs. Unavailable: it has become dearer meanwhile.
         """
         permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
-        if permit is None or permit.rates is None:
-            return None
+        if permit is not None:
+            rates = permit.rates
+            if rates is not None and target.pricing not in rates.pricings:
+                self._check_cost(target, rates)
+        return None
+
+    def _check_cost(self, target: Target, rates: Rates) -> None:
+        """See that a deployment costs no more than these rates, which it is not one of.
+
+        Raises:
+            PermissionDenied: nobody knows what it costs. Unavailable: it is dearer.
+        """
         if target.pricing is None:
             if not self._allow_unpriced:
                 raise _unpriced(target.key, Retry.NEXT)
-        elif not permit.rates.cover(target.pricing):
+        elif not rates.cover(target.pricing):
             raise Unavailable(
                 f"deployment {target.key!r} costs more than was reserved for this request: its price has just changed, "
                 "or the catalog does not have it; try again",
                 code="price_changed",
             )
-        return None
 
 
 async def _nothing(connection: AsyncConnection) -> None: ...

@@ -45,9 +45,7 @@ class Rates(Struct, frozen=True):
         return Need(most, Amount(prompt + answer, nano).up_to(most))
 
     def cover(self, pricing: Pricing) -> bool:
-        """Whether nothing there is dearer."""
-        if pricing in self.pricings:
-            return True
+        """Whether nothing there is dearer, as nothing is of one of `pricings`."""
         is_covered = pricing.output <= self.completion and pricing.image <= self.image
         return is_covered and _dearest(pricing) <= self.prompt_most
 
@@ -57,13 +55,13 @@ class Prices:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._rates: dict[str, Rates] = {}
+        self.known: dict[str, Rates] = {}
         """By the names that the catalog lists: clients may ask for any, and memory is not theirs to fill."""
-        catalog.subscribe(self._rates.clear)
+        catalog.subscribe(self.known.clear)
 
     def of(self, model: str) -> Rates:
         """Those of one model, its fallbacks included; nothing for a name the catalog does not have."""
-        rates = self._rates.get(model)
+        rates = self.known.get(model)
         return self._found(model) if rates is None else rates
 
     def _found(self, model: str) -> Rates:
@@ -71,10 +69,10 @@ class Prices:
         name, groups = self._catalog.canonical(model), self._catalog.groups()
         if name not in groups:
             return Rates()
-        rates = self._rates.get(name) or self._work_out(groups[name])
-        self._rates[name] = rates
+        rates = self.known.get(name) or self._work_out(groups[name])
+        self.known[name] = rates
         if model in groups:
-            self._rates[model] = rates
+            self.known[model] = rates
         return rates
 
     def _work_out(self, group: Group) -> Rates:

@@ -97,8 +97,8 @@ async def test_what_is_held_goes_with_the_row_whenever_the_request_is_settled(wo
     books.posted(list(rows) if again else rows)
     after.settle(outcome)
     assert account.held == other.most
-    assert books._open == {other.request_id: other}
+    assert books.running == {other.request_id: other}
     other.settle(Outcome("failed", 499))
-    assert (account.held, books._open) == (Amount(), {})
+    assert (account.held, books.running) == (Amount(), {})
     lease = (await world.leases(user))[node.ledger.owner]
     assert lease == account.free, "all that is leased is free"

@@ -275,7 +275,7 @@ async def test_a_row_booked_before_its_request_is_settled_is_counted_once(world:
     assert (await world.balances(user))["all"].tokens == 15
     assert await world.leases(user) == {}
     assert node.service.broker.accounts == {}
-    assert node.service.books._open == {}
+    assert node.service.books.running == {}
 
 
 async def test_a_lost_process_is_booked_as_used_and_unbooked_if_it_turns_up(world: Any, monkeypatch: Any) -> None:
@@ -354,6 +354,18 @@ async def test_an_attempt_at_a_deployment_that_was_not_reserved_for_is_refused(w
     with pytest.raises(Unavailable, match="'dearer#1' costs more"):
         node.limiter.admit_attempt(call, dearer)
     assert node.limiter.admit_attempt(node.call("free"), unpriced) is None
+
+
+async def test_the_next_request_is_reserved_for_by_the_price_of_now(world: Any) -> None:
+    node, user = world.node(targets=targets(other=Pricing(1, 1))), world.add(budget=10**12)
+    before, now = (Target("m#1", "m", "mock", "m", pricing=Pricing(price, 0)) for price in (1_000, 5_000))
+    node.catalog.feed("rows", [before])
+    first = await node.admit(node.call(user, size=40))
+    node.catalog.feed("rows", [now])
+    call = node.call(user, size=40)
+    second = await node.admit(call)
+    assert second.most.nano == 5 * first.most.nano
+    assert node.limiter.admit_attempt(call, now) is None
 
 
 async def test_a_free_model_can_be_used_when_the_budget_is_used_up(world: Any) -> None:

@@ -89,7 +89,7 @@ def test_what_a_wildcard_serves_costs_what_it_does_even_if_somebody_asked_for_th
     assert catalog.group("o/*") == ()
     assert [prices.of(name).prompt for name in ("o/*", "o/x", "own", "o/y")] == [7, 7, 7, 7]
     assert prices.of("nobody's").prompt == 0
-    assert prices._rates.keys() == {"o/*", "own"}, "clients may ask for any name"
+    assert prices.known.keys() == {"o/*", "own"}, "clients may ask for any name"
     assert prices.of("o/x").group == catalog.groups()["o/*"]
 
 
