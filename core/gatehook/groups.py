@@ -6,7 +6,7 @@ from functools import cached_property
 from gatehook.accounts import Pricing
 from gatehook.model import Target
 
-__all__ = ["Group"]
+__all__ = ["Group", "tells_limits"]
 
 
 class Group(tuple[Target, ...]):  # noqa: SLOT001  # it keeps what it has worked out
@@ -26,6 +26,16 @@ class Group(tuple[Target, ...]):  # noqa: SLOT001  # it keeps what it has worked
     def pricing(self) -> Pricing | None:
         """Of the first deployment that has prices; None if none has."""
         return next((target.pricing for target in self if target.pricing is not None), None)
+
+    @cached_property
+    def is_fit_for_all(self) -> bool:
+        """Whether none of them tells what it cannot do: every call may go to each."""
+        return all(isinstance(one, Target) and not tells_limits(one) for one in self)
+
+
+def tells_limits(target: Target) -> bool:
+    """Whether a deployment tells that there are calls which it cannot serve."""
+    return bool(target.capabilities or target.context_window or target.max_tokens)
 
 
 def _largest(sizes: Iterable[int | None]) -> int:

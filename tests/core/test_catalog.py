@@ -256,6 +256,12 @@ def test_a_group_has_the_prices_of_its_first_deployment_with_any() -> None:
     assert Group([target("a")]).pricing is None
 
 
+@pytest.mark.parametrize("told", [{"capabilities": ("vision",)}, {"context_window": 10}, {"max_tokens": 10}])
+def test_a_group_is_fit_for_all_where_none_of_its_deployments_tells_what_it_cannot_do(told: dict[str, Any]) -> None:
+    assert Group([target("a"), target("a", 2)]).is_fit_for_all
+    assert not Group([target("a"), target("a", 2, **told)]).is_fit_for_all
+
+
 def test_what_a_group_knows_changes_with_the_catalog() -> None:
     catalog = LiveCatalog([target("o/*", context_window=10, pricing=Pricing(1, 2))])
     assert (catalog.group("o/x").context_window, catalog.group("o/x").pricing) == (10, Pricing(1, 2))

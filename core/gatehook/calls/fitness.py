@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gatehook.errors import InvalidRequest
 from gatehook.estimates import BYTES_PER_TOKEN, asked, has_pictures
+from gatehook.groups import tells_limits
 from gatehook.model import Call, Target
 from gatehook.ranking import Ranking
 
@@ -28,12 +29,8 @@ def fitting(call: Call, targets: Sequence[Target]) -> Sequence[Target]:
     Raises:
         InvalidRequest: none can; or the body holds what cannot be decoded.
     """
-    if type(targets) is not Ranking:
-        for target in targets:
-            if target.capabilities or target.context_window or target.max_tokens:
-                break
-        else:
-            return targets
+    if type(targets) is not Ranking and not any(map(tells_limits, targets)):
+        return targets
     # As long as the first one does well, nothing is asked of the others.
     needs, first = _Needs(call), targets[0]
     return Ranking(first, lambda: needs.met_by(targets)[1:]) if needs.well_met_by(first) else needs.met_by(targets)

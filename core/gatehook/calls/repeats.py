@@ -31,9 +31,10 @@ class Repeats:
 
     def recall(self, endpoint: Endpoint, call: Call, body: bytes) -> bool:
         """Fill a call as `endpoint.surface` did when these bytes came before; False if they are not known."""
-        if not endpoint.repeats or len(body) > LONGEST:
+        known = self._read
+        if not known or not endpoint.repeats or len(body) > LONGEST:
             return False
-        read = self._read.get((endpoint.path, body))
+        read = known.get((endpoint.path, body))
         if read is None:
             return False
         call.model, call.stream, call.include_usage, call.max_tokens, call.choices = read

@@ -28,6 +28,7 @@ from gatehook.errors import (
     UnsupportedMediaType,
     WrongResultError,
 )
+from gatehook.groups import Group
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.protocols import Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
@@ -190,14 +191,16 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
         InvalidRequest: no deployment can serve this request.
     """
-    if not routers:
-        raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     for router in routers:
         targets = await router.route(call)
         if targets:
+            if type(targets) is Group and targets.is_fit_for_all:
+                return targets
             if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
                 raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
             return fitting(call, targets)
+    if not routers:
+        raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 

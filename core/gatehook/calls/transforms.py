@@ -16,15 +16,10 @@ from gatehook.tools.own import TOOL_FIELDS, follow_up
 __all__ = ["Transforms", "heard", "rewritten"]
 
 
-class Transforms:
+class Transforms(tuple[Transform, ...]):
     """All of them, in the operator's order."""
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.all = transforms
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self.all)
+    __slots__ = ()
 
     async def request(self, call: Call) -> None:
         """Change the request, and note what shall change the answer: the last transform's rewriter is the first.
@@ -33,7 +28,7 @@ class Transforms:
             GatewayError: one refuses the request.
         """
         call.given = call.body
-        rewriters = [await one.transform(call) for one in self.all]
+        rewriters = [await one.transform(call) for one in self]
         chosen = [one for one in reversed(rewriters) if one is not None]
         call.rewriter = None if not chosen else chosen[0] if len(chosen) == 1 else _Chain(chosen)
 

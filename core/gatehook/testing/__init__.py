@@ -341,6 +341,10 @@ class Replay:
     async def drain(self) -> None:
         """Nothing is left."""
 
+    def close(self) -> None:
+        """It is read, or not wanted."""
+        self.closed = True
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -4,6 +4,7 @@ Every label is bounded, whatever clients and vendors send: models are names that
 operator's, and of error codes (vendors make up their own) only so many different ones are told apart.
 """
 
+from bisect import bisect_left
 from typing import Final
 
 from msgspec import Struct
@@ -41,6 +42,9 @@ INFERENCES: Final = "inferences"
 """Label: model. A histogram of those that a vendor answered."""
 FIRST_TOKENS: Final = "first_tokens"
 """Label: model. A histogram."""
+
+_DURATIONS_SUM: Final = len(DURATION_BOUNDS) + 1
+"""The cell of their sum, counted from the first."""
 
 MAX_CODES: Final = 100
 """Different error codes that get a series of their own; later ones are counted as "other"."""
@@ -91,7 +95,8 @@ class Recorder(Observer):
 
     def finished(self, call: Call, outcome: Outcome) -> None:
         """One less is running; all that is counted of a call is counted here."""
-        self.numbers.cells[RUNNING] -= 1.0
+        cells = self.numbers.cells
+        cells[RUNNING] -= 1.0
         target, usage, first = call.target, outcome.usage, outcome.first_token
         kind = (
             call.model if target is None else target.name,
@@ -103,10 +108,15 @@ class Recorder(Observer):
             usage is None,
             first is None,
         )
-        places = self._kinds.get(kind) or self._found(kind)
-        cells, duration = self.numbers.cells, outcome.duration
+        places = self._kinds.get(kind)
+        if places is None:
+            places = self._found(kind)
+            cells = self.numbers.cells  # others, if a series was made
         cells[places.requests] += 1.0
-        observe(cells, places.durations, DURATION_BOUNDS, duration)
+        # As `observe` does, whose call would cost as much again: this is done for every request.
+        duration, durations = outcome.duration, places.durations
+        cells[durations + bisect_left(DURATION_BOUNDS, duration)] += 1.0
+        cells[durations + _DURATIONS_SUM] += duration
         if usage is not None:
             tokens = places.tokens
             cells[tokens] += usage.prompt_tokens

@@ -31,32 +31,41 @@ class OpenAISurface(CanonicalSurface):
             InvalidRequest: naming the field.
         """
         parsed = read_open(body, _DECODERS[call.operation])
-        if isinstance(parsed, ChatRequest):
-            path = missing_field(parsed.messages, parsed) if _has_typed_parts(parsed, body) else None
-            if path is not None:
-                raise InvalidRequest(f"{path}: required, but missing", param=path)
+        kind = type(parsed)
+        if kind is ChatRequest:
+            # All else whose type says what it needs stands in lists beside, or within, that of the messages; and one
+            # byte is found faster than any word, from either end.
+            if body.find(b"[") != body.rfind(b"[") or parsed.response_format or parsed.tool_choice:
+                _check_typed_parts(parsed)
+            # As `longest` and `answers` say, without their calls.
+            call.max_tokens, call.choices = parsed.max_completion_tokens or parsed.max_tokens, parsed.n or 1
+        elif kind is CompletionRequest:
+            call.max_tokens, call.choices = parsed.longest, parsed.answers
         call.body = Document(raw=body)
         if parsed.deferred is not None:
             call.deferred = parsed.deferred
             call.body = _without_async(call.payload)
         call.model = parsed.model
-        if isinstance(parsed, EmbeddingRequest):
+        if kind is EmbeddingRequest:
             _check_encoding(parsed)
             return
-        call.max_tokens, call.choices = parsed.longest, parsed.answers
-        call.stream = parsed.stream is True
-        if parsed.stream_options is not None:
-            if not call.stream:
-                raise InvalidRequest("stream_options: allowed only when stream is true", param="stream_options")
-            call.include_usage = parsed.stream_options.include_usage is True
+        options = parsed.stream_options
+        if parsed.stream:
+            call.stream = True
+            call.include_usage = options is not None and options.include_usage is True
+        elif options is not None:
+            raise InvalidRequest("stream_options: allowed only when stream is true", param="stream_options")
 
 
-def _has_typed_parts(parsed: ChatRequest, body: bytes) -> bool:
-    """Whether there may be anything whose type says what else it needs; False is certain."""
-    if parsed.response_format is not None or parsed.tool_choice is not None:
-        return True
-    # All else stands in lists beside, or within, that of the messages; and one byte is found faster than any word.
-    return body.find(b"[", body.find(b"[") + 1) >= 0
+def _check_typed_parts(chat: ChatRequest) -> None:
+    """Check what the types of parts, tools and forms ask for.
+
+    Raises:
+        InvalidRequest: naming the field that is not there.
+    """
+    path = missing_field(chat.messages, chat)
+    if path is not None:
+        raise InvalidRequest(f"{path}: required, but missing", param=path)
 
 
 def _without_async(body: Mapping[str, Any]) -> Document:

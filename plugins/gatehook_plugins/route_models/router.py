@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gatehook import Call, Catalog, DeploymentHealth, ModelNotFound, Ranking, Router, Target, Unavailable
+from gatehook import Call, Catalog, DeploymentHealth, Group, ModelNotFound, Ranking, Router, Target, Unavailable
 from gatehook_plugins.route_models.affinity import Affinity
 from gatehook_plugins.route_models.balance import Balance
 from gatehook_plugins.route_models.loads import Loads
@@ -46,7 +46,7 @@ class ModelRouter:
         self._affinity = affinity
         self._health = health
         self._strategy = strategies[balance.strategy]
-        self._fixed: dict[str, tuple[Target, ...]] = {}
+        self._fixed: dict[str, Group] = {}
         self._shared: dict[str, Plan] = {}
         self._unlisted: dict[str, Plan] = {}
         self._rebuild()
@@ -115,14 +115,14 @@ class ModelRouter:
         return self._health is not None and self._health.of(target).state == "unavailable"
 
     def _rebuild(self) -> None:
-        fixed: dict[str, tuple[Target, ...]] = {}
+        fixed: dict[str, Group] = {}
         shared: dict[str, Plan] = {}
         strategy = self._strategies[self._balance.strategy]
         is_fixed = strategy.is_fixed and self._affinity is None and self._health is None
         for name in self._catalog.groups():
             plan = self._plan(name)
             if is_fixed or all(len(tier.targets) == 1 for tier in plan):
-                fixed[name] = tuple(target for tier in plan for target in tier.targets)
+                fixed[name] = Group(target for tier in plan for target in tier.targets)
             else:
                 shared[name] = plan
         if self._affinity is not None:

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from gatehook import Usage
 
-__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_event", "read_pictures", "read_whole", "usage_of"]
+__all__ = ["Delta", "Event", "EventChoice", "Whole", "read_any_usage", "read_event", "read_whole", "usage_of"]
 
 
 class Delta(Struct):
@@ -109,27 +109,22 @@ class _WholeAsMeant(Whole):
 
 
 read_event = msgspec.json.Decoder(Event).decode
-_read_as_meant = msgspec.json.Decoder(_WholeAsMeant).decode
-read_pictures = msgspec.json.Decoder(Whole).decode
-"""Decodes a whole answer of pictures, whose usage has other fields: it stays a dict."""
-
-
-def read_whole(raw: bytes) -> Whole:
-    """Decode a whole answer; its usage as `Told`, or as a dict if it is somehow else.
-
-    Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: it is no such answer.
-    """
-    try:
-        return _read_as_meant(raw)
-    except msgspec.ValidationError:
-        return read_pictures(raw)
+read_whole = msgspec.json.Decoder(_WholeAsMeant).decode
+"""Decodes a whole answer whose usage is as it is meant to be: `Told`."""
+read_any_usage = msgspec.json.Decoder(Whole).decode
+"""Decodes a whole answer whose usage is somehow else, as that of pictures is: it stays a dict."""
 
 
 def usage_of(usage: Any) -> Usage | None:
     """A vendor's usage object, read by `read_whole` or from JSON; what is missing or of a wrong type counts as 0."""
     if type(usage) is Told:
-        return _usage_as_told(usage)
+        asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
+        return Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            cached_tokens=(usage.prompt_cache_hit_tokens if asked is None else asked.cached_tokens) or 0,
+            reasoning_tokens=0 if answered is None else answered.reasoning_tokens or 0,
+        )
     if type(usage) is not dict:
         return None
     prompt = usage.get("prompt_tokens_details")
@@ -141,16 +136,6 @@ def usage_of(usage: Any) -> Usage | None:
         _count(usage.get("completion_tokens")),
         cached_tokens=_count(cached),
         reasoning_tokens=_count(completion.get("reasoning_tokens")) if type(completion) is dict else 0,
-    )
-
-
-def _usage_as_told(told: Told) -> Usage:
-    prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
-    return Usage(
-        told.prompt_tokens,
-        told.completion_tokens,
-        cached_tokens=(told.prompt_cache_hit_tokens if prompt is None else prompt.cached_tokens) or 0,
-        reasoning_tokens=0 if completion is None else completion.reasoning_tokens or 0,
     )
 
 

@@ -38,7 +38,8 @@ def _member(model: str) -> bytes:
 
 def has_two_models(raw: bytes) -> bool:
     """Whether the JSON object `raw` names its model twice, so that two readers of it may see two models."""
-    if raw.count(b'"model"') <= 1 and not _may_spell(raw):
+    # The second half is `_may_spell`, whose call would cost as much again: every request is looked at.
+    if raw.count(b'"model"') <= 1 and (raw.find(b"\\") < 0 or raw.find(b"\\u006") < 0):
         return False
     members: list[tuple[str, Any]] = json.loads(raw, object_pairs_hook=list)
     return sum(name == "model" for name, _ in members) > 1

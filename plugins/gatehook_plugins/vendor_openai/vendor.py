@@ -1,7 +1,8 @@
 """The vendor "openai": the same-dialect lane. Bytes go through; unknown fields survive both ways."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from gatehook import (
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
-from gatehook_plugins.vendor_openai.peek import Whole, read_pictures, read_whole, usage_of
+from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import picture_answer, picture_body
 from gatehook_plugins.vendor_openai.splice import (
     has_two_models,
@@ -102,11 +103,13 @@ class OpenAIVendor:
 
     async def complete(self, attempt: Attempt) -> Completion:
         """One plain answer."""
-        target = attempt.target
-        async with await self._send(attempt) as upstream:
+        upstream = await self._send(attempt)
+        try:
             if upstream.status != 200:
-                raise await failure.from_answer(target, upstream)
+                raise await failure.from_answer(attempt.target, upstream)
             raw = await upstream.read()
+        finally:
+            upstream.close()
         whole = _result(attempt, raw)
         if attempt.call.operation == "images":
             return await picture_answer(attempt, raw, whole, self._files)
@@ -149,9 +152,14 @@ class OpenAIVendor:
             await upstream.drain()
 
     def _send(self, attempt: Attempt) -> Awaitable[Upstream]:
-        prepared = self._prepare(attempt.target)
-        operation = attempt.call.operation
-        body = _written(attempt, prepared.options)
+        target, operation = attempt.target, attempt.call.operation
+        prepared = self._prepared.get(target.key)
+        if prepared is None or prepared.target is not target:
+            prepared = self._prepare(target)
+        try:
+            body = _body(attempt, prepared.options)
+        except ValueError as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
         if operation == "images":
             body = picture_body(attempt, body, self._files)
         return self._egress.send(prepared.requests[operation], body)
@@ -174,13 +182,6 @@ class OpenAIVendor:
         return prepared
 
 
-def _written(attempt: Attempt, options: Options) -> bytes:
-    try:
-        return _body(attempt, options)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-
-
 async def _last(upstream: Upstream, attempt: Attempt) -> bytes:
     """What comes after the last finish reason: nobody waits long for the usage and [DONE]."""
     # With several choices, or prompts, another may be yet to begin.
@@ -192,17 +193,20 @@ async def _last(upstream: Upstream, attempt: Attempt) -> bytes:
 
 
 def _body(attempt: Attempt, options: Options) -> bytes:
-    call, raw = attempt.call, attempt.call.body.raw
+    call = attempt.call
+    raw = call.body.raw
     if attempt.target.model != call.model or has_two_models(raw):
         raw = with_model(raw, call.model, attempt.target.model)
-    if call.stream and not call.include_usage and options.include_usage:
-        # For accounting; the kernel keeps the usage event from a client that did not ask for it.
-        given = decode(raw).get("stream_options") if mentions(raw, "stream_options") else None
-        raw = with_member(raw, "stream_options", {**(given or {}), "include_usage": True})
-    elif call.stream and not options.include_usage and mentions(raw, "stream_options"):
-        raw = without(raw, "stream_options")
-    for name, value in attempt.defaults.items():
-        raw = with_member(raw, name, value)
+    if call.stream:
+        if not options.include_usage:
+            raw = without(raw, "stream_options") if mentions(raw, "stream_options") else raw
+        elif not call.include_usage:
+            # For accounting; the kernel keeps the usage event from a client that did not ask for it.
+            given = decode(raw).get("stream_options") if mentions(raw, "stream_options") else None
+            raw = with_member(raw, "stream_options", {**(given or {}), "include_usage": True})
+    if attempt.defaults:
+        for name, value in attempt.defaults.items():
+            raw = with_member(raw, name, value)
     if options.max_tokens_field:
         raw = _with_limit(raw, options.max_tokens_field)
     return raw
@@ -226,54 +230,56 @@ def _result(attempt: Attempt, raw: bytes) -> Whole:
     Raises:
         GatewayError: it is an error, or nothing known.
     """
-    target = attempt.target
-    whole = _whole(target, raw, read_pictures if attempt.call.operation == "images" else read_whole)
+    operation = attempt.call.operation
+    try:
+        if not raw.isascii():
+            raw.decode()  # what is not looked at here goes to the client unread
+        whole = read_any_usage(raw) if operation == "images" else read_whole(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        whole = _read_again(attempt.target, raw, error)
     if whole.error:
-        raise failure.from_body(target, whole.error)
-    if not (whole.data if attempt.call.operation in ("embeddings", "images") else whole.choices):
-        if error := failure.bare(raw):
-            raise failure.from_body(target, error)
-        raise failure.malformed(target, "the answer has neither a result nor an error")
+        raise failure.from_body(attempt.target, whole.error)
+    if not (whole.data if operation in ("embeddings", "images") else whole.choices):
+        if told := failure.bare(raw):
+            raise failure.from_body(attempt.target, told)
+        raise failure.malformed(attempt.target, "the answer has neither a result nor an error")
     return whole
 
 
-def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
+def _read_again(target: Target, raw: bytes, error: Exception) -> Whole:
+    """The answer, where it is not as it is meant to be; `error` tells what is wrong."""
+    if isinstance(error, msgspec.ValidationError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return read_any_usage(raw)
     try:
-        raw = _mended(raw, whole, attempt.call.public_name)
+        return msgspec.convert(decode(raw), Whole)
+    except (MalformedJSON, msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+        raise failure.malformed(target, "the answer is not what OpenAI's API promises") from None
+
+
+def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
+    """The answer under its public name, and with the finish reason that its tool calls ask for."""
+    public = attempt.call.public_name
+    try:
+        for choice in whole.choices or ():
+            message = choice.message
+            if message is not None and message.tool_calls and choice.finish_reason == "stop":
+                raw = _with_calls_told(raw)
+                break
+        if whole.model != public:
+            raw = with_model(raw, whole.model, public)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 
-def _mended(raw: bytes, whole: Whole, public: str) -> bytes:
-    """The answer under its public name, and with the finish reason that its tool calls ask for."""
-    if _is_miscalled(whole):
-        data = decode(raw)
-        for choice in data["choices"]:
-            if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
-                choice["finish_reason"] = "tool_calls"
-        raw = encode(data)
-    return raw if whole.model == public else with_model(raw, whole.model, public)
-
-
-def _is_miscalled(whole: Whole) -> bool:
-    """Whether a choice with tool calls says that it just stopped."""
-    for choice in whole.choices or ():
-        if choice.finish_reason == "stop" and choice.message is not None and choice.message.tool_calls:
-            return True
-    return False
-
-
-def _whole(target: Target, raw: bytes, read: Callable[[bytes], Whole]) -> Whole:
-    try:
-        if not raw.isascii():
-            raw.decode()  # what is not looked at here goes to the client unread
-        return read(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        try:
-            return msgspec.convert(decode(raw), Whole)
-        except (MalformedJSON, msgspec.ValidationError, UnicodeEncodeError, RecursionError):
-            raise failure.malformed(target, "the answer is not what OpenAI's API promises") from None
+def _with_calls_told(raw: bytes) -> bytes:
+    """The answer, where choices with tool calls say that they just stopped, as they should have said."""
+    data = decode(raw)
+    for choice in data["choices"]:
+        if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
+            choice["finish_reason"] = "tool_calls"
+    return encode(data)
 
 
 def _no_stream(target: Target, body: bytes) -> Exception:

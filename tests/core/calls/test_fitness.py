@@ -1,11 +1,14 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Call, InvalidRequest, Operation, Ranking, Target, encode
+from gatehook import Call, Group, InvalidRequest, Operation, Ranking, Target, encode
 from gatehook.calls.fitness import fitting
+from gatehook.calls.stages import route
+from gatehook.errors import WrongResultError
 from gatehook.jsonio import Document
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}
@@ -34,6 +37,31 @@ def refusal(made: Call, *targets: Target) -> InvalidRequest:
 def test_where_nothing_is_told_the_targets_themselves_are_given() -> None:
     targets = (target(1), target(2))
     assert fitting(call([PICTURE], tools=TOOLS, max_tokens=10**9), targets) is targets
+
+
+@pytest.mark.parametrize("fields", [{}, {"context_window": 100}])
+async def test_a_group_goes_through_itself_only_where_none_tells_its_limits(fields: dict[str, Any]) -> None:
+    group = Group([target(1), target(2, **fields)])
+    given = await route([_Giving(group)], call())
+    assert (given is group) == (not fields)
+    assert list(given) == list(group)
+
+
+@pytest.mark.parametrize("wrong", [(1,), Group([1]), [None], Group([None, target(1)]), "m"])  # type: ignore[list-item]
+async def test_what_a_router_gives_has_to_be_targets(wrong: Any) -> None:
+    with pytest.raises(WrongResultError):
+        await route([_Giving(wrong)], call())
+
+
+class _Giving:
+    """A router that gives these for every model."""
+
+    def __init__(self, targets: Any) -> None:
+        self.targets = targets
+
+    async def route(self, call: Call) -> Sequence[Target] | None:
+        given: Sequence[Target] = self.targets
+        return given
 
 
 def test_pictures_pass_over_who_cannot_see() -> None:

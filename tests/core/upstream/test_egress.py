@@ -75,6 +75,19 @@ class TestPool:
                 assert await upstream.receive() == b""
             assert (stub.connections, len(stub.requests)) == (1, 3)
 
+    async def test_closing_an_answer_is_leaving_its_context(self, open_egress: Any, counting: Any) -> None:
+        egress = await open_egress()
+        async with counting(Reply.of_json({"n": 1}), Reply.of_events(b"data: 1\n\n", end="silence")) as stub:
+            whole = await egress.request(TARGET, "GET", stub.url, headers={})
+            assert await whole.read() == b'{"n": 1}'
+            whole.close()
+            half = await egress.request(TARGET, "GET", stub.url, headers={})
+            assert stub.connections == 1
+            await half.receive()
+            half.close()
+            await asyncio.wait_for(stub.closed_early.wait(), 5)
+            half.close()
+
     async def test_a_half_read_answer_is_never_met_by_the_next_request(self, open_egress: Any, counting: Any) -> None:
         egress = await open_egress()
         first = Reply.of_events([b"data: mine\n\n", b"data: also mine\n\n"], pause=0.01)

@@ -130,10 +130,11 @@ async def test_embeddings_without_data_are_an_upstream_failure(ask: Ask, body: b
     assert type(run.error) is UpstreamError
 
 
-async def test_embeddings_keep_their_numbers_to_the_last_digit(ask: Ask) -> None:
+@pytest.mark.parametrize("tokens", [b"2", b"2.0"])
+async def test_embeddings_keep_their_numbers_to_the_last_digit(ask: Ask, tokens: bytes) -> None:
     raw = (
         b'{"object":"list","model":"upstream-model","data":[{"object":"embedding","index":0,'
-        b'"embedding":[0.10000000000000000555,-1E-7]}],"usage":{"prompt_tokens":2,"total_tokens":2}}'
+        b'"embedding":[0.10000000000000000555,-1E-7]}],"usage":{"prompt_tokens":%b,"total_tokens":2}}' % tokens
     )
     run = await ask({"model": "public", "input": "x"}, raw, operation="embeddings")
     assert run.completion.raw == raw.replace(b"upstream-model", b"public")

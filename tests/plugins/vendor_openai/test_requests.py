@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from gatehook import Attempt
+from gatehook.testing import Replay, ReplayEgress, attempt
+from gatehook_plugins.vendor_openai.vendor import OpenAIVendor
 
 Ask = Callable[..., Any]
 
@@ -24,6 +29,19 @@ async def test_a_plain_request_goes_through_byte_for_byte_but_for_the_model(ask:
     run = await ask(raw)
     assert run.error is None
     assert run.sent.body == raw.replace(b'"public"', b'"upstream-model"', 1)
+
+
+async def test_a_deployment_that_changed_under_its_key_is_called_as_it_is_now() -> None:
+    egress = ReplayEgress(Replay(b'{"choices":[{"message":{"role":"assistant","content":"Hi"}}]}'))
+    vendor = OpenAIVendor(egress)
+    one = attempt({"model": "m", "messages": []}, base_url="http://old.test/v1")
+    await vendor.complete(one)
+    other = replace(one.target, base_url="http://new.test/v1", options={"headers": {"X-New": "1"}})
+    await vendor.complete(Attempt(one.call, other))
+    old, new = egress.requests
+    assert (old.path, new.path) == ("http://old.test/v1/chat/completions", "http://new.test/v1/chat/completions")
+    assert "X-New" not in old.headers
+    assert new.headers["X-New"] == "1"
 
 
 @pytest.mark.parametrize("raw", PLAIN)

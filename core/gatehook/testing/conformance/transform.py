@@ -45,7 +45,7 @@ class TransformConformance(Suite):
 
     def transform(self, gateway: Gateway) -> Transform:
         """The transform in question."""
-        return self.own(gateway.pipeline.concerns.transforms.all, "transform")
+        return self.own(gateway.pipeline.concerns.transforms, "transform")
 
     def call(self, text: str = "") -> Call:
         """A chat that says this."""
