@@ -318,6 +318,13 @@ class Replay:
             raise self._fails
         return b"".join(self._pieces)
 
+    def at_once(self) -> bytes | None:
+        """All pieces joined; None if something else follows them."""
+        if self._fails:
+            return None
+        self.closed = True
+        return b"".join(self._pieces)
+
     async def read_error(self) -> bytes:
         """All pieces joined, also if the line is cut after them."""
         return b"".join(self._pieces)
@@ -340,10 +347,6 @@ class Replay:
 
     async def drain(self) -> None:
         """Nothing is left."""
-
-    def close(self) -> None:
-        """It is read, or not wanted."""
-        self.closed = True
 
     async def __aenter__(self) -> Self:
         return self

@@ -228,11 +228,6 @@ class Upstream:
                 while await self._line.receive():
                     pass
 
-    def close(self) -> None:
-        """Do what leaving its context does, without waiting: for calls that need no more. Once more does nothing."""
-        line, self._line = self._line, _NOTHING
-        line.release()
-
     async def __aenter__(self) -> Self:
         return self
 

@@ -104,12 +104,9 @@ class OpenAIVendor:
     async def complete(self, attempt: Attempt) -> Completion:
         """One plain answer."""
         upstream = await self._send(attempt)
-        try:
-            if upstream.status != 200:
-                raise await failure.from_answer(attempt.target, upstream)
-            raw = await upstream.read()
-        finally:
-            upstream.close()
+        raw = upstream.at_once() if upstream.status == 200 else None
+        if raw is None:
+            raw = await _rest(attempt.target, upstream)
         whole = _result(attempt, raw)
         if attempt.call.operation == "images":
             return await picture_answer(attempt, raw, whole, self._files)
@@ -180,6 +177,18 @@ class OpenAIVendor:
         prepared = _Prepared(target, requests, models, options)
         self._prepared[target.key] = prepared
         return prepared
+
+
+async def _rest(target: Target, upstream: Upstream) -> bytes:
+    """An answer that has not all arrived yet.
+
+    Raises:
+        GatewayError: what it says instead, or that it was cut.
+    """
+    async with upstream:
+        if upstream.status != 200:
+            raise await failure.from_answer(target, upstream)
+        return await upstream.read()
 
 
 async def _last(upstream: Upstream, attempt: Attempt) -> bytes:

@@ -25,6 +25,13 @@ TARGET = Target("m#1", "m", "acme", "u", api_key=SecretStr(KEY))
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
+async def arrived(answer: Upstream) -> bytes:
+    """The body of an answer that comes in any number of pieces, all of which are waited for."""
+    while (body := answer.at_once()) is None:
+        await asyncio.sleep(0.001)
+    return body
+
+
 @pytest.fixture
 def answered(counting: Any, saying: Any) -> Callable[..., Any]:
     """The answer of a server that gives a reply, or says these very bytes."""
@@ -75,18 +82,26 @@ class TestPool:
                 assert await upstream.receive() == b""
             assert (stub.connections, len(stub.requests)) == (1, 3)
 
-    async def test_closing_an_answer_is_leaving_its_context(self, open_egress: Any, counting: Any) -> None:
+    async def test_what_has_all_arrived_needs_no_context(self, open_egress: Any, counting: Any) -> None:
         egress = await open_egress()
         async with counting(Reply.of_json({"n": 1}), Reply.of_events(b"data: 1\n\n", end="silence")) as stub:
             whole = await egress.request(TARGET, "GET", stub.url, headers={})
-            assert await whole.read() == b'{"n": 1}'
-            whole.close()
-            half = await egress.request(TARGET, "GET", stub.url, headers={})
-            assert stub.connections == 1
-            await half.receive()
-            half.close()
+            assert await arrived(whole) == b'{"n": 1}'
+            assert whole.at_once() == b""  # it is nobody's any more
+            async with await egress.request(TARGET, "GET", stub.url, headers={}) as half:
+                assert stub.connections == 1
+                assert half.at_once() is None
+                await half.receive()
             await asyncio.wait_for(stub.closed_early.wait(), 5)
-            half.close()
+
+    async def test_what_has_all_arrived_may_be_too_large(self, open_egress: Any, counting: Any) -> None:
+        egress = await open_egress(max_response=3)
+        async with counting(Reply.of_json({"n": 1})) as stub:
+            for _ in range(2):
+                answer = await egress.request(TARGET, "GET", stub.url, headers={})
+                with pytest.raises(UpstreamError, match="max_response"):
+                    await arrived(answer)
+            assert stub.connections == 1
 
     async def test_a_half_read_answer_is_never_met_by_the_next_request(self, open_egress: Any, counting: Any) -> None:
         egress = await open_egress()

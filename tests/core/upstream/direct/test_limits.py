@@ -231,7 +231,7 @@ class TestEnd:
                 assert (await left.receive(), await left.read(), await left.read_error()) == (b"", b"", b"")
                 await left.drain()
                 await left.__aexit__(None, None, None)
-                left.close()
+                assert left.at_once() == b""
                 assert left.headers["content-type"] == "application/json"
                 assert await upstream.read() == b"second"
 
