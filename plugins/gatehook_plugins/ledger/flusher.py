@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -37,11 +37,12 @@ class Flusher:
         self.journal = journal
         self._interval = interval
         self._most_waiting = most_waiting
-        self._waiting: list[Row] = []
-        self._segments: list[int | None] = []
-        """The one that each of these rows is in; None if it could not be written there."""
+        self._waiting = journal.waiting
         self._behind: Place | None = None
-        self._ended = self._settled = 0
+        self._few = self._most_at_rest = min(GROUP - 1, most_waiting)
+        """With fewer rows that wait, one more makes no group full, and has not to be left behind."""
+        self._left = self._settled = 0
+        """Rows: left behind, and in the database or given up."""
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._again = self._is_over = False
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
@@ -53,20 +54,10 @@ class Flusher:
     def enter(self, row: Row) -> None:
         """Take a row. It is in the journal afterwards; if that cannot be written, in memory only."""
         waiting = self._waiting
-        if self._behind is not None or len(waiting) >= self._most_waiting:
-            self._leave_behind(row)
-            return
-        try:
-            segment = self.journal.enter(row)
-        except OSError:
-            segment = None
-        if not waiting:
-            self._wake.set()  # else it is set, or will be when the groups that are being written leave some
-        waiting.append(row)
-        self._segments.append(segment)
-        self._ended += 1
-        if len(waiting) >= GROUP and not self._away.lasts:
-            self._hurry.set()
+        if waiting and len(waiting) < self._few:
+            self.journal.enter(row)
+        else:
+            self._enter_and_tell(row)
 
     async def flush(self) -> None:
         """Wait until all rows taken so far are in the database.
@@ -74,12 +65,13 @@ class Flusher:
         Raises:
             Unavailable: it cannot be written to now.
         """
-        if self._settled == self._ended:
+        ended = self._settled + len(self._waiting) + self._left
+        if self._settled == ended:
             return
         if self._is_over:
             raise _away()
         flushed = asyncio.get_running_loop().create_future()
-        self._flushes.append((self._ended, flushed))
+        self._flushes.append((ended, flushed))
         self._wake.set()
         self._hurry.set()
         await flushed
@@ -111,20 +103,35 @@ class Flusher:
                 self._away.end()
                 pause, failures = self._interval, 0
 
+    def _enter_and_tell(self, row: Row) -> None:
+        """Take a row where that wakes somebody, or too many wait."""
+        waiting = self._waiting
+        if self._behind is not None or len(waiting) >= self._most_waiting:
+            self._leave_behind(row)
+            return
+        self.journal.enter(row)
+        if len(waiting) == 1:
+            self._wake.set()  # else it is set, or will be when the groups that are being written leave some
+        if len(waiting) >= GROUP and not self._away.lasts:
+            self._hurry.set()
+
     def _leave_behind(self, row: Row) -> None:
         """Too many wait: this one is in the journal only, for now."""
         place = self.journal.end
         try:
-            self.journal.enter(row)
+            self.journal.leave(row)
         except OSError:
             if row.outcome != "rejected" or len(self._waiting) < self._most_waiting:
-                self._waiting.append(row)  # else it used nothing, and there is no room anywhere
-                self._segments.append(None)
-                self._ended += 1
+                self.journal.keep(row)  # else it used nothing, and there is no room anywhere
                 self._wake.set()
         else:
-            self._ended += 1
-            self._behind = self._behind or place
+            self._left += 1
+            self._read_on_from(self._behind or place)
+
+    def _read_on_from(self, place: Place | None) -> None:
+        """Rows are behind from there on; None if no more are."""
+        self._behind = place
+        self._few = self._most_at_rest if place is None else 0
 
     async def _write_groups(self) -> None:
         """Write what waits; a last group that is not full may wait for more, unless somebody waits for it."""
@@ -138,19 +145,20 @@ class Flusher:
         if self._waiting:
             self._wake.set()
         else:
-            self._settled = self._ended
+            self._settled += self._left  # those that cannot be read back
+            self._left = 0
             self._answer_flushes()
 
     async def _catch_up(self, place: Place) -> None:
         try:
-            found, after = await asyncio.to_thread(self.journal.read, place, _READ_BACK)
+            found, after = await asyncio.to_thread(self.journal.read, place, self.journal.end, _READ_BACK)
         except OSError as error:
             log.error("rows cannot be read back from the journal, and stay there: %s", error)  # noqa: TRY400
-            self._behind = None
+            self._read_on_from(None)
             return
-        self._waiting += [row for row, _ in found]
-        self._segments += [segment for _, segment in found]
-        self._behind = None if after == self.journal.end else after
+        self.journal.take_back(found)
+        self._left -= len(found)
+        self._read_on_from(None if after == self.journal.end else after)
 
     async def _write_group(self, rows: Sequence[Row]) -> None:
         try:
@@ -182,28 +190,16 @@ class Flusher:
             raise error
         for row in refused:
             log.error("%s cannot be entered, and stays in the journal: %r", row, error)
-        self._drop(0, len(refused))
+        self.journal.refused(len(refused))
         self._settled += len(refused)
         self._answer_flushes()
 
     def _settle(self, rows: Sequence[Row], place: int = 0) -> None:
         """These, which wait from `place` on, are in the database."""
-        for segment, count in Counter(self._drop(place, len(rows))).items():
-            if segment is not None:
-                self.journal.booked(segment, count)
-            else:
-                for row in rows:
-                    self.journal.forget(row.request_id)
+        self.journal.booked(len(rows), place)
         self._settled += len(rows)
         self._booker.posted(rows)
         self._answer_flushes()
-
-    def _drop(self, place: int, count: int) -> Sequence[int | None]:
-        """So many from there on wait no longer; gives their segments."""
-        those = slice(place, place + count)
-        segments = self._segments[those]
-        del self._waiting[those], self._segments[those]
-        return segments
 
     def _answer_flushes(self) -> None:
         while self._flushes and self._flushes[0][0] <= self._settled:

@@ -14,14 +14,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, NoReturn, Self
+from zlib import adler32
 
-from gatehook_plugins.ledger.records import Damage, Intent, Record, Row, line, records
+from gatehook_plugins.ledger.records import LINE, Damage, Intent, Record, Row, encode, line, records
+from gatehook_plugins.ledger.runs import Runs
+from gatehook_plugins.ledger.segment import Segment, created
 from gatehook_plugins.ledger.trouble import Trouble
 
 __all__ = ["Estate", "Journal", "Place"]
@@ -42,7 +46,7 @@ class Place(NamedTuple):
 
 
 class Journal:
-    """The files of this process. Its methods are short enough for the event loop, except `read`.
+    """The files of this process, and its rows that wait for the database. Short enough for the event loop, but `read`.
 
     A segment has room for as much again as is meant to be written there: if no other can be begun (the disk is full),
     no request is made any more, but those under way can end.
@@ -58,12 +62,18 @@ class Journal:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._under_way: dict[str, bytes] = {}
+        self.waiting: list[Row] = []
+        """The rows in memory that are not in the database, in the order in which they came; always the same list."""
+        self._runs = Runs()
+        """The segments that these are in; None if they could not be written there."""
         self._owed: dict[int, int] = {}
-        """Rows of each segment that are not in the database."""
+        """Other rows of each segment that are not in the database."""
         self._trouble = Trouble(
             "the ledger's journal cannot be written, so requests are refused until it can",
             "the ledger's journal can be written again",
         )
+        self._write: Callable[[bytes], int] = _no_more
+        """Appends a line to the segment; ValueError if there is no room."""
         self.owner, self._lock = _owner(directory, book)
         try:
             self._begin(1)
@@ -74,7 +84,7 @@ class Journal:
     @property
     def end(self) -> Place:
         """Where the next line will begin, unless that is in a new segment."""
-        return Place(self._segment, self._size)
+        return Place(self._segment.number, self._segment.size)
 
     def intend(self, intent: Intent) -> None:
         """Write that a request is about to be made.
@@ -82,47 +92,86 @@ class Journal:
         Raises:
             OSError: it cannot be written (the disk is full); nothing of it is left.
         """
-        text = line(intent)
-        length = len(text)
-        if self._size + length > self._limit:
+        body = encode(intent)
+        text = LINE % (adler32(body), body)
+        try:
+            self._write(text)
+        except ValueError:  # no room
             self._turn()
-        self._file.write(text)
-        self._size += length
+            self._segment.write_anyway(text)
         self._under_way[intent.request_id] = text
 
-    def enter(self, row: Row) -> int:
-        """Write that a request has ended. Gives the number of the segment.
+    def enter(self, row: Row) -> None:
+        """Write that a request has ended, and have its row wait. It waits too if it cannot be written; see `keep`."""
+        body = encode(row)
+        try:
+            self._write(LINE % (adler32(body), body))
+        except ValueError:  # no room
+            try:
+                self._write_elsewhere(line(row))
+            except OSError:
+                self.keep(row)
+                return
+        self._under_way.pop(row.request_id, None)
+        self.waiting.append(row)
+
+    def keep(self, row: Row) -> None:
+        """Have a row wait that cannot be written: its request still counts as under way."""
+        self._runs.begin(len(self.waiting), None)
+        self.waiting.append(row)
+        self._runs.begin(len(self.waiting), self._segment.number)
+
+    def leave(self, row: Row) -> None:
+        """Write that a request has ended, but do not have its row wait: `read` brings it back.
 
         Raises:
-            OSError: as `intend`; the request still counts as under way.
+            OSError: it cannot be written.
         """
         text = line(row)
-        length = len(text)
-        if self._size + length > self._limit:
-            self._turn_or_use_reserve(length)
-        self._file.write(text)
-        self._size += length
+        try:
+            self._write(text)
+        except ValueError:  # no room
+            self._write_elsewhere(text)
         self._under_way.pop(row.request_id, None)
-        self._owed[self._segment] += 1
-        return self._segment
+        self._owed[self._segment.number] += 1
 
-    def booked(self, segment: int, count: int) -> None:
-        """So many more of the rows that were entered there are in the database."""
-        self._owed[segment] -= count
-        self._clear(segment)
+    def take_back(self, rows: list[tuple[Row, int]]) -> None:
+        """Have rows wait that were left, and that `read` has found in these segments."""
+        for segment, run in groupby(rows, itemgetter(1)):
+            those = [row for row, _ in run]
+            self._runs.begin(len(self.waiting), segment)
+            self.waiting += those
+            self._owed[segment] -= len(those)
+        self._runs.begin(len(self.waiting), self._segment.number)
 
-    def forget(self, request_id: str) -> None:
-        """The row of this request is in the database, though it could not be entered here."""
-        self._under_way.pop(request_id, None)
+    def booked(self, count: int, place: int = 0) -> None:
+        """So many of the rows that wait, from `place` on, are in the database."""
+        those = slice(place, place + count)
+        rows = self.waiting[those]
+        del self.waiting[those]
+        for segment in self._runs.drop(place, count):
+            if segment is not None:
+                self._clear(segment)
+            else:
+                for row in rows:
+                    self._under_way.pop(row.request_id, None)
 
-    def read(self, place: Place, limit: int) -> tuple[list[tuple[Row, int]], Place]:
-        """Rows from `place` on, at most `limit`, each with its segment, and where to go on. Reads files; slow.
+    def refused(self, count: int) -> None:
+        """So many of the rows that wait, the first, will not come into the database, and wait no longer."""
+        del self.waiting[:count]
+        for segment, rows in self._runs.drop(0, count).items():
+            if segment is not None:
+                self._owed[segment] += rows
+
+    def read(self, place: Place, end: Place, limit: int) -> tuple[list[tuple[Row, int]], Place]:
+        """Rows from `place` to `end`, at most `limit`, each with its segment, and where to go on. Reads files; slow.
+
+        What follows `end`, as it was before this was called, may be half written.
 
         Raises:
-            OSError: a segment of which rows are not in the database yet cannot be read.
+            OSError: a segment to which rows were left cannot be read.
         """
         found: list[tuple[Row, int]] = []
-        end = self.end  # what follows may be half written
         segment, offset = place
         while len(found) < limit:
             try:
@@ -150,21 +199,26 @@ class Journal:
     @property
     def is_settled(self) -> bool:
         """Whether nothing in it is still needed."""
-        return not self._under_way and not any(self._owed.values())
+        return not self._under_way and not self.waiting and not any(self._owed.values())
 
     def close(self) -> None:
         """Leave the files, if there are any, to whoever comes next; without the room that was not written to."""
-        self._file.close()
+        end = self.end
+        self._shut()
         with contextlib.suppress(OSError):  # somebody has deleted it; or the zeros stay
-            os.truncate(self._path(self._segment), self._size)
+            os.truncate(self._path(end.segment), end.offset)
         os.close(self._lock)
 
     def remove(self) -> None:
         """Delete the files, of which nothing is needed any more, and close."""
-        self._file.close()
+        self._shut()
         for segment in self._owed:
             self._path(segment).unlink(missing_ok=True)
         self._release()
+
+    def _shut(self) -> None:
+        self._segment.close()
+        self._write = _no_more  # else it would seem to have no room
 
     def _release(self) -> None:
         (self._directory / f"{self.owner}.lock").unlink(missing_ok=True)
@@ -173,36 +227,40 @@ class Journal:
     def _path(self, segment: int) -> Path:
         return self._directory / f"{self.owner}-{segment}.journal"
 
-    def _turn_or_use_reserve(self, length: int) -> None:
+    def _write_elsewhere(self, text: bytes) -> None:
+        """Write the line of a row for which there is no room: in a new segment, or in the reserve of this one."""
         try:
             self._turn()
         except OSError:
-            if self._size + length > len(self._file):
+            if not self._segment.is_enough_for(text):
                 raise
+        self._segment.write_anyway(text)
 
     def _turn(self) -> None:
         """Go on in a new segment."""
-        left, file = self._segment, self._file
+        left = self._segment
         try:
-            self._begin(left + 1)
+            self._begin(left.number + 1)
         except OSError as error:
             self._trouble.begin(error)
             raise
         self._trouble.end()
-        file.close()
-        self._clear(left)
+        left.close()
+        self._clear(left.number)
 
-    def _begin(self, segment: int) -> None:
+    def _begin(self, number: int) -> None:
         """Begin a segment with the requests that are under way; if it cannot be made, nothing changes."""
         carried = b"".join(self._under_way.values())
-        limit = max(self._segment_bytes, 2 * len(carried))
-        self._file = _mapped(self._path(segment), limit + max(limit, _LEAST_RESERVE))
-        self._file.write(carried)
-        self._segment, self._size, self._limit = segment, len(carried), limit
-        self._owed[segment] = 0
+        room = max(self._segment_bytes, 2 * len(carried))
+        segment = Segment(number, self._path(number), room, max(room, _LEAST_RESERVE))
+        segment.write(carried)
+        self._segment, self._write = segment, segment.write
+        self._owed[number] = 0
+        self._runs.begin(len(self.waiting), number)
 
     def _clear(self, segment: int) -> None:
-        if segment != self._segment and not self._owed[segment]:
+        """Delete a segment that nothing is written to, and of which nothing is needed any more."""
+        if segment not in self._runs and not self._owed[segment]:
             del self._owed[segment]
             self._path(segment).unlink(missing_ok=True)
 
@@ -262,7 +320,7 @@ def _owner(directory: Path, book: str) -> tuple[str, int]:
     while True:
         owner = secrets.token_hex(8)
         path = directory / f"{owner}.lock"
-        os.close(_created(path))
+        os.close(created(path))
         lock = _locked(path)
         if lock is not None:  # else somebody took it for a dead one's, and deletes it
             os.write(lock, book.encode())
@@ -285,18 +343,5 @@ def _locked(path: Path) -> int | None:
     return None
 
 
-def _created(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-
-
-def _mapped(path: Path, size: int) -> mmap.mmap:
-    """A new file of this size, in memory. Its room on the disk is taken now: later, a full disk would be a SIGBUS."""
-    file = _created(path)
-    try:
-        os.posix_fallocate(file, 0, size)
-        return mmap.mmap(file, size)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
+def _no_more(text: bytes) -> NoReturn:
+    raise RuntimeError("the journal is closed")

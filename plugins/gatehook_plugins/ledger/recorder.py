@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Unavailable, Usage, expected_prompt
 from gatehook_plugins.ledger.records import Intent, Row
@@ -46,6 +46,7 @@ class Recorder(Observer):
         self._catalog = catalog
         self._records = records
         self._fit = _Fit()
+        self._prices = _Prices(catalog)
 
     def admit(self, call: Call) -> None:
         """Write the intent.
@@ -54,18 +55,17 @@ class Recorder(Observer):
             Unavailable: it cannot be written, so the request could not be accounted for.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        group = self._catalog.group(call.model)
-        principal, pricing, fit = call.principal, group.pricing, self._fit
+        principal, size, fit = call.principal, call.size, self._fit
         intent = Intent(
             call.id,
-            int(time.time() * 1000),
+            time.time_ns() // 1_000_000,
             fit[principal.id],
             fit[principal.key_id],
             call.operation,
             call.surface,
             fit[call.model],
-            expected_prompt(call, group),
-            None if pricing is None else pricing.input,
+            expected_prompt(call, self._catalog.group(call.model)) if size is None else size.prompt,
+            self._prices[call.model],
         )
         try:
             self._records.intend(intent)
@@ -81,11 +81,13 @@ class Recorder(Observer):
         if principal is ANONYMOUS and not call.model:
             return
         usage, cost, first_token = outcome.usage, outcome.cost, outcome.first_token
-        if usage is None or outcome.status == "cached":
-            usage, cost = _NOTHING, _FREE  # what was not used costs nothing
+        if usage is not None and outcome.status != "cached":
+            provenance: Literal["vendor", "estimated", "none"] = "estimated" if usage.estimated else "vendor"
+        else:
+            usage, cost, provenance = _NOTHING, _FREE, "none"  # what was not used costs nothing
         row = Row(
             call.id,
-            int(time.time() * 1000),
+            time.time_ns() // 1_000_000,
             fit[principal.id],
             fit[principal.key_id],
             call.operation,
@@ -96,7 +98,7 @@ class Recorder(Observer):
             outcome.status,
             outcome.http_status,
             fit[outcome.code],
-            "none" if usage is _NOTHING else "estimated" if usage.estimated else "vendor",
+            provenance,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
@@ -148,3 +150,22 @@ class _Fit(dict[str, str]):
         fit = text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
         self[text] = fit
         return fit
+
+
+class _Prices(dict[str, int | None]):
+    """From a model to the price of its prompts, until the catalog changes; None where no price is known.
+
+    Only of models that the catalog lists it is remembered: clients may ask for any, and memory is not theirs to fill.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__()
+        self._catalog = catalog
+        catalog.subscribe(self.clear)
+
+    def __missing__(self, model: str) -> int | None:
+        pricing = self._catalog.group(model).pricing
+        price = None if pricing is None else pricing.input
+        if model in self._catalog.groups():
+            self[model] = price
+        return price

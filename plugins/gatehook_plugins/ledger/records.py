@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Final
 from zlib import adler32
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from gatehook import UsageRow
 
-__all__ = ["Damage", "Intent", "Record", "Row", "line", "parse", "records"]
+__all__ = ["LINE", "Damage", "Intent", "Record", "Row", "encode", "line", "parse", "records"]
 
 
 class Intent(Struct, frozen=True, array_like=True, tag="i", gc=False):
@@ -43,14 +44,17 @@ class Damage(Struct, frozen=True):
 
 Record = Intent | Row | Damage
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
+"""Makes the body of a line."""
+LINE: Final = b"%08x%b\n"
+"""Adler-32 of a body, and the body: tells a line that is torn. CRC-32 takes longer here, as it needs tables."""
 _decoder: msgspec.json.Decoder[Intent | Row] = msgspec.json.Decoder(Intent | Row)
 
 
 def line(value: Intent | Row) -> bytes:
-    """One line, with its end. Its checksum tells a line that is torn; CRC-32 takes longer here, as it needs tables."""
-    body = _encode(value)
-    return b"%08x%b\n" % (adler32(body), body)
+    """One line, with its end."""
+    body = encode(value)
+    return LINE % (adler32(body), body)
 
 
 def parse(text: bytes) -> Intent | Row:

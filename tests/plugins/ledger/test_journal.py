@@ -104,11 +104,14 @@ def test_a_segment_goes_when_all_its_rows_are_booked(tmp_path: Path, a_row: Make
     journal = Journal(tmp_path, "b", segment_bytes=1000)
     journal.intend(an_intent(999))
     rows = [a_row(number) for number in range(30)]
-    places = [journal.enter(row) for row in rows]
+    for row in rows:
+        journal.enter(row)
     numbers = segments(tmp_path)
     assert len(numbers) > 3
-    for segment in places:
-        journal.booked(segment, 1)
+    journal.booked(1)
+    assert segments(tmp_path) == numbers, "of the first only one row is booked"
+    for _ in rows[1:]:
+        journal.booked(1)
     assert segments(tmp_path) == numbers[-1:]
     assert not journal.is_settled
     journal.close()
@@ -137,10 +140,12 @@ def test_on_a_full_disk_no_request_is_made_but_those_under_way_can_end(
         for number in range(4, 9):
             with pytest.raises(OSError, match="No space left"):
                 journal.intend(an_intent(number))
-        assert journal.enter(a_row(1)) == 1
+        journal.enter(a_row(1))
+        assert journal.end.segment == 1
         assert segments(tmp_path) == [1]
     journal.intend(an_intent(100))
-    assert journal.enter(a_row(2)) > 1
+    journal.enter(a_row(2))
+    assert journal.end.segment > 1
     journal.close()
     found = left_by(tmp_path)
     assert [one for one in found if isinstance(one, Row)] == [a_row(1), a_row(2)]
@@ -157,8 +162,9 @@ def test_a_row_for_which_there_is_no_room_at_all_is_an_error(
     entered = []
     with full_disk(), contextlib.suppress(OSError):
         for row in rows:
-            journal.enter(row)
+            journal.leave(row)
             entered.append(row)
+    assert not journal.waiting
     journal.close()
     assert 100 < len(entered) < 1000
     assert left_by(tmp_path) == entered, "no half line"
@@ -198,19 +204,76 @@ def test_rows_are_read_back_piece_by_piece(tmp_path: Path, a_row: MakeRow, an_in
     entered = []
     for row in rows:
         journal.intend(an_intent(row.attempts))
-        entered.append((row, journal.enter(row)))
+        journal.leave(row)
+        entered.append((row, journal.end.segment))
     found: list[tuple[Row, int]] = []
     place = Place(1, 0)
     while place != journal.end:
-        some, place = journal.read(place, 7)
+        some, place = journal.read(place, journal.end, 7)
         assert len(some) <= 7
         found += some
     assert found == entered
-    for _, segment in entered:
-        journal.booked(segment, 1)
-    journal.enter(a_row(50))
-    assert journal.read(place, 7)[0] == [(a_row(50), entered[-1][1])], "segments that are gone are passed over"
+    journal.take_back(found)
+    assert journal.waiting == rows
+    journal.booked(50)
+    assert segments(tmp_path) == [journal.end.segment]
+    journal.leave(a_row(50))
+    assert journal.read(place, journal.end, 7)[0] == [(a_row(50), entered[-1][1])]
+    assert journal.read(Place(1, 0), journal.end, 99)[0][-1][0] == a_row(50), "segments that are gone are passed over"
     journal.close()
+
+
+def test_a_row_that_is_refused_stays_and_one_that_is_booked_later_goes(
+    tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent, full_disk: FullDisk
+) -> None:
+    journal = Journal(tmp_path, "b", segment_bytes=1000)
+    journal.intend(an_intent(99))
+    with full_disk():
+        journal.keep(a_row(99))
+    for number in range(20):
+        journal.enter(a_row(number))
+    last = journal.end.segment
+    assert segments(tmp_path) == list(range(1, last + 1))
+    journal.booked(15, 1)
+    assert [row.request_id for row in journal.waiting] == [f"req_{number:06}" for number in (99, 15, 16, 17, 18, 19)]
+    journal.booked(1)
+    assert not journal._under_way, "its row is in the database, though not here"
+    journal.refused(1)
+    (kept, *_) = left = segments(tmp_path)
+    assert 1 < kept <= left[-1] == last
+    journal.booked(4)
+    assert segments(tmp_path) == sorted({kept, last})
+    assert not journal.is_settled
+    journal.close()
+    assert a_row(15) in left_by(tmp_path)
+
+
+def test_what_is_closed_is_not_written_to(tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent) -> None:
+    journal = Journal(tmp_path, "b")
+    journal.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        journal.enter(a_row(1))
+    with pytest.raises(RuntimeError, match="closed"):
+        journal.intend(an_intent(1))
+    assert segments(tmp_path) == [1]
+    assert left_by(tmp_path) == []
+
+
+def test_the_reserve_is_for_rows_only(
+    tmp_path: Path, a_row: MakeRow, an_intent: MakeIntent, full_disk: FullDisk
+) -> None:
+    journal = Journal(tmp_path, "b", segment_bytes=1000)
+    with full_disk():
+        journal.intend(an_intent(0, model="m" * 800))
+        journal.enter(a_row(1))  # more than is left of the room
+        assert journal.end.offset > 1000
+        with pytest.raises(OSError, match="No space left"):
+            journal.intend(an_intent(2))
+        journal.enter(a_row(3))
+        with pytest.raises(OSError, match="No space left"):
+            journal.intend(an_intent(4))
+    journal.close()
+    assert left_by(tmp_path) == [an_intent(0, model="m" * 800), a_row(1), a_row(3)]
 
 
 def test_only_one_takes_over(tmp_path: Path, an_intent: MakeIntent) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -259,7 +260,7 @@ async def test_without_a_journal_nothing_is_asked_of_a_vendor(
         more = f'[[models]]\nname = "real"\nvendor = "openai"\nbase_url = "{stub.url}"\n'
         async with serve_on(database_url, more) as client:
             journal: Any = client.ledger._flusher.journal  # type: ignore[attr-defined]
-            journal._limit = 0  # the next line begins a segment
+            journal._segment._room.seek(0, os.SEEK_END)  # the next line begins a segment
             with full_disk():
                 for _ in range(3):
                     status, answer = await client.ask("real")

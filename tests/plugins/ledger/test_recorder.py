@@ -1,5 +1,6 @@
 """What a row says of a request."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ class Desk:
         self.rows: list[Row] = []
         self.error: OSError | None = None
         self.enter = self.rows.append
-        self.recorder = Recorder(LiveCatalog([PRICED, UNPRICED]), self)
+        self.catalog = LiveCatalog([PRICED, UNPRICED])
+        self.recorder = Recorder(self.catalog, self)
 
     def intend(self, intent: Intent) -> None:
         if self.error is not None:
@@ -118,6 +120,25 @@ async def test_the_intent_tells_the_prompt_and_what_it_costs(desk: Desk) -> None
     desk.recorder.admit(a_call(model="raw"))
     desk.recorder.admit(a_call(model="unknown"))
     assert [crashed(one).input_cost for one in desk.intents[1:]] == [None, None]
+
+
+async def test_an_intent_tells_the_price_of_now(desk: Desk) -> None:
+    desk.recorder.admit(a_call())
+    desk.catalog.amend("test", lambda target: replace(target, pricing=Pricing(7, 7)))
+    desk.recorder.admit(a_call())
+    desk.catalog.feed("test", [Target("new#1", "new", "openai", "new", pricing=Pricing(3, 3))])
+    desk.recorder.admit(a_call(model="new"))
+    desk.catalog.feed("test", [])
+    desk.recorder.admit(a_call(model="new"))
+    assert [one.input_price for one in desk.intents] == [1_000_000, 7, 7, None]
+
+
+async def test_prices_of_names_that_clients_made_up_are_not_remembered(desk: Desk) -> None:
+    desk.catalog.feed("test", [Target("any#1", "any/*", "openai", "*", pricing=Pricing(3, 3))])
+    for name in ("gpt", "any/thing", "any/other", "nothing"):
+        desk.recorder.admit(a_call(model=name))
+    assert [one.input_price for one in desk.intents] == [1_000_000, 3, 3, None]
+    assert set(desk.recorder._prices) == {"gpt"}
 
 
 async def test_what_cannot_be_written_down_is_refused(desk: Desk) -> None:
