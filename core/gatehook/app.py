@@ -39,7 +39,7 @@ from gatehook.loader.metering import METER, metered
 from gatehook.loader.patience import Patient, Turns
 from gatehook.loader.plugins import Plugins, hook_names
 from gatehook.model import Call, Completion, Principal, ToolCall
-from gatehook.protocols import AttemptLimiter, Endpoint, Route, Surface, Tidier, Vendor
+from gatehook.protocols import AttemptLimiter, Endpoint, Limiter, Route, Surface, Tidier, Vendor
 from gatehook.services import CATALOG, Services
 from gatehook.services.jobs import JOBS
 from gatehook.tools.own import OwnTools, tool_faults
@@ -166,7 +166,7 @@ class Gateway:
         concerns = Concerns(
             authenticators=frozen("register_authenticators"),
             limiters=limiters,
-            admits=tuple((limiter.admit, limiter) for limiter in limiters),
+            admits=tuple((one.admit, one) for one in limiters if isinstance(one, Limiter)),
             routers=frozen("register_routers"),
             tools=ToolPolicies(frozen("register_tool_policies")),
             own_tools=OwnTools(own, self.settings.tools, self.catalog) if (own := frozen("register_tools")) else None,

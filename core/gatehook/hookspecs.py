@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from gatehook.protocols import (
+    AttemptLimiter,
     Authenticator,
     Cache,
     Command,
@@ -46,7 +47,7 @@ def register_authenticators(gateway: Gateway) -> Iterable[Authenticator]:  # typ
 
 
 @hookspec
-def register_limiters(gateway: Gateway) -> Iterable[Limiter]:  # type: ignore[empty-body]
+def register_limiters(gateway: Gateway) -> Iterable[Limiter | AttemptLimiter]:  # type: ignore[empty-body]
     """Admit calls; all must admit, and each permit is settled exactly once."""
 
 

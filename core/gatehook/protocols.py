@@ -105,7 +105,7 @@ class Limiter(Protocol):
 
 @runtime_checkable
 class AttemptLimiter(Protocol):
-    """What a limiter may also be: one that looks at the deployment, before each attempt."""
+    """What a limiter may also be, or be instead: one that looks at the deployment, before each attempt."""
 
     def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | Permit | None:
         """Reserve what an attempt may use; settled when it fails, or with the call if it answers.

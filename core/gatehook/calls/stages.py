@@ -31,7 +31,7 @@ from gatehook.errors import (
 from gatehook.groups import Group
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
-from gatehook.protocols import Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
+from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
 from gatehook.services import Catalog
 from gatehook.tools.own import OwnTools
 from gatehook.tools.policies import ToolPolicies
@@ -66,7 +66,7 @@ class Concerns:
     """What a call passes through, collected from the plugins and frozen. Sizes are in bytes, times in seconds."""
 
     authenticators: Sequence[Authenticator]
-    limiters: Sequence[Limiter]
+    limiters: Sequence[Limiter | AttemptLimiter]
     admits: Sequence[Ask]
     """Their `admit`."""
     routers: Sequence[Router]
@@ -204,7 +204,7 @@ async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
     raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 
-async def admit_round(limiters: Sequence[Limiter], call: Call) -> None:
+async def admit_round(limiters: Sequence[Limiter | AttemptLimiter], call: Call) -> None:
     """Ask the limiters that want to be asked before a model is called once more for a call.
 
     Raises:
@@ -241,10 +241,10 @@ class Permits:
         for ask, limiter in left:
             permit = ask(call)
             if permit is not None:
-                settle = getattr(permit, "settle", None)
-                if settle is None:
+                try:
+                    held.append(permit.settle)
+                except AttributeError:  # it is none yet
                     return self._admit_rest("admit", limiter, permit, left, call)
-                held.append(settle)
         return None
 
     def admit_attempt(self, asks: Sequence[Ask], call: Call, target: Target) -> Awaitable[None] | None:
@@ -258,10 +258,10 @@ class Permits:
         for ask, limiter in left:
             permit = ask(call, target)
             if permit is not None:
-                settle = getattr(permit, "settle", None)
-                if settle is None:
+                try:
+                    held.append(permit.settle)
+                except AttributeError:  # it is none yet
                     return self._admit_rest("admit_attempt", limiter, permit, left, call, target)
-                held.append(settle)
         return None
 
     async def _admit_rest(

@@ -325,6 +325,8 @@ def _result_faults(hook: str, result: Any) -> Iterable[str]:
         return [*_route_faults(result), *_shape_faults(result.surface, protocols.Surface)]
     if hook == "register_tools":
         return _shape_faults(result, protocols.ToolSource if hasattr(result, "tools") else protocols.Tool)
+    if isinstance(result, protocols.AttemptLimiter) and not hasattr(result, "admit"):
+        return _shape_faults(result, protocols.AttemptLimiter)
     if len(expected) == 1:
         return [*_shape_faults(result, expected[0]), *_name_faults(hook, result)]
     return [f"{type(result).__name__} is not a {' or '.join(one.__name__ for one in expected)}"]
@@ -378,7 +380,7 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
     return web.Response(status=501)
 
 
-_MAY_WAIT = frozenset({"admit", "authenticate"})
+_MAY_WAIT = frozenset({"admit", "admit_attempt", "authenticate"})
 """Methods that may be `async def`, or plain."""
 
 _STRUCTURAL = {

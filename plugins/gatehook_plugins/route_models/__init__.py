@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, field_validator
 
-from gatehook import BALANCING, CATALOG, DIRECTORY, HEALTH, Limiter, Router, Section, ServiceKey, hookimpl
+from gatehook import BALANCING, CATALOG, DIRECTORY, HEALTH, AttemptLimiter, Router, Section, ServiceKey, hookimpl
 from gatehook_plugins.route_models.affinity import HEADER, Affinity
 from gatehook_plugins.route_models.balance import Balance
 from gatehook_plugins.route_models.loads import Loads
@@ -74,7 +74,7 @@ class RouteModels:
         return [(BALANCING, self._balance)]
 
     @hookimpl
-    def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
+    def register_limiters(self, gateway: Gateway) -> Iterable[AttemptLimiter]:
         """What measures attempts, if a strategy needs it, or one that can be chosen while serving."""
         can_change = DIRECTORY in gateway.services
         return [self._loads] if can_change or self._strategies[self._balance.strategy].is_measuring else []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 
-from gatehook import AttemptLimiter, Busy, Call, Limiter, Outcome, Permit, Target
+from gatehook import AttemptLimiter, Busy, Call, Outcome, Permit, Target
 from gatehook_plugins.route_models.latencies import Latencies
 
 __all__ = ["Loads"]
@@ -25,9 +25,6 @@ class Loads:
         self._clock = clock
         self._plain = Latencies(self.running)
         self._streamed = Latencies(self.running)
-
-    def admit(self, call: Call) -> None:
-        """Nothing to say before a deployment is chosen."""
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:
         """Begin to measure."""
@@ -87,4 +84,4 @@ class _Running:
         self._loads.ended(self._call, self._key, self._began, outcome)
 
 
-_guards: tuple[type[Limiter], type[AttemptLimiter], type[Permit]] = (Loads, Loads, _Running)
+_guards: tuple[type[AttemptLimiter], type[Permit]] = (Loads, _Running)

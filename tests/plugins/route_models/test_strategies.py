@@ -170,7 +170,6 @@ async def test_one_that_failed_on_and_on_comes_back(routed: Make, tier: Make) ->
 async def test_nothing_is_measured_for_strategies_that_do_not_ask(routed: Make, tier: Make, a_call: Make) -> None:
     one = routed(*tier(2))
     assert one.loads.admit_attempt(a_call("a"), one.catalog.group("a")[0]) is None
-    one.loads.admit(a_call("a"))
 
 
 async def test_the_lowest_cost_depends_on_what_the_request_needs(routed: Make, target: Make) -> None:
