@@ -147,7 +147,7 @@ def suite_of(limiter: type[Sound]) -> LimiterConformance:
         plugin = "specimen"
         plugin_class = Plugin
         limit = MOST
-        examples = 40
+        examples = 100
         patience = 0.05
 
     return Suite()
