@@ -59,8 +59,8 @@ class Watch:
     """Limits how long the current task may wait inside a ``with`` block; on expiry the block raises the armed error.
 
     It works like `asyncio.timeout`: the task is cancelled, and the cancellation turned into the error on the way out
-    of the block. A cancellation from elsewhere (the client left) passes through untouched. A watch is for one block;
-    in it, it is armed anew for every wait.
+    of the block. A cancellation from elsewhere (the client left) passes through untouched. Within one block it is
+    armed anew for every wait.
     """
 
     # In the class, as most watches never have others: one is made for each request.
@@ -137,8 +137,11 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.watches.discard(self)
+        self.deadline = math.inf
+        self._limit = self._beat = None
         task, self._task = self._task, None
         if self._expired and task is not None:
+            self._expired = False
             ours = task.uncancel() <= self._cancelling
             if ours and isinstance(error, asyncio.CancelledError) and self._error is not None:
                 raise self._error() from None

@@ -109,6 +109,19 @@ async def test_arming_anew_begins_the_time_anew() -> None:
         await work()
 
 
+async def test_one_watch_serves_one_block_after_another() -> None:
+    deadlines = Deadlines()
+    watch = deadlines.watch()
+    for text in ("one", "two"):
+        with pytest.raises(UpstreamTimeout, match=text), watch.arm(0.01, late(text)):
+            await forever()
+        with watch:  # what was armed for the last block is forgotten
+            await asyncio.sleep(TICK * 3)
+        with watch.arm(10, late("never")):
+            await asyncio.sleep(0)
+    assert await settled(deadlines)
+
+
 async def test_an_error_of_the_block_itself_passes() -> None:
     deadlines = Deadlines()
     with pytest.raises(KeyError), deadlines.watch().arm(10, late()):

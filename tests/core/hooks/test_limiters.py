@@ -185,6 +185,27 @@ class Doorkeeper:
         return Slot(self.log, target.key)
 
 
+class AttemptsOnly:
+    """A limiter that has nothing to say of calls, and so no `admit`."""
+
+    name = "attempts"
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def admit_attempt(self, call: Call, target: Target) -> "Slot":
+        self.log.append(f"take {target.key}")
+        return Slot(self.log, target.key)
+
+
+async def test_a_limiter_may_look_at_attempts_alone(kit: Any) -> None:
+    one = AttemptsOnly()
+    async with kit.client(**kit.limiters(one)) as ask:
+        assert (await ask.chat()).status == 200
+    key = one.log[0].removeprefix("take ")
+    assert one.log == [f"take {key}", f"settle {key} complete"]
+
+
 class Slot:
     def __init__(self, log: list[str], key: str) -> None:
         self.log, self.key = log, key
