@@ -1,8 +1,8 @@
 """Heads of requests: what is read at once is what aiohttp's parser reads, and whatever is in doubt is left to it."""
 
 import asyncio
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, AnyStr
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -33,10 +33,9 @@ def as_aiohttp_reads(text: bytes, loop: asyncio.AbstractEventLoop) -> Any:
 def same(head: Head, text: bytes, loop: asyncio.AbstractEventLoop) -> bool:
     theirs, ours = as_aiohttp_reads(text, loop), head.message
     assert (ours.method, ours.path, ours.version) == (theirs.method, theirs.path, theirs.version)
-    assert list(ours.headers.items()) == list(theirs.headers.items())
-    assert [(name.lower(), value) for name, value in ours.raw_headers] == [
-        (name.lower(), value) for name, value in theirs.raw_headers
-    ]
+    # Names have no case, and aiohttp writes those that it knows its own way.
+    assert _fields(ours.headers.items()) == _fields(theirs.headers.items())
+    assert _fields(ours.raw_headers) == _fields(theirs.raw_headers)
     assert (ours.should_close, ours.compression, ours.upgrade, ours.chunked) == (
         theirs.should_close,
         theirs.compression,
@@ -45,6 +44,10 @@ def same(head: Head, text: bytes, loop: asyncio.AbstractEventLoop) -> bool:
     )
     assert head.length == int(theirs.headers.get("Content-Length", "0"))
     return True
+
+
+def _fields(headers: Iterable[tuple[AnyStr, AnyStr]]) -> list[tuple[AnyStr, AnyStr]]:
+    return [(name.lower(), value) for name, value in headers]
 
 
 def test_the_usual_is_read(loop: asyncio.AbstractEventLoop) -> None:
@@ -151,6 +154,7 @@ def test_whatever_is_read_is_what_aiohttp_reads(
 
 
 @given(st.integers(0, len(USUAL) - 5), st.binary(max_size=3), st.integers(0, 2))
+@example(USUAL.index(b"tent-Type"), b"T", 1)
 def test_a_head_with_damage_is_read_as_aiohttp_reads_it_or_not_at_all(
     loop: asyncio.AbstractEventLoop, place: int, damage: bytes, dropped: int
 ) -> None:
