@@ -149,7 +149,6 @@ class Usage(Struct, frozen=True, gc=False):
             self.images + other.images,
         )
 
-    @property
     def is_credible(self) -> bool:
         """Whether one answer can have taken that: no figure is below nothing, and no part larger than its whole."""
         if self.cached_tokens or self.reasoning_tokens or self.cache_write_tokens or self.images:

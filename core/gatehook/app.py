@@ -350,7 +350,8 @@ class Gateway:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 if route.auth:
-                    principal = request[PRINCIPAL] = await authenticate(authenticators, request)
+                    who = authenticate(authenticators, request)
+                    principal = request[PRINCIPAL] = who if isinstance(who, Principal) else await who
                     if route.auth == "admin" and not principal.admin:
                         raise PermissionDenied("this needs an admin credential", code="admin_required")
                 response = await route.handler(request)

@@ -44,13 +44,18 @@ agree on another, such as "rerank"."""
 
 
 class Credential(Struct, frozen=True):
-    """What a client showed: the token of ``Authorization: Bearer`` or ``X-API-Key`` ("" if none), and all headers."""
+    """What a client showed: the token of ``Authorization: Bearer`` or ``X-API-Key`` ("" if none), and all headers.
+
+    A connection mostly shows the same one again and again: `marks` is room for what an authenticator works out of the
+    token (a digest), under an object of its own; not for whether it is good, which may change.
+    """
 
     token: str
     headers: Mapping[str, str]
+    marks: dict[object, bytes] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return "Credential(…)"  # both fields are secret
+        return "Credential(…)"  # all of it is secret
 
 
 class Principal(Struct, frozen=True):
@@ -153,7 +158,10 @@ class Completion(Document):
     def __init__(
         self, data: dict[str, Any] | None = None, raw: bytes | None = None, *, usage: Usage | None = None
     ) -> None:
-        super().__init__(data, raw)
+        if raw is None and data is None:  # as `Document` does, here without the call: one is made for each answer
+            raise TypeError("a completion needs data, raw bytes, or both")
+        self._data = data
+        self._raw = raw
         self.usage = usage
 
 

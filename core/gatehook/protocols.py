@@ -137,8 +137,12 @@ class RoundLimiter(Protocol):
 class Router(Protocol):
     """Chooses deployments."""
 
-    async def route(self, call: Call) -> Sequence[Target] | None:
-        """The deployments to try, best first, fallbacks included; None if this router does not know the model."""
+    def route(self, call: Call) -> Awaitable[Sequence[Target] | None] | Sequence[Target] | None:
+        """The deployments to try, best first, fallbacks included; None if this router does not know the model.
+
+        Mostly an ``async def``. One that never waits may be plain; the quickest gives the same `Group` each time, of
+        deployments that can serve every call.
+        """
         ...
 
 

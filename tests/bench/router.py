@@ -63,7 +63,7 @@ async def routed(strategy: str, targets: list[Target], affinity: str = "") -> fl
     for target in targets:
         if (permit := await awaited(loads.admit_attempt(call, target))) is not None:
             await awaited(permit.settle(Outcome("complete", 200)))
-    return await microseconds(lambda: router.route(call))
+    return await microseconds(lambda: awaited(router.route(call)))
 
 
 async def fitted(targets: list[Target]) -> float:

@@ -98,7 +98,7 @@ def test_what_was_used_costs_what_its_figures_do(
     ],
 )
 def test_an_answer_took_nothing_below_nothing_and_no_part_larger_than_its_whole(used: Usage, is_credible: bool) -> None:
-    assert used.is_credible is is_credible
+    assert used.is_credible() is is_credible
 
 
 def test_a_cost_is_as_one_would_work_it_out_by_hand() -> None:

@@ -76,6 +76,16 @@ async def test_any_other_token_is_left_to_other_authenticators(token: str) -> No
     assert await who(authenticator(keys=[USER], admin_keys=[ADMIN]), token) is None
 
 
+async def test_several_that_are_shown_the_same_credential_do_not_mix_up_what_they_made_of_it() -> None:
+    credential = Credential(USER, {})
+    one, other = authenticator(keys=[USER]), authenticator(keys=[OTHER])
+    for _ in range(2):
+        assert await awaited(one.authenticate(credential)) is not None
+        assert await awaited(other.authenticate(credential)) is None
+    assert len(set(credential.marks.values())) == 2
+    assert not any(USER.encode() in mark for mark in credential.marks.values())
+
+
 async def test_a_principal_has_a_stable_id_that_does_not_tell_the_key() -> None:
     first, second = await who(authenticator(keys=[USER]), USER), await who(authenticator(keys=[OTHER, USER]), USER)
     assert first is not None
@@ -152,8 +162,8 @@ class OneKey:
         self.found = user, key
         self.remembers = remembers
 
-    def recall(self, token: str) -> tuple[User, Key] | None:
-        return self.found if self.remembers and token == "gh-it" else None
+    def recall(self, credential: Credential) -> tuple[User, Key] | None:
+        return self.found if self.remembers and credential.token == "gh-it" else None
 
     async def find(self, token: str) -> tuple[User, Key] | None:
         return self.found if token == "gh-it" else None

@@ -124,7 +124,7 @@ class Attempts:
             GatewayError: there is none, or none within the deployment's `timeout`.
         """
         vendor, attempt = self._prepared(call, target)
-        with self._deadlines.watch().arm(target.timeout, partial(_late, target)):
+        with Watch(self._deadlines, target.timeout, partial(_late, target)):
             try:
                 completion = await vendor.complete(attempt)
                 if not isinstance(completion, Completion):
@@ -133,7 +133,8 @@ class Attempts:
                 raise
             except (Exception, SystemExit) as error:
                 raise _plugin_failed(attempt, error) from error
-        call.dropped = tuple(attempt.dropped) if attempt.dropped else ()
+        if attempt.dropped or call.dropped:  # mostly not
+            call.dropped = tuple(attempt.dropped)
         return completion
 
     async def stream(self, call: Call, target: Target) -> Stream:

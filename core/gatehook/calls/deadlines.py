@@ -37,9 +37,9 @@ class Deadlines:
         self.timer: asyncio.TimerHandle | None = None
         """Looks at the watches, as long as there are any."""
 
-    def watch(self) -> "Watch":
-        """A watch over the current task."""
-        return Watch(self)
+    def watch(self, seconds: float = math.inf, error: Callable[[], Exception] | None = None) -> "Watch":
+        """A watch over the current task; armed, if it is told by what."""
+        return Watch(self, seconds, error)
 
     def begin(self) -> asyncio.AbstractEventLoop:
         """Begin to look. Gives the running loop."""
@@ -64,18 +64,21 @@ class Watch:
     """
 
     # In the class, as most watches never have others: one is made for each request.
-    deadline = math.inf
     heard = False
     """Set whenever the one that beats are for has been told something else."""
-    _error: Callable[[], Exception] | None = None
     _limit: Limit | None = None
     _beat: Callable[[], None] | None = None
     _beat_seconds = _beat_at = math.inf
-    _expired = False
-    _task: asyncio.Task[object] | None = None
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(
+        self, deadlines: Deadlines, seconds: float = math.inf, error: Callable[[], Exception] | None = None
+    ) -> None:
+        """After so many seconds from now the block raises what `error` makes, unless it is armed otherwise."""
         self._deadlines = deadlines
+        self._error = error
+        self._expired = False
+        self._task: asyncio.Task[object] | None = None
+        self.deadline = monotonic() + seconds
 
     def now(self) -> float:
         """The time in which deadlines are told."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from gatehook.awaiting import awaited
 from gatehook.calls import ready
 from gatehook.calls.answers import Lookup, Recording
 from gatehook.calls.attempts import Stream
@@ -62,18 +63,23 @@ class Delivery:
         self._rewriter: Rewriter | None = None
         """Who has rewritten the stream's last batch."""
 
-    async def answer(self, completion: Completion) -> web.StreamResponse:
-        """A whole answer.
+    def answer(self, completion: Completion) -> ready.Ready | Awaitable[web.StreamResponse]:
+        """A whole answer; to be waited for if it is long, or the request unusual.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
         """
         body = self._surface.answer(self._call, completion)
+        if len(body) > _PIECE or not ready.suits(self._request):
+            return self._answered(body)
+        response = ready.Ready(self._request, self._lines(), body)
+        self._record.complete()
+        return response
+
+    async def _answered(self, body: bytes) -> web.StreamResponse:
         response: web.StreamResponse
         if len(body) > _PIECE:
             response = await self._write_pieces(body, self._headers())
-        elif ready.suits(self._request):
-            response = ready.Ready(self._request, self._lines(), body)
         else:
             response = web.Response(body=body, headers=self._headers(), content_type=_JSON)
         self._record.complete()
@@ -169,7 +175,8 @@ class Delivery:
         """
         response: web.StreamResponse
         if entry.completion is not None:
-            response = await self.answer(entry.completion)
+            answer = self.answer(entry.completion)
+            response = answer if type(answer) is ready.Ready else await awaited(answer)
         else:
             with self._concerns.deadlines.watch() as watch:
                 response = await self._open(watch)

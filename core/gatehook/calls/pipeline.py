@@ -7,15 +7,18 @@ it is kept in a `record`.
 import asyncio
 import functools
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gatehook.accounts import Usage
+from gatehook.awaiting import awaited
 from gatehook.calls.answers import Lookup
 from gatehook.calls.attempts import Stream
 from gatehook.calls.delivery import Delivery
 from gatehook.calls.failover import Failover
+from gatehook.calls.ready import Ready
 from gatehook.calls.record import Record
 from gatehook.calls.stages import (
     Concerns,
@@ -27,12 +30,14 @@ from gatehook.calls.stages import (
     check_type,
     read_body,
     route,
+    routed,
 )
 from gatehook.calls.tool_loop import ToolLoop, after_said
 from gatehook.calls.tool_stream import RoundsStream
 from gatehook.calls.transforms import rewritten
 from gatehook.errors import GatewayError, InvalidRequest
-from gatehook.model import Call, Completion, Entry
+from gatehook.groups import Group
+from gatehook.model import Call, Completion, Entry, Outcome, Principal
 from gatehook.protocols import Endpoint
 from gatehook.services.jobs import JobQueue
 
@@ -70,7 +75,8 @@ class Pipeline:
         try:
             concerns.observers.started(call)
             if parsed is None:
-                call.principal = await authenticate(concerns.authenticators, request)
+                who = authenticate(concerns.authenticators, request)
+                call.principal = who if type(who) is Principal else await awaited(who)
                 check_type(request)
                 text = await read_body(request, concerns) if body is None else body
                 repeated = self._read(endpoint, call, request, text)
@@ -80,9 +86,12 @@ class Pipeline:
             if (waits := permits.admit(concerns.admits, call)) is not None:
                 await waits
             if concerns.passes_on and not call.stream:
-                completion = await self.failover.complete(call, await route(concerns.routers, call), permits)
+                way = route(concerns.routers, call)
+                targets = way if type(way) is Group else await awaited(way)
+                completion = await self.failover.complete(call, targets, permits)
                 record.spent(completion)
-                return await delivery.answer(completion)
+                answer = delivery.answer(completion)
+                return answer if type(answer) is Ready else await awaited(answer)
             key, entry = await self._looked_up(call)
             if entry is not None:
                 if not (repeated or concerns.transforms):
@@ -91,19 +100,12 @@ class Pipeline:
             if call.stream:
                 again = functools.partial(self._streamed_again, call, permits, record)
                 return await delivery.stream(await self._streamed(call, permits, record), key, again)
-            return await delivery.answer(await self._completed(call, key, permits, record))
-        except GatewayError as error:
-            return await delivery.refuse(error)
-        except asyncio.CancelledError:
-            delivery.client_left()
-            raise
-        except (Exception, SystemExit) as error:  # a plugin that wants to end the program ends one call
-            if delivery.is_lost(error):
-                return delivery.client_left()
-            log.exception("%s: internal error", call.id)
-            return await delivery.refuse(_internal(call))
+            return await awaited(delivery.answer(await self._completed(call, key, permits, record)))
+        except BaseException as error:  # noqa: BLE001  # what ends more than this call is raised again
+            return await self._failed(call, delivery, error)
         finally:
-            await self._ended(call, permits, record)
+            if (waits := self._ended(call, permits, record)) is not None:
+                await waits
 
     async def run(self, call: Call) -> Completion:
         """Make a plain call that has no connection of its own: one of a batch. What it is counted as, it is counted.
@@ -139,7 +141,21 @@ class Pipeline:
             record.refused(fault)
             raise fault from None
         finally:
-            await self._ended(call, permits, record)
+            if (waits := self._ended(call, permits, record)) is not None:
+                await waits
+
+    async def _failed(self, call: Call, delivery: Delivery, error: BaseException) -> web.StreamResponse:
+        """Tell the client what went wrong, if it is still there. What ends more than this call is raised again."""
+        if isinstance(error, GatewayError):
+            return await delivery.refuse(error)
+        if not isinstance(error, Exception | SystemExit):  # a plugin that wants to end the program ends one call
+            if isinstance(error, asyncio.CancelledError):
+                delivery.client_left()
+            raise error
+        if delivery.is_lost(error):
+            return delivery.client_left()
+        log.error("%s: internal error", call.id, exc_info=error)
+        return await delivery.refuse(_internal(call))
 
     def _read(self, endpoint: Endpoint, call: Call, request: web.Request, body: bytes) -> bool:
         """Read what is asked; whether that is known, as the same was answered from a cache lately."""
@@ -191,7 +207,7 @@ class Pipeline:
                 "stream: the answer of a job cannot be streamed; leave out stream, or async", param="stream"
             )
         authorize(call, self.concerns.catalog)
-        return await self.jobs.submit(call, await route(self.concerns.routers, call))
+        return await self.jobs.submit(call, await routed(self.concerns.routers, call))
 
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
         """A whole answer of a vendor, as it may go out."""
@@ -207,13 +223,13 @@ class Pipeline:
         """One whole answer; where the gateway's own tools are called for it, the last one."""
         if call.own_tools:
             return await self._loop(call, permits, record).complete()
-        completion = await self.failover.complete(call, await route(self.concerns.routers, call), permits)
+        completion = await self.failover.complete(call, await routed(self.concerns.routers, call), permits)
         record.spent(completion)
         return completion
 
     async def _streamed(self, call: Call, permits: Permits, record: Record) -> Stream | RoundsStream:
         """The same as a stream, whose first content has arrived."""
-        stream = await self.failover.stream(call, await route(self.concerns.routers, call), permits)
+        stream = await self.failover.stream(call, await routed(self.concerns.routers, call), permits)
         return RoundsStream(self._loop(call, permits, record), stream) if call.own_tools else stream
 
     async def _judged(self, call: Call, completion: Completion, permits: Permits, record: Record) -> Completion:
@@ -239,15 +255,23 @@ class Pipeline:
     def _loop(self, call: Call, permits: Permits, record: Record) -> ToolLoop:
         return ToolLoop(call, self.concerns, self.failover, permits, record)
 
-    async def _ended(self, call: Call, permits: Permits, record: Record) -> None:
-        """Settle, and tell everybody who watches."""
+    def _ended(self, call: Call, permits: Permits, record: Record) -> Awaitable[None] | None:
+        """Settle, and tell everybody who watches. Gives what is to be waited for, if something is."""
         outcome = record.outcome()
+        waits: Awaitable[None] | None = None
+        if permits.held:
+            if call.tool_rounds or call.rounds:
+                waits = permits.settle_rounds(outcome, record.outcome_of_round())
+            else:
+                waits = permits.settle(outcome)
+        if waits is not None:
+            return self._settled(waits, call, outcome)
+        self.concerns.observers.finished(call, outcome)
+        return None
+
+    async def _settled(self, waits: Awaitable[None], call: Call, outcome: Outcome) -> None:
         try:
-            if permits.held:
-                if call.tool_rounds or call.rounds:
-                    await permits.settle_rounds(outcome, record.outcome_of_round())
-                elif (waits := permits.settle(outcome)) is not None:
-                    await waits
+            await waits
         finally:
             self.concerns.observers.finished(call, outcome)
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from aiohttp import web
 
+from gatehook.calls.usual import Usual
+
 __all__ = ["Ready", "ReadyStream", "header_lines", "sent", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
     """Whether the client speaks HTTP/1.1 and keeps its connection, so that no header is owed to say otherwise."""
-    return request.keep_alive and request.version == (1, 1)
+    return isinstance(request, Usual) or (request.keep_alive and request.version == (1, 1))
 
 
 class _Prepared(web.StreamResponse):

@@ -119,7 +119,7 @@ class Record:
     def _of_round(self) -> Usage | None:
         stream = self.stream
         usage = self._usage if stream is None else stream.usage or _estimate(self._call, stream.contents)
-        return usage if usage is None or usage.is_credible else usage.as_far_as_credible()
+        return usage if usage is None or usage.is_credible() else usage.as_far_as_credible()
 
     def _cost(self, usage: Usage | None) -> Cost | None:
         target = self._call.target

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import hdrs, web
-from multidict import istr
 
+from gatehook.awaiting import awaited
 from gatehook.calls.answers import Answers
 from gatehook.calls.deadlines import Deadlines
 from gatehook.calls.fitness import fitting
 from gatehook.calls.transforms import Transforms
+from gatehook.calls.usual import JSON, Usual, credential_in
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -30,7 +31,7 @@ from gatehook.errors import (
 )
 from gatehook.groups import Group
 from gatehook.jsonio import MalformedJSON, check_depth
-from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
+from gatehook.model import ANONYMOUS, Call, Chunk, Credential, Outcome, Principal, Target
 from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
 from gatehook.services import Catalog
 from gatehook.tools.own import OwnTools
@@ -48,6 +49,7 @@ __all__ = [
     "check_type",
     "read_body",
     "route",
+    "routed",
 ]
 
 log = logging.getLogger("gatehook")
@@ -56,9 +58,6 @@ Ask = tuple[Callable[..., Any], object]
 """A limiter's `admit` or `admit_attempt`, and the limiter."""
 Settle = Callable[[Outcome], Awaitable[None] | None]
 """A permit's `settle`."""
-
-_API_KEY = istr("X-API-Key")
-_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +90,50 @@ class Concerns:
         object.__setattr__(self, "passes_on", not looked_into)
 
 
-async def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal:
-    """Who is calling; anonymous if no authenticator is enabled.
+def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal | Awaitable[Principal]:
+    """Who is calling; anonymous if no authenticator is enabled. To be waited for only where one of them waits.
 
     Raises:
         AuthenticationFailed: no credential, a bad one, or one that nobody knows.
     """
     if not authenticators:
         return ANONYMOUS
-    credential = _credential(request)
-    for authenticator in authenticators:
+    credential = request.credential if isinstance(request, Usual) else credential_in(request.headers)
+    left = iter(authenticators)
+    for authenticator in left:
         principal = authenticator.authenticate(credential)
-        if principal is not None and not isinstance(principal, Principal):
-            principal = await principal if isinstance(principal, Awaitable) else principal
-            if not isinstance(principal, Principal | None):  # False, for one, would be somebody
-                raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
-        if principal is not None:
+        if type(principal) is Principal:
             return principal
+        if principal is not None:
+            return _authenticated(authenticator, principal, left, credential)
+    raise _unknown(credential)
+
+
+async def _authenticated(
+    authenticator: Authenticator, given: Any, left: Iterator[Authenticator], credential: Credential
+) -> Principal:
+    """Wait for what one authenticator has given, then ask those after it."""
+    principal = await _identified(authenticator, given)
+    for another in left:
+        if principal is not None:
+            break
+        principal = await _identified(another, another.authenticate(credential))
+    if principal is None:
+        raise _unknown(credential)
+    return principal
+
+
+async def _identified(authenticator: Authenticator, given: Any) -> Principal | None:
+    principal = await awaited(given)
+    if not isinstance(principal, Principal | None):  # False, for one, would be somebody
+        raise WrongResultError(authenticator, "authenticate", principal, "a Principal or None")
+    return principal
+
+
+def _unknown(credential: Credential) -> AuthenticationFailed:
     if not credential.token:
-        raise AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-    raise AuthenticationFailed("the API key is not valid")
-
-
-def _credential(request: web.BaseRequest) -> Credential:
-    headers = request.headers
-    scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme != "Bearer" and scheme.lower() != "bearer":
-        token = ""
-    return Credential(token.strip() or headers.get(_API_KEY, "").strip(), headers)
+        return AuthenticationFailed("no API key given; send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+    return AuthenticationFailed("the API key is not valid")
 
 
 async def read_body(request: web.Request, concerns: Concerns) -> bytes:
@@ -128,7 +143,7 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
         BodyTooLarge, InvalidRequest, RequestTimeout: too large, broken off, too slow.
     """
     try:
-        with concerns.deadlines.watch().arm(concerns.read_timeout, _body_too_slow):
+        with concerns.deadlines.watch(concerns.read_timeout, _body_too_slow):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(concerns) from None
@@ -142,8 +157,10 @@ def check_type(request: web.Request) -> None:
     Raises:
         UnsupportedMediaType: it is not.
     """
-    declared = request.headers.get(hdrs.CONTENT_TYPE, _JSON)
-    if declared != _JSON and not (request.content_type == _JSON or request.content_type.endswith("+json")):
+    if isinstance(request, Usual) and request.is_json:
+        return
+    declared = request.headers.get(hdrs.CONTENT_TYPE, JSON)
+    if declared != JSON and not (request.content_type == JSON or request.content_type.endswith("+json")):
         raise UnsupportedMediaType(f"Content-Type is {request.content_type!r}; send application/json")
 
 
@@ -184,24 +201,52 @@ def authorize(call: Call, catalog: Catalog) -> None:
         )
 
 
-async def route(routers: Sequence[Router], call: Call) -> Sequence[Target]:
-    """The deployments to try, all of them fit for the call.
+def route(routers: Sequence[Router], call: Call) -> Group | Awaitable[Sequence[Target]]:
+    """The deployments to try, all of them fit for the call: mostly a group that is known to be, else to be waited for.
 
     Raises:
         ModelNotFound: no router knows the model. Unavailable: there is no router at all.
         InvalidRequest: no deployment can serve this request.
     """
-    for router in routers:
-        targets = await router.route(call)
+    left = iter(routers)
+    for router in left:
+        targets = router.route(call)
+        if type(targets) is Group and targets and targets.is_fit_for_all:
+            return targets
+        if targets is not None:
+            return _routed(router, targets, left, call)
+    raise _unrouted(routers, call)
+
+
+async def routed(routers: Sequence[Router], call: Call) -> Sequence[Target]:
+    """The same, waited for."""
+    targets = route(routers, call)
+    return targets if type(targets) is Group else await awaited(targets)
+
+
+async def _routed(router: Router, given: Any, left: Iterator[Router], call: Call) -> Sequence[Target]:
+    """Wait for what one router has given, then ask those after it."""
+    targets = await _chosen(router, given)
+    for another in left:
         if targets:
-            if type(targets) is Group and targets.is_fit_for_all:
-                return targets
-            if not isinstance(targets, Sequence) or not isinstance(targets[0], Target):
-                raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
-            return fitting(call, targets)
+            break
+        targets = await _chosen(another, another.route(call))
+    if not targets:
+        raise _unrouted([router], call)
+    return targets if type(targets) is Group and targets.is_fit_for_all else fitting(call, targets)
+
+
+async def _chosen(router: Router, given: Any) -> Sequence[Target]:
+    targets = await awaited(given)
+    if targets and not (isinstance(targets, Sequence) and isinstance(targets[0], Target)):
+        raise WrongResultError(router, "route", targets, "a sequence of Targets or None")
+    return targets or ()
+
+
+def _unrouted(routers: Sequence[Router], call: Call) -> GatewayError:
     if not routers:
-        raise Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
-    raise ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
+        return Unavailable("no routing plugin is enabled; enable one, e.g. [plugins.route_models]", code="no_router")
+    return ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 
 async def admit_round(limiters: Sequence[Limiter | AttemptLimiter], call: Call) -> None:
@@ -359,30 +404,57 @@ class Observers:
         self.all = observers
         self.failures = 0
         self._reported: set[str] = set()
-        self.started = self._moment(observers, "started")
-        self.attempt_failed = self._moment(observers, "attempt_failed")
-        self.first_token = self._moment(observers, "first_token")
-        self.finished = self._moment(observers, "finished")
-        self.chunk: Callable[..., None] | None = (
-            self._moment(observers, "chunk") if self._methods(observers, "chunk") else None
-        )
+        self._started = self._methods(observers, "started")
+        self._attempt_failed = self._methods(observers, "attempt_failed")
+        self._first_token = self._methods(observers, "first_token")
+        self._finished = self._methods(observers, "finished")
+        self._chunks = self._methods(observers, "chunk")
+        self.chunk: Callable[[Call, Chunk], None] | None = self._chunk if self._chunks else None
 
     @staticmethod
     def _methods(observers: Sequence[Observer], name: str) -> tuple[Callable[..., None], ...]:
         base = getattr(Observer, name)
         return tuple(getattr(one, name) for one in observers if getattr(type(one), name) is not base)
 
-    def _moment(self, observers: Sequence[Observer], name: str) -> Callable[..., None]:
-        methods = self._methods(observers, name)
+    # What comes with every call, or chunk, calls for itself: to hand on arguments that are not counted takes longer.
 
-        def tell(*arguments: Any) -> None:
-            for method in methods:
-                try:
-                    method(*arguments)
-                except (Exception, SystemExit) as error:  # noqa: BLE001  # it may do anything, a call must not feel it
-                    self._failed(method, name, error)
+    def started(self, call: Call) -> None:
+        """See `Observer`, as for the others."""
+        for method in self._started:
+            try:
+                method(call)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # it may do anything, a call must not feel it
+                self._failed(method, "started", error)
 
-        return tell
+    def finished(self, call: Call, outcome: Outcome) -> None:
+        """The call has ended."""
+        for method in self._finished:
+            try:
+                method(call, outcome)
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                self._failed(method, "finished", error)
+
+    def _chunk(self, call: Call, chunk: Chunk) -> None:
+        for method in self._chunks:
+            try:
+                method(call, chunk)
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                self._failed(method, "chunk", error)
+
+    def first_token(self, call: Call) -> None:
+        """A stream has begun."""
+        self._tell(self._first_token, "first_token", call)
+
+    def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
+        """A deployment has failed."""
+        self._tell(self._attempt_failed, "attempt_failed", call, target, error)
+
+    def _tell(self, methods: Sequence[Callable[..., None]], name: str, *arguments: object) -> None:
+        for method in methods:
+            try:
+                method(*arguments)
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                self._failed(method, name, error)
 
     def _failed(self, method: Callable[..., None], moment: str, error: BaseException) -> None:
         self.failures += 1

@@ -14,7 +14,7 @@ from typing import Any
 from gatehook.calls.attempts import Stream
 from gatehook.calls.failover import Failover
 from gatehook.calls.record import Record
-from gatehook.calls.stages import Concerns, Permits, admit_round, route
+from gatehook.calls.stages import Concerns, Permits, admit_round, routed
 from gatehook.calls.transforms import heard
 from gatehook.dialect.canonical import tool_call_id
 from gatehook.errors import Retry, UpstreamError
@@ -133,7 +133,7 @@ class ToolLoop:
         await admit_round(self._concerns.limiters, call)
 
     async def _targets(self) -> Sequence[Target]:
-        return await route(self._concerns.routers, self._call)
+        return await routed(self._concerns.routers, self._call)
 
     def _shown(
         self, completion: Completion, message: Mapping[str, Any], left: Sequence[Mapping[str, Any]]

@@ -101,7 +101,7 @@ class _Wrapping:
             return timed.streaming(function)
         if name in ("admit", "admit_attempt"):
             return timed.reserving(function)
-        if name == "authenticate":
+        if name in ("authenticate", "route"):
             return timed.either(function)
         return timed.waiting(function) if asyncio.iscoroutinefunction(function) else timed.returning(function)
 

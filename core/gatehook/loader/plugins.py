@@ -380,7 +380,7 @@ async def _nothing(request: web.Request) -> web.StreamResponse:
     return web.Response(status=501)
 
 
-_MAY_WAIT = frozenset({"admit", "admit_attempt", "authenticate"})
+_MAY_WAIT = frozenset({"admit", "admit_attempt", "authenticate", "route"})
 """Methods that may be `async def`, or plain."""
 
 _STRUCTURAL = {

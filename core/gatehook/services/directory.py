@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gatehook.accounts import Change, Key, Limits, User
+from gatehook.model import Credential
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,8 +21,8 @@ class Directory(Protocol):
     Every change names its `actor` and leaves a line in the audit, in the same transaction.
     """
 
-    def recall(self, token: str) -> tuple[User, Key] | None:
-        """The same as `find`, if it is in memory; None if it is not, or nobody's."""
+    def recall(self, credential: Credential) -> tuple[User, Key] | None:
+        """The same as `find` of its token, if it is in memory; None if it is not, or nobody's."""
         ...
 
     async def find(self, token: str) -> tuple[User, Key] | None:

@@ -13,6 +13,8 @@ from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from gatehook.calls.usual import JSON, credential_in
+
 __all__ = ["LONGEST", "Head", "read_head"]
 
 LONGEST: Final = 8192
@@ -27,7 +29,7 @@ _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect")
 class Head:
     """What a client sends before the body."""
 
-    __slots__ = ("headers", "length", "message", "size", "text")
+    __slots__ = ("credential", "headers", "is_json", "length", "message", "size", "text")
 
     def __init__(self, text: bytes, message: RawRequestMessage, length: int) -> None:
         self.text = text
@@ -39,6 +41,8 @@ class Head:
         """Bytes of the body that follows."""
         self.size = len(text) + length
         """Bytes of the request in all."""
+        self.credential = credential_in(self.headers)
+        self.is_json = self.headers.get("Content-Type", JSON) == JSON
 
 
 def read_head(text: bytes) -> Head | None:

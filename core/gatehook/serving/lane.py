@@ -18,6 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from yarl import URL
 
 from gatehook.calls.ready import Ready, sent
+from gatehook.calls.usual import Usual
 from gatehook.protocols import Endpoint
 from gatehook.serving.heads import LONGEST, Head, read_head
 
@@ -53,7 +54,6 @@ _END: Final = b"\r\n\r\n"
 class Lane(Protocol):
     """Who answers."""
 
-    @property
     def is_open(self) -> bool:
         """Whether answers may leave their connection open: not while the process makes room for another."""
         ...
@@ -68,10 +68,10 @@ class Lane(Protocol):
         ...
 
 
-class LaneRequest(web.Request):
+class LaneRequest(Usual, web.Request):
     """A request whose head is known and whose body is here. Whatever aiohttp's has, it has, made when asked for."""
 
-    ATTRS = web.Request.ATTRS | {"_writer"}
+    ATTRS = web.Request.ATTRS | {"_writer", "credential", "is_json"}
 
     _version = HttpVersion11
     _payload = EMPTY_PAYLOAD
@@ -85,6 +85,8 @@ class LaneRequest(web.Request):
         # The base class's own would take longer than reading the head did.
         self._message = head.message
         self._headers = head.headers
+        self.credential = head.credential
+        self.is_json = head.is_json
         self._protocol = protocol
         self._loop = loop
         self._read_bytes = body
@@ -182,7 +184,7 @@ class LaneConnection(web.RequestHandler):
             and data.startswith(head.text)
             and not (self._theirs or self._held or self._running or self._current_request or self._messages)
             and not (self._close or self._force_close)
-            and lane.is_open
+            and lane.is_open()
         ):
             self._begin(lane, endpoint, head, data[len(head.text) :])
         elif lane is None or self._theirs < 0 or not data:  # nothing: aiohttp wakes its parser so
@@ -208,7 +210,7 @@ class LaneConnection(web.RequestHandler):
                     self._await(data)
                     return
                 lane, endpoint = self._lane, self._endpoint
-                if endpoint is None or lane is None or not lane.is_open or self.busy:
+                if endpoint is None or lane is None or not lane.is_open() or self.busy:
                     self._theirs = head.size
                 elif len(data) < head.size:
                     self._await(data)
@@ -283,7 +285,8 @@ class LaneConnection(web.RequestHandler):
         """Answer one request."""
         stays = False
         try:
-            response = await lane.serve(endpoint, request, body)
+            serve = lane.serve
+            response = await serve(endpoint, request, body)
             if type(response) is Ready:
                 if sent(self, response.data):
                     await request.writer.drain()

@@ -124,7 +124,6 @@ class _Lane:
         self.endpoints = gateway.endpoints
         self.serve = gateway.pipeline.serve
 
-    @property
     def is_open(self) -> bool:
         """Whether answers leave their connection open."""
         return not (self._gateway.retiring or self._gateway.draining)

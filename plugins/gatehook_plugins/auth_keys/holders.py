@@ -28,7 +28,7 @@ class Holders:
             AuthenticationFailed: the key or its user is disabled, or it has expired. Only its holder is told.
             Unavailable: the database is away, and has been for too long.
         """
-        found = self._directory.recall(credential.token)
+        found = self._directory.recall(credential)
         if found is None:
             return self._found(credential.token)
         user, key = found

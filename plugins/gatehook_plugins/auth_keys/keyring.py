@@ -81,7 +81,9 @@ class Keyring:
 
     def authenticate(self, credential: Credential) -> Principal | None:
         """The owner of the key. None for any other token: another authenticator may know it."""
-        digest = self._digest(credential.token)
+        digest = credential.marks.get(self)
+        if digest is None:
+            digest = credential.marks[self] = self._digest(credential.token)
         found = self._owners.get(digest)
         if found is not None and hmac.compare_digest(digest, found[0]):
             return found[1]

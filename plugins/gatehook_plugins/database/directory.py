@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gatehook import Change, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
+from gatehook import Change, Credential, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
 from gatehook_plugins.database.feed import Feed
 from gatehook_plugins.database.keys import Keys
 from gatehook_plugins.database.memory import Memory
@@ -37,7 +37,7 @@ class SqlDirectory(Users, Keys, Models):
         self._secret: SecretStr = gateway.settings.database.secret
         self._secret_file = secret_file
         self._memory = Memory(database, self._vault)
-        self.recall: Callable[[str], tuple[User, Key] | None] = self._memory.recall
+        self.recall: Callable[[Credential], tuple[User, Key] | None] = self._memory.recall
         self._trail.subscribe(self._memory.forget)
         self._feed = Feed(self._trail, self._memory, grace, self._catch_up, self._show)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import select
 
-from gatehook import Database, Key, Unavailable, User
+from gatehook import Credential, Database, Key, Unavailable, User
 from gatehook_plugins.database.tables import api_keys, key_of
 from gatehook_plugins.database.trail import EVERYTHING
 from gatehook_plugins.database.users import user_in
@@ -135,14 +135,14 @@ class Memory:
         found = await self._shared(mark, lambda: self._find(token, mark))
         return found
 
-    def recall(self, token: str) -> tuple[User, Key] | None:
+    def recall(self, credential: Credential) -> tuple[User, Key] | None:
         """Whose key this is, if that is remembered and can be trusted."""
         until = self._good_until
         if until is None or time.monotonic() > until:
             return None
-        marking = self._mark.copy()
-        marking.update(token.encode("utf-8", "replace"))  # it may be anything
-        mark, known = marking.digest(), self._keys.entries
+        mark, known = credential.marks.get(self), self._keys.entries
+        if mark is None:
+            mark = credential.marks[self] = self._marked(credential.token)
         try:  # as `Lru.get` does: this is asked for each request
             known.move_to_end(mark)
         except KeyError:
@@ -151,7 +151,7 @@ class Memory:
 
     def _marked(self, key: str) -> bytes:
         marking = self._mark.copy()
-        marking.update(key.encode())
+        marking.update(key.encode("utf-8", "replace"))  # it may be anything
         return marking.digest()
 
     async def user(self, user_id: str) -> User | None:

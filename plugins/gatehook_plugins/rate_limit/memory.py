@@ -91,7 +91,8 @@ class _Gate:
 
     def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
-        now = self._clock() // 1000
+        clock = self._clock
+        now = clock() // 1000
         if now >= self._turns:
             self._turn(now)
         left: list[int] = []

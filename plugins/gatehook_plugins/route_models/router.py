@@ -53,7 +53,7 @@ class ModelRouter:
         catalog.subscribe(self._rebuild)
         balance.subscribe(self._rebuild)
 
-    async def route(self, call: Call) -> Sequence[Target] | None:
+    def route(self, call: Call) -> Sequence[Target] | None:
         """The deployments to try, best first, fallbacks after them; None for a name the catalog does not have.
 
         Raises:

@@ -268,7 +268,8 @@ def _read_again(target: Target, raw: bytes, error: Exception) -> Whole:
 
 def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     """The answer under its public name, and with the finish reason that its tool calls ask for."""
-    public = attempt.call.public_name
+    call = attempt.call
+    public = call.served or call.model  # its `public_name`, without the call
     try:
         for choice in whole.choices or ():
             message = choice.message

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gatehook import Call, Group, InvalidRequest, Operation, Ranking, Target, encode
 from gatehook.calls.fitness import fitting
-from gatehook.calls.stages import route
+from gatehook.calls.stages import routed
 from gatehook.errors import WrongResultError
 from gatehook.jsonio import Document
 
@@ -42,7 +42,7 @@ def test_where_nothing_is_told_the_targets_themselves_are_given() -> None:
 @pytest.mark.parametrize("fields", [{}, {"context_window": 100}])
 async def test_a_group_goes_through_itself_only_where_none_tells_its_limits(fields: dict[str, Any]) -> None:
     group = Group([target(1), target(2, **fields)])
-    given = await route([_Giving(group)], call())
+    given = await routed([_Giving(group)], call())
     assert (given is group) == (not fields)
     assert list(given) == list(group)
 
@@ -50,7 +50,7 @@ async def test_a_group_goes_through_itself_only_where_none_tells_its_limits(fiel
 @pytest.mark.parametrize("wrong", [(1,), Group([1]), [None], Group([None, target(1)]), "m"])  # type: ignore[list-item]
 async def test_what_a_router_gives_has_to_be_targets(wrong: Any) -> None:
     with pytest.raises(WrongResultError):
-        await route([_Giving(wrong)], call())
+        await routed([_Giving(wrong)], call())
 
 
 class _Giving:

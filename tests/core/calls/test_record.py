@@ -62,7 +62,7 @@ def test_whatever_a_vendor_says_one_answer_could_have_taken_it(
     told, cost = of(said)
     assert told is not None
     assert cost is not None
-    assert told.is_credible
+    assert told.is_credible()
     assert 0 <= cost.input <= 10**15
     assert 0 <= cost.output <= 10**15
-    assert told == said or not said.is_credible
+    assert told == said or not said.is_credible()

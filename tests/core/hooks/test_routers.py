@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import Call, Target
+from gatehook import Call, Group, Target
 
 
 async def test_hook_register_routers_the_first_that_knows_the_model_decides(kit: Any) -> None:
@@ -31,6 +31,27 @@ async def test_hook_register_routers_targets_are_tried_in_the_router_s_order(kit
         answer = await ask.chat(model="x")
     assert answer.headers["X-Gatehook-Deployment"] == "there"
     assert watch.moments[1] == "attempt_failed gone unknown_vendor"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("made", [Group, list])
+async def test_hook_register_routers_one_that_never_waits_may_be_plain(kit: Any, made: Any, stream: bool) -> None:
+    class Plain:
+        def __init__(self, **known: Any) -> None:
+            self.known = known
+
+        def route(self, call: Call) -> Sequence[Target] | None:
+            return self.known.get(call.model)
+
+    first, second = Plain(x=made([kit.target("one")]), y=made([])), Plain(y=made([kit.target("two")]))
+    third = kit.Guide(z=made([kit.target("three")]))
+    routers = {
+        name: kit.specimen(register_routers=[one]) for name, one in zip("abc", (first, second, third), strict=True)
+    }
+    async with kit.client(**routers) as ask:
+        for model, deployment in [("x", "one"), ("y", "two"), ("z", "three"), ("m", "m#1")]:
+            assert (await ask.chat(model=model, stream=stream)).headers["X-Gatehook-Deployment"] == deployment
+        assert (await ask.chat(model="nobody's")).status == 404
 
 
 @pytest.mark.parametrize("stream", [False, True])

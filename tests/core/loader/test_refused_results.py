@@ -151,7 +151,6 @@ class SyncParts:
 @pytest.mark.parametrize(
     ("hook", "methods"),
     [
-        ("register_routers", ["route"]),
         ("register_vendors", ["complete"]),
         ("register_caches", ["get", "put"]),
         ("register_tool_policies", ["offer", "judge"]),
@@ -166,11 +165,11 @@ def test_a_sync_method_where_the_protocol_is_async_is_refused(
     ]
 
 
-@pytest.mark.parametrize("hook", ["register_authenticators", "register_limiters"])
+@pytest.mark.parametrize("hook", ["register_authenticators", "register_limiters", "register_routers"])
 def test_what_mostly_waits_for_nothing_may_be_plain(hook: str) -> None:
     part = SyncParts()
     concerns = built("[plugins.specimen]\n", plugins={"specimen": returning(hook, [part])}).pipeline.concerns
-    assert part in (*concerns.authenticators, *concerns.limiters)
+    assert part in (*concerns.authenticators, *concerns.limiters, *concerns.routers)
 
 
 def test_an_async_observer_is_refused_because_nobody_would_await_it(faults: Faults) -> None:

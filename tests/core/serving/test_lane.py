@@ -43,9 +43,12 @@ class Lane:
     """Answers POST /call."""
 
     def __init__(self) -> None:
-        self.is_open = True
+        self.opens = True
         self.endpoints: Any = {"/call": SimpleNamespace(method="POST")}
         self.handler: Handler = echo
+
+    def is_open(self) -> bool:
+        return self.opens
 
     async def serve(self, endpoint: Any, request: web.Request, body: bytes) -> web.StreamResponse:
         return await self.handler(request, body)
@@ -162,6 +165,29 @@ async def test_a_request_is_all_that_aiohttps_is() -> None:
     assert seen[10:] == ["b", True, "", "http://x/call", 1, True, True]
 
 
+async def test_as_long_as_the_headers_stay_the_same_so_does_what_they_show() -> None:
+    seen: list[LaneRequest] = []
+
+    async def look(request: web.Request, body: bytes) -> web.StreamResponse:
+        assert isinstance(request, LaneRequest)
+        seen.append(request)
+        return await echo(request, body)
+
+    async with open_house() as house, connected(house) as client:
+        house.lane.handler = look
+        for fields in [(b"X-API-Key: a",)] * 2 + [(b"Authorization: bearer b", b"Content-Type: text/plain")]:
+            await client.send(ask(b"hi", *fields))
+            assert await client.answer() == ("lane", b"hi")
+        async with connected(house) as other:
+            await other.send(ask(b"hi", b"X-API-Key: a"))
+            await other.answer()
+    first, second, third, elsewhere = (one.credential for one in seen)
+    assert [one.token for one in (first, second, third, elsewhere)] == ["a", "a", "b", "a"]
+    assert first is second
+    assert first is not elsewhere
+    assert [one.is_json for one in seen] == [True, True, False, True]
+
+
 async def test_it_may_arrive_in_any_two_pieces() -> None:
     text = ask(b"hello")
     async with open_house() as house, connected(house) as client:
@@ -214,7 +240,7 @@ async def test_a_connection_that_its_client_gives_up_is_closed() -> None:
 
 async def test_while_the_server_makes_room_everything_is_aiohttps() -> None:
     async with open_house() as house, connected(house) as client:
-        house.lane.is_open = False
+        house.lane.opens = False
         await client.send(ask(b"hi"))
         assert await client.answer() == ("aiohttp", b"hi")
 

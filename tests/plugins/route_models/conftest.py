@@ -42,7 +42,7 @@ class Routed:
     router: ModelRouter = field(repr=False)
 
     async def keys(self, model: str = "a", **call: Any) -> list[str]:
-        targets = await self.router.route(a_call(model, **call))
+        targets = self.router.route(a_call(model, **call))
         assert targets is not None
         return [one.key for one in targets]
 

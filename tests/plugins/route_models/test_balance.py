@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatehook import BALANCING, DIRECTORY, Call, Directory, Gateway
+from gatehook import BALANCING, DIRECTORY, Call, Directory, Gateway, awaited
 from gatehook.jsonio import Document
 from gatehook.testing import serving
 from gatehook_plugins.route_models.balance import Balance
@@ -140,7 +140,7 @@ def switched(gateway: Gateway) -> asyncio.Event:
 async def firsts(gateway: Gateway) -> set[str]:
     (router,) = gateway.pipeline.concerns.routers
     call = Call("chat", "test", {}, model="a", body=Document({"messages": []}))
-    found = [await router.route(call) for _ in range(40)]
+    found = [await awaited(router.route(call)) for _ in range(40)]
     return {one[0].key for one in found if one}
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatehook import CATALOG, Call, Catalog, ModelNotFound, Operation, Router, Services, Target, Unavailable
+from gatehook import CATALOG, Call, Catalog, ModelNotFound, Operation, Services, Target, Unavailable
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.route_models import RouteModels
 from gatehook_plugins.route_models.balance import Balance
@@ -35,22 +35,22 @@ def over(catalog: Catalog, chance: Callable[[], float]) -> ModelRouter:
     return ModelRouter(catalog, Balance("weighted"), strategies(loads, chance), loads)
 
 
-async def keys(router: Router, model: str, operation: Operation = "chat") -> list[str]:
-    targets = await router.route(call(model, operation))
+async def keys(router: ModelRouter, model: str, operation: Operation = "chat") -> list[str]:
+    targets = router.route(call(model, operation))
     assert targets is not None
     return [one.key for one in targets]
 
 
 async def test_an_unknown_name_is_not_ours() -> None:
-    assert await router(target("a#1")).route(call("b")) is None
-    assert await router().route(call("")) is None
+    assert router(target("a#1")).route(call("b")) is None
+    assert router().route(call("")) is None
 
 
 async def test_a_single_deployment_is_answered_with_the_same_tuple_each_time() -> None:
     one = router(target("a#1"))
-    first = await one.route(call("a"))
+    first = one.route(call("a"))
     assert first == (target("a#1"),)
-    assert await one.route(call("a")) is first
+    assert one.route(call("a")) is first
 
 
 async def test_lower_priority_numbers_come_first_whatever_the_order_of_the_settings() -> None:
@@ -60,8 +60,8 @@ async def test_lower_priority_numbers_come_first_whatever_the_order_of_the_setti
 
 async def test_an_order_without_chance_is_cached() -> None:
     one = router(target("a#1", priority=2, fallbacks=("b",)), target("a#2", priority=1), target("b#1"))
-    first = await one.route(call("a"))
-    assert first is await one.route(call("a"))
+    first = one.route(call("a"))
+    assert first is one.route(call("a"))
     assert await keys(one, "a") == ["a#2", "a#1", "b#1"]
 
 
@@ -171,7 +171,7 @@ async def test_a_configured_model_that_cannot_be_called_says_so_and_tells_no_det
         one = router(target("a#1", unavailable=reason), target("a#2", unavailable=reason, fallbacks=("b",)),
                      target("b#1", unavailable=reason))  # fmt: skip
     with pytest.raises(ModelNotFound, match=r"'a' is configured but not available.*no API key") as caught:
-        await one.route(call("a"))
+        one.route(call("a"))
     assert caught.value.status == 404
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"
@@ -186,7 +186,7 @@ async def test_a_model_that_is_switched_off_says_so_unless_a_fallback_answers() 
                  target("e#1", unavailable="no key"), target("e#2", **off))  # fmt: skip
     for model in ("a", "b", "o/x", "e"):
         with pytest.raises(Unavailable, match=f"the model '{model}' is switched off by an administrator") as caught:
-            await one.route(call(model))
+            one.route(call(model))
         assert (caught.value.status, caught.value.code) == (503, "model_disabled")
     assert await keys(one, "c") == ["d#1"]
 
@@ -200,9 +200,9 @@ async def test_a_change_of_the_catalog_counts_at_once() -> None:
     assert await keys(one, "a") == ["a#9"]
     assert sorted(await keys(one, "b")) == ["b#1", "b#2"]
     catalog.feed("test", [target("b#1", unavailable="no key")])
-    assert await one.route(call("a")) is None
+    assert one.route(call("a")) is None
     with pytest.raises(ModelNotFound):
-        await one.route(call("b"))
+        one.route(call("b"))
 
 
 async def test_the_plugin_routes_over_the_catalog_service() -> None:
@@ -210,7 +210,7 @@ async def test_the_plugin_routes_over_the_catalog_service() -> None:
     services.provide(CATALOG, LiveCatalog([target("a#1")]), "test")
     plugin = RouteModels(RouteModels.Settings())
     (made,) = plugin.register_routers(cast("Any", SimpleNamespace(services=services)))
-    assert isinstance(made, Router)
+    assert isinstance(made, ModelRouter)
     assert await keys(made, "a") == ["a#1"]
 
 
@@ -221,16 +221,16 @@ async def test_an_alias_has_the_order_of_its_model_and_is_followed_only_once() -
 
 async def test_a_name_that_a_wildcard_serves_is_routed_and_its_fallbacks_follow() -> None:
     one = router(target("o/*#1", name="o/*", model="*", fallbacks=("o/mini", "b")), target("b#1"))
-    found = await one.route(call("o/large"))
+    found = one.route(call("o/large"))
     assert found is not None
     assert [(each.key, each.model) for each in found] == [("o/*#1", "large"), ("o/*#1", "mini"), ("b#1", "m")]
-    assert await one.route(call("o/*")) is None
-    assert await one.route(call("p/large")) is None
+    assert one.route(call("o/*")) is None
+    assert one.route(call("p/large")) is None
 
 
 async def test_a_wildcard_that_cannot_be_called_says_so() -> None:
     with pytest.raises(ModelNotFound, match="'o/x' is configured but not available"):
-        await router(target("o/*#1", name="o/*", unavailable="no key")).route(call("o/x"))
+        router(target("o/*#1", name="o/*", unavailable="no key")).route(call("o/x"))
 
 
 async def test_names_that_clients_make_up_do_not_fill_the_memory() -> None:

@@ -49,13 +49,13 @@ async def test_every_strategy_keeps_priorities_and_gives_every_deployment_once(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_the_only_deployment_is_answered_with_the_same_tuple(routed: Make, target: Make, a_call: Make, strategy: str) -> None:  # fmt: skip  # noqa: E501
     one = routed(target("a#1"), strategy=strategy)
-    assert await one.router.route(a_call("a")) is await one.router.route(a_call("a"))
+    assert one.router.route(a_call("a")) is one.router.route(a_call("a"))
 
 
 async def test_priority_goes_as_the_settings_stand(routed: Make, tier: Make, a_call: Make) -> None:
     one = routed(*tier(3), strategy="priority")
     assert await one.keys() == ["a#0", "a#1", "a#2"]
-    assert await one.router.route(a_call("a")) is await one.router.route(a_call("a"))
+    assert one.router.route(a_call("a")) is one.router.route(a_call("a"))
 
 
 @given(weights=st.lists(st.integers(0, 8), min_size=2, max_size=6).filter(any), seed=st.integers(0, 2**32))

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 from gatehook.app import Gateway
+from gatehook.awaiting import awaited
 from gatehook.errors import GatewayError
 from gatehook.jsonio import Document
 from gatehook.model import Call, Target
@@ -72,7 +73,7 @@ class RouterConformance(Suite):
 
     async def routed(self, router: Router, model: str) -> Sequence[Target]:
         """The targets of a model that it knows."""
-        targets = await router.route(self.call(model))
+        targets = await awaited(router.route(self.call(model)))
         expect(targets, f"{model!r}: no targets, though it is among those that the suite says it `knows`")
         return targets or ()
 
@@ -95,7 +96,7 @@ class RouterConformance(Suite):
                 if model in self.knows:
                     continue
                 try:
-                    targets = await router.route(self.call(model))
+                    targets = await awaited(router.route(self.call(model)))
                 except Exception as error:  # noqa: BLE001  # whatever it is
                     expect(False, f"{model!r}: raises {error!r} instead of giving None")
                 expect(not targets, f"{model!r}: nobody configured it, and it has targets")
@@ -144,7 +145,7 @@ class RouterConformance(Suite):
                     flags = [bool(target.unavailable) for target in await self.routed(router, model)]
                     expect(flags == sorted(flags), f"{model!r}: a deployment without a key comes before one that works")
             try:
-                targets = await router.route(self.call("away"))
+                targets = await awaited(router.route(self.call("away")))
             except GatewayError:
                 return  # in its own words
             expect(not targets, "'away' has nothing that could be called, and it has targets")
@@ -156,7 +157,7 @@ class RouterConformance(Suite):
             for model in self.knows:
                 call = self.call(model)
                 before = _facts(call)
-                given = await router.route(call)
+                given = await awaited(router.route(call))
                 expect(_facts(call) == before, f"{model!r}: the call is {_facts(call)} after it, it was {before}")
                 kept = list(given or ())
                 if isinstance(given, list):
