@@ -132,6 +132,8 @@ class Sqlite:
                 cursor.execute(f"PRAGMA {pragma}")
             if not query_only:
                 cursor.execute(f"PRAGMA busy_timeout={_SHORT_WAIT_MS}")
+                # What an insert of many rows may have to take back: else that is written to a file, and never read.
+                cursor.execute("PRAGMA temp_store=MEMORY")
             cursor.close()
 
         @event.listens_for(engine.sync_engine, "begin")

@@ -94,8 +94,9 @@ class Journal:
         """
         body = encode(intent)
         text = LINE % (adler32(body), body)
+        write = self._write
         try:
-            self._write(text)
+            write(text)
         except ValueError:  # no room
             self._turn()
             self._segment.write_anyway(text)
@@ -103,9 +104,9 @@ class Journal:
 
     def enter(self, row: Row) -> None:
         """Write that a request has ended, and have its row wait. It waits too if it cannot be written; see `keep`."""
-        body = encode(row)
+        body, write = encode(row), self._write
         try:
-            self._write(LINE % (adler32(body), body))
+            write(LINE % (adler32(body), body))
         except ValueError:  # no room
             try:
                 self._write_elsewhere(line(row))

@@ -104,9 +104,8 @@ class _Gate:
         grant = Grant(self, tokens, self._slot)
         if self._told is None:
             return Decision(left, self._resets(now), (), grant)
-        form, main, of_tokens = self._told
-        first, lasts = left[main], lasting(-((now - self._ends) // 1000))
-        return Decision(left, (), (), grant, form % (first, first, lasts, left[of_tokens], lasts))
+        fill, main, of_tokens = self._told
+        return Decision(left, (), (), grant, fill(left[main], left[of_tokens], lasting(-((now - self._ends) // 1000))))
 
     def _resets(self, now: int) -> list[int]:
         """Of all limits, when something has just been charged to them."""

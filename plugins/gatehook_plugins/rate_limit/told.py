@@ -1,6 +1,6 @@
 """What callers are told of their limits: headers, and the reasons of a refusal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import Final, TypeAlias
@@ -15,10 +15,14 @@ _FAMILIES: Final[tuple[Unit, ...]] = ("requests", "tokens", "concurrent")
 """What limits are told by: `X-RateLimit-*` are of the first one that there is a limit of."""
 _CONCURRENT: Final = 2
 _NONE: Final = -1
+_FIGURES: Final = 5
+"""In a form of requests and of tokens: what is left, three times, and twice how long until all is free again."""
 _RESET: Final = "X-RateLimit-Reset: %s\r\n"
 
-Told: TypeAlias = tuple[str, int, int]
+Form: TypeAlias = tuple[str, int, int]
 """A text to be filled with figures, and the places of the two limits that they are of: the main one, and of tokens."""
+Told: TypeAlias = tuple[Callable[[int, int, str], str], int, int]
+"""The same as what fills it: with what is left of both, and how long until all is free again."""
 
 _SCOPES: Final[Mapping[str, str]] = {
     "key": "this key",
@@ -43,7 +47,7 @@ class Headers:
         self._families = [[place for place, rule in enumerate(rules) if rule.unit == unit] for unit in _FAMILIES]
         """The places of each family's limits."""
         self._main = next((number for number, places in enumerate(self._families) if places), 0)
-        self._only: Told | None = None
+        self._only: Form | None = None
         """Where no family has several, nothing has to be compared."""
         if rules and all(len(places) <= 1 for places in self._families):
             self._only = self._form([places[0] if places else _NONE for places in self._families])
@@ -67,15 +71,14 @@ class Headers:
     def until(self, second: int) -> Told | None:
         """The text for as long as all that is counted by the minute is free again in this second of the epoch.
 
-        It wants what is left of the main limit, twice, how long until then, what is left of tokens, and again how long.
         None where that changes sooner, or not the same limits are always the tightest.
         """
         if self._only is None or self._main == _CONCURRENT:
             return None
         form, main, tokens = self._only
-        return form.replace(_RESET, _RESET % second), main, tokens
+        return _filling(form.replace(_RESET, _RESET % second)), main, tokens
 
-    def _form(self, places: Sequence[int]) -> Told:
+    def _form(self, places: Sequence[int]) -> Form:
         """The text for the limits at these places, one of each family, and whose figures it is to be filled with.
 
         Those of the main limit come first, and again as those of requests: where requests are limited, that is the main
@@ -92,6 +95,19 @@ class Headers:
             return "%.0s%.0s"  # takes its two figures, and writes nothing
         limit, left, reset = (f"x-ratelimit-{what}-{unit}: " for what in ("limit", "remaining", "reset"))
         return f"{limit}{self._most[place]}\r\n{left}%s\r\n{reset}%s\r\n"
+
+
+def _filling(form: str) -> Callable[[int, int, str], str]:
+    """What fills a form. Pieces are put together in a fraction of the time in which `%` looks through a text."""
+    pieces = form.split("%s")
+    if len(pieces) != _FIGURES + 1:  # some of the figures are not written
+        return lambda first, tokens, lasts: form % (first, first, lasts, tokens, lasts)
+    begin, again, resets, left, until, end = pieces
+
+    def fill(first: int, tokens: int, lasts: str) -> str:
+        return f"{begin}{first}{again}{first}{resets}{lasts}{left}{tokens}{until}{lasts}{end}"
+
+    return fill
 
 
 @lru_cache(maxsize=16)  # so that a gate and who asks it have the same
