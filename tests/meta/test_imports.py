@@ -162,7 +162,8 @@ def test_a_start_with_all_plugins_loads_what_it_needs_and_no_more(tmp_path: Path
     (tmp_path / "settings.toml").write_text(on)
     (tmp_path / "settings.local.toml").write_text(
         f'[plugins.auth_keys]\nkeys = ["sk-{"k" * 32}"]\n'
-        "[plugins.auth_jwt]\nenabled = false\n[plugins.vendor_gguf]\nenabled = false\n"
+        f'[plugins.auth_jwt]\nsecret = "{"s" * 40}"\n'
+        "[plugins.vendor_gguf]\nenabled = false\n"
     )
     loaded = loaded_by_a_start(tmp_path / "settings.toml")
     assert {"sqlalchemy", "gatehook_plugins.jobs", "gatehook_plugins.ledger"} <= loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlsplit
@@ -13,12 +13,12 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from gatehook import DIRECTORY, Authenticator, Section, hookimpl
 from gatehook_plugins.auth_jwt.authenticator import JwtAuthenticator
 from gatehook_plugins.auth_jwt.claims import ClaimNames
-from gatehook_plugins.auth_jwt.issuer import Issuer
-from gatehook_plugins.auth_jwt.keys import HMAC, Algorithm, Key, hmac_key, pem_key
+from gatehook_plugins.auth_jwt.keys import HMAC, Algorithm, Key, hmac_key
 from gatehook_plugins.auth_jwt.tokens import OneKey, Verifier
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
+    from gatehook_plugins.auth_jwt.issuer import Issuer
 
 __all__ = ["AuthJwt"]
 
@@ -107,13 +107,15 @@ class AuthJwt:
             if self.secret and not wrong:
                 hmac_key(self.secret.get_secret_value(), self.algorithms)
             if self.public_key and not wrong:
-                pem_key(self.public_key.get_secret_value(), self.algorithms)
+                _pem_key(self.public_key.get_secret_value(), self.algorithms)
             return self
 
     def __init__(self, settings: Settings) -> None:
         # The settings are not kept: they hold the secret in clear.
         self._issuer: Issuer | None = None
         if settings.jwks_url:
+            from gatehook_plugins.auth_jwt.issuer import Issuer  # loads what reads public keys
+
             self._issuer = Issuer(
                 settings.jwks_url,
                 algorithms=settings.algorithms,
@@ -159,4 +161,11 @@ def _key(settings: AuthJwt.Settings) -> Key:
     if settings.secret:
         return hmac_key(settings.secret.get_secret_value(), settings.algorithms)
     assert settings.public_key is not None  # noqa: S101  # the settings have one source of keys
-    return pem_key(settings.public_key.get_secret_value(), settings.algorithms)
+    return _pem_key(settings.public_key.get_secret_value(), settings.algorithms)
+
+
+def _pem_key(pem: str, algorithms: Sequence[str]) -> Key:
+    """As `pem_key`, whose module is loaded only where somebody has a public key."""
+    from gatehook_plugins.auth_jwt.public_keys import pem_key
+
+    return pem_key(pem, algorithms)

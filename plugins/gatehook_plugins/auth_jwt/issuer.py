@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final
 
 from gatehook import Egress, GatewayError, Target, Unavailable, counted
-from gatehook_plugins.auth_jwt.keys import PUBLIC, Key, key_set
+from gatehook_plugins.auth_jwt.keys import PUBLIC, Key
+from gatehook_plugins.auth_jwt.public_keys import key_set
 from gatehook_plugins.auth_jwt.tokens import Header, refused
 
 __all__ = ["Issuer"]

@@ -1,35 +1,27 @@
 """A token, from its text to claims that can be believed. What is wrong with it is told; the token itself never is."""
 
+from __future__ import annotations
+
+import asyncio
 import base64
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
-
-from jwt import PyJWT
-from jwt.exceptions import (
-    DecodeError,
-    ExpiredSignatureError,
-    ImmatureSignatureError,
-    InvalidAudienceError,
-    InvalidIssuerError,
-    InvalidSignatureError,
-    MissingRequiredClaimError,
-    PyJWTError,
-)
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from gatehook import AuthenticationFailed
 from gatehook_plugins.auth_jwt.keys import Key
 
-__all__ = ["MAX_LENGTH", "Header", "Keys", "OneKey", "Verifier", "read_header", "refused"]
+if TYPE_CHECKING:
+    from gatehook_plugins.auth_jwt.decoding import Decoder
+
+__all__ = ["MAX_LENGTH", "Header", "Keys", "OneKey", "Verifier", "read_header", "read_json", "refused"]
 
 MAX_LENGTH: Final = 16384
 """Characters a token may have."""
 
 _FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
-_LATEST: Final = 253_402_300_800
-"""The year 10000, in seconds: times from there on are milliseconds by mistake, and would hold for ever."""
 
 
 def refused(what: str, code: str = "invalid_token") -> AuthenticationFailed:
@@ -85,7 +77,7 @@ def read_header(token: str) -> Header | None:
         return None
     try:
         # "==" is enough for every length; more than is needed does not matter.
-        header = _json(base64.urlsafe_b64decode(form[1] + "=="))
+        header = read_json(base64.urlsafe_b64decode(form[1] + "=="))
     except ValueError:
         return None
     if not isinstance(header, dict) or "alg" not in header:
@@ -110,9 +102,7 @@ class Verifier:
         self._issuer = list(issuer) or None
         self._audience = list(audience) or None
         self._leeway = leeway
-        self._decoder = _Decoder(
-            {"require": ["exp"], "verify_sub": False, "verify_jti": False}
-        )  # who it is: see `claims`
+        self._decoder: Decoder | None = None
 
     async def verify(self, token: str) -> dict[str, Any] | None:
         """The claims of a good token; None for what is no JWT at all.
@@ -124,62 +114,17 @@ class Verifier:
         if header is None:
             return None
         key = await self._keys.key(header)
-        try:
-            return self._decoder.decode(
-                token,
-                key.material,
-                algorithms=key.algorithms,
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=self._leeway,
-            )
-        except (PyJWTError, RecursionError) as error:
-            raise _explained(error) from None
+        if self._decoder is None:  # in a thread: the import takes long enough to be seen in everybody's streams
+            self._decoder = await asyncio.to_thread(self._make_decoder)
+        return self._decoder.claims(token, key)
+
+    def _make_decoder(self) -> Decoder:
+        from gatehook_plugins.auth_jwt.decoding import Decoder
+
+        return Decoder(issuer=self._issuer, audience=self._audience, leeway=self._leeway)
 
 
-_REASONS: Final[Sequence[tuple[type[Exception], str]]] = (
-    (ImmatureSignatureError, "is not valid yet (nbf, iat)"),
-    (InvalidIssuerError, "is from an issuer that is not accepted (iss)"),
-    (InvalidAudienceError, "is meant for another audience (aud)"),
-    (InvalidSignatureError, "has a signature that is not right"),
-)
-
-
-def _explained(error: Exception) -> AuthenticationFailed:
-    if isinstance(error, ExpiredSignatureError):
-        return refused("has expired (exp)", code="token_expired")
-    if isinstance(error, MissingRequiredClaimError):
-        return refused(f"lacks the claim {error.claim}")
-    if isinstance(error, _WrongTimeError):
-        return refused(str(error))
-    return refused(next((words for kind, words in _REASONS if isinstance(error, kind)), "is malformed"))
-
-
-class _WrongTimeError(DecodeError):
-    """A time that is none."""
-
-
-class _Decoder(PyJWT):
-    """PyJWT, reading the claims more strictly: it would take two values for one claim, and texts for times."""
-
-    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
-        try:
-            claims = _json(decoded["payload"])
-        except ValueError:
-            raise DecodeError("not JSON") from None
-        if not isinstance(claims, dict):
-            raise DecodeError("not an object")
-        for name in ("exp", "nbf", "iat"):
-            if name in claims and not _is_time(claims[name]):
-                raise _WrongTimeError(f"has a time that is no number of seconds since 1970 ({name})")
-        return claims
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value < _LATEST
-
-
-def _json(raw: bytes) -> Any:
+def read_json(raw: bytes) -> Any:
     """One JSON text in UTF-8, without repeated names.
 
     Raises:

@@ -14,7 +14,8 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from gatehook import AuthenticationFailed, Egress, Unavailable
 from gatehook.config.sections import EgressSettings
 from gatehook_plugins.auth_jwt.issuer import Issuer
-from gatehook_plugins.auth_jwt.keys import Key, key_set
+from gatehook_plugins.auth_jwt.keys import Key
+from gatehook_plugins.auth_jwt.public_keys import key_set
 from gatehook_plugins.auth_jwt.tokens import Header, Verifier
 
 Signers = Mapping[str, Any]

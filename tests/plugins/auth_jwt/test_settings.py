@@ -1,12 +1,15 @@
 """What an operator may write, and what is refused before anything serves."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import SecretStr, ValidationError
 
@@ -63,6 +66,40 @@ def test_a_public_key_is_no_secret(signers: Signers) -> None:
         assert "is no secret" in faults(secret=signer.pem)
         assert "is no secret" in faults(secret=signer.private_pem)
     assert "is no secret" in faults(secret='{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}')
+    assert "is no secret" in faults(secret='{"kty":"oct","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}')
+
+
+def test_a_public_key_in_other_forms_is_no_secret_either(signers: Signers) -> None:
+    for kind in ("rsa", "ec", "ed"):
+        line = signers[kind].key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        assert "is no secret" in faults(secret=line)
+        assert "is no secret" in faults(secret=line.replace(" ", ""))
+    der = Ed25519PublicKey.from_public_bytes(b"A" * 32).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert "is no secret" in faults(secret=der.decode("ascii"))
+
+
+LOADED = """
+import sys
+from gatehook_plugins.auth_jwt import AuthJwt
+AuthJwt(AuthJwt.Settings(**{sys.argv[1]: sys.argv[2]}))
+print(*sorted({"cryptography", "jwt"} & {*sys.modules}))
+"""
+
+
+@pytest.mark.parametrize("secret", [SECRET, "0" * 64, "+/9_-~" * 8, "é" * 20, "two words, or more, and a {brace}"])
+def test_a_secret_is_taken_whatever_it_is_made_of(secret: str) -> None:
+    assert AuthJwt.Settings(secret=SecretStr(secret))
+
+
+def test_only_public_keys_and_odd_secrets_load_what_reads_them(signers: Signers) -> None:
+    def loaded(name: str, value: str) -> str:
+        words = [sys.executable, "-c", LOADED, name, value]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert loaded("secret", SECRET) == ""
+    assert loaded("secret", "a secret with spaces, of 32 bytes") == "cryptography jwt"
+    assert loaded("public_key", signers["ec"].pem) == "cryptography jwt"
+    assert loaded("jwks_url", "https://issuer.test/keys") == "cryptography jwt"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatehook import AuthenticationFailed
-from gatehook_plugins.auth_jwt.keys import hmac_key, pem_key
+from gatehook_plugins.auth_jwt.keys import hmac_key
+from gatehook_plugins.auth_jwt.public_keys import pem_key
 from gatehook_plugins.auth_jwt.tokens import MAX_LENGTH, OneKey, Verifier
 
 SECRET = "a-shared-secret-of-32-bytes-at-least"
@@ -322,3 +325,31 @@ async def test_signed_nonsense_breaks_nothing(claims: dict[str, Any], signers: S
             return
     assert found is not None
     assert found["iss"] == "i"
+
+
+FIRST = """
+import asyncio, sys, threading
+from gatehook_plugins.auth_jwt.keys import hmac_key
+from gatehook_plugins.auth_jwt.tokens import OneKey, Verifier
+
+loaded_by = []
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jwt":
+            loaded_by.append(threading.current_thread() is threading.main_thread())
+
+async def main():
+    verifier = Verifier(OneKey(hmac_key(sys.argv[1])), issuer=[], audience=[], leeway=0)
+    sys.meta_path.insert(0, Watch())
+    found = await asyncio.gather(*(verifier.verify(sys.argv[2]) for _ in range(5)))
+    print([claims["sub"] for claims in found], loaded_by)
+
+asyncio.run(main())
+"""
+
+
+def test_the_first_tokens_wait_for_what_reads_them_and_nobody_else_does(signers: Signers) -> None:
+    words = [sys.executable, "-c", FIRST, SECRET, signers["hmac"].token()]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{['alice'] * 5} [False]"
