@@ -118,6 +118,17 @@ def test_flask_is_not_loaded_with_the_settings_and_can_be_imported_afterwards() 
     assert "flask" in loaded_by("import flask, gatehook.config.stack; assert flask.Flask")
 
 
+def test_sqlalchemy_s_engines_are_loaded_without_its_orm_which_can_be_imported_afterwards() -> None:
+    ours = "gatehook_plugins.database.engines"
+    loaded = loaded_by(f"import {ours}")
+    assert {"sqlalchemy", "sqlalchemy.ext.asyncio.engine"} <= loaded
+    assert not {"sqlalchemy.orm", "sqlalchemy.ext.asyncio"} & loaded
+    same = f"assert AsyncEngine is sys.modules['{ours}'].AsyncEngine"
+    theirs = "from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession"
+    for script in (f"import sys, {ours}; {theirs}; {same}", f"import sys; {theirs}; import {ours}; {same}"):
+        assert "sqlalchemy.orm" in loaded_by(script)
+
+
 STARTED = """
 import asyncio, json, sys
 from pathlib import Path
@@ -145,7 +156,8 @@ def loaded_by_a_start(settings: Path) -> set[str]:
 
 UNNEEDED = {
     "alembic", "boto3", "cryptography", "flask", "jinja2", "jsonschema", "jwt", "llama_cpp", "mcp", "numpy",
-    "prometheus_client", "redis", "referencing", "sqlalchemy.dialects.postgresql",
+    "prometheus_client", "redis", "referencing", "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio.session",
+    "sqlalchemy.orm",
 }  # fmt: skip
 
 

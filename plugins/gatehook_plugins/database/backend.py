@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 
 __all__ = ["Backend", "reason"]
 

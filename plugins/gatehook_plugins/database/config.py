@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Conflict, Database, InvalidRequest
 from gatehook_plugins.database.checks import checked_text
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
 from gatehook_plugins.database.tables import config
 from gatehook_plugins.database.trail import Trail, now

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Change, Credential, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.feed import Feed
 from gatehook_plugins.database.keys import Keys
 from gatehook_plugins.database.memory import Memory

@@ -10,9 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gatehook_plugins.database.backend import Backend
+from gatehook_plugins.database.engines import AsyncConnection
 
 __all__ = ["Glance"]
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import InvalidRequest, Key, Limits, NotFound
 from gatehook_plugins.database.checks import changed_key, checked_text, is_text, page, plain
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
 from gatehook_plugins.database.tables import api_keys, key_of, of_key
 from gatehook_plugins.database.trail import now

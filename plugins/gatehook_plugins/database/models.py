@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import (
     CATALOG,
@@ -24,6 +23,7 @@ from gatehook import (
 )
 from gatehook_plugins.database.checks import checked_id, is_text
 from gatehook_plugins.database.config import require_revision
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.fallbacks import check_fallbacks, nearest
 from gatehook_plugins.database.headers import REFERENCES, hidden, sealed, unsealed
 from gatehook_plugins.database.overrides import Overrides

@@ -8,10 +8,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gatehook import StartupError
 from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine, create_async_engine
 
 __all__ = ["Postgresql"]
 

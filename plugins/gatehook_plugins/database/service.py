@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gatehook import Database, StartupError, Unavailable
 from gatehook_plugins.database.backend import Backend, reason
+from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 from gatehook_plugins.database.glance import Glance
 from gatehook_plugins.database.revisions import newest, stand
 from gatehook_plugins.database.sharing import Sharing

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gatehook_plugins.database.backend import Backend
+from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 
 __all__ = ["Sharing", "Work"]
 

@@ -16,12 +16,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gatehook import StartupError
 from gatehook_plugins.database.backend import Backend, reason
 from gatehook_plugins.database.driver import DRIVER
 from gatehook_plugins.database.driver import Connection as Driver
+from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine, create_async_engine
 from gatehook_plugins.database.turns import turn
 
 __all__ = ["Sqlite"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Change
 from gatehook_plugins.database.checks import page, plain
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.database.tables import audit, change_of, revision
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Conflict, NotFound, User
 from gatehook_plugins.database.checks import changed_user, checked_id, checked_text, is_text, page, plain
+from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
 from gatehook_plugins.database.tables import api_keys, of_user, user_of, users
 from gatehook_plugins.database.trail import now

@@ -1,16 +1,20 @@
 """The way of jobs into the database."""
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Call, Conflict, Database, Quotas, RateLimited, Reserve, counted
 from gatehook_plugins.jobs import statements as say
 from gatehook_plugins.jobs.store import now, write_event
 from gatehook_plugins.jobs.stored import fit, user_id
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["Intake", "NewJob"]
 

@@ -4,17 +4,21 @@ Whoever runs a job holds it by its owner and the number of its run. A change tha
 a process that was taken for dead cannot end a job that somebody else runs by now. So each job ends exactly once.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Conflict, Database, GatewayError, NotFound, Quotas, decode, encode, envelope
 from gatehook_plugins.jobs import statements as say
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["Claimed", "Limits", "Store", "now", "write_event"]
 

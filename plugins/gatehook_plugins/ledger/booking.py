@@ -1,13 +1,18 @@
 """Rows into the database, together with what others book of them: all in one transaction, or nothing."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import DATABASE, Posting, Services, UsageRow, counted
 from gatehook_plugins.ledger.table import insertions, usage
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["GROUP", "Booker"]
 

@@ -1,14 +1,18 @@
 """What the ledger knows, asked in SQL."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, func, literal_column, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import ModelUsage, Performance, UsageRow
 from gatehook_plugins.ledger.table import from_record, usage
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["MOST_ROWS", "By", "Total", "by_model", "performance", "rows", "totals"]
 

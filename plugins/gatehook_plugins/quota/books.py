@@ -1,17 +1,21 @@
 """Where requests meet the ledger: what a request used is held here until its row is in the balances."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING, Account, Amount
 from gatehook_plugins.quota.prices import Rates
 from gatehook_plugins.quota.store import MS_A_DAY
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["Books", "QuotaPermit", "ReservedPermit"]
 
@@ -30,7 +34,7 @@ class QuotaPermit(Struct, eq=False):
     """Its bound."""
     rates: Rates | None
     """Those that the bound was told by, if money matters."""
-    books: "Books"
+    books: Books
     """Who is told when it ends."""
     tokens: int = 0
     nano: int = 0

@@ -1,9 +1,9 @@
 """Admits requests within the caps of their users."""
 
-from collections.abc import Awaitable
-from typing import Final
+from __future__ import annotations
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
 
 from gatehook import (
     AttemptLimiter,
@@ -24,6 +24,9 @@ from gatehook_plugins.quota.account import Account, Need
 from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
 from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["QuotaLimiter"]
 

@@ -1,10 +1,11 @@
 """The parts of the quota, put together: who has which caps, what they have used, and the task that asks for leases."""
 
+from __future__ import annotations
+
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import TYPE_CHECKING
 
 from gatehook import Caps, Database, Directory, Ledger, Principal, meanwhile
 from gatehook_plugins.quota import store
@@ -12,6 +13,9 @@ from gatehook_plugins.quota.account import Account, Need, room
 from gatehook_plugins.quota.books import Books
 from gatehook_plugins.quota.broker import Broker
 from gatehook_plugins.quota.refusal import reserved, used_up
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["QuotaService"]
 

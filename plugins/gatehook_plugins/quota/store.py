@@ -5,18 +5,22 @@ users in the order of their ids; so grants of several processes come one after a
 (SQLite has but one writing transaction at a time.) Leases are only ever taken away without that lock.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook_plugins.quota.account import NOTHING, Amount, Standing
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = [
     "BALANCES",

@@ -1,14 +1,15 @@
 """Where tool calls wait for a decision: kept in the database, decided once, and denied when nobody decides in time."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import (
     Call,
@@ -25,6 +26,9 @@ from gatehook import (
 )
 from gatehook_plugins.tool_policy import store
 from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session, printable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["Decision", "Desk"]
 

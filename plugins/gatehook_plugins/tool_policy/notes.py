@@ -4,16 +4,19 @@ What is decided meanwhile shares the next transaction, so however many models ca
 of them together.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, Literal, NamedTuple
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from gatehook import Call, Database, Directory, ToolCall, Unavailable
 from gatehook_plugins.tool_policy.sessions import arguments_digest, printable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["Decided", "Notes", "OnFailure"]
 

@@ -1,14 +1,18 @@
 """Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import ToolCall, decode, encode
 from gatehook_plugins.tool_policy.sessions import Session, Status
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["SESSIONS", "add", "alone", "close", "count", "expired", "find", "forget", "is_due", "waiting"]
 
