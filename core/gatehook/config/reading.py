@@ -1,6 +1,5 @@
 """From stacked layers to one typed table: decode, look secrets up, validate, and say where each fault was written."""
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -65,6 +64,8 @@ def _content(path: Path, name: str) -> str:
 
 def nearest(word: str, words: Collection[str]) -> str:
     """What ends a message about `word`: `; did you mean 'x'?` for the word most like it, "" if none is."""
+    import difflib  # only faults need it
+
     like = {known.lower(): known for known in words}
     found = difflib.get_close_matches(word.lower(), like, n=1)
     return f"; did you mean '{like[found[0]]}'?" if found else ""

@@ -24,7 +24,9 @@ def _hidden(*names: str) -> Iterator[None]:
                 del modules[name]
 
 
-with _hidden("flask", "jinja2"):  # dynaconf would load them wherever they are installed: 6 MB for what is not used here
+# dynaconf would load the first two wherever they are installed: 6 MB for what is not used here; and the last, a command
+# of python-dotenv's that it has a copy of, with all of click.
+with _hidden("flask", "jinja2", "dynaconf.vendor.dotenv.cli"):
     from dynaconf.base import Settings as DynaconfStore
     from dynaconf.loaders.base import SourceMetadata
 

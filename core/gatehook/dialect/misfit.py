@@ -1,6 +1,5 @@
 """The JSON of requests: read, and what those are refused with that do not fit their type."""
 
-import difflib
 import re
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -143,5 +142,7 @@ def _below(path: str, name: str) -> str:
 
 def _nearest(word: str, words: Collection[str]) -> str:
     """What ends a message about `word`: the word most like it, else all of them."""
+    import difflib  # only faults need it
+
     found = difflib.get_close_matches(word[:_LONGEST].lower(), words, n=1)
     return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}" if words else ""

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -99,6 +98,8 @@ def _class_faults(cls: Any) -> Iterable[str]:
             if name in specs:
                 faults.append(f"{name} lacks the @hookimpl decorator")
         elif name not in specs:
+            from difflib import get_close_matches  # only faults need it
+
             near = get_close_matches(name, specs, 1)
             faults.append(f"unknown hook {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from gatehook import CATALOG, DATABASE, DIRECTORY, Command, Section, ServiceKey, Trimmer, hookimpl
 from gatehook_plugins.database.address import backend_of
-from gatehook_plugins.database.commands import KeysCommand, UsersCommand
 from gatehook_plugins.database.directory import SqlDirectory
 from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.database.sqlite import Sqlite
@@ -76,6 +75,8 @@ class DatabasePlugin:
     @hookimpl
     def register_commands(self, gateway: Gateway) -> Iterable[Command]:
         """`gatehook keys` and `gatehook users`."""
+        from gatehook_plugins.database.commands import KeysCommand, UsersCommand  # a gateway that serves asks for none
+
         database, directory = gateway.services[DATABASE], gateway.services[DIRECTORY]
         return [
             Command("keys", "Make, list, rotate and revoke keys of users.", KeysCommand(database, directory)),

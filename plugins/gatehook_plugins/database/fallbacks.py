@@ -1,6 +1,5 @@
 """Which models may follow which: known ones, each once, and never in a circle."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gatehook import InvalidRequest
@@ -53,6 +52,8 @@ def circle(start: str, after: Mapping[str, Sequence[str]]) -> list[str]:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """What ends a message about `word`: the word most like it, if there is one."""
+    import difflib  # only faults need it
+
     near = difflib.get_close_matches(word[:80], list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

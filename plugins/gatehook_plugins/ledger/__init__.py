@@ -23,7 +23,6 @@ from gatehook import (
     Trimmer,
     hookimpl,
 )
-from gatehook_plugins.ledger.command import UsageCommand
 from gatehook_plugins.ledger.recorder import Recorder
 from gatehook_plugins.ledger.service import GroupLedger
 from gatehook_plugins.ledger.trimming import delete_some
@@ -84,6 +83,8 @@ class LedgerPlugin:
     @hookimpl
     def register_commands(self, gateway: Gateway) -> Iterable[Command]:
         """`gatehook usage`."""
+        from gatehook_plugins.ledger.command import UsageCommand  # a gateway that serves asks for none
+
         command = UsageCommand(self._of(gateway), gateway.services)
         return [Command("usage", "show what was used: --user, --model, --since, --by, --json", command.run)]
 

@@ -1,6 +1,5 @@
 """GET and PUT /config/load-balancing: how calls are shared among deployments, and when one is given a rest."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any, Final
@@ -178,6 +177,8 @@ def _weight(target: Target, weights: Mapping[str, float]) -> float:
 
 def _nearest(word: str, words: Iterable[str]) -> str:
     """What ends a message about `word`: the word most like it, else all there are."""
+    import difflib  # only faults need it
+
     known = sorted(words)
     near = difflib.get_close_matches(word[:80], known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known[:20]) or 'none'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 import re
 from collections.abc import Iterable
@@ -46,6 +45,8 @@ class RouteModels:
         @classmethod
         def _known(cls, strategy: str) -> str:
             if strategy not in STRATEGIES:
+                import difflib  # only faults need it
+
                 near = difflib.get_close_matches(strategy, STRATEGIES, n=1)
                 known = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(STRATEGIES)}"
                 raise ValueError(f"unknown strategy '{strategy[:80]}'; {known}")

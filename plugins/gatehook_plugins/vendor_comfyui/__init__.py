@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from gatehook import CATALOG, FILES, Command, Section, Vendor, hookimpl
-from gatehook_plugins.vendor_comfyui.command import ServerCheck
 from gatehook_plugins.vendor_comfyui.vendor import ComfyVendor
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class VendorComfyUI:
     @hookimpl
     def register_commands(self, gateway: Gateway) -> Iterable[Command]:
         """`gatehook comfyui`."""
+        from gatehook_plugins.vendor_comfyui.command import ServerCheck  # a gateway that serves asks for none
+
         check = ServerCheck(gateway, self._of(gateway))
         return [Command("comfyui", "Check the workflows against the servers that run them.", check.run)]
 

@@ -7,7 +7,6 @@ options = { fault = { kind = "status", status = 429, retry_after = 1, times = 2 
 options = { script = [{ tool_calls = [{ name = "f" }] }, { text = "done" }, { fault = { kind = "cut", after = 3 } }] }
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -158,6 +157,8 @@ def _explained(kind: str, message: str, key: str) -> str:
     if kind == "missing":
         return "required, but not set"
     if kind == "extra_forbidden":
+        import difflib  # only faults need it
+
         near = difflib.get_close_matches(key, _KNOWN, n=1)
         return f"unknown key; did you mean '{near[0]}'?" if near else "unknown key"
     message = message.removeprefix("Value error, ")
