@@ -158,7 +158,8 @@ UNNEEDED = {
     "alembic", "boto3", "cryptography", "difflib", "flask", "jinja2", "jsonschema", "jwt", "llama_cpp", "mcp", "numpy",
     "prometheus_client", "redis", "referencing", "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio.session",
     "sqlalchemy.orm", "dynaconf.vendor.click",
-    "gatehook_plugins.database.commands", "gatehook_plugins.ledger.command", "gatehook_plugins.vendor_comfyui.command",
+    "gatehook_plugins.database.commands", "gatehook_plugins.database.postgresql", "gatehook_plugins.ledger.command",
+    "gatehook_plugins.vendor_comfyui.command",
 }  # fmt: skip
 
 

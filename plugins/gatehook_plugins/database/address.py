@@ -7,7 +7,6 @@ from sqlalchemy.exc import ArgumentError
 
 from gatehook import SecretStr, StartupError
 from gatehook_plugins.database.backend import Backend
-from gatehook_plugins.database.postgresql import Postgresql
 from gatehook_plugins.database.sqlite import Sqlite
 
 __all__ = ["backend_of"]
@@ -37,6 +36,8 @@ def backend_of(url: SecretStr, folder: Path, *, pool_size: int, timeout: float) 
         case "postgresql":
             if not address.database:
                 raise _fault("names no database")
+            from gatehook_plugins.database.postgresql import Postgresql  # not where SQLite is
+
             return Postgresql(address.set(drivername="postgresql+asyncpg"), pool_size, timeout)
     raise _fault("an unknown kind of database")
 
