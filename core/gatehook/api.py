@@ -19,7 +19,7 @@ from gatehook.accounts import (
     nano,
     total_dollars,
 )
-from gatehook.app import PRINCIPAL, Gateway, read_body
+from gatehook.app import PRINCIPAL, Gateway, limit_headers, read_body
 from gatehook.awaiting import awaited
 from gatehook.background import meanwhile
 from gatehook.callers import Caller
@@ -111,6 +111,7 @@ from gatehook.protocols import (
     Scoped,
     Selective,
     Surface,
+    TellingLimiter,
     Tidier,
     Tool,
     ToolPolicy,
@@ -260,6 +261,7 @@ __all__ = (
     "StreamBuilder",
     "Surface",
     "Target",
+    "TellingLimiter",
     "Text",
     "Thinking",
     "Tidier",
@@ -303,6 +305,7 @@ __all__ = (
     "fitted",
     "from_base64",
     "hookimpl",
+    "limit_headers",
     "mapped",
     "meanwhile",
     "misfit",

@@ -19,6 +19,7 @@ from gatehook.calls.failover import Failover
 from gatehook.calls.pipeline import Pipeline
 from gatehook.calls.stages import Concerns, Observers, authenticate, check_body, check_type
 from gatehook.calls.stages import read_body as read_in_time
+from gatehook.calls.standing import standing, standing_if_known, tells
 from gatehook.calls.transforms import Transforms
 from gatehook.catalog import LiveCatalog
 from gatehook.config.settings import Settings
@@ -46,7 +47,7 @@ from gatehook.tools.own import OwnTools, tool_faults
 from gatehook.tools.policies import ToolPolicies
 from gatehook.upstream.egress import Egress
 
-__all__ = ["PRINCIPAL", "Gateway", "read_body"]
+__all__ = ["PRINCIPAL", "Gateway", "limit_headers", "read_body"]
 
 log = logging.getLogger("gatehook")
 
@@ -71,6 +72,20 @@ async def read_body(request: web.Request) -> bytes:
     body = await read_in_time(request, concerns)
     check_body(body, concerns)
     return body
+
+
+async def limit_headers(request: web.Request) -> dict[str, str]:
+    """The headers that tell how who calls a plugin's own route stands with its limits; {} for who has none.
+
+    Answers that are not begun when the handler returns get them from the gateway.
+    """
+    principal, telling = request.get(PRINCIPAL), request.app[_CONCERNS].telling
+    return await standing(telling, principal) if telling and principal is not None else {}
+
+
+async def _limit_headers_if_known(request: web.Request) -> dict[str, str]:
+    """The same for whoever asks for what is open to everybody, or not there."""
+    return await standing_if_known(request.app[_CONCERNS], request)
 
 
 class Gateway:
@@ -346,6 +361,7 @@ class Gateway:
 
     def _guarded(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         authenticators = self.pipeline.concerns.authenticators
+        limits = limit_headers if route.auth else _limit_headers_if_known
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
@@ -357,17 +373,20 @@ class Gateway:
                 response = await route.handler(request)
                 if not response.prepared:
                     response.headers.setdefault("Server", "gatehook")
+                    if route.auth and not tells(response.headers):
+                        response.headers.update(await limit_headers(request))
                 return response
             except GatewayError as error:
-                return error_response(error, route.errors)
+                return error_response(error, route.errors, await limits(request))
             except web.HTTPException as error:
                 if error.status < 400:  # a redirect is an answer
                     raise
                 kind = InvalidRequest if error.status < 500 else GatewayError
-                return error_response(kind(error.reason, status=error.status), route.errors)
+                return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
             except (Exception, SystemExit):
                 log.exception("%s %s failed", request.method, request.path)
-                return error_response(GatewayError("internal error; the gateway's log tells more"), route.errors)
+                fault = GatewayError("internal error; the gateway's log tells more")
+                return error_response(fault, route.errors, await limits(request))
 
         return handle
 
@@ -406,13 +425,14 @@ def _not_allowed(
 
     async def handle(request: web.Request) -> web.StreamResponse:
         error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
-        return error_response(error, written, {"Allow": allowed})
+        return error_response(error, written, {"Allow": allowed, **await _limit_headers_if_known(request)})
 
     return handle
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    return error_response(NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path"))
+    error = NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
+    return error_response(error, headers=await _limit_headers_if_known(request))
 
 
 def _by_name(

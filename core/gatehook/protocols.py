@@ -1,7 +1,7 @@
 """What plugins return from their hooks: small interfaces, called directly while serving.
 
 `None` means "not mine"; an exception means "mine, and refused". Methods marked async may wait; the others run on the
-event loop and must return at once.
+event loop and must return at once. What limiters are is in `limiting`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gatehook.accounts import Usage
 from gatehook.errors import GatewayError
+from gatehook.limiting import AttemptLimiter, Limiter, Permit, RoundLimiter, TellingLimiter
 from gatehook.model import (
     Attempt,
     Call,
@@ -51,6 +52,7 @@ __all__ = [
     "Scoped",
     "Selective",
     "Surface",
+    "TellingLimiter",
     "Tidier",
     "Tool",
     "ToolPolicy",
@@ -71,64 +73,6 @@ class Authenticator(Protocol):
 
         Raises:
             AuthenticationFailed: it is mine, and it is bad; no other authenticator is asked.
-        """
-        ...
-
-
-@runtime_checkable
-class Permit(Protocol):
-    """What a limiter reserved for one call."""
-
-    def settle(self, outcome: Outcome) -> Awaitable[None] | None:
-        """Turn the reservation into the true figure. Called exactly once, also when the client left.
-
-        An ``async def`` is run as a task of its own, to its end; one that never waits had better be plain.
-        """
-        ...
-
-
-@runtime_checkable
-class Limiter(Protocol):
-    """Admits calls, or not."""
-
-    def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
-        """Reserve what this call may use; None if this limiter has nothing to say about it.
-
-        Mostly an ``async def``. One that hardly ever waits may be plain, and give an awaitable when it has to.
-        Nothing may stay reserved if it is cancelled.
-
-        Raises:
-            RateLimited: over the limit; nothing stays reserved.
-        """
-        ...
-
-
-@runtime_checkable
-class AttemptLimiter(Protocol):
-    """What a limiter may also be, or be instead: one that looks at the deployment, before each attempt."""
-
-    def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | Permit | None:
-        """Reserve what an attempt may use; settled when it fails, or with the call if it answers.
-
-        It may be plain as `Limiter.admit` may. Nothing may stay reserved if it is cancelled.
-
-        Raises:
-            RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.
-        """
-        ...
-
-
-@runtime_checkable
-class RoundLimiter(Protocol):
-    """What a limiter may also be: one that is asked again when a call takes another round, after tools were run."""
-
-    async def admit_round(self, call: Call) -> None:
-        """Reserve what the model may use once more; the permit of the call is to settle it with all the rest.
-
-        Nothing may stay reserved beyond that if it is cancelled.
-
-        Raises:
-            RateLimited: over the limit; the call ends.
         """
         ...
 

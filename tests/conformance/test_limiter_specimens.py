@@ -2,12 +2,23 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import pytest
 
-from gatehook import Call, Gateway, InvalidRequest, Limiter, Outcome, Permit, RateLimited, Section, hookimpl
+from gatehook import (
+    Call,
+    Gateway,
+    InvalidRequest,
+    Limiter,
+    Outcome,
+    Permit,
+    Principal,
+    RateLimited,
+    Section,
+    hookimpl,
+)
 from gatehook.testing.conformance import LimiterConformance
 
 MOST = 3
@@ -133,6 +144,58 @@ class KeepsCancelled(Sound):
         """Nothing is given back."""
 
 
+class Telling(Sound):
+    """Tells what is left, with calls and without."""
+
+    async def admit(self, call: Call) -> Permit | None:
+        call.answer_headers |= self.told(call.principal.id)
+        return await super().admit(call)
+
+    async def standing(self, principal: Principal) -> Mapping[str, str]:
+        return self.told(principal.id)
+
+    def told(self, who: str) -> dict[str, str]:
+        return {"X-RateLimit-Remaining": str(MOST - self.running[who])}
+
+
+class ChargesForTelling(Telling):
+    caught: ClassVar[set[str]] = {"telling"}
+
+    async def standing(self, principal: Principal) -> Mapping[str, str]:
+        self.running[principal.id] += self.running[principal.id] < MOST
+        return self.told(principal.id)
+
+
+class RefusesToTell(Telling):
+    caught: ClassVar[set[str]] = {"telling"}
+
+    async def standing(self, principal: Principal) -> Mapping[str, str]:
+        if self.running[principal.id] >= MOST:
+            raise self.refusal()
+        return self.told(principal.id)
+
+
+class TellsSomethingElse(Telling):
+    caught: ClassVar[set[str]] = {"telling"}
+
+    async def standing(self, principal: Principal) -> Mapping[str, str]:
+        return {"RateLimit": str(MOST - self.running[principal.id])}
+
+
+class TellsNumbers(Telling):
+    caught: ClassVar[set[str]] = {"telling"}
+
+    async def standing(self, principal: Principal) -> Any:
+        return {"X-RateLimit-Remaining": MOST - self.running[principal.id]}
+
+
+class BreaksItsLine(Telling):
+    caught: ClassVar[set[str]] = {"telling"}
+
+    def told(self, who: str) -> dict[str, str]:
+        return {"X-RateLimit-Remaining": "1\r\nX-Evil: 1"}
+
+
 def suite_of(limiter: type[Sound]) -> LimiterConformance:
     class Plugin:
         class Settings(Section): ...
@@ -155,12 +218,13 @@ def suite_of(limiter: type[Sound]) -> LimiterConformance:
 
 FAULTS = [
     OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, ForgetsRejections,
-    GivesBackTwice, KeepsCancelled,
+    GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse, TellsNumbers, BreaksItsLine,
 ]  # fmt: skip
 
 
-async def test_a_sound_limiter_passes_every_check(failing: Any) -> None:
-    assert await failing(suite_of(Sound)) == {}
+@pytest.mark.parametrize("limiter", [Sound, Telling])
+async def test_a_sound_limiter_passes_every_check(limiter: Any, failing: Any) -> None:
+    assert await failing(suite_of(limiter)) == {}
 
 
 @pytest.mark.parametrize("limiter", FAULTS)

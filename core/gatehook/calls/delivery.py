@@ -15,10 +15,11 @@ from gatehook.calls.attempts import Stream
 from gatehook.calls.deadlines import Limit, Watch
 from gatehook.calls.record import Record
 from gatehook.calls.stages import Concerns
+from gatehook.calls.standing import standing, tells
 from gatehook.calls.tool_stream import RoundsStream
 from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
-from gatehook.model import Call, Chunk, Completion, Entry, Frames
+from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Rewriter, Surface
 from gatehook.tools.gate import Gate
 
@@ -85,9 +86,9 @@ class Delivery:
         self._record.complete()
         return response
 
-    def accepted(self, job_id: str) -> web.StreamResponse:
+    async def accepted(self, job_id: str) -> web.StreamResponse:
         """The answer comes later, as the result of this job."""
-        headers = self._headers()
+        headers = await self._early_headers()
         headers["Content-Type"] = "application/json"
         self._record.accepted()
         body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
@@ -193,7 +194,7 @@ class Delivery:
         if self._response is not None:
             await self._break_off(self._response, error)
             return self._response
-        headers = self._headers()
+        headers = self._headers() if self._call.attempts else await self._early_headers()
         headers["Content-Type"] = _JSON
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -230,8 +231,17 @@ class Delivery:
             headers["X-Gatehook-Dropped-Params"] = _header_value(", ".join(call.dropped))
         return headers
 
+    async def _early_headers(self) -> dict[str, str]:
+        """Those of an answer that no vendor was tried for: the limiters may not have been asked about it."""
+        headers, telling = self._headers(), self._concerns.telling
+        principal = self._call.principal
+        is_known = principal is not ANONYMOUS or not self._concerns.authenticators
+        if telling and is_known and not tells(headers):
+            headers |= await standing(telling, principal)
+        return headers
+
     def _lines(self) -> str:
-        """The same, ready to be written.
+        """Those of any other answer, ready to be written.
 
         Raises:
             ValueError: a plugin's would break out of its line.

@@ -81,7 +81,7 @@ class Pipeline:
                 text = await read_body(request, concerns) if body is None else body
                 repeated = self._read(endpoint, call, request, text)
             if call.deferred:
-                return delivery.accepted(await self._submitted(call))
+                return await delivery.accepted(await self._submitted(call))
             authorize(call, concerns.catalog)
             if (waits := permits.admit(concerns.admits, call)) is not None:
                 await waits

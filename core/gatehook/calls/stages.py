@@ -32,7 +32,16 @@ from gatehook.errors import (
 from gatehook.groups import Group
 from gatehook.jsonio import MalformedJSON, check_depth
 from gatehook.model import ANONYMOUS, Call, Chunk, Credential, Outcome, Principal, Target
-from gatehook.protocols import AttemptLimiter, Authenticator, Limiter, Observer, Permit, RoundLimiter, Router
+from gatehook.protocols import (
+    AttemptLimiter,
+    Authenticator,
+    Limiter,
+    Observer,
+    Permit,
+    RoundLimiter,
+    Router,
+    TellingLimiter,
+)
 from gatehook.services import Catalog
 from gatehook.tools.own import OwnTools
 from gatehook.tools.policies import ToolPolicies
@@ -84,10 +93,14 @@ class Concerns:
     """Of silence in a stream; infinite for none."""
     passes_on: bool = field(init=False)
     """Whether no plugin changes requests and answers, judges or keeps them: most calls only pass through."""
+    telling: Sequence[TellingLimiter] = field(init=False)
+    """Those of the limiters that also tell how a caller stands."""
 
     def __post_init__(self) -> None:
         looked_into = self.transforms or self.own_tools is not None or self.tools.policies or self.answers.caches
         object.__setattr__(self, "passes_on", not looked_into)
+        telling = tuple(one for one in self.limiters if isinstance(one, TellingLimiter))
+        object.__setattr__(self, "telling", telling)
 
 
 def authenticate(authenticators: Sequence[Authenticator], request: web.BaseRequest) -> Principal | Awaitable[Principal]:

@@ -24,6 +24,7 @@ theirs: one about to close is of no use."""
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LENGTH = "Content-Length: "
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
@@ -58,16 +59,30 @@ class Request:
         lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
         if _FORBIDDEN.search("".join(lines)):
             raise ValueError("a character that cannot be sent in the address")
-        for name, value in headers.items():
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"not a header's name: {name!r}")
-            if _FORBIDDEN.search(value):
-                raise ValueError(f"a character that cannot be sent in the header {name!r}")
-            lines.append(f"{name}: {value}")
-        head = "\r\n".join([*lines, "Content-Length: "]).encode("utf-8")
+        lines += [_line(name, value) for name, value in headers.items()]
+        head = "\r\n".join([*lines, _LENGTH]).encode("utf-8")
         if uds:
             return cls((uds, 0), head)
         return cls((url.raw_host or "", url.port if url.port is not None else 80), head)
+
+    def with_header(self, name: str, value: str) -> "Request":
+        """The same with one more header.
+
+        Raises:
+            ValueError: it would break out of its line, or change how the request is framed.
+        """
+        if name.lower() in _NOT_OURS:
+            raise ValueError(f"the header {name!r} is not the caller's to set")
+        line = f"{_line(name, value)}\r\n{_LENGTH}".encode()
+        return Request(self.origin, self.head[: -len(_LENGTH)] + line)
+
+
+def _line(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a header's name: {name!r}")
+    if _FORBIDDEN.search(value):
+        raise ValueError(f"a character that cannot be sent in the header {name!r}")
+    return f"{name}: {value}"
 
 
 class Pool:

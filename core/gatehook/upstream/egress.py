@@ -12,7 +12,7 @@ import io
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -47,6 +47,18 @@ class PreparedRequest:
     uds: str
     way: direct.Request | None
     """The short one, where it can be gone."""
+
+    def with_header(self, name: str, value: str) -> "PreparedRequest":
+        """The same with a header that changes from one request to the next; nothing of it is kept.
+
+        Raises:
+            UpstreamError: it cannot be sent.
+        """
+        try:
+            way = None if self.way is None else self.way.with_header(name, value)
+        except ValueError as error:
+            raise mapped(self.target, error) from error
+        return replace(self, headers={**self.headers, name: value}, way=way)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gatehook import Document, InvalidRequest, Unavailable, encode
+from gatehook import Document, InvalidRequest, Unavailable, encode, limit_headers
 from gatehook.sse import frame
 from gatehook_plugins.jobs.bell import Bell
 from gatehook_plugins.jobs.progress import preview_uri
@@ -60,7 +60,7 @@ class Feed:
         after = request.headers.get(_HEADER, "0").strip()
         if not _NUMBER.fullmatch(after):
             raise InvalidRequest(f"{_HEADER}: expected the id of an event of this job", param=_HEADER)
-        response = web.StreamResponse(headers=_HEADERS)
+        response = web.StreamResponse(headers={**_HEADERS, **await limit_headers(request)})
         if request.method == "HEAD":
             return response
         with self._bell.heard(job.id) as news:

@@ -5,7 +5,21 @@ from collections.abc import Awaitable, Mapping
 from functools import lru_cache
 from typing import Final
 
-from gatehook import Call, Catalog, Estimate, Limiter, Limits, Permit, Principal, Retry, Target, awaited, estimate
+from gatehook import (
+    AttemptLimiter,
+    Call,
+    Catalog,
+    Estimate,
+    Limiter,
+    Limits,
+    Permit,
+    Principal,
+    Retry,
+    Target,
+    TellingLimiter,
+    awaited,
+    estimate,
+)
 from gatehook_plugins.rate_limit.rules import Rule, rules
 from gatehook_plugins.rate_limit.store import Decision, Store
 from gatehook_plugins.rate_limit.told import headers, refusal
@@ -59,6 +73,18 @@ class RateLimiter:
         self, call: Call, checkpoint: "_Checkpoint", decision: Awaitable[Decision], tokens: int
     ) -> Permit | None:
         return checkpoint.decided(call, await decision, tokens)
+
+    async def standing(self, principal: Principal) -> Mapping[str, str]:
+        """The same headers for who makes no call; those of models' limits are told with calls of them.
+
+        Raises:
+            Unavailable: nobody knows at the moment.
+        """
+        checkpoint = self._caller(principal).checkpoint
+        if checkpoint is None:
+            return {}
+        lines = checkpoint.headers.of(await awaited(checkpoint.gate.peek()), time.time())
+        return dict(line.split(": ", 1) for line in lines.splitlines())
 
     def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | None:
         """The same for the limits of one deployment; another one may still have room.
@@ -159,4 +185,4 @@ class _Caller:
         return mine.key is other.key and mine.user is other.user and mine.id == other.id
 
 
-_guard: type[Limiter] = RateLimiter
+_guards: tuple[type[Limiter], type[AttemptLimiter], type[TellingLimiter]] = (RateLimiter, RateLimiter, RateLimiter)

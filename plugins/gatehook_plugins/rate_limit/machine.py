@@ -166,6 +166,23 @@ class _Gate:
         resets = [gauge.reset(now) for gauge in gauges]
         return Decision(left, resets, waits, None if waits else Grant(self, tokens, slot))
 
+    def peek(self) -> Decision:
+        """See `Gate`.
+
+        Raises:
+            Unavailable: a worker that is stopped has the lock.
+        """
+        store, pop = self._store, self._store.owed.pop
+        try:
+            with store.table as table:
+                now = store.clock()
+                gauges = store.gauges(table, self._names)
+                known = zip(gauges, self._names, strict=True)
+                used = [gauge.used(now // SECOND, pop(name, None)) for gauge, name in known]
+        except TimeoutError:
+            raise nobody_knows() from None
+        return Decision([max(0, room) for room in map(sub, self._most, used)], [one.reset(now) for one in gauges])
+
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
         store, is_urgent = self._store, False

@@ -114,6 +114,16 @@ class _Gate:
             resets[place] = 0
         return resets
 
+    def peek(self) -> Decision:
+        """See `Gate`."""
+        now = self._clock() // 1000
+        if now >= self._turns:
+            self._turn(now)
+        return Decision(
+            left=[max(0, most - gauge.used) for gauge, most, _ in self._gauges],
+            resets=[gauge.reset(now) for gauge, _, _ in self._gauges],
+        )
+
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
         slot, excess = grant.slot, tokens - grant.tokens

@@ -39,6 +39,13 @@ class _ResilientGate:
         except Gone:
             return await awaited(self._meanwhile.admit(tokens))
 
+    async def peek(self) -> Decision:
+        """See `Gate`."""
+        try:
+            return await awaited(self._gate.peek())
+        except Gone:
+            return await awaited(self._meanwhile.peek())
+
     def settle(self, grant: Grant, requests: int, tokens: int) -> Awaitable[None] | None:
         """See `Gate`."""
         return grant.gate.settle(grant, requests, tokens)
@@ -55,6 +62,10 @@ class Open:
         """Yes, and nothing is counted."""
         return Decision((), ())
 
+    def peek(self) -> Decision:
+        """Nobody counts."""
+        return Decision((), ())
+
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """There is nothing to settle."""
 
@@ -68,6 +79,14 @@ class Closed:
 
     def admit(self, tokens: int) -> Decision:
         """No.
+
+        Raises:
+            Unavailable: always.
+        """
+        raise nobody_knows()
+
+    def peek(self) -> Decision:
+        """As `admit`.
 
         Raises:
             Unavailable: always.

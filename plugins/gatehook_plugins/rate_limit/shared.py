@@ -18,7 +18,7 @@ __all__ = ["RedisStore"]
 
 log = logging.getLogger("gatehook.rate_limit")
 
-_ADMIT, _SETTLE, _RENEW = script("admit"), script("settle"), script("renew")
+_ADMIT, _PEEK, _SETTLE, _RENEW = script("admit"), script("peek"), script("settle"), script("renew")
 _LEASE: Final = 30_000_000
 """Microseconds that a running request counts without being renewed: so long after its node has died."""
 _BEAT: Final = 5.0
@@ -101,6 +101,16 @@ class RedisStore:
             self._held[holder] = gate.running
         return Decision(left, gauges[2::3], (), Grant(gate, tokens, slot, holder=holder))
 
+    async def peek(self, gate: "_Gate") -> Decision:
+        """See `Gate`.
+
+        Raises:
+            Gone: Redis did not answer in time.
+        """
+        gauges = await self._run(_PEEK, gate.keys, [self._now(), *(rule.unit for rule in gate.rules)])
+        left = [max(0, rule.most - used) for rule, used in zip(gate.rules, gauges[::2], strict=True)]
+        return Decision(left, gauges[1::2])
+
     async def settle(self, gate: "_Gate", grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`. If Redis is gone, tokens stay as they were charged; the running request is let go later."""
         keys: list[bytes] = []
@@ -181,6 +191,10 @@ class _Gate:
     def admit(self, tokens: int) -> Coroutine[Any, Any, Decision]:
         """See `RedisStore.admit`."""
         return self._store.admit(self, tokens)
+
+    def peek(self) -> Coroutine[Any, Any, Decision]:
+        """See `RedisStore.peek`."""
+        return self._store.peek(self)
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> Coroutine[Any, Any, None]:
         """See `RedisStore.settle`."""

@@ -71,6 +71,14 @@ class Gate(Protocol):
         """Charge one request, and its tokens, to all of them or to none."""
         ...
 
+    def peek(self) -> Awaitable[Decision] | Decision:
+        """What is left of all of them; nothing is charged.
+
+        Raises:
+            Unavailable: nobody knows.
+        """
+        ...
+
     def settle(self, grant: Grant, requests: int, tokens: int) -> Awaitable[None] | None:
         """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from gatehook import PRINCIPAL, Principal, Unavailable, encode
+from gatehook import PRINCIPAL, Principal, Unavailable, encode, limit_headers
 from gatehook.sse import COMMENT, frame
 from gatehook_plugins.tool_policy.desk import Desk
 from gatehook_plugins.tool_policy.sessions import Session
@@ -48,6 +48,7 @@ class PendingFeed:
                     "Cache-Control": "no-cache",
                     "X-Accel-Buffering": "no",
                     "Server": "gatehook",
+                    **await limit_headers(request),
                 }
             )
             await response.prepare(request)

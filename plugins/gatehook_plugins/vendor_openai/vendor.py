@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from gatehook import (
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
+from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import picture_answer, picture_body
 from gatehook_plugins.vendor_openai.splice import (
@@ -44,6 +45,10 @@ __all__ = ["OpenAIVendor"]
 
 _FORMALITIES_SECONDS = 5.0
 _BASE_URL = "https://api.openai.com/v1"
+_OWN_HEADERS = (
+    "accept-encoding", "authorization", "connection", "content-length", "content-type", "expect", "host", "te",
+    "transfer-encoding", "upgrade", "user-agent",
+)  # fmt: skip
 _PATHS: Mapping[Operation, str] = {
     "chat": "/chat/completions",
     "completions": "/completions",
@@ -57,12 +62,14 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
 
     `headers` are sent with every request (organization, project, a proxy's own key). `include_usage` false is for
     servers that do not know stream_options. `max_tokens_field` renames the client's limit to the one name the model
-    takes: "max_tokens" or "max_completion_tokens".
+    takes: "max_tokens" or "max_completion_tokens". `idempotency_header` is for servers that know a request by it which
+    they have had before ("Idempotency-Key"): every attempt of one request has the same value.
     """
 
     headers: dict[str, str] = {}
     include_usage: bool = True
     max_tokens_field: str = ""
+    idempotency_header: str = ""
 
     def __repr__(self) -> str:
         return "Options(…)"  # a header may be secret
@@ -90,6 +97,8 @@ class OpenAIVendor:
         self._egress = egress
         self._files = files
         self._prepared: dict[str, _Prepared] = {}
+        self._keyed: dict[str, _Prepared] = {}
+        """Those whose requests each have a key of their own: what is to be done for them costs the others nothing."""
 
     def check(self, target: Target) -> Sequence[str]:
         """Faults of a deployment's options."""
@@ -99,7 +108,7 @@ class OpenAIVendor:
             return [f"options: {error}"]
         if options.max_tokens_field not in ("", "max_tokens", "max_completion_tokens"):
             return ["options: max_tokens_field must be 'max_tokens' or 'max_completion_tokens'"]
-        return []
+        return _faults_of_key(options)
 
     async def complete(self, attempt: Attempt) -> Completion:
         """One plain answer."""
@@ -152,7 +161,7 @@ class OpenAIVendor:
         target, operation = attempt.target, attempt.call.operation
         prepared = self._prepared.get(target.key)
         if prepared is None or prepared.target is not target:
-            prepared = self._prepare(target)
+            prepared = _with_key(attempt, self._prepare(target))
         try:
             body = _body(attempt, prepared.options)
         except ValueError as error:
@@ -162,10 +171,12 @@ class OpenAIVendor:
         return self._egress.send(prepared.requests[operation], body)
 
     def _prepare(self, target: Target) -> _Prepared:
-        known = self._prepared.get(target.key)
+        known = self._prepared.get(target.key) or self._keyed.get(target.key)
         # A deployment may change under its key while the gateway runs; then it is another Target.
         if known is not None and known.target is target:
             return known
+        for kept in (self._prepared, self._keyed):
+            kept.pop(target.key, None)
         base = target.base_url or _BASE_URL
         options = msgspec.convert(dict(target.options), Options)
         headers = {"Content-Type": "application/json", **options.headers}
@@ -175,8 +186,28 @@ class OpenAIVendor:
         requests = {name: prepare(target, "POST", base + path, headers=headers) for name, path in _PATHS.items()}
         models = prepare(target, "GET", base + "/models", headers=headers)
         prepared = _Prepared(target, requests, models, options)
-        self._prepared[target.key] = prepared
+        kept = self._keyed if options.idempotency_header else self._prepared
+        kept[target.key] = prepared
         return prepared
+
+
+def _with_key(attempt: Attempt, prepared: _Prepared) -> _Prepared:
+    """What is sent for one attempt, with the key of its request if the server wants one."""
+    options, operation = prepared.options, attempt.call.operation
+    if not options.idempotency_header:
+        return prepared
+    value = key(attempt, options.include_usage, options.max_tokens_field)
+    request = prepared.requests[operation].with_header(options.idempotency_header, value)
+    return replace(prepared, requests={operation: request})
+
+
+def _faults_of_key(options: Options) -> Sequence[str]:
+    name = options.idempotency_header
+    if name and not is_header_name(name):
+        return [f"options: idempotency_header: {name!r} is no header's name; 'Idempotency-Key' is the usual one"]
+    if name.lower() in {*_OWN_HEADERS, *map(str.lower, options.headers)}:
+        return [f"options: idempotency_header: {name!r} is sent already, as one of `headers` or the gateway's own"]
+    return []
 
 
 async def _rest(target: Target, upstream: Upstream) -> bytes:

@@ -258,3 +258,40 @@ def gateway(people: dict[str, Principal]) -> Callable[..., AbstractAsyncContextM
             yield Client(served, session)
 
     return serve
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is told of limits is by names in lower case."""
+
+    status: int
+    limits: Mapping[str, str]
+    body: bytes
+    """As much as has come with the head."""
+
+
+@pytest.fixture
+def surfaces(people: dict[str, Principal]) -> Callable[..., AbstractAsyncContextManager[Callable[..., Any]]]:
+    """Serves any gateway: `async with surfaces(settings) as ask`, then `await ask(method, path, body, token)`."""
+
+    @asynccontextmanager
+    async def serve(settings: str) -> AsyncIterator[Callable[..., Any]]:
+        classes = {"rate_limit": RateLimit, "people": People}
+        async with serving(settings, plugins=classes) as served, ClientSession() as session:
+
+            async def ask(method: str, path: str, body: Any = None, token: str = "t", kind: str = "") -> Reply:
+                headers = {"Content-Type": kind or "application/json"} if body is not None else {}
+                if token:
+                    headers["Authorization"] = f"Bearer {token}"
+                data = body if body is None or isinstance(body, bytes) else json.dumps(body)
+                url = served.url + path
+                async with asyncio.timeout(20), session.request(method, url, data=data, headers=headers) as answer:
+                    text = await answer.content.readany()
+                    told = [(name.lower(), value) for name, value in answer.headers.items()]
+                    limits = [one for one in told if "ratelimit" in one[0]]
+                    assert len(dict(limits)) == len(limits), "a header is told twice"
+                    return Reply(answer.status, dict(limits), text)
+
+            yield ask
+
+    return serve

@@ -8,10 +8,11 @@ from typing import ClassVar
 from gatehook.accounts import Usage
 from gatehook.app import Gateway
 from gatehook.awaiting import awaited
+from gatehook.calls.ready import header_lines
 from gatehook.errors import GatewayError, RateLimited
 from gatehook.jsonio import Document
 from gatehook.model import Call, Outcome, Principal
-from gatehook.protocols import Limiter, Permit
+from gatehook.protocols import Limiter, Permit, TellingLimiter
 from gatehook.testing.conformance.limiter_machine import explore
 from gatehook.testing.conformance.suite import Suite, check, eventually, expect, not_offered
 
@@ -175,6 +176,40 @@ class LimiterConformance(Suite):
         await asyncio.wait([asking])
         if not asking.cancelled() and asking.exception() is None and (permit := asking.result()) is not None:
             await awaited(permit.settle(ENDINGS[3]))
+
+    @check("telling")
+    async def test_who_asks_how_it_stands_is_told_what_calls_are_told_and_charged_nothing(self) -> None:
+        async with self.running() as gateway:
+            limiter, who = self.limiter(gateway), self.newcomer()
+            if not isinstance(limiter, TellingLimiter):
+                not_offered("it does not tell how callers stand")
+            for _ in range(_STORM):
+                told = await self.standing(limiter, who)
+            call = self.call(who)
+            first = await awaited(limiter.admit(call))
+            with_call = {line.partition(":")[0] for line in call.answer_lines.splitlines()} | call.answer_headers.keys()
+            expect(told == with_call, f"it tells {sorted(told)}, and with a call {sorted(with_call)}")
+            permits = await self.filled(limiter, who)
+            expect(
+                len(permits) == self.limit - 1,
+                f"asked {_STORM} times how it stands, there is room for {len(permits) + 1} calls, not {self.limit}",
+            )
+            expect(await self.standing(limiter, who) == told, "with nothing left, it tells something else")
+            await self.ends([*permits, *([] if first is None else [first])])
+
+    async def standing(self, limiter: TellingLimiter, who: str) -> set[str]:
+        """The names of the headers that tell how a principal stands.
+
+        Raises:
+            Failed: it cannot be told, or they are no headers.
+        """
+        try:
+            told = await limiter.standing(self.call(who).principal)
+            header_lines(told)
+        except (GatewayError, AttributeError, TypeError, ValueError) as error:
+            expect(False, f"it cannot be told how a caller stands: {error!r}")
+        expect(all(isinstance(value, str) for value in told.values()), f"a header's value is no text: {told}")
+        return set(told)
 
     @check("any course of events")
     async def test_the_limit_holds_whatever_happens_in_whatever_order(self) -> None:

@@ -34,6 +34,23 @@ async def test_one_is_sent_with_each_body(egress: Egress) -> None:
         assert {(sent.method, sent.path, sent.headers["x-a"]) for sent in stub.requests} == {("POST", "/p", "b")}
 
 
+async def test_one_more_header_is_for_one_request(egress: Egress) -> None:
+    async with StubUpstream(Reply(body=b"x")) as stub:
+        prepared = egress.prepare(TARGET, "POST", stub.url + "/p", headers={"X-A": "b"})
+        for one in (prepared.with_header("X-Once", "1"), prepared.with_header("X-Once", "2"), prepared):
+            async with await egress.send(one, b"body") as upstream:
+                assert await upstream.read() == b"x"
+        assert [sent.headers.get("x-once") for sent in stub.requests] == ["1", "2", None]
+        assert {(sent.headers["x-a"], sent.body) for sent in stub.requests} == {("b", b"body")}
+
+
+@pytest.mark.parametrize(("name", "value"), [("X\r\nY", "1"), ("X", "1\r\nX-Evil: 1"), ("Content-Length", "1")])
+def test_one_more_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
+    prepared = Egress(EgressSettings()).prepare(TARGET, "GET", "http://h/", headers={})
+    with pytest.raises(UpstreamError, match="acme: the address or a header is not valid"):
+        prepared.with_header(name, value)
+
+
 async def test_one_that_cannot_be_sent_names_the_vendor_and_no_secret(egress: Egress) -> None:
     async with StubUpstream(Reply()) as stub:
         for url, headers in (("http://[::1", {}), (stub.url, {"X-Key": KEY + "\r\nX-Evil: 1"})):
