@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from gatehook.accounts import Usage
-from gatehook.errors import InvalidRequest, Retry
+from gatehook.errors import InvalidRequest, Retry, Unavailable
 from gatehook.model import Call, Completion
 from gatehook.services.files import FileStore
 
@@ -67,10 +67,14 @@ async def picture_url(call: Call, picture: Picture, files: FileStore) -> str:
     """Store a picture of a call's answer, for as long as the call says; gives its URL, which is good as long.
 
     Raises:
-        Unavailable: the store is away, or full.
+        Unavailable: the store is away, or full. No other deployment is tried: it would only make, and bill, it again.
     """
     owner, keep = call.principal.id, call.keep_files
-    file = await files.put(picture.data, media_type=picture.media_type, owner=owner, keep=keep)
+    try:
+        file = await files.put(picture.data, media_type=picture.media_type, owner=owner, keep=keep)
+    except Unavailable as error:
+        error.retry = Retry.NEVER
+        raise
     call.files = (*call.files, file.id)
     return files.url(file.id, lifetime=keep)
 

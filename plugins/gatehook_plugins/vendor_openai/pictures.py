@@ -1,32 +1,57 @@
-"""Pictures of OpenAI-compatible servers: they go through as they are, unless a URL was asked for and none came."""
+"""Pictures of OpenAI-compatible servers: they go through as they are, but in the form that was asked for.
 
+Servers give URLs that are gone after an hour or so. Where files are kept, such a picture is fetched and kept too, and
+the gateway's own URL stands in; where base64 was asked for and a URL came, it is fetched as well. It has been paid for:
+if that cannot be done, the client gets the server's URL.
+"""
+
+import asyncio
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from gatehook import (
     Attempt,
     Completion,
+    Egress,
     FileStore,
     MalformedJSON,
     Picture,
+    Unavailable,
     Usage,
     decode,
     encode,
-    pictures_answer,
+    picture_url,
     sniff,
     wants_urls,
 )
 from gatehook_plugins.vendor_openai import failure
+from gatehook_plugins.vendor_openai.fetching import fetched
 from gatehook_plugins.vendor_openai.peek import Whole
 from gatehook_plugins.vendor_openai.splice import mentions, with_model, without
 
-__all__ = ["picture_answer", "picture_body"]
+__all__ = ["PictureReader", "picture_body"]
 
 _GIVES_NO_URLS: Final = re.compile(r"(.*/)?(chat)?gpt-image.*")
 """OpenAI's models that answer base64 only, and refuse to be asked which."""
 _ABSURD: Final = 10**15
+_NOTHING: Final = (b"null", b'""', b"{}")
+
+
+class _Entry(Struct):
+    """One of the list; nothing of it is decoded."""
+
+    url: Raw | UnsetType = UNSET
+    b64_json: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+_read_entry: Final = msgspec.json.Decoder(_Entry).decode
 
 
 def picture_body(attempt: Attempt, raw: bytes, files: FileStore | None) -> bytes:
@@ -41,32 +66,72 @@ def picture_body(attempt: Attempt, raw: bytes, files: FileStore | None) -> bytes
     return raw
 
 
-async def picture_answer(attempt: Attempt, raw: bytes, whole: Whole, files: FileStore | None) -> Completion:
-    """The answer under its public name; base64 becomes a URL if one was asked for.
+class PictureReader:
+    """Reads the answer to one attempt."""
 
-    Raises:
-        UpstreamError: it is not what the API promises. Unavailable: the store of files is away, or full.
-    """
-    call, usage = attempt.call, _usage(whole)
-    if whole.model not in (None, call.public_name):
-        raw = with_model(raw, whole.model, call.public_name)
-    if files is None or call.payload.get("response_format") != "url" or not mentions(raw, "b64_json"):
-        return Completion(raw=raw, usage=usage)
-    try:
-        answer = decode(raw)
-        pictures = [_picture(entry) for entry in answer["data"]]
-    except (MalformedJSON, binascii.Error, TypeError, KeyError, ValueError):
-        raise failure.malformed(attempt.target, "the answer holds a picture that is none") from None
-    made = await pictures_answer(call, [picture for picture in pictures if picture is not None], files, usage=usage)
-    stored = iter(made.data["data"])
-    answer["data"] = [
-        entry if picture is None else next(stored) for entry, picture in zip(answer["data"], pictures, strict=True)
-    ]
-    return Completion(raw=encode(answer), usage=usage)
+    def __init__(self, attempt: Attempt, egress: Egress, files: FileStore | None) -> None:
+        """`egress` fetches what comes by URL, `files` keeps it, if there is a store."""
+        self._attempt = attempt
+        self._egress = egress
+        self._files = files
+        self._wanted = attempt.call.payload.get("response_format")
+
+    async def answer(self, raw: bytes, whole: Whole) -> Completion:
+        """It, under its public name, with each picture in the form that was asked for.
+
+        Raises:
+            UpstreamError: it is not what the API promises. Unavailable: the store of files is away, or full.
+        """
+        call, usage = self._attempt.call, _usage(whole)
+        if not usage.images:
+            raise failure.malformed(self._attempt.target, "the answer has no picture")
+        if whole.model not in (None, call.public_name):
+            raw = with_model(raw, whole.model, call.public_name)
+        if not self._concerns(raw):
+            return Completion(raw=raw, usage=usage)
+        try:
+            answer = decode(raw)
+            given = [(entry, _given(entry)) for entry in answer["data"]]
+        except (MalformedJSON, binascii.Error, TypeError, KeyError, ValueError, AttributeError):
+            raise failure.malformed(self._attempt.target, "the answer holds a picture that is none") from None
+        pictures = await asyncio.gather(*(self._picture(entry, picture) for entry, picture in given))
+        answer["data"] = [await self._entry(entry, one) for (entry, _), one in zip(given, pictures, strict=True)]
+        return Completion(raw=encode(answer), usage=usage)
+
+    def _concerns(self, raw: bytes) -> bool:
+        """Whether there may be a picture in another form than the one that the client shall get."""
+        if self._wanted == "b64_json":
+            return mentions(raw, "url")
+        return self._files is not None and (mentions(raw, "url") or self._wanted == "url")
+
+    async def _picture(self, entry: Mapping[str, Any], given: Picture | None) -> Picture | None:
+        """What is to be put into another form: given as base64, or fetched; None for what stays as it is."""
+        if given is not None:
+            return given if self._wanted == "url" and self._files is not None else None
+        return await fetched(self._egress, self._attempt.target, entry["url"]) if entry.get("url") else None
+
+    async def _entry(self, entry: dict[str, Any], picture: Picture | None) -> dict[str, Any]:
+        """One of the list as the client shall get it.
+
+        Raises:
+            Unavailable: it has no URL, and cannot be kept.
+        """
+        if picture is not None:
+            others = {name: value for name, value in entry.items() if name not in ("url", "b64_json")}
+            if self._wanted == "b64_json" or self._files is None:
+                return {**others, "b64_json": base64.b64encode(picture.data).decode()}
+            try:
+                return {**others, "url": await picture_url(self._attempt.call, picture, self._files)}
+            except Unavailable:
+                if not entry.get("url"):
+                    raise
+        elif self._wanted == "b64_json" and not entry.get("b64_json"):
+            self._attempt.note("response_format")
+        return entry
 
 
-def _picture(entry: dict[str, Any]) -> Picture | None:
-    """A picture that came as base64; None for one that has a URL already."""
+def _given(entry: Mapping[str, Any]) -> Picture | None:
+    """A picture that came as base64; None for one that has a URL, or was not made."""
     if not entry.get("b64_json"):
         return None
     data = base64.b64decode(entry["b64_json"], validate=True)
@@ -74,8 +139,20 @@ def _picture(entry: dict[str, Any]) -> Picture | None:
 
 
 def _usage(whole: Whole) -> Usage:
-    """Tokens, of models that are paid by them, and pictures."""
+    """Tokens, of models that are paid by them, and pictures: of several, one may not have been made."""
     told = whole.usage if isinstance(whole.usage, dict) else {}
     tokens = [told.get("input_tokens"), told.get("output_tokens")]
     prompt, completion = (one if type(one) is int and 0 <= one < _ABSURD else 0 for one in tokens)
-    return Usage(prompt, completion, images=len(whole.data or ()))
+    return Usage(prompt, completion, images=sum(map(_is_made, whole.data or ())))
+
+
+def _is_made(raw: Raw) -> bool:
+    """Whether an entry is a picture: it has one, or at least says nothing of an error."""
+    try:
+        entry = _read_entry(raw)
+    except msgspec.MsgspecError:
+        return False
+    forms = [form for form in (entry.url, entry.b64_json) if form is not UNSET]
+    if forms:
+        return any(bytes(form) not in _NOTHING for form in forms)
+    return entry.error is UNSET and bytes(raw).replace(b" ", b"") not in _NOTHING

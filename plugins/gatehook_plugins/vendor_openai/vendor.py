@@ -31,7 +31,7 @@ from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
-from gatehook_plugins.vendor_openai.pictures import picture_answer, picture_body
+from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
 from gatehook_plugins.vendor_openai.splice import (
     has_two_models,
     mentions,
@@ -118,7 +118,7 @@ class OpenAIVendor:
             raw = await _rest(attempt.target, upstream)
         whole = _result(attempt, raw)
         if attempt.call.operation == "images":
-            return await picture_answer(attempt, raw, whole, self._files)
+            return await PictureReader(attempt, self._egress, self._files).answer(raw, whole)
         return _completion(attempt, raw, whole)
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:

@@ -171,7 +171,7 @@ def deployment(stub: StubUpstream, model: str) -> str:
 
 async def test_openai_s_answer_goes_through_and_unknown_fields_survive(house: House) -> None:
     theirs = {"created": 7, "data": [{"url": "https://cdn.example/1", "revised_prompt": "r"}], "x": {"y": 1}}
-    async with StubUpstream(Reply.of_json(theirs)) as stub, house(deployment(stub, "dall-e-3")) as home:
+    async with StubUpstream(Reply.of_json(theirs)) as stub, house(deployment(stub, "dall-e-3"), files=False) as home:
         status, answer = await home.ask(response_format="url", moderation="low")
     (request,) = stub.requests
     assert (status, answer) == (200, theirs)
