@@ -1,7 +1,7 @@
 """The values that travel through the gateway. The canonical form of every body is OpenAI's."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any, Literal, final, overload
@@ -32,6 +32,7 @@ __all__ = [
     "Principal",
     "Progress",
     "Question",
+    "Salvage",
     "Target",
     "ToolCall",
     "Verdict",
@@ -292,6 +293,21 @@ class Entry(Struct, frozen=True):
     """Parameters that the vendor had no place for; likewise."""
 
 
+class Salvage(Struct, frozen=True):
+    """A part of a plain answer: several pictures, say, of which one could not be made.
+
+    A vendor puts it into `call.salvage` as it goes, and None when all is made. If neither this attempt nor another
+    gives a whole answer, the client gets the largest part there is instead of an error, and is charged for that.
+    """
+
+    extent: int
+    """How large it is; more than 0."""
+    make: Callable[[], Awaitable[Completion]]
+    """Gives it as an answer."""
+    dropped: tuple[str, ...] = ()
+    """The parameters that it does not do justice to; a header tells."""
+
+
 class Outcome(Struct, frozen=True):
     """How a call ended; given to observers and permits exactly once.
 
@@ -382,6 +398,10 @@ class Call(Struct, eq=False):
     """The request as it was before the transforms changed it; None if there are none."""
     progress: Callable[[Progress], None] | None = None
     """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
+    salvage: "Salvage | None" = None
+    """What the vendor of the attempt that goes on has made so far, for the client to get if it fails."""
+    cut_short: bool = False
+    """Whether the answer is only such a part."""
     own_tools: Mapping[str, Any] = {}
     """The gateway's own tools (`Tool`, by name) that are added to the request for its model."""
     tool_rounds: int = 0

@@ -167,9 +167,9 @@ class Answers:
         """
         if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
             return
-        # What took several rounds, or waits for somebody, is no answer for others who ask the same; and files that an
-        # answer names may be gone before it is.
-        if call.tool_rounds or call.rounds or call.asked or call.files:
+        # What took several rounds, waits for somebody, or is only a part, is no answer for others who ask the same; and
+        # files that an answer names may be gone before it is.
+        if call.tool_rounds or call.rounds or call.asked or call.files or call.cut_short:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
         for cache, own in zip(self.caches, key.keys, strict=True):

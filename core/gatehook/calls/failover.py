@@ -10,14 +10,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from gatehook.calls.attempts import Attempts, Stream
 from gatehook.calls.deadlines import Deadlines
 from gatehook.calls.stages import Ask, Permits
 from gatehook.config.settings import FailoverSettings
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamTimeout
-from gatehook.model import Call, Completion, Target
+from gatehook.model import Call, Completion, Salvage, Target
 from gatehook.protocols import Vendor
 
 __all__ = ["Failover"]
@@ -86,13 +86,15 @@ class Failover:
                 call.served = asked if name == asked or name == self._canonical(asked) else name
                 return await run(call, target)
             except GatewayError as error:
+                served = call.served
                 if self._admits:
                     await permits.attempt_failed(error)
                 self._tell(call, target, error, tried=call.attempts > tried)
                 course = course or Course(self._settings, call, targets, before, begun, monotonic)
                 wait = course.after(error, tried=call.attempts > tried)
+                course.keep(target, served)
             if wait is None:
-                raise course.verdict
+                return cast("T", await course.rest())
             if wait:
                 await asyncio.sleep(wait)
             target = course.target
@@ -117,6 +119,7 @@ class Course:
         "_call",
         "_clock",
         "_filled",
+        "_part",
         "_place",
         "_settings",
         "_targets",
@@ -156,6 +159,7 @@ class Course:
         self._filled: Target | None = None
         """The target with the largest context window of those that were too small."""
         self._verdict: GatewayError | None = None
+        self._part: tuple[Salvage, Target, str] | None = None
 
     @property
     def target(self) -> Target:
@@ -167,6 +171,35 @@ class Course:
         """What the client is told: the last error of those that tell about the model that was asked for."""
         assert self._verdict is not None, "asked for before anything failed"  # noqa: S101
         return self._verdict
+
+    def keep(self, target: Target, served: str) -> None:
+        """Remember what the failed attempt at a deployment has left of a plain answer, if others have left less.
+
+        Args:
+            target: the deployment.
+            served: under which model's name it would have answered.
+        """
+        part, self._call.salvage = self._call.salvage, None
+        if part is not None and not self._call.stream and (self._part is None or part.extent > self._part[0].extent):
+            self._part = part, target, served
+
+    async def rest(self) -> Completion:
+        """What the client gets now that no more is tried: a part of a plain answer, if there is one.
+
+        Raises:
+            GatewayError: `verdict`; there is none, or it cannot be given.
+        """
+        if self._part is None:
+            raise self.verdict
+        call = self._call
+        part, target, call.served = self._part
+        try:
+            answer = await part.make()
+        except GatewayError:
+            raise self.verdict from None
+        call.target, call.dropped, call.cut_short = target, part.dropped, True
+        log.warning("%s %s gets the part of its answer that %s has made", call.id, call.model, target.key)
+        return answer
 
     def after(self, error: GatewayError, *, tried: bool) -> float | None:
         """Seconds to wait before `target` is tried; None if nothing more is to be tried.

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from gatehook import (
     Prober,
     Progress,
     Retry,
+    Salvage,
     StreamBuilder,
     Target,
     Tidier,
@@ -37,6 +39,7 @@ from gatehook import (
     wants_urls,
 )
 from gatehook_plugins.vendor_comfyui.asked import read_chat, read_images
+from gatehook_plugins.vendor_comfyui.drafts import Draft, draft_of, finished, made_so_far
 from gatehook_plugins.vendor_comfyui.inspection import server_faults
 from gatehook_plugins.vendor_comfyui.options import Options, read_options
 from gatehook_plugins.vendor_comfyui.run import WorkflowRun
@@ -118,13 +121,16 @@ class ComfyVendor:
 
     async def complete(self, attempt: Attempt) -> Completion:
         """Make pictures; they are the answer, or shown in one."""
-        if attempt.call.operation == "chat":
-            pictures = await self._draw(attempt, _nothing)
-            message = {"role": "assistant", "refusal": None, **await self._shown(attempt, pictures)}
-            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-            return completion(attempt.call, [choice], Usage(images=len(pictures)))
-        wants_urls(attempt.call, self._files)
-        return await pictures_answer(attempt.call, await self._draw(attempt, _nothing), self._files)
+        if attempt.call.operation == "images":
+            wants_urls(attempt.call, self._files)
+        return await self._answer(attempt, await self._draw(attempt, _nothing))
+
+    async def _answer(self, attempt: Attempt, pictures: Sequence[Picture]) -> Completion:
+        if attempt.call.operation == "images":
+            return await pictures_answer(attempt.call, pictures, self._files)
+        message = {"role": "assistant", "refusal": None, **await self._shown(attempt, pictures)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        return completion(attempt.call, [choice], Usage(images=len(pictures)))
 
     async def stream(self, attempt: Attempt) -> AsyncGenerator[Sequence[Chunk], None]:
         """The same answer in one piece, when it is there; the stream begins when the workflow does."""
@@ -143,6 +149,8 @@ class ComfyVendor:
             while not drawing.done():
                 await asyncio.wait([drawing], timeout=_SIGN_OF_LIFE)
                 yield []
+            if drawing.exception() is not None and (made := made_so_far(attempt)):
+                yield [builder.delta(await self._shown(attempt, made)), builder.usage(Usage(images=len(made)))]
             pictures = drawing.result()
             shown = builder.delta(await self._shown(attempt, pictures))
             yield [shown, builder.finish("stop"), builder.usage(Usage(images=len(pictures)))]
@@ -178,16 +186,19 @@ class ComfyVendor:
         return self._servers[place]
 
     async def _draw(self, attempt: Attempt, begun: Callable[[], None]) -> list[Picture]:
-        """Run the workflow as often as is asked for, one after another: others wait at the server too."""
+        """Run the workflow as often as is asked for, one after another: others wait at the server too.
+
+        What is made stays made when a later run fails: another try here goes on from there.
+        """
         known = await self.deployment(attempt.target)
         workflow = known.workflow
-        asked = (read_chat if attempt.call.operation == "chat" else read_images)(attempt, workflow)
+        draft = draft_of(attempt, (read_chat if attempt.call.operation == "chat" else read_images)(attempt, workflow))
+        asked = draft.asked
         trace = trace_of(attempt.call)
         if trace.is_again and not trace.is_tidy:
             await self._tidy(attempt, trace, asked.times)
-        pictures: list[Picture] = []
         try:
-            for number in range(asked.times):
+            for number in range(draft.runs, asked.times):
                 run = WorkflowRun(
                     attempt,
                     known.server,
@@ -199,13 +210,23 @@ class ComfyVendor:
                     part=(number, asked.times),
                     begun=begun,
                 )
-                pictures += await run.pictures()
+                draft.add(await run.pictures())
+                self._offer(attempt, draft)
         finally:
             if trace.is_again:  # what could have been taken over, and was not
                 known.server.clear(trace.is_left)
         if attempt.call.progress is not None:
             attempt.call.progress(Progress(1.0, "done"))
-        return pictures
+        finished(attempt)
+        return draft.pictures
+
+    def _offer(self, attempt: Attempt, draft: Draft) -> None:
+        """Let the client have what there is, should no more come; not if it is strict, nor of a job, which goes on."""
+        call, pictures = attempt.call, draft.pictures
+        call.salvage = None
+        if 0 < draft.runs < draft.asked.times and not (call.stream or call.reservation or attempt.target.strict):
+            dropped = (*attempt.dropped, "n")
+            call.salvage = Salvage(len(pictures), partial(self._answer, attempt, pictures), dropped)
 
     async def _tidy(self, attempt: Attempt, trace: Trace, times: int) -> None:
         """Stop what earlier runs of a job, whose process died, have left at a server; but what this one takes over."""
