@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
+from gatehook.awaiting import awaited
 from gatehook.calls.ready import header_lines
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.errors import GatewayError, WrongResultError
@@ -55,7 +56,7 @@ async def standing_if_known(concerns: Concerns, request: web.BaseRequest) -> dic
         return {}
     try:
         async with asyncio.timeout(_PATIENCE):
-            principal = await authenticate(concerns.authenticators, request)
+            principal = await awaited(authenticate(concerns.authenticators, request))
     except (GatewayError, TimeoutError):
         return {}
     except (Exception, SystemExit):
