@@ -144,6 +144,8 @@ def schema_fault(schema: Any) -> str:
         return str(fault)
     except SchemaError as error:
         return f"{error.json_path}: {error.message}"[:_LONGEST]
+    except (TypeError, RecursionError) as error:
+        return f"cannot be written as JSON: {error}"[:_LONGEST]
     return ""
 
 

@@ -69,12 +69,10 @@ class OwnTools:
     def _for(self, call: Call) -> Iterator[Tool]:
         """The tools of this call; of two with one name the first is meant."""
         for tool in self._tools:
-            if not isinstance(tool, Selective) or tool.suits(call):
+            if _suits(tool, call):
                 yield tool
         for source in self._sources:
-            for tool in source.tools(call):
-                if _NAME.fullmatch(tool.name):
-                    yield tool
+            yield from _tools_of(source, call)
 
     def find(self, call: Call, name: str) -> Tool | None:
         """The tool that the call's model may call by this name, None if it is not one of the gateway's own."""
@@ -96,6 +94,8 @@ class OwnTools:
             arguments = self._arguments(tool, tool_call)
             async with asyncio.timeout(self._settings.timeout):
                 result = await tool.run(call, arguments)
+            if not isinstance(result, str):
+                raise TypeError(f"run() gave {type(result).__name__}, not a text")
         except TimeoutError:
             return f"error: {tool.name} took too long"
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ class OwnTools:
         from gatehook.tool_schema import SchemaFault, compiled  # loads a library, at the first need
 
         try:
-            fault = compiled(encode(tool.parameters)).misfit(arguments)
+            fault = compiled(encode(dict(tool.parameters))).misfit(arguments)
         except SchemaFault as error:  # of a source's tool: nobody has looked at its schema before
             fault = f"the arguments cannot be checked: the tool's schema {error}"
         if fault:
@@ -131,6 +131,24 @@ class OwnTools:
             return text
         log.info("a tool's result of %d bytes is cut to %d (tools.max_result)", len(raw), most)
         return f"{raw[:most].decode('utf-8', 'ignore')}\n[cut: {most} of {len(raw)} bytes]"
+
+
+def _suits(tool: Tool, call: Call) -> bool:
+    """Whether a tool is for this call; not if it cannot tell."""
+    try:
+        return not isinstance(tool, Selective) or tool.suits(call)
+    except (Exception, SystemExit):
+        log.exception("%s: suits() of the tool %r failed; the model is not told of it", call.id, tool.name)
+        return False
+
+
+def _tools_of(source: ToolSource, call: Call) -> Sequence[Tool]:
+    """A source's tools that models can be told of; none if it cannot tell."""
+    try:
+        return [tool for tool in source.tools(call) if _NAME.fullmatch(tool.name)]
+    except (Exception, SystemExit):
+        log.exception("%s: tools() of %s failed; the model is told of none", call.id, type(source).__qualname__)
+        return ()
 
 
 def _is_cancelled() -> bool:
@@ -193,13 +211,16 @@ def tool_faults(provided: Iterable[tuple[str, Tool | ToolSource]]) -> Iterator[s
             yield f"plugin {plugin!r}: tool {tool.name!r}: a name has 1 to 64 letters, digits, '_' and '-'"
         elif tool.name in owners:
             yield f"tool {tool.name!r} is provided by both {owners[tool.name]!r} and {plugin!r}; rename or disable one"
+        if not isinstance(tool.description, str):
+            yield f"plugin {plugin!r}: tool {tool.name!r}: description: must be a text"
         from gatehook.tool_schema import schema_fault  # loads a library: only where there are tools
 
-        if fault := schema_fault(dict(tool.parameters)):
+        schema = tool.parameters
+        if fault := schema_fault(dict(schema) if isinstance(schema, Mapping) else schema):
             yield f"plugin {plugin!r}: tool {tool.name!r}: parameters: {fault}"
         owners.setdefault(tool.name, plugin)
 
 
 def _as_openai(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}

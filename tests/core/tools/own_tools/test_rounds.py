@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,10 @@ async def test_hook_register_tools_a_name_taken_twice_is_a_start_up_error_naming
         ("name", "", "a name has 1 to 64 letters"),
         ("parameters", {"type": "string"}, "must be a JSON Schema of the type 'object'"),
         ("parameters", {"type": "object", "properties": {"q": {"type": "text"}}}, "$.properties.q.type: 'text' is not"),
+        ("parameters", {"type": "object", "default": object()}, "parameters: cannot be written as JSON"),
+        ("parameters", None, "must be a JSON Schema of the type 'object'"),
+        ("parameters", "{}", "must be a JSON Schema of the type 'object'"),
+        ("description", None, "description: must be a text"),
     ],
 )
 async def test_hook_register_tools_what_no_model_could_be_told_is_a_start_up_error(
@@ -86,6 +91,45 @@ async def test_a_selective_tool_is_told_only_where_it_suits(kit: Any) -> None:
     async with kit.asking(kit.answers("ok"), tools=[Admins()]) as ask:
         await ask.chat()
     assert "tools" not in ask.sent(0)
+
+
+def no_list(call: Call) -> Any:
+    return None
+
+
+def raises(call: Call) -> Any:
+    raise ValueError("secret internals")
+
+
+def no_name(call: Call) -> Any:
+    return [object()]
+
+
+@pytest.mark.parametrize("tools", [no_list, raises, no_name])
+async def test_a_source_that_fails_has_no_tools_and_costs_nobody_an_answer(kit: Any, tools: Any) -> None:
+    source = SimpleNamespace(tools=tools)
+    async with kit.asking(kit.calls("search"), kit.answers("ok"), tools=[source, kit.Noting()]) as ask:
+        answer = await ask.chat()
+    assert answer["choices"][0]["message"]["content"] == "ok"
+    assert [tool["function"]["name"] for tool in ask.sent(0)["tools"]] == ["search"]
+
+
+async def test_a_tool_that_cannot_tell_whether_it_suits_does_not(kit: Any) -> None:
+    class Unsure(kit.Noting):  # type: ignore[misc]
+        def suits(self, call: Call) -> bool:
+            return bool(raises(call))
+
+    tools = [Unsure(name="unsure"), kit.Noting()]
+    async with kit.asking(kit.calls("search"), kit.answers("ok"), tools=tools) as ask:
+        await ask.chat()
+    assert [tool["function"]["name"] for tool in ask.sent(0)["tools"]] == ["search"]
+
+
+async def test_a_schema_may_be_any_mapping(kit: Any) -> None:
+    tool = kit.Noting(parameters=MappingProxyType({"type": "object"}))
+    async with kit.asking(kit.calls("search"), kit.answers("ok"), tools=[tool]) as ask:
+        await ask.chat()
+    assert len(tool.runs) == 1
 
 
 async def test_tools_of_one_round_run_at_the_same_time(kit: Any) -> None:
@@ -172,6 +216,10 @@ async def test_a_loop_that_never_ends_is_ended(kit: Any) -> None:
     assert ask.watching.outcomes[0].usage.total_tokens == 60
 
 
+async def gives_no_text(arguments: Any) -> Any:
+    return {"found": 3}
+
+
 @pytest.mark.parametrize(
     ("does", "told"),
     [
@@ -182,6 +230,7 @@ async def test_a_loop_that_never_ends_is_ended(kit: Any) -> None:
         (asyncio.CancelledError(), "error: search was broken off"),
         ("x" * 5000, "x" * 1024 + "\n[cut: 1024 of 5000 bytes]"),
         ("ä" * 5000, "ä" * 512 + "\n[cut: 1024 of 10000 bytes]"),
+        (gives_no_text, "error: search failed"),
     ],
 )
 async def test_the_model_is_told_how_a_tool_failed_and_no_more_than_fits(kit: Any, does: Any, told: str) -> None:
