@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gatehook import Call, UpstreamError, encode
+from gatehook import Call, InvalidRequest, UpstreamError, encode
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -53,8 +54,15 @@ class McpTool:
         """Call it.
 
         Raises:
+            InvalidRequest: an argument holds half of a character that takes two.
             UpstreamError: it tells of an error, or the server does not answer.
         """
+        try:
+            json.dumps(
+                arguments, ensure_ascii=False
+            ).encode()  # as the library will, which loses the connection over it
+        except UnicodeEncodeError:
+            raise InvalidRequest("an argument is not valid Unicode") from None
         result = await self._session.call(self._own_name, arguments)
         text = as_text(result)
         if result.is_error:

@@ -123,6 +123,15 @@ async def test_tools_are_offered_under_names_that_models_take_and_called_by_thei
     assert await run(real, "s__say", text="grüße \U0001f600") == "grüße \U0001f600"
 
 
+@pytest.mark.parametrize("transport", ["http", "pipes"])
+async def test_half_a_character_is_refused_and_the_connection_lives(transport: str, real_url: str) -> None:
+    """Models write half of what takes two at times; the library would take the connection down for everybody."""
+    settings = table(url=real_url, required=True) if transport == "http" else pipes(required=True)
+    async with serving(settings) as served:
+        assert await run(served, "s__say", text="\ud83d") == "error: an argument is not valid Unicode"
+        assert await run(served, "s__say", text="still here") == "still here"
+
+
 async def test_what_is_no_text_is_named(real: Served) -> None:
     assert await run(real, "s__picture") == "look:\n[image: image/png, 100 bytes]"
 
