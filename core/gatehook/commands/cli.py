@@ -15,7 +15,7 @@ from gatehook.errors import StartupError
 
 __all__ = ["main"]
 
-_KINDS = ("vendor", "auth", "limiter", "router", "cache", "tool-policy", "observer", "surface")
+_KINDS = ("vendor", "auth", "limiter", "router", "cache", "tool-policy", "tool", "transform", "observer", "surface")
 """What `new-plugin` can write: those of `scaffold`, which is not imported for every command."""
 
 

@@ -41,6 +41,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "router": Kind("One name for several models.", '[plugins.acme]\nname = "best"\nmodels = ["gpt-4o", "mock"]'),
     "cache": Kind("Keeps the last answers in memory.", "[plugins.acme]\nmost = 1000\nseconds = 300"),
     "tool-policy": Kind("Tools that no model may see or call.", '[plugins.acme]\ndenied = ["delete_*"]'),
+    "tool": Kind(
+        "A tool that the gateway runs: what something costs.", "[plugins.acme]\nprices = { apple = 0.5, pear = 0.75 }"
+    ),
+    "transform": Kind("Words that no vendor may read.", '[plugins.acme]\nwords = ["Project Blue Sky"]'),
     "observer": Kind("Logs the calls that took long.", "[plugins.acme]\nseconds = 30"),
     "surface": Kind("A dialect of its own for clients, at /acme/generate.", "[plugins.acme]"),
 }

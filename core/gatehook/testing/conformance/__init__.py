@@ -17,6 +17,7 @@ from gatehook.testing.conformance.router import RouterConformance
 from gatehook.testing.conformance.script import Act, Failure, Said, Script
 from gatehook.testing.conformance.suite import not_offered
 from gatehook.testing.conformance.surface import SurfaceConformance
+from gatehook.testing.conformance.tool import ToolConformance
 from gatehook.testing.conformance.tool_policy import ToolPolicyConformance
 from gatehook.testing.conformance.transform import TransformConformance
 from gatehook.testing.conformance.vendor_answers import VendorAnswers
@@ -41,6 +42,7 @@ __all__ = [
     "Said",
     "Script",
     "SurfaceConformance",
+    "ToolConformance",
     "ToolPolicyConformance",
     "TransformConformance",
     "VendorAnswers",
