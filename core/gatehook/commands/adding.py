@@ -1,6 +1,7 @@
 """`gatehook models add PATH`: writes models that lie on this machine into the settings' local layer."""
 
 import json
+import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,16 +64,34 @@ def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequen
     if not _is_on(settings, plugin):
         text = _switched_on(plugin, before or "", file) + text
     parts = [before.rstrip("\n") + "\n\n" if before and before.strip() else "", text.lstrip("\n")]
-    file.write_text("".join(parts), "utf-8")
+    _write(file, "".join(parts))
     try:
         load(config)
     except StartupError:
         if before is None:
             file.unlink()
         else:
-            file.write_text(before, "utf-8")
+            _write(file, before)
         raise
     return file, [str(entry["name"]) for entry in entries]
+
+
+def _write(file: Path, text: str) -> None:
+    """All of it, or nothing: a disk that is full does not cost what stood there.
+
+    Raises:
+        StartupError: it cannot be written.
+    """
+    new = file.with_name(f"{file.name}.new")
+    try:
+        if file.exists():  # it may hold secrets
+            new.touch(0o600)
+            shutil.copymode(file, new)
+        new.write_text(text, "utf-8")
+        new.replace(file.resolve())
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise StartupError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _found(path: Path) -> tuple[str, Sequence[Mapping[str, Any]]]:

@@ -1,9 +1,11 @@
 """The `gatehook` program: serve, reload, check, plugins, new-plugin, models, …, and what plugins add."""
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,12 +24,11 @@ _KINDS = ("vendor", "auth", "limiter", "router", "cache", "tool-policy", "tool",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 a fault that was told, 2 wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
-        return _plugin_command(parser, words)
-    options = parser.parse_args(words)
     try:
-        return _COMMANDS[options.command](options)
+        status = _run(words)
+        if sys.stdout is not None:  # closed by who began this
+            sys.stdout.flush()
+        return status
     except StartupError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
@@ -35,6 +36,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `gatehook models | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        told = filter(None, [error.filename, error.strerror or error])
+        print(f"gatehook {words[0]}:", *map(str, told), file=sys.stderr)
+        _let_go_of_output()
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    parser = _parser()
+    if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
+        from gatehook.commands.added import run
+
+        return run(parser, words, tuple(_COMMANDS))
+    options = parser.parse_args(words)
+    return _COMMANDS[options.command](options)
+
+
+def _let_go_of_output() -> None:
+    """What could not be written is not tried again at the end of the program."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print("gatehook", version("gatehook"))
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--config", type=Path, metavar="PATH", help="settings file (default: $GATEHOOK_CONFIG, ./settings.toml)"
     )
-    parser = argparse.ArgumentParser(prog="gatehook", description="A plugin-based gateway in front of language models.")
+    parser = argparse.ArgumentParser(
+        prog="gatehook",
+        description="A plugin-based gateway in front of language models.",
+        epilog="Plugins that are on may add commands: `gatehook plugins` shows which provide some.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", parents=[shared], help="serve until SIGTERM or Ctrl-C")
     commands.add_parser("reload", parents=[shared], help="have the running gateway take over changed settings")
@@ -312,49 +349,6 @@ _COMMANDS = {
     "chat": _chat,
     "schema": _schema,
 }
-
-
-def _plugin_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    """A command that some enabled plugin adds."""
-    from gatehook.app import Gateway
-
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config", type=Path)
-    options, rest = config.parse_known_args(words[1:])
-    try:
-        gateway = Gateway(_settings(options))
-        commands = _by_name(gateway.plugins.collect("register_commands", gateway=gateway))
-        if words[0] not in commands:
-            off = [one.name for one in gateway.plugins.report() if not one.enabled]
-            parser.error(
-                f"unknown command {words[0]!r}; there are: {', '.join([*_COMMANDS, *commands])}. "
-                f"A plugin that is off may have it: {', '.join(off) or 'none is'}"
-            )
-        return int(commands[words[0]].run(rest))
-    except StartupError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-
-
-def _by_name(collected: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    commands: dict[str, Any] = {}
-    owners: dict[str, str] = {}
-    faults: list[str] = []
-    for plugin, command in collected:
-        name = command.name
-        if name in _COMMANDS:
-            faults.append(f"command {name!r} of plugin {plugin!r} is one of gatehook's own; rename it")
-        elif name in commands:
-            faults.append(f"command {name!r} is added by both {owners[name]!r} and {plugin!r}; disable one")
-        else:
-            commands[name], owners[name] = command, plugin
-    if faults:
-        raise StartupError(*faults)
-    return commands
 
 
 def _print_json(value: Any) -> None:

@@ -197,14 +197,17 @@ def located(path: Path | None, environ: Mapping[str, str] | None = None) -> Path
     """The settings file's absolute path; see `load`.
 
     Raises:
-        StartupError: none is named, and there is none here.
+        StartupError: none is named, and there is none here; or nobody knows where "here" is.
     """
     environ = os.environ if environ is None else environ
     if path is None and environ.get("GATEHOOK_CONFIG"):
         path = Path(environ["GATEHOOK_CONFIG"])
-    if path is not None:
-        return Path(os.path.abspath(path))  # noqa: PTH100  # no resolve(): the neighbours of a link count, not its goal's
-    default = Path.cwd() / "settings.toml"
+    try:
+        if path is not None:
+            return Path(os.path.abspath(path))  # noqa: PTH100  # no resolve(): the neighbours of a link count, not its goal's
+        default = Path.cwd() / "settings.toml"
+    except OSError as error:
+        raise StartupError(f"the working directory is gone ({error.strerror}); change to one that is there") from None
     if not default.is_file():
         raise StartupError(f"no settings file: $GATEHOOK_CONFIG is not set, and there is no {default}")
     return default

@@ -1,7 +1,11 @@
 """Commands that plugins add to the program."""
 
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,37 @@ def test_an_unknown_command_names_those_there_are(
     assert caught.value.code == 2
     known = "serve, reload, check, plugins, new-plugin, models, chat, schema, greet, fail, where"
     assert f"unknown command 'gret'; there are: {known}. " in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_plugins_that_are_off_and_have_some(
+    program: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        program("keys")
+    assert "A plugin that is off may have it: database, ledger, vendor_comfyui\n" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"gatehook {version('gatehook')}\n"
+
+
+def test_what_cannot_be_written_is_told_without_a_traceback() -> None:
+    words = [sys.executable, "-m", "gatehook", "schema"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(words, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1
+    assert run.stderr == "gatehook schema: No space left on device\n"
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    words = f"mkdir gone && cd gone && rmdir ../gone && exec {shlex.quote(sys.executable)} -m gatehook check"
+    environ = {name: value for name, value in os.environ.items() if name != "GATEHOOK_CONFIG"}
+    run = subprocess.run(["sh", "-c", words], check=False, cwd=tmp_path, capture_output=True, text=True, env=environ)
+    assert run.returncode == 1
+    assert run.stderr.startswith("the working directory is gone (No such file or directory); change to one")
 
 
 def test_a_command_of_two_plugins_is_an_error_naming_both(

@@ -1,5 +1,6 @@
 """`gatehook models add`: local models written into the settings, or nothing."""
 
+import resource
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -46,6 +47,23 @@ def test_a_folder_becomes_an_entry_for_each_model_beside_what_was_there(folder: 
     found = written(folder)
     assert found["server"] == {"port": 1}
     assert [model["name"] for model in found["models"]] == ["a", "b"]  # type: ignore[attr-defined]
+
+
+def test_where_nothing_can_be_written_what_was_there_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "settings.local.toml"
+    file.write_text("[server]\nport = 1\n")
+    file.chmod(0o640)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))  # a disk that is nearly full
+    try:
+        status = main(["models", "add", str(TINY)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (status, file.read_text()) == (1, "[server]\nport = 1\n")
+    assert capsys.readouterr().err == f"{file}: cannot be written: File too large\n"
+    assert main(["models", "add", str(TINY)]) == 0
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in folder.iterdir()) == ["settings.local.toml", "settings.toml"]
 
 
 def test_of_several_quantizations_the_largest_that_memory_holds_is_written(
