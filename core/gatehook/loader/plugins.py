@@ -21,6 +21,7 @@ from gatehook.loader.origins import Owners, named, remedy
 from gatehook.loader.patience import Turns
 from gatehook.loader.skipping import contradiction, why_not_skipped
 from gatehook.services import ServiceKey
+from gatehook.services.registry import ServiceMissing
 
 __all__ = ["GROUP", "PluginInfo", "Plugins", "hook_names", "installed", "settings_classes"]
 
@@ -106,6 +107,8 @@ class Plugins:
         self._sections: dict[str, Section] = {}
         self._broken: dict[str, list[str]] = {}
         self._skipped: dict[str, list[str]] = {}
+        self._lacking: dict[str, set[str]] = {}
+        """Names of the services that a plugin requires and nobody offers: its hooks will say so, too."""
         faults = faults_of_plugin_names(settings, self._available.keys())
         ranks: dict[str, tuple[int, str]] = {}
         for name in sorted(self._available):
@@ -228,6 +231,7 @@ class Plugins:
             missing: list[str] = []
             for key in self._requires(name):
                 if key.name not in offers:
+                    self._lacking.setdefault(name, set()).add(key.name)
                     missing.append(
                         f"{self.named(name)} needs the service {key.name!r}, which no enabled plugin offers; "
                         f"enable [plugins.{key.provider}]"
@@ -275,6 +279,9 @@ class Plugins:
                         wrong += of_one
                     else:
                         collected.append((name, one))
+            except ServiceMissing as error:
+                if error.key.name not in self._lacking.get(name, ()):
+                    wrong += error.faults
             except StartupError as error:
                 wrong += error.faults
             except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from gatehook.errors import StartupError
 
-__all__ = ["ServiceKey", "Services"]
+__all__ = ["ServiceKey", "ServiceMissing", "Services"]
 
 T = TypeVar("T")
 
@@ -18,6 +18,14 @@ class ServiceKey(Generic[T]):
 
     name: str
     provider: str
+
+
+class ServiceMissing(StartupError):
+    """Nobody offers a service that was asked for."""
+
+    def __init__(self, key: ServiceKey[Any]) -> None:
+        super().__init__(f"service {key.name!r} is not offered by any plugin; enable [plugins.{key.provider}]")
+        self.key = key
 
 
 class Services:
@@ -42,10 +50,10 @@ class Services:
         """The service.
 
         Raises:
-            StartupError: nobody offers it; the message names the plugin to enable.
+            ServiceMissing: nobody offers it; the message names the plugin to enable.
         """
         if key.name not in self._offers:
-            raise StartupError(f"service {key.name!r} is not offered by any plugin; enable [plugins.{key.provider}]")
+            raise ServiceMissing(key)
         return cast("T", self._offers[key.name][0])
 
     def get(self, key: ServiceKey[T]) -> T | None:

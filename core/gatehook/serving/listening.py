@@ -1,13 +1,28 @@
 """The socket that clients connect to: TCP, or a Unix socket and its file."""
 
+import errno
+import os
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
 from gatehook.config.sections import ServerSettings
 from gatehook.errors import StartupError
 
 __all__ = ["address", "listen", "remove_file"]
+
+_HINTS: Final = {
+    errno.EADDRINUSE: (
+        "port",
+        "is another server running there? Set another port, or GATEHOOK_SERVER__PORT",
+    ),
+    errno.EADDRNOTAVAIL: ("host", "this machine has no such address; '127.0.0.1' is itself, '0.0.0.0' all it has"),
+    errno.EACCES: ("port", "below 1024 a port needs a privilege; set a higher one, or GATEHOOK_SERVER__PORT"),
+}
+"""Which setting an error of TCP is about, and what to do."""
+_LONGEST: Final = 107
+"""Bytes of a Unix socket's path on Linux."""
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -32,9 +47,9 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
+        key, hint = _HINTS.get(error.errno or 0, ("port", "set another port, or GATEHOOK_SERVER__PORT"))
         raise StartupError(
-            f"[server] port: cannot listen on {host}:{port}: {error.strerror or error}; "
-            "is another server running there? Set another port, or GATEHOOK_SERVER__PORT"
+            f"[server] {key}: cannot listen on {host}:{port}: {error.strerror or error}; {hint}"
         ) from None
     return sock
 
@@ -48,11 +63,18 @@ def _listen_unix(path: str) -> socket.socket:
         sock.bind(path)
     except OSError as error:
         sock.close()
-        raise StartupError(f"[server] uds: cannot listen on {path!r}: {error.strerror or error}") from None
+        raise StartupError(f"[server] uds: cannot listen on {path!r}: {error.strerror or error}{_hint(file)}") from None
     except StartupError:
         sock.close()
         raise
     return sock
+
+
+def _hint(file: Path) -> str:
+    """What to do about a Unix socket that cannot be made, where that can be told."""
+    if len(os.fsencode(file)) > _LONGEST:
+        return f"; it may have {_LONGEST} bytes, and has {len(os.fsencode(file))}"
+    return "" if file.parent.is_dir() else f"; make the folder {str(file.parent)!r} first"
 
 
 def _remove_stale(file: Path) -> None:

@@ -1,5 +1,6 @@
 """The loader: what it finds, what it never imports, and in which order it asks."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gatehook import Call, Permit, Section, ServiceKey, StartupError, hookimpl
+from gatehook import Call, Observer, Permit, Route, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
+from gatehook.config.settings import load
 from gatehook.loader.plugins import installed
 from gatehook.testing import available, built
 
@@ -138,6 +140,36 @@ def test_missing_services_of_several_plugins_are_told_at_once(faults: Faults) ->
     assert faults(Needs, NeedsOther) == [
         "plugin 'specimen' needs the service 'alpha', which no enabled plugin offers; enable [plugins.alpha_store]",
         "plugin 'specimen1' needs the service 'beta', which no enabled plugin offers; enable [plugins.beta_store]",
+    ]
+
+
+def test_a_missing_service_is_told_once_though_the_hooks_of_its_plugin_ask_for_it(tmp_path: Path) -> None:
+    """Where all faults are gathered, as for `gatehook check`."""
+    alpha, beta = ServiceKey[object]("alpha", provider="alpha_store"), ServiceKey[object]("beta", provider="beta_store")
+
+    class Needs(Plugin):
+        requires = (alpha,)
+
+        @hookimpl
+        def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+            gateway.services[alpha]
+            return []
+
+        @hookimpl
+        def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
+            gateway.services[beta]
+            return []
+
+    file, gathered = tmp_path / "settings.toml", list[str]()
+    file.write_text("[plugins.specimen]\n", "utf-8")
+    with contextlib.suppress(StartupError):
+        Gateway(load(file, environ={}), available({"specimen": Needs}), gathered=gathered)
+    assert sorted(gathered) == [
+        "plugin 'specimen' needs the service 'alpha', which no enabled plugin offers; enable [plugins.alpha_store]",
+        (
+            "plugin 'specimen', register_observers: service 'beta' is not offered by any plugin; "
+            "enable [plugins.beta_store]"
+        ),
     ]
 
 
