@@ -64,9 +64,12 @@ class RedisLine:
                 "[redis] url is set, but the package is not installed: pip install 'gatehook[redis]', or set url = ''"
             ) from None
         timeout = settings.timeout
+        url = settings.url.get_secret_value()
         try:
+            if "://" not in url:  # redis-py would go to this machine
+                raise ValueError
             pool = BlockingConnectionPool.from_url(
-                settings.url.get_secret_value(),
+                url,
                 max_connections=_CONNECTIONS,
                 timeout=timeout,
                 socket_timeout=timeout,

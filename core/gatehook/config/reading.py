@@ -67,8 +67,14 @@ def nearest(word: str, words: Collection[str]) -> str:
     import difflib  # only faults need it
 
     like = {known.lower(): known for known in words}
-    found = difflib.get_close_matches(word.lower(), like, n=1)
+    found = difflib.get_close_matches(word.lower(), like, n=1) or [one for one in like if _begins(one, word.lower())]
     return f"; did you mean '{like[found[0]]}'?" if found else ""
+
+
+def _begins(known: str, word: str) -> bool:
+    """Whether a word is the beginning of a known one, or the other way round, up to the end of a part of it."""
+    shorter, longer = sorted((known, word), key=len)
+    return bool(shorter) and longer.startswith(f"{shorter}_")
 
 
 @dataclass(frozen=True)

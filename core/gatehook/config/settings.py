@@ -417,7 +417,8 @@ def faults_of_plugin_names(settings: Settings, installed: Collection[str]) -> li
     for name in settings.plugin_names():
         if name not in installed:
             place = settings._sources.where(("plugins", name))  # noqa: SLF001
-            faults.append(f"{place}: no such plugin is installed{nearest(name, installed)}")
+            hint = nearest(name, installed) or "; install what brings it, or remove the table"
+            faults.append(f"{place}: no such plugin is installed{hint}")
     return faults
 
 

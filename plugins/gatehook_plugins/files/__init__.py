@@ -181,9 +181,12 @@ async def _open(store: _Store, interval: float) -> AsyncIterator[None]:
     try:
         await store.open()
     except OSError as error:
-        raise StartupError(f"directory: cannot be used: {error}") from error
+        place = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise StartupError(
+            f"[plugins.files] directory: cannot be used: {place}; let it be written to, or name another"
+        ) from error
     except GatewayError as error:
-        raise StartupError(f"bucket: cannot be used: {error.message}") from error
+        raise StartupError(f"[plugins.files] bucket: cannot be used: {error.message}") from error
     async with meanwhile(_sweep(store, interval)):
         yield
 

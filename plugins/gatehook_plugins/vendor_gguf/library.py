@@ -96,6 +96,9 @@ class Library:
     def _files(self) -> Iterator[Path]:
         if self._folder is None:
             return
+        if not self._folder.is_dir():
+            self._tell(self._folder, "is no folder, so there are no models in it ([plugins.vendor_gguf] models_dir)")
+            return
         found = 0
         for base, folders, names in os.walk(self._folder):  # links to folders are not followed
             folders.sort()

@@ -68,10 +68,11 @@ def test_a_layer_is_named_even_if_it_repeats_the_value_below(at: Any) -> None:
 
 
 def test_unknown_keys_come_with_the_nearest_one(at: Any) -> None:
-    at.write("[plugins.rate_limit]\nBurst = 5\nzzz = 1")
+    at.write("[plugins.rate_limit]\nBurst = 5\nzzz = 1\nrequests = 7")
     assert at.section_faults("rate_limit", RateLimitSettings, GATEHOOK_PLUGINS__RATE_LIMIT__BRUST="1") == [
         "settings.toml: [plugins.rate_limit] Burst: unknown key; did you mean 'burst'?",
         "settings.toml: [plugins.rate_limit] zzz: unknown key",
+        "settings.toml: [plugins.rate_limit] requests: unknown key; did you mean 'requests_per_minute'?",
         "$GATEHOOK_PLUGINS__RATE_LIMIT__BRUST: [plugins.rate_limit] brust: unknown key; did you mean 'burst'?",
     ]
 
@@ -146,7 +147,7 @@ def test_names_of_plugins_nobody_installed(at: Any) -> None:
     at.write("[plugins.rate_limit]", local="[plugins.qqq]\nenabled = false")
     settings = at.load(GATEHOOK_PLUGINS__RATE_LIMMIT__ENABLED="true")
     assert faults_of_plugin_names(settings, ["rate_limit", "metrics"]) == [
-        "settings.local.toml: [plugins.qqq]: no such plugin is installed",
+        "settings.local.toml: [plugins.qqq]: no such plugin is installed; install what brings it, or remove the table",
         (
             "$GATEHOOK_PLUGINS__RATE_LIMMIT__ENABLED: [plugins.rate_limmit]: no such plugin is installed; "
             "did you mean 'rate_limit'?"

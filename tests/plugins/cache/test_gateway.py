@@ -281,6 +281,7 @@ async def test_answers_of_other_deployments_are_not_given(gateway: Gateway, redi
     [
         ('backend = "redis"', "[redis] url is empty"),
         ('backend = "redis"\n[redis]\nurl = "http://:secret@host/"', "expected redis://HOST:PORT/N"),
+        ('backend = "redis"\n[redis]\nurl = "redis:/host:6379/0"', "expected redis://HOST:PORT/N"),
     ],
 )
 def test_a_redis_that_cannot_be_is_told_at_start(table: str, told: str) -> None:

@@ -81,6 +81,19 @@ def test_parts_are_listed_once_and_projectors_and_other_files_not_at_all(gguf: W
     assert list(Library(tmp_path).families()) == ["m"]
 
 
+def test_a_folder_that_is_not_there_is_told_once_and_found_when_it_is(
+    gguf: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = Library(tmp_path / "modles")
+    for _ in range(2):
+        assert list(library.families()) == []
+    assert caplog.messages == [
+        f"{tmp_path}/modles is no folder, so there are no models in it ([plugins.vendor_gguf] models_dir)"
+    ]
+    gguf("modles/late.gguf")
+    assert list(library.families()) == ["late"]
+
+
 def test_a_link_out_of_the_folder_is_not_followed_and_one_within_is(
     gguf: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
