@@ -123,6 +123,13 @@ class RefusesOddly(Sound):
         return InvalidRequest("too many at once")
 
 
+class RaisesAnything(Sound):
+    caught = EVERY
+
+    def refusal(self) -> Exception:
+        return KeyError("limit")
+
+
 class ForgetsRejections(Sound):
     caught: ClassVar[set[str]] = ROOM
 
@@ -217,7 +224,7 @@ def suite_of(limiter: type[Sound]) -> LimiterConformance:
 
 
 FAULTS = [
-    OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, ForgetsRejections,
+    OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, RaisesAnything, ForgetsRejections,
     GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse, TellsNumbers, BreaksItsLine,
 ]  # fmt: skip
 

@@ -261,6 +261,15 @@ class EncodedTwice(Specimen):
         return super().tool_call({**call, "arguments": json.dumps(call["arguments"])})
 
 
+class ArgumentsAsTheyAre(Specimen):
+    """Not as a text."""
+
+    caught: ClassVar[set[str]] = {"tools", "parallel tools"}
+
+    def tool_call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        return super().tool_call({**call, "arguments": json.loads(call["arguments"])})
+
+
 class OneIdForAll(Specimen):
     caught: ClassVar[set[str]] = {"parallel tools"}
 
@@ -408,9 +417,9 @@ class Slow(Specimen):
 
 
 FAULTS = [
-    OddChoice, UsageForEverybody, SwappedCounts, AlwaysStops, EncodedTwice, OneIdForAll, ForgetsResults,
-    NoTextCompletion, ShuffledVectors, AllErrorsAlike, DeafToFaults, ShowsTheKey, KeepsTheKeyAbout, KeepsTheLine,
-    MistakesTheTime, EndsAnyhow, CutsCharacters, ReadsAhead, ColdAtHeart, TellsTheUser, Slow,
+    OddChoice, UsageForEverybody, SwappedCounts, AlwaysStops, EncodedTwice, ArgumentsAsTheyAre, OneIdForAll,
+    ForgetsResults, NoTextCompletion, ShuffledVectors, AllErrorsAlike, DeafToFaults, ShowsTheKey, KeepsTheKeyAbout,
+    KeepsTheLine, MistakesTheTime, EndsAnyhow, CutsCharacters, ReadsAhead, ColdAtHeart, TellsTheUser, Slow,
 ]  # fmt: skip
 LONG = {"slow upstreams", "cut upstreams", "split anywhere", "back-pressure", "cancellation", "latency"}
 
@@ -423,6 +432,8 @@ async def test_a_sound_vendor_passes_every_check(failing: Any) -> None:
 async def test_a_fault_is_caught_by_the_checks_meant_for_it(vendor: Any, failing: Any) -> None:
     found = await failing(suite_of(vendor), without=LONG - vendor.caught)
     assert set(found) == vendor.caught, found
+    told = "the arguments of a tool call are a dict, not JSON as a text"
+    assert (told in found.get("tools", "")) == (vendor is ArgumentsAsTheyAre)
 
 
 def test_there_is_a_fault_for_every_check(capabilities: Any) -> None:

@@ -47,7 +47,7 @@ def from_completion(data: Mapping[str, Any], model: str) -> Heard:
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
         heard.require(call.get("type") == "function", 'a tool call without type "function"')
-        heard.calls.append(ToolCall(call.get("id") or "", function.get("name") or "", function.get("arguments") or ""))
+        heard.calls.append(ToolCall(call.get("id") or "", function.get("name") or "", _arguments(heard, function)))
     _judge(heard)
     return heard
 
@@ -86,12 +86,21 @@ def _take(heard: Heard, fragment: Mapping[str, Any]) -> None:
     place, function = fragment.get("index"), fragment.get("function") or {}
     if fragment.get("id"):
         heard.require(place == len(heard.calls), "tool calls are not numbered from 0 in their order")
-        heard.calls.append(ToolCall(fragment["id"], function.get("name") or "", function.get("arguments") or ""))
+        heard.calls.append(ToolCall(fragment["id"], function.get("name") or "", _arguments(heard, function)))
     elif not heard.calls or place != len(heard.calls) - 1:
         heard.require(False, "a fragment of a tool call that did not begin, or a first one without its id")
     else:
         last = heard.calls[-1]
-        heard.calls[-1] = ToolCall(last.id, last.name, last.arguments + (function.get("arguments") or ""))
+        heard.calls[-1] = ToolCall(last.id, last.name, last.arguments + _arguments(heard, function))
+
+
+def _arguments(heard: Heard, function: Mapping[str, Any]) -> str:
+    """The arguments of a tool call, or of a fragment of one."""
+    told = function.get("arguments") or ""
+    if isinstance(told, str):
+        return told
+    heard.require(False, f"the arguments of a tool call are a {type(told).__name__}, not JSON as a text")
+    return json.dumps(told)
 
 
 def _judge(heard: Heard) -> None:

@@ -71,6 +71,8 @@ class LimiterConformance(Suite):
             return None
         except GatewayError as error:
             expect(False, f"refused with {type(error).__name__} ({error.message}) instead of RateLimited")
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            expect(False, f"admit() raises {error!r}; a call is refused by RateLimited")
         expect(permit is not None, "admit() gives None: nothing is limited; see `settings` and `call()`")
         return permit
 
