@@ -143,6 +143,16 @@ def test_the_settings_of_compose_and_chart_are_right(tmp_path: Path) -> None:
         built.require_safe()
 
 
+def test_what_the_readme_gives_a_single_container_is_enough(tmp_path: Path) -> None:
+    run = " ".join((DEPLOY / "README.md").read_text("utf-8").partition("docker run ")[2].partition("\n\n")[0].split())
+    environ = dict(given.partition("=")[::2] for given in re.findall(r"--env (\S+)", run))
+    assert environ.pop("GATEHOOK_DATABASE__URL").startswith("sqlite:////var/lib/gatehook/")
+    file = tmp_path / "settings.toml"
+    file.write_bytes((DEPLOY / "compose" / "settings.toml").read_bytes())
+    environ["GATEHOOK_DATABASE__URL"] = f"sqlite:///{tmp_path}/gatehook.db"
+    Gateway(load(file, environ=environ)).require_safe()
+
+
 def test_what_is_kept_lies_where_it_can_be_written_and_stays() -> None:
     compose = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text("utf-8"))
     assert "state:/var/lib/gatehook" in compose["services"]["gatehook"]["volumes"]
