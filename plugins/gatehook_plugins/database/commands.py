@@ -84,7 +84,7 @@ class KeysCommand(_Command):
         return parser
 
     async def _create(self, options: argparse.Namespace) -> None:
-        user_id = options.user or ("admin" if options.admin else "default")
+        user_id = ("admin" if options.admin else "default") if options.user is None else options.user
         try:
             key, text = await self._made(user_id, options)
         except NotFound:  # only now: a user is not made for a key that cannot be
@@ -92,6 +92,9 @@ class KeysCommand(_Command):
                 await self._directory.create_user(_actor(), User(user_id))
             key, text = await self._made(user_id, options)
         _show_new(key, text, options)
+        user = await self._directory.user(user_id)
+        if user is not None and user.disabled:
+            note(f"That user is disabled: the key is refused until `gatehook users enable {user_id}`.")
 
     async def _made(self, user_id: str, options: argparse.Namespace) -> tuple[Key, str]:
         return await self._directory.create_key(
@@ -120,6 +123,8 @@ class KeysCommand(_Command):
 
     async def _resolved(self, beginning: str) -> str:
         """The whole id, from the beginning of it or of the key itself."""
+        if not beginning:  # of every key: a variable of a script that is not set
+            raise InvalidRequest("the id of a key must not be empty; `gatehook keys list` shows them")
         keys = await _all(lambda after: self._directory.keys(after=after, limit=_PAGE))
         found = [key.id for key in keys if key.id.startswith(beginning) or key.prefix == beginning]
         if len(found) == 1 or beginning in found:

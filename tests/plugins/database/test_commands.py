@@ -75,6 +75,25 @@ def test_the_beginning_of_a_key_is_enough_if_there_is_one_such(run: Any) -> None
     assert len(run("keys", "list", "--json")) == 2
 
 
+def test_words_that_are_empty_mean_nobody_s_key(run: Any) -> None:
+    """As a script gives them whose variable is not set."""
+    (key,) = [run("keys", "create", "--json")]
+    for word in ("revoke", "rotate"):
+        run("keys", word, "", status=1)
+        assert run.err == "the id of a key must not be empty; `gatehook keys list` shows them\n"
+    run("keys", "create", "--user", "", status=1)
+    assert run.err.startswith("user_id: must ")
+    assert [one["id"] for one in run("keys", "list", "--json")] == [key["id"]]
+
+
+def test_a_key_that_is_refused_for_its_user_is_told_to_be(run: Any) -> None:
+    run("keys", "create", "--user", "anna")
+    assert "disabled" not in run.err
+    run("users", "disable", "anna")
+    run("keys", "create", "--user", "anna")
+    assert run.err.endswith("That user is disabled: the key is refused until `gatehook users enable anna`.\n")
+
+
 def test_a_user_is_made_changed_and_deleted(run: Any) -> None:
     made = run("users", "create", "anna", "--name", "Anna", "--rpm", "60", "--budget-per-month", "12.50", "--json")
     assert (made["name"], made["limits"]["requests_per_minute"]) == ("Anna", 60)
