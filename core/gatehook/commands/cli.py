@@ -184,14 +184,14 @@ def _reload(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import asyncio
 
-    from gatehook.commands.inspection import idle, inspected
+    from gatehook.commands.inspection import idle, inspected, misspelt
     from gatehook.commands.strangers import strangers
 
     gateway = _built(options, strict=True)
     faults, notes = asyncio.run(inspected(gateway))
     if faults:
         raise StartupError(*faults)
-    for note in (*idle(gateway), *strangers(gateway), *notes):
+    for note in (*idle(gateway), *misspelt(gateway), *strangers(gateway), *notes):
         print(note)
     settings = gateway.settings
     plugins, deployments = len(gateway.plugins.names), len(settings.targets)

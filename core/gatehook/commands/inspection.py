@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gatehook.config.reading import nearest
 from gatehook.errors import GatewayError
 from gatehook.model import Target
 from gatehook.protocols import Endpoint, Inspector
@@ -11,8 +12,10 @@ from gatehook.protocols import Endpoint, Inspector
 if TYPE_CHECKING:
     from gatehook.app import Gateway
 
-__all__ = ["idle", "inspected"]
+__all__ = ["idle", "inspected", "misspelt"]
 
+_DECIDING: Final = ("vision", "tools")
+"""The capabilities that decide which calls a deployment gets; any other word is for people."""
 _PATIENCE: Final = 5.0
 """Seconds that a server has: who checks settings waits for it."""
 
@@ -49,3 +52,13 @@ def idle(gateway: "Gateway") -> Sequence[str]:
     if targets and not gateway.pipeline.concerns.routers:
         notes.append("no router that finds models by their names is switched on, such as [plugins.route_models]")
     return notes
+
+
+def misspelt(gateway: "Gateway") -> Sequence[str]:
+    """Notes on capabilities that look like one that decides, and are none."""
+    return [
+        f"{target.key}: capabilities: {word!r} decides nothing{hint}"
+        for target in gateway.settings.targets
+        for word in target.capabilities
+        if word not in _DECIDING and (hint := nearest(word, _DECIDING))
+    ]

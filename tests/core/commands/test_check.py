@@ -32,6 +32,15 @@ SERVED = "[plugins.openai_api]\n[plugins.route_models]\n"
         ),
         (SERVED + MODEL.replace("env:THERE_IS_NO_SUCH_KEY", "sk-written-here"), []),
         ("[plugins.health]\n", []),
+        (
+            SERVED
+            + '[plugins.vendor_mock]\n[[models]]\nname = "m"\nvendor = "mock"\n'
+            + 'capabilities = ["text-generation", "vison", "tools", "Tools", "conversation"]\n',
+            [
+                "m#1: capabilities: 'vison' decides nothing; did you mean 'vision'?",
+                "m#1: capabilities: 'Tools' decides nothing; did you mean 'tools'?",
+            ],
+        ),
     ],
 )
 def test_models_that_nobody_can_call_are_noted(
