@@ -224,8 +224,8 @@ def suite_of(limiter: type[Sound]) -> LimiterConformance:
 
 
 FAULTS = [
-    OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, RaisesAnything, ForgetsRejections,
-    GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse, TellsNumbers, BreaksItsLine,
+    OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, RaisesAnything,
+    ForgetsRejections, GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse, TellsNumbers, BreaksItsLine,
 ]  # fmt: skip
 
 
