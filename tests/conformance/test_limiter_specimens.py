@@ -225,7 +225,8 @@ def suite_of(limiter: type[Sound]) -> LimiterConformance:
 
 FAULTS = [
     OneTooMany, Unlimited, LooksBeforeItWaits, AllAreOne, CountsRefusals, RefusesOddly, RaisesAnything,
-    ForgetsRejections, GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse, TellsNumbers, BreaksItsLine,
+    ForgetsRejections, GivesBackTwice, KeepsCancelled, ChargesForTelling, RefusesToTell, TellsSomethingElse,
+    TellsNumbers, BreaksItsLine,
 ]  # fmt: skip
 
 
