@@ -3,7 +3,7 @@
 Events that are like the one before in all but their piece of text are passed on by that likeness (`template`), those
 that arrived together as one piece of bytes; the others are decoded. An event is rebuilt only where it breaks an
 invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, one name for each
-tool call, "tool_calls" as the finish reason of a choice with tool calls.
+tool call, a finish reason at the end alone, which is "tool_calls" for a choice with tool calls.
 """
 
 import time
@@ -263,12 +263,14 @@ class StreamReader:
                 self._roleless.add(index)
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
-        if choice.finish_reason:  # some servers write "" until the end
+        if choice.finish_reason:
             if index in self._closed:
                 self._ended_again.add(index)
                 return True
             self._closed.add(index)
             self._finished = True
+        elif choice.finish_reason is not None:  # some servers write "" until the end, which others take for it
+            return True
         return index in self._roleless or (choice.finish_reason == "stop" and index in self._with_tools)
 
     def _mended(self, raw: bytes) -> bytes | None:
@@ -282,6 +284,7 @@ class StreamReader:
             index = choice.get("index", 0)
             if choice.get("finish_reason") == "stop" and index in self._with_tools:
                 choice["finish_reason"] = "tool_calls"
+            choice["finish_reason"] = choice.get("finish_reason") or None
             if index in self._roleless:
                 self._roleless.discard(index)
                 choice["delta"] = {**(choice.get("delta") or {}), "role": "assistant"}

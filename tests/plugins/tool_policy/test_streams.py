@@ -28,7 +28,7 @@ from gatehook import (
     hookimpl,
 )
 from gatehook.sse import events, frame
-from gatehook.testing import serving
+from gatehook.testing import Reply, serving
 from gatehook.tools.policies import ToolPolicies
 
 House = Any
@@ -243,3 +243,15 @@ async def test_nothing_of_a_second_turn_follows_a_question() -> None:
     more = [builder.tool_call("b", "f", confirm), builder.text("more"), builder.finish("tool_calls")]
     assert await gate.passed(more) == []
     assert len(policy.asked) == 1
+
+
+async def test_a_call_is_not_whole_where_finish_reasons_are_empty_until_the_end(
+    house: OpenHouse, vendor: Vendor
+) -> None:
+    reply = vendor.streamed(vendor.call("get_weather"), vendor.call("get_weather", id="call_2"))
+    body = [piece.replace(b'"finish_reason": null', b'"finish_reason": ""') for piece in reply.body]
+    async with house(Reply.of_events(body)) as at:
+        answer = await at.chat(stream=True)
+    calls = [call for one in answer.events[:-1] for call in one["choices"][0]["delta"].get("tool_calls", ())]
+    assert [call["id"] for call in calls if "id" in call] == ["call_1", "call_2"]
+    assert answer.events[-1] == "[DONE]"

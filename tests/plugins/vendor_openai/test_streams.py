@@ -224,6 +224,15 @@ async def test_a_choice_ends_once_however_often_its_end_is_told(stream: Ask, eve
         assert [chunk.usage_only for chunk in run.chunks] == [False, False, True]
 
 
+async def test_an_empty_finish_reason_is_told_as_none(stream: Ask, event: Make, sse: Make) -> None:
+    """Clients take whatever is not null for the end, and so does what judges tool calls."""
+    said = [event({"role": "assistant", "content": ""}), event({"content": "A"}), event({"content": "B"})]
+    empty = [{**one, "choices": [{**one["choices"][0], "finish_reason": ""}]} for one in said]
+    for pieces in splits(sse(*empty, event({}, "stop"))):
+        chunks = (await stream(pieces)).chunks
+        assert [chunk.data for chunk in chunks] == [{**one, "model": "public"} for one in (*said, event({}, "stop"))]
+
+
 async def test_the_role_is_never_said_twice_by_a_mended_event(stream: Ask, event: Make, sse: Make) -> None:
     first, *rest = event({"role": "assistant", "content": "A"}), event({"content": "B"}), event({}, "stop")
     run = await stream(sse(first, *({**one, "id": f"other-{n}"} for n, one in enumerate(rest))))
