@@ -1,19 +1,23 @@
 """Names of tool calls, told once and whole: some servers write them in pieces, some repeat them with each fragment.
 
 Many clients take a call's name from its first fragment, others join whatever comes. So the event that begins a call is
-held back until the next one, which tells whether the name goes on; after that the name is taken out of the fragments.
+held back until the next one of its choice, which tells whether the name goes on; after that the name is taken out of
+the fragments.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gatehook import decode, encode
-from gatehook_plugins.vendor_openai.peek import Event
+from gatehook_plugins.vendor_openai.peek import Event, EventChoice
 
-__all__ = ["Names", "name_calls"]
+__all__ = ["Names", "tells_calls"]
 
 _Place = tuple[int, int]
 """A choice's index, and its call's."""
+
+_Passed = tuple[bytes, int]
+"""An event as JSON, and how many of its choices have content."""
 
 
 class _Known:
@@ -26,77 +30,110 @@ class _Known:
         self.name: str = call["function"]["name"]
 
 
+class _Held:
+    """An event of one choice that waits."""
+
+    __slots__ = ("begun", "contents", "grown", "raw")
+
+    def __init__(self, raw: bytes, contents: int, begun: set[_Place]) -> None:
+        self.raw = raw
+        self.contents = contents
+        self.begun = begun
+        """The calls that it begins."""
+        self.grown = False
+        """Whether their names have gone on since."""
+
+
 class Names:
     """The names in one stream."""
 
-    __slots__ = ("_begun", "_grown", "_known", "contents", "held")
+    __slots__ = ("_known", "held")
 
     def __init__(self) -> None:
-        self.held = b""
-        """The event that waits, as JSON; b"" if none does."""
-        self.contents = 0
-        """How many choices of it have content."""
+        self.held: dict[int, _Held] = {}
+        """What waits, by its choice."""
         self._known: dict[_Place, _Known] = {}
-        self._begun: set[_Place] = set()
-        """The calls that the event held back begins."""
-        self._grown = False
-        """Whether their names have gone on since."""
 
-    def released(self) -> bytes:
-        """The event that waited: something else has come."""
-        held = self._with_whole_names() if self._grown else self.held
-        self.held, self.contents, self._begun, self._grown = b"", 0, set(), False
-        return held
-
-    def whole(self, event: Event, raw: bytes) -> bytes | None:
-        """The event without what was told before, or goes with what is held back; None if nothing is left of it.
+    def passed(self, event: Event, raw: bytes, contents: int) -> list[_Passed]:
+        """What goes out now: what waited for this event, and what is left of it, unless it is to wait itself.
 
         Args:
-            event: with a name, as `name_calls` says.
+            event: the next one.
             raw: it, as JSON.
+            contents: how many of its choices have content.
         """
-        told = [place for place, call in _named(event) if self._goes_on(place, call)]
-        return _without_names(raw, told) if told else raw
+        choices = event.choices or []
+        if next(_named(choices), None) is None:
+            return [*(one for choice in choices for one in self._released(choice.index)), (raw, contents)]
+        if len(choices) == 1:
+            return self._one(choices[0], raw, contents)
+        apart = zip(choices, _apart(raw), strict=True)
+        return [one for choice, part in apart for one in self._one(choice, part, int(choice.has_content()))]
 
-    def begins(self, event: Event, raw: bytes, contents: int) -> bool:
-        """Whether the event begins calls whose names may go on; then it is held back."""
-        calls = list(_named(event))
-        if any(choice.finish_reason for choice in event.choices or ()):
-            return False
-        if not calls or any(call["function"].get("arguments") for _, call in calls):
-            return False
-        self.held, self.contents = raw, contents
-        self._begun = {place for place, _ in calls}
-        return True
+    def _one(self, choice: EventChoice, raw: bytes, contents: int) -> list[_Passed]:
+        """The same for an event of one choice."""
+        named = list(_named([choice]))
+        told = [place for place, call in named if self._goes_on(place, call)]
+        left = _without_names(raw, told) if told else raw
+        if left is None:
+            return []
+        out = self._released(choice.index)
+        whole = choice.finish_reason or any(call["function"].get("arguments") for _, call in named)
+        if named and not told and not whole:
+            self.held[choice.index] = _Held(raw, contents, {place for place, _ in named})
+            return out
+        return [*out, (left, contents)]
+
+    def _released(self, choice: int) -> list[_Passed]:
+        """What waited in this choice: something else has come."""
+        held = self.held.pop(choice, None)
+        if held is None:
+            return []
+        return [(self._with_whole_names(held.raw) if held.grown else held.raw, held.contents)]
 
     def _goes_on(self, place: _Place, call: Mapping[str, Any]) -> bool:
         """Whether this name is one told before, or goes on with one held back. Whatever else it is, it goes through."""
         known, given, name = self._known.get(place), call.get("id"), call["function"]["name"]
-        if known is None or (given and given != known.id) or not (known.id or place in self._begun):
+        held = self.held.get(place[0])
+        begun = held is not None and place in held.begun
+        if known is None or (given and given != known.id) or not (known.id or begun):
             self._known[place] = _Known(call)
             return False
         if name == known.name:
             return True
-        if place in self._begun:
+        if held is not None and begun:
             known.name += name
-            self._grown = True
+            held.grown = True
             return True
         return False
 
-    def _with_whole_names(self) -> bytes:
-        event = decode(self.held)
+    def _with_whole_names(self, raw: bytes) -> bytes:
+        event = decode(raw)
         for place, call in _calls(event["choices"]):
             call["function"]["name"] = self._known[place].name
         return encode(event)
 
 
-def name_calls(event: Event) -> bool:
-    """Whether the event names a call."""
-    return next(_named(event), None) is not None
-
-
-def _named(event: Event) -> Iterator[tuple[_Place, Any]]:
+def tells_calls(event: Event) -> bool:
+    """Whether the event names a call, or tells its id."""
     for choice in event.choices or ():
+        calls = None if choice.delta is None else choice.delta.tool_calls
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and call.get("id"):
+                return True
+    return next(_named(event.choices or ()), None) is not None
+
+
+def _apart(raw: bytes) -> list[bytes]:
+    """An event for each choice of this one; its usage stands in the last."""
+    event = decode(raw)
+    *firsts, last = event["choices"]
+    bare = {name: value for name, value in event.items() if name != "usage"}
+    return [*(encode({**bare, "choices": [one]}) for one in firsts), encode({**event, "choices": [last]})]
+
+
+def _named(choices: Sequence[EventChoice]) -> Iterator[tuple[_Place, Any]]:
+    for choice in choices:
         if choice.delta is not None and isinstance(choice.delta.tool_calls, list):
             yield from _with_name(choice.index, choice.delta.tool_calls)
 

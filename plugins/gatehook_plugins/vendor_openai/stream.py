@@ -2,12 +2,14 @@
 
 Events that are like the one before in all but their piece of text are passed on by that likeness (`template`), those
 that arrived together as one piece of bytes; the others are decoded. An event is rebuilt only where it breaks an
-invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, one name for each
-tool call, a finish reason at the end alone, which is "tool_calls" for a choice with tool calls.
+invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, tool calls that
+are counted from 0 and told their id and name once (`calls`, `names`), a finish reason at the end alone, which is
+"tool_calls" for a choice with tool calls.
 """
 
 import time
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -15,7 +17,8 @@ import msgspec
 from gatehook import Attempt, Chunk, Frames, GatewayError, MalformedJSON, Usage, decode, encode
 from gatehook.sse import events, frame
 from gatehook_plugins.vendor_openai import failure
-from gatehook_plugins.vendor_openai.names import Names, name_calls
+from gatehook_plugins.vendor_openai.calls import Numbers
+from gatehook_plugins.vendor_openai.names import Names, tells_calls
 from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, usage_of
 from gatehook_plugins.vendor_openai.splice import with_model
 from gatehook_plugins.vendor_openai.template import Template
@@ -67,6 +70,7 @@ class StreamReader:
         """Choices whose end the event in hand tells, though it was told before."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
+        self._numbers = Numbers()
         self._names = Names()
         self._usage: Usage | None = None
         self._usage_sent = False
@@ -91,9 +95,8 @@ class StreamReader:
         place = 0
         try:
             while place < len(whole) and not self.done:
-                run = self._template.run(whole, place) if self._template else None
+                run = self._template.run(whole, place) if self._template and not self._names.held else None
                 if run is not None:
-                    self._release(out)
                     out.append(run.framed)
                     self._contents += run.contents
                     place = run.end
@@ -159,34 +162,34 @@ class StreamReader:
             kept = self._taken(event, raw)
         except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
             raise failure.malformed(self._target, "an event of the stream is not valid JSON") from None
-        if kept is not None and self._with_tools:
-            named = name_calls(event)
-            kept = self._named_once(event, kept, self._contents - before, out) if named else kept
-            ordinary = ordinary and not named
         if kept is None:
             return
-        self._release(out)
-        out.append(frame(kept))
+        if self._with_tools:
+            ordinary = self._pass_calls(event, kept, self._contents - before, out) and ordinary
+        else:
+            out.append(frame(kept))
         if ordinary:
             self._lessons -= 1
             self._template = Template.learned(block, out[-1]) or self._template
 
-    def _named_once(self, event: Event, kept: bytes, contents: int, out: list[bytes]) -> bytes | None:
-        """An event that names a tool call as it should go out; None if not now, or never. It has so many contents."""
-        whole = self._names.whole(event, kept)
-        if whole is kept:
-            self._release(out)
-            if self._names.begins(event, kept, contents):
-                whole = None
-        if whole is None:
-            self._contents -= contents
-        return whole
+    def _pass_calls(self, event: Event, kept: bytes, contents: int, out: list[bytes]) -> bool:
+        """Pass on an event of a stream with tool calls, and what waited for it; whether it only goes on with a call.
 
-    def _release(self, out: list[bytes]) -> None:
-        """Pass on the beginning of a tool call that waited for the rest of its name."""
-        if self._names.held:
-            self._contents += self._names.contents
-            out.append(frame(self._names.released()))
+        Args:
+            event: any.
+            kept: it, as JSON.
+            contents: how many it was counted for.
+            out: what goes out.
+        """
+        kept = self._numbers.mended(event, kept)
+        self._contents -= contents
+        for one, counts in self._names.passed(event, kept, contents):
+            out.append(frame(one))
+            self._contents += counts
+        if not tells_calls(event):
+            return True
+        self._template = None  # what looks like the last call's arguments may be those of another from now on
+        return False
 
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:
@@ -244,7 +247,7 @@ class StreamReader:
                 if not self._wants_usage:
                     return None
         if mends:
-            return self._mended(raw)
+            return self._mended(event, raw)
         return raw if event.model == self._public else with_model(raw, event.model, self._public)
 
     def _mends_head(self, event: Event) -> bool:
@@ -273,8 +276,8 @@ class StreamReader:
             return True
         return index in self._roleless or (choice.finish_reason == "stop" and index in self._with_tools)
 
-    def _mended(self, raw: bytes) -> bytes | None:
-        """The event as it should have been; None if nothing is left of it."""
+    def _mended(self, event: Event, raw: bytes) -> bytes | None:
+        """The event as it should have been; None if nothing is left of it. Choices that go are taken out of both."""
         value = decode(raw)
         value["id"], value["created"] = self._head
         value["model"] = self._public
@@ -289,7 +292,9 @@ class StreamReader:
                 self._roleless.discard(index)
                 choice["delta"] = {**(choice.get("delta") or {}), "role": "assistant"}
         if self._ended_again:
-            value["choices"] = list(filter(self._is_new, value["choices"]))
+            new = [self._is_new(choice) for choice in value["choices"]]
+            value["choices"] = list(compress(value["choices"], new))
+            event.choices = list(compress(event.choices or (), new))
             self._ended_again.clear()
             if not value["choices"]:
                 return None

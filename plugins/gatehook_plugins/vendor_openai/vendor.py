@@ -29,6 +29,7 @@ from gatehook import (
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
+from gatehook_plugins.vendor_openai.calls import mended_calls
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
@@ -304,7 +305,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     try:
         for choice in whole.choices or ():
             message = choice.message
-            if message is not None and message.tool_calls and choice.finish_reason == "stop":
+            if message is not None and message.tool_calls and _misleads(choice.finish_reason, message.tool_calls):
                 raw = _with_calls_told(raw)
                 break
         if whole.model != public:
@@ -314,12 +315,20 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 
+def _misleads(finish_reason: str | None, calls: Any) -> bool:
+    """Whether a choice with tool calls says that it just stopped, or a call has no id, or arguments other than text."""
+    return finish_reason == "stop" or mended_calls(calls) is not calls
+
+
 def _with_calls_told(raw: bytes) -> bytes:
-    """The answer, where choices with tool calls say that they just stopped, as they should have said."""
+    """The answer, with tool calls that can be answered, in choices that end with them."""
     data = decode(raw)
     for choice in data["choices"]:
-        if choice.get("finish_reason") == "stop" and (choice.get("message") or {}).get("tool_calls"):
-            choice["finish_reason"] = "tool_calls"
+        message = choice.get("message") or {}
+        if message.get("tool_calls"):
+            message["tool_calls"] = mended_calls(message["tool_calls"])
+            if choice.get("finish_reason") == "stop":
+                choice["finish_reason"] = "tool_calls"
     return encode(data)
 
 

@@ -1,0 +1,116 @@
+"""Tool calls as clients put them together: numbered from 0 in their choice, told their id once, arguments as a text.
+
+Some servers number all of them 0, count from 1, leave gaps or give no index; some repeat a call's id with each
+fragment, or make up another one. The official SDKs join what has the same index, ids too, and fail where one is left
+out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gatehook import decode, encode, tool_call_id
+from gatehook_plugins.vendor_openai.peek import Event
+
+__all__ = ["Numbers", "mended_calls"]
+
+
+class Numbers:
+    """The calls of one stream."""
+
+    __slots__ = ("_choices",)
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Choice] = {}
+
+    def mended(self, event: Event, raw: bytes) -> bytes:
+        """The event with its fragments of calls as they should have been; `event` is changed so, too.
+
+        Args:
+            event: any.
+            raw: it, or what is left of its choices, as JSON.
+        """
+        mended: dict[tuple[int, int], Any] = {}
+        for choice in event.choices or ():
+            calls: Any = None if choice.delta is None else choice.delta.tool_calls
+            for place, call in enumerate(calls if isinstance(calls, list) else ()):
+                new = self._of(choice.index).mended(call) if isinstance(call, dict) else call
+                if new is not call:
+                    calls[place] = mended[choice.index, place] = new
+        if not mended:
+            return raw
+        value = decode(raw)
+        for choice in value["choices"]:
+            calls = (choice.get("delta") or {}).get("tool_calls") or []
+            calls[:] = [mended.get((choice.get("index", 0), place), call) for place, call in enumerate(calls)]
+        return encode(value)
+
+    def _of(self, choice: int) -> "_Choice":
+        return self._choices.setdefault(choice, _Choice())
+
+
+class _Choice:
+    """The calls of one choice."""
+
+    __slots__ = ("_ids", "_numbers")
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        """As the server told them; "" where it did not."""
+        self._numbers: dict[int | None, int] = {}
+        """Of the calls that were begun last, by the index that the server gives them; None: it gives none."""
+
+    def mended(self, call: dict[str, Any]) -> dict[str, Any]:
+        """A fragment as it should have been; itself if it is."""
+        place = call["index"] if isinstance(call.get("index"), int) else None
+        given = call["id"] if isinstance(call.get("id"), str) else ""
+        named = bool(_function(call).get("name"))
+        number = self._numbers.get(place)
+        if number is None and not (given or named):
+            return call  # the rest of a call that was never begun
+        if number is None or (named and self._is_another(number, place, given)):
+            return self._begun(call, place, given)
+        if call.get("index") != number:
+            call = {**call, "index": number}
+        if given and (self._ids[number] or place is None):
+            return {name: value for name, value in call.items() if name != "id"}
+        self._ids[number] = self._ids[number] or given
+        return call
+
+    def _is_another(self, number: int, place: int | None, given: str) -> bool:
+        """Whether a name at this place begins another call. Who tells no calls apart sends each of them whole."""
+        known = self._ids[number]
+        return known not in ("", given) if given else not known and place is None
+
+    def _begun(self, call: dict[str, Any], place: int | None, given: str) -> dict[str, Any]:
+        number = self._numbers[place] = len(self._ids)
+        changes: dict[str, Any] = {} if call.get("index") == number else {"index": number}
+        self._ids.append(given)
+        if place is None and not given:
+            changes["id"] = tool_call_id()
+        function = _function(call)
+        if isinstance(function.get("arguments"), dict | list):
+            changes["function"] = {**function, "arguments": encode(function["arguments"]).decode()}
+        return {**call, **changes} if changes else call
+
+
+def mended_calls(calls: Any) -> Any:
+    """The calls of a whole answer, each with an id, and arguments as a text; themselves if they are so."""
+    if not isinstance(calls, list):
+        return calls
+    mended = [_mended(call) if isinstance(call, dict) else call for call in calls]
+    return calls if all(new is call for new, call in zip(mended, calls, strict=True)) else mended
+
+
+def _mended(call: dict[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {} if call.get("id") else {"id": tool_call_id()}
+    function = call.get("function")
+    if isinstance(function, dict) and not isinstance(arguments := function.get("arguments"), str):
+        text = encode({} if arguments is None else arguments).decode()
+        changes["function"] = {**function, "arguments": text}
+    return {**call, **changes} if changes else call
+
+
+def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is called: a function, or a tool that takes any text."""
+    function = call.get("function") or call.get("custom")
+    return function if isinstance(function, dict) else {}
