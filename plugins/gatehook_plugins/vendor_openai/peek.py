@@ -42,6 +42,7 @@ class EventChoice(Struct):
     finish_reason: str | None = None
     delta: Delta | None = None
     text: Any = None
+    error: Any = None
 
     def has_content(self) -> bool:
         """Whether it carries something a client was waiting for."""
@@ -70,6 +71,7 @@ class WholeChoice(Struct):
 
     finish_reason: str | None = None
     message: WholeMessage | None = None
+    error: Any = None
 
 
 class Whole(Struct):
@@ -99,6 +101,7 @@ class Told(Struct):
 
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
+    total_tokens: _Count = 0
     prompt_cache_hit_tokens: _Count | None = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
@@ -116,27 +119,38 @@ read_any_usage = msgspec.json.Decoder(Whole).decode
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """A vendor's usage object, read by `read_whole` or from JSON; what is missing or of a wrong type counts as 0."""
+    """A vendor's usage object, read by `read_whole` or from JSON; what is missing or of a wrong type counts as 0.
+
+    None if nothing is left then: every answer takes some tokens, and those that nobody has told are to be estimated.
+    """
     if type(usage) is Told:
         asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if not (prompt or completion):
+            return None
+        reasoning = 0 if answered is None else answered.reasoning_tokens or 0
         return Usage(
-            usage.prompt_tokens,
-            usage.completion_tokens,
+            prompt,
+            completion + _left_out(reasoning, usage.total_tokens - prompt - completion) if reasoning else completion,
             cached_tokens=(usage.prompt_cache_hit_tokens if asked is None else asked.cached_tokens) or 0,
-            reasoning_tokens=0 if answered is None else answered.reasoning_tokens or 0,
+            reasoning_tokens=reasoning,
         )
     if type(usage) is not dict:
         return None
-    prompt = usage.get("prompt_tokens_details")
-    completion = usage.get("completion_tokens_details")
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if not (prompt or completion):
+        return None
+    details, parts = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     # DeepSeek tells cached tokens in a field of its own.
-    cached = prompt.get("cached_tokens") if type(prompt) is dict else usage.get("prompt_cache_hit_tokens")
-    return Usage(
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-        cached_tokens=_count(cached),
-        reasoning_tokens=_count(completion.get("reasoning_tokens")) if type(completion) is dict else 0,
-    )
+    cached = details.get("cached_tokens") if type(details) is dict else usage.get("prompt_cache_hit_tokens")
+    reasoning = _count(parts.get("reasoning_tokens")) if type(parts) is dict else 0
+    completion += _left_out(reasoning, _count(usage.get("total_tokens")) - prompt - completion)
+    return Usage(prompt, completion, cached_tokens=_count(cached), reasoning_tokens=reasoning)
+
+
+def _left_out(reasoning: int, more: int) -> int:
+    """The tokens of reasoning, if the total has so many more than its parts: xAI does not count them to the answer."""
+    return reasoning if reasoning == more else 0
 
 
 def _count(value: Any) -> int:

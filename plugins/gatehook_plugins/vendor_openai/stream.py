@@ -193,6 +193,8 @@ class StreamReader:
 
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:
+            if not data.isascii():
+                data.decode()  # what is not looked at here goes to the client unread
             return read_event(data), data
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass
@@ -238,14 +240,17 @@ class StreamReader:
         choices = event.choices or []
         mends = self._mends_head(event) or event.choices is None
         for choice in choices:
+            if choice.error:
+                raise failure.from_body(self._target, choice.error)
             self._contents += choice.has_content()
             mends = self._follow(choice) or mends
-        if (usage := usage_of(event.usage)) is not None:
-            self._usage = usage
+        if event.usage is not None:
+            usage = usage_of(event.usage)
+            self._usage = usage or self._usage
             if not choices:
-                self._usage_sent = True
-                if not self._wants_usage:
+                if usage is None or not self._wants_usage:
                     return None
+                self._usage_sent = True
         if mends:
             return self._mended(event, raw)
         return raw if event.model == self._public else with_model(raw, event.model, self._public)

@@ -304,6 +304,8 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     public = call.served or call.model  # its `public_name`, without the call
     try:
         for choice in whole.choices or ():
+            if choice.error:
+                raise failure.from_body(attempt.target, choice.error)
             message = choice.message
             if message is not None and message.tool_calls and _misleads(choice.finish_reason, message.tool_calls):
                 raw = _with_calls_told(raw)

@@ -73,14 +73,17 @@ async def test_lone_surrogates_go_through(ask: Ask) -> None:
     [
         (None, None),
         ("many", None),
-        ({}, (0, 0, 0, 0)),
-        ({"prompt_tokens": None, "completion_tokens": "7"}, (0, 0, 0, 0)),
-        ({"prompt_tokens": -5, "completion_tokens": 1e300}, (0, 0, 0, 0)),
+        ({}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
+        ({"prompt_tokens": None, "completion_tokens": "7"}, None),
+        ({"prompt_tokens": -5, "completion_tokens": 1e300}, None),
         ({"prompt_tokens": True, "completion_tokens": 2.0}, (0, 2, 0, 0)),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 4}, (9, 0, 4, 0)),
         ({"prompt_tokens": 9, "prompt_tokens_details": None, "completion_tokens_details": "x"}, (9, 0, 0, 0)),
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens": 5,
           "completion_tokens_details": {"reasoning_tokens": 2}}, (9, 5, 3, 2)),
+        *(({"prompt_tokens": asked, "completion_tokens": 9, "total_tokens": 135,  # xAI's total has what its parts lack
+            "completion_tokens_details": {"reasoning_tokens": 94}}, (32, 103, 0, 94)) for asked in (32, 32.0)),
     ],
 )  # fmt: skip
 async def test_usage_of_any_form_is_counted_or_unknown(ask: Ask, usage: Any, counted: Any) -> None:
@@ -153,6 +156,7 @@ async def test_embeddings_keep_their_numbers_to_the_last_digit(ask: Ask, tokens:
         ({"object": "error", "message": "boom", "type": "BadRequestError", "code": 400}, 400, "boom"),
         ({"detail": "boom"}, 502, "boom"),
         ({"message": "boom"}, 502, "boom"),
+        ({"choices": [{"finish_reason": "error", "error": {"message": "slow down", "code": 429}}]}, 429, "slow down"),
     ],
 )
 async def test_a_200_with_an_error_in_it_is_that_error(ask: Ask, body: Any, status: int, says: str) -> None:

@@ -280,6 +280,16 @@ async def test_usage_with_the_finish_gets_an_event_of_its_own_for_who_asked(
     assert not any(chunk.usage_only for chunk in (await stream(body)).chunks)
 
 
+@pytest.mark.parametrize("usage", [{}, [], {"prompt_tokens": "7"}, {"prompt_tokens": 0, "completion_tokens": 0}])
+async def test_usage_that_counts_nothing_is_unknown_and_for_nobody_who_did_not_ask(
+    stream: Ask, event: Make, sse: Make, usage: Any
+) -> None:
+    said = [{**event({"role": "assistant", "content": "A"}), "usage": usage}, event({}, "stop")]
+    run = await stream(sse(*said, {**event(), "choices": [], "usage": usage}))
+    assert [chunk.data["choices"][0]["finish_reason"] for chunk in run.chunks] == [None, "stop"]
+    assert [chunk.usage for chunk in run.chunks] == [None, None]
+
+
 BROKEN: dict[str, list[str | bytes]] = {
     "nothing": [],
     "done only": ["[DONE]"],
@@ -299,6 +309,8 @@ BROKEN: dict[str, list[str | bytes]] = {
     "an id of a wrong type": ["{role}", '{"id":7,"choices":[]}', "{stop}"],
     "a number of thousands of digits": ['{"choices":[{"delta":{"content":"A"}}],"x":' + "9" * 5000 + "}", "{stop}"],
     "not UTF-8": ["{role}", b'data: {"model":"\xff","choices":[]}\n\n', "{stop}"],
+    "not UTF-8 where nobody looks": ["{role}", b'data: {"choices":[{"logprobs":"\xff"}]}\n\n', "{stop}"],
+    "an error in a choice": ["{role}", '{"choices":[{"finish_reason":"error","error":{"message":"boom"}}]}', "{stop}"],
     "far too deep": ["{role}", "[" * 100_000, "{stop}"],
     "an object far too deep": ["{role}", '{"a":' * 100_000, "{stop}"],
     "one of two choices unfinished": ["{role}", "{second}", "{stop}", "[DONE]"],
