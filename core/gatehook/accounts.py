@@ -133,7 +133,7 @@ class Usage(Struct, frozen=True, gc=False):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
-    """True when the vendor reported nothing and the gateway counted for itself."""
+    """True when the vendor reported nothing, or not all, and the gateway counted for itself."""
     images: int = 0
     """Pictures that were made."""
 

@@ -31,6 +31,11 @@ class Counted(Protocol):
         """Events with content so far."""
         ...
 
+    @property
+    def finished(self) -> bool:
+        """Whether a finish reason has come: then nothing that was told is but a beginning."""
+        ...
+
 
 class Record:
     """Kept while a call goes on; `outcome` tells in the end what observers and permits are told."""
@@ -118,7 +123,7 @@ class Record:
 
     def _of_round(self) -> Usage | None:
         stream = self.stream
-        usage = self._usage if stream is None else stream.usage or _estimate(self._call, stream.contents)
+        usage = self._usage if stream is None else _so_far(self._call, stream)
         return usage if usage is None or usage.is_credible() else usage.as_far_as_credible()
 
     def _cost(self, usage: Usage | None) -> Cost | None:
@@ -137,6 +142,16 @@ class Record:
         used = [usage for usage, _ in both if usage is not None]
         paid = [cost for _, cost in both if cost is not None]
         return sum(used[1:], used[0]) if used else None, sum(paid[1:], paid[0]) if paid else None
+
+
+def _so_far(call: Call, stream: Counted) -> Usage:
+    """What a stream used: as the vendor tells, but no less than what came of one that broke off."""
+    told = stream.usage
+    if told is None:
+        return _estimate(call, stream.contents)
+    if stream.finished or told.completion_tokens >= stream.contents:
+        return told
+    return structs.replace(told, completion_tokens=stream.contents, estimated=True)
 
 
 def _estimate(call: Call, completion_tokens: int) -> Usage:

@@ -21,7 +21,7 @@ _HEAD: Final = ("id", "created", "model", "system_fingerprint")
 
 
 class RoundsStream:
-    """Has the interface of `gatehook.calls.attempts.Stream`; `usage` and `contents` are those of the round at hand."""
+    """Has the interface of `gatehook.calls.attempts.Stream`; its counts are those of the round at hand."""
 
     def __init__(self, loop: ToolLoop, first: Stream) -> None:
         """`first` is the first round's stream."""
@@ -40,6 +40,11 @@ class RoundsStream:
     def contents(self) -> int:
         """Content events so far, tool calls that nobody sees among them."""
         return self._stream.contents
+
+    @property
+    def finished(self) -> bool:
+        """Whether the round at hand has told its end."""
+        return self._stream.finished
 
     def watched(self, watch: Watch) -> "RoundsStream":
         """Iterate under this watch."""

@@ -138,7 +138,7 @@ class _Seam:
         data: dict[str, Any] = {**chunk.data, **self._head}
         data["choices"] = [_without_role(choice) for choice in data.get("choices") or ()]
         usage = chunk.usage and self._used()
-        if usage is not None:
+        if usage is not None and data.get("usage"):
             data["usage"] = usage.as_openai()
         return Chunk(data, content=chunk.content, finished=chunk.finished, usage=usage, usage_only=chunk.usage_only)
 

@@ -78,7 +78,9 @@ class Translation:
 
     def _on_message_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         self._counts.update(_object(data, "message").get("usage"))
-        batch.append(self._chunks.open())
+        opened = self._chunks.open()
+        opened.usage = self._counts.usage()  # who leaves before the end has used the prompt
+        batch.append(opened)
 
     def _on_block_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         start, index = _object(data, "content_block"), _index(data)
@@ -86,9 +88,10 @@ class Translation:
         block = self._blocks[index] = _Block(kind if isinstance(kind, str) else "")
         match block.kind:
             case "text":
-                self._text(start.get("text"), batch)
+                self._text(start.get("text", ""), batch)
             case "thinking":
-                self._thinking(block, start.get("thinking"), batch)
+                self._thinking(block, start.get("thinking", ""), batch)
+                block.signature = string(start, "signature") if start.get("signature") else ""
             case "redacted_thinking":
                 sealed = {"type": "redacted_thinking", "data": string(start, "data")}
                 batch.append(self._chunks.delta({"thinking_blocks": [sealed]}, content=False))

@@ -177,10 +177,9 @@ def blocked(response: Mapping[str, Any]) -> bool:
 
 
 def usage(metadata: Any) -> Usage | None:
-    """What `usageMetadata` tells, in OpenAI's terms, None if there is none; counts that Google leaves out are 0."""
-    if metadata is None:
+    """What `usageMetadata` tells, in OpenAI's terms, None if nothing; counts that Google leaves out are 0."""
+    if metadata is None or not (counts := typed(metadata, dict, "usageMetadata")):
         return None
-    counts = typed(metadata, dict, "usageMetadata")
     thoughts = _count(counts, "thoughtsTokenCount")
     return Usage(
         prompt_tokens=_count(counts, "promptTokenCount") + _count(counts, "toolUsePromptTokenCount"),

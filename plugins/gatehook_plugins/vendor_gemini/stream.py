@@ -67,7 +67,8 @@ class StreamReader:
         self._reasons: dict[int, str] = {}
         self._blocked = False
         self._counts: Any = None
-        """The last ones told, which are only looked at in the end."""
+        """The last ones told, which are only looked at in the end, or where there are more thoughts than before."""
+        self._thoughts: Any = None
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that `data` completes."""
@@ -111,6 +112,10 @@ class StreamReader:
             for _, data in events:
                 if self.fault is None and data != b"[DONE]":
                     self._event(data, chunks)
+            counts = self._counts
+            if chunks and type(counts) is dict and counts.get("thoughtsTokenCount", 0) != self._thoughts:
+                self._thoughts = counts.get("thoughtsTokenCount", 0)
+                chunks[-1].usage = answer.usage(counts)  # who leaves before the end has used them, and the prompt
         except WireError as error:
             self.fault = error.named(target)
         except MalformedJSON as error:

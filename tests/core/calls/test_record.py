@@ -20,13 +20,16 @@ class Told:
 
     usage: Usage | None
     contents: int = 0
+    finished: bool = True
 
 
-def of(usage: Usage, pricing: Pricing = PRICING) -> tuple[Usage | None, Cost | None]:
+def of(
+    usage: Usage, pricing: Pricing = PRICING, *, contents: int = 0, finished: bool = True
+) -> tuple[Usage | None, Cost | None]:
     call = Call("chat", "openai", {}, model="m")
     call.target = Target("m#1", "m", "openai", "m", pricing=pricing)
     record = Record(call)
-    record.stream = Told(usage)
+    record.stream = Told(usage, contents, finished)
     outcome = record.outcome()
     return outcome.usage, outcome.cost
 
@@ -48,6 +51,20 @@ def test_what_can_be_is_told_as_the_vendor_said_it() -> None:
 )
 def test_absurd_figures_of_a_vendor_reach_no_limit_and_no_statistic(said: Usage, told: Usage) -> None:
     assert of(said)[0] == told
+
+
+@pytest.mark.parametrize(
+    ("said", "contents", "finished", "told"),
+    [
+        (Usage(9000, 1, cached_tokens=8000), 70, False, Usage(9000, 70, 8000, estimated=True)),
+        (Usage(9000, 400, reasoning_tokens=390), 70, False, Usage(9000, 400, reasoning_tokens=390)),
+        (Usage(9000, 1), 70, True, Usage(9000, 1)),
+    ],
+)
+def test_what_was_told_before_a_stream_broke_off_is_no_less_than_what_came(
+    said: Usage, contents: int, finished: bool, told: Usage
+) -> None:
+    assert of(said, contents=contents, finished=finished)[0] == told
 
 
 def test_no_answer_costs_more_than_can_be_added_up() -> None:

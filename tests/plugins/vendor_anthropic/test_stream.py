@@ -213,6 +213,18 @@ async def test_text_that_comes_with_the_blocks_start_is_kept(stream: Any, assemb
     assert assembled((await stream(body)).chunks)["content"] == "AB"
 
 
+@pytest.mark.parametrize("first", [{}, {"thinking": "h", "signature": "s"}])
+async def test_a_block_whose_start_says_much_or_nothing(stream: Any, assembled: Assemble, first: Any) -> None:
+    """Anthropic's own begins with empty fields; servers that speak its dialect leave them out, or fill them."""
+    rest = "hm"[len(first.get("thinking", "")) :]
+    body = start() + opened(0, type="thinking", **first) + delta(0, "thinking_delta", thinking=rest)
+    body += b"" if first else delta(0, "signature_delta", signature="s")
+    body += stopped(0) + opened(1, type="text") + delta(1, "text_delta", text="A") + stopped(1) + ending()
+    answer = assembled((await stream(body)).chunks)
+    assert (answer["reasoning"], answer["content"]) == ("hm", "A")
+    assert answer["thinking_blocks"] == [{"type": "thinking", "thinking": "hm", "signature": "s"}]
+
+
 async def test_half_an_emoji_in_each_of_two_deltas_survives(stream: Any) -> None:
     halves = [
         b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\\u%b"}}' % h
@@ -279,6 +291,14 @@ async def test_counts_replace_each_other_and_a_report_without_them_takes_nothing
     run = await stream(body)
     assert assembled(run.chunks)["usage"] == Usage(42, 9, cache_write_tokens=30)
     assert assembled(run.chunks)["finish"] == "stop"
+
+
+async def test_counts_of_the_start_are_told_with_it(stream: Any) -> None:
+    """Who leaves in the middle has used the prompt, and what of it was cached."""
+    run = await stream(TEXT)
+    assert run.chunks[0].usage == Usage(110, 1, cached_tokens=100)
+    assert [chunk.usage for chunk in run.chunks[1:-1]] == [None] * (len(run.chunks) - 2)
+    assert not run.chunks[0].usage_only
 
 
 async def test_a_stream_without_counts_gives_no_made_up_ones(stream: Any) -> None:
@@ -348,7 +368,8 @@ async def test_a_broken_stream_gives_what_came_and_then_fails(
     assert run.error.message.startswith("anthropic: ")
     whole = assembled(run.chunks)
     assert (whole["content"], whole["finish"]) == (content, None)
-    assert "usage" not in whole
+    assert not any(chunk.usage_only for chunk in run.chunks)
+    assert "usage" not in whole or whole["usage"].completion_tokens == 1, "what the start told, and no more"
     assert run.closed
 
 

@@ -198,7 +198,7 @@ async def test_log_probabilities() -> None:
 @pytest.mark.parametrize(
     ("counts", "usage"),
     [
-        ({}, Usage()),
+        ({}, None),
         ({"promptTokenCount": 7, "totalTokenCount": 900}, Usage(7)),
         (
             {
@@ -212,10 +212,11 @@ async def test_log_probabilities() -> None:
         ),
     ],
 )
-async def test_usage(counts: dict[str, int], usage: Usage) -> None:
+async def test_usage(counts: dict[str, int], usage: Usage | None) -> None:
     answer, _ = await answered({"candidates": [candidate({"text": "a"})], "usageMetadata": counts})
     assert answer.usage == usage
-    assert answer.data["usage"]["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
+    assert answer.data["usage"] == (usage and usage.as_openai())
+    assert usage is None or answer.data["usage"]["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
 
 
 async def test_usage_that_was_not_told_is_null() -> None:

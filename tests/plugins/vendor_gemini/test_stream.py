@@ -268,9 +268,21 @@ async def test_comments_unknown_events_and_a_done_marker_are_nothing() -> None:
     assert [line for line in told(chunks) if isinstance(line, dict)] == [{"content": "a"}, {"finish": "stop"}]
 
 
-async def test_usage_that_was_not_told_is_not_invented() -> None:
-    chunks, _, _ = await played(wire(event({"text": "twelve chars"}, reason="STOP")))
+@pytest.mark.parametrize("counts", [{}, {"usageMetadata": {}}, {"usageMetadata": None}])
+async def test_usage_that_was_not_told_is_not_invented(counts: Any) -> None:
+    chunks, _, _ = await played(wire(event({"text": "twelve chars"}, reason="STOP", **counts)))
     assert [chunk.usage for chunk in chunks] == [None, None]
+
+
+async def test_the_prompt_and_the_thoughts_are_told_as_soon_as_they_are_known() -> None:
+    """Who leaves in the middle has used them."""
+    counts = [{"promptTokenCount": 5, "thoughtsTokenCount": 900, "candidatesTokenCount": many} for many in (1, 2, 3)]
+    texts = [wire(event({"text": "a"}, usageMetadata=one)) for one in counts]
+    chunks, _, _ = await played([*texts, wire(event(reason="STOP"))])
+    first, *rest, _, last = chunks
+    assert first.usage == Usage(5, 901, reasoning_tokens=900)
+    assert [chunk.usage for chunk in rest] == [None, None]
+    assert last.usage == Usage(5, 903, reasoning_tokens=900)
 
 
 async def test_a_read_without_an_event_is_a_sign_of_life() -> None:
