@@ -8,10 +8,23 @@ out.
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from gatehook import decode, encode, tool_call_id
 from gatehook_plugins.vendor_openai.peek import Event
 
 __all__ = ["Numbers", "mended_calls"]
+
+
+class _Called(Struct):
+    name: str | None = None
+
+
+class _Call(Struct):
+    id: str | int | None = None
+    function: _Called | None = None
+    custom: _Called | None = None
 
 
 class Numbers:
@@ -28,12 +41,16 @@ class Numbers:
         Args:
             event: any.
             raw: it, or what is left of its choices, as JSON.
+
+        Raises:
+            msgspec.ValidationError: what stands in the calls' place is none.
         """
         mended: dict[tuple[int, int], Any] = {}
         for choice in event.choices or ():
-            calls: Any = None if choice.delta is None else choice.delta.tool_calls
-            for place, call in enumerate(calls if isinstance(calls, list) else ()):
-                new = self._of(choice.index).mended(call) if isinstance(call, dict) else call
+            calls = (choice.delta and choice.delta.tool_calls) or []
+            msgspec.convert(calls, list[_Call])
+            for place, call in enumerate(calls):
+                new = self._of(choice.index).mended(call)
                 if new is not call:
                     calls[place] = mended[choice.index, place] = new
         if not mended:
@@ -62,7 +79,7 @@ class _Choice:
     def mended(self, call: dict[str, Any]) -> dict[str, Any]:
         """A fragment as it should have been; itself if it is."""
         place = call["index"] if isinstance(call.get("index"), int) else None
-        given = call["id"] if isinstance(call.get("id"), str) else ""
+        given = _id(call)
         named = bool(_function(call).get("name"))
         number = self._numbers.get(place)
         if number is None and not (given or named):
@@ -85,7 +102,9 @@ class _Choice:
         number = self._numbers[place] = len(self._ids)
         changes: dict[str, Any] = {} if call.get("index") == number else {"index": number}
         self._ids.append(given)
-        if place is None and not given:
+        if given and given != call["id"]:
+            changes["id"] = given
+        elif place is None and not given:
             changes["id"] = tool_call_id()
         function = _function(call)
         if isinstance(function.get("arguments"), dict | list):
@@ -94,23 +113,32 @@ class _Choice:
 
 
 def mended_calls(calls: Any) -> Any:
-    """The calls of a whole answer, each with an id, and arguments as a text; themselves if they are so."""
-    if not isinstance(calls, list):
-        return calls
-    mended = [_mended(call) if isinstance(call, dict) else call for call in calls]
+    """The calls of a whole answer, each with an id, and arguments as a text; themselves if they are so.
+
+    Raises:
+        msgspec.ValidationError: they are none.
+    """
+    msgspec.convert(calls, list[_Call])
+    mended = [_mended(call) for call in calls]
     return calls if all(new is call for new, call in zip(mended, calls, strict=True)) else mended
 
 
 def _mended(call: dict[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {} if call.get("id") else {"id": tool_call_id()}
+    known = _id(call) or tool_call_id()
+    changes: dict[str, Any] = {} if known == call.get("id") else {"id": known}
     function = call.get("function")
-    if isinstance(function, dict) and not isinstance(arguments := function.get("arguments"), str):
+    if function is not None and not isinstance(arguments := function.get("arguments"), str):
         text = encode({} if arguments is None else arguments).decode()
         changes["function"] = {**function, "arguments": text}
     return {**call, **changes} if changes else call
 
 
+def _id(call: Mapping[str, Any]) -> str:
+    """Its id; some servers count."""
+    given = call.get("id")
+    return "" if given is None else str(given)
+
+
 def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is called: a function, or a tool that takes any text."""
-    function = call.get("function") or call.get("custom")
-    return function if isinstance(function, dict) else {}
+    return call.get("function") or call.get("custom") or {}

@@ -19,7 +19,7 @@ class Delta(Struct):
     reasoning: Any = None
     refusal: Any = None
     audio: Any = None
-    function_call: Any = None
+    function_call: dict[str, Any] | None = None
     tool_calls: Any = None
 
     def has_content(self) -> bool:
@@ -64,6 +64,7 @@ class WholeMessage(Struct):
     """The message of a whole answer."""
 
     tool_calls: Any = None
+    function_call: dict[str, Any] | None = None
 
 
 class WholeChoice(Struct):

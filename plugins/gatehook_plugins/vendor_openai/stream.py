@@ -165,7 +165,10 @@ class StreamReader:
         if kept is None:
             return
         if self._with_tools:
-            ordinary = self._pass_calls(event, kept, self._contents - before, out) and ordinary
+            try:
+                ordinary = self._pass_calls(event, kept, self._contents - before, out) and ordinary
+            except msgspec.ValidationError as error:
+                raise failure.malformed(self._target, f"an event has tool calls that are none: {error}") from None
         else:
             out.append(frame(kept))
         if ordinary:

@@ -314,6 +314,8 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
             raw = with_model(raw, whole.model, public)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
+    except msgspec.ValidationError as error:
+        raise failure.malformed(attempt.target, f"the answer has tool calls that are none: {error}") from None
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 

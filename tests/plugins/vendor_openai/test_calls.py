@@ -45,6 +45,7 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str, str]]]] = {
     "an empty id in every fragment": (pieces("call_1", "f", ("", ""), index=0), ONE),
     "the id after the name": (
         [piece("", "f", index=0), piece(ARGUMENTS, index=0, id="call_1")], ONE),
+    "a number for an id": ([piece(ARGUMENTS, "f", id=0, index=0)], [("0", "f", ARGUMENTS)]),
     "arguments as an object": ([piece({"city": "Köln"}, "f", id="call_1", index=0)], ONE),
 }  # fmt: skip
 
@@ -116,9 +117,9 @@ async def test_names_in_pieces_of_several_choices(stream: Ask, event: Make, sse:
 @pytest.mark.parametrize(
     ("arguments", "text"), [({"a": 1}, '{"a":1}'), ([], "[]"), (None, "{}"), ("", ""), ('{"a": 1}', '{"a": 1}')]
 )
-@pytest.mark.parametrize("call_id", ["call_1", "", None])
+@pytest.mark.parametrize("call_id", ["call_1", "", 0, None])
 async def test_a_whole_call_has_an_id_and_its_arguments_as_text(
-    ask: Ask, arguments: Any, text: str, call_id: str | None
+    ask: Ask, arguments: Any, text: str, call_id: Any
 ) -> None:
     call = piece(arguments, "f", type="function", **({} if call_id is None else {"id": call_id}))
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -126,7 +127,30 @@ async def test_a_whole_call_has_an_id_and_its_arguments_as_text(
     run = await ask(answer={"id": "x", "model": "upstream-model", "choices": [choice]})
     (made,) = run.data["choices"][0]["message"]["tool_calls"]
     assert made["function"] == {"name": "f", "arguments": text}
-    assert made["id"] == call_id if call_id else made["id"].startswith("call_")
+    assert made["id"] == str(call_id) if call_id not in ("", None) else made["id"].startswith("call_")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tool_calls": "f"},
+        {"tool_calls": {"f": {}}},
+        {"tool_calls": [None]},
+        {"tool_calls": [{"id": "c", "function": "f"}]},
+        {"tool_calls": [{"id": "c", "function": {"name": 7, "arguments": "{}"}}]},
+        {"tool_calls": [{"id": ["c"], "function": {"name": "f", "arguments": "{}"}}]},
+        {"function_call": "f"},
+    ],
+)
+async def test_calls_that_are_none_are_an_upstream_failure(
+    ask: Ask, stream: Ask, event: Make, sse: Make, said: dict[str, Any]
+) -> None:
+    """What looks into calls, a tool policy or a tool of the gateway's own, would fail on them."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, **said}, "finish_reason": "tool_calls"}
+    whole = await ask(answer={"id": "x", "model": "upstream-model", "choices": [choice]})
+    run = await stream(sse(event({"role": "assistant", "content": "A"}), event(said), event({}, "tool_calls")))
+    assert [one.error.code for one in (whole, run)] == ["upstream_malformed"] * 2
+    assert [chunk.data["choices"][0]["delta"]["content"] for chunk in run.chunks] == ["A"]
 
 
 async def test_calls_in_order_keep_their_bytes(stream: Ask, ask: Ask, event: Make, sse: Make) -> None:
