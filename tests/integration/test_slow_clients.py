@@ -49,12 +49,14 @@ def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
     return b"data: %b\n\n" % json.dumps(data).encode()
 
 
+@pytest.mark.parametrize("beats", [0, 400], ids=["in silence", "with heartbeats"])
 async def test_a_vendor_that_finishes_and_then_only_holds_the_line_has_answered(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, beats: int
 ) -> None:
     monkeypatch.setattr(openai_vendor, "_FORMALITIES_SECONDS", 0.2)
     body = [chunk({"role": "assistant", "content": "all of it"}), chunk({}, "stop")]
-    async with StubUpstream(Reply.of_events(body, end="silence")) as stub:
+    said = [b"".join(body), *[b": still here\n\n"] * beats]
+    async with StubUpstream(Reply.of_events(said, end="silence", pause=0.05)) as stub:
         settings = (
             "[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_openai]\n"
             f"[[models]]\nname = 'm'\nvendor = 'openai'\nbase_url = '{stub.url}'\n"
@@ -62,7 +64,8 @@ async def test_a_vendor_that_finishes_and_then_only_holds_the_line_has_answered(
         async with serving(settings) as served, aiohttp.ClientSession() as http:
             request = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
             async with http.post(f"{served.url}/v1/chat/completions", json=request) as answer:
-                text = await answer.text()
+                async with asyncio.timeout(10):  # half of what the heartbeats take
+                    text = await answer.text()
                 assert answer.headers["Server"] == "gatehook"
         assert text.endswith("data: [DONE]\n\n")
         assert "all of it" in text

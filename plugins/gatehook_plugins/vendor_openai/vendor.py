@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,11 +131,13 @@ class OpenAIVendor:
                 raise await failure.from_answer(target, upstream)
             if not upstream.is_event_stream:
                 raise _no_stream(target, await upstream.read_error())
-            reader, answer = Reader(), StreamReader(attempt)
+            reader, answer, until = Reader(), StreamReader(attempt), 0.0
             try:
                 while not (answer.done or answer.failure):
+                    if answer.complete:
+                        until = until or _latest(attempt)
                     try:
-                        data = await (_last(upstream, attempt) if answer.complete else upstream.receive())
+                        data = await (_last(upstream, until) if answer.complete else upstream.receive())
                     except (UpstreamError, TimeoutError):
                         if not answer.complete:
                             raise
@@ -223,13 +226,21 @@ async def _rest(target: Target, upstream: Upstream) -> bytes:
         return await upstream.read()
 
 
-async def _last(upstream: Upstream, attempt: Attempt) -> bytes:
-    """What comes after the last finish reason: nobody waits long for the usage and [DONE]."""
-    # With several choices, or prompts, another may be yet to begin.
+def _latest(attempt: Attempt) -> float:
+    """Until when, in the loop's time, the rest of a finished stream is waited for; nobody waits long for it."""
     call = attempt.call
     if call.operation != "chat" or mentions(call.body.raw, "n"):
-        return await upstream.receive()
-    async with asyncio.timeout(_FORMALITIES_SECONDS):
+        return math.inf  # of several choices, or prompts, another may be yet to begin
+    return asyncio.get_running_loop().time() + _FORMALITIES_SECONDS
+
+
+async def _last(upstream: Upstream, until: float) -> bytes:
+    """What comes after the last finish reason: the usage and [DONE], or nothing but heartbeats.
+
+    Raises:
+        TimeoutError: it took too long. And as `Upstream.receive`.
+    """
+    async with asyncio.timeout_at(None if until == math.inf else until):
         return await upstream.receive()
 
 
