@@ -104,15 +104,16 @@ async def test_every_vendors_tool_calls_arrive(open_llm: Any, wire: Wire, stream
 
 
 async def test_a_vendors_cut_stream_ends_with_the_error_event(open_llm: Any, wire: Wire) -> None:
-    whole = wire.stream(["Hel", "lo", " you"])
-    cut = Reply.of_events(list(whole.body)[:4], end="cut")
+    pieces = list(wire.stream(["Hel", "lo", " you"]).body)
+    last = next(place for place, piece in enumerate(pieces) if b" you" in piece)  # some tell the end with it
+    cut = Reply.of_events(pieces[:last], end="cut")
     async with StubUpstream(cut) as stub, open_llm(stub) as gateway:
         received, request_id = await stream_to_the_cut(gateway)
-    *_, last = events(received)
-    assert last["error"]["code"] == "MODEL_UNAVAILABLE"
-    assert last["error"]["request_id"] == request_id
-    assert last["error"]["details"]["model"] == "m"
-    assert last["error"]["details"]["reason"].startswith("upstream_")
+    error = events(received)[-1]["error"]
+    assert error["code"] == "MODEL_UNAVAILABLE"
+    assert error["request_id"] == request_id
+    assert error["details"]["model"] == "m"
+    assert error["details"]["reason"].startswith("upstream_")
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,16 @@ class StreamReader:
         self._events = Reader()
         self._builder = StreamBuilder(attempt.call)
         self._reasons: dict[int, str] = {}
+        self._asked = attempt.payload.get("n") or 1
         self._blocked = False
         self._counts: Any = None
         """The last ones told, which are only looked at in the end, or where there are more thoughts than before."""
         self._thoughts: Any = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every candidate that was asked for has told why it ended."""
+        return len(self._reasons) >= self._asked and all(self._reasons.values())
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that `data` completes."""

@@ -1,5 +1,6 @@
 """The vendor `gemini`: the Gemini API's generateContent, streamGenerateContent and batchEmbedContents."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from gatehook import (
     Operation,
     Parameter,
     Target,
+    Upstream,
     UpstreamError,
     Vendor,
     decode,
@@ -27,6 +29,8 @@ from gatehook_plugins.vendor_gemini.request import generate_body
 from gatehook_plugins.vendor_gemini.stream import StreamReader
 
 __all__ = ["Gemini"]
+
+_FORMALITIES_SECONDS = 5.0
 
 
 class Gemini:
@@ -68,8 +72,13 @@ class Gemini:
                 raise failure(target, upstream.status, await upstream.read_error(), upstream.retry_after)
             if not upstream.is_event_stream:
                 raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read_error())
-            reader = StreamReader(attempt)
-            while data := await upstream.receive():
+            reader, until = StreamReader(attempt), 0.0
+            while True:
+                if reader.complete:
+                    until = until or asyncio.get_running_loop().time() + _FORMALITIES_SECONDS
+                data = await (_last(upstream, until) if reader.complete else upstream.receive())
+                if not data:
+                    break
                 yield _batch(attempt, reader.feed(data), legacy)
                 if reader.fault is not None:
                     raise reader.fault
@@ -118,6 +127,20 @@ class Gemini:
         if found is None or found.target is not target:
             found = self._endpoints[target.key] = Endpoint(target)
         return found
+
+
+async def _last(upstream: Upstream, until: float) -> bytes:
+    """What comes after the last finishReason: mostly the end of the line, b"", as which its loss, or silence, counts.
+
+    Args:
+        upstream: that has told its answer.
+        until: when nobody waits any more, in the loop's time.
+    """
+    try:
+        async with asyncio.timeout_at(until):
+            return await upstream.receive()
+    except (UpstreamError, TimeoutError):
+        return b""
 
 
 def _batch(attempt: Attempt, chunks: list[Chunk], legacy: bool) -> Sequence[Chunk]:

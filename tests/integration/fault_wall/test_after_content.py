@@ -188,3 +188,18 @@ async def test_content_after_the_finish_does_no_harm(wall: OpenWall, dialect: Di
         assert (answer.status, answer.cut, answer.error) == (200, False, None)
         assert answer.body.endswith(b"data: [DONE]\n\n")
     assert opened.watcher.outcomes[0].status == "complete"
+
+
+@pytest.mark.parametrize("end", ["cut", "reset", "silence"])
+async def test_an_answer_whose_end_was_told_is_whole_whatever_becomes_of_its_line(
+    wall: OpenWall, dialect: Dialect, end: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for vendor in ("openai", "gemini"):
+        monkeypatch.setattr(f"gatehook_plugins.vendor_{vendor}.vendor._FORMALITIES_SECONDS", 0.2)
+    pieces = [piece for piece in dialect.wire.stream(["fi", "ne"]).body if b"[DONE]" not in piece]
+    async with wall(dialect.wire, [Reply.of_events(pieces, end=end)], streams=True) as opened:
+        answer = await opened.ask()
+        assert (answer.status, answer.text, answer.finish, answer.cut) == (200, "fine", "stop", False)
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+    (outcome,) = opened.watcher.outcomes
+    assert (outcome.status, outcome.usage.prompt_tokens) == ("complete", 11)
