@@ -213,6 +213,13 @@ async def test_what_is_no_http_is_a_4xx_in_the_same_shape_and_leaves_the_server_
     assert checked(status, answer, expect=400)["param"] == "messages"
 
 
+async def test_an_encoding_that_cannot_be_undone_is_named(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiohttp.http_parser.HAS_BROTLI", False)
+    head = POST + b"Content-Type: application/json\r\nContent-Encoding: br\r\nContent-Length: 5\r\n\r\n"
+    status, answer = await raw(home.port, head + b"hello")
+    assert "Content-Encoding" in checked(status, answer, expect=415)["message"]
+
+
 @given(st.binary(min_size=1, max_size=200))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 async def test_any_bytes_are_answered_or_hung_up_on(home: Any, sent: bytes) -> None:

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway, error_response
 from gatehook.counting import counted
-from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.errors import GatewayError, InvalidRequest, UnsupportedMediaType
 from gatehook.serving.accepting import Door, SharedSocket
 from gatehook.serving.lane import LaneConnection
 from gatehook.serving.listening import address, listen, remove_file
@@ -94,6 +94,8 @@ def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]
 def _http_error(status: int, error: BaseException | None) -> GatewayError:
     if isinstance(error, LineTooLong):
         return InvalidRequest(f"the request line or a header is longer than {_HEADER_LIMIT} bytes", status=431)
+    if isinstance(error, ContentEncodingError):
+        return UnsupportedMediaType("the body's Content-Encoding cannot be undone here; send it as it is, or as gzip")
     if 400 <= status < 500:
         return InvalidRequest("this is not a valid HTTP/1.1 request", status=status)
     log.error("a request failed outside of any handler", exc_info=error)
