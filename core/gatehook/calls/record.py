@@ -56,8 +56,8 @@ class Record:
     def spent(self, completion: Completion) -> None:
         """A vendor has made this answer, and will be paid for it whatever becomes of it."""
         if completion.usage is None:
-            # Of a picture it is not known: a model that counts it by tokens tells them.
-            size = 0 if self._call.operation == "images" else len(completion.raw)
+            # Vectors are not written by a model. Of a picture it is not known: who counts it by tokens tells them.
+            size = 0 if self._call.operation in ("embeddings", "images") else len(completion.raw)
             completion.usage = _estimate(self._call, size // 4)
         self._usage = completion.usage
 

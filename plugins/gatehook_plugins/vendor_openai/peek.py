@@ -128,7 +128,7 @@ def usage_of(usage: Any) -> Usage | None:
         asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if not (prompt or completion):
-            return None
+            return _all(usage.total_tokens)
         reasoning = 0 if answered is None else answered.reasoning_tokens or 0
         return Usage(
             prompt,
@@ -140,13 +140,18 @@ def usage_of(usage: Any) -> Usage | None:
         return None
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if not (prompt or completion):
-        return None
+        return _all(_count(usage.get("total_tokens")))
     details, parts = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     # DeepSeek tells cached tokens in a field of its own.
     cached = details.get("cached_tokens") if type(details) is dict else usage.get("prompt_cache_hit_tokens")
     reasoning = _count(parts.get("reasoning_tokens")) if type(parts) is dict else 0
     completion += _left_out(reasoning, _count(usage.get("total_tokens")) - prompt - completion)
     return Usage(prompt, completion, cached_tokens=_count(cached), reasoning_tokens=reasoning)
+
+
+def _all(total: int) -> Usage | None:
+    """Where only the total is told, as Voyage does of embeddings, it is the prompt's; None if not even that is."""
+    return Usage(total) if total else None
 
 
 def _left_out(reasoning: int, more: int) -> int:

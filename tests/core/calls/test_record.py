@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Call, Target, Usage
+from gatehook import Call, Completion, Document, Target, Usage
 from gatehook.accounts import Cost, Pricing
 from gatehook.calls.record import Record
 
@@ -65,6 +65,14 @@ def test_what_was_told_before_a_stream_broke_off_is_no_less_than_what_came(
     said: Usage, contents: int, finished: bool, told: Usage
 ) -> None:
     assert of(said, contents=contents, finished=finished)[0] == told
+
+
+@pytest.mark.parametrize(("operation", "written"), [("chat", 25), ("embeddings", 0), ("images", 0)])
+def test_an_answer_without_usage_is_estimated_by_its_length_if_it_was_written(operation: str, written: int) -> None:
+    call = Call(operation, "openai", {}, model="m", body=Document(raw=b"x" * 40))
+    record = Record(call)
+    record.spent(Completion(raw=b"y" * 100))
+    assert record.outcome().usage == Usage(10, written, estimated=True)
 
 
 def test_no_answer_costs_more_than_can_be_added_up() -> None:

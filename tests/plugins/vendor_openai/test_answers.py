@@ -74,6 +74,8 @@ async def test_lone_surrogates_go_through(ask: Ask) -> None:
         (None, None),
         ("many", None),
         ({}, None),
+        ({"total_tokens": 7}, (7, 0, 0, 0)),
+        ({"prompt_tokens": None, "total_tokens": 7.0}, (7, 0, 0, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
         ({"prompt_tokens": None, "completion_tokens": "7"}, None),
         ({"prompt_tokens": -5, "completion_tokens": 1e300}, None),
