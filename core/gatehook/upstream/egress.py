@@ -25,6 +25,7 @@ from gatehook.errors import InvalidRequest, Retry, UpstreamError
 from gatehook.model import Target
 from gatehook.upstream import direct
 from gatehook.upstream.answer import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
+from gatehook.upstream.connectors import TCPConnector, UnixConnector
 from gatehook.upstream.websocket import WebSocket, no_redirects
 
 __all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
@@ -90,7 +91,7 @@ class Egress:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+                connector=TCPConnector(limit=0, ttl_dns_cache=60),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
                 headers=_HEADERS,
@@ -98,7 +99,7 @@ class Egress:
                 max_field_size=65536,
             ) as self._vendors,
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=TCPConnector(
                     resolver=_GuardedResolver(self._settings.allow_private_urls), use_dns_cache=False, limit=100
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -239,7 +240,7 @@ class Egress:
         """The client library's session for a Unix socket."""
         if uds not in self._local:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
-            connector = aiohttp.UnixConnector(uds, limit=0)
+            connector = UnixConnector(uds, limit=0)
             self._local[uds] = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, headers=_HEADERS
             )

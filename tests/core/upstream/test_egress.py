@@ -199,6 +199,34 @@ class TestPool:
                 async with await egress.request(TARGET, "GET", url, headers={}) as upstream:
                     assert await upstream.read() == expected
 
+    @pytest.mark.parametrize("poison", [b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n", b"0\r\n\r\n"])
+    async def test_what_comes_while_a_connection_lies_idle_is_not_taken_for_the_next_answer(
+        self, open_egress: Any, poison: bytes
+    ) -> None:
+        egress, read = await open_egress(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await reader.readuntil(b"\r\n\r\n"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
+                    await read.wait()
+                    writer.write(poison)
+            writer.close()
+
+        def has_come() -> bool:
+            if egress._pool is not None:
+                return not egress._pool._open
+            return any(line.should_close for lines in egress._vendors.connector._conns.values() for line, _ in lines)
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for _ in range(2):
+                read.clear()
+                async with await egress.request(TARGET, "GET", url, headers={}) as upstream:
+                    assert (upstream.status, await upstream.read()) == (200, b"good")
+                read.set()
+                await until(has_come)
+
     async def test_a_server_that_closes_after_each_answer_is_asked_on_new_connections(
         self, open_egress: Any, counting: Any
     ) -> None:
