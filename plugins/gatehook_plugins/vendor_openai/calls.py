@@ -27,6 +27,9 @@ class _Call(Struct):
     custom: _Called | None = None
 
 
+_Calls = list[_Call]
+
+
 class Numbers:
     """The calls of one stream."""
 
@@ -48,7 +51,7 @@ class Numbers:
         mended: dict[tuple[int, int], Any] = {}
         for choice in event.choices or ():
             calls = (choice.delta and choice.delta.tool_calls) or []
-            msgspec.convert(calls, list[_Call])
+            msgspec.convert(calls, _Calls)
             for place, call in enumerate(calls):
                 new = self._of(choice.index).mended(call)
                 if new is not call:
@@ -106,7 +109,7 @@ class _Choice:
             changes["id"] = given
         elif place is None and not given:
             changes["id"] = tool_call_id()
-        function = _function(call)
+        function = call.get("function") or {}
         if isinstance(function.get("arguments"), dict | list):
             changes["function"] = {**function, "arguments": encode(function["arguments"]).decode()}
         return {**call, **changes} if changes else call
@@ -118,7 +121,7 @@ def mended_calls(calls: Any) -> Any:
     Raises:
         msgspec.ValidationError: they are none.
     """
-    msgspec.convert(calls, list[_Call])
+    msgspec.convert(calls, _Calls)
     mended = [_mended(call) for call in calls]
     return calls if all(new is call for new, call in zip(mended, calls, strict=True)) else mended
 

@@ -70,7 +70,8 @@ class StreamReader:
         """Choices whose end the event in hand tells, though it was told before."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
-        self._numbers = Numbers()
+        self._numbers: Numbers | None = None
+        """Of tool calls, if there are any."""
         self._names = Names()
         self._usage: Usage | None = None
         self._usage_sent = False
@@ -184,6 +185,7 @@ class StreamReader:
             contents: how many it was counted for.
             out: what goes out.
         """
+        self._numbers = self._numbers or Numbers()
         kept = self._numbers.mended(event, kept)
         self._contents -= contents
         for one, counts in self._names.passed(event, kept, contents):
