@@ -28,6 +28,8 @@ _DRAWN, _LARGEST_DRAWN = 1_000, 7_000
 """Tokens of a picture that is made, likewise, where a vendor counts it by tokens at all."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """What a body holds that has pictures: their name, or an escaped letter of it."""
+_PROMPTS = {"completions": "prompt", "embeddings": "input"}
+"""Where a request of each operation has its prompt, which may be several."""
 
 
 class Estimate(Struct, frozen=True, gc=False):
@@ -104,7 +106,18 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
         pictures, hidden = _pictures(call.payload.get("messages"))
         expected = -(-(size - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
         most += pictures * _LARGEST_MEDIUM - hidden
+    if window and call.operation != "chat":
+        window *= _prompts(call)
     return (min(expected, window), min(most, window)) if window else (expected, most)
+
+
+def _prompts(call: Call) -> int:
+    """How many prompts a request that is no chat has, each with a context window for itself; 0 if nobody can tell."""
+    if call.operation not in _PROMPTS:
+        return 0
+    given = call.payload.get(_PROMPTS[call.operation])
+    # Numbers are the tokens of one prompt.
+    return max(sum(not isinstance(one, int) for one in given), 1) if isinstance(given, list) else 1
 
 
 def _may_have_pictures(raw: bytes) -> bool:

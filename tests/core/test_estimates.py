@@ -148,3 +148,15 @@ def test_the_expected_prompt_is_that_of_the_estimate(asked_before: bool) -> None
         if asked_before:
             estimate(one, group)
         assert expected_prompt(one, group) == estimate(one, group).prompt
+
+
+@pytest.mark.parametrize(("operation", "name"), [("embeddings", "input"), ("completions", "prompt")])
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [("x" * 9_000, 1_000), (["x" * 9_000], 1_000), (["x" * 3_000] * 3, 3_000), ([[7] * 4_000] * 2, 2_000),
+     ([7] * 4_000, 1_000)],
+)  # fmt: skip
+def test_each_of_several_prompts_has_a_context_window_for_itself(
+    operation: Operation, name: str, given: Any, most: int
+) -> None:
+    assert estimate(call(operation, **{name: given}), [target(None, 1_000)]).prompt_most == most

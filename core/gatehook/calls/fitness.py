@@ -99,10 +99,13 @@ class _Needs:
         return self._size + self._answer > window and self._call.operation != "embeddings"
 
     def _tokens(self, size: int) -> int:
-        """Tokens of the prompt's text, if a token is so many bytes."""
+        """Tokens of the prompt's text, of the longest of several, if a token is so many bytes."""
         if self._text is None:
             payload = self._call.payload
-            self._text = sum(_texts([payload.get(name) for name in ("messages", "prompt", "tools", "functions")]))
+            prompts = payload.get("prompt")
+            several = prompts if isinstance(prompts, list) else [prompts]  # each has the window for itself
+            beside = [payload.get(name) for name in ("messages", "tools", "functions")]
+            self._text = sum(_texts(beside)) + max((sum(_texts(one)) for one in several), default=0)
         return self._text // size
 
     def _shows_pictures(self) -> bool:

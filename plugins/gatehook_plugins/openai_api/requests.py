@@ -59,8 +59,10 @@ class CompletionRequest(Struct):
 
     @property
     def answers(self) -> int:
-        """How many are made; the worse ones of `best_of` are thrown away, and paid for."""
-        return max(self.n or 1, self.best_of or 1)
+        """How many are made to all prompts together; the worse ones of `best_of` are thrown away, and paid for."""
+        given = self.prompt if isinstance(self.prompt, list) else ()
+        prompts = sum(not isinstance(one, int) for one in given)  # numbers are the tokens of one prompt
+        return max(prompts, 1) * max(self.n or 1, self.best_of or 1)
 
 
 class EmbeddingRequest(Struct):

@@ -121,6 +121,13 @@ def test_a_prompt_that_surely_is_too_long_is_refused() -> None:
     )
 
 
+def test_of_several_prompts_each_has_its_own_window() -> None:
+    narrow = target(1, context_window=1_000)
+    assert keys(call(operation="completions", prompt=["x" * 9_000] * 20), narrow) == ["m#1"]
+    assert keys(call(operation="completions", prompt=["x" * 3_000] * 20), narrow, target(2)) == ["m#1", "m#2"]
+    assert refusal(call(operation="completions", prompt=["x", "x" * 16_100]), narrow).param == "prompt"
+
+
 def test_media_are_not_counted_as_text() -> None:
     sound = {"type": "input_audio", "input_audio": {"data": "A" * 100_000, "format": "wav"}}
     assert keys(call([PICTURE, sound]), target(1, context_window=1_000), target(2)) == ["m#1", "m#2"]

@@ -169,6 +169,14 @@ def test_completions_and_embeddings_take_their_fields(
     assert validator(schema).is_valid(body)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "times"), [(None, 1), ("a", 1), ([], 1), (["a"], 1), (["a", "b", "c"], 3), ([1, 2], 1), ([[1], [2]], 2)]
+)
+def test_each_of_several_prompts_of_a_completion_is_answered(prompt: Any, times: int) -> None:
+    assert parsed({"model": "m", "prompt": prompt}, "completions").choices == times
+    assert parsed({"model": "m", "prompt": prompt, "n": 2, "best_of": 5}, "completions").choices == 5 * times
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [USER], **fields}
 
