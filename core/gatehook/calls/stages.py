@@ -268,6 +268,7 @@ async def admit_round(limiters: Sequence[Limiter | AttemptLimiter], call: Call) 
     Raises:
         RateLimited: one refused.
     """
+    call.size = None  # the request has grown by what came of the round before
     for limiter in limiters:
         if isinstance(limiter, RoundLimiter):
             await limiter.admit_round(call)

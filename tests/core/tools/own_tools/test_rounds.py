@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import Call, GatewayError, Outcome, RateLimited, ToolCall, Verdict
+from gatehook import Call, GatewayError, Outcome, RateLimited, ToolCall, Verdict, estimate
 from gatehook.errors import StartupError
 from gatehook.testing import built
 
@@ -203,6 +203,26 @@ async def test_a_limiter_may_end_a_call_between_two_rounds(kit: Any) -> None:
         await ask.watching.over.wait()
     assert (error["message"], limiter.seen) == ("no more tokens today", [3, 5])
     assert ask.watching.outcomes[0].usage.total_tokens == 30
+
+
+async def test_what_a_round_will_use_is_estimated_of_the_request_as_it_has_become(kit: Any) -> None:
+    class Limiter:
+        def __init__(self) -> None:
+            self.expected: list[int] = []
+
+        async def admit(self, call: Call) -> None:
+            self.expected.append(estimate(call, ()).prompt)
+
+        async def admit_round(self, call: Call) -> None:
+            await self.admit(call)
+
+    limiter = Limiter()
+    plugin = kit.plugin(register_limiters=[limiter])
+    replies = [kit.calls("search"), kit.answers("ok")]
+    async with kit.asking(*replies, tools=[kit.Noting(does="x" * 4_000)], limiter=plugin) as ask:
+        await ask.chat()
+    first, second = limiter.expected
+    assert second > first + 1_000
 
 
 async def test_a_loop_that_never_ends_is_ended(kit: Any) -> None:
