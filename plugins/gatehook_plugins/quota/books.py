@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
-from gatehook import Outcome, Permit, Posting, UsageRow
+from gatehook import Caps, Outcome, Permit, Posting, UsageRow
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING, Account, Amount
 from gatehook_plugins.quota.prices import Rates
@@ -59,10 +59,13 @@ class QuotaPermit(Struct, eq=False):
 class ReservedPermit:
     """One request whose need is reserved in the database; nothing of a lease is held for it."""
 
-    __slots__ = ("rates",)
+    __slots__ = ("caps", "most", "rates")
 
-    def __init__(self, rates: Rates | None) -> None:
-        """`rates` are those that the reservation suffices by, if money matters."""
+    def __init__(self, caps: Caps, most: Amount, rates: Rates | None) -> None:
+        """It is within these caps. `rates` are those that the reservation suffices by, if money matters."""
+        self.caps = caps
+        self.most = most
+        """The bound of all rounds so far."""
         self.rates = rates
 
     def settle(self, outcome: Outcome) -> None:

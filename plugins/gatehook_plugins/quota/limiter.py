@@ -87,14 +87,23 @@ class QuotaLimiter:
         Raises:
             RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
         """
-        permit = call.state.get(_STATE)
-        if not isinstance(permit, QuotaPermit):  # no caps, or reserved for at another place
+        permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
+        if permit is None:  # no caps
             return
         rates = self._prices.of(call.model)
         need = rates.need(estimate(call, rates.group))
+        if isinstance(permit, ReservedPermit):
+            await self._cover_round(call, permit, need)
+            return
         if not permit.account.reserve(need.most):
             await self._broker.admit(permit.account, need)
         permit.most += need.most
+
+    async def _cover_round(self, call: Call, permit: ReservedPermit, need: Need) -> None:
+        """See that the reservation suffices for one round more: nothing is taken from it before the call has ended."""
+        in_all = Need(permit.most + need.most, permit.most + need.expected)
+        await self._service.cover(call.reservation, _recorded(call.principal.id), permit.caps, in_all)
+        permit.most = in_all.most
 
     def reservation(self, name: str, call: Call) -> Reserve:
         """What reserves under `name` what a call may use that is made later; see `Quotas.reservation`."""
@@ -121,7 +130,7 @@ class QuotaLimiter:
             self._check_priced(rates)
         need = rates.need(estimate(call, rates.group))
         await self._service.cover(call.reservation, _recorded(call.principal.id), caps, need)
-        permit = call.state[_STATE] = ReservedPermit(rates if caps.has_budget else None)
+        permit = call.state[_STATE] = ReservedPermit(caps, need.most, rates if caps.has_budget else None)
         return permit
 
     def _account(self, principal: Principal) -> Account | None:

@@ -110,3 +110,19 @@ async def test_callers_without_caps_reserve_nothing(world: Any) -> None:
     node, user = world.node(), world.add()
     assert await reserve(node, "job_1", user)
     assert await left_of(world, "job_1") is None
+
+
+async def test_each_round_of_what_runs_on_a_reservation_is_reserved_beside_those_before_it(world: Any) -> None:
+    node, user = world.node(), world.add(tokens=300)
+    assert await reserve(node, "job_1", user)
+    whole = await left_of(world, "job_1")
+    assert whole is not None
+    call = node.call(user)
+    call.id, call.reservation = "job_1.1", "job_1"
+    await node.admit(call)
+    for rounds in range(2, 7):
+        await node.limiter.admit_round(call)
+        assert await left_of(world, "job_1") == rounds * whole
+    with pytest.raises(RateLimited):
+        await node.limiter.admit_round(call)
+    assert await left_of(world, "job_1") == 6 * whole == 300
