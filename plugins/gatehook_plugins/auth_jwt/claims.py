@@ -48,9 +48,9 @@ class ClaimNames:
         user = found(claims, self.user)
         if user is None:
             raise refused(f"lacks the claim {self.user}")
-        if not _is_label(user):
+        if not _is_label(user) or not user.isprintable():  # of others, the ledger might make one of two
             raise refused(f"names no user: the claim {self.user} must be a text of 1 to {_MAX_ID} characters, "
-                          "none of them for control, no space at its ends")  # fmt: skip
+                          "all of which can be shown, no space at its ends")  # fmt: skip
         name = found(claims, self.name) if self.name else ""
         return Principal(
             id=user,

@@ -25,7 +25,9 @@ _MOST_MODELS: Final = 1000
 
 
 def checked_id(value: object, param: str, *, slash: bool = False) -> str:
-    """An id: 1 to 128 characters, without control characters, or spaces at its ends; "/" only if `slash` allows it.
+    """An id: 1 to 128 characters that can be shown, no spaces at its ends; "/" only if `slash` allows it.
+
+    The ledger keeps just these as they are: of any others, two might become one there.
 
     Raises:
         InvalidRequest: it is none.
@@ -35,6 +37,8 @@ def checked_id(value: object, param: str, *, slash: bool = False) -> str:
         raise _wrong(param, "must not be empty")
     if text != text.strip():
         raise _wrong(param, "must not begin or end with a space")
+    if not text.isprintable():
+        raise _wrong(param, "must not contain signs that cannot be shown, nor spaces other than the plain one")
     if "/" in text and not slash:
         raise _wrong(param, "must not contain '/'")
     return text

@@ -52,6 +52,8 @@ def test_a_user_may_have_any_name_that_can_be_shown(user: str) -> None:
         "a\n",
         "a\x00b",
         "a\u202eb",
+        "a\xa0b",
+        "a\u3000b",
         "\ud800",
         "\u200b",
         "x" * 129,

@@ -49,6 +49,12 @@ def test_letters_digits_and_signs_make_an_id(text: str) -> None:
     assert checked_id(text, "user_id") == text
 
 
+@pytest.mark.parametrize("text", ["a\xa0b", "a\u3000b", "a\u2003b"])
+def test_what_the_ledger_could_not_tell_from_another_is_no_id(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be shown"):
+        checked_id(text, "user_id")
+
+
 @given(ANYTHING)
 def test_nothing_but_a_text_is_an_id(value: Any) -> None:
     if not isinstance(value, str):
