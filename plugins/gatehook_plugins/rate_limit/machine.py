@@ -15,6 +15,7 @@ from operator import add, le, sub
 from pathlib import Path
 from typing import Final
 
+from gatehook_plugins.rate_limit.lives import Lives
 from gatehook_plugins.rate_limit.rules import Rule, unit_of
 from gatehook_plugins.rate_limit.store import BUSY, NEVER, SECOND, SLOTS, Decision, Gate, Grant, Store, nobody_knows
 from gatehook_plugins.rate_limit.table import Record, Table
@@ -42,6 +43,9 @@ class MachineStore:
         self.clock: Final = clock
         self.worker = 0
         self.table: Table
+        self._lives: Lives
+        self._look_again = 0
+        """When to look for dead workers the next time."""
         self.owed: dict[str, dict[int, int]] = {}
         """What is still to be charged: by the names of limits, and by seconds or `_RUNNING`."""
         self._timer: asyncio.TimerHandle | None = None
@@ -65,6 +69,7 @@ class MachineStore:
         self.table = Table(folder, self._is_idle)
         self.worker = worker
         with self.table as table:
+            self._lives = Lives(folder, worker)
             for record in table.all():
                 if record[0] == _RUNNING:
                     record[1 + worker] = 0
@@ -75,6 +80,7 @@ class MachineStore:
             self._timer.cancel()
         self.pay(self.owed)
         self.table.close()
+        self._lives.close()
 
     def gate(self, rules: Sequence[Rule]) -> "_Gate":
         """See `Store`."""
@@ -111,6 +117,18 @@ class MachineStore:
         for name, record in zip(names, records, strict=True):
             known[name] = _Running(record, self.worker) if unit_of(name) == "concurrent" else _Window(record)
         return [known[name] for name in names]
+
+    def bury(self, gauges: "Sequence[_Gauge]", now: int) -> bool:
+        """Let go what ran in workers that have died; whether there was any. The lock is held.
+
+        Mostly a successor does that. But one of those that were to end anyway has none. They are looked for where
+        somebody would be refused, once a second.
+        """
+        if now < self._look_again:
+            return False
+        self._look_again = now + SECOND
+        found = [gauge.let_go(self._lives.has_ended) for gauge in gauges if isinstance(gauge, _Running)]
+        return any(found)
 
     def _pay_late(self) -> None:
         self._timer = None
@@ -149,6 +167,7 @@ class _Gate:
     def _decided(self, tokens: int, costs: Sequence[int]) -> Decision:
         store, most, pop = self._store, self._most, self._store.owed.pop
         waits: Sequence[int] = ()
+        again = False
         with store.table as table:
             now = store.clock()
             slot = now // SECOND
@@ -159,8 +178,10 @@ class _Gate:
                 used = after
                 for gauge, cost in zip(gauges, costs, strict=True):
                     gauge.charge(cost, slot)
-            else:
+            elif not (again := store.bury(gauges, now)):
                 waits = [gauge.wait(then, limit, now) for gauge, then, limit in zip(gauges, after, most, strict=True)]
+        if again:
+            return self._decided(tokens, costs)
         # What is told of the limits need not be of the very moment of the decision.
         left = [max(0, room) for room in map(sub, most, used)]
         resets = [gauge.reset(now) for gauge in gauges]
@@ -268,6 +289,13 @@ class _Running:
         if owed:
             self._cells[self._worker] += sum(owed.values())
         return sum(self._cells)
+
+    def let_go(self, has_ended: Callable[[int], bool]) -> bool:
+        """Count no more what ran in workers that have ended; whether something did."""
+        gone = [number for number, running in enumerate(self._cells) if running and has_ended(number)]
+        for number in gone:
+            self._cells[number] = 0
+        return bool(gone)
 
     def wait(self, wanted: int, most: int, now: int) -> int:
         """When one of them ends, nobody knows."""

@@ -106,6 +106,39 @@ async def test_what_a_dead_worker_ran_is_let_go_when_it_is_replaced_and_what_it_
     assert await left(other) == [8, 980, 1]
 
 
+LEFT_BEHIND = """
+import sys
+from pathlib import Path
+from gatehook import Limits
+from gatehook_plugins.rate_limit.machine import MachineStore
+from gatehook_plugins.rate_limit.rules import rules
+
+store = MachineStore()
+store.open(Path(sys.argv[1]), 1)
+for _ in range(2):
+    store.gate(rules("key", "k", Limits(concurrent_requests=2))).admit(0)
+print("running", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_ran_in_a_worker_that_died_and_has_no_successor_is_let_go(tmp_path: Path) -> None:
+    store, limit = MachineStore(), rules("key", "k", Limits(concurrent_requests=2))
+    store.open(tmp_path, 0)
+    with subprocess.Popen(
+        [sys.executable, "-c", LEFT_BEHIND, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "running\n"
+        assert store.gate(limit).admit(0).waits == [BUSY], "it lives"
+        other.kill()
+        other.wait()
+    store._look_again = 0
+    decision = store.gate(limit).admit(0)
+    assert (decision.admitted, decision.left) == (True, [1])
+    store.close()
+
+
 async def test_a_table_grows_and_loses_nothing(worker: Workers, clock: Any) -> None:
     one, other = worker(clock, 0), worker(clock, 1)
     grants = [await granted(one, rules("key", str(number), Limits(2, 100, 1)), 10) for number in range(1000)]
