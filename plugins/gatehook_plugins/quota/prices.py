@@ -23,7 +23,7 @@ class Rates(Struct, frozen=True):
     unpriced: str = ""
     """A deployment of the model itself that has no price."""
     group: Group = Group()
-    """The deployments of the model itself."""
+    """All deployments that it may come to: those of its fallbacks may answer at more length."""
     pricings: Sequence[Pricing] = ()
     """All that these are the highest of."""
 
@@ -76,7 +76,8 @@ class Prices:
         return rates
 
     def _work_out(self, group: Group) -> Rates:
-        priced = [target.pricing for target in self._chain(group) if target.pricing is not None]
+        chain = Group(self._chain(group))
+        priced = [target.pricing for target in chain if target.pricing is not None]
         without = (target.key for target in group if target.pricing is None)
         return Rates(
             prompt=max((pricing.input for pricing in priced), default=0),
@@ -84,7 +85,7 @@ class Prices:
             completion=max((pricing.output for pricing in priced), default=0),
             image=max((pricing.image for pricing in priced), default=0),
             unpriced=next(without, ""),
-            group=group,
+            group=chain,
             pricings=priced,
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Estimate, Pricing, Target, Usage
+from gatehook import Call, Document, Estimate, Pricing, Target, Usage, estimate
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.quota.account import Amount
 from gatehook_plugins.quota.prices import Prices
@@ -56,6 +56,18 @@ def test_fallbacks_of_fallbacks_count() -> None:
     )
     rates = Prices(catalog).of("a")
     assert (rates.prompt, rates.prompt_most, rates.completion, rates.unpriced) == (5, 5, 9, "")
+
+
+def test_what_is_reserved_is_enough_for_a_fallback_that_answers_at_more_length() -> None:
+    catalog = LiveCatalog(
+        [
+            target("a#1", Pricing(1, 1), fallbacks=("b",), max_tokens=100, context_window=1_000),
+            target("b#1", Pricing(1, 1), max_tokens=4_000, context_window=8_000),
+        ]
+    )
+    call = Call("chat", "openai", {}, model="a", choices=1, body=Document(raw=b"x" * 5_000))
+    size = estimate(call, Prices(catalog).of("a").group)
+    assert (size.prompt_most, size.completion_most) == (5_000, 4_000)
 
 
 def test_a_deployment_without_a_price_is_named_but_not_one_of_a_fallback() -> None:
