@@ -23,7 +23,7 @@ _BINARY: Final = (
 _OPEN: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 """Headers that hold no secret; their values are words that answers hold as well."""
 _WORDS: Final = 2000
-"""Bytes of an error's body that the model is told."""
+"""Characters of an error's body that the model is told."""
 
 
 class HttpTool:
@@ -40,7 +40,9 @@ class HttpTool:
         self._egress = egress
         self._canonical = canonical
         self._headers = {key: value.get_secret_value() for key, value in declared.headers.items()}
-        self._secrets = tuple(_secrets(self._headers))
+        # The longest first, as one may begin like another.
+        self._secrets = tuple(sorted(_secrets(self._headers), key=len, reverse=True))
+        self._longest = max((len(secret.encode()) for secret in self._secrets), default=0)
         self._target = Target(key=name, name=name, vendor=f"tool {name}", model="", hidden=self._secrets)
 
     def suits(self, call: Call) -> bool:
@@ -78,15 +80,15 @@ class HttpTool:
             self._target, self._declared.method, address, headers=headers, body=body or None
         ) as upstream:
             if not 200 <= upstream.status < 300:
-                said = (await upstream.read_error())[:_WORDS].decode("utf-8", "replace").strip()
-                raise UpstreamError(redact(f"{self.name}: answered {upstream.status}: {said}", self._secrets))
+                said = (await upstream.read_error()).decode("utf-8", "replace").strip()
+                raise UpstreamError(f"{self.name}: answered {upstream.status}: {redact(said, self._secrets)[:_WORDS]}")
             content_type = upstream.headers.get("Content-Type", "")
             return self._told(await self._read(upstream), content_type) or f"(done, {upstream.status})"
 
     async def _read(self, upstream: Upstream) -> bytes:
         """The body; of one that is too long a little more than may be told."""
         body = bytearray()
-        while len(body) <= self._declared.max_result and (part := await upstream.receive()):
+        while len(body) <= self._declared.max_result + self._longest and (part := await upstream.receive()):
             body += part
         return bytes(body)
 
@@ -97,17 +99,22 @@ class HttpTool:
         size = f"{len(body)} bytes" if len(body) <= most else f"more than {most} bytes"
         if kind.strip().lower().startswith(_BINARY) or b"\0" in body:
             return f"[not a text: {kind.strip() or 'unknown type'}, {size}]"
-        text = _decoded(body[:most], rest)
+        text = _decoded(body[: most + self._longest], rest)
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
-        return text if len(body) <= most else f"{text}\n[cut: {most} bytes of more]"
+        if len(body) <= most:
+            return text
+        # Cut after that, and before what may be the beginning of a secret: half of one would not be recognised.
+        raw = text.encode("utf-8", "surrogatepass")
+        told = raw[: min(most, max(0, len(raw) - self._longest))]
+        return f"{told.decode('utf-8', 'ignore')}\n[cut: {len(told)} bytes of more]"
 
 
 def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
     """What of the headers nobody may be told: values, and what follows a scheme such as "Bearer"."""
     for name, value in headers.items():
         if name.lower() not in _OPEN:
-            yield from {value, value.rpartition(" ")[2]}
+            yield from filter(None, {value, value.rpartition(" ")[2]})  # "" is found between any two letters
 
 
 def _decoded(body: bytes, parameters: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, upstream_error
+from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, redact, upstream_error
 
 __all__ = ["MALFORMED", "bare", "from_answer", "from_body", "malformed"]
 
@@ -39,7 +39,8 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     """The error of an answer that is not a 200."""
     body = await upstream.read_error()
     status = upstream.status
-    message, code, param = _told(body) if status >= 400 else ("", None, None)  # else it is half an answer, no words
+    # What is no error is half an answer, and holds no words.
+    message, code, param = _told(target, body) if status >= 400 else ("", None, None)
     return upstream_error(
         target.vendor,
         status,
@@ -94,12 +95,12 @@ def _status(error: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _told(body: bytes) -> tuple[str, str | None, str | None]:
+def _told(target: Target, body: bytes) -> tuple[str, str | None, str | None]:
     try:
         data = decode(body)
     except MalformedJSON:
-        # HTML pages of proxies say nothing to a client; short plain text does.
-        text = body[:300].decode("utf-8", "replace").strip()
+        # HTML pages of proxies say nothing to a client; short plain text does. Half a key would not be known.
+        text = redact(body.decode("utf-8", "replace").strip(), target.secrets())[:300]
         return ("" if text.startswith("<") else text), None, None
     for _ in range(3):  # {"error": …}, [{"error": …}], {"errors": [{…}]}, or nothing around it
         if isinstance(data, list) and data:

@@ -254,3 +254,20 @@ async def test_a_call_that_is_cancelled_closes_its_line() -> None:
         running.cancel()
         await asyncio.wait([running])
         await gone.wait()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("shown", range(1, len(SECRET) + 8, 5))
+async def test_half_a_secret_is_not_told_where_an_answer_is_cut(status: int, shown: int) -> None:
+    body = b"x" * ((1024 if status == 200 else 2000) - shown) + SECRET.encode() + b"y" * 500
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    async with tool(Reply(body, status=status, content_type="text/plain"), headers=headers, max_result="1KB") as run:
+        told = await run()
+    rest = told.rpartition("xxx")[2].partition("\n")[0]
+    assert rest.startswith("[redacted]") or "[redacted]".startswith(rest)
+
+
+async def test_a_secret_that_begins_like_another_and_an_empty_header_leave_nothing_of_it() -> None:
+    headers = {"X-A": SECRET, "X-B": SECRET + "-of-the-other", "X-C": ""}
+    async with tool(Reply(f"a {SECRET}-of-the-other b".encode()), headers=headers) as run:
+        assert await run() == "a [redacted] b"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, UpstreamError, UpstreamTimeout
+from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, SecretStr, UpstreamError, UpstreamTimeout
 from gatehook.testing import Replay
 
 Ask = Callable[..., Any]
@@ -308,3 +308,11 @@ def test_wrong_options_are_told_before_serving(options: Any, fault: str) -> None
     (told,) = OpenAIVendor(ReplayEgress()).check(target)
     assert told.startswith("options")
     assert fault in told
+
+
+@pytest.mark.parametrize("shown", [8, 20, 28])
+async def test_half_a_key_is_not_told_where_an_error_is_cut(ask: Ask, shown: int) -> None:
+    key = "a-key-of-thirty-letters-000000"
+    body = b"x " * ((300 - shown) // 2) + key.encode() + b" was refused"
+    run = await ask(replay=Replay(body, status=502, content_type="text/plain"), api_key=SecretStr(key))
+    assert key[:4] not in run.error.message
