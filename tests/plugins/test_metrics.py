@@ -1,4 +1,5 @@
 import re
+import threading
 import time
 import timeit
 from collections import Counter
@@ -9,16 +10,29 @@ from typing import Any, Literal, cast
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from pydantic import ValidationError
 
-from gatehook import CATALOG, Call, GatewayError, Observer, Outcome, Route, Services, Target, UpstreamError, Usage
+from gatehook import (
+    CATALOG,
+    Call,
+    GatewayError,
+    Observer,
+    Outcome,
+    Route,
+    Services,
+    Target,
+    UpstreamError,
+    Usage,
+    Vitality,
+)
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.metrics import Metrics
+from gatehook_plugins.metrics.exposition import Shown, serve
 from gatehook_plugins.metrics.numbers import Numbers, observe
 from gatehook_plugins.metrics.recorder import (
     DURATIONS,
@@ -360,3 +374,17 @@ def test_a_request_costs_little() -> None:
 
     best = min(timeit.repeat(observe, timer=time.process_time, number=2000, repeat=5)) / 2000
     assert best < 25e-6, "five times what it may cost on a free machine"
+
+
+async def test_how_deployments_do_is_asked_by_the_thread_that_learns_it() -> None:
+    asked: list[int] = []
+
+    def vitalities() -> Mapping[str, Vitality]:
+        asked.append(threading.get_ident())
+        return {"gpt#1": Vitality()}
+
+    shown = Shown(list, process=False, feathergate_names=False, plugin_times=False, deployments=vitalities)
+    page = await serve(shown, make_mocked_request("GET", "/metrics"))
+    assert asked == [threading.get_ident()]
+    assert isinstance(page.body, bytes)
+    assert b'gateway_deployment_state{deployment="gpt#1"} 0.0' in page.body

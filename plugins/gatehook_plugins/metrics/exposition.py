@@ -42,8 +42,10 @@ async def serve(shown: Shown, request: web.Request) -> web.Response:
     """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
     openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
     local = None if shown.local is None else await _models(shown.local)
+    # Looked at here: in another thread it would be while this one changes it.
+    vitalities = None if shown.deployments is None else shown.deployments()
     # Formatting thousands of lines, and reading /proc, would hold up every stream.
-    body, content_type = await asyncio.to_thread(_written, shown, local, openmetrics=openmetrics)
+    body, content_type = await asyncio.to_thread(_written, shown, local, vitalities, openmetrics=openmetrics)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -56,7 +58,9 @@ async def _models(local: LocalModels) -> Sequence[LocalModel]:
         return ()
 
 
-def _written(shown: Shown, local: Sequence[LocalModel] | None, *, openmetrics: bool) -> tuple[bytes, str]:
+def _written(
+    shown: Shown, local: Sequence[LocalModel] | None, vitalities: Mapping[str, Vitality] | None, *, openmetrics: bool
+) -> tuple[bytes, str]:
     from gatehook_plugins.metrics.families import written  # with prometheus_client: few gateways are ever scraped
 
-    return written(shown, local, openmetrics=openmetrics)
+    return written(shown, local, vitalities, openmetrics=openmetrics)

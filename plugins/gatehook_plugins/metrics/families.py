@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gatehook import LocalModel
+from gatehook import LocalModel, Vitality
 from gatehook_plugins.metrics.deployments import deployment_metrics
 from gatehook_plugins.metrics.exposition import Shown
 from gatehook_plugins.metrics.local_models import local_model_metrics
@@ -39,26 +39,38 @@ _OPENMETRICS: Final[_Format] = (
 )
 
 
-def written(shown: Shown, local: Sequence[LocalModel] | None, *, openmetrics: bool) -> tuple[bytes, str]:
-    """Everything as Prometheus text, or as OpenMetrics, and the content type of that; `local` are the local models."""
+def written(
+    shown: Shown, local: Sequence[LocalModel] | None, vitalities: Mapping[str, Vitality] | None, *, openmetrics: bool
+) -> tuple[bytes, str]:
+    """Everything as Prometheus text, or as OpenMetrics, and the content type of that.
+
+    Args:
+        shown: what is to be.
+        local: the local models.
+        vitalities: how each deployment does.
+        openmetrics: rather than Prometheus text.
+    """
     encode, content_type = _OPENMETRICS if openmetrics else _TEXT
-    return encode(_Families(shown, local)), content_type
+    return encode(_Families(shown, local, vitalities)), content_type
 
 
 class _Families(Collector):
     """What there is to be shown, as prometheus_client asks for it."""
 
-    def __init__(self, shown: Shown, local: Sequence[LocalModel] | None) -> None:
+    def __init__(
+        self, shown: Shown, local: Sequence[LocalModel] | None, vitalities: Mapping[str, Vitality] | None
+    ) -> None:
         self._shown = shown
         self._local = local
+        self._vitalities = vitalities
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
         shown = self._shown
         totals = Totals(shown.pages())
         yield from _gateway(totals)
-        if shown.deployments is not None:
-            yield from deployment_metrics(shown.deployments())
+        if self._vitalities is not None:
+            yield from deployment_metrics(self._vitalities)
         if shown.jobs is not None:
             yield _jobs(shown.jobs())
         if self._local is not None:
