@@ -10,10 +10,10 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-__all__ = ["SOUND", "Condition", "Rules"]
+__all__ = ["SKEW", "SOUND", "Condition", "Rules"]
 
 _MOST_DOUBLINGS: Final = 30
-_SKEW: Final = 30.0
+SKEW: Final = 30.0
 """Seconds by which the clocks of nodes may differ. One that is further behind was put back: what it was to wait for is
 over, for nobody shall wait for an hour that comes twice."""
 
@@ -67,7 +67,7 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
 
     def is_resting(self, now: float) -> bool:
         """Whether it is to be left alone."""
-        return self.changed - _SKEW <= now < self.until
+        return self.changed - SKEW <= now < self.until
 
     def failed(self, now: float, rules: Rules, jitter: float = 1.0) -> "Condition":
         """A request failed. While it rests that is no news: the request began before.
@@ -138,7 +138,7 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
 
         It need not prove itself, or not yet, or another one tries it already.
         """
-        if not self.on_trial or self.is_resting(now) or now < self.tried_until <= now + seconds + _SKEW:
+        if not self.on_trial or self.is_resting(now) or now < self.tried_until <= now + seconds + SKEW:
             return self
         return replace(self, tried_until=now + seconds)
 

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from gatehook import RedisSettings, meanwhile
 from gatehook.redis_line import Gone, RedisLine
 from gatehook_plugins.cooldown.book import Book
-from gatehook_plugins.cooldown.condition import Condition
+from gatehook_plugins.cooldown.condition import SKEW, Condition
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -37,8 +38,8 @@ _decoder = msgspec.msgpack.Decoder(Condition)
 class Nodes:
     """This node's part of it. Building it opens nothing."""
 
-    def __init__(self, settings: RedisSettings, book: Book) -> None:
-        """Made ready; nothing is sent.
+    def __init__(self, settings: RedisSettings, book: Book, clock: Callable[[], float] = time.time) -> None:
+        """Made ready; nothing is sent. `clock` gives epoch seconds.
 
         Raises:
             StartupError: the URL is none of Redis, or the package for it is not installed.
@@ -51,6 +52,7 @@ class Nodes:
         )
         self._name = f"{settings.prefix}:cooldown"
         self._book = book
+        self._clock = clock
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -76,14 +78,15 @@ class Nodes:
             Gone: Redis does not answer.
         """
         told: dict[Any, Any] = await self._line.ask(lambda client: cast("Awaitable[Any]", client.hgetall(self._name)))
+        now = self._clock()
         theirs = {key.decode(): condition for key, text in told.items() if (condition := _read(text)) is not None}
         for key, condition in theirs.items():
-            if condition.changed > _when(self._book.get(key)):
-                self._book.change(key, functools.partial(_adopted, condition))
+            if _when(condition, now) > _when(self._book.get(key), now):
+                self._book.change(key, functools.partial(_adopted, condition, now))
         news: dict[Any, Any] = {
             key: _encode(condition)
             for key, condition in self._book.all().items()
-            if condition.changed > _when(theirs.get(key))
+            if _when(condition, now) > _when(theirs.get(key), now)
         }
         if news:
             await self._line.ask(lambda client: self._tell(client, news))
@@ -110,12 +113,13 @@ def _read(text: bytes) -> Condition | None:
         return None
 
 
-def _when(condition: Condition | None) -> float:
-    return 0.0 if condition is None else condition.changed
+def _when(condition: Condition | None, now: float) -> float:
+    """When it last changed; 0 for a time to come: the clock was put back, and what holds now must not wait for it."""
+    return 0.0 if condition is None or condition.changed > now + SKEW else condition.changed
 
 
-def _adopted(told: Condition, mine: Condition) -> Condition:
+def _adopted(told: Condition, now: float, mine: Condition) -> Condition:
     """The other node's view of it, where that is newer; what only this node counts stays."""
-    if told.changed <= mine.changed:
+    if _when(told, now) <= _when(mine, now):
         return mine
     return msgspec.structs.replace(told, tried_until=0.0, claimed=mine.claimed, all_rests=mine.all_rests)

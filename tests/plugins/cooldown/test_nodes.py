@@ -124,3 +124,23 @@ async def test_what_nobody_expected_does_not_end_the_sharing(
     async with elsewhere.running(), nodes.running():
         await wait(lambda: book.get("d") is not None)
     assert "could not be shared between nodes" in caplog.text
+
+
+async def test_what_was_told_before_a_clock_was_put_back_does_not_undo_a_rest(redis_url: str, prefix: str) -> None:
+    now = NOW + 31
+    books = Book(), Book()
+    settings = RedisSettings(url=SecretStr(redis_url), timeout=5, prefix=prefix)
+    one, other = (Nodes(settings, book, lambda: now) for book in books)
+    async with one.running(), other.running():
+        books[0].change("d", lambda known: known.failed(NOW, RULES))
+        books[0].change("d", lambda known: known.answered(now, RULES))
+        for node in (one, other):
+            await node.exchange()
+        now -= 3600
+        books[0].change("d", lambda known: known.failed(now, RULES))
+        for node in (one, other, one):
+            await node.exchange()
+        for book in books:
+            told = book.get("d")
+            assert told is not None
+            assert told.is_resting(now)
