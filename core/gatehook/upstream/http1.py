@@ -96,8 +96,6 @@ class Connection(asyncio.Protocol):
         """Whether all of the answer has arrived, be it read or not."""
         self._may_serve = False
         self._unread = 0
-        if self._parts:
-            self.take()  # of an answer that nobody read
 
     # --- what a request does
 
@@ -156,6 +154,8 @@ class Connection(asyncio.Protocol):
             and not self._unsent
             and not transport.get_write_buffer_size()  # answered before it was asked: it may never read the rest
         ):
+            if self._parts:
+                self.take()  # what nobody has read; what the server says from now on is to be noticed
             self._idle(self)
         else:
             self.abort()

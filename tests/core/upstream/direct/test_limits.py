@@ -121,6 +121,17 @@ class TestBackPressure:
         connection.data_received(OK)
         assert await rig.read(connection) == (200, b"ok")
 
+    async def test_what_comes_on_it_while_it_lies_idle_is_no_answer(self, pool: direct.Pool, rig: Any) -> None:
+        connection, wire = rig.connected(pool)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + bytes(150_000))
+        connection.data_received(bytes(50_000))
+        assert wire.paused
+        connection.release()
+        assert not wire.paused
+        connection.data_received(OK)
+        assert wire.closed
+        assert pool._take(rig.origin) is None
+
     async def test_a_large_body_is_written_as_fast_as_the_server_takes_it(self, pool: direct.Pool, rig: Any) -> None:
         body = bytes(range(256)) * 40_000
         got = bytearray()
