@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from aiohttp import ClientSession
 
 from gatehook import Call, Chunk, Completion, Document, Usage
@@ -117,3 +118,54 @@ def test_a_vault_numbers_by_label_and_gives_each_value_one_placeholder() -> None
     assert vault.counts == {"EMAIL": 2, "IP": 1}
     assert vault.placeholders == {"[EMAIL_1]", "[EMAIL_2]", "[EMAIL_3]", "[IP_1]"}
     assert PLACEHOLDER.longest >= len("[" + "A" * 31 + "_999999]")
+
+
+async def test_every_field_that_holds_text_is_masked_and_keys_with_dots_mix_nothing_up() -> None:
+    asked = {
+        "suffix": f"for {MAIL}",
+        "prediction": {"type": "content", "content": [{"type": "text", "text": MAIL}]},
+        "safety_identifier": MAIL,
+        "negative_prompt": MAIL,
+        "metadata": {"a.b": MAIL, "a": {"b": "plain"}, "c": {"d": "plain"}, "c.d": MAIL},
+    }
+    call, _ = await rewriter(asked, "completions")
+    assert call.payload == json.loads(json.dumps(asked).replace(MAIL, "[EMAIL_1]"))
+    assert call.answer_headers == {"X-Guard-Masked": "email=1"}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("before", ["\n", "\t", "\x1f", '"', "\\", "/", "\u201c", "é", "\N{E-MAIL SYMBOL}"])
+async def test_values_in_arguments_are_looked_at_as_they_are_meant(before: str, ascii_only: bool) -> None:
+    def arguments(value: str) -> str:
+        return json.dumps({"x": value}, ensure_ascii=ascii_only)
+
+    def turn(text: str, **more: Any) -> dict[str, Any]:
+        return {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": text}}], **more}
+
+    value = f"Hi{before}{MAIL}{before}4111111111111111{before}bye"
+    call, change = await rewriter({"messages": [turn(arguments(value), role="assistant")]})
+    sent = call.payload["messages"][0]["tool_calls"][0]["function"]["arguments"]
+    masked = value.replace(MAIL, "[EMAIL_1]").replace("4111111111111111", "[CARD_1]")
+    assert json.loads(sent) == {"x": masked}
+    found = change.completion(
+        Completion({"choices": [{"message": turn(arguments(f"{masked}{before}eve@example.org"))}]})
+    )
+    (made,) = found.data["choices"][0]["message"]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"x": f"{value}{before}[EMAIL_2]"}
+    said = ""
+    for letter in arguments(masked):
+        choice = {"index": 0, "delta": turn(letter), "finish_reason": None}
+        for chunk in change.chunks([Chunk({"id": "x", "choices": [choice]}, content=True)]):
+            said += chunk.data["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"]
+    for chunk in change.rest():
+        said += chunk.data["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(said) == {"x": value}
+
+
+@pytest.mark.parametrize("text", ['{"x": "\\', '{"x": "\\u00', '{"x": "\\q\\u12zz', "\\ud83d"])
+async def test_arguments_that_are_no_json_come_out_as_they_went_in(text: str) -> None:
+    _, change = await rewriter({"messages": []})
+    call = {"function": {"name": "f", "arguments": text}}
+    found = change.completion(Completion({"choices": [{"message": {"tool_calls": [call]}}]}))
+    (made,) = found.data["choices"][0]["message"]["tool_calls"]
+    assert made["function"]["arguments"] == text

@@ -149,6 +149,8 @@ def test_no_text_takes_long(text: str) -> None:
         ("a(?=b)", "assert"),
         ("^a", "at is not allowed"),
         ("(a", "not a regular expression"),
+        ("(?i)ab", "flags"),
+        ("(?P<g0>ab)", "names"),
         ("a{99999999999}", "not a regular expression"),
     ],
 )

@@ -37,6 +37,10 @@ def custom(name: str, pattern: str) -> Detector:
         tree: Any = importlib.import_module("re._parser").parse(pattern)
     except (re.error, OverflowError) as error:
         raise ValueError(f"{name}: not a regular expression: {error}") from None
+    if tree.state.flags & ~re.UNICODE:  # it will stand among others
+        raise ValueError(f"{name}: flags are for groups only; write (?i:…) in place of (?i)")
+    if tree.state.groupdict:
+        raise ValueError(f"{name}: groups have no names here; write (?:…)")
     least, longest = tree.getwidth()
     if least == 0:
         raise ValueError(f"{name}: it would find nothing at all, everywhere")

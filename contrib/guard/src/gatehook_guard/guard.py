@@ -2,14 +2,15 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from gatehook import Call, Document, InvalidRequest, Rewriter, Transform
 from gatehook_guard.detectors import Detector
 from gatehook_guard.rewriting import Rewriting
-from gatehook_guard.scanner import Patterns, Scanner
-from gatehook_guard.texts import FIELDS, mapped, unescaped
+from gatehook_guard.scanner import JsonScanner, Patterns, Scanner
+from gatehook_guard.texts import FIELDS, mapped
 from gatehook_guard.vault import PLACEHOLDER, Vault
 
 __all__ = ["Guard", "Policy"]
@@ -59,23 +60,23 @@ class Guard:
     async def _request(self, call: Call) -> Vault:
         """Put placeholders into the request; gives what they stand for."""
         payload = call.payload
-        texts: dict[str, tuple[str, bool]] = {}
+        texts: dict[tuple[str, bool], str] = {}
 
         def note(path: str, text: str, is_json: bool) -> str:
-            texts[path] = (text, is_json)
+            texts.setdefault((text, is_json), path)
             return text
 
         given = {name: payload[name] for name in FIELDS if name in payload}
         for name, value in given.items():
             mapped(value, name, note)
-        taken = (match for text, _ in texts.values() if "[" in text for match in self._taken.findall(text))
+        taken = (match for text, _ in texts if "[" in text for match in self._taken.findall(text))
         vault = Vault(frozenset(taken))
-        changed: dict[str, str] = {}
-        for path, (text, is_json) in texts.items():
+        changed: dict[tuple[str, bool], str] = {}
+        for (text, is_json), path in texts.items():
             if (new := await self._masked(path, text, is_json, vault)) != text:
-                changed[path] = new
+                changed[text, is_json] = new
         if changed:
-            call.body = Document({**payload, **{name: _with(value, name, changed) for name, value in given.items()}})
+            call.body = Document({**payload, **{name: _with(value, changed) for name, value in given.items()}})
             found = ", ".join(f"{label.lower()}={count}" for label, count in vault.counts.items())
             call.answer_headers[_HEADER] = found
         return vault
@@ -89,18 +90,22 @@ class Guard:
                     param=path,
                     code="sensitive_content",
                 )
-            return vault.mask(detector.label, unescaped(found) if is_json else found)
+            finds.append(vault.mask(detector.label, found))
+            return finds[-1]
 
-        scanner, said = Scanner(self._patterns, replace), []
+        finds: list[str] = []
+        scanner, said = (JsonScanner if is_json else Scanner)(self._patterns, replace), []
         for start in range(0, len(text), _SLICE):
             said.append(scanner.feed(text[start : start + _SLICE]))
             if len(text) > _SLICE:
                 await asyncio.sleep(0)  # a long text must not keep everybody waiting
-        return "".join(said) + scanner.rest()
+        whole = "".join(said) + scanner.rest()
+        return whole if finds else text  # JSON may be written in another way than it was
 
 
-def _with(value: Any, path: str, changed: dict[str, str]) -> Any:
-    return mapped(value, path, lambda place, text, _: changed.get(place, text))
+def _with(value: Any, changed: Mapping[tuple[str, bool], str]) -> Any:
+    # Not by paths: where keys have dots, two texts can have the same.
+    return mapped(value, "", lambda _, text, is_json: changed.get((text, is_json), text))
 
 
 _guard: type[Transform] = Guard

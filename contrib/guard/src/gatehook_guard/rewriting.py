@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from gatehook import Chunk, Completion, Rewriter
 from gatehook_guard.detectors import Detector
-from gatehook_guard.scanner import Patterns, Scanner
-from gatehook_guard.texts import escaped, mapped, unescaped
+from gatehook_guard.scanner import JsonScanner, Patterns, Scanner
+from gatehook_guard.texts import mapped
 from gatehook_guard.vault import PLACEHOLDER, Vault
 
 __all__ = ["Rewriting"]
@@ -128,12 +128,11 @@ class Rewriting:
         def replace(detector: Detector, found: str) -> str:
             if detector is PLACEHOLDER:
                 value = self._vault.value(found)
-                return found if value is None else escaped(value) if is_json else value
-            said = unescaped(found) if is_json else found
+                return found if value is None else value
             # What the client wrote itself is no secret to it; it is known if the vendor's words were masked before.
-            return found if self._vault.knows(said) and self._restores else self._found.mask(detector.label, said)
+            return found if self._vault.knows(found) and self._restores else self._found.mask(detector.label, found)
 
-        return Scanner(self._patterns, replace)
+        return (JsonScanner if is_json else Scanner)(self._patterns, replace)
 
     @property
     def _restores(self) -> bool:

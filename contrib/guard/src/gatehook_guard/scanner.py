@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from gatehook_guard.detectors import Detector
+from gatehook_guard.escapes import Unescaper, escaped, marked, unmarked
 
-__all__ = ["Patterns", "Scanner"]
+__all__ = ["JsonScanner", "Patterns", "Scanner"]
 
 
 class Patterns:
@@ -91,3 +92,20 @@ class Scanner:
         before = max(0, end - 1)
         self._text, self._place = text[before:], end - before
         return "".join(said)
+
+
+class JsonScanner(Scanner):
+    """The same for a JSON text: finds are looked for, and replaced, in what its values say."""
+
+    def __init__(self, patterns: Patterns, replace: Replace) -> None:
+        """`replace` gets, and gives, what values say."""
+        super().__init__(patterns, lambda detector, found: marked(replace(detector, unmarked(found))))
+        self._unescaper = Unescaper()
+
+    def feed(self, piece: str) -> str:
+        """See `Scanner.feed`."""
+        return escaped(super().feed(self._unescaper.feed(piece)))
+
+    def rest(self) -> str:
+        """See `Scanner.rest`."""
+        return escaped(super().rest()) + self._unescaper.rest()

@@ -1,12 +1,14 @@
 """Where in requests and answers there is text that people or models wrote."""
 
-import json
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["FIELDS", "escaped", "mapped", "unescaped"]
+__all__ = ["FIELDS", "mapped"]
 
-FIELDS: Final = ("messages", "prompt", "input", "query", "documents", "instructions", "user", "metadata")
+FIELDS: Final = (
+    "messages", "prompt", "suffix", "prediction", "negative_prompt", "input", "query", "documents", "instructions",
+    "user", "safety_identifier", "metadata",
+)  # fmt: skip
 """Of a request: what holds text."""
 
 _OPAQUE: Final = frozenset(
@@ -35,17 +37,3 @@ def mapped(value: Any, path: str, change: Map, json_text: bool = False) -> Any:
         }
         return new if any(new[key] is not value[key] for key in value) else value
     return value
-
-
-def escaped(text: str) -> str:
-    """As it stands inside a JSON text."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def unescaped(text: str) -> str:
-    """What a piece of a JSON text says; the piece itself, if it is cut inside an escape."""
-    try:
-        said: str = json.loads(f'"{text}"', strict=False)
-    except ValueError:
-        return text
-    return said
