@@ -161,6 +161,45 @@ async def test_metrics(settings: str, spans: Spans, points: Callable[[], dict[st
     assert tokens[0].explicit_bounds[:3] == (1, 4, 16)
 
 
+async def test_what_clients_and_vendors_make_up_makes_no_new_series(
+    spans: Spans, points: Callable[[], dict[str, list[Any]]]
+) -> None:
+    settings = """
+[plugins.openai_api]
+[plugins.route_models]
+[plugins.vendor_openai]
+[plugins.otel]
+[[models]]
+name = "any/*"
+vendor = "openai"
+model = "its-*"
+base_url = "URL/v1"
+"""
+    replies = [
+        Reply.of_json({"error": {"message": "no", "code": f"made-up-{number}"}}, status=400) for number in range(120)
+    ]
+    async with (
+        StubUpstream(*replies) as stub,
+        serving(settings.replace("URL", stub.url), plugins=PLUGINS) as served,
+        ClientSession(served.url) as session,
+    ):
+        for number in range(120):
+            body = {"model": f"any/{number}", "messages": [{"role": "user", "content": "hi"}]}
+            async with session.post("/v1/chat/completions", json=body) as answer:
+                assert answer.status == 400
+        found = points()
+    series = found["gen_ai.server.request.duration"]
+    assert {one.attributes["gen_ai.request.model"] for one in series} == {"any/*"}
+    assert {one.attributes["gen_ai.response.model"] for one in series} == {"its-*"}
+    operations = found["gen_ai.client.operation.duration"]
+    assert {one.attributes["gen_ai.request.model"] for one in operations} == {"its-*"}
+    for each in (series, operations):
+        assert len(each) == 101
+        assert "_OTHER" in {one.attributes["error.type"] for one in each}
+    attempt, call = spans()[-2:]
+    assert attributes(attempt)["gen_ai.request.model"] == attributes(call)["gen_ai.response.model"] == "its-119"
+
+
 async def test_a_client_that_leaves_ends_its_spans(spans: Spans) -> None:
     settings = """
 [plugins.openai_api]

@@ -47,7 +47,7 @@ class OtelPlugin:
     @hookimpl
     def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
         """The spans of attempts."""
-        return [AttemptSpans(self._telemetry)]
+        return [AttemptSpans(self._telemetry, gateway.services[CATALOG])]
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:

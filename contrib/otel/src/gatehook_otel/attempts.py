@@ -7,9 +7,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from yarl import URL
 
-from gatehook import Call, Limiter, Outcome, Permit, Target
+from gatehook import Call, Catalog, Limiter, Outcome, Permit, Target
 from gatehook_otel.calls import SPAN, usage
-from gatehook_otel.instruments import OPERATIONS, Telemetry, provider
+from gatehook_otel.instruments import OPERATIONS, Telemetry, model, provider
 
 __all__ = ["AttemptSpans"]
 
@@ -17,8 +17,9 @@ __all__ = ["AttemptSpans"]
 class AttemptSpans:
     """A limiter, as those are told when an attempt begins and how it ended; it refuses nothing."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, catalog: Catalog) -> None:
         self._telemetry = telemetry
+        self._catalog = catalog
 
     def admit(self, call: Call) -> Permit | None:
         """Nothing to say about the call as a whole."""
@@ -32,13 +33,18 @@ class AttemptSpans:
         told = {
             "gen_ai.operation.name": OPERATIONS.get(call.operation, call.operation),
             "gen_ai.provider.name": provider(target),
-            "gen_ai.request.model": target.model,
+            "gen_ai.request.model": model(target, self._catalog),
         }
         span = None
         if telemetry.tracer is not None:
             parent: Span | None = call.state.get(SPAN)
             context = set_span_in_context(parent) if parent is not None else Context()
-            more = {"gatehook.deployment": target.key, "gen_ai.request.stream": call.stream, **_server(target)}
+            more = {
+                "gen_ai.request.model": target.model,
+                "gatehook.deployment": target.key,
+                "gen_ai.request.stream": call.stream,
+                **_server(target),
+            }
             name = f"{told['gen_ai.operation.name']} {target.model}"
             span = telemetry.tracer.start_span(name, context, SpanKind.CLIENT, told | more)
         return _Attempt(telemetry, span, told)
@@ -64,7 +70,8 @@ class _Attempt:
             span.end()
         if (instruments := self._telemetry.instruments) is not None:
             context = set_span_in_context(span) if span is not None else Context()
-            instruments.operation.record(time.monotonic() - self._begun, self._told | failed, context)
+            labels = self._told | self._telemetry.error(outcome.code)
+            instruments.operation.record(time.monotonic() - self._begun, labels, context)
             if used is not None:
                 tokens = {"input": used.prompt_tokens, "output": used.completion_tokens}
                 for kind, count in tokens.items():

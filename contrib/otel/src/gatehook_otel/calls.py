@@ -7,7 +7,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from gatehook import Call, Catalog, GatewayError, Observer, Outcome, Target, Usage
-from gatehook_otel.instruments import OPERATIONS, Telemetry, provider
+from gatehook_otel.instruments import OPERATIONS, Telemetry, model, provider
 
 __all__ = ["SPAN", "CallSpans"]
 
@@ -51,7 +51,7 @@ class CallSpans(Observer):
                 self._describe(span, call, outcome, common)
             span.end()
         if (instruments := self._telemetry.instruments) is not None:
-            labels = common | ({"error.type": outcome.code} if outcome.code else {})
+            labels = common | self._telemetry.error(outcome.code)
             # The histogram may show the trace that an extreme belongs to.
             context = set_span_in_context(span) if span is not None else _EMPTY
             instruments.request.record(outcome.duration, labels, context)
@@ -62,13 +62,13 @@ class CallSpans(Observer):
 
     def _common(self, call: Call) -> dict[str, Any]:
         """What spans and metrics both tell. Names that clients made up are no model, and would be ever new series."""
-        model = self._catalog.canonical(call.model)
+        asked = self._catalog.canonical(call.model)
         found: dict[str, Any] = {"gen_ai.operation.name": OPERATIONS.get(call.operation, call.operation)}
-        if call.model and self._catalog.group(model):
-            found["gen_ai.request.model"] = model
+        if asked in self._catalog.groups():
+            found["gen_ai.request.model"] = asked
         if call.target is not None:
             found["gen_ai.provider.name"] = provider(call.target)
-            found["gen_ai.response.model"] = call.target.model
+            found["gen_ai.response.model"] = model(call.target, self._catalog)
         return found
 
     def _describe(self, span: Span, call: Call, outcome: Outcome, common: dict[str, Any]) -> None:
@@ -85,6 +85,7 @@ class CallSpans(Observer):
         }
         if call.target is not None:
             told["gatehook.deployment"] = call.target.key
+            told["gen_ai.response.model"] = call.target.model
         if call.max_tokens is not None:
             told["gen_ai.request.max_tokens"] = call.max_tokens
         if call.choices is not None and call.choices > 1:

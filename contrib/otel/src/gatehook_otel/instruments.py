@@ -1,20 +1,23 @@
 """What calls are told to: a tracer and the instruments of the conventions, as far as they are switched on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry.metrics import Histogram, Meter
 from opentelemetry.trace import Tracer
 
-from gatehook import Target
+from gatehook import Catalog, Target
 
-__all__ = ["OPERATIONS", "Instruments", "Telemetry", "provider"]
+__all__ = ["OPERATIONS", "Instruments", "Telemetry", "model", "provider"]
 
 OPERATIONS: Final[Mapping[str, str]] = {"completions": "text_completion"}
 """The conventions' names for operations, where they differ from the gateway's."""
 
 _PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "bedrock": "aws.bedrock"}
+
+_MOST_CODES: Final = 100
+"""Errors that metrics tell apart: vendors make up codes of their own, and each would be another series."""
 
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -28,6 +31,16 @@ class Telemetry:
 
     tracer: Tracer | None = None
     instruments: "Instruments | None" = None
+    _codes: set[str] = field(default_factory=set)
+
+    def error(self, code: str) -> dict[str, str]:
+        """The label of an error in metrics; none without one."""
+        if code and code not in self._codes:
+            if len(self._codes) >= _MOST_CODES:
+                code = "_OTHER"  # the conventions' word
+            else:
+                self._codes.add(code)
+        return {"error.type": code} if code else {}
 
 
 class Instruments:
@@ -46,6 +59,14 @@ class Instruments:
         )
         self.operation = histogram("gen_ai.client.operation.duration", "s", "One attempt at one deployment.", _SECONDS)
         self.tokens = histogram("gen_ai.client.token.usage", "{token}", "Tokens in and out.", _TOKENS)
+
+
+def model(target: Target, catalog: Catalog) -> str:
+    """The vendor's model, for metrics: of a wildcard as it is configured, as clients write what it serves."""
+    name = catalog.canonical(target.name)
+    if name == target.name:
+        return target.model
+    return next((one.model for one in catalog.groups().get(name, ()) if one.key == target.key), name)
 
 
 def provider(target: Target) -> str:
