@@ -221,6 +221,10 @@ async def test_embeddings_of_titan_and_cohere(asked: Any) -> None:
         assert requests[0].json["texts"] == ["a", "b"]
         assert completion.data["data"][0]["embedding"] == "AACAPw=="
         assert completion.usage.estimated
+    _, completion, _ = await asked(
+        {"input": "a"}, {"embedding": [1], "inputTextTokenCount": 0}, operation="embeddings", model="titan-embed"
+    )
+    assert completion.usage.estimated
     with pytest.raises(UpstreamError):
         await asked({"input": "a"}, {"embeddings": []}, operation="embeddings", model="cohere.embed-v4:0")
     with pytest.raises(InvalidRequest):

@@ -148,3 +148,18 @@ async def test_errors_by_status_and_name(status: int, kind: str, error: type[Gat
 async def test_text_completions_are_streamed_too(streamed: Any, events: Any) -> None:
     chunks, _ = await streamed([events(START, delta(0, text="Hi"), stop(0), *END)], "completions")
     assert "".join(choice["text"] for chunk in chunks for choice in chunk.data["choices"]) == "Hi"
+
+
+async def test_what_becomes_of_the_line_after_the_end_does_not_spoil_the_answer(events: Any) -> None:
+    whole = events(START, delta(0, text="Hi"), stop(0), END[0])
+    replay = Replay(whole, content_type="application/vnd.amazon.eventstream", fails=UpstreamError("bedrock: cut"))
+    one = attempt({"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    vendor = Bedrock(ReplayEgress(replay), Signer(), "us-east-1")
+    chunks = [chunk async for batch in vendor.stream(one) for chunk in batch]
+    assert chunks[-1].finished
+    assert replay.closed
+
+
+async def test_a_usage_that_counts_nothing_is_none(streamed: Any, events: Any) -> None:
+    chunks, _ = await streamed([events(START, delta(0, text="Hi"), stop(0), END[0], ("metadata", {"usage": {}}))])
+    assert [chunk.usage for chunk in chunks if chunk.usage is not None] == []

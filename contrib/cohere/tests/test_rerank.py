@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from gatehook import InvalidRequest, UpstreamError
+from gatehook import InvalidRequest, UpstreamError, Usage
 from gatehook.testing import Reply, StubUpstream, serving
 from gatehook_cohere import CoherePlugin
+from gatehook_cohere.answer import usage
 
 PLUGINS = {"cohere": CoherePlugin}
 SETTINGS = """
@@ -137,8 +138,29 @@ async def test_embeddings_are_asked_for_in_batches_and_joined_in_order(asked: An
         {"input": "a", "encoding_format": "base64"}, {"embeddings": {"float": [[1]]}}, operation="embeddings"
     )
     assert answer.data["data"][0]["embedding"] == "AACAPw=="
-    assert answer.usage is None
+    assert answer.usage == Usage(1, estimated=True)
     with pytest.raises(UpstreamError):
         await asked({"input": "a"}, {"embeddings": {"float": [["x"]]}}, operation="embeddings")
     with pytest.raises(InvalidRequest):
         await asked({"input": [[1]]}, replies[0], operation="embeddings")
+
+
+async def test_a_batch_whose_tokens_nobody_counted_is_not_free(asked: Any) -> None:
+    texts = ["12345678"] * 100
+    vectors = {"embeddings": {"float": [[1.0]] * 96}, "meta": {"billed_units": {"input_tokens": 5.0}}}
+    _, answer, _ = await asked(
+        {"input": texts}, vectors, {"embeddings": {"float": [[1.0]] * 4}}, operation="embeddings"
+    )
+    assert answer.usage == Usage(5 + 4 * 2, estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({"tokens": {"input_tokens": None}, "billed_units": {"input_tokens": 3.0, "output_tokens": 2.0}}, Usage(3, 2)),
+        ({"tokens": {"input_tokens": 0, "output_tokens": 0}}, None),
+        ({}, None),
+    ],
+)
+def test_a_usage_that_counts_nothing_is_none(told: dict[str, Any], found: Usage | None) -> None:
+    assert usage(told) == found

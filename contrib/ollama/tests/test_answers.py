@@ -108,3 +108,9 @@ async def test_text_completions(asked: Any) -> None:
     request, answer, _ = await asked({"prompt": "Once"}, said("upon a time") | COUNTS, operation="completions")
     assert request.json["messages"] == [{"role": "user", "content": "Once"}]
     assert answer.data["choices"][0]["text"] == "upon a time"
+
+
+async def test_a_usage_that_counts_nothing_is_none(asked: Any) -> None:
+    reply = {"message": {"role": "assistant", "content": "Hi"}, "done": True, "prompt_eval_count": 0, "eval_count": 0}
+    _, answer, _ = await asked({"messages": [{"role": "user", "content": "hi"}]}, reply)
+    assert answer.usage is None

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 import gatehook_ollama
-from gatehook import Fetched, GatewayError, InvalidRequest, Retry
+from gatehook import Fetched, GatewayError, InvalidRequest, Retry, Usage
 from gatehook.testing import Replay, ReplayEgress, attempt
 from gatehook_ollama.options import DEFAULT_BASE
 from gatehook_ollama.parameters import PARAMETERS
@@ -177,6 +177,8 @@ async def test_embeddings_both_ways(asked: Any) -> None:
         {"input": "a", "encoding_format": "base64"}, {"embeddings": [[1]]}, operation="embeddings"
     )
     assert answer.data["data"][0]["embedding"] == "AACAPw=="
+    assert answer.usage == Usage(1, estimated=True)
+    assert answer.data["usage"] == {"prompt_tokens": 1, "total_tokens": 1}
     with pytest.raises(GatewayError, match="1 embeddings"):
         await asked({"input": "a"}, reply, operation="embeddings")
     with pytest.raises(InvalidRequest, match="input"):

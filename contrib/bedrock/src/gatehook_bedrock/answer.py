@@ -77,10 +77,10 @@ class _Block:
 
 
 class Translation:
-    """The state of one stream. `done` is set by the metadata, which come last."""
+    """The state of one stream. `ended` is set by the reason for its end, `done` by the metadata, which come last."""
 
     def __init__(self, attempt: Attempt) -> None:
-        self.done = False
+        self.ended = self.done = False
         self._attempt = attempt
         self._chunks = StreamBuilder(attempt.call)
         self._blocks: dict[Any, _Block] = {}
@@ -158,6 +158,7 @@ class Translation:
 
     def _on_stop(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         batch.append(self._chunks.finish(_reason(self._attempt, data.get("stopReason"))))
+        self.ended = True
 
     def _on_metadata(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         if (used := _usage(data.get("usage"))) is not None:
@@ -176,13 +177,13 @@ def _reason(attempt: Attempt, told: Any) -> str:
 
 
 def _usage(told: Any) -> Usage | None:
-    """OpenAI's way of counting, in which the prompt includes what was read from and written to the cache."""
+    """OpenAI's way of counting: the prompt includes what was read from and written to the cache. None: no count."""
     if not isinstance(told, dict):
         return None
     names = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
     counts = [told.get(name) for name in names]
-    prompt, answer, cached, written = (count if type(count) is int and count >= 0 else 0 for count in counts)
-    return Usage(prompt + cached + written, answer, cached, written)
+    prompt, answer, cached, written = sound = [count if type(count) is int and count >= 0 else 0 for count in counts]
+    return Usage(prompt + cached + written, answer, cached, written) if any(sound) else None
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

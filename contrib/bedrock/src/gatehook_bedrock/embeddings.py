@@ -37,7 +37,7 @@ class Batches:
         self._attempt = attempt
         self._texts: Sequence[str] = texts
         self._vectors: list[Sequence[float]] = []
-        self._counted: int | None = None
+        self._counted = 0
 
     def bodies(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """How many texts are in each body, and the body."""
@@ -68,12 +68,12 @@ class Batches:
                 raise garbled("an embedding is no list of numbers")
         self._vectors += vectors
         if type(count := data.get("inputTextTokenCount")) is int:
-            self._counted = (self._counted or 0) + count
+            self._counted += max(0, count)
 
     def joined(self) -> Completion:
         """All answers as one; where the model counts nothing, the gateway does."""
-        used = Usage(self._counted or 0)
-        if self._counted is None:
+        used = Usage(self._counted)
+        if not self._counted:
             used = Usage(sum(max(1, len(text) // 4) for text in self._texts), estimated=True)
         packed = self._attempt.payload.get("encoding_format") == "base64"
         found = [

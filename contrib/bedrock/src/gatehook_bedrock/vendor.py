@@ -1,5 +1,6 @@
 """The vendor `bedrock`: Converse, ConverseStream and InvokeModel of Amazon Bedrock's runtime."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from gatehook import (
     Parameter,
     Target,
     Upstream,
+    UpstreamError,
     Vendor,
     decode,
     encode,
@@ -34,6 +36,7 @@ from gatehook_bedrock.trouble import failure, garbled
 __all__ = ["Bedrock"]
 
 _JSON = {"Content-Type": "application/json"}
+_FORMALITIES_SECONDS = 5.0
 
 
 class Bedrock:
@@ -68,11 +71,14 @@ class Bedrock:
         events, translation = Events(attempt.target), Translation(attempt)
         body = await self._chat(attempt, options)
         async with await self._send(attempt, "converse-stream", body, options) as upstream:
-            async for data in upstream.chunks():
+            until = 0.0
+            while data := await (_last(upstream, until) if translation.ended else upstream.receive()):
                 batch, fault = _taken(events, translation, data)
                 yield [chunk_from_chat(attempt.call, chunk) for chunk in batch] if legacy else batch
                 if fault is not None:
                     raise fault
+                if translation.ended:
+                    until = until or asyncio.get_running_loop().time() + _FORMALITIES_SECONDS
                 if translation.done:
                     await upstream.drain()
                     return
@@ -119,6 +125,20 @@ class Bedrock:
             return upstream
         async with upstream:
             raise await failure(upstream, target)
+
+
+async def _last(upstream: Upstream, until: float) -> bytes:
+    """What comes after the end was told: the counts, or the end of the line, as which its loss, or silence, counts.
+
+    Args:
+        upstream: that has told its answer.
+        until: when nobody waits any more, in the loop's time.
+    """
+    try:
+        async with asyncio.timeout_at(until):
+            return await upstream.receive()
+    except (UpstreamError, TimeoutError):
+        return b""
 
 
 def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[Chunk], GatewayError | None]:

@@ -44,14 +44,14 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
 
 
 def usage(told: Any) -> Usage | None:
-    """What was used, by tokens if they are told, else by those that are billed; None if neither is."""
+    """What was used, by tokens if they are told, else by those that are billed; None if neither counts anything."""
     if not isinstance(told, dict):
         return None
     for name in ("tokens", "billed_units"):
-        counts = told.get(name)
-        if isinstance(counts, dict) and ("input_tokens" in counts or "output_tokens" in counts):
+        if isinstance(counts := told.get(name), dict):
             read, written = _count(counts.get("input_tokens")), _count(counts.get("output_tokens"))
-            return Usage(read, written, min(_count(told.get("cached_tokens")), read))
+            if read or written:
+                return Usage(read, written, min(_count(told.get("cached_tokens")), read))
     return None
 
 

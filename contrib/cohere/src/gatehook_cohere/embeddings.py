@@ -64,13 +64,15 @@ class Batches:
         for vector in vectors:
             if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
                 raise garbled("an embedding is no list of numbers")
+        texts = self._texts[len(self._vectors) : len(self._vectors) + sent]
+        # What is not counted there is here: one batch that tells nothing must not be free.
+        guess = Usage(sum(max(1, len(text.encode("utf-8", "surrogatepass")) // 4) for text in texts), estimated=True)
+        self._used.append(usage(data.get("meta")) or guess)
         self._vectors += vectors
-        if (used := usage(data.get("meta"))) is not None:
-            self._used.append(used)
 
     def joined(self) -> Completion:
         """All answers as one."""
-        used = Usage(sum(one.prompt_tokens for one in self._used))
+        used = sum(self._used[1:], self._used[0])
         packed = self._attempt.payload.get("encoding_format") == "base64"
         found = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector}
@@ -78,7 +80,7 @@ class Batches:
         ]
         told = {"prompt_tokens": used.prompt_tokens, "total_tokens": used.prompt_tokens}
         data = {"object": "list", "data": found, "model": self._attempt.call.public_name, "usage": told}
-        return Completion(data, usage=used if self._used else None)
+        return Completion(data, usage=used)
 
 
 def _packed(vector: Sequence[float]) -> str:

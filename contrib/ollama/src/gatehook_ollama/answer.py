@@ -101,12 +101,10 @@ def _reason(data: Mapping[str, Any], attempt: Attempt) -> str:
 
 
 def _usage(data: Mapping[str, Any]) -> Usage | None:
-    """None if the server told nothing; a prompt that was in its cache is not always counted."""
+    """None if the server counted nothing; a prompt that was in its cache is not always counted."""
     counts = [data.get(name) for name in ("prompt_eval_count", "eval_count")]
-    if not any(isinstance(count, int) for count in counts):
-        return None
     prompt, answer = (count if isinstance(count, int) and count >= 0 else 0 for count in counts)
-    return Usage(prompt, answer)
+    return Usage(prompt, answer) if prompt or answer else None
 
 
 def _logprobs(data: Mapping[str, Any]) -> dict[str, Any] | None:

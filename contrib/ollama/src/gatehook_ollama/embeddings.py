@@ -36,25 +36,28 @@ def embed_body(attempt: Attempt, options: Options) -> dict[str, Any]:
     return body | ({"options": runtime} if runtime else {})
 
 
-def embedded(attempt: Attempt, data: dict[str, Any], count: int) -> Completion:
+def embedded(attempt: Attempt, data: dict[str, Any], texts: Sequence[str]) -> Completion:
     """OpenAI's answer.
 
     Args:
         attempt: what was asked.
         data: Ollama's answer.
-        count: of the texts that were sent.
+        texts: that were sent.
 
     Raises:
         UpstreamError: it does not fit the request.
     """
     vectors = data.get("embeddings")
-    if not isinstance(vectors, list) or len(vectors) != count:
-        raise UpstreamError(f"ollama: the answer does not hold {count} embeddings")
+    if not isinstance(vectors, list) or len(vectors) != len(texts):
+        raise UpstreamError(f"ollama: the answer does not hold {len(texts)} embeddings")
     for vector in vectors:
         if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
             raise UpstreamError("ollama: an embedding is no list of numbers")
     told = data.get("prompt_eval_count")
-    usage = Usage(told if isinstance(told, int) and told >= 0 else 0)
+    if type(told) is int and told > 0:
+        usage = Usage(told)
+    else:  # older servers, and some in front of them, count nothing
+        usage = Usage(sum(max(1, len(text.encode("utf-8", "surrogatepass")) // 4) for text in texts), estimated=True)
     packed = attempt.payload.get("encoding_format") == "base64"
     return Completion(
         {

@@ -48,7 +48,7 @@ class Ollama:
         """See `Vendor.complete`."""
         if attempt.call.operation == "embeddings":
             body = embed_body(attempt, read_options(attempt.target))
-            return embedded(attempt, await self._ask(attempt, "/api/embed", body), len(body["input"]))
+            return embedded(attempt, await self._ask(attempt, "/api/embed", body), body["input"])
         answer = read(attempt, await self._ask(attempt, "/api/chat", await self._chat(attempt)))
         return from_chat(attempt.call, answer) if attempt.call.operation == "completions" else answer
 
