@@ -12,7 +12,7 @@ from aiohttp import ClientPayloadError, ClientSession
 import gatehook_ollama
 from gatehook import GatewayError
 from gatehook.testing import Replay, ReplayEgress, Reply, StubUpstream, attempt, built, serving
-from gatehook_ollama import OllamaPlugin
+from gatehook_ollama import OllamaPlugin, library
 from gatehook_ollama.vendor import Ollama
 
 PLUGINS = {"ollama": OllamaPlugin}
@@ -88,6 +88,21 @@ async def test_an_administrator_sees_the_models_and_loads_one(settings: Any, lin
     assert [one["status"] for one in states] == ["pulling manifest", "pulling abc", "success"]
     assert (states[1]["completed"], states[1]["total"]) == (5, 10)
     assert stub.requests[-1].json == {"model": "qwen3:8b", "stream": True}
+
+
+async def test_a_server_that_is_silent_does_not_hold_up_the_list(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_SECONDS", 0.05)
+    async with StubUpstream(Reply(end="silence", status=0)) as stub:
+        url, text = stub.url, ADMIN + settings(stub.url)
+        async with (
+            serving(text, plugins=PLUGINS) as served,
+            ClientSession(served.url) as session,
+            session.get("/admin/ollama/models", headers=AUTH) as answer,
+        ):
+            (told,) = (await answer.json())["servers"]
+    assert told == {"server": url, "models": [], "error": "ollama: no list of models within 0.05 s"}
 
 
 async def test_a_pull_never_goes_to_a_server_that_the_operator_has_not_named(settings: Any) -> None:

@@ -1,16 +1,20 @@
 """The models that an Ollama server has: listed, loaded from the registry, removed."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook import Egress, MalformedJSON, Target, Upstream, UpstreamError, decode, encode
+from gatehook import Egress, MalformedJSON, Target, Upstream, UpstreamError, UpstreamTimeout, decode, encode
 from gatehook_ollama.lines import Lines
 from gatehook_ollama.options import base
 from gatehook_ollama.trouble import failure, in_band
 
 __all__ = ["Library", "Pulling"]
+
+_SECONDS: Final = 10.0
+"""Within which a server lists its models; one that is silent does not hold up the others' lists."""
 
 
 class Pulling(Struct, frozen=True):
@@ -35,8 +39,11 @@ class Library:
         Raises:
             GatewayError: it does not answer, or not what its API tells.
         """
-        async with await self._request("GET", "/api/tags") as upstream:
-            raw = await upstream.read()
+        try:
+            async with asyncio.timeout(_SECONDS), await self._request("GET", "/api/tags") as upstream:
+                raw = await upstream.read()
+        except TimeoutError:
+            raise UpstreamTimeout(f"ollama: no list of models within {_SECONDS:g} s") from None
         try:
             found = decode(raw)["models"]
         except (MalformedJSON, TypeError, KeyError):
