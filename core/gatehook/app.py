@@ -377,18 +377,32 @@ class Gateway:
                         response.headers.update(await limit_headers(request))
                 return response
             except GatewayError as error:
+                _require_unbegun(request, error)
                 return error_response(error, route.errors, await limits(request))
             except web.HTTPException as error:
                 if error.status < 400:  # a redirect is an answer
                     raise
+                _require_unbegun(request, error)
                 kind = InvalidRequest if error.status < 500 else GatewayError
                 return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
-            except (Exception, SystemExit):
+            except (Exception, SystemExit) as error:
                 log.exception("%s %s failed", request.method, request.path)
+                _require_unbegun(request, error)
                 fault = GatewayError("internal error; the gateway's log tells more")
                 return error_response(fault, route.errors, await limits(request))
 
         return handle
+
+
+def _require_unbegun(request: web.Request, error: BaseException) -> None:
+    """See that there is still a place for an error: in the middle of an answer it would be read as a part of that.
+
+    Raises:
+        ConnectionError: the answer was begun; its line is to be cut.
+    """
+    if request.writer.output_size > 0:
+        log.warning("%s %s is broken off: %s", request.method, request.path, error)
+        raise ConnectionError("an answer has been begun already") from error
 
 
 Writer = Callable[[GatewayError], bytes]

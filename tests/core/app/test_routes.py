@@ -1,5 +1,6 @@
 """Routes of plugins: who may ask them, what they refuse and in which shape; and who may when nobody is known."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -232,3 +233,26 @@ def test_beyond_this_machine_only_with_authentication_or_by_saying_so(
     gateway = build(f"[server]\n{server}\n", **plugins)
     with contextlib.nullcontext() if safe else pytest.raises(StartupError, match=r"\[server\] host"):
         gateway.require_safe()
+
+
+@pytest.mark.parametrize("written", [b"", b"begun"])
+@pytest.mark.parametrize("error", [InvalidRequest("too late"), web.HTTPNotFound(), RuntimeError("boom")])
+async def test_an_answer_that_breaks_is_cut_and_no_second_one_stands_in_its_middle(
+    specimen: Specimen, error: Exception, written: bytes
+) -> None:
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if written:
+            await response.write(written)
+        raise error
+
+    plugin = specimen(register_routes=[Route("GET", "/breaks", breaks, auth=False)])
+    async with serving("[plugins.broken]\n", plugins={"broken": plugin}) as served, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*served.url.removeprefix("http://").split(":"))
+        writer.write(b"GET /breaks HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = await reader.read()
+        writer.close()
+    assert said.count(b"HTTP/1.1 ") <= 1
+    assert written in said
+    assert not said.endswith(b"0\r\n\r\n")
