@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from typing import Any
 
 import aiohttp
+import pytest
 
 House = Any
 OpenHouse = Any
@@ -168,3 +170,29 @@ async def test_a_watcher_does_not_hold_up_a_shutdown(sqlite_house: OpenHouse, ke
         assert await feed.content.read() == b""  # an end, not a cut line
         assert time.monotonic() - begun < 10
         feed.close()
+
+
+async def test_a_watcher_that_does_not_read_is_let_go(
+    sqlite_house: OpenHouse, vendor: Vendor, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatehook_plugins.tool_policy.desk._MOST_WATCHERS", 1)
+    large = vendor.plain(vendor.call("delete_city", {"city": "x" * 2_000_000}))
+    more = "[server]\nwrite_timeout = 0.3"
+    async with sqlite_house(large, more=more) as at, asyncio.timeout(20):
+        for _ in range(8):
+            await at.asked()
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        host, port = at.url.removeprefix("http://").split(":")
+        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        asked = f"GET /v1/tools/pending/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {keys.alice}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(sock, asked.encode())
+        assert await asyncio.get_running_loop().sock_recv(sock, 12) == b"HTTP/1.1 200"
+        url, headers = f"{at.url}/v1/tools/pending/events", {"Authorization": f"Bearer {keys.alice}"}
+        status = 429
+        while status == 429:  # as long as the other one watches
+            async with at.http.get(url, headers=headers) as feed:
+                status = feed.status
+        assert status == 200
+        sock.close()
