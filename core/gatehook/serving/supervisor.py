@@ -40,6 +40,8 @@ Ready = Callable[[Gateway, str, int], None]
 """Is told once that clients can connect: to what, at which address, and how many models can be called."""
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+_LONGEST_WAIT: Final = 86_400.0
+"""Seconds; what is further away is looked at again: the system takes no more than 24 days."""
 
 
 class _Interrupted(BaseException):
@@ -276,7 +278,7 @@ class Supervisor:
         for number in (self._wakeup.fileno(), control, *lines):
             if number >= 0:
                 poll.register(number, select.POLLIN)
-        found = poll.poll(None if seconds == math.inf else max(0.0, seconds) * 1000)
+        found = poll.poll(None if seconds == math.inf else max(0.0, min(seconds, _LONGEST_WAIT)) * 1000)
         for number, _ in found:
             if number in lines:
                 lines[number].hear()

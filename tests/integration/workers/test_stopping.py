@@ -20,19 +20,21 @@ Open = Callable[..., Any]
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
+@pytest.mark.parametrize("grace", [20, 10**9])
 @pytest.mark.parametrize("all_at_once", [False, True], ids=["parent", "process group"])
 async def test_sigterm_lets_the_streams_of_every_worker_end(
     text: Text,
     tmp_path: Path,
     openai_wire: Wire,
     all_at_once: bool,
+    grace: float,
     served: Open,
     lines: Open,
     slow: Open,
     refused: Wait,
 ) -> None:
     async with StubUpstream(slow(openai_wire)) as stub:
-        settings = text(openai_wire.deployment(stub), server={"shutdown_grace": 20})
+        settings = text(openai_wire.deployment(stub), server={"shutdown_grace": grace})
         async with served(settings, tmp_path) as program, lines(program.port, workers=3) as opened:
             for line in opened:
                 line.send("/v1/chat/completions", {**ASK, "stream": True})
