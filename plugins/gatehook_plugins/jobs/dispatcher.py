@@ -77,6 +77,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._reports = Reports(store, bell)
         self._is_closing = False
+        self._next_look = 0.0
+        """When (monotonic) the database is asked at the latest what others want of the jobs that run here."""
         self._shut: float | None = None
         """Since when (monotonic) no jobs are begun: running ones have their grace from there."""
         self.owner = ""
@@ -145,8 +147,10 @@ class Dispatcher:
     async def _look(self) -> None:
         woken = self._wake.is_set()
         self._wake.clear()
-        if not woken:
-            woken, doomed = await self._store.look(self.owner)
+        if not woken or time.monotonic() >= self._next_look:  # who is woken all the time hears of cancellations, too
+            self._next_look = time.monotonic() + self._settings.poll
+            is_waiting, doomed = await self._store.look(self.owner)
+            woken = woken or is_waiting
             for job_id in doomed:
                 self.cancel(job_id)
         if not self._is_open():

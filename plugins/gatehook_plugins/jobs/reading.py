@@ -59,8 +59,8 @@ class Reader:
         return {status: counted.get(status, 0) for status in STATUSES}
 
     async def silent(self) -> Sequence[Any]:
-        """Running jobs (`id`, `runs`) whose owner's lease has ended."""
-        found = sa.select(jobs.c.id, jobs.c.runs).where(jobs.c.status == "running", jobs.c.lease < now())
+        """Running jobs (`id`, `runs`, `lease`) whose owner's lease has ended."""
+        found = sa.select(jobs.c.id, jobs.c.runs, jobs.c.lease).where(jobs.c.status == "running", jobs.c.lease < now())
         return await self._some(found)
 
     async def overdue(self) -> Sequence[Any]:

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from gatehook import GatewayError, Unavailable, meanwhile
@@ -46,6 +47,8 @@ class Upkeep:
         self._settings = settings
         self._tidy = tidy
         self._counting = counting
+        self._silent: dict[tuple[str, int, int], float] = {}
+        """Runs of jobs, and the lease that has ended, by when (monotonic) that was seen first."""
         self.counts: Mapping[str, int] = dict.fromkeys(STATUSES, 0)
         """As last counted."""
 
@@ -80,16 +83,26 @@ class Upkeep:
     async def _recover(self) -> None:
         settings = self._settings
         lost = GatewayError("the process that ran the job died", code="worker_lost")
-        for job in await self._reader.silent():
+        for job_id, run in await self._dead():
             status = await self._store.recover(
-                job.id, job.runs, repeat=settings.repeat, attempts=settings.max_attempts, lost=lost
+                job_id, run, repeat=settings.repeat, attempts=settings.max_attempts, lost=lost
             )
             if status is not None:
-                log.warning("%s: the process that ran it died; it is %s", job.id, status)
-                self._bell.ring(job.id)
+                log.warning("%s: the process that ran it died; it is %s", job_id, status)
+                self._bell.ring(job_id)
                 self._dispatcher.wake()
             if status in ENDED:
-                await self._tidy(job.id)
+                await self._tidy(job_id)
+
+    async def _dead(self) -> Sequence[tuple[str, int]]:
+        """Runs whose process has had the time to renew their lease since it ended, and has not.
+
+        The lease alone does not tell: where a clock is put forward, or a machine has slept, those of the living end.
+        """
+        at, patience = time.monotonic(), self._settings.lease / 2
+        silent = {(job.id, job.runs, job.lease): at for job in await self._reader.silent()}
+        self._silent = silent | {one: since for one, since in self._silent.items() if one in silent}
+        return [(job_id, run) for (job_id, run, _), since in self._silent.items() if at - since >= patience]
 
     async def _expire(self) -> None:
         for job in await self._reader.overdue():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gatehook import DATABASE, DIRECTORY, RateLimited, UpstreamError
+from gatehook import DATABASE, DIRECTORY, JOBS, RateLimited, UpstreamError
 from gatehook_plugins.jobs.tables import jobs
 
 KEYED = """
@@ -179,6 +179,40 @@ async def test_a_cancelled_job_whose_process_dies_is_cancelled(lite: Callable[..
         await at.stage.plays.get()
         await change(at, lease=1, owner="dead", cancelling=True)
         assert (await at.ended(job_id))["status"] == "cancelled"
+
+
+async def test_a_clock_that_is_put_forward_kills_no_process(lite: Callable[..., Any]) -> None:
+    async with lite(jobs="max_attempts = 1", lease=30) as at:
+        at.stage.held = True
+        job_id = await at.submit()
+        play = await at.stage.plays.get()
+        await change(at, lease=1)
+        for _ in range(2):
+            await at.gateway.services[JOBS]._bound.upkeep.tend()
+        play.answer.set_result("ok")
+        job = await at.ended(job_id)
+        assert (job["status"], job["attempts"]) == ("succeeded", 1)
+
+
+async def test_a_process_that_is_never_idle_hears_what_is_cancelled_elsewhere(lite: Callable[..., Any]) -> None:
+    async with lite(poll=0.5) as at, lite(poll=10) as other:
+        at.stage.held = True
+        job_id = await at.submit()
+        await at.stage.plays.get()
+        at.stage.held = False
+
+        async def keep_busy() -> None:
+            while True:
+                await at.submit()
+
+        busy = asyncio.create_task(keep_busy())
+        try:
+            assert (await other.ask("DELETE", f"/v1/jobs/{job_id}"))[0] == 202
+            async with asyncio.timeout(5):
+                assert (await at.ended(job_id))["status"] == "cancelled"
+        finally:
+            busy.cancel()
+            await asyncio.wait([busy])
 
 
 async def test_a_process_whose_lease_another_has_taken_breaks_its_run_off(lite: Callable[..., Any]) -> None:
