@@ -141,9 +141,10 @@ class LocalFiles:
         """Delete a file, if it is there; see `FileStore.delete`."""
         if is_name(file_id):
             try:
-                self._used -= await asyncio.to_thread(self._remove, self.folder_of(file_id))
+                removed = await asyncio.to_thread(self._remove, self.folder_of(file_id))
             except OSError as error:
                 raise _away(error) from error
+            self._used -= removed  # only now: others were counted meanwhile
 
     def url(self, file_id: str, *, lifetime: float | None = None) -> str:
         """A signed URL; see `FileStore.url`."""

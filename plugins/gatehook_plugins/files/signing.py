@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -15,6 +16,8 @@ from gatehook_plugins.files.names import file_expires
 __all__ = ["Signer", "kept_secret"]
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,11}")
+_SHORTEST = 32
+"""Bytes of a secret."""
 
 
 class Signer:
@@ -45,10 +48,10 @@ def kept_secret(file: Path) -> bytes:
     """The secret in `file`; made, for its owner only, if there is none. Several processes may do so at once.
 
     Raises:
-        OSError: it can be neither read nor written.
+        OSError: it can be neither read nor written, or what is in it is none.
     """
     with contextlib.suppress(FileNotFoundError):
-        return file.read_bytes()
+        return _read(file)
     made = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -60,4 +63,16 @@ def kept_secret(file: Path) -> bytes:
             os.link(made, file)  # never half written, as the file itself would be seen
     finally:
         made.unlink()
-    return file.read_bytes()
+    return _read(file)
+
+
+def _read(file: Path) -> bytes:
+    """The secret in a file. With one that is empty, anybody could sign.
+
+    Raises:
+        OSError: it cannot be read, or is too short to be one.
+    """
+    secret = file.read_bytes()
+    if len(secret) < _SHORTEST:
+        raise OSError(errno.EINVAL, "holds no secret; delete it, and one is made", str(file))
+    return secret

@@ -81,6 +81,18 @@ async def test_all_files_together_are_bounded(tmp_path: Path, make_files: Any) -
         await again.put(bytes(60), media_type="image/png", owner="u")
 
 
+async def test_what_is_stored_while_another_file_is_deleted_is_counted(tmp_path: Path, make_files: Any) -> None:
+    files = make_files(tmp_path, max_bytes=100)
+    await files.open()
+    first = await files.put(bytes(40), media_type="image/png", owner="u")
+    deleting = asyncio.create_task(files.delete(first.id))
+    await asyncio.sleep(0)  # it is begun
+    await files.put(bytes(60), media_type="image/png", owner="u")
+    await deleting
+    with pytest.raises(Unavailable, match="full"):
+        await files.put(bytes(60), media_type="image/png", owner="u")
+
+
 async def test_what_a_process_left_half_written_is_swept(tmp_path: Path, make_files: Any) -> None:
     files = make_files(tmp_path)
     await files.open()
@@ -104,3 +116,10 @@ async def test_a_file_that_is_being_read_survives_its_deletion(tmp_path: Path, m
     await files.delete(file.id)
     read += [piece async for piece in pieces]
     assert b"".join(read) == data
+
+
+@pytest.mark.parametrize("left", [b"", b"0123"])
+async def test_a_secret_file_that_holds_none_signs_nothing(tmp_path: Path, make_files: Any, left: bytes) -> None:
+    (tmp_path / "secret").write_bytes(left)
+    with pytest.raises(OSError, match="holds no secret; delete it, and one is made"):
+        await make_files(tmp_path).open()
