@@ -204,9 +204,9 @@ class Scheduler:
                 self._news.pop(slot.job, None)
                 self._end(slot)
         if any(job.cancelled for job in self._waiting):
-            for job in self._waiting:
-                self._placed += job.cancelled
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            before = len(self._waiting)
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)  # asked once: more leave meanwhile
+            self._placed += before - len(self._waiting)
 
     def _place(self) -> None:
         """Give slots to those who wait, in their order; only who waits for another's prompt is passed by."""

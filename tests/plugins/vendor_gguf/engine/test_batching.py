@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatehook_plugins.vendor_gguf.engine.costs import StepCosts
-from gatehook_plugins.vendor_gguf.engine.slots import common
+from gatehook_plugins.vendor_gguf.engine.scheduler import Scheduler
+from gatehook_plugins.vendor_gguf.engine.slots import Slots, common
 
 ENDS = {"2": -100}
 """The token that ends an answer, kept away."""
@@ -214,3 +216,23 @@ async def test_an_answer_ends_where_the_context_does(engine: Any, limit: int | N
     status, answer = await engine.post("chat/completions", body)
     assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
     assert answer["usage"]["total_tokens"] == 1024
+
+
+def test_who_leaves_while_it_is_looked_who_has_left_is_counted_too() -> None:
+    class Gone:
+        cancelled = True
+
+    class Leaving:
+        looks = 0
+
+        @property
+        def cancelled(self) -> bool:
+            """False when the thread asks first: the event loop cancels it right then."""
+            self.looks += 1
+            return self.looks > 1
+
+    scheduler = Scheduler.__new__(Scheduler)
+    scheduler._slots, scheduler._placed = Slots(None, 0), 0  # type: ignore[arg-type]  # there are none
+    scheduler._waiting = deque([Gone(), Leaving()])  # type: ignore[list-item]
+    scheduler._drop_cancelled()
+    assert scheduler._placed + len(scheduler._waiting) == 2
