@@ -57,6 +57,7 @@ class Manager:
         self._failures = Failures()
         self._needs: dict[str, int] = {}
         """Bytes that models need, by their content, as measured."""
+        self._measuring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pins: dict[str, asyncio.Task[None]] = {}
         self._closed = False
@@ -70,7 +71,8 @@ class Manager:
         self._rules = rules
         for pin in self._pins.values():
             pin.cancel()
-        self._pins = {spec.name: self._spawn(self._keep(spec)) for spec in rules.pinned}
+        pinned = {spec.name: spec for spec in rules.pinned}  # one may be named twice
+        self._pins = {name: self._spawn(self._keep(spec)) for name, spec in pinned.items()}
         for resident in self._residents.values():
             resident.pinned = resident.spec.name in self._pins
             self._watch_idle(resident)
@@ -254,8 +256,10 @@ class Manager:
         """The model with what it really needs, where the estimate would decide something."""
         content = spec.content
         if content not in self._needs and self.memory + spec.need > self._rules.memory_limit:
-            measured = await self._measure(spec)
-            self._needs[content] = spec.need if measured is None else measured
+            async with self._measuring:  # a process each time: one for all who want the model, and one at a time
+                if content not in self._needs:
+                    measured = await self._measure(spec)
+                    self._needs[content] = spec.need if measured is None else measured
         return msgspec.structs.replace(spec, need=self._needs.get(content, spec.need))
 
     def _refuse_damaged(self, spec: Spec) -> None:

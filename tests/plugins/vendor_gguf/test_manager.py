@@ -300,6 +300,34 @@ async def test_a_pinned_model_that_crashes_is_loaded_again(world: Callable[..., 
     assert here.loads() == ["p", "p"], "who unloads it by hand means it"
 
 
+async def test_a_model_that_is_pinned_twice_is_unloaded_by_hand_like_any(
+    world: Callable[..., World], spec_of: Make
+) -> None:
+    here = world(pinned=(spec_of("p"), spec_of("p")))
+    await until(lambda: here.status() == {"p": "loaded"})
+    await here.manager.unload("p")
+    await tick()
+    assert here.loads() == ["p"]
+
+
+async def test_a_crowd_that_wants_one_model_has_it_looked_at_once(world: Callable[..., World], spec_of: Make) -> None:
+    here = world(memory_limit=10)
+    looked, known = [], asyncio.Event()
+
+    async def measure(spec: Spec) -> int:
+        looked.append(spec)
+        await known.wait()
+        return 8
+
+    here.manager._measure = measure
+    asked = [asyncio.create_task(here.manager.acquire(spec_of("a", need=11))) for _ in range(20)]
+    await tick()
+    known.set()
+    for waiting in asked:
+        here.manager.release(await waiting)
+    assert len(looked) == 1
+
+
 async def test_where_all_places_are_pinned_the_others_are_refused_at_once(
     world: Callable[..., World], spec_of: Make
 ) -> None:
