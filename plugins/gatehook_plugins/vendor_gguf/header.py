@@ -6,6 +6,7 @@ so that a hostile file costs a moment and ends in a `BadFile`.
 
 import os
 import re
+import stat
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class Headers:
             BadFile: as `read_header`; also what cannot be read.
         """
         try:
-            stamp = tuple((told.st_size, told.st_mtime_ns) for told in (file.stat() for file in shards(path)))
+            stamp = _stamp_of(path)
             known = self._known.get(path)
             if known is None or known[0] != stamp:
                 known = self._known[path] = (stamp, _read(path))
@@ -157,6 +158,22 @@ class Headers:
         if isinstance(known[1], str):
             raise BadFile(known[1])
         return known[1]
+
+
+def _stamp_of(path: Path) -> _Stamp:
+    """What changes with a file.
+
+    Raises:
+        BadFile: nobody could be told its name, or it has no end. OSError: it cannot be looked at.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BadFile("has a name that is no UTF-8; rename it") from None
+    files = [file.stat() for file in shards(path)]
+    if not all(stat.S_ISREG(told.st_mode) for told in files):
+        raise BadFile("is no regular file")
+    return tuple((told.st_size, told.st_mtime_ns) for told in files)
 
 
 def _read(path: Path) -> Header | str:

@@ -139,7 +139,7 @@ class Library:
     def _tell(self, path: Path, what: str) -> None:
         if self._told.get(path) != what:
             self._told[path] = what
-            log.warning("%s %s", path, what)
+            log.warning("%s %s", str(path).encode("utf-8", "backslashreplace").decode(), what)
 
 
 def _listed(folder: Path) -> Iterable[Path]:
@@ -170,5 +170,5 @@ def _named_quantization(path: Path) -> str:
 def _is_within(path: Path, folder: Path) -> bool:
     try:
         return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a loop of links
+    except (OSError, RuntimeError, ValueError):  # a loop of links; what can be no path
         return False

@@ -131,7 +131,17 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert not Library(None).holds(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.gguf", "models/../../outside.gguf", "sneaky.gguf"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../outside.gguf",
+        "models/../../outside.gguf",
+        "sneaky.gguf",
+        "nul\0.gguf",
+        "half\ud800.gguf",
+    ],
+)
 def test_a_path_out_of_the_folder_is_refused_unless_the_settings_have_it(
     gguf: Write, tmp_path: Path, path: str
 ) -> None:
@@ -187,3 +197,14 @@ def test_what_would_run_is_told_apart_by_everything_that_matters(gguf: Write, tm
     os.utime(path, ns=(1, 2 * first.modified))
     here.scan()
     assert here.spec(target).content != first.content
+
+
+def test_one_file_that_is_none_or_cannot_be_named_hides_no_others(
+    gguf: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = gguf("good.gguf")
+    (tmp_path / os.fsdecode(b"caf\xe9.gguf")).write_bytes(path.read_bytes())
+    os.mkfifo(tmp_path / "pipe.gguf")  # reading it would wait for who writes to it
+    assert list(Library(tmp_path).families()) == ["good"]
+    assert r"caf\udce9.gguf has a name that is no UTF-8; rename it" in caplog.text
+    assert "pipe.gguf is no regular file" in caplog.text
