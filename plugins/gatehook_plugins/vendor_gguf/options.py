@@ -12,6 +12,8 @@ MOST_SLOTS: Final = 256
 _LEAST: Final = {"context": 0, "slots": 1, "batch": 1, "threads": 0, "gpu_layers": -1, "step_timeout": 0}
 _LARGEST: Final = 2**31 - 1
 _POOLINGS: Final = ("", "mean", "cls", "last")
+_LONGEST: Final = 1 << 18
+"""Letters of a chat template; real ones have some ten thousand. It is in messages, whose length is bounded, too."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,4 +58,6 @@ def option_faults(options: Mapping[str, Any]) -> Sequence[str]:
             found.append(f"{name} must be {least} or more" + (f", and {most} at most" if given[name] > most else ""))
     if given.get("pooling", "") not in _POOLINGS:
         found.append("pooling must be 'mean', 'cls' or 'last'")
+    if len(given.get("chat_template", "")) + sum(map(len, given.get("reasoning", ()))) > _LONGEST:
+        found.append(f"chat_template and reasoning must have {_LONGEST} letters or fewer")
     return found

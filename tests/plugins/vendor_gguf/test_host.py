@@ -251,6 +251,11 @@ async def test_a_pinned_model_that_is_not_there_is_a_fault_at_the_start(monkeypa
         ('{ path = "FILE", context = "much" }', "options: Expected `int | null`, got `str`"),
         ('{ path = "FILE", size = 1 }', "options: Object contains unknown field `size`"),
         ('{ path = "FILE", pooling = "max" }', "options: pooling must be 'mean', 'cls' or 'last'"),
+        pytest.param(
+            f'{{ path = "FILE", chat_template = "{"x" * 300_000}" }}',
+            "options: chat_template and reasoning must have 262144 letters or fewer",
+            id="a template that no message holds",
+        ),
         ('{ path = "FILE", reasoning = ["<think>", ""] }', "options: reasoning must be two tags"),
         ('{ path = "FILE", quantization = "Q1" }', "has no quantization 'Q1'"),
         ('{ path = "nowhere.gguf" }', "nowhere.gguf cannot be read: No such file"),
