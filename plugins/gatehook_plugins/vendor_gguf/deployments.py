@@ -84,7 +84,7 @@ class Deployments:
             defaults: for what deployments do not say.
             base: the folder that relative paths start from.
             trusted: the paths that the operator has written into the settings; others must lie in models_dir.
-            stamp: when the settings were read, in epoch seconds.
+            stamp: when the settings were read, in monotonic seconds.
         """
         self._library = library
         self._defaults = defaults

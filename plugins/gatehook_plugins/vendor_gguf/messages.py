@@ -46,7 +46,7 @@ class Spec(msgspec.Struct, frozen=True):
     origin: str = ""
     """What the settings say of this model, as a digest: another one takes the place of what is loaded."""
     stamp: float = 0.0
-    """When those settings were read, in epoch seconds: the newest hold."""
+    """When those settings were read, in monotonic seconds, which all processes of a machine share: the newest hold."""
     fault: str = ""
     """Why the file cannot be loaded, as far as that can be seen beforehand; it reads on from the model's name."""
 

@@ -99,7 +99,8 @@ class VendorGGUF:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stamp = time.time()  # before the workers are forked: the same in all of one generation
+        # Before the workers are forked: the same in all of one generation. By a clock that nobody sets back.
+        self._stamp = time.monotonic()
         self._shelf: Shelf
         self._link: Link
 

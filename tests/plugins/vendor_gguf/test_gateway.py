@@ -17,7 +17,7 @@ import pytest
 
 from gatehook import LOCAL_MODELS, LocalModel, LocalModels
 from gatehook.testing import Served, serving
-from gatehook_plugins.vendor_gguf import link
+from gatehook_plugins.vendor_gguf import VendorGGUF, link
 
 Write = Callable[..., Path]
 Open = Callable[..., contextlib.AbstractAsyncContextManager["Local"]]
@@ -405,3 +405,10 @@ async def test_two_hundred_requests_over_five_models_in_two_places(local: Open, 
         async with asyncio.timeout(5):
             while any(one.active for one in await here.models.models()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+def test_settings_that_are_read_later_hold_also_where_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = VendorGGUF(VendorGGUF.Settings())
+    with monkeypatch.context() as back:
+        back.setattr("time.time", lambda: 1.0)
+        assert VendorGGUF(VendorGGUF.Settings())._stamp > first._stamp
