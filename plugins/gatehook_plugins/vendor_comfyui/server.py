@@ -100,9 +100,12 @@ class Server:
                 return known
             at = time.monotonic()
             told = await self._get("/queue")
-            pending = sorted(told["queue_pending"], key=lambda item: item[0])  # a heap, in no order
-            running = frozenset(str(item[1]) for item in told["queue_running"])
-            self._queue = Queue(at, running, [str(item[1]) for item in pending])
+            try:
+                pending = sorted(told["queue_pending"], key=lambda item: item[0])  # a heap, in no order
+                running = frozenset(str(item[1]) for item in told["queue_running"])
+                self._queue = Queue(at, running, [str(item[1]) for item in pending])
+            except (LookupError, TypeError):
+                raise self._strange() from None
             return self._queue
 
     async def history(self, name: str) -> Mapping[str, Any] | None:
@@ -231,12 +234,12 @@ class Server:
         except MalformedJSON:
             told = None
         if not isinstance(told, dict):
-            raise UpstreamError(
-                f"{self._target.vendor}: what answers at base_url is not ComfyUI",
-                code="upstream_misconfigured",
-                retry=Retry.NEXT,
-            )
+            raise self._strange()
         return told
+
+    def _strange(self) -> UpstreamError:
+        message = f"{self._target.vendor}: what answers at base_url is not ComfyUI"
+        return UpstreamError(message, code="upstream_misconfigured", retry=Retry.NEXT)
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Upstream:
         sent = None if body is None else _written(body)

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from gatehook import Call, Document, GatewayError
 from gatehook.testing import Reply, StubUpstream
@@ -118,6 +119,22 @@ async def test_without_a_word_from_the_socket_the_server_is_asked(house: House, 
     async with house(comfy.url) as home:
         assert (await home.ask())[0] == 200
         assert (await home.chat(stream=False))[0] == 200
+
+
+async def test_one_odd_answer_is_not_the_end_of_a_run(house: House, comfy: Comfy) -> None:
+    odd = [web.json_response({}), web.json_response({"queue_running": [[]], "queue_pending": []})]
+
+    async def proxy(request: web.Request) -> web.StreamResponse | None:
+        return odd.pop() if request.path == "/queue" and odd else None
+
+    comfy.is_deaf, comfy.front, comfy.held = True, proxy, True
+    async with house(comfy.url) as home:
+        asking = asyncio.create_task(home.ask())
+        await comfy.reached.wait()
+        while odd:  # noqa: ASYNC110  # it is asked again and again
+            await asyncio.sleep(0.01)
+        comfy.go.set()
+        assert (await asking)[0] == 200
 
 
 async def test_a_socket_that_breaks_is_replaced_under_another_id_and_the_run_goes_on(
