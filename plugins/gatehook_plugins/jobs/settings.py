@@ -51,7 +51,10 @@ class JobsSettings(Section):
         default=True, description="run a job again whose process died or stopped; false: it has failed"
     )
     lease: Seconds = Field(
-        default=15, ge=1, le=600, description="seconds without a sign of life until a process counts as dead"
+        default=15,
+        ge=1,
+        le=600,
+        description="seconds without a sign of life, and half as many again, and a process counts as dead",
     )
     poll: Seconds = Field(default=0.5, ge=0.02, le=10, description="seconds between two looks at the queue")
     retention: Seconds = Field(
