@@ -259,11 +259,15 @@ class Pipeline:
         """Settle, and tell everybody who watches. Gives what is to be waited for, if something is."""
         outcome = record.outcome()
         waits: Awaitable[None] | None = None
-        if permits.held:
-            if call.tool_rounds or call.rounds:
-                waits = permits.settle_rounds(outcome, record.outcome_of_round())
-            else:
-                waits = permits.settle(outcome)
+        try:
+            if permits.held:
+                if call.tool_rounds or call.rounds:
+                    waits = permits.settle_rounds(outcome, record.outcome_of_round())
+                else:
+                    waits = permits.settle(outcome)
+        except BaseException:  # a limiter may be cancelled, or interrupted, in its own code
+            self.concerns.observers.finished(call, outcome)
+            raise
         if waits is not None:
             return self._settled(waits, call, outcome)
         self.concerns.observers.finished(call, outcome)

@@ -1,9 +1,11 @@
 """Who watches: what `register_observers` promises, end to end."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import ClientSession
 
@@ -15,6 +17,23 @@ Part = Callable[[StreamBuilder], Chunk] | Exception | asyncio.Event
 
 def say(text: str) -> Part:
     return lambda answer: answer.text(text)
+
+
+async def test_the_end_is_told_also_where_a_permit_is_cancelled_in_its_own_code(kit: Any) -> None:
+    class Cancelled:
+        def settle(self, outcome: Outcome) -> None:
+            raise asyncio.CancelledError
+
+    class Limit:
+        def admit(self, call: Call) -> Cancelled:
+            return Cancelled()
+
+    watch = kit.Watching()
+    plugins = {"l": kit.specimen(register_limiters=[Limit()]), "w": kit.specimen(register_observers=[watch])}
+    async with kit.client(**plugins) as ask:
+        with contextlib.suppress(aiohttp.ClientError, AssertionError):
+            await ask.chat()
+    assert watch.moments[-1].startswith("finished complete 200")
 
 
 async def test_hook_register_observers_see_each_moment_of_a_plain_call(kit: Any) -> None:
