@@ -135,18 +135,19 @@ class S3Files:
         return str(self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=max(1, int(seconds))))
 
     async def sweep(self) -> None:
-        """Delete what has expired.
+        """Delete what has expired, page by page; what the storage does not let go is passed over.
 
         Raises:
             Unavailable: the storage is away.
         """
-        while expired := await self._ask(self._expired):
-            refused = await self._ask(functools.partial(self._delete_all, expired))
-            if refused:
-                log.warning(
-                    "%s cannot be deleted from the bucket: %s", counted(len(refused), "expired file"), refused[0]
-                )
-                return
+        refused, after = 0, self._prefix + "0"
+        reason: Any = None
+        while after:
+            expired, after = await self._ask(functools.partial(self._expired, after))
+            if expired and (told := await self._ask(functools.partial(self._delete_all, expired))):
+                refused, reason = refused + len(told), told[0]
+        if refused:
+            log.warning("%s cannot be deleted from the bucket: %s", counted(refused, "expired file"), reason)
 
     def _delete_all(self, keys: list[str]) -> list[Any]:
         """Delete these; gives what the storage has against it."""
@@ -154,11 +155,14 @@ class S3Files:
         told = self._client.delete_objects(Bucket=self._bucket, Delete=objects)
         return list(told.get("Errors", ()))
 
-    def _expired(self) -> list[str]:
-        told = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix)
+    def _expired(self, after: str) -> tuple[list[str], str]:
+        """What has expired of the keys on the page behind `after`, and the page's last; "" where none can follow."""
+        told = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, StartAfter=after)
         now, keys = time.time(), [one["Key"] for one in told.get("Contents", ())]
         names = [(key, key.removeprefix(self._prefix)) for key in keys]
-        return [key for key, name in names if is_name(name) and is_expired(name, now)]
+        may_follow = told["IsTruncated"] and keys[-1] < f"{self._prefix}{int(now) + 1:010x}"
+        expired = [key for key, name in names if is_name(name) and is_expired(name, now)]
+        return expired, keys[-1] if may_follow else ""
 
     async def _ask(self, call: Callable[[], T]) -> T:
         """Call the library in a thread, its errors as ours."""

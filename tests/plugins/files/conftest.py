@@ -41,18 +41,24 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a new bucket; the credentials are in the environment."""
+def s3_client(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the server; no credentials are in the environment."""
     import boto3
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    name = f"b{secrets.token_hex(6)}"
     client = boto3.session.Session().client(
         "s3", endpoint_url=s3_server, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    client.create_bucket(Bucket=name)
+    yield client
     client.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_client: Any) -> str:
+    """The name of a new bucket."""
+    name = f"b{secrets.token_hex(6)}"
+    s3_client.create_bucket(Bucket=name)
     return name
 
 

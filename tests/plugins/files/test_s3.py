@@ -1,5 +1,7 @@
 """Files in a bucket: what only S3 does."""
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -43,6 +45,36 @@ async def test_a_storage_that_is_away_is_told_without_its_words(make_s3_files: A
     files = make_s3_files(endpoint="http://127.0.0.1:9")
     with pytest.raises(Unavailable, match=r"^the file store is away$"):
         await files.open()
+
+
+async def test_a_sweep_goes_past_what_is_not_the_stores_own_and_what_the_storage_keeps(
+    make_s3_files: Any, s3_client: Any, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    files = make_s3_files(prefix="")
+    await files.open()
+    for number in range(4):
+        s3_client.put_object(Bucket=s3_bucket, Key=f"00-of-somebody-else-{number}", Body=b"x")
+    expired = [(await files.put(b"x", media_type="text/plain", owner="u", keep=10)).id for _ in range(8)]
+    ever = await files.put(b"x", media_type="text/plain", owner="u", keep=0)
+    held, delete = sorted(expired)[:3], files._client.delete_objects
+
+    def deleting(Bucket: str, Delete: Any) -> Any:  # noqa: N803  # as the library has it
+        """As a storage with a hold on some of the objects."""
+        let_go = [one for one in Delete["Objects"] if one["Key"] not in held]
+        told = delete(Bucket=Bucket, Delete={**Delete, "Objects": let_go}) if let_go else {}
+        kept = [{"Key": one["Key"], "Code": "AccessDenied"} for one in Delete["Objects"] if one["Key"] in held]
+        return {**told, "Errors": kept}
+
+    monkeypatch.setattr(files._client, "delete_objects", deleting)
+    later = time.time() + 60
+    monkeypatch.setattr("gatehook_plugins.files.s3.time.time", lambda: later)
+    async with asyncio.timeout(20):
+        await files.sweep()
+    monkeypatch.delenv("MOTO_S3_DEFAULT_MAX_KEYS")
+    left = {one["Key"] for one in s3_client.list_objects_v2(Bucket=s3_bucket)["Contents"]}
+    assert left == {*(f"00-of-somebody-else-{number}" for number in range(4)), *held, ever.id}
+    assert "3 expired files cannot be deleted from the bucket" in caplog.text
 
 
 async def test_the_plugin_keeps_files_in_the_bucket(s3_server: str, s3_bucket: str) -> None:
