@@ -1,7 +1,9 @@
 """What goes wrong with models, how it is told, and how long a model that failed is left alone."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from gatehook_plugins.vendor_gguf.messages import Spec
@@ -12,6 +14,8 @@ _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 _OLD: Final = 60.0
 """Seconds of service after which what happened before does not count."""
+_FOLDERS: Final = re.compile(r"(?<![\w./~-])~?/(?:[^\s/:'\"|]+/)*(?=[^\s/])")
+"""Those before the name of a file, wherever in a text."""
 
 
 class Refusal(Exception):
@@ -41,6 +45,7 @@ class Failure:
     def __init__(self, spec: Spec, reason: str, times: int, until: float, *, loading: bool) -> None:
         self.spec = spec
         self.reason = reason
+        """For clients: no folders."""
         self.times = times
         """How often in a row."""
         self.until = until
@@ -72,7 +77,8 @@ class Failures:
         loading = failed.served is None
         doublings = times - 1 if loading else times - 2
         wait = min(_FIRST_WAIT * 2.0 ** min(doublings, 10), _LONGEST_WAIT) if doublings >= 0 else 0.0
-        failure = self._failures[spec.name] = Failure(spec, failed.reason, times, now + wait, loading=loading)
+        reason = _without_folders(failed.reason, spec)
+        failure = self._failures[spec.name] = Failure(spec, reason, times, now + wait, loading=loading)
         return failure
 
     def check(self, spec: Spec, now: float) -> None:
@@ -92,3 +98,8 @@ class Failures:
     def all(self) -> Iterable[Failure]:
         """Those that failed and have not been forgotten."""
         return self._failures.values()
+
+
+def _without_folders(reason: str, spec: Spec) -> str:
+    """For clients, who need not know where things lie on this machine; the log has it in full."""
+    return _FOLDERS.sub("", reason.replace(f"{Path(spec.options.path).parent}/", ""))

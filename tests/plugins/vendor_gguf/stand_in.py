@@ -76,6 +76,9 @@ async def load(options: dict[str, Any], data: bytes) -> None:
     if wish == "exit":
         print("tensor data is not within the file bounds", file=sys.stderr, flush=True)
         os._exit(3)
+    if wish == "blame":
+        say(failed={"code": "load_failed", "message": f"{options['path']}: no such tensor ('/usr/lib/x/llama.so')"})
+        sys.exit(1)
     if wish == "hang":
         await asyncio.Event().wait()
     if wish.startswith("wait"):

@@ -311,6 +311,19 @@ async def test_what_cannot_be_loaded_says_why_and_the_others_live(
             assert (await here.said("good"))[0] == "good"
 
 
+async def test_clients_are_told_the_file_that_cannot_be_loaded_and_only_the_log_its_folder(
+    local: Open, gguf: Write, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = gguf("our models/bad.gguf", wish="blame")
+    async with local() as here:
+        status, answer = await here.ask("bad")
+        assert (status, answer["error"]["code"]) == (503, "model_load_failed")
+        why = "could not be loaded: bad.gguf: no such tensor ('llama.so')"
+        assert answer["error"]["message"].endswith(why)
+        assert (await here.model("bad")).error == why
+    assert f"{path}: no such tensor ('/usr/lib/x/llama.so')" in capfd.readouterr().err
+
+
 async def test_a_file_that_is_no_gguf_is_not_listed_and_one_that_is_named_is_refused(
     local: Open, gguf: Write, tmp_path: Path
 ) -> None:
