@@ -18,6 +18,7 @@ import pytest
 from gatehook import LOCAL_MODELS, LocalModel, LocalModels
 from gatehook.testing import Served, serving
 from gatehook_plugins.vendor_gguf import VendorGGUF, link
+from gatehook_plugins.vendor_gguf.library import Library
 
 Write = Callable[..., Path]
 Open = Callable[..., contextlib.AbstractAsyncContextManager["Local"]]
@@ -309,6 +310,36 @@ async def test_what_cannot_be_loaded_says_why_and_the_others_live(
         assert what in (await here.model("bad")).error
         if wish != "hang":
             assert (await here.said("good"))[0] == "good"
+
+
+async def test_whoever_asks_for_health_again_and_again_has_the_folder_read_once_a_second(
+    local: Open, gguf: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf("nice.gguf")
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.shelf._SECONDS", 3600.0)
+    monkeypatch.setattr("gatehook_plugins.vendor_gguf.service._SECONDS", 3600.0)
+    reads, families = [], Library.families
+
+    def counted(library: Library) -> Any:
+        reads.append(library)
+        return families(library)
+
+    monkeypatch.setattr(Library, "families", counted)
+    async with local(models="[plugins.generate_api]\n[plugins.health]") as here:
+
+        async def asked(path: str) -> Any:
+            async with here.http.get(here.served.url + path) as answer:
+                return await answer.json()
+
+        assert (await asked("/api/v1/health"))["model_loaded"] is False
+        before = len(reads)
+        await here.said("nice")
+        gguf("new.gguf")
+        told = await asyncio.gather(*map(asked, ["/api/v1/health", "/health"] * 10))
+        assert [one.get("model_loaded", True) for one in told] == [True] * 20, "what is loaded is told at once"
+        assert len(reads) == before
+        monkeypatch.setattr("gatehook_plugins.vendor_gguf.service._SECONDS", 0.0)
+        assert (await here.model("new")).status == "unloaded"
 
 
 async def test_clients_are_told_the_file_that_cannot_be_loaded_and_only_the_log_its_folder(
