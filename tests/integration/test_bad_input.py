@@ -265,7 +265,12 @@ async def chunked(home: Any, body: AsyncIterator[bytes]) -> tuple[int, Any, Any]
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(home: Any) -> None:
-    for encoding, packed in (("gzip", gzip.compress(bytes(200 << 20))), ("deflate", zlib.compress(bytes(200 << 20)))):
+    for encoding, packed in (
+        ("gzip", gzip.compress(bytes(200 << 20))),
+        ("x-gzip", gzip.compress(bytes(200 << 20))),
+        ("gzip, gzip", gzip.compress(gzip.compress(bytes(200 << 20)))),
+        ("deflate", zlib.compress(bytes(200 << 20))),
+    ):
         assert len(packed) < MEGABYTE
         begun = time.process_time()
         status, answer, _ = await home.ask(packed, headers={"Content-Encoding": encoding})
@@ -273,9 +278,37 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(home: Any) ->
         checked(status, answer, expect=413)
 
 
-async def test_a_packed_body_is_unpacked(home: Any) -> None:
-    status, answer, _ = await home.ask(gzip.compress(b'{"model":"m"}'), headers={"Content-Encoding": "gzip"})
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate, x-gzip", lambda body: gzip.compress(zlib.compress(body))),
+        ("gzip, identity", gzip.compress),
+        ("identity", bytes),
+        ("utf-8", bytes),
+    ],
+)
+async def test_a_packed_body_is_unpacked(home: Any, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    status, answer, _ = await home.ask(pack(b'{"model":"m"}'), headers={"Content-Encoding": encoding})
     assert checked(status, answer, expect=400)["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status", "words"),
+    [
+        ("x-gzip", 400, "cannot be undone: not gzip"),
+        ("compress", 415, "not known here; send it as it is, or as gzip"),
+        (", ".join(["gzip"] * 5), 415, "not known here"),
+    ],
+)
+async def test_a_body_that_cannot_be_unpacked_is_refused_naming_why(
+    home: Any, encoding: str, status: int, words: str
+) -> None:
+    told, answer, _ = await home.ask(b"\x1f\x9dpacked", headers={"Content-Encoding": encoding})
+    assert words in checked(told, answer, expect=status)["message"]
 
 
 async def test_a_body_that_ends_too_early_disturbs_nobody(home: Any) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
-from gatehook.upstream.http1 import PIECE, Connection, available
-from gatehook.upstream.inflating import Decoded, decoded
+from gatehook.upstream.answer import Line
+from gatehook.upstream.http1 import PIECE, Connection, available, headers_in
+from gatehook.upstream.inflating import decoded
 
 __all__ = ["Pool", "Request", "available", "suits"]
 
@@ -104,7 +105,7 @@ class Pool:
             self._running = asyncio.get_running_loop()
         return self._running
 
-    async def send(self, request: Request, body: bytes) -> Connection | Decoded:
+    async def send(self, request: Request, body: bytes) -> Line:
         """Send one request; returns when the answer's head has arrived. Release it when you have done with it.
 
         Raises:
@@ -120,7 +121,7 @@ class Pool:
                 if connection.error is not None:
                     raise connection.error
                 await connection.news()
-            return connection if connection.is_plain() else decoded(connection)
+            return connection if connection.is_plain() else decoded(connection, headers_in(connection.head))
         except BaseException:
             connection.abort()
             raise

@@ -26,6 +26,7 @@ from gatehook.model import Target
 from gatehook.upstream import direct
 from gatehook.upstream.answer import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
 from gatehook.upstream.connectors import TCPConnector, UnixConnector
+from gatehook.upstream.inflating import decoded
 from gatehook.upstream.websocket import WebSocket, no_redirects
 
 __all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
@@ -153,16 +154,17 @@ class Egress:
                 line = await self._pool.send(prepared.way, body or b"")
             else:
                 session = self._through(prepared.uds) if prepared.uds else self._vendors
-                line = SessionLine(
-                    await session.request(
-                        prepared.method,
-                        prepared.url,
-                        data=_in_pieces(body),
-                        headers=prepared.headers,
-                        allow_redirects=False,
-                        proxy=None if prepared.uds else self._settings.proxy or None,
-                    )
+                response = await session.request(
+                    prepared.method,
+                    prepared.url,
+                    data=_in_pieces(body),
+                    headers=prepared.headers,
+                    allow_redirects=False,
+                    proxy=None if prepared.uds else self._settings.proxy or None,
                 )
+                line = SessionLine(response)
+                if "Content-Encoding" in response.headers:
+                    line = decoded(line, response.headers, undone=True)
         except LINE_ERRORS as error:
             raise mapped(prepared.target, error) from error
         return Upstream(line, prepared.target, self._max_response)

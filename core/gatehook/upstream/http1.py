@@ -8,7 +8,7 @@ not taken apart before somebody asks for them: what is kept of the head is its b
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from aiohttp import ClientPayloadError, ServerDisconnectedError
 from aiohttp.http import HttpProcessingError
@@ -336,7 +336,7 @@ class _Headers:
         self.found.clear()
 
 
-def headers_in(head: bytes) -> Mapping[str, str]:
+def headers_in(head: bytes) -> CIMultiDict[str]:
     """The headers at the beginning of an answer, by names in any case.
 
     Args:

@@ -10,8 +10,9 @@ import pytest
 from yarl import URL
 
 from gatehook.upstream import direct
-from gatehook.upstream.http1 import Connection
-from gatehook.upstream.inflating import Decoded, decoded
+from gatehook.upstream.answer import Line
+from gatehook.upstream.http1 import Connection, headers_in
+from gatehook.upstream.inflating import decoded
 
 ORIGIN = ("127.0.0.1", 1)
 
@@ -62,16 +63,16 @@ class Rig:
         return connection, wire
 
     @staticmethod
-    async def begun(connection: Connection) -> Connection | Decoded:
+    async def begun(connection: Connection) -> Line:
         """Wait for the head, as `Pool.send` does."""
         while not connection.status:
             if connection.error is not None:
                 raise connection.error
             await connection.news()
-        return connection if connection.is_plain() else decoded(connection)
+        return connection if connection.is_plain() else decoded(connection, headers_in(connection.head))
 
     @staticmethod
-    async def rest(answer: Connection | Decoded) -> bytes:
+    async def rest(answer: Line) -> bytes:
         """Read to the end, piece by piece, and give the connection back."""
         body = b""
         while piece := await answer.receive():
@@ -143,7 +144,7 @@ class Rig:
         return handler
 
     @staticmethod
-    async def get(pool: direct.Pool, url: str, body: bytes = b"") -> Connection | Decoded:
+    async def get(pool: direct.Pool, url: str, body: bytes = b"") -> Line:
         return await pool.send(direct.Request.to("POST", URL(url), {}), body)
 
     @classmethod

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import sys
 import types
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -79,6 +80,14 @@ class TestAlike:
             [b"HTTP/1.1 200 " + b"O" * 70_000 + b"\r\n\r\n"],
             [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"],
             [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(3_000_000))],
+            [b"HTTP/1.1 200 OK\r\nContent-Encoding: x-gzip\r\n\r\n" + gzip.compress(b"abc")],
+            [b"HTTP/1.1 200 OK\r\nContent-Encoding: x-gzip\r\n\r\nabc"],
+            [b"HTTP/1.1 200 OK\r\nContent-Encoding: X-GZIP\r\n\r\n" + gzip.compress(bytes(3_000_000))],
+            [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\n\r\n" + gzip.compress(gzip.compress(b"abc"))],
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n"
+                + zlib.compress(gzip.compress(b"abc"))
+            ],
             [b"HTTP/1.1 200 OK\r\nContent-Encoding: strange\r\nContent-Length: 3\r\n\r\nabc"],
             [OK[:-1], b"kGARBAGE"],
             [b"HTTP/2 200\r\n\r\n"],

@@ -266,6 +266,12 @@ class TestEncodings:
             b"deflate": zlib.compress(b"one two"),
             b"Deflate": raw.compress(b"one two") + raw.flush(),  # without its frame, as some send it
             b"identity": b"one two",
+            b"x-gzip": gzip.compress(b"one two"),
+            b"deflate, X-Gzip": gzip.compress(zlib.compress(b"one two")),
+            b"gzip\r\ncontent-encoding: identity": gzip.compress(b"one two"),
+            b"gzip\r\ncontent-encoding: deflate": zlib.compress(gzip.compress(b"one two")),
+            b"gzip, unheard-of": b"one two",
+            b", ".join([b"gzip"] * 5): b"one two",
             b"unheard-of": b"one two",
         }
         for encoding, body in bodies.items():
