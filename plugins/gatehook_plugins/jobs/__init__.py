@@ -111,6 +111,9 @@ class _Parts:
         reader = Reader(database)
         results = Results(services.get(FILES), settings.max_inline, settings.max_result, settings.retention)
         self._database = database
+        secret = settings.webhook_secret.get_secret_value()
+        courier = Courier(database, gateway.egress, key_of(secret), settings.webhook_attempts) if secret else None
+        self._courier = courier
         self._dispatcher = Dispatcher(
             store,
             Runner(gateway, services.get(DIRECTORY), settings.max_attempts, settings.backoff, settings.retention),
@@ -120,15 +123,10 @@ class _Parts:
             settings,
             is_open,
             server.shutdown_grace,
+            (lambda: None) if courier is None else courier.wake,
         )
         self.upkeep = Upkeep(
             store, reader, results, self._dispatcher, bell, settings, gateway.tidy, counting=METRICS in services
-        )
-        secret = settings.webhook_secret.get_secret_value()
-        self._courier = (
-            Courier(database, gateway.egress, key_of(secret), settings.webhook_attempts, settings.poll)
-            if secret
-            else None
         )
         intake = Intake(database, quotas, settings.max_queued)
         self.submission = Submission(intake, gateway.egress, settings, self._dispatcher.wake)

@@ -63,8 +63,21 @@ class Dispatcher:
         settings: JobsSettings,
         is_open: Callable[[], bool],
         grace: float,
+        tell: Callable[[], None],
     ) -> None:
-        """`is_open` tells whether jobs may be begun; `grace` is the seconds that running ones get at the end."""
+        """Nothing runs yet.
+
+        Args:
+            store: where jobs are.
+            runner: makes their calls.
+            results: keeps their answers.
+            bell: is rung when something happens to one.
+            ledger: what was used is booked there before a job has ended.
+            settings: how many, and when.
+            is_open: tells whether jobs may be begun.
+            grace: the seconds that running ones get at the end.
+            tell: is called when webhooks may be due.
+        """
         self._store = store
         self._runner = runner
         self._results = results
@@ -73,6 +86,7 @@ class Dispatcher:
         self._settings = settings
         self._is_open = is_open
         self._grace = grace
+        self._tell = tell
         self._running: dict[str, _Run] = {}
         self._wake = asyncio.Event()
         self._reports = Reports(store, bell)
@@ -149,10 +163,12 @@ class Dispatcher:
         self._wake.clear()
         if not woken or time.monotonic() >= self._next_look:  # who is woken all the time hears of cancellations, too
             self._next_look = time.monotonic() + self._settings.poll
-            is_waiting, doomed = await self._store.look(self.owner)
-            woken = woken or is_waiting
-            for job_id in doomed:
+            seen = await self._store.look(self.owner, busy=bool(self._running))
+            woken = woken or seen.waiting
+            for job_id in seen.doomed:
                 self.cancel(job_id)
+            if seen.untold:
+                self._tell()
         if not self._is_open():
             self._shut = self._shut or time.monotonic()
             return
@@ -181,6 +197,7 @@ class Dispatcher:
                 del self._running[job.id]
             self._bell.ring(job.id)
             self._wake.set()
+            self._tell()
 
     async def _ending(self, run: _Run) -> Ending | None:
         """How a run ended; None if that is no longer for this process to say."""

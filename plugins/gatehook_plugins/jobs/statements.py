@@ -11,7 +11,7 @@ from gatehook_plugins.jobs.tables import bodies, events, jobs
 
 __all__ = [
     "ADD_BODY", "ADD_EVENT", "ADD_JOB", "ALIKE_LATER", "CANCELLING", "DOOMED", "DROP_PREVIEWS", "DROP_REQUEST",
-    "END_DOOMED", "END_HELD", "END_OVERDUE", "END_QUEUED", "END_SILENT", "HELD", "OPEN", "QUEUE", "QUEUE_HELD",
+    "END_DOOMED", "END_HELD", "END_OVERDUE", "END_QUEUED", "END_SILENT", "HELD", "LOOK", "OPEN", "QUEUE", "QUEUE_HELD",
     "QUEUE_SILENT", "QUEUE_WITHOUT", "REQUEST", "RUNNING", "SAME_KEY", "SILENT", "STATUS", "TAKE", "WAITING",
 ]  # fmt: skip
 
@@ -78,6 +78,11 @@ TAKE: Final = _move(
 )
 REQUEST: Final = sa.select(bodies.c.body).where(_is(bodies.c.job_id), bodies.c.kind == "request")
 WAITING: Final = sa.select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.due <= sa.bindparam("now")).limit(1)
+LOOK: Final = sa.select(
+    WAITING.exists().label("waiting"),
+    sa.exists().where(jobs.c.webhook_due <= sa.bindparam("now")).label("untold"),
+)
+"""Whether there is anything to do: in one statement, as every process asks again and again."""
 DOOMED: Final = sa.select(jobs.c.id).where(jobs.c.status == "running", _is(jobs.c.owner), jobs.c.cancelling)
 HELD: Final = _move(*_HELD)
 QUEUE_HELD: Final = _move(*_HELD, tries=jobs.c.tries - sa.bindparam("uncounted", type_=sa.Integer))

@@ -20,7 +20,7 @@ from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["Claimed", "Limits", "Store", "now", "write_event"]
+__all__ = ["Claimed", "Limits", "Look", "Store", "now", "write_event"]
 
 _CLAIM_LOCK: Final = 0x6761_7465_6A6F_6273
 """Of PostgreSQL, and of nothing else: who counts what runs must see what others have just begun."""
@@ -40,6 +40,17 @@ class Claimed(Struct, frozen=True):
     call: str
     body: bytes
     cancelling: bool = False
+
+
+class Look(Struct, frozen=True):
+    """What there is to do."""
+
+    waiting: bool
+    """Something is queued that is due."""
+    untold: bool
+    """A webhook is due."""
+    doomed: Sequence[str]
+    """Jobs of who asks that are to be cancelled."""
 
 
 class Limits(Struct, frozen=True):
@@ -99,11 +110,12 @@ class Store:
 
         return await self._database.write(work)
 
-    async def look(self, owner: str) -> tuple[bool, Sequence[str]]:
-        """Whether something is queued that is due; and which of the owner's jobs are to be cancelled."""
+    async def look(self, owner: str, *, busy: bool) -> Look:
+        """What there is to do for a process; `busy`: it runs jobs, which somebody may want cancelled."""
         async with self._database.reading() as connection:
-            is_waiting = (await connection.execute(say.WAITING, {"now": now()})).first() is not None
-            return is_waiting, list(await connection.scalars(say.DOOMED, {"of_owner": owner}))
+            seen = (await connection.execute(say.LOOK, {"now": now()})).one()
+            doomed = list(await connection.scalars(say.DOOMED, {"of_owner": owner})) if busy else []
+            return Look(bool(seen.waiting), bool(seen.untold), doomed)
 
     async def progressed(self, job: Claimed, fraction: float, data: Mapping[str, Any], preview: bytes) -> None:
         """Note how far it is. Of all previews, only the newest is kept."""

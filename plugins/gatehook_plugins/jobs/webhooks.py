@@ -5,7 +5,8 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -22,7 +23,9 @@ log: Final = logging.getLogger("gatehook.jobs")
 
 HEADER: Final = "X-Gatehook-Webhook"
 """Where a request says whom to tell."""
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 64
+_OF_ONE_USER: Final = 8
+"""Of those: whose receivers are all dead does not keep the others' waiting."""
 _LEASE_MS: Final = 60_000
 """A delivery that was begun and not ended is tried again after so long: its process died."""
 _FIRST_BACKOFF: Final = 5.0
@@ -32,14 +35,19 @@ _LONGEST_BACKOFF: Final = 3600.0
 class Courier:
     """Delivers, in tasks of its own."""
 
-    def __init__(self, database: Database, egress: Egress, key: bytes, attempts: int, poll: float) -> None:
-        """`poll` is the seconds between two looks for what is due."""
+    def __init__(self, database: Database, egress: Egress, key: bytes, attempts: int) -> None:
+        """Nothing is delivered yet."""
         self._database = database
         self._egress = egress
         self._key = key
         self._attempts = attempts
-        self._poll = poll
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        """What is being delivered, and for which user."""
+
+    def wake(self) -> None:
+        """Something may be due. Nobody else looks for it: who looks at the queue sees that, too."""
+        self._wake.set()
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -54,26 +62,45 @@ class Courier:
 
     async def _run(self) -> None:
         while True:
+            await self._wake.wait()
+            self._wake.clear()
             try:
-                for job in await self._taken(_AT_ONCE - len(self._tasks)):
+                for job in await self._taken():
                     delivery = asyncio.create_task(self._deliver(job))
-                    self._tasks.add(delivery)
-                    delivery.add_done_callback(self._tasks.discard)
+                    self._tasks[delivery] = job.user_id
+                    delivery.add_done_callback(self._done)
             except Unavailable:
                 pass  # the database has logged it
             except Exception:
                 log.exception("webhooks cannot be looked for")
-            await asyncio.sleep(self._poll)
 
-    async def _taken(self, most: int) -> list[Any]:
-        """Jobs to tell of, which no other process is at."""
-        at = now()
-        due = sa.select(jobs.c.id, jobs.c.webhook_due).where(jobs.c.webhook_due <= at)
+    def _done(self, delivery: "asyncio.Task[None]") -> None:
+        del self._tasks[delivery]
+        self._wake.set()
+
+    async def _due(self, at: int) -> Sequence[Any]:
+        """Jobs to tell of, the longest due first: as many as there are places, for nobody more than a share of them."""
+        users = Counter(self._tasks.values())
+        due = sa.select(jobs.c.id, jobs.c.user_id, jobs.c.webhook_due).where(jobs.c.webhook_due <= at)
+        found: list[Any] = []
         async with self._database.reading() as connection:
-            found = (await connection.execute(due.order_by(jobs.c.webhook_due).limit(most))).all()
-        taken = []
-        for job_id, was_due in found:
-            mine = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.webhook_due == was_due)
+            while left := _AT_ONCE - users.total():
+                full = [user for user, count in users.items() if count >= _OF_ONE_USER]
+                others = due.where(jobs.c.user_id.not_in(full), jobs.c.id.not_in([job.id for job in found]))
+                batch = (await connection.execute(others.order_by(jobs.c.webhook_due).limit(left))).all()
+                for job in batch:
+                    if users[job.user_id] < _OF_ONE_USER:
+                        users[job.user_id] += 1
+                        found.append(job)
+                if len(batch) < left:
+                    break
+        return found
+
+    async def _taken(self) -> Sequence[Any]:
+        """The same, each of which no other process is at."""
+        at, taken = now(), []
+        for job in await self._due(at):
+            mine = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.webhook_due == job.webhook_due)
             async with self._database.writing() as connection:
                 row = (await connection.execute(mine.values(webhook_due=at + _LEASE_MS).returning(jobs))).first()
             if row is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatehook import DATABASE, DIRECTORY, JOBS, RateLimited, UpstreamError
 from gatehook_plugins.jobs.tables import jobs
@@ -39,6 +40,36 @@ async def test_an_idle_process_picks_a_job_up_at_once(lite: Callable[..., Any]) 
         await at.submit()
         async with asyncio.timeout(5):  # long before it would have looked at the queue by itself
             await at.stage.plays.get()
+
+
+async def test_an_idle_process_asks_the_database_once_a_look(
+    lite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    execute, scalars = AsyncConnection.execute, AsyncConnection.scalars
+
+    async def executing(self: AsyncConnection, statement: Any, *more: Any, **options: Any) -> Any:
+        asked.append(str(statement))
+        return await execute(self, statement, *more, **options)
+
+    async def asking(self: AsyncConnection, statement: Any, *more: Any, **options: Any) -> Any:
+        asked.append(str(statement))
+        return await scalars(self, statement, *more, **options)
+
+    async def nothing(self: Any) -> None: ...
+
+    monkeypatch.setattr("gatehook_plugins.jobs.upkeep.Upkeep.tend", nothing)
+    async with lite(poll=0.02, jobs='webhook_secret = "a secret of the receiver and us"') as at:
+        await at.ended(await at.submit())
+        monkeypatch.setattr(AsyncConnection, "execute", executing)
+        monkeypatch.setattr(AsyncConnection, "scalars", asking)
+        async with asyncio.timeout(10):
+            while len(asked) < 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        monkeypatch.undo()
+        idle = [one for one in asked[5:] if "jobs" in one]  # the first ones may see to what has just ended
+        assert len(idle) >= 10
+        assert len(set(idle)) == 1, "each look is one statement, and nobody else looks"
 
 
 async def test_the_most_urgent_runs_first_then_the_oldest(house: Callable[..., Any]) -> None:

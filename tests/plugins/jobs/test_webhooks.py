@@ -80,6 +80,28 @@ async def test_a_receiver_that_is_silent_holds_up_no_job(lite: Callable[..., Any
             assert (await at.ended(job_id))["webhook"] == "pending"
 
 
+async def test_who_has_many_dead_receivers_does_not_keep_others_waiting(
+    lite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatehook_plugins.jobs.webhooks._AT_ONCE", 4)
+    monkeypatch.setattr("gatehook_plugins.jobs.webhooks._OF_ONE_USER", 2)
+    alice, bob = "alice-0123456789abcdef", "bob-0123456789abcdef"
+    keys = f'[plugins.auth_keys]\nkeys = ["{alice}", "{bob}"]\n'
+    async with (
+        StubUpstream(Reply(end="silence", status=0)) as dead,
+        StubUpstream(Reply()) as receiver,
+        lite(jobs=HOOKS, more=keys) as at,
+    ):
+        for _ in range(7):
+            await at.ended(await at.submit(key=alice, X_Gatehook_Webhook=dead.url), alice)
+        ids = [await at.submit(key=bob, X_Gatehook_Webhook=receiver.url) for _ in range(5)]
+        async with asyncio.timeout(10):
+            for job_id in ids:
+                while (await at.job(job_id, bob))["webhook"] != "delivered":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        assert len(dead.requests) == 2
+
+
 async def test_a_delivery_that_a_crash_broke_off_is_made_again(house: Callable[..., Any]) -> None:
     async with StubUpstream(Reply(end="silence", status=0)) as receiver, house(jobs=HOOKS) as at:
         job_id = await at.submit(X_Gatehook_Webhook=receiver.url)
