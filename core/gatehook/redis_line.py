@@ -29,7 +29,10 @@ class Gone(Exception):
 
 
 class RedisLine:
-    """Sends commands. Building it opens nothing; a connection that is closed opens again when it is needed."""
+    """Sends commands. Building it opens nothing; a connection that is closed opens again when it is needed.
+
+    `open` and `close` it around its use.
+    """
 
     def __init__(
         self,
@@ -129,6 +132,11 @@ class RedisLine:
             self._gone = False
             self._log.warning("Redis answers again; %s", self._words[1])
         return answer
+
+    async def open(self) -> None:
+        """See whether Redis answers: if not, that is logged at the start, and not when it is first needed."""
+        with contextlib.suppress(Gone):
+            await self.ask(lambda client: client.ping())
 
     async def close(self) -> None:
         """End with no command under way and no connection open."""

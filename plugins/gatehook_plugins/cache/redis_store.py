@@ -35,6 +35,7 @@ class RedisStore:
     async def lifespan(self) -> AsyncIterator[None]:
         """End with no command under way and no connection open."""
         try:
+            await self._line.open()
             yield
         finally:
             await asyncio.gather(*self._writes)

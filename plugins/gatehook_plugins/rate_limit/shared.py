@@ -57,6 +57,7 @@ class RedisStore:
         """Renew leases meanwhile; end with no request of this node counted and no connection open."""
         self._node = secrets.token_hex(8)  # not before: workers that are forked must differ
         try:
+            await self._line.open()
             async with meanwhile(self._renew()):
                 yield
         finally:

@@ -55,6 +55,27 @@ async def test_local_each_node_limits_by_itself(
     ] or said(caplog)[0].startswith("Redis is gone (TimeoutError")
 
 
+@pytest.mark.parametrize(
+    ("plugin", "meanwhile"),
+    [
+        ("[plugins.rate_limit]", "each node limits by itself"),
+        ('[plugins.cache]\nbackend = "redis"', "no answers are cached"),
+        ("[plugins.cooldown]", "each node rests deployments by itself"),
+    ],
+)
+async def test_a_redis_that_is_not_there_is_told_at_the_start_not_at_the_first_request(
+    gateway: Gateway, free_port: Callable[[], int], caplog: pytest.LogCaptureFixture, plugin: str, meanwhile: str
+) -> None:
+    async with gateway(f'[redis]\nurl = "redis://:pass-word@127.0.0.1:{free_port()}/0"\n{plugin}\n{MODEL}'):
+        async with asyncio.timeout(5):  # cooldown looks beside the start
+            while not (told := [one for one in caplog.messages if "Redis" in one]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert len(told) == 1
+    assert told[0].startswith("Redis is gone (ConnectionError: ")
+    assert told[0].endswith(f"; until it answers, {meanwhile}")
+    assert "pass-word" not in caplog.text
+
+
 async def test_open_nothing_is_limited(gateway: Gateway, silent_url: str) -> None:
     async with gateway(settings(silent_url, "open")) as client:
         answers = [await client.ask() for _ in range(8)]
