@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gatehook import CATALOG, Route, Services, Target
+from gatehook import CATALOG, DATABASE, Route, Services, Target
 from gatehook.catalog import LiveCatalog
 from gatehook_plugins.health import Health
 
@@ -23,6 +23,8 @@ class Served:
     def __init__(self, *targets: Target, **settings: Any) -> None:
         services = Services()
         services.provide(CATALOG, LiveCatalog(targets), "test")
+        self.database = SimpleNamespace(works=True)
+        services.provide(DATABASE, cast("Any", self.database), "test")
         self.gateway = SimpleNamespace(services=services, serving=True, draining=False)
         self.routes = [
             route
@@ -95,6 +97,22 @@ async def test_a_shutdown_is_an_issue() -> None:
 async def test_the_simple_style_says_one_word() -> None:
     served = Served(target("a#1", "no key"), style="simple")
     assert await served.get("/health") == (200, {"status": "ok", "service": "gatehook"})
+
+
+async def test_a_database_that_cannot_be_used_is_told_and_nobody_is_sent_here() -> None:
+    served = Served()
+    served.database.works = False
+    status, body = await served.get("/health")
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["issues"] == ["The database cannot be read or written to; the gateway's log tells why."]
+    assert await served.get("/health/ready") == (503, {"status": "database_unavailable"})
+    assert await served.get("/health/live") == (200, {"status": "ok"})
+
+
+async def test_who_does_without_the_database_is_ready_without_it() -> None:
+    served = Served(needs_database=False)
+    served.database.works = False
+    assert await served.get("/health/ready") == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("style", ["full", "simple"])

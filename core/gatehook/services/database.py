@@ -23,6 +23,11 @@ class Database(Protocol):
         """Which of the two it is, where that matters (upserts)."""
         ...
 
+    @property
+    def works(self) -> bool:
+        """Whether it could be read and written to when that was last tried; health goes by it."""
+        ...
+
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Open it, and have it closed; for commands, as around serving its plugin does so. May be nested."""
         ...

@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehook import Database, StartupError, Unavailable
 from gatehook_plugins.database.backend import Backend, reason
 from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 from gatehook_plugins.database.glance import Glance
+from gatehook_plugins.database.presence import Presence
+from gatehook_plugins.database.recovery import Recovery
 from gatehook_plugins.database.revisions import newest, stand
 from gatehook_plugins.database.sharing import Sharing
 
@@ -34,7 +38,9 @@ _MOMENT: Final = 1.0
 class _Lane:
     """One way in, to read or to write. What is wrong there is logged when it begins, when it changes, and its end."""
 
-    def __init__(self, engine: AsyncEngine, begin: Begin, what: str, where: str) -> None:
+    def __init__(self, engine: AsyncEngine, begin: Begin, what: str, where: str, recover: Callable[[], None]) -> None:
+        """`recover` is called when something is wrong."""
+        self._recover = recover
         self.engine = engine
         self.begin = begin
         self.trouble = ""
@@ -46,14 +52,20 @@ class _Lane:
         if why != self.trouble:
             log.error("%s cannot be %s: %s", self._name, self._what, why)
         self.trouble = why
-        message = "the database is not available now; try again in a moment"
-        return Unavailable(message, code="database_unavailable", retry_after=_MOMENT)
+        self._recover()
+        return _away()
 
     def worked(self) -> None:
         """Note it."""
         if self.trouble:
             log.warning("%s can be %s again", self._name, self._what)
         self.trouble = ""
+
+
+def _away() -> Unavailable:
+    """What a client is told, whatever is wrong."""
+    message = "the database is not available now; try again in a moment"
+    return Unavailable(message, code="database_unavailable", retry_after=_MOMENT)
 
 
 class SqlDatabase:
@@ -69,6 +81,13 @@ class SqlDatabase:
         self._preparations: list[Callable[[], Awaitable[None]]] = []
         self._sharing = Sharing(backend, self._connected)
         self._glance = Glance(backend, self._connection)
+        self._presence = Presence(backend.where)
+        self._recovery = Recovery(self._works)
+
+    @property
+    def works(self) -> bool:
+        """See `Database.works`."""
+        return not self._presence.gone and not any(lane.trouble for lane in self._lanes or ())
 
     @property
     def dialect(self) -> Literal["sqlite", "postgresql"]:
@@ -103,8 +122,8 @@ class SqlDatabase:
         reading, writing = await asyncio.to_thread(self._backend.engines)  # loads the driver
         where = self._backend.where
         lanes = self._lanes = (
-            _Lane(reading, AsyncConnection.begin, "read", where),
-            _Lane(writing, self._backend.begin, "written to", where),
+            _Lane(reading, AsyncConnection.begin, "read", where, self._recovery.begin),
+            _Lane(writing, self._backend.begin, "written to", where, self._recovery.begin),
         )
         try:
             async with self.reading():
@@ -119,6 +138,7 @@ class SqlDatabase:
             raise
 
     async def _close(self) -> None:
+        await self._recovery.close()
         await self._sharing.close()
         await self._glance.close()
         for lane in self._lanes or ():
@@ -183,6 +203,8 @@ class SqlDatabase:
         except Exception as error:
             why = self._backend.trouble(error)
             if why is None:
+                if self._presence.is_doubtful(error) and not await self._is_there():
+                    raise _away() from error
                 raise
             if not connection.invalidated:
                 await connection.invalidate(error)  # whatever it is, the next one begins anew
@@ -192,6 +214,27 @@ class SqlDatabase:
         finally:
             # Rolls back what is not committed; to the end, even if somebody gives up on us.
             await asyncio.shield(asyncio.ensure_future(connection.close()))
+
+    async def _is_there(self) -> bool:
+        """Whether this is still the database whose tables were made."""
+        async with self._lane(0).engine.connect() as connection:
+            is_there = await self._presence.look(connection)
+        if not is_there:
+            self._recovery.begin()
+        return is_there
+
+    async def _works(self) -> bool:
+        """Read and write something.
+
+        Raises:
+            Unavailable: it cannot be.
+        """
+        name = f"gatehook_trial_{secrets.token_hex(8)}"
+        async with self.writing() as connection:
+            await connection.execute(text(f"CREATE TABLE {name} (n INTEGER)"))
+            await connection.execute(text(f"DROP TABLE {name}"))
+        async with self.reading() as connection:
+            return await self._presence.look(connection)
 
     async def _begin(self, lane: _Lane, begin: Begin) -> AsyncConnection:
         """A connection, after `begin`. Whatever fails here is the database's fault: nobody has asked for a thing."""
@@ -216,6 +259,7 @@ class SqlDatabase:
         failed = f"the tables of plugin {name!r} cannot be brought up to date in {self._backend.where}"
         try:
             if await self._is_current(name, package):
+                self._presence.made(name)
                 return
             revisions = await asyncio.to_thread(_history, package)
             from gatehook_plugins.database.migrating import upgrade
@@ -223,6 +267,7 @@ class SqlDatabase:
             async with self.writing() as connection:
                 await self._backend.lock(connection)
                 await connection.run_sync(upgrade, name, revisions)
+            self._presence.made(name)
         except Unavailable:
             raise StartupError(f"{failed}: {self._lane(0).trouble or self._lane(1).trouble}") from None
         except SQLAlchemyError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gatehook import CATALOG, LOCAL_MODELS, Route, Section, hookimpl
+from gatehook import CATALOG, DATABASE, LOCAL_MODELS, Route, Section, hookimpl
 from gatehook_plugins.health.report import Report
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ class Health:
         style: Literal["full", "simple"] = Field(
             default="full", description="what /health answers: the whole report, or {'status': 'ok', 'service': …}"
         )
+        needs_database: bool = Field(
+            default=True, description="/health/ready is 503 while the database cannot be read or written to"
+        )
 
     requires = (CATALOG,)
 
@@ -34,7 +37,14 @@ class Health:
     @hookimpl
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """The three paths."""
-        report = Report(gateway, gateway.services[CATALOG], gateway.services.get(LOCAL_MODELS))
+        services = gateway.services
+        report = Report(
+            gateway,
+            services[CATALOG],
+            services.get(LOCAL_MODELS),
+            services.get(DATABASE),
+            needs_database=self._settings.needs_database,
+        )
         health = report.simple if self._settings.style == "simple" else report.full
         return [
             Route("GET", "/health", health, auth=False),

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gatehook import Catalog, LocalModels, Target, Unavailable, encode
+from gatehook import Catalog, Database, LocalModels, Target, Unavailable, encode
 
 __all__ = ["Lifecycle", "Report"]
 
@@ -31,18 +31,39 @@ class Lifecycle(Protocol):
 class Report:
     """The handlers."""
 
-    def __init__(self, gateway: Lifecycle, catalog: Catalog, local: LocalModels | None) -> None:
-        """`local` are the models of this machine, if a plugin runs any."""
+    def __init__(
+        self,
+        gateway: Lifecycle,
+        catalog: Catalog,
+        local: LocalModels | None,
+        database: Database | None,
+        *,
+        needs_database: bool,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            gateway: whose health it is.
+            catalog: its models.
+            local: the models of this machine, if a plugin runs any.
+            database: that plugins keep things in, if there is one.
+            needs_database: without it, new requests should go elsewhere.
+        """
+        self._database = database
+        self._needs_database = needs_database
         self._local = local
         self._gateway = gateway
         self._catalog = catalog
 
     async def full(self, request: web.Request) -> web.Response:
-        """Everything that is known. A model that cannot be called is an issue; the gateway itself is still healthy."""
+        """Everything that is known. A model that cannot be called is an issue; the gateway itself is still healthy.
+
+        Without its database it is degraded: what that is needed for fails.
+        """
         engine, troubles = await self._engine()
         return _answer(
             {
-                "status": "healthy",
+                "status": "healthy" if self._has_database() else "degraded",
                 "service": _SERVICE,
                 "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
                 "manager_initialized": self._gateway.serving,
@@ -66,7 +87,13 @@ class Report:
             return _answer({"status": "draining"}, 503)
         if not self._gateway.serving:
             return _answer({"status": "starting"}, 503)
+        if self._needs_database and not self._has_database():
+            return _answer({"status": "database_unavailable"}, 503)
         return _answer({"status": "ok"})
+
+    def _has_database(self) -> bool:
+        """As its last use told: no probe reads or writes anything."""
+        return self._database is None or self._database.works
 
     async def _engine(self) -> tuple[dict[str, Any], Sequence[str]]:
         """How the engine of this machine does, and what there is to say about its models."""
@@ -92,6 +119,8 @@ class Report:
     def _issues(self) -> Iterable[str]:
         if self._gateway.draining:
             yield "The gateway is shutting down; running requests are finished, new ones should go elsewhere."
+        if not self._has_database():
+            yield "The database cannot be read or written to; the gateway's log tells why."
         for name, group in self._models().items():
             if away := sum(1 for target in group if target.unavailable):
                 # Without the reason: it names files and variables, and this path needs no key.

@@ -1,0 +1,47 @@
+"""Finds out when a database that failed can be used again, though nobody else may want to: readiness goes by it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gatehook import Unavailable
+
+__all__ = ["Recovery"]
+
+log: Final = logging.getLogger("gatehook.database")
+
+_PAUSE: Final = 5.0
+"""Seconds between two tries."""
+
+
+class Recovery:
+    """Tries while there is trouble, and never otherwise."""
+
+    def __init__(self, attempt: Callable[[], Awaitable[bool]]) -> None:
+        """`attempt` uses the database in every way, and tells whether all is well; it may raise Unavailable."""
+        self._attempt = attempt
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """There is trouble."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Try no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_PAUSE)
+            try:
+                if await self._attempt():
+                    return
+            except Unavailable:
+                pass  # it is logged
+            except Exception:
+                log.exception("whether the database can be used cannot be found out")
