@@ -163,6 +163,32 @@ async def test_a_stream_is_the_same_wherever_it_is_cut(streamed: Any, events: An
         assert one.dropped == ["citations"]
 
 
+async def test_a_call_without_arguments_has_an_empty_object_of_them(asked: Any, streamed: Any, events: Any) -> None:
+    """Cohere gives no text for them at all, or, in a whole answer, "null"."""
+
+    def begun(known: str, arguments: str) -> dict[str, Any]:
+        call = {"id": known, "type": "function", "function": {"name": "now", "arguments": arguments}}
+        return event("tool-call-start", {"tool_calls": call})
+
+    over = {"type": "tool-call-end", "index": 0}
+    given = event("tool-call-delta", {"tool_calls": {"function": {"arguments": '{"zone":"UTC"}'}}})
+    end = event("message-end", finish_reason="TOOL_CALL", usage=USAGE)
+    stream = events(STREAM[0], begun("c1", ""), over, begun("c2", ""), given, over, begun("c3", '{"zone":1}'), over, end)
+    for pieces in splits(stream):
+        chunks, _ = await streamed(pieces)
+        found: dict[int, str] = {}
+        for chunk in chunks:
+            for choice in chunk.data["choices"]:
+                for call in choice["delta"].get("tool_calls", ()):
+                    found[call["index"]] = found.get(call["index"], "") + call["function"]["arguments"]
+        assert found == {0: "{}", 1: '{"zone":"UTC"}', 2: '{"zone":1}'}
+    for arguments in ("null", "", None):
+        call = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": arguments}}
+        _, completion, _ = await asked({"messages": HI}, answer(content=[], tool_calls=[call]))
+        (call,) = completion.data["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["arguments"] == "{}"
+
+
 @pytest.mark.parametrize(("reason", "kind"), [("ERROR", UpstreamError), ("TIMEOUT", UpstreamTimeout)])
 async def test_an_answer_that_ends_in_an_error_is_one(
     asked: Any, streamed: Any, events: Any, reason: str, kind: type[GatewayError]

@@ -29,7 +29,7 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [
-            {"id": known, "type": "function", "function": {"name": name, "arguments": arguments}}
+            {"id": known, "type": "function", "function": {"name": name, "arguments": _whole(arguments)}}
             for known, name, arguments in calls
         ]
     if told.get("citations"):
@@ -67,6 +67,8 @@ class Translation:
         self.done = False
         self._attempt = attempt
         self._chunks = StreamBuilder(attempt.call)
+        self._bare = False
+        """Whether the tool call that is open has had no arguments so far."""
         self._handlers: dict[str, Callable[[Mapping[str, Any], list[Chunk]], None]] = {
             "message-start": self._on_start,
             "content-start": self._on_content,
@@ -74,6 +76,7 @@ class Translation:
             "tool-plan-delta": self._on_plan,
             "tool-call-start": self._on_call,
             "tool-call-delta": self._on_arguments,
+            "tool-call-end": self._on_call_end,
             "citation-start": self._on_citation,
             "message-end": self._on_end,
         }
@@ -113,14 +116,22 @@ class Translation:
             batch.append(self._chunks.reasoning(plan))
 
     def _on_call(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
-        batch.append(self._chunks.tool_call(*_tool_call(_object(delta, "message").get("tool_calls"))))
+        known, name, arguments = _tool_call(_object(delta, "message").get("tool_calls"))
+        self._bare = not arguments
+        batch.append(self._chunks.tool_call(known, name, arguments))
 
     def _on_arguments(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
         function = _object(_object(_object(delta, "message"), "tool_calls"), "function")
         if not self._chunks.has_tool_calls():
             raise garbled("arguments came before their tool call")
         if fragment := _text(function, "arguments"):
+            self._bare = False
             batch.append(self._chunks.tool_arguments(fragment))
+
+    def _on_call_end(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
+        if self._bare:
+            self._bare = False
+            batch.append(self._chunks.tool_arguments(_whole("")))
 
     def _on_citation(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
         self._attempt.note("citations")
@@ -154,6 +165,11 @@ def _tool_call(call: Any) -> tuple[str, str, str]:
         function["name"],
         _text(function, "arguments"),
     )
+
+
+def _whole(arguments: str) -> str:
+    """All arguments of a call as JSON text: of a function without any, Cohere tells nothing, or null."""
+    return "{}" if arguments in ("", "null") else arguments
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
