@@ -173,7 +173,9 @@ async def test_a_call_without_arguments_has_an_empty_object_of_them(asked: Any, 
     over = {"type": "tool-call-end", "index": 0}
     given = event("tool-call-delta", {"tool_calls": {"function": {"arguments": '{"zone":"UTC"}'}}})
     end = event("message-end", finish_reason="TOOL_CALL", usage=USAGE)
-    stream = events(STREAM[0], begun("c1", ""), over, begun("c2", ""), given, over, begun("c3", '{"zone":1}'), over, end)
+    stream = events(
+        STREAM[0], begun("c1", ""), over, begun("c2", ""), given, over, begun("c3", '{"zone":1}'), over, end
+    )
     for pieces in splits(stream):
         chunks, _ = await streamed(pieces)
         found: dict[int, str] = {}

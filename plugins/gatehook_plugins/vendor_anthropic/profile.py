@@ -21,6 +21,9 @@ _ADAPTIVE_SINCE = (4, 6)
 _MODEL_WITHOUT_SAMPLING = (4, 7)
 """From here on models have fixed sampling."""
 
+_RETICENT_SINCE = (4, 7)
+"""From here on models leave their thinking out of answers unless a request has it shown."""
+
 # "claude-opus-4-8", "claude-3-5-sonnet-20241022", "anthropic.claude-haiku-4-5-20251001-v1:0", "claude-4.7-opus".
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 
@@ -55,6 +58,8 @@ class Profile:
     headers: Mapping[str, str] = field(repr=False)
     adaptive: bool
     """Whether thinking is adaptive and steered by effort, or has a budget of tokens."""
+    reticent: bool
+    """Whether thinking is shown only to those who ask for it; such models know the effort xhigh, too."""
     sampling: bool
     """Whether temperature, top_p and top_k are taken."""
     structured_outputs: bool
@@ -83,6 +88,7 @@ def profile(target: Target, defaults: Defaults) -> Profile:
         url=_url(target.base_url or defaults.base_url),
         headers=_headers(target, version, [*defaults.beta, *_listed(options.beta)]),
         adaptive=generation >= _ADAPTIVE_SINCE if options.thinking is None else options.thinking == "adaptive",
+        reticent=generation >= _RETICENT_SINCE,
         sampling=(
             version < _NO_SAMPLING_SINCE and generation < _MODEL_WITHOUT_SAMPLING
             if options.sampling is None

@@ -83,7 +83,7 @@ def _write_sampling(body: Body, payload: Mapping[str, Any], profile: Profile, dr
 
 def _write_output(body: Body, payload: Mapping[str, Any], profile: Profile) -> None:
     config: Body = {}
-    wire, effort = thinking.plan(payload, adaptive=profile.adaptive)
+    wire, effort = thinking.plan(payload, adaptive=profile.adaptive, reticent=profile.reticent)
     if wire is not None:
         body["thinking"] = wire
     if effort is not None:

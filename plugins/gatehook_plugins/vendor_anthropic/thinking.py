@@ -1,7 +1,7 @@
 """Reasoning: OpenAI's `reasoning_effort`, or Anthropic's own `thinking`, and what cannot go with it.
 
 Models up to Claude 4.5 think within a budget of tokens that is part of max_tokens; later ones decide for themselves,
-steered by an effort.
+steered by an effort. Since Claude 4.7 they show what they think only to those who ask for it.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,16 @@ BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh":
 """reasoning_effort to tokens, for models that think within a budget."""
 
 EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
-"""reasoning_effort to output_config.effort, for models that decide for themselves."""
+"""reasoning_effort to output_config.effort, for models that decide for themselves; Claude 4.6 knows no xhigh."""
 
 
-def plan(payload: Mapping[str, Any], *, adaptive: bool) -> tuple[dict[str, Any] | None, str | None]:
+def plan(payload: Mapping[str, Any], *, adaptive: bool, reticent: bool) -> tuple[dict[str, Any] | None, str | None]:
     """The wire's `thinking`, and `output_config.effort`; None where the request leaves it to the model.
+
+    Args:
+        payload: the request.
+        adaptive: whether the model decides how much it thinks.
+        reticent: whether it shows its thinking only if it is asked to.
 
     Raises:
         InvalidRequest: an unknown effort, a `thinking` that is no object, or two answers to one question.
@@ -37,7 +42,9 @@ def plan(payload: Mapping[str, Any], *, adaptive: bool) -> tuple[dict[str, Any] 
     if effort == "none":
         return {"type": "disabled"}, None
     if adaptive:
-        return thinking or {"type": "adaptive"}, EFFORTS[effort]
+        if reticent:
+            return thinking or {"type": "adaptive", "display": "summarized"}, EFFORTS[effort]
+        return thinking or {"type": "adaptive"}, "max" if effort == "xhigh" else EFFORTS[effort]
     return {"type": "enabled", "budget_tokens": BUDGETS[effort]}, None
 
 
@@ -74,9 +81,9 @@ def check(body: Mapping[str, Any]) -> None:
         raise _conflict("top_p", "must be at least 0.95")
     if "top_k" in body:
         raise _conflict("top_k", "cannot be set")
-    if body.get("tool_choice", {}).get("type") in ("any", "tool"):
-        raise _conflict("tool_choice", "cannot force a tool")
+    if body["thinking"]["type"] == "enabled" and body.get("tool_choice", {}).get("type") in ("any", "tool"):
+        raise _conflict("tool_choice", "cannot force a tool", when="thinks within a budget")
 
 
-def _conflict(name: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: {why} while the model thinks, at vendor 'anthropic'", param=name, retry=Retry.NEXT)
+def _conflict(name: str, why: str, *, when: str = "thinks") -> InvalidRequest:
+    return InvalidRequest(f"{name}: {why} while the model {when}, at vendor 'anthropic'", param=name, retry=Retry.NEXT)

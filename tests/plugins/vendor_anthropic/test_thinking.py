@@ -25,13 +25,23 @@ async def test_effort_is_a_budget_for_models_that_think_within_one(ask: Any, eff
 
 @pytest.mark.parametrize(
     ("effort", "sent"),
-    [("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high"), ("xhigh", "xhigh"), ("max", "max")],
+    [("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high"), ("xhigh", "max"), ("max", "max")],
 )
 async def test_effort_stays_an_effort_for_models_that_decide_themselves(ask: Any, effort: str, sent: str) -> None:
     run = await ask({"reasoning_effort": effort, "max_tokens": 50}, model=NEW)
     assert run.body["thinking"] == {"type": "adaptive"}
     assert run.body["output_config"] == {"effort": sent}
     assert (run.body["max_tokens"], run.dropped) == (50, [])
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-7", "claude-opus-5", "claude-sonnet-5", "claude-fable-5"])
+async def test_later_models_are_asked_to_show_their_thinking_and_know_one_effort_more(ask: Any, model: str) -> None:
+    run = await ask({"reasoning_effort": "xhigh"}, model=model)
+    assert run.body["thinking"] == {"type": "adaptive", "display": "summarized"}
+    assert run.body["output_config"] == {"effort": "xhigh"}
+    own = {"type": "adaptive", "display": "omitted"}
+    run = await ask({"reasoning_effort": "low", "thinking": own}, model=model)
+    assert run.body["thinking"] == own
 
 
 @pytest.mark.parametrize("model", [OLD, NEW])
@@ -142,8 +152,6 @@ async def test_a_budget_that_leaves_no_room_under_the_cap_is_refused_not_cut(ask
         ({"temperature": 0}, "temperature"),
         ({"top_p": 0.9}, "top_p"),
         ({"top_k": 4}, "top_k"),
-        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
-        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "look"}}}, "tool_choice"),
     ],
 )
 @pytest.mark.parametrize(
@@ -156,6 +164,37 @@ async def test_what_cannot_go_with_thinking_is_refused_with_the_reason(
     with pytest.raises(InvalidRequest, match="while the model thinks") as caught:
         await ask(given | asked, model=model)
     assert (caught.value.param, caught.value.retry) == (param, Retry.NEXT)
+
+
+FORCED = ["required", {"type": "function", "function": {"name": "look"}}]
+
+
+@pytest.mark.parametrize("choice", FORCED)
+@pytest.mark.parametrize(
+    ("asked", "model"),
+    [
+        ({"reasoning_effort": "low"}, OLD),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, OLD),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, NEW),
+    ],
+)
+async def test_no_tool_can_be_forced_while_the_model_thinks_within_a_budget(
+    ask: Any, choice: Any, asked: Any, model: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="while the model thinks within a budget") as caught:
+        await ask({"tools": TOOLS, "tool_choice": choice, **asked}, model=model)
+    assert (caught.value.param, caught.value.retry) == ("tool_choice", Retry.NEXT)
+
+
+@pytest.mark.parametrize("choice", FORCED)
+@pytest.mark.parametrize("asked", [{"reasoning_effort": "low"}, {"thinking": {"type": "adaptive"}}])
+async def test_a_tool_can_be_forced_where_the_model_decides_how_much_to_think(
+    ask: Any, choice: Any, asked: Any
+) -> None:
+    run = await ask({"tools": TOOLS, "tool_choice": choice, **asked}, model=NEW)
+    assert run.body["thinking"] == {"type": "adaptive"}
+    assert run.body["tool_choice"]["type"] in ("any", "tool")
+    assert run.dropped == []
 
 
 async def test_what_can_go_with_thinking_does(ask: Any) -> None:
