@@ -66,6 +66,22 @@ async def test_parameters_get_bedrock_s_names(asked: Any) -> None:
         ("anthropic.x", {}, {"max_tokens": 500}, None, ["reasoning_effort"]),
         ("anthropic.x", {}, {"max_tokens": 9000, "temperature": 0, "top_k": 2},
          {"thinking": {"type": "enabled", "budget_tokens": 2048}}, ["temperature", "top_k"]),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {"max_tokens": 5000},
+         {"thinking": {"type": "enabled", "budget_tokens": 2048}}, []),
+        ("us.anthropic.claude-sonnet-4-6", {}, {"max_tokens": 500},
+         {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, []),
+        ("anthropic.claude-opus-4-8-v1", {}, {},
+         {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "low"}}, []),
+        ("arn:aws:bedrock:x:1:inference-profile/us.anthropic.claude-opus-5", {}, {"temperature": 0.5, "top_k": 2},
+         {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "low"}},
+         ["temperature", "top_k"]),
+        ("my-profile", {"reasoning": "adaptive"}, {},
+         {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, []),
+        ("us.amazon.nova-2-lite-v1:0", {}, {},
+         {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}, []),
+        ("us.amazon.nova-2-lite-v1:0", {}, {"top_k": 5},
+         {"inferenceConfig": {"topK": 5}, "reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}, []),
+        ("us.amazon.nova-pro-v1:0", {}, {}, None, ["reasoning_effort"]),
         ("openai.gpt-oss-120b", {}, {}, {"reasoning_effort": "low"}, []),
         ("meta.llama", {}, {}, None, ["reasoning_effort"]),
         ("meta.llama", {"reasoning": "field"}, {}, {"reasoning_effort": "low"}, []),
@@ -79,6 +95,52 @@ async def test_effort_is_told_as_the_model_understands_it(
     )
     assert request.json.get("additionalModelRequestFields") == sent
     assert one.dropped == dropped
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "sent"),
+    [
+        ("anthropic.claude-sonnet-4-6", "none", None),
+        ("anthropic.claude-sonnet-4-6", "minimal", "low"),
+        ("anthropic.claude-sonnet-4-6", "xhigh", "max"),
+        ("anthropic.claude-sonnet-5", "none", None),
+        ("anthropic.claude-sonnet-5", "xhigh", "xhigh"),
+        ("anthropic.claude-sonnet-5", "max", "max"),
+    ],
+)
+async def test_claude_that_decides_how_much_it_thinks_has_efforts_of_its_own(
+    asked: Any, model: str, effort: str, sent: str | None
+) -> None:
+    (request,), _, _ = await asked({"messages": HI, "reasoning_effort": effort}, answer(), model=model)
+    fields = request.json["additionalModelRequestFields"]
+    assert fields["thinking"]["type"] == ("adaptive" if sent else "disabled")
+    assert fields.get("output_config", {}).get("effort") == sent
+
+
+@pytest.mark.parametrize(
+    ("effort", "sent"),
+    [
+        ("none", {"type": "disabled"}),
+        ("minimal", {"type": "enabled", "maxReasoningEffort": "low"}),
+        ("medium", {"type": "enabled", "maxReasoningEffort": "medium"}),
+        ("xhigh", {"type": "enabled", "maxReasoningEffort": "high"}),
+    ],
+)
+async def test_nova_has_three_efforts(asked: Any, effort: str, sent: dict[str, str]) -> None:
+    asking = {"messages": HI, "reasoning_effort": effort}
+    (request,), _, _ = await asked(asking, answer(), model="amazon.nova-2-lite-v1:0")
+    assert request.json["additionalModelRequestFields"] == {"reasoningConfig": sent}
+
+
+@pytest.mark.parametrize("model", ["us.anthropic.claude-opus-4-7", "anthropic.claude-sonnet-5"])
+async def test_later_claudes_have_fixed_sampling(asked: Any, model: str) -> None:
+    given = {"messages": HI, "temperature": 0.5, "top_p": 0.9, "top_k": 3}
+    (request,), _, one = await asked(given, answer(), model=model)
+    assert "inferenceConfig" not in request.json
+    assert "additionalModelRequestFields" not in request.json
+    assert sorted(one.dropped) == ["temperature", "top_k", "top_p"]
+    _, _, one = await asked({"messages": HI, "temperature": 1, "top_p": 1.0}, answer(), model=model)
+    assert one.dropped == []
 
 
 async def test_effort_as_bedrock_s_own_field(asked: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from gatehook import GatewayError, Retry, Target
+from gatehook_bedrock.reasoning import Way
 
 __all__ = ["Options", "faults", "misconfigured", "read_options"]
 
@@ -17,8 +18,9 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     guardrail: dict[str, str] = {}
     """Bedrock's guardrailConfig: `guardrailIdentifier`, `guardrailVersion`, `trace`."""
     latency: Literal["standard", "optimized"] | None = None
-    reasoning: Literal["budget", "effort", "field", "none"] | None = None
-    """How effort is told: a budget of tokens, outputConfig.effort, the model's own field, not at all; None: by name."""
+    reasoning: Way | None = None
+    """How effort is told: a budget of tokens, thinking that is adaptive, outputConfig.effort, Nova's own settings, the
+    field `reasoning_effort`, not at all; None: by name."""
     extra: dict[str, Any] = {}
     """Further entries of additionalModelRequestFields."""
 

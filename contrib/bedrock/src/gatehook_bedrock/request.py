@@ -6,13 +6,11 @@ from typing import Any, Final
 from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, encode, read_conversation
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
 from gatehook_bedrock.options import Options
+from gatehook_bedrock.reasoning import sampling, tell_effort
 
 __all__ = ["converse_body"]
 
 _INFERENCE: Final = (("temperature", "temperature"), ("top_p", "topP"))
-_BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768}
-"""Tokens that a model may think, by effort."""
-_LEAST_BUDGET: Final = 1024
 _TIERS: Final = {"default": "default", "flex": "flex", "priority": "priority"}
 
 
@@ -42,17 +40,18 @@ async def converse_body(
 
 def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Everything but the conversation and its tools."""
-    inference = {theirs: payload[ours] for ours, theirs in _INFERENCE if ours in payload}
+    sampled = sampling(attempt, payload)
+    inference = {theirs: sampled[ours] for ours, theirs in _INFERENCE if ours in sampled}
     limit = payload.get("max_completion_tokens", payload.get("max_tokens", attempt.target.max_tokens))
     if limit is not None:
         inference["maxTokens"] = limit
     if stop := payload.get("stop"):
         inference["stopSequences"] = [stop] if isinstance(stop, str) else stop
     fields, output = dict(options.extra), _text_format(payload.get("response_format"))
-    if "top_k" in payload:
-        _top_k(attempt, payload["top_k"], fields)
+    if "top_k" in sampled:
+        _top_k(attempt, sampled["top_k"], fields)
     if "reasoning_effort" in payload:
-        _effort(attempt, payload["reasoning_effort"], options, (inference, fields, output))
+        tell_effort(attempt, payload["reasoning_effort"], options.reasoning, (inference, fields, output))
     tier = payload.get("service_tier", "auto")
     if tier not in ("auto", *_TIERS):
         raise refused("service_tier", f"expected one of auto, {', '.join(_TIERS)}")
@@ -74,46 +73,6 @@ def _top_k(attempt: Attempt, top_k: Any, fields: dict[str, Any]) -> None:
     elif "amazon.nova" in attempt.target.model:
         fields["inferenceConfig"] = {"topK": top_k}
     else:
-        attempt.drop("top_k")
-
-
-def _effort(
-    attempt: Attempt, effort: Any, options: Options, places: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
-) -> None:
-    """Tell how much the model shall think, in the way it understands."""
-    if effort not in ("none", *_BUDGETS):
-        raise refused("reasoning_effort", f"expected one of none, {', '.join(_BUDGETS)}")
-    inference, fields, output = places
-    way = options.reasoning or _way(attempt.target.model)
-    if way == "none":
-        attempt.drop("reasoning_effort")
-    elif way == "field":
-        fields["reasoning_effort"] = effort
-    elif way == "effort" and effort != "none":
-        output["effort"] = effort
-    elif way == "budget" and effort != "none":
-        _budget(attempt, _BUDGETS[effort], inference, fields)
-
-
-def _way(model: str) -> str:
-    if "anthropic." in model:
-        return "budget"
-    return "field" if "openai." in model else "none"
-
-
-def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Claude's way: the budget is part of the answer's limit, and the temperature is Claude's own."""
-    if (limit := inference.get("maxTokens")) is None:
-        inference["maxTokens"] = budget + 4096
-    else:
-        budget = min(budget, limit - 1)
-    if budget < _LEAST_BUDGET:
-        attempt.drop("reasoning_effort")
-        return
-    fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    if inference.pop("temperature", 1) != 1:
-        attempt.drop("temperature")
-    if fields.pop("top_k", None) is not None:
         attempt.drop("top_k")
 
 

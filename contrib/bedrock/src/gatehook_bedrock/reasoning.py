@@ -1,0 +1,118 @@
+"""How much a model shall think, told in the way that it understands, and what it takes besides.
+
+Claude thinks within a budget of tokens up to 4.5; later it decides for itself, steered by an effort. Since 4.7 its
+sampling is fixed, and it shows what it thinks only to those who ask for it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from gatehook import Attempt
+from gatehook_bedrock.blocks import refused
+
+__all__ = ["Way", "sampling", "tell_effort"]
+
+Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
+
+_BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 32768}
+"""Tokens that a model may think, by effort."""
+_LEAST_BUDGET: Final = 1024
+_NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts that Nova does not know, and what comes next to them."""
+
+_CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
+_ADAPTIVE_SINCE: Final = (4, 6)
+_FIXED_SINCE: Final = (4, 7)
+_SAMPLING: Final = ("temperature", "top_p", "top_k")
+
+
+def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the request's temperature, top_p and top_k that the model takes."""
+    given = {name: payload[name] for name in _SAMPLING if name in payload}
+    if _claude(attempt.target.model) < _FIXED_SINCE:
+        return given
+    for name, value in given.items():
+        if name == "top_k" or value != 1:  # 1 is the fixed value of the other two, so nothing is lost
+            attempt.drop(name)
+    return {}
+
+
+def tell_effort(
+    attempt: Attempt, effort: Any, way: Way | None, places: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+) -> None:
+    """Write an effort where the model looks for it.
+
+    Args:
+        attempt: told what is lost.
+        effort: the request's `reasoning_effort`.
+        way: in which it is told, None to go by the model's name.
+        places: inferenceConfig, additionalModelRequestFields and outputConfig.
+
+    Raises:
+        InvalidRequest: no such effort.
+    """
+    if effort not in ("none", *_BUDGETS):
+        raise refused("reasoning_effort", f"expected one of none, {', '.join(_BUDGETS)}")
+    inference, fields, output = places
+    match way or _way(attempt.target.model):
+        case "none":
+            attempt.drop("reasoning_effort")
+        case "field":
+            fields["reasoning_effort"] = effort
+        case "nova":
+            off = effort == "none"
+            told = {"type": "enabled", "maxReasoningEffort": _NOVA.get(effort, effort)}
+            fields["reasoningConfig"] = {"type": "disabled"} if off else told
+        case "adaptive":
+            _adapt(attempt, effort, inference, fields)
+        case "effort" if effort != "none":
+            output["effort"] = "low" if effort == "minimal" else effort
+        case "budget" if effort != "none":
+            _budget(attempt, _BUDGETS[effort], inference, fields)
+
+
+def _way(model: str) -> Way:
+    if "anthropic." in model:
+        return "adaptive" if _claude(model) >= _ADAPTIVE_SINCE else "budget"
+    if "amazon.nova-2" in model:
+        return "nova"
+    return "field" if "openai." in model else "none"
+
+
+def _claude(model: str) -> tuple[int, int]:
+    """The version of a Claude, (0, 0) of other models and where the name does not tell."""
+    match = _CLAUDE.search(model)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dict[str, Any]) -> None:
+    if effort == "none":
+        fields["thinking"] = {"type": "disabled"}
+        return
+    later = _claude(attempt.target.model) >= _FIXED_SINCE
+    fields["thinking"] = {"type": "adaptive"} | ({"display": "summarized"} if later else {})
+    known = {"minimal": "low"} if later else {"minimal": "low", "xhigh": "max"}
+    fields["output_config"] = {"effort": known.get(effort, effort)}
+    _drop_sampling(attempt, inference, fields)
+
+
+def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: dict[str, Any]) -> None:
+    """A budget is part of the answer's limit."""
+    if (limit := inference.get("maxTokens")) is None:
+        inference["maxTokens"] = budget + 4096
+    else:
+        budget = min(budget, limit - 1)
+    if budget < _LEAST_BUDGET:
+        attempt.drop("reasoning_effort")
+        return
+    fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    _drop_sampling(attempt, inference, fields)
+
+
+def _drop_sampling(attempt: Attempt, inference: dict[str, Any], fields: dict[str, Any]) -> None:
+    """While Claude thinks, its temperature is its own."""
+    if inference.pop("temperature", 1) != 1:
+        attempt.drop("temperature")
+    if fields.pop("top_k", None) is not None:
+        attempt.drop("top_k")
