@@ -186,6 +186,47 @@ async def test_tools_results_marks_and_thoughts_go_round(asked: Any) -> None:
     assert request.json["toolConfig"]["tools"][0]["toolSpec"]["name"] == "add", "Bedrock wants to know it still"
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "kept"),
+    [
+        ("moonshot.kimi-k2-thinking", "functions.add:0", True),
+        ("moonshot.kimi-k2-thinking", "functions.add 0", False),
+        ("moonshot.kimi-k2-thinking", "x" * 65, False),
+        ("us.anthropic.claude-sonnet-4-5", "functions.add:0", False),
+        ("us.anthropic.claude-sonnet-4-5", "tooluse_a-B1", True),
+    ],
+)
+async def test_ids_of_calls_go_back_as_the_model_wrote_them(asked: Any, model: str, given: str, kept: bool) -> None:
+    """Kimi learns from them which call it made; Claude takes fewer letters than Bedrock itself."""
+    call = {"id": given, "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    result = {"role": "tool", "tool_call_id": given, "content": "2"}
+    history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+    (request,), _, _ = await asked({"messages": history, "tools": [TOOL]}, answer(), model=model)
+    _, use, back = (message["content"][0] for message in request.json["messages"])
+    assert use["toolUse"]["toolUseId"] == back["toolResult"]["toolUseId"]
+    assert (use["toolUse"]["toolUseId"] == given) is kept
+
+
+@pytest.mark.parametrize(
+    ("mime", "kind", "form"),
+    [
+        ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "document", "docx"),
+        ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "document", "xlsx"),
+        ("application/msword", "document", "doc"),
+        ("application/vnd.ms-excel", "document", "xls"),
+        ("video/mp4", "video", "mp4"),
+        ("video/quicktime", "video", "mov"),
+        ("video/3gpp", "video", "three_gp"),
+    ],
+)
+async def test_office_s_documents_and_films_are_files(asked: Any, mime: str, kind: str, form: str) -> None:
+    part = {"type": "file", "file": {"file_data": f"data:{mime};base64,AAAA", "filename": "a"}}
+    (request,), _, _ = await asked({"messages": [{"role": "user", "content": [part]}]}, answer())
+    (block,) = request.json["messages"][0]["content"]
+    name = {"name": "a 1"} if kind == "document" else {}
+    assert block == {kind: {"format": form, "source": {"bytes": "AAAA"}} | name}
+
+
 async def test_pictures_and_documents() -> None:
     url = "https://pictures.example/a.png"
     egress = ReplayEgress(
@@ -247,6 +288,16 @@ async def test_a_whole_answer_with_reasoning_and_calls(asked: Any) -> None:
     assert message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a":1}'}
     assert choice["finish_reason"] == "tool_calls"
     assert one.dropped == ["content.video"]
+
+
+async def test_what_a_tool_of_bedrock_s_own_did_is_no_call_for_the_client(asked: Any) -> None:
+    used = {"toolUseId": "t1", "name": "nova_grounding", "input": {"query": "x"}, "type": "server_tool_use"}
+    found = {"toolResult": {"toolUseId": "t1", "content": [{"text": "y"}], "type": "nova_grounding_result"}}
+    _, completion, one = await asked({"messages": HI}, answer({"toolUse": used}, found, {"text": "It is y."}))
+    (choice,) = completion.data["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "It is y."}
+    assert choice["finish_reason"] == "stop"
+    assert one.dropped == ["content.toolUse", "content.toolResult"]
 
 
 @pytest.mark.parametrize(

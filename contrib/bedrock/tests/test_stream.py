@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gatehook import GatewayError, InvalidRequest, RateLimited, UpstreamError, UpstreamTimeout
+from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, UpstreamError, UpstreamTimeout
 from gatehook.testing import Replay, ReplayEgress, attempt, splits
 from gatehook_bedrock.signing import Signer
 from gatehook_bedrock.vendor import Bedrock
@@ -64,6 +64,32 @@ async def test_a_stream_is_the_same_wherever_it_is_cut(streamed: Any, events: An
         assert arguments == {0: '{"a":1}', 1: "{}"}
         assert [chunk.data["choices"][0]["finish_reason"] for chunk in chunks if chunk.finished] == ["tool_calls"]
         assert chunks[-1].usage.total_tokens == 5
+
+
+async def test_what_a_tool_of_bedrock_s_own_does_is_no_call_for_the_client(streamed: Any, events: Any) -> None:
+    used = {"toolUseId": "t1", "name": "nova_grounding", "type": "server_tool_use"}
+    found = {"toolUseId": "t1", "type": "nova_grounding_result", "status": "success"}
+    chunks, one = await streamed(
+        [
+            events(
+                START,
+                ("contentBlockStart", {"contentBlockIndex": 0, "start": {"toolUse": used}}),
+                delta(0, toolUse={"input": '{"query":"x"}'}),
+                stop(0),
+                ("contentBlockStart", {"contentBlockIndex": 1, "start": {"toolResult": found}}),
+                delta(1, toolResult=[{"text": "y"}]),
+                stop(1),
+                delta(2, text="It is y."),
+                stop(2),
+                ("messageStop", {"stopReason": "end_turn"}),
+            )
+        ]
+    )
+    choices = [choice for chunk in chunks for choice in chunk.data["choices"]]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == "It is y."
+    assert not any("tool_calls" in choice["delta"] for choice in choices)
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"]
+    assert one.dropped == ["content.toolUse", "content.toolResult"]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +169,21 @@ async def test_errors_by_status_and_name(status: int, kind: str, error: type[Gat
         await Bedrock(egress, Signer(), "us-east-1").complete(one)
     assert caught.value.code == code
     assert secret not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The provided model identifier is invalid.",
+        "Invocation of model ID x with on-demand throughput isn\u2019t supported. Retry with an inference profile.",
+    ],
+)
+async def test_a_model_that_is_not_to_be_had_is_the_operator_s_concern_and_another_may_do(words: str) -> None:
+    body = json.dumps({"message": words}).encode()
+    egress = ReplayEgress(Replay(body, status=400, headers={"x-amzn-ErrorType": "ValidationException"}))
+    with pytest.raises(UpstreamError, match="bedrock: ") as caught:
+        await Bedrock(egress, Signer(), "us-east-1").complete(attempt({"messages": [{"role": "user", "content": "x"}]}))
+    assert (caught.value.code, caught.value.retry) == ("upstream_model_not_found", Retry.NEXT)
 
 
 async def test_text_completions_are_streamed_too(streamed: Any, events: Any) -> None:

@@ -35,6 +35,8 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
         match block:
             case {"text": str(text)}:
                 texts.append(text)
+            case {"toolUse": {"type": "server_tool_use"}}:  # a tool of Bedrock's own: nothing for a client to do
+                attempt.note("content.toolUse")
             case {"toolUse": {"toolUseId": str(known), "name": str(name), "input": arguments}}:
                 function = {"name": name, "arguments": encode(arguments).decode()}
                 calls.append({"id": known, "type": "function", "function": function})
@@ -71,6 +73,8 @@ class _Block:
     """A content block that is open: what its stop will need to know."""
 
     tool: bool = False
+    foreign: bool = False
+    """Whether it has no place in OpenAI's shape."""
     arguments: bool = False
     thinking: list[str] = field(default_factory=list)
     signature: str = ""
@@ -110,6 +114,9 @@ class Translation:
     def _on_block_start(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         index = data.get("contentBlockIndex")
         match data.get("start"):
+            case {"toolUse": {"type": "server_tool_use"}} | {"toolResult": _}:
+                self._blocks[index] = _Block(foreign=True)
+                self._attempt.note("content." + next(iter(data["start"])))
             case {"toolUse": {"toolUseId": str(known), "name": str(name)}}:
                 self._blocks[index] = _Block(tool=True)
                 self._tool = index
@@ -118,6 +125,8 @@ class Translation:
     def _on_delta(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         index = data.get("contentBlockIndex")
         block = self._blocks.setdefault(index, _Block())
+        if block.foreign:
+            return
         match data.get("delta"):
             case {"text": str(text)}:
                 if text:
@@ -136,10 +145,8 @@ class Translation:
                 block.signature += signature
             case {"reasoningContent": {"redactedContent": str(sealed)}}:
                 self._keep({"type": "redacted_thinking", "data": sealed}, batch)
-            case {"citation": _}:
-                self._attempt.note("citations")
-            case dict():
-                self._attempt.note("content")
+            case dict() as other:
+                self._attempt.note("citations" if "citation" in other else "content")
             case _:
                 raise garbled("an event's delta is not an object")
 

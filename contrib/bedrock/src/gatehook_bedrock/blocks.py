@@ -30,8 +30,16 @@ _IMAGES: Final = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", 
 _AUDIO: Final = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac", "audio/ogg": "ogg"}
 _DOCUMENTS: Final = {
     "application/pdf": "pdf", "text/csv": "csv", "text/html": "html", "text/plain": "txt", "text/markdown": "md",
+    "application/msword": "doc", "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
 }  # fmt: skip
-_SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FILMS: Final = {
+    "video/mp4": "mp4", "video/quicktime": "mov", "video/x-matroska": "mkv", "video/webm": "webm",
+    "video/x-flv": "flv", "video/mpeg": "mpeg", "video/x-ms-wmv": "wmv", "video/3gpp": "three_gp",
+}  # fmt: skip
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_ID_OF_CLAUDE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNSAFE_NAME: Final = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
 _MOST_IMAGES: Final = 20
 
@@ -41,8 +49,13 @@ def system(texts: Iterable[Text]) -> list[Block]:
     return [block for text in texts if text.text.strip() for block in _marked({"text": text.text}, text.cache)]
 
 
-def messages(conversation: Conversation, images: Mapping[str, Blob]) -> list[Block]:
+def messages(conversation: Conversation, images: Mapping[str, Blob], model: str) -> list[Block]:
     """The wire's `messages`.
+
+    Args:
+        conversation: what was said.
+        images: those that clients gave by URL.
+        model: its name at Bedrock: Claude takes fewer letters in ids.
 
     Raises:
         InvalidRequest: the conversation does not begin with the user, or holds what Bedrock does not take.
@@ -50,13 +63,14 @@ def messages(conversation: Conversation, images: Mapping[str, Blob]) -> list[Blo
     turns = conversation.turns
     if not turns or turns[0].role != "user":
         raise refused("messages", "at vendor 'bedrock' a conversation begins with a user message")
-    writer = _Writer(images)
+    writer = _Writer(images, _ID_OF_CLAUDE if "anthropic." in model else _ID)
     return [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
 
 
 class _Writer:
-    def __init__(self, images: Mapping[str, Blob]) -> None:
+    def __init__(self, images: Mapping[str, Blob], good_id: re.Pattern[str]) -> None:
         self._images = images
+        self._good_id = good_id
         self._documents = 0
 
     def blocks(self, parts: Sequence[Part]) -> list[Block]:
@@ -73,14 +87,14 @@ class _Writer:
             case Thinking():
                 return [{"reasoningContent": _thinking(part)}]
             case ToolUse():
-                use = {"toolUseId": _wire_id(part.id), "name": part.name, "input": part.arguments}
+                use = {"toolUseId": self._wire_id(part.id), "name": part.name, "input": part.arguments}
                 return _marked({"toolUse": use}, part.extra.get("cache_control"))
             case ToolResult():
                 return self._result(part)
 
     def _result(self, result: ToolResult) -> list[Block]:
         content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in result.parts]
-        block = {"toolResult": {"toolUseId": _wire_id(result.id), "content": content or [{"text": "(nothing)"}]}}
+        block = {"toolResult": {"toolUseId": self._wire_id(result.id), "content": content or [{"text": "(nothing)"}]}}
         return _marked(block, next((one.cache for one in reversed(result.parts) if one.cache), None))
 
     def _media(self, media: Media) -> Block:
@@ -93,7 +107,15 @@ class _Writer:
             return {"audio": {"format": form, "source": {"bytes": blob.base64}}}
         if media.kind == "file" and (form := _DOCUMENTS.get(blob.mime)) is not None:
             return {"document": {"format": form, "name": self._name(media.filename), "source": {"bytes": blob.base64}}}
+        if media.kind == "file" and (form := _FILMS.get(blob.mime)) is not None:
+            return {"video": {"format": form, "source": {"bytes": blob.base64}}}
         raise refused(media.path, f"Bedrock takes no {blob.mime} here")
+
+    def _wire_id(self, given: str) -> str:
+        """A tool call's id, as the model wrote it where it can be; different ids stay different."""
+        if self._good_id.fullmatch(given):
+            return given
+        return "tooluse_" + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def _name(self, filename: str) -> str:
         """Names of documents are of few letters, and differ."""
@@ -118,15 +140,6 @@ def _thinking(part: Thinking) -> Block:
     if part.redacted:
         return {"redactedContent": part.redacted}
     return {"reasoningText": {"text": part.text, "signature": part.signature}}
-
-
-def _wire_id(given: str) -> str:
-    """A tool call's id in Bedrock's alphabet and length; different ids stay different."""
-    return (
-        given
-        if _SAFE_ID.fullmatch(given)
-        else "tooluse_" + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-    )
 
 
 async def fetched(conversation: Conversation, egress: Egress) -> Mapping[str, Blob]:

@@ -34,7 +34,7 @@ async def converse_body(
         body["toolConfig"] = tools
     if told := system(conversation.system):
         body["system"] = told
-    body["messages"] = messages(conversation, await fetched(conversation, egress))
+    body["messages"] = messages(conversation, await fetched(conversation, egress), attempt.target.model)
     return body
 
 

@@ -27,6 +27,9 @@ _STATUS: Final[Mapping[str, int]] = {
 }
 """What each stands for among the gateway's errors; AWS's own statuses blame the client for much that it cannot mend."""
 
+_NO_MODEL: Final = ("model identifier is invalid", "on-demand throughput isn")
+"""In a validation's words: it is the deployment's model that is wrong, which no client can mend."""
+
 _UNSIGNED: Final = frozenset({"incompletesignature", "invalidsignature", "signaturedoesnotmatch"})
 """Their words repeat the request's headers, the session's token among them, which no deployment's settings name."""
 
@@ -57,11 +60,14 @@ def exception(
     words = (data.get("message") or data.get("Message")) if isinstance(data, dict) else None
     name = kind.partition(":")[0].rpartition("#")[2]
     known = name.lower().removesuffix("exception")
+    status = _STATUS.get(known, 500 if status in (200, 424) else status)
+    if status == 400 and isinstance(words, str) and any(sign in words for sign in _NO_MODEL):
+        status = 404
     if known in _UNSIGNED:
         words = "the request's signature is not accepted; are the credentials right, and this machine's clock?"
     return upstream_error(
         "bedrock",
-        _STATUS.get(known, 500 if status in (200, 424) else status),
+        status,
         words if isinstance(words, str) and words else f"{name or f'status {status}'} without a message",
         code=name or None,
         retry_after=retry_after,
