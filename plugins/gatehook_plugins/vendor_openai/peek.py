@@ -94,16 +94,23 @@ class Details(Struct):
     """What some of the tokens were."""
 
     cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
 
 
 class Told(Struct):
-    """A usage object as it is meant to be."""
+    """A usage object as it is meant to be.
+
+    Who has no details tells cached tokens beside them: DeepSeek, Moonshot and Mistral, each in its own words.
+    """
 
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     total_tokens: _Count = 0
     prompt_cache_hit_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    num_cached_tokens: _Count | None = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
 
@@ -124,29 +131,39 @@ def usage_of(usage: Any) -> Usage | None:
 
     None if nothing is left then: every answer takes some tokens, and those that nobody has told are to be estimated.
     """
-    if type(usage) is Told:
-        asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        if not (prompt or completion):
-            return _all(usage.total_tokens)
-        reasoning = 0 if answered is None else answered.reasoning_tokens or 0
-        return Usage(
-            prompt,
-            completion + _left_out(reasoning, usage.total_tokens - prompt - completion) if reasoning else completion,
-            cached_tokens=(usage.prompt_cache_hit_tokens if asked is None else asked.cached_tokens) or 0,
-            reasoning_tokens=reasoning,
-        )
-    if type(usage) is not dict:
-        return None
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if type(usage) is not Told:
+        if type(usage) is not dict:
+            return None
+        usage = _told(usage)
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if not (prompt or completion):
-        return _all(_count(usage.get("total_tokens")))
-    details, parts = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    # DeepSeek tells cached tokens in a field of its own.
-    cached = details.get("cached_tokens") if type(details) is dict else usage.get("prompt_cache_hit_tokens")
-    reasoning = _count(parts.get("reasoning_tokens")) if type(parts) is dict else 0
-    completion += _left_out(reasoning, _count(usage.get("total_tokens")) - prompt - completion)
-    return Usage(prompt, completion, cached_tokens=_count(cached), reasoning_tokens=reasoning)
+        return _all(usage.total_tokens)
+    asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
+    cached, written = usage.prompt_cache_hit_tokens or usage.cached_tokens or usage.num_cached_tokens or 0, 0
+    if asked is not None:
+        cached, written = asked.cached_tokens or cached, asked.cache_write_tokens or 0
+        if asked.audio_tokens:
+            prompt += _left_out(asked.audio_tokens, usage.total_tokens - prompt - completion)
+    reasoning = 0 if answered is None else answered.reasoning_tokens or 0
+    if reasoning:
+        completion += _left_out(reasoning, usage.total_tokens - prompt - completion)
+    return Usage(prompt, completion, cached_tokens=cached, cache_write_tokens=written, reasoning_tokens=reasoning)
+
+
+def _told(usage: dict[str, Any]) -> Told:
+    """A usage object from JSON: what is of a wrong type is nothing."""
+    try:
+        return msgspec.convert(usage, Told)
+    except msgspec.ValidationError:
+        counts = {name: _count(value) for name, value in usage.items() if name in Told.__struct_fields__}
+        details = {name: _details(usage.get(name)) for name in ("prompt_tokens_details", "completion_tokens_details")}
+        return Told(**{**counts, **details})
+
+
+def _details(given: Any) -> Details | None:
+    if type(given) is not dict:
+        return None
+    return Details(**{name: _count(given.get(name)) for name in Details.__struct_fields__})
 
 
 def _all(total: int) -> Usage | None:
@@ -154,9 +171,12 @@ def _all(total: int) -> Usage | None:
     return Usage(total) if total else None
 
 
-def _left_out(reasoning: int, more: int) -> int:
-    """The tokens of reasoning, if the total has so many more than its parts: xAI does not count them to the answer."""
-    return reasoning if reasoning == more else 0
+def _left_out(part: int, more: int) -> int:
+    """A part's tokens, if the total has so many more than its parts.
+
+    xAI does not count those of reasoning to the answer, Mistral not those of sound to the prompt.
+    """
+    return part if part == more else 0
 
 
 def _count(value: Any) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, SecretStr, UpstreamError, UpstreamTimeout
+from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, SecretStr, UpstreamError, UpstreamTimeout, Usage
 from gatehook.testing import Replay
 
 Ask = Callable[..., Any]
@@ -86,6 +86,12 @@ async def test_lone_surrogates_go_through(ask: Ask) -> None:
           "completion_tokens_details": {"reasoning_tokens": 2}}, (9, 5, 3, 2)),
         *(({"prompt_tokens": asked, "completion_tokens": 9, "total_tokens": 135,  # xAI's total has what its parts lack
             "completion_tokens_details": {"reasoning_tokens": 94}}, (32, 103, 0, 94)) for asked in (32, 32.0)),
+        ({"prompt_tokens": 9, "cached_tokens": 4, "completion_tokens": 5}, (9, 5, 4, 0)),  # Moonshot
+        ({"prompt_tokens": 9, "num_cached_tokens": 4, "completion_tokens": 5}, (9, 5, 4, 0)),  # Mistral
+        *(({"prompt_tokens": 9, "completion_tokens": told, "total_tokens": 389,  # Mistral's total has the sound, too
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 375}}, (384, 5, 0, 0)) for told in (5, 5.0)),
+        ({"prompt_tokens": 380, "completion_tokens": 5, "total_tokens": 385,  # OpenAI counts it to the prompt
+          "prompt_tokens_details": {"audio_tokens": 375}}, (380, 5, 0, 0)),
     ],
 )  # fmt: skip
 async def test_usage_of_any_form_is_counted_or_unknown(ask: Ask, usage: Any, counted: Any) -> None:
@@ -94,6 +100,20 @@ async def test_usage_of_any_form_is_counted_or_unknown(ask: Ask, usage: Any, cou
         assert told is None
     else:
         assert (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.reasoning_tokens) == counted
+
+
+@pytest.mark.parametrize("tokens", [5, 5.0])
+async def test_tokens_written_to_the_vendors_cache_are_counted(
+    ask: Ask, stream: Ask, sse: Callable[..., bytes], event: Callable[..., dict[str, Any]], tokens: float
+) -> None:
+    """They have a price of their own."""
+    usage = {"prompt_tokens": 4020, "completion_tokens": tokens, "total_tokens": 4025,
+             "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 4000}}  # fmt: skip
+    plain = (await ask(answer=answer(usage=usage))).completion.usage
+    asked = {"model": "public", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
+    body = sse(event({"content": "Hi"}, "stop"), event(choices=[], usage=usage))
+    streamed = (await stream(body, asked)).answer["usage"]
+    assert plain == streamed == Usage(4020, 5, cached_tokens=8, cache_write_tokens=4000)
 
 
 @pytest.mark.parametrize(
