@@ -155,9 +155,9 @@ def _told(usage: dict[str, Any]) -> Told:
     try:
         return msgspec.convert(usage, Told)
     except msgspec.ValidationError:
-        counts = {name: _count(value) for name, value in usage.items() if name in Told.__struct_fields__}
-        details = {name: _details(usage.get(name)) for name in ("prompt_tokens_details", "completion_tokens_details")}
-        return Told(**{**counts, **details})
+        told: dict[str, Any] = {name: _count(usage.get(name)) for name in Told.__struct_fields__}
+        told |= {name: _details(usage.get(name)) for name in told if name.endswith("_details")}
+        return Told(**told)
 
 
 def _details(given: Any) -> Details | None:

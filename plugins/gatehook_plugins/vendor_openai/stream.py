@@ -2,9 +2,10 @@
 
 Events that are like the one before in all but their piece of text are passed on by that likeness (`template`), those
 that arrived together as one piece of bytes; the others are decoded. An event is rebuilt only where it breaks an
-invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta, tool calls that
-are counted from 0 and told their id and name once (`calls`, `names`), a finish reason at the end alone, which is
-"tool_calls" for a choice with tool calls.
+invariant that clients rely on: one id and `created` for the whole stream, a role in the first delta and no other (the
+official SDK joins them), tool calls that are counted from 0 and told their id and name once (`calls`, `names`), a
+finish reason at the end alone, which is "tool_calls" for a choice with tool calls, and for who asked for it the usage
+once, in an event of its own.
 """
 
 import time
@@ -59,6 +60,7 @@ class StreamReader:
         self._target = attempt.target
         self._public = call.public_name
         self._chat = call.operation == "chat"
+        self._object = "chat.completion.chunk" if self._chat else "text_completion"
         self._own_id = ("chatcmpl-" if self._chat else "cmpl-") + call.id.removeprefix("req_")
         self._wants_usage = call.include_usage
         self._head: tuple[str | None, Any] = (None, None)
@@ -70,10 +72,14 @@ class StreamReader:
         """Choices whose end the event in hand tells, though it was told before."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
+        self._role_again: set[int] = set()
+        """Choices whose role the event in hand tells, though it was told before."""
         self._numbers: Numbers | None = None
         """Of tool calls, if there are any."""
         self._names = Names()
         self._usage: Usage | None = None
+        self._usage_told: dict[str, Any] = {}
+        """It in the vendor's words."""
         self._usage_sent = False
         self._contents = 0
         self._finished = False
@@ -133,10 +139,12 @@ class StreamReader:
         data = b""
         if self._usage is not None and self._wants_usage and not self._usage_sent:
             # It came with the last content; clients look for it in an event of its own.
-            last: dict[str, Any] = {"id": self._head[0]}
-            last["object"] = "chat.completion.chunk" if self._chat else "text_completion"
-            last |= {"created": self._head[1], "model": self._public, "choices": [], "usage": self._usage.as_openai()}
-            data = frame(encode(last))
+            known = self._usage
+            usage = {"prompt_tokens": known.prompt_tokens, "completion_tokens": known.completion_tokens}
+            usage["total_tokens"] = known.total_tokens
+            usage |= {name: value for name, value in self._usage_told.items() if value is not None}
+            last = {"id": self._head[0], "object": self._object, "created": self._head[1], "model": self._public}
+            data = frame(encode({**last, "choices": [], "usage": usage}))
         return Frames(data, chunks_of)
 
     def _one(self, block: bytes, out: list[bytes]) -> None:
@@ -251,8 +259,11 @@ class StreamReader:
             mends = self._follow(choice) or mends
         if event.usage is not None:
             usage = usage_of(event.usage)
-            self._usage = usage or self._usage
-            if not choices:
+            if usage is not None:
+                self._usage, self._usage_told = usage, event.usage
+            if choices:
+                mends = mends or self._wants_usage
+            else:
                 if usage is None or not self._wants_usage:
                     return None
                 self._usage_sent = True
@@ -274,6 +285,8 @@ class StreamReader:
             self._open.add(index)
             if self._chat and (delta is None or not delta.role):
                 self._roleless.add(index)
+        elif delta is not None and delta.role:
+            self._role_again.add(index)
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
         if choice.finish_reason:
@@ -284,15 +297,19 @@ class StreamReader:
             self._finished = True
         elif choice.finish_reason is not None:  # some servers write "" until the end, which others take for it
             return True
-        return index in self._roleless or (choice.finish_reason == "stop" and index in self._with_tools)
+        if index in self._roleless or index in self._role_again:
+            return True
+        return choice.finish_reason == "stop" and index in self._with_tools
 
     def _mended(self, event: Event, raw: bytes) -> bytes | None:
         """The event as it should have been; None if nothing is left of it. Choices that go are taken out of both."""
         value = decode(raw)
         value["id"], value["created"] = self._head
         value["model"] = self._public
-        value.setdefault("object", "chat.completion.chunk" if self._chat else "text_completion")
+        value["object"] = self._object  # Azure's first is "", Perplexity's last "chat.completion.done"
         value["choices"] = value.get("choices") or []
+        if self._wants_usage and value["choices"] and value.get("usage"):
+            value["usage"] = None
         for choice in value["choices"]:
             index = choice.get("index", 0)
             if choice.get("finish_reason") == "stop" and index in self._with_tools:
@@ -301,6 +318,9 @@ class StreamReader:
             if index in self._roleless:
                 self._roleless.discard(index)
                 choice["delta"] = {**(choice.get("delta") or {}), "role": "assistant"}
+            elif index in self._role_again:
+                del choice["delta"]["role"]
+        self._role_again.clear()
         if self._ended_again:
             new = [self._is_new(choice) for choice in value["choices"]]
             value["choices"] = list(compress(value["choices"], new))
