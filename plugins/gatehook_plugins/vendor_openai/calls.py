@@ -2,7 +2,7 @@
 
 Some servers number all of them 0, count from 1, leave gaps or give no index; some repeat a call's id with each
 fragment, or make up another one. The official SDKs join what has the same index, ids too, and fail where one is left
-out.
+out. Mistral leaves out a call's type, and some servers say nothing where there are no arguments, which is no JSON.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,7 @@ class Numbers:
             msgspec.ValidationError: what stands in the calls' place is none.
         """
         mended: dict[tuple[int, int], Any] = {}
+        owed: dict[int, list[Any]] = {}
         for choice in event.choices or ():
             calls = (choice.delta and choice.delta.tool_calls) or []
             msgspec.convert(calls, _Calls)
@@ -56,12 +57,16 @@ class Numbers:
                 new = self._of(choice.index).mended(call)
                 if new is not call:
                     calls[place] = mended[choice.index, place] = new
-        if not mended:
+            if choice.finish_reason in ("stop", "tool_calls") and (rest := self._of(choice.index).rest()):
+                owed[choice.index] = rest
+        if not (mended or owed):
             return raw
         value = decode(raw)
         for choice in value["choices"]:
-            calls = (choice.get("delta") or {}).get("tool_calls") or []
-            calls[:] = [mended.get((choice.get("index", 0), place), call) for place, call in enumerate(calls)]
+            index, delta = choice.get("index", 0), choice.get("delta") or {}
+            told = [mended.get((index, place), call) for place, call in enumerate(delta.get("tool_calls") or ())]
+            if told or index in owed:
+                choice["delta"] = {**delta, "tool_calls": [*told, *owed.get(index, ())]}
         return encode(value)
 
     def _of(self, choice: int) -> "_Choice":
@@ -71,9 +76,11 @@ class Numbers:
 class _Choice:
     """The calls of one choice."""
 
-    __slots__ = ("_ids", "_numbers")
+    __slots__ = ("_bare", "_ids", "_numbers")
 
     def __init__(self) -> None:
+        self._bare: set[int] = set()
+        """Those of functions that have no arguments yet."""
         self._ids: list[str] = []
         """As the server told them; "" where it did not."""
         self._numbers: dict[int | None, int] = {}
@@ -89,12 +96,20 @@ class _Choice:
             return call  # the rest of a call that was never begun
         if number is None or (named and self._is_another(number, place, given)):
             return self._begun(call, place, given)
+        if _function(call).get("arguments"):
+            self._bare.discard(number)
         if call.get("index") != number:
             call = {**call, "index": number}
         if given and (self._ids[number] or place is None):
             return {name: value for name, value in call.items() if name != "id"}
         self._ids[number] = self._ids[number] or given
         return call
+
+    def rest(self) -> list[Any]:
+        """What is still to be said when the choice ends: that calls have no arguments, in JSON; once."""
+        bare = sorted(self._bare)
+        self._bare.clear()
+        return [{"index": number, "function": {"arguments": "{}"}} for number in bare]
 
     def _is_another(self, number: int, place: int | None, given: str) -> bool:
         """Whether a name at this place begins another call. Who tells no calls apart sends each of them whole."""
@@ -109,14 +124,18 @@ class _Choice:
             changes["id"] = given
         elif place is None and not given:
             changes["id"] = tool_call_id()
-        function = call.get("function") or {}
-        if isinstance(function.get("arguments"), dict | list):
-            changes["function"] = {**function, "arguments": encode(function["arguments"]).decode()}
+        if (function := call.get("function")) is not None:
+            if call.get("type") is None:
+                changes["type"] = "function"
+            if isinstance(function.get("arguments"), dict | list):
+                changes["function"] = {**function, "arguments": encode(function["arguments"]).decode()}
+            elif not function.get("arguments"):
+                self._bare.add(number)
         return {**call, **changes} if changes else call
 
 
 def mended_calls(calls: Any) -> Any:
-    """The calls of a whole answer, each with an id, and arguments as a text; themselves if they are so.
+    """The calls of a whole answer, each with an id, a type, and arguments as JSON; themselves if they are so.
 
     Raises:
         msgspec.ValidationError: they are none.
@@ -130,9 +149,13 @@ def _mended(call: dict[str, Any]) -> dict[str, Any]:
     known = _id(call) or tool_call_id()
     changes: dict[str, Any] = {} if known == call.get("id") else {"id": known}
     function = call.get("function")
-    if function is not None and not isinstance(arguments := function.get("arguments"), str):
-        text = encode({} if arguments is None else arguments).decode()
-        changes["function"] = {**function, "arguments": text}
+    if function is not None:
+        if call.get("type") is None:
+            changes["type"] = "function"
+        arguments = function.get("arguments")
+        if not (arguments and isinstance(arguments, str)):
+            text = encode({} if arguments in (None, "") else arguments).decode()
+            changes["function"] = {**function, "arguments": text}
     return {**call, **changes} if changes else call
 
 

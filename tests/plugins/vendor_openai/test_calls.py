@@ -115,7 +115,7 @@ async def test_names_in_pieces_of_several_choices(stream: Ask, event: Make, sse:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), [({"a": 1}, '{"a":1}'), ([], "[]"), (None, "{}"), ("", ""), ('{"a": 1}', '{"a": 1}')]
+    ("arguments", "text"), [({"a": 1}, '{"a":1}'), ([], "[]"), (None, "{}"), ("", "{}"), ('{"a": 1}', '{"a": 1}')]
 )
 @pytest.mark.parametrize("call_id", ["call_1", "", 0, None])
 async def test_a_whole_call_has_an_id_and_its_arguments_as_text(
@@ -128,6 +128,43 @@ async def test_a_whole_call_has_an_id_and_its_arguments_as_text(
     (made,) = run.data["choices"][0]["message"]["tool_calls"]
     assert made["function"] == {"name": "f", "arguments": text}
     assert made["id"] == str(call_id) if call_id not in ("", None) else made["id"].startswith("call_")
+
+
+async def test_a_call_without_a_type_is_one_of_a_function(stream: Ask, ask: Ask, event: Make, sse: Make) -> None:
+    """Mistral leaves it out."""
+    call = piece("{}", "f", id="c")
+    choice = {"index": 0, "message": {"role": "assistant", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    (whole,) = (await ask(answer={"choices": [choice]})).data["choices"][0]["message"]["tool_calls"]
+    run = await stream(sse(event({"role": "assistant", "tool_calls": [{**call, "index": 0}]}, "tool_calls")))
+    (streamed,) = run.chunks[0].data["choices"][0]["delta"]["tool_calls"]
+    assert whole == {**call, "type": "function"}
+    assert streamed == {**call, "index": 0, "type": "function"}
+
+
+@pytest.mark.parametrize("begun", ["", None])
+@pytest.mark.parametrize("finish", ["tool_calls", "stop"])
+async def test_calls_without_arguments_have_empty_ones_in_the_end(
+    stream: Ask, event: Make, sse: Make, begun: str | None, finish: str
+) -> None:
+    said = [
+        piece(begun, "now", index=0, id="a", type="function"),
+        piece(begun, "look", index=1, id="b", type="function"),
+        piece(ARGUMENTS, index=1),
+        piece(begun, "here", index=2, id="c", type="function"),
+        {"index": 3, "id": "d", "type": "custom", "custom": {"name": "say", "input": ""}},
+    ]
+    body = sse(*(event({"role": "assistant", "tool_calls": [one]}) for one in said), event({}, finish))
+    for cut in splits(body):
+        run = await stream(cut)
+        calls = run.answer["choices"][0]["tools"]
+        assert [call["arguments"] for call in calls.values()] == ["{}", ARGUMENTS, "{}", ""]
+        assert run.answer["choices"][0]["finish"] == "tool_calls"
+
+
+async def test_a_call_that_is_cut_before_its_arguments_has_none(stream: Ask, event: Make, sse: Make) -> None:
+    begun = event({"role": "assistant", "tool_calls": [piece("", "f", index=0, id="c", type="function")]})
+    run = await stream(sse(begun, event({}, "length")))
+    assert run.answer["choices"][0]["tools"][0]["arguments"] == ""
 
 
 @pytest.mark.parametrize(
