@@ -34,6 +34,11 @@ class _Prepared(web.StreamResponse):
         """It is."""
         return True
 
+    @property
+    def status(self) -> int:
+        """What it begins with, for plugins to whose routes it is given."""
+        return web.HTTPOk.status_code
+
     async def prepare(self, request: web.BaseRequest) -> None:
         """It is."""
 

@@ -3,22 +3,20 @@
 from typing import Any
 
 from gatehook import Catalog, InvalidRequest, PermissionDenied, encode
-from gatehook_plugins.tool_policy.desk import Decision
 from gatehook_plugins.tool_policy.offered import Offered, fault_of, schemas_of
 from gatehook_plugins.tool_policy.requests import Confirm
-from gatehook_plugins.tool_policy.sessions import Kept, Session
+from gatehook_plugins.tool_policy.sessions import Decision, Kept, Session
 from gatehook_plugins.tool_policy.standing import Standing
 
-__all__ = ["decided"]
+__all__ = ["decided", "require_allowed"]
 
 
-def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, catalog: Catalog) -> Decision:
+def decided(asked: Confirm, session: Session, kept: Kept) -> Decision:
     """The decision that a request makes.
 
     Raises:
         InvalidRequest: ids that do not wait in the session, or twice; arguments of calls that are not approved, or
             that break the tool's schema.
-        PermissionDenied: by now a rule denies one of the approved calls; they still wait.
     """
     waiting = {one.id: one for one in session.calls}
     for place, one in enumerate(asked.approved_ids):
@@ -30,18 +28,27 @@ def decided(asked: Confirm, session: Session, kept: Kept, standing: Standing, ca
     for one in asked.arguments:
         if one not in asked.approved_ids:
             raise _wrong("arguments", f"the call {one[:80]!r} is not among approved_ids")
-    models = {session.model, catalog.canonical(session.model)}
     offered = _offered(kept) if asked.arguments else {}
-    approved: dict[str, str] = {}
-    for one in asked.approved_ids:
-        name = waiting[one].name
-        if (verdict := standing.verdict(name, session.user_id, models)).kind == "deny":
-            reason = f": {verdict.reason}" if verdict.reason else ""
-            raise PermissionDenied(f"the tool {name!r} is denied by now{reason}", code="tool_call_denied")
-        approved[one] = waiting[one].arguments
-        if one in asked.arguments:
-            approved[one] = _edited(asked.arguments[one], offered, name, f"arguments.{one[:80]}")
+    approved = {one: waiting[one].arguments for one in asked.approved_ids}
+    for one, arguments in asked.arguments.items():
+        approved[one] = _edited(arguments, offered, waiting[one].name, f"arguments.{one[:80]}")
     return Decision(approved, asked.reason)
+
+
+def require_allowed(decision: Decision, session: Session, standing: Standing, catalog: Catalog) -> None:
+    """See that the approved calls may still be made.
+
+    Raises:
+        PermissionDenied: by now a rule denies one of them; they still wait.
+    """
+    models = {session.model, catalog.canonical(session.model)}
+    for one in session.calls:
+        if (
+            one.id in decision.approved
+            and (verdict := standing.verdict(one.name, session.user_id, models)).kind == "deny"
+        ):
+            reason = f": {verdict.reason}" if verdict.reason else ""
+            raise PermissionDenied(f"the tool {one.name!r} is denied by now{reason}", code="tool_call_denied")
 
 
 def _offered(kept: Kept) -> Offered:

@@ -9,8 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
-
 from gatehook import (
     Call,
     Conflict,
@@ -25,12 +23,20 @@ from gatehook import (
     meanwhile,
 )
 from gatehook_plugins.tool_policy import store
-from gatehook_plugins.tool_policy.sessions import Session, arguments_digest, new_session, printable
+from gatehook_plugins.tool_policy.sessions import (
+    Decision,
+    Kept,
+    Session,
+    arguments_digest,
+    halted_session,
+    new_session,
+    printable,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["Decision", "Desk"]
+__all__ = ["Desk"]
 
 log: Final = logging.getLogger("gatehook.tool_policy")
 
@@ -39,13 +45,6 @@ _AT_ONCE: Final = 100
 """Sessions that expire in one transaction."""
 _MOST_WATCHERS: Final = 16
 """Of one user, in one process: each asks the database with every change."""
-
-
-class Decision(Struct, frozen=True):
-    """What somebody has decided: the `approved` calls' ids, with the arguments they may be made with."""
-
-    approved: Mapping[str, str]
-    reason: str = ""
 
 
 class Desk:
@@ -107,8 +106,8 @@ class Desk:
             await store.alone(connection, session.user_id)
             if await store.count(connection, session.user_id, now) >= self._most:
                 raise RateLimited(
-                    f"{self._most} tool calls wait for a confirmation already (tool_policy.max_pending); decide about "
-                    "some at /v1/tools/confirm or /v1/tools/deny",
+                    f"{self._most} tool calls wait for a confirmation already, or for the turn after it "
+                    "(tool_policy.max_pending); decide about some at /v1/tools/confirm or /v1/tools/deny",
                     code="too_many_pending",
                 )
             await store.add(connection, session)
@@ -119,10 +118,10 @@ class Desk:
         return {"session_id": session.id, "expires_at": session.expires // 1000}
 
     async def session(self, id: str, principal: Principal) -> Session:
-        """One that waits, for somebody who may decide about it.
+        """One that waits, or is halted, for somebody who may decide about it.
 
         Raises:
-            NotFound: there is none of this id, or it is somebody else's. Conflict: it is decided, or has expired.
+            NotFound: there is none of this id, or it is somebody else's. Conflict: it is over, or has expired.
             PermissionDenied: it is not what was kept. Unavailable: the database is away.
         """
         async with self._database.reading() as connection:
@@ -139,9 +138,12 @@ class Desk:
         if session.status == "decided":
             raise _already_resolved()
         if session.status == "expired" or session.expires <= self._now():
-            raise Conflict(
-                "nobody decided in time, so the calls are denied", param="session_id", code="session_expired"
+            what = (
+                "asked in time for what follows"
+                if session.status == "halted"
+                else "decided in time, so the calls are denied"
             )
+            raise Conflict(f"nobody {what}", param="session_id", code="session_expired")
 
     async def decide(self, actor: str, session: Session, decision: Decision) -> None:
         """Make the decision, once and for all; who makes it second is told so.
@@ -161,6 +163,34 @@ class Desk:
 
         await self._database.write(decided)
         self._changed("", "")
+
+    async def halt(self, session: Session, kept: Kept) -> None:
+        """Keep what follows a decision, as it could not begin: for as long as a question waits, it may be asked for.
+
+        While the database is away it is lost, which the log tells.
+        """
+        halted = halted_session(session, kept, self._now() + self._lifetime)
+        try:
+            await self._database.write(lambda connection: store.halt(connection, halted))
+        except Unavailable:
+            log.error("what follows the decision about tool session %s is lost", session.id)  # noqa: TRY400  # the database tells why
+
+    async def resume(self, session: Session, kept: Kept, decision: Decision) -> None:
+        """Take up what follows a decision, for one who makes the same again: of several at a time, for one.
+
+        Raises:
+            Conflict: something else was decided, somebody else asks for it now, or it is too late.
+            Unavailable: the database is away.
+        """
+        if decision != kept.decision:
+            raise _already_resolved()
+
+        async def resumed(connection: AsyncConnection) -> None:
+            if not await store.resume(connection, session.id, self._now()):
+                self._require_open(session)
+                raise _already_resolved()
+
+        await self._database.write(resumed)
 
     async def waiting(self, principal: Principal, limit: int) -> Sequence[Session]:
         """The sessions that this caller may decide about, the oldest first: an admin about everybody's.
@@ -210,7 +240,7 @@ class Desk:
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def expire(self) -> None:
-        """Deny what nobody has decided about in time, and forget what was decided long ago.
+        """Deny what nobody has decided about in time, end what is halted, and forget what was decided long ago.
 
         Raises:
             Unavailable: the database is away.
@@ -222,6 +252,7 @@ class Desk:
                 return
 
         async def denied(connection: AsyncConnection) -> None:
+            await store.abandon(connection, now)
             await store.forget(connection, before)
             for session in await store.expired(connection, now, _AT_ONCE):
                 if await store.close(connection, session.id, "expired", now):

@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from gatehook import Call, Chunk, Completion, StreamBuilder, ToolCall, Usage, completion
 from gatehook.sse import DONE, frame
-from gatehook_plugins.tool_policy.desk import Decision
-from gatehook_plugins.tool_policy.sessions import Kept, Session
+from gatehook_plugins.tool_policy.sessions import Decision, Kept, Session
 
 __all__ = ["Turn", "as_events", "next_request", "own_calls", "to_client", "turn_after"]
 
@@ -30,19 +29,18 @@ class Turn(Struct, frozen=True):
     left: Collection[str]
 
 
-def turn_after(session: Session, kept: Kept, decision: Decision, made: Mapping[str, str]) -> Turn:
+def turn_after(session: Session, kept: Kept, decision: Decision) -> Turn:
     """The turn with edited arguments in place. What was not approved is told to the model as refused.
 
     Args:
         session: what was asked.
-        kept: the model's message, and what came before it.
+        kept: the model's message, what came before it, and what came of calls that the gateway has made itself.
         decision: what somebody has decided.
-        made: what came of calls that the gateway has made itself, by their ids.
     """
     refusal = "The user did not allow this call, and it was not made."
     if decision.reason:
         refusal += f" They said: {decision.reason}"
-    contents = {**{one.id: refusal for one in session.calls if one.id not in decision.approved}, **made}
+    contents = {**{one.id: refusal for one in session.calls if one.id not in decision.approved}, **kept.made}
     message, told, left = dict(kept.message), [], []
     if calls := [_edited(one, decision.approved) for one in kept.message.get("tool_calls") or ()]:
         message["tool_calls"] = calls

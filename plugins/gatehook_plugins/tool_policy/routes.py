@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, Route, encode
-from gatehook_plugins.tool_policy.decisions import decided
-from gatehook_plugins.tool_policy.desk import Decision, Desk
+from gatehook_plugins.tool_policy.decisions import decided, require_allowed
+from gatehook_plugins.tool_policy.desk import Desk
 from gatehook_plugins.tool_policy.feed import PendingFeed
 from gatehook_plugins.tool_policy.release import as_events, next_request, own_calls, to_client, turn_after
 from gatehook_plugins.tool_policy.requests import Confirm, Deny, asked_limit, read
-from gatehook_plugins.tool_policy.sessions import Kept, Session
+from gatehook_plugins.tool_policy.sessions import Decision, Kept, Session
 from gatehook_plugins.tool_policy.standing import Standing
 from gatehook_plugins.tool_policy.surface import TurnSurface
 
@@ -56,7 +57,7 @@ class ToolRoutes:
         """Approve some calls, and refuse the others.
 
         Raises:
-            GatewayError: see `Desk.session`, `decided` and `Desk.decide`.
+            GatewayError: see `Desk.session`, `decided`, `require_allowed`, `Desk.decide` and `Desk.resume`.
         """
         return await self._decide(request, await read(request, Confirm))
 
@@ -64,7 +65,7 @@ class ToolRoutes:
         """Refuse all calls of a session.
 
         Raises:
-            GatewayError: see `Desk.session` and `Desk.decide`.
+            GatewayError: see `Desk.session`, `Desk.decide` and `Desk.resume`.
         """
         asked = await read(request, Deny)
         return await self._decide(request, Confirm(asked.session_id, [], reason=asked.reason, stream=asked.stream))
@@ -72,18 +73,34 @@ class ToolRoutes:
     async def _decide(self, request: web.Request, asked: Confirm) -> web.StreamResponse:
         session = await self._desk.session(asked.session_id, request[PRINCIPAL])
         kept = session.conversation()
-        decision = decided(asked, session, kept, self._standing, self._catalog)
+        decision = decided(asked, session, kept)
         call = await self._call(request, session, kept, stream=asked.stream)
-        await self._desk.decide(request[PRINCIPAL].actor, session, decision)
-        turn = turn_after(session, kept, decision, await self._made(call, session, kept, decision))
+        if kept.decision is None:
+            require_allowed(decision, session, self._standing, self._catalog)
+            await self._desk.decide(request[PRINCIPAL].actor, session, decision)
+            kept = replace(kept, decision=decision, made=await self._made(call, session, kept, decision))
+        else:
+            await self._desk.resume(session, kept, decision)
+        turn = turn_after(session, kept, decision)
         if not turn.left:
             call.body = Document(next_request(kept, turn, stream=asked.stream))
-            return await self._gateway.answer(call, self._surface, request)
+            return await self._next_turn(call, request, session, kept)
         answer = to_client(call, session, turn)
         headers = {"X-Request-ID": call.id, "Content-Type": "application/json"}
         if asked.stream:
             headers |= {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         return web.Response(body=as_events(call, answer) if asked.stream else answer.raw, headers=headers)
+
+    async def _next_turn(self, call: Call, request: web.Request, session: Session, kept: Kept) -> web.StreamResponse:
+        """The model's. If a limit refuses it, or it fails before its answer begins, it may be asked for again."""
+        begun = False
+        try:
+            response = await self._gateway.answer(call, self._surface, request)
+            begun = response.status < web.HTTPBadRequest.status_code
+            return response
+        finally:
+            if not begun:
+                await self._desk.halt(session, kept)
 
     async def _made(self, call: Call, session: Session, kept: Kept, decision: Decision) -> dict[str, str]:
         """What came of the calls of the gateway's own tools that may be made: they run at the same time."""

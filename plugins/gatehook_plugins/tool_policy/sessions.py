@@ -10,9 +10,17 @@ from msgspec import Struct
 
 from gatehook import Call, Caller, Question, ToolCall, decode, encode
 
-__all__ = ["Kept", "Session", "Status", "arguments_digest", "new_session", "printable"]
+__all__ = ["Decision", "Kept", "Session", "Status", "arguments_digest", "halted_session", "new_session", "printable"]
 
-Status = Literal["pending", "decided", "expired"]
+Status = Literal["pending", "decided", "halted", "expired"]
+"""`halted` is one that is decided, but the turn that follows could not begin: it may be asked for again."""
+
+
+class Decision(Struct, frozen=True):
+    """What somebody has decided: the `approved` calls' ids, with the arguments they may be made with."""
+
+    approved: Mapping[str, str]
+    reason: str = ""
 
 
 class Kept(Struct, frozen=True):
@@ -24,6 +32,10 @@ class Kept(Struct, frozen=True):
     """Whose limits and budget the next turn is made with, and what it may use."""
     own: list[dict[str, Any]] = []
     """The gateway's own tools that were added to the request: they are not in `body`, but may be called."""
+    decision: Decision | None = None
+    """What was decided, if that is so: what follows is all that is left to be done."""
+    made: dict[str, str] = {}
+    """What came of the calls that the gateway has made by this decision, by their ids: nothing is made twice."""
 
     @property
     def own_names(self) -> set[str]:
@@ -82,9 +94,15 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
         created=now,
         expires=now + lifetime,
         calls=tuple(question.pending),
-        kept=encode({**msgspec.structs.asdict(kept), "caller": msgspec.structs.asdict(kept.caller)}),
+        kept=_written(kept),
     )
     return msgspec.structs.replace(session, digest=_digest(session))
+
+
+def halted_session(session: Session, kept: Kept, expires: int) -> Session:
+    """A session that is decided, with what has come of that; what follows may be asked for until it `expires`."""
+    halted = msgspec.structs.replace(session, status="halted", expires=expires, kept=_written(kept))
+    return msgspec.structs.replace(halted, digest=_digest(halted))
 
 
 def arguments_digest(arguments: str) -> str:
@@ -95,6 +113,12 @@ def arguments_digest(arguments: str) -> str:
 def printable(text: str) -> str:
     """A name that a model wrote, as a database takes it."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
+def _written(kept: Kept) -> bytes:
+    parts = {"caller": kept.caller, "decision": kept.decision}
+    fields = {name: one and msgspec.structs.asdict(one) for name, one in parts.items()}
+    return encode({**msgspec.structs.asdict(kept), **fields})
 
 
 def _parted(call: Call) -> tuple[dict[str, Any], list[dict[str, Any]]]:

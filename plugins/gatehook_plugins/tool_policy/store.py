@@ -1,8 +1,11 @@
-"""Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other."""
+"""Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other.
+
+Likewise who asks for what follows a decision, once more, changes one that is `halted`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,7 +17,21 @@ from gatehook_plugins.tool_policy.sessions import Session, Status
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["SESSIONS", "add", "alone", "close", "count", "expired", "find", "forget", "is_due", "waiting"]
+__all__ = [
+    "SESSIONS",
+    "abandon",
+    "add",
+    "alone",
+    "close",
+    "count",
+    "expired",
+    "find",
+    "forget",
+    "halt",
+    "is_due",
+    "resume",
+    "waiting",
+]
 
 SESSIONS: Final = sa.Table(
     "tool_sessions",
@@ -30,10 +47,16 @@ SESSIONS: Final = sa.Table(
     sa.Column("kept", sa.LargeBinary, nullable=False),
     sa.Column("digest", sa.String, nullable=False),
 )
-"""`decided` is when, epoch ms, 0 while it is pending; `calls` and `kept` are JSON, emptied by the decision."""
+"""`decided` is when, epoch ms, 0 while it is pending; `calls` and `kept` are JSON, emptied by the decision.
+
+One that is halted is kept again, with what came of the decision, as one that waits is.
+"""
 
 _LOCK: Final = 0x746F6F6C
 """Of the locks that PostgreSQL keeps for programs, those of this table; any number that nobody else has."""
+
+_EMPTY: Final[Mapping[str, bytes]] = {"calls": b"[]", "kept": b""}
+"""What an ended session keeps."""
 
 _COLUMNS: Final = (
     SESSIONS.c.id,
@@ -62,8 +85,9 @@ async def alone(connection: AsyncConnection, user_id: str) -> None:
 
 
 async def count(connection: AsyncConnection, user_id: str, now: int) -> int:
-    """How many of a user's wait at `now` (epoch ms)."""
-    query = sa.select(sa.func.count()).where(*_waiting(now), SESSIONS.c.user_id == user_id)
+    """How many of a user's keep a conversation at `now` (epoch ms): that wait for a decision, or are halted."""
+    kept = SESSIONS.c.status.in_(("pending", "halted"))
+    query = sa.select(sa.func.count()).where(kept, SESSIONS.c.expires > now, SESSIONS.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())
 
 
@@ -85,19 +109,38 @@ async def waiting(connection: AsyncConnection, now: int, user_id: str | None, li
 async def close(connection: AsyncConnection, id: str, status: Status, now: int) -> bool:
     """End one that is pending at `now` (epoch ms); False: somebody else has, or it is too late."""
     in_time = SESSIONS.c.expires <= now if status == "expired" else SESSIONS.c.expires > now
-    change = (
-        sa.update(SESSIONS)
-        .where(SESSIONS.c.id == id, SESSIONS.c.status == "pending", in_time)
-        .values(status=status, decided=now, calls=b"[]", kept=b"")
-        .returning(SESSIONS.c.id)
-    )
+    one = sa.and_(SESSIONS.c.id == id, SESSIONS.c.status == "pending", in_time)
+    return await _changed(connection, one, status=status, decided=now, **_EMPTY)
+
+
+async def halt(connection: AsyncConnection, session: Session) -> None:
+    """Keep one again that is decided, and may be forgotten by now: what follows the decision could not begin."""
+    await connection.execute(SESSIONS.delete().where(SESSIONS.c.id == session.id))
+    await add(connection, session)
+
+
+async def resume(connection: AsyncConnection, id: str, now: int) -> bool:
+    """Take up one that is halted at `now` (epoch ms); False: somebody else has, or it is too late."""
+    one = sa.and_(SESSIONS.c.id == id, SESSIONS.c.status == "halted", SESSIONS.c.expires > now)
+    return await _changed(connection, one, status="decided", decided=now, **_EMPTY)
+
+
+async def abandon(connection: AsyncConnection, now: int) -> None:
+    """End those that are halted, and were not taken up until `now` (epoch ms)."""
+    late = sa.and_(SESSIONS.c.status == "halted", SESSIONS.c.expires <= now)
+    await _changed(connection, late, status="decided", decided=now, **_EMPTY)
+
+
+async def _changed(connection: AsyncConnection, which: sa.ColumnElement[bool], **values: Any) -> bool:
+    """Change rows; whether there was one."""
+    change = sa.update(SESSIONS).where(which).values(**values).returning(SESSIONS.c.id)
     return (await connection.execute(change)).first() is not None
 
 
 async def is_due(connection: AsyncConnection, now: int, before: int) -> bool:
     """Whether there is something for `expired` or `forget`."""
-    late = sa.and_(SESSIONS.c.status == "pending", SESSIONS.c.expires <= now)
-    old = sa.and_(SESSIONS.c.status != "pending", SESSIONS.c.decided < before)
+    late = sa.and_(SESSIONS.c.status.in_(("pending", "halted")), SESSIONS.c.expires <= now)
+    old = sa.and_(_is_over(), SESSIONS.c.decided < before)
     return (await connection.execute(sa.select(SESSIONS.c.id).where(sa.or_(late, old)).limit(1))).first() is not None
 
 
@@ -109,7 +152,11 @@ async def expired(connection: AsyncConnection, now: int, limit: int) -> Sequence
 
 async def forget(connection: AsyncConnection, before: int) -> None:
     """Delete those that were decided `before` (epoch ms); the audit still tells of them."""
-    await connection.execute(SESSIONS.delete().where(SESSIONS.c.status != "pending", SESSIONS.c.decided < before))
+    await connection.execute(SESSIONS.delete().where(_is_over(), SESSIONS.c.decided < before))
+
+
+def _is_over() -> sa.ColumnElement[bool]:
+    return SESSIONS.c.status.in_(("decided", "expired"))
 
 
 def _waiting(now: int) -> tuple[sa.ColumnElement[bool], ...]:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -17,11 +18,13 @@ from gatehook import (
     NotFound,
     Principal,
     Question,
+    RateLimited,
     StartupError,
     ToolCall,
 )
 from gatehook.testing import built
-from gatehook_plugins.tool_policy.desk import Decision, Desk
+from gatehook_plugins.tool_policy.desk import Desk
+from gatehook_plugins.tool_policy.sessions import Decision, Session
 from gatehook_plugins.tool_policy.store import SESSIONS
 
 House = Any
@@ -123,6 +126,63 @@ async def test_what_is_decided_is_remembered_for_a_while_and_then_forgotten(desk
     await at.expire()
     with pytest.raises(NotFound):
         await at.session(session.id, ALICE)
+
+
+async def halted(at: Desk) -> Session:
+    """A session that is decided, and whose next turn could not begin."""
+    session = await at.session((await at.keep(call_of(), question()))["session_id"], ALICE)
+    await at.decide("alice", session, Decision({"c": "{}"}))
+    await at.halt(session, msgspec.structs.replace(session.conversation(), decision=Decision({"c": "{}"})))
+    return await at.session(session.id, ALICE)
+
+
+async def test_what_is_halted_is_kept_for_a_while_whatever_is_forgotten_and_then_over(desk: Any, clock: Clock) -> None:
+    at, database, directory = desk
+    first = await at.session((await at.keep(call_of(), question()))["session_id"], ALICE)
+    await at.decide("alice", first, Decision({}))
+    clock.now += 301
+    await at.expire()  # it is forgotten while its turn goes on
+    await at.halt(first, msgspec.structs.replace(first.conversation(), decision=Decision({})))
+    session = await at.session(first.id, ALICE)
+    clock.now += 59
+    await at.expire()
+    assert (await at.session(session.id, ALICE)).conversation().decision == Decision({})
+    clock.now += 2
+    for _ in range(2):
+        with pytest.raises(Conflict) as late:
+            await at.resume(session, session.conversation(), Decision({}))
+        assert late.value.code == "session_expired"
+        with pytest.raises(Conflict):
+            await at.session(session.id, ALICE)
+        await at.expire()
+    async with database.reading() as connection:
+        (row,) = await connection.execute(sa.select(SESSIONS))
+    assert (row.status, row.kept, row.calls) == ("decided", b"", b"[]")
+    assert [action for action, _ in await actions(directory)] == ["tool.ask", "tool.deny"]
+
+
+async def test_what_is_halted_is_taken_up_once(desk: Any, clock: Clock) -> None:
+    at, *_ = desk
+    session = await halted(at)
+    kept = session.conversation()
+    with pytest.raises(Conflict):
+        await at.resume(session, kept, Decision({}))
+    results = await asyncio.gather(
+        *(at.resume(session, kept, Decision({"c": "{}"})) for _ in range(3)), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in results) == ["Conflict", "Conflict", "NoneType"]
+    with pytest.raises(Conflict):
+        await at.decide("bob", session, Decision({}))
+
+
+async def test_what_is_halted_counts_as_waiting_and_is_not_to_be_decided(desk: Any, clock: Clock) -> None:
+    at, *_ = desk
+    await halted(at)
+    await at.keep(call_of(), question())
+    with pytest.raises(RateLimited) as full:
+        await at.keep(call_of(), question())
+    assert full.value.code == "too_many_pending"
+    assert len(await at.waiting(ALICE, 10)) == 1
 
 
 async def test_a_user_may_have_so_many_waiting_and_others_as_many(desk: Any, clock: Clock) -> None:
