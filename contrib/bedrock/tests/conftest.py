@@ -80,8 +80,8 @@ def streamed() -> Callable[..., Any]:
 
     signer = Signer()
 
-    async def run(pieces: Sequence[bytes], operation: Operation = "chat") -> tuple[list[Chunk], Any]:
-        asked = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    async def run(pieces: Sequence[bytes], operation: Operation = "chat", **more: Any) -> tuple[list[Chunk], Any]:
+        asked = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", **more}
         one = attempt({"model": "m", "stream": True, **asked}, operation=operation, vendor="bedrock")
         replay = Replay(pieces, content_type="application/vnd.amazon.eventstream")
         vendor = Bedrock(ReplayEgress(replay), signer, "us-east-1")

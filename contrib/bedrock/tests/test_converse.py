@@ -310,6 +310,15 @@ async def test_reasons(asked: Any, reason: str, told: str) -> None:
     assert bool(one.dropped) is (reason == "new")
 
 
+async def test_who_asks_for_one_call_at_a_time_gets_the_first(asked: Any) -> None:
+    calls: list[dict[str, Any]] = [{"toolUse": {"toolUseId": name, "name": name, "input": {}}} for name in ("t1", "t2")]
+    payload = {"messages": HI, "tools": [TOOL], "parallel_tool_calls": False}
+    _, completion, one = await asked(payload, answer(*calls, reason="tool_use"))
+    (choice,) = completion.data["choices"]
+    assert [call["id"] for call in choice["message"]["tool_calls"]] == ["t1"]
+    assert one.dropped == ["answer.tool_calls"]
+
+
 @pytest.mark.parametrize(
     "reply", [{}, {"output": {"message": {}}}, answer(reason="malformed_tool_use"), answer() | {"stopReason": None}, []]
 )

@@ -92,6 +92,16 @@ async def test_what_a_tool_of_bedrock_s_own_does_is_no_call_for_the_client(strea
     assert one.dropped == ["content.toolUse", "content.toolResult"]
 
 
+async def test_who_asks_for_one_call_at_a_time_gets_the_first(streamed: Any, events: Any) -> None:
+    second = [use(3, "t2", "now"), delta(3, toolUse={"input": "{}"}), stop(3), use(4, "t3", "now"), stop(4)]
+    parts = [START, use(2, "t1", "add"), delta(2, toolUse={"input": '{"a":1}'}), stop(2), *second, *END]
+    chunks, one = await streamed([events(*parts)], parallel_tool_calls=False)
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk.data["choices"]]
+    calls = [(call["index"], call["function"]["arguments"]) for told in deltas for call in told.get("tool_calls", ())]
+    assert calls == [(0, ""), (0, '{"a":1}')]
+    assert one.dropped == ["answer.tool_calls"]
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "code"),
     [

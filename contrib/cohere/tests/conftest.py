@@ -37,8 +37,8 @@ def asked() -> Callable[..., Any]:
 def streamed() -> Callable[..., Any]:
     """All chunks of a streamed answer that arrives in these pieces, and the attempt."""
 
-    async def run(pieces: Sequence[bytes], operation: Operation = "chat") -> tuple[list[Chunk], Any]:
-        asked = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    async def run(pieces: Sequence[bytes], operation: Operation = "chat", **more: Any) -> tuple[list[Chunk], Any]:
+        asked = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", **more}
         one = attempt({"model": "m", "stream": True, **asked}, operation=operation, vendor="cohere")
         vendor = Cohere(ReplayEgress(Replay(pieces, content_type="text/event-stream")), DEFAULT_BASE)
         return [chunk async for batch in vendor.stream(one) for chunk in batch], one

@@ -150,6 +150,31 @@ STREAM = [
 ]
 
 
+def called(id: str) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+async def test_who_asks_for_one_call_at_a_time_gets_the_first(asked: Any) -> None:
+    reply = answer(tool_calls=[called("c1"), called("c2")])
+    _, completion, one = await asked({"messages": HI, "tools": [TOOL], "parallel_tool_calls": False}, reply)
+    (choice,) = completion.data["choices"]
+    assert [call["id"] for call in choice["message"]["tool_calls"]] == ["c1"]
+    assert one.dropped == ["answer.tool_calls"]
+
+
+async def test_who_asks_for_one_call_at_a_time_is_streamed_the_first(streamed: Any, events: Any) -> None:
+    more = [
+        event("tool-call-start", {"tool_calls": called("c2")}),
+        event("tool-call-delta", {"tool_calls": {"function": {"arguments": "more"}}}),
+        {"type": "tool-call-end", "index": 1},
+    ]
+    chunks, one = await streamed([events(*STREAM[:-1], *more, STREAM[-1])], parallel_tool_calls=False)
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk.data["choices"]]
+    calls = [(call["index"], call["function"]["arguments"]) for told in deltas for call in told.get("tool_calls", ())]
+    assert calls == [(0, ""), (0, '{"a"'), (0, ":1}")]
+    assert one.dropped == ["citations", "answer.tool_calls"]
+
+
 async def test_a_stream_is_the_same_wherever_it_is_cut(streamed: Any, events: Any) -> None:
     for pieces in splits(events(*STREAM)):
         chunks, one = await streamed(pieces)

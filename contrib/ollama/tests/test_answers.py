@@ -34,6 +34,18 @@ async def test_tool_calls_are_told_as_openai_tells_them(asked: Any) -> None:
     assert second["id"] == "given"
 
 
+async def test_who_asks_for_one_call_at_a_time_gets_the_first(asked: Any, streamed: Any, lines: Any) -> None:
+    calls = [{"id": name, "function": {"name": "add", "arguments": {}}} for name in ("c1", "c2")]
+    single = {**HI, "parallel_tool_calls": False}
+    _, answer, one = await asked(single, said(tool_calls=calls) | COUNTS)
+    assert [call["id"] for call in answer.data["choices"][0]["message"]["tool_calls"]] == ["c1"]
+    assert one.dropped == ["answer.tool_calls"]
+    for told in ([said(tool_calls=calls)], [said(tool_calls=[call]) for call in calls]):
+        chunks = await streamed([lines(*told, said() | COUNTS)], single)
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk.data["choices"]]
+        assert [call["id"] for delta in deltas for call in delta.get("tool_calls", ())] == ["c1"]
+
+
 async def test_an_unknown_reason_is_a_stop_and_told(asked: Any) -> None:
     _, answer, one = await asked(HI, said("a") | COUNTS | {"done_reason": "bored"})
     assert answer.data["choices"][0]["finish_reason"] == "stop"

@@ -20,6 +20,7 @@ __all__ = [
     "candidates",
     "finish_reason",
     "get",
+    "is_single",
     "logprobs",
     "parts",
     "read_answer",
@@ -216,6 +217,11 @@ def _token(one: Any) -> dict[str, Any]:
     return {"token": token, "logprob": probability, "bytes": list(token.encode("utf-8", "surrogatepass"))}
 
 
+def is_single(attempt: Attempt) -> bool:
+    """Whether the client takes one call at a time, which Gemini cannot be told; what is left out may be repeated."""
+    return attempt.payload.get("parallel_tool_calls") is False
+
+
 def read_answer(attempt: Attempt, response: Any) -> Completion:
     """A whole answer."""
     answer = typed(response, dict, "the answer")
@@ -241,6 +247,9 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
     signature = ""
     for part in parts(candidate, attempt.note):
         if isinstance(part, Call):
+            if calls and is_single(attempt):
+                attempt.note("answer.tool_calls")
+                continue
             function = {"name": part.name, "arguments": part.arguments}
             calls.append({"id": part.id or tool_call_id(), "type": "function", "function": function, **part.extra})
             continue

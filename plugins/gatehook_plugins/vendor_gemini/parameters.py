@@ -29,7 +29,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "reasoning_effort": mapped("generationConfig.thinkingConfig, by a table per model family"),
     "tools": mapped("tools.functionDeclarations"),
     "tool_choice": mapped("toolConfig.functionCallingConfig"),
-    "parallel_tool_calls": refused("Gemini cannot be told to make one call at a time", unless=(True,)),
+    "parallel_tool_calls": mapped("if false, only the first of the calls that Gemini makes at once is told"),
     "functions": refused("deprecated by OpenAI; use tools"),
     "function_call": refused("deprecated by OpenAI; use tool_choice"),
     "modalities": mapped("generationConfig.responseModalities; text and image"),

@@ -171,6 +171,8 @@ class StreamReader:
                     chunks.append(self._builder.reasoning(part.text, index))
                 if part.signature:
                     chunks.append(self._builder.delta(_signed(part.signature), index, content=False))
+            elif self._builder.has_tool_calls(index) and answer.is_single(self._attempt):
+                self._attempt.note("answer.tool_calls")
             else:
                 call_id = part.id or tool_call_id()
                 chunks.append(self._builder.tool_call(call_id, part.name, part.arguments, index, extra=part.extra))

@@ -13,8 +13,8 @@ from gatehook_plugins.vendor_gemini.vendor import Gemini
 USER = {"role": "user", "content": "hello"}
 
 
-async def answered(response: Any, raw: bytes | None = None) -> tuple[Completion, Attempt]:
-    one = attempt({"model": "public", "messages": [USER]}, model="gemini-2.5-flash", vendor="gemini")
+async def answered(response: Any, raw: bytes | None = None, **asked: Any) -> tuple[Completion, Attempt]:
+    one = attempt({"model": "public", "messages": [USER], **asked}, model="gemini-2.5-flash", vendor="gemini")
     replay = Replay(json.dumps(response).encode() if raw is None else raw)
     answer = await Gemini(ReplayEgress(replay)).complete(one)
     assert replay.closed
@@ -240,6 +240,15 @@ async def test_pictures_are_shown_as_data_uris() -> None:
     assert message["images"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA+/"}}]
     assert message["extra_content"] == {"google": {"thought_signature": "s"}}
     assert one.dropped == []
+
+
+async def test_who_asks_for_one_call_at_a_time_gets_the_first() -> None:
+    response = {"candidates": [candidate({"text": "a"}, function("one"), function("two"))]}
+    answer, one = await answered(response, parallel_tool_calls=False)
+    (choice,) = answer.data["choices"]
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["one"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "tool_calls")
+    assert one.dropped == ["answer.tool_calls"]
 
 
 async def test_a_lone_surrogate_in_arguments_survives() -> None:

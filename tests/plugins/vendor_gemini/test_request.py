@@ -142,6 +142,7 @@ async def test_a_deployment_that_changed_under_its_key_is_called_anew() -> None:
         ),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, {"responseMimeType": "application/json"}),
         ({"parallel_tool_calls": True, "logit_bias": {}, "modalities": ["text"]}, {}),
+        ({"parallel_tool_calls": False}, {}),
         ({"modalities": ["image", "text", "image"]}, {"responseModalities": ["IMAGE", "TEXT"]}),
     ],
 )
@@ -168,7 +169,6 @@ async def test_parameters_become_generation_config(given: dict[str, Any], writte
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"response_format": "json"}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"modalities": []}, "modalities"),

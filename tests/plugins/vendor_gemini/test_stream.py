@@ -36,12 +36,20 @@ def call(name: str = "look", **fields: Any) -> dict[str, Any]:
     return {"functionCall": {"name": name, **fields}}
 
 
-async def played(pieces: bytes | Iterable[bytes], **rest: Any) -> tuple[list[Chunk], GatewayError | None, list[str]]:
+async def played(
+    pieces: bytes | Iterable[bytes], asked: Mapping[str, Any] | None = None, **rest: Any
+) -> tuple[list[Chunk], GatewayError | None, list[str]]:
     """The chunks, the error that ended the stream, and the signals."""
     replay = Replay(pieces, content_type="text/event-stream", **rest)
     egress = ReplayEgress(replay)
     one = attempt(
-        {"model": "public", "messages": [USER], "stream": True, "stream_options": {"include_usage": True}},
+        {
+            "model": "public",
+            "messages": [USER],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **(asked or {}),
+        },
         vendor="gemini",
         model="gemini-2.5-flash",
     )
@@ -290,6 +298,16 @@ async def test_a_read_without_an_event_is_a_sign_of_life() -> None:
     egress = ReplayEgress(Replay([b": ping\n\n", body], content_type="text/event-stream"))
     batches = [batch async for batch in Gemini(egress).stream(attempt({"messages": [USER]}))]
     assert [len(batch) for batch in batches] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "events", [(event(call("a"), call("b"), reason="STOP"),), (event(call("a")), event(call("b"), reason="STOP"))]
+)
+async def test_who_asks_for_one_call_at_a_time_gets_the_first(events: tuple[Any, ...]) -> None:
+    chunks, fault, dropped = await played(wire(*events), {"parallel_tool_calls": False})
+    assert fault is None
+    assert told(chunks) == [tool(0, "a"), {"finish": "tool_calls"}]
+    assert dropped == ["answer.tool_calls"]
 
 
 async def test_an_unknown_finish_reason_is_a_stop_with_a_signal() -> None:

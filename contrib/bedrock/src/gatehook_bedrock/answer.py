@@ -30,13 +30,16 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
     blocks = _object(_object(data, "output"), "message").get("content")
     if not isinstance(blocks, list):
         raise garbled("the answer holds no content")
-    texts, thoughts, calls, signed = [], [], [], []
+    texts, thoughts, signed = [], [], []
+    calls: list[dict[str, Any]] = []
     for block in blocks:
         match block:
             case {"text": str(text)}:
                 texts.append(text)
             case {"toolUse": {"type": "server_tool_use"}}:  # a tool of Bedrock's own: nothing for a client to do
                 attempt.note("content.toolUse")
+            case {"toolUse": dict()} if calls and attempt.single_call:
+                attempt.note("answer.tool_calls")
             case {"toolUse": {"toolUseId": str(known), "name": str(name), "input": arguments}}:
                 function = {"name": name, "arguments": encode(arguments).decode()}
                 calls.append({"id": known, "type": "function", "function": function})
@@ -73,8 +76,8 @@ class _Block:
     """A content block that is open: what its stop will need to know."""
 
     tool: bool = False
-    foreign: bool = False
-    """Whether it has no place in OpenAI's shape."""
+    left_out: bool = False
+    """Whether the client is not told of it: a tool of Bedrock's own, or a call beyond the one that may be made."""
     arguments: bool = False
     thinking: list[str] = field(default_factory=list)
     signature: str = ""
@@ -115,8 +118,11 @@ class Translation:
         index = data.get("contentBlockIndex")
         match data.get("start"):
             case {"toolUse": {"type": "server_tool_use"}} | {"toolResult": _}:
-                self._blocks[index] = _Block(foreign=True)
+                self._blocks[index] = _Block(left_out=True)
                 self._attempt.note("content." + next(iter(data["start"])))
+            case {"toolUse": dict()} if self._chunks.has_tool_calls() and self._attempt.single_call:
+                self._blocks[index] = _Block(left_out=True)
+                self._attempt.note("answer.tool_calls")
             case {"toolUse": {"toolUseId": str(known), "name": str(name)}}:
                 self._blocks[index] = _Block(tool=True)
                 self._tool = index
@@ -125,18 +131,14 @@ class Translation:
     def _on_delta(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         index = data.get("contentBlockIndex")
         block = self._blocks.setdefault(index, _Block())
-        if block.foreign:
+        if block.left_out:
             return
         match data.get("delta"):
             case {"text": str(text)}:
                 if text:
                     batch.append(self._chunks.text(text))
             case {"toolUse": {"input": str(fragment)}}:
-                if not block.tool or index != self._tool:
-                    raise garbled("arguments belong to no open tool call")
-                if fragment:
-                    block.arguments = True
-                    batch.append(self._chunks.tool_arguments(fragment))
+                self._on_arguments(index, block, fragment, batch)
             case {"reasoningContent": {"text": str(text)}}:
                 block.thinking.append(text)
                 if text:
@@ -149,6 +151,13 @@ class Translation:
                 self._attempt.note("citations" if "citation" in other else "content")
             case _:
                 raise garbled("an event's delta is not an object")
+
+    def _on_arguments(self, index: Any, block: _Block, fragment: str, batch: list[Chunk]) -> None:
+        if not block.tool or index != self._tool:
+            raise garbled("arguments belong to no open tool call")
+        if fragment:
+            block.arguments = True
+            batch.append(self._chunks.tool_arguments(fragment))
 
     def _on_block_stop(self, data: Mapping[str, Any], batch: list[Chunk]) -> None:
         block = self._blocks.pop(data.get("contentBlockIndex"), None)

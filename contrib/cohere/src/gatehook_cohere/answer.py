@@ -23,6 +23,9 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
     thought = "".join(_text(part, "thinking") for part in parts if part.get("type") == "thinking")
     text = "".join(_text(part, "text") for part in parts if part.get("type") == "text")
     calls = [_tool_call(call) for call in told.get("tool_calls") or ()]
+    if len(calls) > 1 and attempt.single_call:
+        del calls[1:]
+        attempt.note("answer.tool_calls")
     reason = _reason(attempt, data)
     message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
     if reasoning := thought + _text(told, "tool_plan"):
@@ -65,6 +68,8 @@ class Translation:
 
     def __init__(self, attempt: Attempt) -> None:
         self.done = False
+        self._left_out = False
+        """Whether the tool call begun last is not told."""
         self._attempt = attempt
         self._chunks = StreamBuilder(attempt.call)
         self._bare = False
@@ -117,14 +122,18 @@ class Translation:
 
     def _on_call(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
         known, name, arguments = _tool_call(_object(delta, "message").get("tool_calls"))
-        self._bare = not arguments
-        batch.append(self._chunks.tool_call(known, name, arguments))
+        self._left_out = self._chunks.has_tool_calls() and self._attempt.single_call
+        self._bare = not arguments and not self._left_out
+        if self._left_out:
+            self._attempt.note("answer.tool_calls")
+        else:
+            batch.append(self._chunks.tool_call(known, name, arguments))
 
     def _on_arguments(self, delta: Mapping[str, Any], batch: list[Chunk]) -> None:
         function = _object(_object(_object(delta, "message"), "tool_calls"), "function")
         if not self._chunks.has_tool_calls():
             raise garbled("arguments came before their tool call")
-        if fragment := _text(function, "arguments"):
+        if (fragment := _text(function, "arguments")) and not self._left_out:
             self._bare = False
             batch.append(self._chunks.tool_arguments(fragment))
 

@@ -24,6 +24,9 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
     if thinking := told.get("thinking"):
         message["reasoning_content"] = thinking
     if calls := [_tool_call(one) for one in told.get("tool_calls") or ()]:
+        if len(calls) > 1 and _is_single(attempt):
+            del calls[1:]
+            attempt.note("answer.tool_calls")
         message["tool_calls"] = [
             {"id": known, "type": "function", "function": {"name": name, "arguments": arguments}}
             for known, name, arguments in calls
@@ -63,7 +66,11 @@ class Translation:
             batch.append(self._chunks.reasoning(thinking))
         if text := told.get("content"):
             batch.append(self._chunks.text(text, logprobs=_logprobs(data)))
-        batch += (self._chunks.tool_call(*_tool_call(call)) for call in told.get("tool_calls") or ())
+        for call in told.get("tool_calls") or ():
+            if self._chunks.has_tool_calls() and _is_single(self._attempt):
+                self._attempt.note("answer.tool_calls")
+            else:
+                batch.append(self._chunks.tool_call(*_tool_call(call)))
         if data.get("done") is True:
             batch.append(self._chunks.finish(_reason(data, self._attempt)))
             if (usage := _usage(data)) is not None:
@@ -79,6 +86,11 @@ def _message(data: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(message.get(name) or "", str):
             raise UpstreamError(f"ollama: the answer's {name} is not text")
     return message
+
+
+def _is_single(attempt: Attempt) -> bool:
+    """Whether the client takes one call at a time, which Ollama cannot be told; what is left out may be repeated."""
+    return attempt.payload.get("parallel_tool_calls") is False
 
 
 def _tool_call(call: Any) -> tuple[str, str, str]:

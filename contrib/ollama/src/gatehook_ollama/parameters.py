@@ -30,7 +30,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "logprobs": mapped("logprobs"),
     "top_logprobs": mapped("top_logprobs"),
     "n": refused("Ollama gives one answer", unless=(1,)),
-    "parallel_tool_calls": refused("Ollama cannot be told to make one call at a time", unless=(True,)),
+    "parallel_tool_calls": mapped("if false, only the first of the calls that the model makes at once is told"),
     "functions": refused("deprecated by OpenAI; use tools"),
     "function_call": refused("deprecated by OpenAI; use tool_choice"),
     "logit_bias": refused("token ids mean nothing to a model with another tokenizer", unless=({},)),
