@@ -449,6 +449,11 @@ class Attempt(Struct, eq=False):
         """The request in OpenAI's shape, as far as this vendor's table lets it through."""
         return self.call.payload if self.sifted is None else self.sifted
 
+    @property
+    def single_call(self) -> bool:
+        """Whether the client takes one tool call at a time; also where the vendor's table drops that wish."""
+        return self.call.payload.get("parallel_tool_calls") is False
+
     def __repr__(self) -> str:
         return f"Attempt({self.call!r}, {self.target.key!r})"
 

@@ -69,4 +69,3 @@ class TestGemini(VendorConformance):
     label = "gemini"
     script = GeminiScript()
     upstream_model = "gemini-2.5-flash"  # one whose way of thinking is known
-    unseen: Mapping[str, str] = {"parallel_tool_calls": "of several calls only the first is told"}

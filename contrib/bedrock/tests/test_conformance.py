@@ -95,7 +95,6 @@ class TestBedrock(VendorConformance):
     plugin_class = BedrockPlugin
     upstream_model = "anthropic.and.cohere.embed"  # taken for Claude in chats, and for Cohere's model in embeddings
     samples: Mapping[str, Any] = {"input_type": "search_query"}
-    unseen: Mapping[str, str] = {"parallel_tool_calls": "of several calls only the first is told"}
 
     @pytest.fixture(autouse=True)
     def scripted(self, events: Callable[..., bytes]) -> None:

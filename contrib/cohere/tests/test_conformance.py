@@ -85,4 +85,3 @@ class TestCohere(VendorConformance):
         "documents": ["Bern is the capital of Switzerland."],
         "input_type": "search_query",
     }
-    unseen: Mapping[str, str] = {"parallel_tool_calls": "of several calls only the first is told"}

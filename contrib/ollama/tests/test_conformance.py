@@ -77,4 +77,3 @@ class TestOllama(VendorConformance):
         "min_p": 0.05,
         "tool_choice": "none",  # it cannot be made to call one
     }
-    unseen: Mapping[str, str] = {"parallel_tool_calls": "of several calls only the first is told"}

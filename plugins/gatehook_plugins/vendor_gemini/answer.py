@@ -20,7 +20,6 @@ __all__ = [
     "candidates",
     "finish_reason",
     "get",
-    "is_single",
     "logprobs",
     "parts",
     "read_answer",
@@ -217,11 +216,6 @@ def _token(one: Any) -> dict[str, Any]:
     return {"token": token, "logprob": probability, "bytes": list(token.encode("utf-8", "surrogatepass"))}
 
 
-def is_single(attempt: Attempt) -> bool:
-    """Whether the client takes one call at a time, which Gemini cannot be told; what is left out may be repeated."""
-    return attempt.payload.get("parallel_tool_calls") is False
-
-
 def read_answer(attempt: Attempt, response: Any) -> Completion:
     """A whole answer."""
     answer = typed(response, dict, "the answer")
@@ -247,7 +241,7 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
     signature = ""
     for part in parts(candidate, attempt.note):
         if isinstance(part, Call):
-            if calls and is_single(attempt):
+            if calls and attempt.single_call:
                 attempt.note("answer.tool_calls")
                 continue
             function = {"name": part.name, "arguments": part.arguments}

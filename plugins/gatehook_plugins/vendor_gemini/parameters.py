@@ -29,7 +29,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "reasoning_effort": mapped("generationConfig.thinkingConfig, by a table per model family"),
     "tools": mapped("tools.functionDeclarations"),
     "tool_choice": mapped("toolConfig.functionCallingConfig"),
-    "parallel_tool_calls": mapped("if false, only the first of the calls that Gemini makes at once is told"),
+    "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),
     "functions": refused("deprecated by OpenAI; use tools"),
     "function_call": refused("deprecated by OpenAI; use tool_choice"),
     "modalities": mapped("generationConfig.responseModalities; text and image"),

@@ -171,7 +171,7 @@ class StreamReader:
                     chunks.append(self._builder.reasoning(part.text, index))
                 if part.signature:
                     chunks.append(self._builder.delta(_signed(part.signature), index, content=False))
-            elif self._builder.has_tool_calls(index) and answer.is_single(self._attempt):
+            elif self._builder.has_tool_calls(index) and self._attempt.single_call:
                 self._attempt.note("answer.tool_calls")
             else:
                 call_id = part.id or tool_call_id()

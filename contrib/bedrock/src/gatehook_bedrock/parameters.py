@@ -26,7 +26,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "metadata": mapped("requestMetadata"),
     "service_tier": mapped("serviceTier"),
     "n": refused("Bedrock gives one answer", unless=(1,)),
-    "parallel_tool_calls": mapped("if false, only the first of the calls that the model makes at once is told"),
+    "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),
     "logprobs": refused("Bedrock tells no log probabilities", unless=(False,)),
     "top_logprobs": refused("Bedrock tells no log probabilities", unless=(0,)),
     "functions": refused("deprecated by OpenAI; use tools"),

@@ -28,7 +28,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "tool_choice": mapped("tool_choice; of a named function: that one alone, and REQUIRED"),
     "documents": mapped("documents, Cohere's own: what the model may ground its answer in"),
     "n": refused("Cohere gives one answer", unless=(1,)),
-    "parallel_tool_calls": mapped("if false, only the first of the calls that the model makes at once is told"),
+    "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),
     "logprobs": refused("Cohere's log probabilities name no tokens", unless=(False,)),
     "top_logprobs": refused("Cohere tells no alternatives", unless=(0,)),
     "functions": refused("deprecated by OpenAI; use tools"),

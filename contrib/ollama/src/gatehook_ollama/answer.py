@@ -24,7 +24,7 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
     if thinking := told.get("thinking"):
         message["reasoning_content"] = thinking
     if calls := [_tool_call(one) for one in told.get("tool_calls") or ()]:
-        if len(calls) > 1 and _is_single(attempt):
+        if len(calls) > 1 and attempt.single_call:
             del calls[1:]
             attempt.note("answer.tool_calls")
         message["tool_calls"] = [
@@ -67,7 +67,7 @@ class Translation:
         if text := told.get("content"):
             batch.append(self._chunks.text(text, logprobs=_logprobs(data)))
         for call in told.get("tool_calls") or ():
-            if self._chunks.has_tool_calls() and _is_single(self._attempt):
+            if self._chunks.has_tool_calls() and self._attempt.single_call:
                 self._attempt.note("answer.tool_calls")
             else:
                 batch.append(self._chunks.tool_call(*_tool_call(call)))
@@ -86,11 +86,6 @@ def _message(data: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(message.get(name) or "", str):
             raise UpstreamError(f"ollama: the answer's {name} is not text")
     return message
-
-
-def _is_single(attempt: Attempt) -> bool:
-    """Whether the client takes one call at a time, which Ollama cannot be told; what is left out may be repeated."""
-    return attempt.payload.get("parallel_tool_calls") is False
 
 
 def _tool_call(call: Any) -> tuple[str, str, str]:

@@ -30,7 +30,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "logprobs": mapped("logprobs"),
     "top_logprobs": mapped("top_logprobs"),
     "n": refused("Ollama gives one answer", unless=(1,)),
-    "parallel_tool_calls": mapped("if false, only the first of the calls that the model makes at once is told"),
+    "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),
     "functions": refused("deprecated by OpenAI; use tools"),
     "function_call": refused("deprecated by OpenAI; use tool_choice"),
     "logit_bias": refused("token ids mean nothing to a model with another tokenizer", unless=({},)),
