@@ -1,7 +1,7 @@
 """Gatehook's plugin API: everything a plugin may import, as `gatehook.api` lists it. `__all__` is the promise.
 
-All of it is loaded when the first name is asked for, so that nobody waits for a server who does not serve: neither
-`gatehook --help`, nor pytest, which loads what is beside this.
+It is imported when the first name is used, so that what does not serve starts fast: `gatehook --help`, and pytest,
+which loads `gatehook.pytest_plugin` wherever Gatehook is installed.
 """
 
 from typing import TYPE_CHECKING

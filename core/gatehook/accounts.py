@@ -39,17 +39,17 @@ def dollars(amount: int) -> float:
 
 
 def total_dollars(costs: Iterable[int | None]) -> float | None:
-    """Dollars of what has a price, in nano-dollars each; None where nothing of it has one."""
+    """The sum, in dollars, of the costs that are known (nano-dollars); None if there are costs and none is known."""
     told = list(costs)
     known = [cost for cost in told if cost is not None]
     return dollars(sum(known)) if known or not told else None
 
 
 def nano(amount: float | Decimal | str) -> int:
-    """Dollars, as they are written ("0.1" is a tenth, not the nearest double), in nano-dollars.
+    """Dollars in nano-dollars, as they are written: 0.1 is a tenth, not the nearest double.
 
     Raises:
-        ValueError: not a finite number, or finer than a nano-dollar would hold in 18 digits.
+        ValueError: not a number, or a thousand million dollars or more.
     """
     try:
         exact = Decimal(str(amount)) * NANO
@@ -61,12 +61,12 @@ def nano(amount: float | Decimal | str) -> int:
 
 
 def covers(allowed: Iterable[str], model: str) -> bool:
-    """Whether `model` is one of these names, or begins as one of them that ends in `*` does ("openai/*")."""
+    """Whether `model` is one of these names, or fits one that ends in `*`, such as "openai/*"."""
     return any(model == one or (one.endswith("*") and model.startswith(one[:-1])) for one in allowed)
 
 
 def common_models(some: frozenset[str] | None, others: frozenset[str] | None) -> frozenset[str] | None:
-    """The models that two lists both allow, patterns such as "openai/*" among them; None is a list of everything."""
+    """The models, and patterns such as "openai/*", that two lists both allow; None is a list of everything."""
     if some is None or others is None:
         return others if some is None else some
     return frozenset({one for one in some if covers(others, one)} | {other for other in others if covers(some, other)})
@@ -117,7 +117,7 @@ class Pricing(Struct, frozen=True):
 
 
 _MOST_TOKENS: Final = 10**12
-"""Of one answer: far more than any has."""
+"""The most tokens that are believed of one answer: far more than any has."""
 
 
 def _bounded(figure: int) -> int:
@@ -150,7 +150,7 @@ class Usage(Struct, frozen=True, gc=False):
         )
 
     def is_credible(self) -> bool:
-        """Whether one answer can have taken that: no figure is below nothing, and no part larger than its whole."""
+        """Whether one answer can have taken that: no figure is negative or absurd, and no part exceeds its whole."""
         if self.cached_tokens or self.reasoning_tokens or self.cache_write_tokens or self.images:
             return self._is_credible_in_parts()
         return 0 <= self.prompt_tokens <= _MOST_TOKENS and 0 <= self.completion_tokens <= _MOST_TOKENS
@@ -164,7 +164,7 @@ class Usage(Struct, frozen=True, gc=False):
         )
 
     def as_far_as_credible(self) -> "Usage":
-        """With each figure as large as one answer's can be: what limits, budgets and statistics go by."""
+        """The same with each figure brought within those bounds: what limits, budgets and statistics go by."""
         prompt, completion = _bounded(self.prompt_tokens), _bounded(self.completion_tokens)
         return Usage(
             prompt,
@@ -276,7 +276,7 @@ class Key(Struct, frozen=True):
     models: frozenset[str] | None = None
     """None: whatever its user may use."""
     limits: Limits = Limits()
-    """Beside its user's."""
+    """They hold in addition to its user's."""
     expires: int | None = None
     created: int = 0
 
@@ -288,7 +288,7 @@ class Change(Struct, frozen=True):
     at: int
     actor: str
     action: str
-    """As in "user.create", "key.revoke"."""
+    """Such as "user.create" or "key.revoke"."""
     subject: str
     detail: dict[str, Any] = field(default_factory=dict)
 
@@ -324,12 +324,12 @@ class UsageRow(Struct, frozen=True, gc=False):
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """Prompt plus completion."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
     def cost(self) -> int:
-        """All of it; nothing where no price is known."""
+        """Input plus output; 0 where no price is known."""
         return (self.input_cost or 0) + (self.output_cost or 0)
 
 
@@ -341,7 +341,7 @@ class ModelUsage(Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: int | None = 0
-    """Of the requests whose price is known; None where it is known of none that used anything."""
+    """Of the requests whose price is known; None if requests used something and no price of theirs is known."""
 
 
 class Performance(Struct, frozen=True):

@@ -19,7 +19,7 @@ from gatehook.accounts import (
     nano,
     total_dollars,
 )
-from gatehook.app import PRINCIPAL, Gateway, limit_headers, read_body
+from gatehook.app import Gateway
 from gatehook.awaiting import awaited
 from gatehook.background import meanwhile
 from gatehook.callers import Caller
@@ -121,6 +121,7 @@ from gatehook.protocols import (
     Vendor,
 )
 from gatehook.ranking import Ranking
+from gatehook.routes import PRINCIPAL, limit_headers, read_body
 from gatehook.services import (
     BALANCING,
     CATALOG,

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -16,76 +15,36 @@ from aiohttp import web
 from gatehook.calls.answers import Answers
 from gatehook.calls.deadlines import Deadlines
 from gatehook.calls.failover import Failover
+from gatehook.calls.observers import Observers
 from gatehook.calls.pipeline import Pipeline
-from gatehook.calls.stages import Concerns, Observers, authenticate, check_body, check_type
-from gatehook.calls.stages import read_body as read_in_time
-from gatehook.calls.standing import standing, standing_if_known, tells
+from gatehook.calls.stages import Concerns
 from gatehook.calls.transforms import Transforms
 from gatehook.catalog import LiveCatalog
 from gatehook.config.settings import Settings
 from gatehook.control import ask
 from gatehook.errors import (
-    GatewayError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    PermissionDenied,
     StartupError,
     Unavailable,
-    envelope,
     tell,
 )
-from gatehook.jsonio import encode
 from gatehook.loader.metering import METER, metered
 from gatehook.loader.patience import Patient, Turns
 from gatehook.loader.plugins import Plugins, hook_names
-from gatehook.model import Call, Completion, Principal, ToolCall
+from gatehook.model import Call, Completion, ToolCall
 from gatehook.protocols import AttemptLimiter, Endpoint, Limiter, Route, Surface, Tidier, Vendor
+from gatehook.routes import application
 from gatehook.services import CATALOG, Services
 from gatehook.services.jobs import JOBS
 from gatehook.tools.own import OwnTools, tool_faults
 from gatehook.tools.policies import ToolPolicies
 from gatehook.upstream.egress import Egress
 
-__all__ = ["PRINCIPAL", "Gateway", "limit_headers", "read_body"]
+__all__ = ["Gateway"]
 
 log = logging.getLogger("gatehook")
 
 _SETTLING_SECONDS = 10.0
 """How long a shutdown waits for limiters to settle the last calls."""
-
-PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
-"""Who calls a plugin's own route: ``request[PRINCIPAL]``."""
-
-_CONCERNS = web.AppKey("_CONCERNS", Concerns)
-
-
-async def read_body(request: web.Request) -> bytes:
-    """The JSON text of a request to a plugin's own route, at least one byte; it may still be malformed.
-
-    Raises:
-        UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `server.max_body` and `server.read_timeout`.
-        InvalidRequest: there is none, the line was cut, or it is nested absurdly deep.
-    """
-    concerns = request.app[_CONCERNS]
-    check_type(request)
-    body = await read_in_time(request, concerns)
-    check_body(body, concerns)
-    return body
-
-
-async def limit_headers(request: web.Request) -> dict[str, str]:
-    """The headers that tell how who calls a plugin's own route stands with its limits; {} for who has none.
-
-    Answers that are not begun when the handler returns get them from the gateway.
-    """
-    principal, telling = request.get(PRINCIPAL), request.app[_CONCERNS].telling
-    return await standing(telling, principal) if telling and principal is not None else {}
-
-
-async def _limit_headers_if_known(request: web.Request) -> dict[str, str]:
-    """The same for whoever asks for what is open to everybody, or not there."""
-    return await standing_if_known(request.app[_CONCERNS], request)
 
 
 class Gateway:
@@ -101,20 +60,20 @@ class Gateway:
         available: Mapping[str, EntryPoint] | None = None,
         gathered: list[str] | None = None,
     ) -> None:
-        """`available` replaces the installed plugins; with `gathered`, faults go there and what is sound is built."""
+        """`available` replaces the installed plugins; with `gathered`, faults are added to it and the rest is built."""
         self._gathered = gathered
         self.settings = settings
         self.serving = False
         self.draining = False
-        """Whether it is shutting down: what comes still is answered, on connections that are open already."""
+        """Whether it is shutting down: requests that still arrive on open connections are answered."""
         self.retiring = False
-        """Whether other processes have taken over, and this one only ends what it has begun."""
+        """Whether other processes have taken over, and this one only finishes what it has begun."""
         self.control: Path | None = None
-        """Where the parent process can be spoken to; None if there is none."""
+        """The control socket of the parent process; None if there is no parent."""
         self.worker = 0
         """A number that no other living worker of this server has: 0 to 127; 0 when this is the only process."""
         self.shared: Path | None = None
-        """A folder that the workers share, there before the first begins; None when there is only one process."""
+        """A folder that the workers share, made before the first starts; None when there is only one process."""
         self.runtime: Path | None = None
         """A private folder of this server, which outlives its workers and reloads; None where there is no parent."""
         self.egress = Egress(settings.egress)
@@ -129,7 +88,7 @@ class Gateway:
         tell(self._assemble(), gathered)
 
     def _assemble(self) -> list[str]:
-        """Put together what the plugins bring, without that of those that are skipped; gives the faults."""
+        """Put together what all plugins that are not skipped have registered; gives the faults."""
         there = {*self.plugins.names}
         collected = {hook: [one for one in found if one[0] in there] for hook, found in self._collected.items()}
         if (meter := self.services.get(METER)) is not None:
@@ -140,14 +99,14 @@ class Gateway:
         self.endpoints = {
             route.path: route for _, route in self._routes if isinstance(route, Endpoint) and "{" not in route.path
         }
-        """Those of the inference calls, by their paths."""
+        """The endpoints of inference calls by path; paths with parameters are left to aiohttp's router."""
         faults += tool_faults(collected["register_tools"])
         self.pipeline = self._pipeline(collected)
         self._lifespans = collected["register_lifespans"]
         return [*faults, *_owned_twice(self._routes, self.plugins.labelled)]
 
     def _offer_services(self) -> list[str]:
-        """Let plugins offer services; the plugins in an order in which each comes after those it depends on."""
+        """Let plugins offer services; gives the plugins' names, each after those that it depends on."""
         offers = {CATALOG.name: "kernel"}
         faults: list[str] = []
         for plugin, (key, service) in self.plugins.collect("register_services", gateway=self):
@@ -233,7 +192,7 @@ class Gateway:
 
     @property
     def routes(self) -> Sequence[tuple[str, Route | Endpoint]]:
-        """All paths, each with the name of the plugin that serves it; complete once every plugin has been asked."""
+        """Every route with the name of its plugin; complete once all plugins have been asked."""
         return self._routes
 
     async def run(self, call: Call) -> Completion:
@@ -245,7 +204,7 @@ class Gateway:
         return await self.pipeline.run(call)
 
     async def tidy(self, name: str) -> None:
-        """Have vendors stop what their servers still do for a job whose calls are not made again; see `Tidier`."""
+        """Have vendors stop what their servers still do for a job that is not run again; see `Tidier`."""
         for vendor in self.vendors.values():
             if isinstance(vendor, Tidier):
                 try:
@@ -271,7 +230,7 @@ class Gateway:
         )
 
     async def answer(self, call: Call, surface: Surface, request: web.Request) -> web.StreamResponse:
-        """Make a call for the client of a plugin's own route, and answer it: the whole pipeline, plain or streamed.
+        """Take a call of a plugin's own route through the whole pipeline, and answer it, plain or streamed.
 
         Args:
             call: parsed, its principal known.
@@ -305,7 +264,7 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.egress.lifespan())
             for plugin, enter in sorted(self._lifespans, key=lambda one: rank[one[0]]):
-                if plugin not in self.plugins.names:  # its other lifespan has failed
+                if plugin not in self.plugins.names:  # skipped since: another lifespan of it has failed
                     continue
                 who = self.plugins.named(plugin)
                 try:
@@ -326,7 +285,7 @@ class Gateway:
         """Go on without a plugin that cannot start.
 
         Raises:
-            StartupError: with these faults; it is not to be skipped.
+            StartupError: with these faults, if it may not be skipped.
         """
         self.plugins.skip(plugin, *faults)
         for fault in faults:
@@ -335,118 +294,7 @@ class Gateway:
 
     def app(self) -> web.Application:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
-        app = web.Application(client_max_size=self.settings.server.max_body)
-        app[_CONCERNS] = self.pipeline.concerns
-        methods: dict[str, set[str]] = {}
-        writers: dict[str, Writer | None] = {}
-        for _, route in self._routes:
-            app.router.add_route(route.method, route.path, self._handler(route))
-            methods.setdefault(route.path, set()).add(route.method.upper())
-            writers.setdefault(route.path, _writer(route))
-        for _, route in self._routes:  # monitors like to ask with HEAD
-            if route.method.upper() == "GET" and "HEAD" not in methods[route.path]:
-                app.router.add_route("HEAD", route.path, self._handler(route))
-                methods[route.path].add("HEAD")
-        for path, allowed in methods.items():
-            if "*" in allowed:
-                continue
-            app.router.add_route("*", path, _not_allowed(sorted(allowed), writers[path]))
-        app.router.add_route("*", "/{path:.*}", _not_found)
-        return app
-
-    def _handler(self, route: Route | Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        if isinstance(route, Endpoint):
-            return functools.partial(self.pipeline.serve, route)
-        return self._guarded(route)
-
-    def _guarded(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        authenticators = self.pipeline.concerns.authenticators
-        limits = limit_headers if route.auth else _limit_headers_if_known
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            try:
-                if route.auth:
-                    who = authenticate(authenticators, request)
-                    principal = request[PRINCIPAL] = who if isinstance(who, Principal) else await who
-                    if route.auth == "admin" and not principal.admin:
-                        raise PermissionDenied("this needs an admin credential", code="admin_required")
-                response = await route.handler(request)
-                if not response.prepared:
-                    response.headers.setdefault("Server", "gatehook")
-                    if route.auth and not tells(response.headers):
-                        response.headers.update(await limit_headers(request))
-                return response
-            except GatewayError as error:
-                _require_unbegun(request, error)
-                return error_response(error, route.errors, await limits(request))
-            except web.HTTPException as error:
-                if error.status < 400:  # a redirect is an answer
-                    raise
-                _require_unbegun(request, error)
-                kind = InvalidRequest if error.status < 500 else GatewayError
-                return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
-            except (Exception, SystemExit) as error:
-                log.exception("%s %s failed", request.method, request.path)
-                _require_unbegun(request, error)
-                fault = GatewayError("internal error; the gateway's log tells more")
-                return error_response(fault, route.errors, await limits(request))
-
-        return handle
-
-
-def _require_unbegun(request: web.Request, error: BaseException) -> None:
-    """See that there is still a place for an error: in the middle of an answer it would be read as a part of that.
-
-    Raises:
-        ConnectionError: the answer was begun; its line is to be cut.
-    """
-    if request.writer.output_size > 0:
-        log.warning("%s %s is broken off: %s", request.method, request.path, error)
-        raise ConnectionError("an answer has been begun already") from error
-
-
-Writer = Callable[[GatewayError], bytes]
-"""Writes the body of an error answer."""
-
-
-def _writer(route: Route | Endpoint) -> Writer | None:
-    """How errors at this path are written that never become a call; None is OpenAI's shape."""
-    if isinstance(route, Route):
-        return route.errors
-    return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}), error)
-
-
-def error_response(
-    error: GatewayError,
-    written: Writer | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    """An error, as `written` writes it, or in OpenAI's shape, which every path has that no surface owns."""
-    extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    if error.retry_after is not None:
-        extra["Retry-After"] = str(math.ceil(error.retry_after))
-    return web.Response(
-        status=error.status,
-        body=encode(envelope(error)) if written is None else written(error),
-        headers={"Content-Type": "application/json", "Server": "gatehook", **extra, **(headers or {})},
-    )
-
-
-def _not_allowed(
-    methods: Sequence[str], written: Writer | None
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    allowed = ", ".join(methods)
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
-        return error_response(error, written, {"Allow": allowed, **await _limit_headers_if_known(request)})
-
-    return handle
-
-
-async def _not_found(request: web.Request) -> web.StreamResponse:
-    error = NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
-    return error_response(error, headers=await _limit_headers_if_known(request))
+        return application(self.pipeline, [route for _, route in self._routes])
 
 
 def _by_name(

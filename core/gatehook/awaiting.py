@@ -1,4 +1,4 @@
-"""Methods that may wait, or give their result at once."""
+"""Results of methods that may be `async def` or plain."""
 
 from collections.abc import Awaitable
 from typing import Any, TypeVar, overload
@@ -13,5 +13,5 @@ async def awaited(result: Awaitable[T]) -> T: ...
 @overload
 async def awaited(result: Awaitable[T] | T) -> T: ...
 async def awaited(result: Any) -> Any:
-    """The result of a method, waited for if need be."""
+    """The result itself, awaited if it is an awaitable."""
     return await result if isinstance(result, Awaitable) else result

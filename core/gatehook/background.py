@@ -1,4 +1,4 @@
-"""Work that goes on while something else does: what lifespans are mostly made of."""
+"""Background tasks, of which most lifespans are made."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ log: Final = logging.getLogger("gatehook")
 
 @contextlib.asynccontextmanager
 async def meanwhile(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
-    """Let `work` run while this is open; then it is cancelled, and waited for.
+    """Run `work` in the background while this context is open, then cancel it and wait for it.
 
-    It is meant to have no end of its own. If it fails, that is logged at once, and what is open stays so.
+    It is meant to run without end. If it fails, that is logged at once, and the context stays open.
     """
     task = asyncio.create_task(work, name=getattr(work, "__qualname__", "work"))
     task.add_done_callback(_tell)
@@ -23,7 +23,7 @@ async def meanwhile(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])  # not awaited itself: our own cancellation would pass for that one's
+        await asyncio.wait([task])  # `await task` could not tell its cancellation from our own
 
 
 def _tell(task: asyncio.Task[object]) -> None:

@@ -1,4 +1,4 @@
-"""Whom a call is made for that its caller does not make: a job, or what goes on when somebody else has decided."""
+"""On whose behalf a call is made later: a job's, or that of a conversation that goes on after somebody has decided."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _PAGE: Final = 100
 
 
 class Caller(Struct, frozen=True):
-    """A principal as it can be kept, without what the directory knows of it: that is read anew."""
+    """A principal in a form that can be stored; what the directory knows of it is read anew when the call is made."""
 
     id: str
     name: str
@@ -34,9 +34,9 @@ class Caller(Struct, frozen=True):
         return cls(principal.id, principal.name, principal.admin, models, principal.key_id, has_user, has_key)
 
     async def principal(self, directory: Directory | None) -> Principal:
-        """The principal again, with no more rights than it had, and no more than it has now.
+        """The principal again, with no more rights than it had then, and no more than it has now.
 
-        A key that has expired meanwhile is still good for it: it was when its caller asked.
+        A key that has expired meanwhile still counts: it was valid when its caller asked.
 
         Raises:
             PermissionDenied: the user or the key is disabled or deleted. Unavailable: the directory cannot be asked.

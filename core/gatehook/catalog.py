@@ -17,12 +17,12 @@ __all__ = ["LiveCatalog"]
 log: Final = logging.getLogger("gatehook.catalog")
 
 _EXPANSIONS: Final = 1_000
-"""Names served by wildcards whose deployments are kept: clients write them, and memory is not theirs to fill."""
+"""Names served by wildcards whose groups are kept, at most: clients make them up, and must not fill the memory."""
 _NOBODY: Final = Group()
 
 
 class LiveCatalog:
-    """Groups of deployments. A change replaces them all at once: who looks sees the old ones or the new."""
+    """Groups of deployments. A change replaces all of them at once: a reader sees the old ones or the new ones."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         """`targets` are those of the settings; they come first in their groups, and always stay."""
@@ -106,4 +106,4 @@ class LiveCatalog:
         return found
 
 
-_guard: type[Catalog] = LiveCatalog
+_guard: type[Catalog] = LiveCatalog  # for mypy: it keeps the protocol

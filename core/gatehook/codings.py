@@ -1,4 +1,4 @@
-"""What `Content-Encoding` says, and undoing it: of requests and answers, never more at once than somebody asks for."""
+"""`Content-Encoding` of requests and answers: what it says, and decompressing within bounds."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,22 +9,22 @@ from aiohttp.http import HttpProcessingError
 __all__ = ["Inflater", "TooLong", "codings", "inflated"]
 
 _PIECE: Final = 65536
-"""Bytes that are inflated at once; of a little that becomes very much only as much as its reader takes."""
+"""Bytes that are inflated at once: of a decompression bomb, only as much as its reader takes."""
 _KNOWN: Final = frozenset({"br", "deflate", "gzip", "zstd"})
 _MOST: Final = 4
-"""That are undone of one body, one after the other."""
+"""Encodings of one body, on top of each other."""
 
 
 class TooLong(ValueError):
-    """What was inflated is longer than may be."""
+    """The inflated body is longer than it may be."""
 
 
 def codings(values: Sequence[str], *, undone: bool = False) -> Sequence[str] | None:
-    """What is to be undone of a body, the first to be undone first; None if it is not known how.
+    """The encodings that have to be undone, in the order of undoing; None if one of them is not known.
 
     Args:
-        values: of all headers `Content-Encoding`, in order.
-        undone: aiohttp has undone it, where the last of them is one coding that it knows.
+        values: those of all `Content-Encoding` headers, in order.
+        undone: aiohttp has undone the last of them already, if that is a single encoding that it knows.
     """
     if undone and values and values[-1].lower() in _KNOWN:
         values = values[:-1]
@@ -34,13 +34,13 @@ def codings(values: Sequence[str], *, undone: bool = False) -> Sequence[str] | N
 
 
 class Inflater:
-    """Undoes the encoding of one body, on aiohttp's decompressors, so that all ways do it alike."""
+    """Decompresses one body, by aiohttp's decompressors, so that requests and answers on all ways are treated alike."""
 
     def __init__(self, encoding: str) -> None:
         """`encoding` is "br", "deflate", "gzip" or "zstd".
 
         Raises:
-            HttpProcessingError: the package that undoes it is not installed.
+            HttpProcessingError: the package for this encoding is not installed.
         """
         from aiohttp import compression_utils as undone
 
@@ -59,21 +59,21 @@ class Inflater:
 
     @property
     def more(self) -> bool:
-        """Whether there may be more of what it has been given."""
+        """Whether what it was given may yield more."""
         return self._by.data_available
 
     def inflate(self, data: bytes) -> bytes:
-        """What the body says, at most 64 KiB of it; while there is `more`, call it with b"".
+        """The next part of the body, at most 64 KiB; while there is `more`, to be called with b"".
 
         Args:
-            data: compressed, as it comes.
+            data: compressed bytes, as they arrive.
 
         Raises:
-            ClientPayloadError: it is not encoded so.
+            ClientPayloadError: the body does not have this encoding.
         """
         if data and not self._begun:
             self._begun = True
-            if self._encoding == "deflate" and data[0] & 0xF != 8:  # some send it without its frame
+            if self._encoding == "deflate" and data[0] & 0xF != 8:  # some send raw deflate, without the zlib header
                 self._by = self._zlib(encoding="deflate", suppress_deflate_header=True)
         try:
             return self._by.decompress_sync(data, max_length=_PIECE)
@@ -81,26 +81,26 @@ class Inflater:
             raise ClientPayloadError(f"not {self._encoding}: {error}") from None
 
     def finish(self) -> None:
-        """Nothing more will come.
+        """Check, when nothing more will come, that the body is complete.
 
         Raises:
-            ClientPayloadError: the body ends too early.
+            ClientPayloadError: it ends too early.
         """
         if self._encoding == "deflate" and self._begun and isinstance(self._by, self._zlib) and not self._by.eof:
             raise ClientPayloadError("deflate ends too early")
 
 
 def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:
-    """A whole body, undone. It computes for a while: call it in a thread.
+    """A whole body, decompressed. That takes computing time: call it in a thread.
 
     Args:
-        data: as it came.
+        data: the body as it arrived.
         encodings: as `codings` gives them.
-        most: bytes, of each step.
+        most: bytes that the body may have after each step.
 
     Raises:
-        TooLong: it is longer than `most`. ClientPayloadError: it is not encoded so.
-        HttpProcessingError: what undoes it is not installed.
+        TooLong: it has more than `most`. ClientPayloadError: it does not have these encodings.
+        HttpProcessingError: the package for an encoding is not installed.
     """
     for encoding in encodings:
         data = _inflated(data, Inflater(encoding), most)

@@ -1,7 +1,7 @@
-"""How a running gateway is spoken to from the same machine: a Unix socket that only its own user can open.
+"""The control socket: how a running gateway is spoken to from the same machine, by its own user only.
 
-It lies in a folder of that user, under a name made from the settings file's path; so `gatehook reload` finds it. One
-request per connection: a word and a newline there, a line of JSON back.
+It is a Unix socket in a folder of that user, named after the settings file's path, so that `gatehook reload` finds it.
+One request per connection: a word and a newline there, a line of JSON back.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ __all__ = ["Asker", "Control", "ask", "control_path", "listening"]
 log = logging.getLogger("gatehook")
 
 _PATIENCE: Final = 1.0
-"""Seconds for one message; whoever asks runs on this machine, and says at once what it wants."""
+"""Seconds for one message: whoever asks runs on this machine, and sends its word at once."""
 _WAIT: Final = 120.0
 """Seconds until a reload must have ended, well or badly."""
 
 
 def control_path(settings: Path) -> Path:
-    """Where the gateway with this settings file is spoken to."""
+    """The path of the control socket of the gateway with this settings file."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     name = hashlib.sha256(os.fsencode(settings)).hexdigest()[:16]
     return base / f"gatehook-{os.geteuid()}" / f"{name}.sock"
@@ -48,7 +48,7 @@ class Asker:
             self._connection.sendall(json.dumps(said).encode() + b"\n")
 
     def close(self) -> None:
-        """Hang up here; another process still holds the line."""
+        """Close the connection in this process only; another process still holds it."""
         self._connection.close()
 
 
@@ -76,11 +76,11 @@ class Control:
             raise
 
     def fileno(self) -> int:
-        """Can be read from when somebody asks."""
+        """The socket's, for `select.poll`: it is readable when somebody asks."""
         return self._sock.fileno()
 
     def hear(self) -> tuple[str, Asker] | None:
-        """What somebody wants; None if it has hung up."""
+        """The word that somebody has sent, and who; None if the connection is gone."""
         try:
             connection, _ = self._sock.accept()
         except OSError:
@@ -93,7 +93,7 @@ class Control:
             return None
 
     def close(self, *, remove: bool) -> None:
-        """Hang up; with `remove` for all, otherwise only in this process."""
+        """Stop listening in this process; with `remove` in all of them, and the socket's file is gone."""
         self._sock.close()
         if remove:
             self.path.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def _remove_stale(path: Path) -> None:
 
 @contextlib.contextmanager
 def listening(settings: Path) -> Iterator[Control | None]:
-    """A control socket for as long as this is open; None where there cannot be one, which is told in the log."""
+    """A control socket while this context is open; None where there cannot be one, and the log says why."""
     try:
         control = Control(control_path(settings))
     except OSError as error:

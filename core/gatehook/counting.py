@@ -1,13 +1,13 @@
-"""Numbers of things in messages: "1 model", "2 models"."""
+"""Counts of things in messages: "1 model", "2 models"."""
 
 __all__ = ["counted"]
 
 
 def counted(number: int, thing: str) -> str:
-    """How many of a thing there are, in words that fit.
+    """A number and its noun, in the singular or the plural.
 
     Args:
-        number: of them.
-        thing: one of them, a word whose plural ends with a mere "s".
+        number: how many there are.
+        thing: the noun in the singular; its plural must be formed with "s".
     """
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,4 +1,4 @@
-"""Changes of what has revisions over HTTP: which one a change was made of (RFC 9110, section 13)."""
+"""Conditional changes over HTTP: which revision of a thing a change was made from (RFC 9110, section 13)."""
 
 import re
 from typing import Final
@@ -11,11 +11,11 @@ __all__ = ["asked_revision", "changed_meanwhile"]
 
 _REVISION: Final = re.compile(r"[0-9]{1,18}")
 _NEVER: Final = -1
-"""A revision that nothing is at."""
+"""A revision that nothing ever has."""
 
 
 def asked_revision(request: web.Request, stated: object = None) -> int | None:
-    """The revision that a change was made of: by `If-Match`, or as the body has `stated` it. None: whichever it is.
+    """The revision that a change was made from, as `If-Match` says, or as `stated` in the body; None: any revision.
 
     Raises:
         InvalidRequest: the body does not state a number.
@@ -27,11 +27,11 @@ def asked_revision(request: web.Request, stated: object = None) -> int | None:
     tags = request.if_match or ()
     if any(tag.value == "*" for tag in tags):
         return stated
-    # Revisions only rise: of several, only the newest can be the one that holds.
+    # Revisions only rise: of several, only the highest can be the current one.
     return max((int(tag.value) for tag in tags if not tag.is_weak and _REVISION.fullmatch(tag.value)), default=_NEVER)
 
 
 def changed_meanwhile(request: web.Request, error: Conflict) -> Conflict:
-    """The refusal of a change that was made of an older revision: 412 where `If-Match` told of it."""
+    """The refusal of a change that was made from an older revision: with status 412 where `If-Match` asked for it."""
     status = 412 if hdrs.IF_MATCH in request.headers and error.code == "revision_conflict" else error.status
     return Conflict(error.message, param=error.param, code=error.code, status=status)

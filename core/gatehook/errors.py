@@ -51,13 +51,13 @@ class StartupError(Exception):
 
 
 class WrongResultError(TypeError):
-    """A plugin's method gave what its protocol does not know, where a wrong type would let somebody in or hide a fault.
+    """A plugin's method returned something of a type that its protocol does not allow.
 
-    The message names the class, and so the distribution.
+    Raised where a wrong type would let somebody in or hide a fault. The message names the plugin's class.
     """
 
     def __init__(self, giver: object, method: str, given: object, wanted: str) -> None:
-        """`giver` is the plugin's object, `wanted` says in words what the method should give."""
+        """`giver` is the plugin's object, `given` what its method returned; `wanted` says in words what it should."""
         cls = type(giver)
         super().__init__(f"{cls.__module__}.{cls.__qualname__}.{method} gave {type(given).__name__}, not {wanted}")
 
@@ -230,7 +230,7 @@ _KEY_SHAPES = re.compile(
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without the given secrets and without anything that looks like a vendor key."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # one may begin like another
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "[redacted]")
     return _KEY_SHAPES.sub("[redacted]", text)
 
@@ -265,7 +265,7 @@ _QUOTA_WORDS = (
 )
 
 _MISDIRECTED = frozenset({405, 406, 407, 415, 421, 426, 501, 505})
-"""What a vendor answers to a request that is not for this address, or not in this form: its client cannot mend that."""
+"""What a vendor answers if the address or the form of the request is wrong, which the gateway's client cannot mend."""
 
 
 def upstream_error(
@@ -278,7 +278,7 @@ def upstream_error(
     retry_after: float | None = None,
     secrets: Iterable[str] = (),
 ) -> GatewayError:
-    """Turn a vendor's error answer into ours: what the client can act on stays a 4xx, all else is the vendor's failure.
+    """Turn a vendor's error answer into ours: what the client can mend stays a 4xx, all else is the vendor's failure.
 
     Args:
         vendor: its name, put before the message.

@@ -1,7 +1,8 @@
-"""How many tokens a call will use, told before it is made: what limits and budgets reserve.
+"""How many tokens a call will use, estimated before it is made: what limits and budgets reserve.
 
-Two figures each: what is expected, and what it can be at most. The bounds hold for tokenisers that make no token out of
-less than a byte of text, which is all that are in use; pictures are counted by the piece, sounds and documents as text.
+Two figures each: what is expected, and the most it can be. The upper bound holds for tokenisers whose tokens are at
+least one byte of text each, as those of all models in use; pictures are counted by the piece, sounds and documents as
+text.
 """
 
 from collections.abc import Sequence
@@ -15,25 +16,25 @@ from gatehook.model import Call, Target
 __all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures"]
 
 BYTES_PER_TOKEN = 4
-"""Of text, as expected."""
+"""Of text, as is expected."""
 _EXPECTED_ANSWER = 500
-"""Tokens of an answer that nobody limits."""
+"""Tokens of an answer, as is expected where the request sets no lower limit."""
 _LONGEST_ANSWER = 16_384
-"""The same, at most, where the deployment tells neither a limit nor a context window."""
+"""Tokens of an answer, at most, where neither the request nor the deployment tells a limit or a context window."""
 _PER_MESSAGE = 16
 """Tokens that a dialect may put around each message or tool."""
 _MEDIUM, _LARGEST_MEDIUM = 1_000, 6_000
-"""Tokens of a picture: as most vendors count an ordinary one, and the largest. Sounds and documents: as their bytes."""
+"""Tokens of a picture in a prompt, as most vendors count: of an ordinary one, and of the largest."""
 _DRAWN, _LARGEST_DRAWN = 1_000, 7_000
-"""Tokens of a picture that is made, likewise, where a vendor counts it by tokens at all."""
+"""The same of a picture that the model makes, where a vendor counts it in tokens."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
-"""What a body holds that has pictures: their name, or an escaped letter of it."""
+"""A body with pictures holds one of these: the field's name, or a letter of it as an escape."""
 _PROMPTS = {"completions": "prompt", "embeddings": "input"}
 """Where a request of each operation has its prompt, which may be several."""
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """Tokens in and out: expected, and at most. `images`: pictures, if it is a model that makes such."""
+    """Tokens of prompt and answer: as expected, and at most. `images`: pictures, if the model makes some."""
 
     prompt: int
     completion: int
@@ -88,7 +89,7 @@ def expected_prompt(call: Call, group: Group) -> int:
 
 
 def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int) -> Estimate:
-    """Where the answer is no text: nothing is counted of embeddings, and pictures are by the piece."""
+    """The estimate where the answer is no text: embeddings count nothing, pictures are counted by the piece."""
     if call.operation == "embeddings":
         return Estimate(prompt, 0, prompt_most, 0)
     _, times = asked(call)
@@ -100,7 +101,7 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
     """Tokens of the prompt: expected, and at most."""
     raw, window = call.body.raw, group.context_window
     size = len(raw)
-    # How many objects there are is told by what is left without them: `bytes.count` would look at each byte.
+    # Objects are counted by what `replace` takes out: it is faster than `bytes.count`, which looks at each byte.
     expected, most = -(-size // BYTES_PER_TOKEN), size + (size - len(raw.replace(b"{", b""))) * _PER_MESSAGE
     if raw.find(b"[") != raw.rfind(b"[") and _may_have_pictures(raw):
         pictures, hidden = _pictures(call.payload.get("messages"))
@@ -116,16 +117,16 @@ def _prompts(call: Call) -> int:
     if call.operation not in _PROMPTS:
         return 0
     given = call.payload.get(_PROMPTS[call.operation])
-    # Numbers are the tokens of one prompt.
+    # A list of numbers is one prompt, given as tokens.
     return max(sum(not isinstance(one, int) for one in given), 1) if isinstance(given, list) else 1
 
 
 def _may_have_pictures(raw: bytes) -> bool:
-    """By their name; to be asked where more than one list begins.
+    """Whether the field's name is in the body; to be asked only of bodies in which more than one list begins.
 
-    Pictures stand in a list within the list of messages: with one list there is none, and one byte is found fast.
+    Pictures stand in a list (the parts) within a list (the messages), and looking for two "[" is quicker than this.
     """
-    # Not by `in`: it would first try whether the text is a number, and make an error of that, each time.
+    # Not `in`, which first takes its operand for a number, and raises and swallows a TypeError each time.
     return raw.find(_PICTURE) >= 0 or (raw.find(b"\\") >= 0 and raw.find(_ESCAPED) >= 0)
 
 
@@ -142,7 +143,7 @@ def has_pictures(call: Call) -> bool:
 
 
 def asked(call: Call) -> tuple[int, int]:
-    """How long an answer may be, in tokens (0 where the request does not say), and how many there will be.
+    """How long each answer may be, in tokens (0 where the request does not say), and how many there will be.
 
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
@@ -151,7 +152,7 @@ def asked(call: Call) -> tuple[int, int]:
 
 
 def _asked(call: Call) -> tuple[int, int]:
-    """How long an answer may be (0 where nobody says), and how many there will be, by the body."""
+    """The same, read from the body."""
     said = call.payload
     most = said.get("max_completion_tokens") or said.get("max_tokens")
     times = [asked for asked in (said.get("n"), said.get("best_of")) if isinstance(asked, int)]
@@ -159,7 +160,7 @@ def _asked(call: Call) -> tuple[int, int]:
 
 
 def _pictures(messages: Any) -> tuple[int, int]:
-    """How many there are, and the bytes of their addresses, which may hold them; sounds and documents are text here."""
+    """How many pictures there are, and the bytes of their URLs in all; a data URL holds the picture itself."""
     pictures = hidden = 0
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None

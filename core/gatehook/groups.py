@@ -9,8 +9,8 @@ from gatehook.model import Target
 __all__ = ["Group", "tells_limits"]
 
 
-class Group(tuple[Target, ...]):  # noqa: SLOT001  # it keeps what it has worked out
-    """Deployments, in their order. What they have in common is worked out once, for every request asks for it."""
+class Group(tuple[Target, ...]):  # noqa: SLOT001  # cached properties need a __dict__
+    """Deployments, in their order. What they have in common is worked out once, as every request asks for it."""
 
     @cached_property
     def context_window(self) -> int:
@@ -29,12 +29,12 @@ class Group(tuple[Target, ...]):  # noqa: SLOT001  # it keeps what it has worked
 
     @cached_property
     def is_fit_for_all(self) -> bool:
-        """Whether none of them tells what it cannot do: every call may go to each."""
+        """Whether every call may go to each of them, as none tells any limits."""
         return all(isinstance(one, Target) and not tells_limits(one) for one in self)
 
 
 def tells_limits(target: Target) -> bool:
-    """Whether a deployment tells that there are calls which it cannot serve."""
+    """Whether there may be calls that a deployment cannot serve, by what its settings tell of it."""
     return bool(target.capabilities or target.context_window or target.max_tokens)
 
 

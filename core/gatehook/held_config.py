@@ -1,4 +1,4 @@
-"""What an administrator has set while the gateway runs, held by a plugin: followed, and told where it is unsound."""
+"""Configuration that an administrator changes while the gateway runs, as a plugin holds and follows it."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -11,21 +11,21 @@ __all__ = ["HeldConfig"]
 
 
 class HeldConfig(ABC):
-    """One value of the configuration at run time. Who derives from it says what becomes of it."""
+    """One value of the configuration at run time. A subclass says what it does with it."""
 
     def __init__(self, name: str, log: logging.Logger) -> None:
-        """`name` is that under which it is configured; `log` is told what is unsound."""
+        """`name` is the directory's name for the value; to `log` goes what cannot be used of it."""
         self._name = name
         self._log = log
         self._unsound: tuple[str, ...] = ()
         self._changed: list[Callable[[], None]] = []
 
     def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever something else holds."""
+        """Call `changed` whenever the value that is in force has changed."""
         self._changed.append(changed)
 
     def follow(self, directory: Directory) -> None:
-        """Hold what is set there, now and whenever it changes."""
+        """Hold the value that the directory has, now and whenever it changes."""
 
         def changed(kind: str, id: str) -> None:
             if (kind, id) in (("", ""), ("config", self._name)):
@@ -36,16 +36,16 @@ class HeldConfig(ABC):
 
     @abstractmethod
     def hold(self, value: Mapping[str, Any]) -> None:
-        """Take what is set now; {} if nothing is."""
+        """Take over the value that is set now; {} if none is."""
 
     def pass_over(self, unsound: Sequence[str]) -> None:
-        """Tell what is not held of the value, once."""
+        """Log the parts of the value that are not used, once each time they change."""
         if tuple(unsound) != self._unsound:
             self._unsound = tuple(unsound)
             for what in unsound:
                 self._log.error("of %s, as it is configured, this is passed over: %s", self._name, what)
 
     def tell(self) -> None:
-        """Tell who has subscribed that something else holds."""
+        """Tell the subscribers that the value in force has changed."""
         for changed in self._changed:
             changed()

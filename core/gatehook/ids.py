@@ -8,10 +8,10 @@ __all__ = ["next_id"]
 
 
 class _Ids:
-    """Request ids: the millisecond, then pooled randomness; one system call in 256, not one per request.
+    """Request ids: a millisecond, then random digits from a pool that one system call fills for 256 ids.
 
-    The time comes first because ids are indexed: a database that gets them in their order appends to its index, where
-    random ones would have it rewrite a page of it for each, the larger the table the dearer.
+    The time comes first because databases index ids: ids in rising order are appended to an index, while random ones
+    would each rewrite a page somewhere in it, which costs more the larger the table is.
     """
 
     __slots__ = ("_begin", "_ends")

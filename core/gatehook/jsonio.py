@@ -14,7 +14,7 @@ import msgspec
 __all__ = ["MAX_DEPTH", "Document", "MalformedJSON", "check_depth", "decode", "encode"]
 
 MAX_DEPTH = 200
-"""Nesting a client's body may have; far above any real request, far below the interpreter's recursion limit."""
+"""How deep a client's body may be nested; far above any real request, far below the interpreter's recursion limit."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -100,8 +100,8 @@ def check_depth(raw: bytes) -> None:
 class Document:
     """A JSON object held as bytes, as a dict, or as both; whichever is missing is made on first use.
 
-    This is what lets bytes go through untouched when nobody needs to look, and still gives a plugin that does look an
-    ordinary dict. Treat `data` as read-only; to change it, build a new document.
+    So bytes can go through untouched when nobody needs to look, and a plugin that does look gets an ordinary dict.
+    Treat `data` as read-only; to change it, build a new document.
     """
 
     __slots__ = ("_data", "_raw")

@@ -1,7 +1,7 @@
 """The legacy text completion as a chat of one user message, for vendors that know chats only.
 
 A vendor's `parameters` get ``"completions": completions_table(CHAT)``; a call of that operation is read with `as_chat`,
-made as any chat, and its answer turned round with `from_chat` or, streamed, `chunk_from_chat`.
+made like any chat, and its answer converted with `from_chat` or, streamed, `chunk_from_chat`.
 """
 
 from collections.abc import Mapping
@@ -78,8 +78,7 @@ def from_chat(call: Call, completion: Completion) -> Completion:
 def chunk_from_chat(call: Call, chunk: Chunk) -> Chunk:
     """One chunk of a chat as one of a text completion.
 
-    A delta without text (a role, reasoning) becomes an empty one, as OpenAI sends too: a client that waits sees that
-    something moves.
+    A delta without text (a role, reasoning) becomes an empty one, as OpenAI sends too: the client sees a sign of life.
     """
     choices = [_choice(choice, (choice.get("delta") or {}).get("content")) for choice in chunk.data["choices"]]
     return Chunk(

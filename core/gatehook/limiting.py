@@ -1,4 +1,4 @@
-"""What limiters are, and may be: the interfaces behind `register_limiters`."""
+"""The interfaces of limiters: the one that `register_limiters` asks for, and those that a limiter may have besides."""
 
 from collections.abc import Awaitable, Mapping
 from typing import Protocol, runtime_checkable
@@ -13,9 +13,9 @@ class Permit(Protocol):
     """What a limiter reserved for one call."""
 
     def settle(self, outcome: Outcome) -> Awaitable[None] | None:
-        """Turn the reservation into the true figure. Called exactly once, also when the client left.
+        """Replace the reservation by what was really used. Called exactly once, also when the client has left.
 
-        An ``async def`` is run as a task of its own, to its end; one that never waits had better be plain.
+        An ``async def`` is run to its end in a task of its own; a method that never waits is better plain.
         """
         ...
 
@@ -27,8 +27,8 @@ class Limiter(Protocol):
     def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
         """Reserve what this call may use; None if this limiter has nothing to say about it.
 
-        Mostly an ``async def``. One that hardly ever waits may be plain, and give an awaitable when it has to.
-        Nothing may stay reserved if it is cancelled.
+        Usually an ``async def``; one that hardly ever waits may be plain, and return an awaitable when it has to.
+        If it is cancelled, nothing may stay reserved.
 
         Raises:
             RateLimited: over the limit; nothing stays reserved.
@@ -38,12 +38,12 @@ class Limiter(Protocol):
 
 @runtime_checkable
 class AttemptLimiter(Protocol):
-    """What a limiter may also be, or be instead: one that looks at the deployment, before each attempt."""
+    """What a limiter may also be, or be instead: one that is asked before each attempt, and knows the deployment."""
 
     def admit_attempt(self, call: Call, target: Target) -> Awaitable[Permit | None] | Permit | None:
-        """Reserve what an attempt may use; settled when it fails, or with the call if it answers.
+        """Reserve what an attempt may use; settled when the attempt fails, or with the call if it answers.
 
-        It may be plain as `Limiter.admit` may. Nothing may stay reserved if it is cancelled.
+        May be plain, as `Limiter.admit`. If it is cancelled, nothing may stay reserved.
 
         Raises:
             RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.
@@ -53,12 +53,12 @@ class AttemptLimiter(Protocol):
 
 @runtime_checkable
 class RoundLimiter(Protocol):
-    """What a limiter may also be: one that is asked again when a call takes another round, after tools were run."""
+    """What a limiter may also be: one that is asked again before the model is called once more for the same call."""
 
     async def admit_round(self, call: Call) -> None:
-        """Reserve what the model may use once more; the permit of the call is to settle it with all the rest.
+        """Reserve what one more round may use; the call's permit settles it together with all the rest.
 
-        Nothing may stay reserved beyond that if it is cancelled.
+        If it is cancelled, nothing may stay reserved that the permit does not settle.
 
         Raises:
             RateLimited: over the limit; the call ends.
@@ -68,15 +68,15 @@ class RoundLimiter(Protocol):
 
 @runtime_checkable
 class TellingLimiter(Protocol):
-    """What a limiter may also be: one that tells how a caller stands, where it was not asked to admit a call."""
+    """What a limiter may also be: one that can tell a caller's limits without being asked to admit a call."""
 
     async def standing(self, principal: Principal) -> Mapping[str, str]:
-        """The headers that tell what is left, as `Limiter.admit` puts them into answers; {} for who has no limits.
+        """The headers that tell what is left, as `Limiter.admit` puts them into answers; {} for callers without limits.
 
-        Asked for answers of plugins' own routes, and for calls that are refused before it was their limiter's turn.
-        Nothing is charged or reserved.
+        Asked for answers of plugins' own routes, and for calls that are refused before the limiters' turn. Charges and
+        reserves nothing.
 
         Raises:
-            GatewayError: nobody knows at the moment; the answer goes out without.
+            GatewayError: it cannot be told at the moment; the answer goes out without these headers.
         """
         ...

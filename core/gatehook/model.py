@@ -40,15 +40,15 @@ __all__ = [
 ]
 
 Operation = str
-"""What is asked for. "chat", "completions", "embeddings" and "images" are OpenAI's; an endpoint and a vendor may
+"""What kind of call it is. "chat", "completions", "embeddings" and "images" are OpenAI's; an endpoint and a vendor may
 agree on another, such as "rerank"."""
 
 
 class Credential(Struct, frozen=True):
     """What a client showed: the token of ``Authorization: Bearer`` or ``X-API-Key`` ("" if none), and all headers.
 
-    A connection mostly shows the same one again and again: `marks` is room for what an authenticator works out of the
-    token (a digest), under an object of its own; not for whether it is good, which may change.
+    A connection mostly shows the same object again and again. So `marks` is where an authenticator may keep what it
+    computes from the token (a digest), under a key of its own; never whether the token is valid, which may change.
     """
 
     token: str
@@ -62,10 +62,10 @@ class Credential(Struct, frozen=True):
 class Principal(Struct, frozen=True):
     """Who is calling. `models` is None for "all", otherwise the public names this principal may use.
 
-    A name that ends in `*` allows all that begin as it does.
+    A name that ends in `*` allows all names with that beginning.
 
     `id` is what limits, budgets and the ledger go by: the user's, where there are users. `user` and `key` are what the
-    directory knows of them, `key_id` names the key also where it is not from there.
+    directory knows of them; `key_id` names the key also where it does not come from the directory.
     """
 
     id: str
@@ -78,11 +78,11 @@ class Principal(Struct, frozen=True):
 
     @property
     def actor(self) -> str:
-        """What the audit calls who makes a change: the user, and by which key ("alice/KEY_ID")."""
+        """What the audit calls whoever makes a change: the user, and the key ("alice/KEY_ID")."""
         return f"{self.id}/{self.key_id}" if self.key_id and self.key_id != self.id else self.id
 
     def may_use(self, *names: str) -> bool:
-        """Whether this principal may call a model that is known by these names: one of them is enough."""
+        """Whether this principal may call a model that has these names; it is enough to be allowed one of them."""
         allowed = self.models
         return allowed is None or any(name in allowed or covers(allowed, name) for name in names)
 
@@ -116,7 +116,7 @@ class Target:
     rate_limit: Limits = dataclass_field(default_factory=Limits)
     capabilities: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    """Other names that clients may ask for its model by."""
+    """Other names by which clients may ask for its model."""
     strict: bool = False
     options: Mapping[str, Any] = dataclass_field(default_factory=dict, repr=False)
     defaults: Mapping[str, Any] = dataclass_field(default_factory=dict)
@@ -138,17 +138,17 @@ class Target:
 
 
 class Vitality(Struct, frozen=True):
-    """How a deployment does: healthy, degraded (it has failed lately), or unavailable (it is given a rest)."""
+    """The health of a deployment: healthy, degraded (it has failed lately), or unavailable (it is given a rest)."""
 
     state: Literal["healthy", "degraded", "unavailable"] = "healthy"
     failures: int = 0
-    """In a row."""
+    """In a row, up to now."""
     retry_after: float = 0.0
     """Seconds until it is tried again, if it is given a rest."""
     last_check: float | None = None
-    """Epoch seconds of the last call or check that told something; None if there was none."""
+    """Epoch seconds of the last call or check that showed how it does; None if there was none."""
     rests: int = 0
-    """How many it was given in all."""
+    """How many rests it was given in all."""
 
 
 class Completion(Document):
@@ -159,7 +159,7 @@ class Completion(Document):
     def __init__(
         self, data: dict[str, Any] | None = None, raw: bytes | None = None, *, usage: Usage | None = None
     ) -> None:
-        if raw is None and data is None:  # as `Document` does, here without the call: one is made for each answer
+        if raw is None and data is None:  # `Document.__init__` without the call to it: one is made for each answer
             raise TypeError("a completion needs data, raw bytes, or both")
         self._data = data
         self._raw = raw
@@ -195,11 +195,11 @@ class Chunk(Document):
 
 @final
 class Frames(Sequence[Chunk]):
-    """A batch whose events are already framed for an OpenAI client; taken apart only if somebody looks.
+    """A batch whose events are already framed for an OpenAI client; it is taken apart only if somebody looks.
 
-    What the same-dialect lane yields: the events that arrived together stay one piece of bytes to the client's socket.
-    `contents` counts its events with content, `usage` is the last one told. Events the client did not ask for must
-    not be in it.
+    Vendors of OpenAI's own dialect yield these: the events that arrived together stay one piece of bytes on the way to
+    the client's socket. `contents` counts its events with content, `usage` is the last that it tells. Events that the
+    client did not ask for must not be in it.
     """
 
     __slots__ = ("_chunks", "_split", "contents", "data", "finished", "usage")
@@ -265,7 +265,7 @@ class ToolCall(Struct, frozen=True):
 class Verdict(Struct, frozen=True):
     """What a tool policy says of a tool call. The strictest wins: deny, then retry, then confirm, then allow.
 
-    `retry` tells the model the `reason`, instead of what the tool would have said, and has it go on.
+    With `retry` the call is not made: the model is told the `reason` in place of the tool's result, and answers again.
     """
 
     kind: Literal["allow", "confirm", "retry", "deny"]
@@ -275,7 +275,7 @@ class Verdict(Struct, frozen=True):
 class Question(Struct, frozen=True):
     """Tool calls that somebody has to decide about, and the model's message that makes them.
 
-    In the message each call has an id; beside those that are `pending` there may be some that are allowed.
+    Each call in the message has an id; besides the `pending` ones there may be calls that are allowed.
     """
 
     message: Mapping[str, Any]
@@ -288,24 +288,24 @@ class Entry(Struct, frozen=True):
     completion: Completion | None = None
     chunks: Sequence[Chunk] = ()
     at: float = 0.0
-    """Epoch seconds of when it was made; the gateway says so when it is stored, and a cache gives it back."""
+    """When it was made, in epoch seconds; set by the gateway when it is stored, and given back by a cache."""
     dropped: tuple[str, ...] = ()
-    """Parameters that the vendor had no place for; likewise."""
+    """Parameters that the vendor had no place for; set and given back likewise."""
 
 
 class Salvage(Struct, frozen=True):
-    """A part of a plain answer: several pictures, say, of which one could not be made.
+    """A part of a plain answer that could not be finished: some of several pictures, say.
 
-    A vendor puts it into `call.salvage` as it goes, and None when all is made. If neither this attempt nor another
-    gives a whole answer, the client gets the largest part there is instead of an error, and is charged for that.
+    A vendor sets `call.salvage` to it as the work goes on, and to None when all is done. If neither this attempt nor
+    another one gives a whole answer, the client gets the largest part there is instead of an error, and pays for that.
     """
 
     extent: int
-    """How large it is; more than 0."""
+    """How large the part is, to compare it with others; more than 0."""
     make: Callable[[], Awaitable[Completion]]
-    """Gives it as an answer."""
+    """Makes an answer of it."""
     dropped: tuple[str, ...] = ()
-    """The parameters that it does not do justice to; a header tells."""
+    """The parameters that it does not fulfil (`n`); named in a response header."""
 
 
 class Outcome(Struct, frozen=True):
@@ -327,15 +327,15 @@ class Outcome(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far a long call is: `fraction` from 0 to 1, and in words or a picture what it is at."""
+    """How far a long call has come: `fraction` from 0 to 1, and in words or a picture what it is doing."""
 
     fraction: float
     message: str = ""
     """For people: "step 12 of 20", "waiting"."""
     queue_position: int | None = None
-    """How many are before it in its vendor's queue; None once it runs, or if nobody knows."""
+    """How many calls are before it in its vendor's queue; None once it runs, or if that is not known."""
     preview: bytes = b""
-    """A small picture of what there is so far; its kind can be told from its first bytes."""
+    """A small picture of what there is so far; its first bytes tell its format."""
 
 
 class Call(Struct, eq=False):
@@ -353,21 +353,21 @@ class Call(Struct, eq=False):
     include_usage: bool = False
     """Whether the client asked for the usage event at the end of a stream."""
     max_tokens: int | None = None
-    """How long each answer may be, as the client said, if the surface tells `choices`."""
+    """How many tokens each answer may have, as the client said; set by surfaces that set `choices`."""
     choices: int | None = None
-    """How many answers are to be made; None if the surface does not tell, and the body is to be read for it."""
+    """How many answers are to be made; None if the surface does not say, and the body has to be read for it."""
     body: Document = EMPTY
     size: "Estimate | None" = None
-    """How many tokens it will use, once `estimate` was asked for that."""
+    """How many tokens it will use; set when `estimate` is first asked."""
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""
     served: str = ""
-    """The public name of the model that answers: the one asked for, or that of a fallback; "" while none does."""
+    """The public name of the model that answers: the one asked for, or a fallback's; "" while none does."""
     attempts: int = 0
     rounds: int = 0
-    """How often the model was told that its tool calls are wrong, and has answered again."""
+    """How often the model was told that its tool calls are wrong, and answered again."""
     said: str = ""
-    """What the model said in the rounds before this one, as the client sees it: there, its answer begins with it."""
+    """What the model said in earlier rounds, as the client sees it; the client's answer begins with it."""
     asked: bool = False
     """Whether the answer asks for a decision about tool calls."""
     dropped: tuple[str, ...] = ()
@@ -375,37 +375,37 @@ class Call(Struct, eq=False):
     first_token: float | None = None
     """time.monotonic() of the first content, None before."""
     answer_headers: dict[str, str] = field(default_factory=dict)
-    """Headers any stage adds to the answer."""
+    """Headers that any stage adds to the answer."""
     answer_lines: str = ""
-    """The same as they are written, each with its end (CRLF): for headers that come often (rate limits, cache marks).
+    """More such headers as ready lines, each ended by CRLF: quicker for those that nearly every answer has.
 
-    They go out as they are, so nothing that a client or a vendor has written may be in them.
+    They go out unchecked, so nothing that a client or a vendor has written may be in them.
     """
     deferred: bool = False
     """Whether the client asked for a job (`"async": true`) instead of waiting for the answer."""
     reservation: str = ""
-    """What was reserved for it when it was deferred, by name: limiters take it into account. "" for none.
+    """The name of the reservation that was made when it was deferred, for limiters to use; "" for none.
 
-    The ids of calls that are made on a reservation are its name, a dot, and which time it is, counted from 1.
+    A call that is made on a reservation has an id of that name, a dot, and the number of the try, counted from 1.
     """
     rewriter: "Rewriter | None" = None
-    """What the transforms have chosen to change the answer with."""
+    """What changes the answer; chosen by the transforms."""
     keep_files: float | None = None
-    """Seconds for which files of its answer are kept, and their URLs good; None: as the file store's settings say."""
+    """Seconds for which files of its answer are kept and their URLs valid; None: as the file store's settings say."""
     files: tuple[str, ...] = ()
     """The ids of the files that its answer names."""
     given: Document | None = None
-    """The request as it was before the transforms changed it; None if there are none."""
+    """The request as it was before the transforms changed it; None if there are no transforms."""
     progress: Callable[[Progress], None] | None = None
-    """Who wants to know how far it is; vendors of long calls tell it. None if nobody listens."""
+    """Called by vendors of long calls with how far the call has come; None if nobody wants to know."""
     salvage: "Salvage | None" = None
-    """What the vendor of the attempt that goes on has made so far, for the client to get if it fails."""
+    """What the vendor has made so far in the current attempt, to be given to the client if it fails."""
     cut_short: bool = False
     """Whether the answer is only such a part."""
     own_tools: Mapping[str, Any] = {}
-    """The gateway's own tools (`Tool`, by name) that are added to the request for its model."""
+    """The gateway's own tools (`Tool`, by name) that were added to the request."""
     tool_rounds: int = 0
-    """How many times such tools were run, and the model called again."""
+    """How many times such tools were run and the model called again."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 
@@ -414,7 +414,7 @@ class Call(Struct, eq=False):
 
     @property
     def public_name(self) -> str:
-        """The name of a model that the answer bears."""
+        """The model's name in the answer."""
         return self.served or self.model
 
     @property
@@ -422,7 +422,7 @@ class Call(Struct, eq=False):
         """The request as a dict in OpenAI's shape. Read-only: to change it, assign a new Document to `body`.
 
         Raises:
-            InvalidRequest: a field that no surface looked at cannot be decoded (a number of a million digits).
+            InvalidRequest: a field that the surface did not look at cannot be decoded (a number of a million digits).
         """
         try:
             return self.body.data
@@ -439,9 +439,9 @@ class Attempt(Struct, eq=False):
     call: Call
     target: Target
     sifted: Mapping[str, Any] | None = None
-    """The request without the parameters the vendor's table drops, and with `defaults`; None if it is as it came."""
+    """The request without the parameters that the vendor's table drops, with `defaults`; None if nothing changes."""
     defaults: Mapping[str, Any] = {}
-    """Parameters that the request leaves open and the deployment sets; in `payload` they are there already."""
+    """Parameters that the request leaves open and the deployment sets; `payload` has them already."""
     dropped: list[str] = field(default_factory=list)
 
     @property

@@ -8,7 +8,7 @@ __all__ = ["Names", "is_pattern"]
 
 _SEGMENT: Final = r"(?!\.+(?:/|$))[\w.:@+-]+"
 _REST: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
-"""What may stand in the place of a `*`. Clients write it, and vendors put it into addresses."""
+"""What may stand in place of a `*`: clients write it, and vendors put it into URLs."""
 _LONGEST: Final = 256
 """Characters of a name that a wildcard serves."""
 
@@ -19,16 +19,16 @@ def is_pattern(name: str) -> bool:
 
 
 class Names:
-    """All names of some models. A model's own name goes before an alias, an alias before a wildcard."""
+    """All names of some models. A model's own name takes precedence over an alias, an alias over a wildcard."""
 
     def __init__(self, models: Mapping[str, Iterable[str]]) -> None:
         """`models` gives the aliases of each model, by its name; of two models with one alias the first has it."""
         self._models = {name for name in models if not is_pattern(name)}
         self._patterns = sorted((name for name in models if is_pattern(name)), key=len, reverse=True)
         self.aliases: dict[str, str] = {}
-        """The models that aliases stand for."""
+        """The model that each alias stands for."""
         self.clashes: list[tuple[str, str, str]] = []
-        """Aliases that cannot be: of which model, which, and whose name it is already."""
+        """Aliases that are taken: the model that wants one, the alias, and the model whose name it is already."""
         for name, aliases in models.items():
             for alias in dict.fromkeys(aliases):
                 owner = alias if alias in self._models else self.aliases.setdefault(alias, name)

@@ -18,8 +18,8 @@ __all__ = ["Parameter", "dropped", "left_open", "mapped", "refused", "sift"]
 class Parameter:
     """The disposition of one parameter. `note` is for people: the vendor's own name for it, or the reason.
 
-    `harmless` tells values that ask for nothing (``n = 1``, ``logprobs = false``): with one of these a dropped or
-    refused parameter is left out without a word.
+    `harmless` tells which values ask for nothing (``n = 1``, ``logprobs = false``): with such a value a dropped or
+    refused parameter is left out silently.
     """
 
     disposition: Literal["mapped", "dropped", "refused"]
@@ -28,7 +28,7 @@ class Parameter:
 
 
 def mapped(note: str) -> Parameter:
-    """The vendor gets it, under the name or in the form that `note` tells."""
+    """The vendor gets it, under the name or in the form that `note` says."""
     return Parameter("mapped", note)
 
 
@@ -52,8 +52,8 @@ def sift(
 ) -> tuple[dict[str, Any], list[str]]:
     """Apply a vendor's table: what the vendor gets, and the names of what was dropped.
 
-    An explicit null is the same as absent; 0, false, "" and [] are values. A name the table does not know is dropped
-    with its name told.
+    An explicit null is the same as absent; 0, false, "" and [] are values. A parameter that the table does not know is
+    dropped.
 
     Args:
         payload: the request in OpenAI's shape.
@@ -85,7 +85,7 @@ def sift(
 
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
-"""Two names of one thing: who gives either has set a limit."""
+"""Two names of one parameter: a request with either has set a limit."""
 
 
 def left_open(

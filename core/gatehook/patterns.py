@@ -1,6 +1,7 @@
-"""Which regular expressions can be tried on a text in a bounded time: Python's engine may take exponentially long.
+"""Regular expressions of tools' schemas, tried only where the time that they take is bounded.
 
-Told by the expression's form alone, and on the safe side: what is not certain to be cheap is not tried.
+Python's engine may take exponentially long. The cost is estimated from the expression's form alone, on the safe
+side: what is not certain to be cheap is not tried.
 """
 
 import functools
@@ -12,8 +13,9 @@ from typing import Final
 __all__ = ["matches", "steps"]
 
 _MOST_STEPS: Final = 1_000_000
+"""Steps of the engine that one match may take."""
 _LONGEST: Final = 1_000
-"""Characters of an expression."""
+"""Characters of an expression that is tried."""
 _TOKEN: Final = re.compile(
     r"""(?P<odd>\(\?(?!:)|\\[1-9])          # looking around, names, flags, references back
       | (?P<open>\(\??:?) | (?P<close>\)) | (?P<or>\|)
@@ -25,7 +27,7 @@ _TOKEN: Final = re.compile(
 
 
 def matches(pattern: str, text: str) -> bool | None:
-    """Whether the expression is found in the text, as JSON Schema's `pattern` asks; None: that is not tried."""
+    """Whether the expression is found in the text, as JSON Schema's `pattern` asks; None if it is not tried."""
     if not steps(pattern, text):
         return None
     compiled = _compiled(pattern)
@@ -51,14 +53,14 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 
 @functools.lru_cache(maxsize=256)
 def _cost(pattern: str) -> tuple[float, int]:
-    """Steps are at most the first, times the text's length to the power of the second."""
+    """Weight and degree: a match takes at most weight * length ** degree steps, by the length of the text."""
     if len(pattern) > _LONGEST:
         return float("inf"), 0
     weight, degree = 1.0, 0 if pattern.startswith("^") and "|" not in pattern else 1
     varies = [False]
-    """Of each group that is open: whether it can match one text in several ways."""
+    """For each group that is open: whether it can match one text in several ways."""
     closed = False
-    """Whether the group that has just ended can."""
+    """Whether the token before this one ended a group that can."""
     for token in _TOKEN.finditer(pattern):
         kind, ends = token.lastgroup, False
         if kind == "odd":
@@ -71,7 +73,7 @@ def _cost(pattern: str) -> tuple[float, int]:
         elif kind in ("or", "maybe"):
             weight, varies[-1] = weight * 2, True
         elif kind == "times":
-            if closed:  # a repetition of what can be matched in several ways: each multiplies all others
+            if closed:  # a repetition of what can match in several ways: the ways multiply, which is exponential
                 return float("inf"), 0
             times = token["times"]
             numbers = [int(number) for number in re.findall(r"\d+", times)]

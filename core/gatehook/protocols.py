@@ -1,7 +1,7 @@
 """What plugins return from their hooks: small interfaces, called directly while serving.
 
 `None` means "not mine"; an exception means "mine, and refused". Methods marked async may wait; the others run on the
-event loop and must return at once. What limiters are is in `limiting`.
+event loop and must return at once. The interfaces of limiters are in `limiting`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ class Authenticator(Protocol):
     def authenticate(self, credential: Credential) -> Awaitable[Principal | None] | Principal | None:
         """The principal, or None if this is not a credential of mine.
 
-        Mostly an ``async def``. One that hardly ever waits may be plain, and give an awaitable when it has to.
+        Usually an ``async def``; one that hardly ever waits may be plain, and return an awaitable when it has to.
 
         Raises:
             AuthenticationFailed: it is mine, and it is bad; no other authenticator is asked.
@@ -84,8 +84,8 @@ class Router(Protocol):
     def route(self, call: Call) -> Awaitable[Sequence[Target] | None] | Sequence[Target] | None:
         """The deployments to try, best first, fallbacks included; None if this router does not know the model.
 
-        Mostly an ``async def``. One that never waits may be plain; the quickest gives the same `Group` each time, of
-        deployments that can serve every call.
+        Usually an ``async def``; one that never waits may be plain. Quickest is to return the same `Group` each time,
+        if its deployments can serve every call.
         """
         ...
 
@@ -98,8 +98,8 @@ class Vendor(Protocol):
     table of dispositions per operation: what each OpenAI parameter becomes. An operation without a table gets the
     request as the client sent it, unknown fields included.
 
-    A vendor that has to get ready first (load a model) may say so with ``prepares = True``: the first batch of its
-    streams, an empty one, then tells that it is, and `failover.first_token_timeout` counts from there.
+    A vendor that has to get ready first (to load a model) may say so with ``prepares = True``: then the first batch of
+    each stream is empty and says that it is ready, and `failover.first_token_timeout` counts from there.
     """
 
     @property
@@ -162,10 +162,10 @@ class Inspector(Protocol):
 
 @runtime_checkable
 class Busy(Protocol):
-    """What a vendor may also be: one that knows how much a deployment has to do, whoever asked for it."""
+    """What a vendor may also be: one that knows how busy a deployment is, with calls of any client."""
 
     def waiting(self, target: Target) -> int:
-        """Calls that run or wait there, of all its clients, as last heard; 0 if nothing is known."""
+        """Calls that run or wait there, as last heard, also those of other clients; 0 if nothing is known."""
         ...
 
 
@@ -174,10 +174,10 @@ class Tidier(Protocol):
     """What a vendor may also be: one whose servers go on with a call when the process that made it has died."""
 
     async def tidy(self, name: str) -> None:
-        """Stop what servers still do for a job that is not run again; without waiting for them.
+        """Stop what servers still do for a job that is not run again, without waiting for them.
 
         Args:
-            name: the job's: the ids of its calls are this, a dot, and which time it was.
+            name: the job's; its calls have ids of this name, a dot, and the number of the try.
         """
         ...
 
@@ -197,7 +197,7 @@ class Cache(Protocol):
 
 @runtime_checkable
 class Scoped(Protocol):
-    """What a cache may also be: one that says who shares its answers. Those of others are for one user each."""
+    """What a cache may also be: one that says who shares answers. In any other cache each user has their own."""
 
     def scope(self, principal: Principal) -> str:
         """The same text for all who may get each other's answers."""
@@ -206,7 +206,7 @@ class Scoped(Protocol):
 
 @runtime_checkable
 class Bounded(Protocol):
-    """What a cache may also be: one that keeps no large answers. The gateway then does not collect them for it."""
+    """What a cache may also be: one that keeps no large answers, so that streams are not collected beyond its bound."""
 
     @property
     def max_entry(self) -> int:
@@ -234,7 +234,7 @@ class Confirmer(Protocol):
     async def ask(self, call: Call, question: Question) -> Mapping[str, Any]:
         """Keep what is needed to go on once somebody has decided.
 
-        The client's answer has no tool calls then, but `status`, `pending_tool_calls` and the fields given here
+        The client's answer then has no tool calls, but `status`, `pending_tool_calls` and the fields returned here
         (`session_id`).
 
         Raises:
@@ -245,17 +245,17 @@ class Confirmer(Protocol):
 
 @runtime_checkable
 class Rewriter(Protocol):
-    """Changes the answer to one call. One that raises fails the call: what it should have hidden does not go out."""
+    """Changes the answer to one call. If it raises, the call fails: what it should have hidden does not go out."""
 
     def completion(self, completion: Completion) -> Completion:
-        """A whole answer, as the client shall get it; its usage stays as it is.
+        """A whole answer as the client shall get it; its usage stays as it is.
 
-        Also, within a stream too, a turn that calls the gateway's own tools: they get what a client's would.
+        It also gets each turn that calls the gateway's own tools, within streams too: they see what a client's would.
         """
         ...
 
     def chunks(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
-        """What may go out of a stream now; the rest may be held back, but not beyond the end of its choice."""
+        """What may go out now; the rest may be held back, but not beyond the end of its choice."""
         ...
 
     def rest(self) -> Sequence[Chunk]:
@@ -268,10 +268,10 @@ class Transform(Protocol):
     """Changes requests before a vendor gets them, and their answers before clients do."""
 
     async def transform(self, call: Call) -> Rewriter | None:
-        """Change the request, by assigning `call.body`; gives what changes its answer, None if nothing shall.
+        """Change the request, by assigning `call.body`; returns what shall change its answer, if anything.
 
-        When the gateway's own tools were run, it is called again, as if the client had run them itself: with the
-        client's own words, those of the model as the client gets them, and what came of the tools.
+        After the gateway's own tools were run it is called again, as if the client had run them itself: with the
+        client's messages as they came, the model's as the client gets them, and the tools' results.
 
         Raises:
             GatewayError: the request is refused.
@@ -281,11 +281,11 @@ class Transform(Protocol):
 
 @runtime_checkable
 class Tool(Protocol):
-    """A tool that the gateway itself runs when a model calls it: clients only see what came of it."""
+    """A tool that the gateway itself runs when a model calls it; clients only see what the model makes of it."""
 
     @property
     def name(self) -> str:
-        """As the model is told it: letters, digits, "_" and "-", at most 64."""
+        """Its name for the model: letters, digits, "_" and "-", at most 64."""
         ...
 
     @property
@@ -295,11 +295,11 @@ class Tool(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The JSON Schema of its arguments, an object's; they have been checked against it when it is run."""
+        """The JSON Schema of its arguments, of type "object"; they are checked against it before it is run."""
         ...
 
     async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
-        """Do it, for the caller of `call`; gives what the model is told.
+        """Run it, for the caller of `call`; returns what the model is told.
 
         Raises:
             GatewayError: it failed; the model is told the message.
@@ -312,7 +312,7 @@ class Selective(Protocol):
     """What a tool may also be: one that is not for every call."""
 
     def suits(self, call: Call) -> bool:
-        """Whether this call's model is told of it. Asked once a call."""
+        """Whether this call's model is told of it. Asked once per call."""
         ...
 
 
@@ -320,18 +320,18 @@ class Selective(Protocol):
 class ToolSource(Protocol):
     """Knows tools that come and go while the gateway serves.
 
-    Their schemas are somebody else's: a `pattern` in them is not tried, since one could hang the gateway.
+    Their schemas are somebody else's: of a `pattern` in them only what is certain to be cheap is tried.
     """
 
     def tools(self, call: Call) -> Sequence[Tool]:
-        """Those there are now that this call's model is told of. Asked once a call; runs of older ones go on."""
+        """The tools that this call's model is told of. Asked once per call; a tool that has gone may still be run."""
         ...
 
 
 class Observer:
     """Watches calls go by: subclass and override what you need; what is not overridden costs nothing.
 
-    All methods are sync and must not block. Exceptions are counted, logged once per observer and moment, and swallowed.
+    All methods are sync and must not block. Exceptions are counted, logged once per observer and method, and swallowed.
     """
 
     def started(self, call: Call) -> None:
@@ -385,7 +385,7 @@ class Surface(Protocol):
         ...
 
     def error(self, call: Call, error: GatewayError) -> bytes:
-        """The body of an error answer (application/json); of the call nothing may be known but its id."""
+        """The body of an error answer (application/json); nothing but the id of the call may be known."""
         ...
 
     def error_event(self, call: Call, error: GatewayError) -> bytes:
@@ -407,8 +407,8 @@ class Endpoint:
     """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest.
 
     `takes` is the msgspec type that bodies must fit, for /openapi.json. `repeats` says that the surface's `parse` looks
-    at the body alone, and fills nothing of the call but its body and what tells what is asked for (model, stream,
-    include_usage, max_tokens, choices): bytes that come again, and are answered from a cache, are not read again.
+    at the body alone, and fills nothing of the call but `body`, `model`, `stream`, `include_usage`, `max_tokens` and
+    `choices`: then a body that was answered from a cache is not parsed again when the same bytes come once more.
     """
 
     path: str
@@ -421,7 +421,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Any other path. `auth=False` must be said aloud; "admin" asks for an admin principal.
+    """Any other path. `auth=False`, which opens it to everybody, must be explicit; "admin" asks for an admin principal.
 
     `errors` writes the body (application/json) of an error answer; None is OpenAI's shape.
     """

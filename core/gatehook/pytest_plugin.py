@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the checks, and leave out what was not asked for.
+    """Note on each check what it checks, for the report, and deselect what was not asked for.
 
     Raises:
         UsageError: no suite is of the vendor that was asked for.
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _told(item: pytest.Item) -> tuple[str, str, str] | None:
-    """What a test checks; None if it is no check of a suite."""
+    """A test's kind of suite, plugin and capability; None if it is not a check of a suite."""
     capability = getattr(getattr(item, "function", None), "capability", None)
     suite = getattr(item, "cls", None)
     return None if capability is None or suite is None else (suite.kind, suite.title(), capability)
@@ -78,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def results(reports: Iterable[object]) -> Results:
-    """What the reports of tests tell of capabilities; the worst of several checks of one."""
+    """What tests' reports say of each capability: the worst result, where several checks are of one."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for report in reports:
         if not isinstance(report, pytest.TestReport) or (report.passed and report.when != "call"):

@@ -1,4 +1,4 @@
-"""Deployments in the order in which they are to be tried, of which at first only the best one is known."""
+"""Deployments in the order in which they are to be tried; all but the first are ranked only when asked for."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import final, overload
@@ -10,7 +10,7 @@ __all__ = ["Ranking"]
 
 @final
 class Ranking(Sequence[Target]):
-    """What a router of many deployments gives: most calls never get beyond the first."""
+    """What a router returns that ranks many deployments: most calls never get beyond the first."""
 
     __slots__ = ("_all", "_first", "_others")
 
@@ -21,15 +21,15 @@ class Ranking(Sequence[Target]):
         self._all: tuple[Target, ...] = ()
 
     def __bool__(self) -> bool:
-        """There is one at least."""
+        """True, without ranking: there is at least one."""
         return True
 
     def __len__(self) -> int:
-        """Of all."""
+        """How many there are; ranks all."""
         return len(self._ranked())
 
     def __iter__(self) -> Iterator[Target]:
-        """Through all."""
+        """Best first; ranks all."""
         return iter(self._ranked())
 
     @overload
@@ -39,7 +39,7 @@ class Ranking(Sequence[Target]):
     def __getitem__(self, place: slice) -> Sequence[Target]: ...
 
     def __getitem__(self, place: int | slice) -> Target | Sequence[Target]:
-        """The first costs nothing."""
+        """One or some of them; all but [0] ranks all."""
         return self._first if place == 0 else self._ranked()[place]
 
     def _ranked(self) -> tuple[Target, ...]:

@@ -1,4 +1,7 @@
-"""A line to Redis: every call has a deadline, none is repeated, and an outage costs one caller a second, not each."""
+"""A connection to Redis in whose outage few callers wait: each command has a deadline, and none is sent twice.
+
+After a failure Redis is not asked for a second; then one caller finds out whether it is back, and others do not wait.
+"""
 
 import asyncio
 import contextlib
@@ -21,7 +24,7 @@ _PAUSE: Final = 1.0
 
 
 class Gone(Exception):
-    """Redis did not answer in time. What it was asked may have been done or not; nothing was if it was not `asked`."""
+    """Redis did not answer in time. If it was `asked`, it may have done what it was asked or not."""
 
     def __init__(self, reason: str, *, asked: bool = True) -> None:
         super().__init__(reason)
@@ -29,7 +32,7 @@ class Gone(Exception):
 
 
 class RedisLine:
-    """Sends commands. Building it opens nothing; a connection that is closed opens again when it is needed.
+    """Sends commands. Building it opens nothing: connections open, and open again, when they are needed.
 
     `open` and `close` it around its use.
     """
@@ -43,17 +46,17 @@ class RedisLine:
         back: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Made ready; nothing is sent.
+        """Prepare connections; none is opened yet.
 
         Args:
-            settings: whose `url` is set; no call takes longer than `timeout`, whatever it waits for.
-            log: is told, once, when Redis is gone, and when it is back.
-            gone: what happens meanwhile, in words.
-            back: what happens again then.
-            clock: seconds; for the pause after a failure.
+            settings: with a `url`; no command takes longer than `timeout`, whatever it waits for.
+            log: gets one line when Redis is gone, and one when it is back.
+            gone: what happens while it is gone, for that line.
+            back: what happens again when it is back, likewise.
+            clock: gives seconds, for the pause after a failure.
 
         Raises:
-            StartupError: the URL is none of Redis, or the package for it is not installed.
+            StartupError: it is not a URL of Redis, or the package for Redis is not installed.
         """
         try:
             from redis import RedisError
@@ -101,21 +104,21 @@ class RedisLine:
         *,
         abandoned: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
     ) -> Any:
-        """What Redis answers.
+        """What Redis answers to a command.
 
         Args:
-            command: asks it, given a client.
-            abandoned: is run with the answer if that comes when nobody waits for it any more.
+            command: sends the command, given a client.
+            abandoned: is run with the answer if it comes when the caller waits for it no longer.
 
         Raises:
-            Gone: there was no answer in time; or there was none within the last second, and Redis was not asked.
+            Gone: there was no answer in time; or Redis failed within the last second, and was not asked.
         """
         if self._gone:
             if self._clock() < self._ask_again:
                 raise Gone("it failed a moment ago", asked=False)
-            self._ask_again = self._clock() + _PAUSE  # this call finds out; others do not wait for it
-        # A task of its own, which ends by its socket's timeouts: redis-py may lose a connection of its pool for good
-        # when a command is cancelled, and clients leave at any moment.
+            self._ask_again = self._clock() + _PAUSE  # this call finds out whether it is back; others do not wait
+        # A task of its own, which only its socket's timeouts end: when a command is cancelled, redis-py may lose a
+        # connection of its pool for good, and clients may leave at any moment.
         running = self._keep(asyncio.ensure_future(command(self._client)))
         try:
             async with asyncio.timeout(self._timeout):
@@ -134,14 +137,14 @@ class RedisLine:
         return answer
 
     async def open(self) -> None:
-        """See whether Redis answers: if not, that is logged at the start, and not when it is first needed."""
+        """Ask Redis for a sign of life: if it does not answer, that is logged at the start, not at the first use."""
         with contextlib.suppress(Gone):
             await self.ask(lambda client: client.ping())
 
     async def close(self) -> None:
         """End with no command under way and no connection open."""
         if self._commands:
-            # For a connection, for it to open, for the answer: then what is left will not come.
+            # One timeout each for a free connection, for opening it, and for the answer; what is left will not come.
             _, late = await asyncio.wait(self._commands, timeout=3 * self._timeout)
             for command in late:
                 command.cancel()
@@ -150,7 +153,7 @@ class RedisLine:
             await self._client.aclose()
 
     def _keep(self, running: asyncio.Future[Any]) -> asyncio.Future[Any]:
-        """Have `close` wait for it."""
+        """Keep a reference, for `close` to wait for it."""
         self._commands.add(running)
         running.add_done_callback(self._ended)
         return running
@@ -164,7 +167,7 @@ class RedisLine:
     def _ended(self, command: asyncio.Future[Any]) -> None:
         self._commands.discard(command)
         if not command.cancelled():
-            command.exception()  # looked at, should nobody wait for it any more
+            command.exception()  # or asyncio would log that nobody has retrieved it
 
     def _failed(self, reason: str) -> Gone:
         if not self._gone:

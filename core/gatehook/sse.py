@@ -51,7 +51,7 @@ class Reader:
             EventTooLarge: the event being read is over the limit.
         """
         plain = not (self._parts or self._at_start or self._skip_lf) and len(data) <= self._limit
-        if plain and data.endswith(b"\n\n") and data.find(b"\r") < 0:  # `in` would make an error of its being no number
+        if plain and data.endswith(b"\n\n") and data.find(b"\r") < 0:  # `in` would first raise an error, and swallow it
             return data  # whole events and nothing else, as from most vendors most of the time
         if self._at_start:
             data = self._strip_bom(data)

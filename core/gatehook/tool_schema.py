@@ -1,6 +1,6 @@
-"""Arguments checked against a tool's JSON Schema. Both come from outside: nothing is fetched, nothing takes long.
+"""Arguments checked against a tool's JSON Schema. Both come from outside: nothing is fetched, and work is bounded.
 
-Who imports this loads the library for JSON Schema.
+Importing this loads the library for JSON Schema.
 """
 
 import functools
@@ -17,17 +17,19 @@ from gatehook.patterns import matches, steps
 __all__ = ["SchemaFault", "ToolSchema", "compiled", "schema_fault"]
 
 _LARGEST: Final = 1 << 17
-"""Bytes."""
+"""Bytes of a schema's JSON."""
 _MOST_NODES: Final = 5_000
+"""Values in a schema, at any depth."""
 _DEEPEST: Final = 60
+"""Levels of nesting of a schema."""
 _MOST_STEPS: Final = 10_000
 """Keywords that may be looked at for one call: a few references can ask for billions."""
 _PATTERN_STEPS: Final = 10_000
 """Steps of a regular expression that count as one keyword."""
 _MOST_COMPARED: Final = 1_000
-"""Items that may be compared each with each."""
+"""Items of a list that `uniqueItems` may compare each with each."""
 _LONGEST: Final = 500
-"""Characters of what a model, or a client, is told."""
+"""Characters of a fault that a model or a client is told."""
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
@@ -44,7 +46,7 @@ class _TooMuchWork(Exception):
 class _Steps(FormatChecker):
     """Counts the keywords that are looked at.
 
-    It travels as the checker of formats, of which none is checked: all parts of a validator have the same one.
+    It poses as the checker of formats (none is checked), as that is the object which all parts of a validator share.
     """
 
     def __init__(self) -> None:
@@ -52,10 +54,10 @@ class _Steps(FormatChecker):
         self._left = _MOST_STEPS
 
     def take(self, count: int = 1) -> None:
-        """So many more.
+        """Count so many more.
 
         Raises:
-            _TooMuchWork: they were too many.
+            _TooMuchWork: there were too many.
         """
         self._left -= count
         if self._left < 0:
@@ -64,7 +66,7 @@ class _Steps(FormatChecker):
 
 @functools.lru_cache(maxsize=16)
 def _counting(base: Any) -> Any:
-    """The validator of a draft of JSON Schema, with keywords that are counted, and some of our own."""
+    """The validator class of a draft of JSON Schema, with all keywords counted, and some replaced by our own."""
 
     def counted(keyword: Keyword) -> Keyword:
         def count(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
@@ -82,7 +84,7 @@ class ToolSchema:
     """What the arguments of one tool must be."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Look at the schema, without checking it against its own.
+        """Check the schema's bounds and references, but not whether it is a valid schema.
 
         Raises:
             SchemaFault: it refers to something beyond itself, or is too large or too deep.
@@ -91,7 +93,7 @@ class ToolSchema:
         self._schema = schema
         try:
             self._kind = _counting(validators.validator_for(schema, default=Draft202012Validator))
-        except Exception:  # noqa: BLE001  # a "$schema" that is no text
+        except Exception:  # noqa: BLE001  # several kinds, for a "$schema" that is not a string
             raise SchemaFault("$schema is malformed") from None
 
     def fault(self, arguments: str) -> str:
@@ -105,7 +107,7 @@ class ToolSchema:
 
     def misfit(self, value: Mapping[str, Any]) -> str:
         """The same for arguments that are decoded already."""
-        # With a registry of its own it never fetches what a reference names.
+        # With an empty registry the library never fetches what a reference names.
         validator = self._kind(self._schema, registry=Registry(), format_checker=_Steps())
         try:
             error = best_match(validator.iter_errors(value))
@@ -120,7 +122,7 @@ class ToolSchema:
 
 @functools.lru_cache(maxsize=256)
 def compiled(schema: bytes) -> ToolSchema:
-    """The schema with this JSON text; those used lately are kept.
+    """The schema with this JSON text; those used lately are cached.
 
     Raises:
         SchemaFault: see `ToolSchema`.
@@ -134,7 +136,7 @@ def compiled(schema: bytes) -> ToolSchema:
 
 
 def schema_fault(schema: Any) -> str:
-    """What is wrong with the schema of the parameters of a tool that the gateway itself offers, "" if nothing."""
+    """What is wrong with the schema of a tool that the gateway itself runs; "" if nothing is."""
     if not isinstance(schema, dict) or schema.get("type") != "object":
         return "must be a JSON Schema of the type 'object'"
     try:
@@ -166,11 +168,11 @@ def _inspect(schema: Any) -> None:
 
 
 def _unchecked(validator: Any, value: Any, instance: Any, schema: Any) -> None:
-    """A keyword that tells something, and asks for nothing."""
+    """A keyword that is not checked."""
 
 
 def _matches(validator: Any, pattern: str, text: str) -> bool | None:
-    """See `matches`; what it takes is counted."""
+    """As `patterns.matches`, with its steps counted."""
     validator.format_checker.take(1 + steps(pattern, text) // _PATTERN_STEPS)
     return matches(pattern, text)
 
@@ -197,7 +199,7 @@ def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: An
 
 
 def _additional(validator: Any, below: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    """Properties that neither stand in the schema, nor match one of its patterns, or one that is not tried."""
+    """For properties that the schema does not name, and whose names match none of its patterns for certain."""
     if not isinstance(instance, dict):
         return
     patterns, named = schema.get("patternProperties", {}), schema.get("properties", {})

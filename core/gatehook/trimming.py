@@ -1,4 +1,4 @@
-"""Tables that only grow, trimmed: what has been kept for long enough is deleted, a few rows at a time."""
+"""Old rows of tables that would only grow, deleted a few at a time while the gateway serves."""
 
 import asyncio
 import contextlib
@@ -17,22 +17,23 @@ log: Final = logging.getLogger("gatehook")
 _DAY: Final = 86_400_000
 """Milliseconds."""
 _FIRST: Final = 60.0
+"""Seconds until the first time."""
 _PERIOD: Final = 3600.0
-"""Seconds until the first look, and between two."""
+"""Seconds from one time to the next."""
 _BREATH: Final = 0.05
-"""Seconds between two pieces, for those who wait to write."""
+"""Seconds between two deletions, in which others may write."""
 
 
 class Trimmer:
-    """Deletes old rows while the gateway serves. Several may do it at once."""
+    """Deletes old rows of one table. Several processes may do so at once."""
 
     def __init__(self, what: str, keep_days: int, delete: Callable[[int], Awaitable[int]]) -> None:
-        """Made for one table.
+        """Take the table's parameters.
 
         Args:
             what: its rows, for the log: "rows of the ledger".
             keep_days: for how many days they are kept.
-            delete: deletes a few from before an instant (epoch ms), and gives how many; 0 if none is left.
+            delete: deletes a few rows older than an instant (epoch ms), and returns how many; 0 if none is left.
         """
         self._what = what
         self._keep = keep_days * _DAY
@@ -40,15 +41,15 @@ class Trimmer:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Trim now and then, as long as this is open."""
+        """Trim every hour while this context is open."""
         async with meanwhile(self._run()):
             yield
 
     async def trim(self) -> int:
-        """Delete all that is too old; gives how many rows.
+        """Delete all rows that are too old; returns how many there were.
 
         Raises:
-            Unavailable: the database is away; what was deleted until then is.
+            Unavailable: the database is away; what was deleted before stays deleted.
         """
         before, deleted = time.time_ns() // 1_000_000 - self._keep, 0
         while count := await self._delete(before):
@@ -66,5 +67,5 @@ class Trimmer:
             pause = _PERIOD
             try:
                 await self.trim()
-            except Exception as error:  # noqa: BLE001  # whatever it is, the next look may go well
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next time may go well
                 log.error("%s that are too old cannot be deleted now: %s", self._what, error or repr(error))  # noqa: TRY400

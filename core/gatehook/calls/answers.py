@@ -1,4 +1,4 @@
-"""The response caches at work: whose answer it is, what the client wants of them, and what may be kept."""
+"""The response caches at work: under which key to look, what the client wants of a cache, and what may be stored."""
 
 import hashlib
 import json
@@ -25,19 +25,19 @@ __all__ = ["Answers", "Lookup", "Recording"]
 log = logging.getLogger("gatehook")
 
 _FORMAT = b"1"
-"""Changed when entries change: a gateway never reads those of another format."""
+"""Part of every key. To be changed whenever entries change, so that no gateway reads those of another format."""
 
 _MOST_KNOWN: Final = 1024
-"""Requests whose keys are kept ready."""
+"""Requests whose keys are remembered, at most."""
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 _SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
-"""An answer that its vendor cut short. Inside a text the quotes would be escaped."""
+"""Found in answers that their vendor cut short. Inside a text the quotes would be escaped."""
 
 
 class Lookup(Struct, frozen=True):
-    """What the caches are asked for one call: the key for each, and the client's wishes (RFC 9111, 5.2.1)."""
+    """What the caches are asked for one call: a key for each, and the client's wishes (RFC 9111, 5.2.1)."""
 
     keys: tuple[bytes, ...]
     read: bool = True
@@ -47,18 +47,18 @@ class Lookup(Struct, frozen=True):
 
 
 class Recording:
-    """What a stream brings, as long as somebody may want to keep it."""
+    """Collects a stream for the caches, until it is too large for all of them."""
 
     __slots__ = ("_batches", "_most", "_size")
 
     def __init__(self, most: float) -> None:
-        """`most`: bytes beyond which nobody wants it."""
+        """`most`: bytes beyond which no cache keeps it."""
         self._most = most
         self._size = 0
         self._batches: list[Sequence[Chunk]] = []
 
     def add(self, batch: Sequence[Chunk]) -> None:
-        """The next batch; frames stay one piece."""
+        """Take the next batch; frames stay one piece."""
         if self._size > self._most:
             return
         self._size += len(batch.data) if isinstance(batch, Frames) else sum(len(chunk.raw) for chunk in batch)
@@ -67,7 +67,7 @@ class Recording:
             self._batches = []
 
     def entry(self) -> Entry | None:
-        """All of it, once it has ended well; None if it is too large."""
+        """The whole stream, once it has ended well; None if it is too large."""
         if self._size > self._most:
             return None
         framed = [batch for batch in self._batches if isinstance(batch, Frames)]
@@ -81,15 +81,15 @@ class Answers:
 
     def __init__(self, caches: Sequence[Cache]) -> None:
         self.caches: Final = tuple(caches)
-        """All that there are, in their order."""
+        """All of them, in the operator's order."""
         self._scopes: Sequence[Callable[[Principal], str]] = [
             cache.scope if isinstance(cache, Scoped) else _user for cache in caches
         ]
         self._most = max((one.max_entry if isinstance(one, Bounded) else math.inf for one in caches), default=0)
         self._known: dict[tuple[object, ...], Lookup] = {}
-        """What is asked for requests that came lately, by their bytes: who repeats one mostly repeats each of them."""
+        """The lookups of recent requests, by their bytes: who repeats one request mostly repeats them all."""
         self.repeats = Repeats()
-        """What was read from those that were answered from a cache."""
+        """What was parsed from requests that were answered from a cache."""
 
     def key(self, call: Call) -> Lookup | None:
         """What to look for; None if nothing caches, or the client forbids it (`Cache-Control: no-store`).
@@ -98,7 +98,7 @@ class Answers:
             GatewayError: the client wants nothing but a stored answer, and forbids to look for one.
             InvalidRequest: the body holds what cannot be decoded.
         """
-        if not self.caches or call.operation == "images":  # who asks again wants another picture; URLs expire
+        if not self.caches or call.operation == "images":  # who asks again wants a new picture; and URLs expire
             return None
         if hdrs.CACHE_CONTROL not in call.headers:
             return self._lookup(call)
@@ -112,7 +112,7 @@ class Answers:
         return Lookup(self._lookup(call).keys, "no-cache" not in wishes and max_age > 0, only_stored, max_age)
 
     def _lookup(self, call: Call) -> Lookup:
-        """What is asked for a client without wishes."""
+        """The lookup for a client without wishes."""
         raw, scopes = call.body.raw, tuple([scope(call.principal) for scope in self._scopes])
         if len(raw) > LONGEST:
             return Lookup(_keys(call, scopes))
@@ -148,7 +148,7 @@ class Answers:
         return None
 
     def mark(self, call: Call, entry: Entry | None) -> None:
-        """Tell the client whether the answer is a stored one, how old it is, and what was left out for it."""
+        """Tell the client whether the answer comes from a cache, how old it is, and which parameters it dropped."""
         if entry is None:
             call.answer_lines += "X-Cache: miss\r\n"
         else:
@@ -156,19 +156,19 @@ class Answers:
             call.dropped = entry.dropped
 
     def recording(self, key: Lookup | None) -> Recording | None:
-        """To collect a stream in; None if it is not to be stored."""
+        """What to collect a stream in; None if it is not to be stored."""
         return None if key is None else Recording(self._most)
 
     async def put(self, call: Call, key: Lookup | None, entry: Entry | None) -> None:
-        """Store a complete answer everywhere, unless its vendor cut it short, another model gave it, or tools were run.
+        """Store a complete answer in all caches, unless its vendor cut it short, a fallback gave it, or tools were run.
 
-        A fallback's answer is good for whoever waits for one, not for those who ask when the model is back. And what
-        a tool told may be another thing the next time, or was done once and is to be done again.
+        A fallback's answer will do for the client that waits, not for those who ask when the model is back. And a tool
+        may say something else the next time, or do something that has to be done each time.
         """
         if key is None or entry is None or call.served not in ("", call.model) or _is_spoilt(entry):
             return
-        # What took several rounds, waits for somebody, or is only a part, is no answer for others who ask the same; and
-        # files that an answer names may be gone before it is.
+        # An answer that took several rounds, asks for a decision, or is only a part, is not for others who ask the
+        # same; and files that an answer names may be deleted before it expires.
         if call.tool_rounds or call.rounds or call.asked or call.files or call.cut_short:
             return
         entry = structs.replace(entry, at=time.time(), dropped=call.dropped)
@@ -189,31 +189,31 @@ def _user(principal: Principal) -> str:
 
 
 def _keys(call: Call, scopes: Sequence[str]) -> tuple[bytes, ...]:
-    """Keys of 32 bytes: the same for those who ask the same, and share their answers."""
+    """Keys of 32 bytes, equal for callers who ask the same and share answers."""
     digest = _digest(call)
     return tuple([hashlib.sha256(digest + scope.encode("utf-8", "surrogatepass")).digest() for scope in scopes])
 
 
 def _digest(call: Call) -> bytes:
-    """32 bytes of all that changes the answer.
+    """A digest, of 32 bytes, of all that changes the answer.
 
-    Every field of the body counts, those too that hardly change an answer: `user` may tell apart whom one key serves,
-    `metadata` and `store` what a vendor shall keep, and of a field that nobody knows nothing can be said. Which surface
-    asked does not matter: what is stored is OpenAI's shape.
+    Every field of the body counts, even those that hardly change an answer: `user` may tell apart several people behind
+    one key, `metadata` and `store` say what the vendor shall keep, and an unknown field may mean anything. The surface
+    does not count: what is stored has OpenAI's shape.
     """
     head = encode((call.operation, call.model, call.stream, call.include_usage))
     return hashlib.sha256(b"%b %b %b" % (_FORMAT, head, _text(call))).digest()
 
 
 def _text(call: Call) -> bytes:
-    """The request, the same whatever the order of its keys and the space between them."""
+    """The request's body in a form that does not depend on the order of its keys or on white space."""
     payload, raw = call.payload, call.body.raw
     try:
         text = _canonical(payload)
     except (UnicodeEncodeError, OverflowError):  # lone surrogates, numbers of more than 64 bits
         text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
-    # A key that stands twice is lost in the payload, but a vendor that gets the bytes may read the other one: then,
-    # with a colon too few, only the very same bytes are the same request. An escaped colon would make up for it.
+    # If the body has a key twice, the payload holds one value of it, but a vendor that gets the bytes may read the
+    # other: such a body is the same as its very bytes only. It shows by a colon too few, unless some are escaped.
     if raw.count(b":") != text.count(b":") or b"\\u003a" in raw or b"\\u003A" in raw:
         return raw
     return text
@@ -228,7 +228,7 @@ def _directives(call: Call) -> dict[str, str]:
 
 
 def _seconds(text: str) -> float:
-    """0 for what is no number: an answer of a doubtful age is too old."""
+    """A directive's number of seconds; 0, the strictest, for anything else."""
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 

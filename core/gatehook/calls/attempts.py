@@ -1,4 +1,4 @@
-"""One attempt at one deployment: what the vendor is handed, how long it may take, and when its answer has begun."""
+"""One attempt at one deployment: what the vendor gets, how long it may take, and when its answer has begun."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ log = logging.getLogger("gatehook.failover")
 class Stream:
     """A vendor's stream whose first content has arrived: `begun` holds what was read so far, iteration gives the rest.
 
-    Iteration raises `UpstreamError` when the stream ends without its terminal marker, and arms `watch` for the silence
-    a vendor may keep. `finished`, `usage` and `contents` (content events so far) are kept up as it is read.
+    Iteration raises `UpstreamError` when the stream ends without a finish reason, and limits each silence of the vendor
+    by the watch of `watched`. `finished`, `usage` and `contents` (content events so far) are updated as it is read.
     """
 
     def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], stall_timeout: float) -> None:
@@ -41,9 +41,9 @@ class Stream:
         """Read until the first content, or the end of an answer without any.
 
         Args:
-            watch: is armed for it.
+            watch: limits the wait.
             timeout: seconds until the first content.
-            prepares: the first batch tells that the vendor is ready, and the seconds count from there.
+            prepares: the first batch only says that the vendor is ready, and the seconds count from there.
         """
 
         def late() -> GatewayError:
@@ -59,7 +59,7 @@ class Stream:
             self.begun.append(await self.__anext__())
 
     def watched(self, watch: Watch) -> "Stream":
-        """Iterate under this watch. Whatever the vendor sends ends its silence, if only to say that it still thinks."""
+        """Iterate under this watch. Whatever the vendor sends ends its silence, a mere sign of life too."""
         self._watch = watch
         return self
 
@@ -82,7 +82,7 @@ class Stream:
             raise
         except (Exception, SystemExit) as error:
             raise _plugin_failed(self._attempt, error) from error
-        if type(batch) is Frames:  # isinstance would ask the abstract base first
+        if type(batch) is Frames:  # quicker than isinstance, which asks the abstract base class first
             self.contents += batch.contents
             self.finished = self.finished or batch.finished
             self.usage = batch.usage or self.usage
@@ -159,10 +159,11 @@ class Attempts:
         return stream
 
     def _prepared(self, call: Call, target: Target) -> tuple[Vendor, Attempt]:
-        """The vendor, and what it is handed.
+        """The vendor, and the attempt to hand to it.
 
         Raises:
-            InvalidRequest: no enabled plugin provides the vendor; or it cannot do what is asked.
+            InvalidRequest: no enabled plugin provides the vendor; it does not offer the operation; or its table refuses
+                a parameter.
         """
         vendor = self._vendors.get(target.vendor)
         if vendor is None:

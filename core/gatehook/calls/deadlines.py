@@ -1,7 +1,7 @@
 """Time limits for many calls by one coarse timer.
 
 `asyncio.timeout` costs 3 µs and a heap entry each time it is armed, and a stream is armed once per read. Here arming
-sets a number; one timer looks at all of them ten times a second while any are armed.
+sets a number; one timer looks at all of them ten times a second while there are any.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from typing import NamedTuple, Self
 __all__ = ["Deadlines", "Limit", "Watch"]
 
 _TICK = 0.1
-"""Seconds between looks; a limit is met up to this much late, never early."""
+"""Seconds between two looks; a limit may take effect this much late, never early."""
 
 
 class Limit(NamedTuple):
-    """A limit that is set many times: so many seconds, not beyond `until` (time.monotonic), then what `error` makes."""
+    """A limit that is armed many times: so many seconds, not beyond `until` (time.monotonic); then raise `error()`."""
 
     seconds: float
     error: Callable[[], Exception]
@@ -31,18 +31,18 @@ class Deadlines:
 
     def __init__(self) -> None:
         self.watches: set[Watch] = set()
-        """Those inside their blocks, by which alone they are changed."""
+        """The watches whose blocks are running; only they add and remove themselves."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The running loop; kept, because asking for it is a system call on some versions of Python."""
         self.timer: asyncio.TimerHandle | None = None
         """Looks at the watches, as long as there are any."""
 
     def watch(self, seconds: float = math.inf, error: Callable[[], Exception] | None = None) -> "Watch":
-        """A watch over the current task; armed, if it is told by what."""
+        """A watch over the current task; armed at once if `seconds` and `error` are given."""
         return Watch(self, seconds, error)
 
     def begin(self) -> asyncio.AbstractEventLoop:
-        """Begin to look. Gives the running loop."""
+        """Start the timer, if it is not running; returns the running loop."""
         self.loop = loop = asyncio.get_running_loop()
         if self.timer is None:
             self.timer = loop.call_later(_TICK, self._look, loop)
@@ -59,13 +59,13 @@ class Watch:
     """Limits how long the current task may wait inside a ``with`` block; on expiry the block raises the armed error.
 
     It works like `asyncio.timeout`: the task is cancelled, and the cancellation turned into the error on the way out
-    of the block. A cancellation from elsewhere (the client left) passes through untouched. Within one block it is
+    of the block. A cancellation from elsewhere (the client left) passes through untouched. Within one block it may be
     armed anew for every wait.
     """
 
-    # In the class, as most watches never have others: one is made for each request.
+    # Defaults in the class, as one watch is made for each request and most never set these.
     heard = False
-    """Set whenever the one that beats are for has been told something else."""
+    """To be set whenever something is sent to the client, which then needs no beat for a while."""
     _limit: Limit | None = None
     _beat: Callable[[], None] | None = None
     _beat_seconds = _beat_at = math.inf
@@ -73,7 +73,7 @@ class Watch:
     def __init__(
         self, deadlines: Deadlines, seconds: float = math.inf, error: Callable[[], Exception] | None = None
     ) -> None:
-        """After so many seconds from now the block raises what `error` makes, unless it is armed otherwise."""
+        """So many seconds from now the block raises what `error` makes, unless it is armed anew."""
         self._deadlines = deadlines
         self._error = error
         self._expired = False
@@ -81,32 +81,32 @@ class Watch:
         self.deadline = monotonic() + seconds
 
     def now(self) -> float:
-        """The time in which deadlines are told."""
+        """The time on the clock of deadlines (time.monotonic)."""
         return monotonic()
 
     def arm(self, seconds: float, error: Callable[[], Exception], until: float = math.inf) -> Self:
-        """From now `seconds`, but not beyond `until`; then raise what `error` makes."""
+        """Allow `seconds` from now, but not beyond `until`; then raise what `error` makes."""
         self.deadline = min(until, monotonic() + seconds)
         self._error = error
         self._limit = None
         return self
 
     def again(self, limit: Limit) -> None:
-        """Arm without looking at the clock, for use once per streamed event: time runs from the timer's next look."""
+        """Arm without asking the clock, for use once per streamed event: the time counts from the timer's next look."""
         self._limit = limit
 
     def pause(self) -> None:
-        """Do not watch until it is armed anew: what is waited for now has limits of its own."""
+        """Set no limit until it is armed anew: what is waited for now has limits of its own."""
         self.deadline = math.inf
         self._limit = None
 
     def beat(self, beat: Callable[[], None] | None, seconds: float = math.inf) -> None:
-        """Call `beat` whenever nothing was `heard` for so many seconds, also while paused; None for no more."""
+        """Call `beat` whenever nothing was `heard` for so many seconds, also while paused; None stops that."""
         self._beat, self._beat_seconds = beat, seconds
         self.heard = True
 
     def is_over(self, now: float) -> bool:
-        """Whether the time is over; begins to count it if this is the first look since `again`."""
+        """Whether the limit is exceeded. Called by the timer; the first time after `again` starts the count."""
         limit, self._limit = self._limit, None
         if limit is not None:
             self._error = limit.error
@@ -120,7 +120,7 @@ class Watch:
         return self.deadline <= now
 
     def expire(self) -> None:
-        """The time is over."""
+        """Cancel the task: the limit is exceeded."""
         self._deadlines.watches.discard(self)
         if self._task is not None and not self._expired:
             self._expired = True

@@ -34,10 +34,10 @@ _STREAM_LINES = ready.header_lines(_STREAM_HEADERS)
 _JSON = "application/json"
 _COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
-"""Bytes of a plain answer that are written at once."""
+"""Bytes of a plain answer that are written at once; what is longer is written in pieces."""
 
 _HEADER_LENGTH = 4000
-"""Many clients and proxies refuse an answer with a header longer than 8 KB."""
+"""Characters of a header's value; many clients and proxies refuse an answer with a header longer than 8 KB."""
 
 
 class Delivery:
@@ -54,7 +54,7 @@ class Delivery:
     )
 
     def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns, record: Record) -> None:
-        """`record` is told how it ends."""
+        """`record` is told how the call ends."""
         self._call = call
         self._surface = surface
         self._request = request
@@ -62,10 +62,10 @@ class Delivery:
         self._record = record
         self._response: web.StreamResponse | None = None
         self._rewriter: Rewriter | None = None
-        """Who has rewritten the stream's last batch."""
+        """The rewriter of the stream's last batch."""
 
     def answer(self, completion: Completion) -> ready.Ready | Awaitable[web.StreamResponse]:
-        """A whole answer; to be waited for if it is long, or the request unusual.
+        """Write a whole answer; to be awaited if it is long, or the request not a usual one.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -87,7 +87,7 @@ class Delivery:
         return response
 
     async def accepted(self, job_id: str) -> web.StreamResponse:
-        """The answer comes later, as the result of this job."""
+        """Tell the client that the answer will be the result of this job."""
         headers = await self._early_headers()
         headers["Content-Type"] = "application/json"
         self._record.accepted()
@@ -97,12 +97,12 @@ class Delivery:
     async def stream(
         self, stream: Stream | RoundsStream, key: Lookup | None, again: Callable[[], Awaitable[Stream | RoundsStream]]
     ) -> web.StreamResponse:
-        """A stream whose first content has arrived; whatever happens, the upstream is closed at the end.
+        """Write a stream whose first content has arrived; whatever happens, the upstream is closed at the end.
 
         Args:
             stream: the vendor's.
-            key: under which the answer may be stored.
-            again: gives the next one, where the model is told that its tool calls are wrong.
+            key: what the answer may be stored under.
+            again: opens the next stream, after the model was told that its tool calls are wrong.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -142,12 +142,12 @@ class Delivery:
         kept: Recording | None,
     ) -> None:
         """Pass one stream on, to its end."""
-        watch.pause()  # a tool policy may take its time; that is not the vendor's silence
+        watch.pause()  # time that a tool policy takes is not the vendor's silence
         begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
         await self._write(response, watch, b"".join(begun))
         unchanged = gate is None and self._call.rewriter is None
         untouched = unchanged and self._untouched
-        unheld = unchanged and not self._call.own_tools  # with each run of these a rewriter may be chosen
+        unheld = unchanged and not self._call.own_tools  # after each run of these a rewriter may be chosen
         unread = Limit(self._concerns.write_timeout, _client_too_slow)
         async for batch in stream.watched(watch):
             if untouched and type(batch) is Frames:
@@ -169,7 +169,7 @@ class Delivery:
             await self._write(response, watch, await self._rest(gate))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
-        """A cached answer, plain or as the stream it was.
+        """Write a cached answer, plain or as the stream it was.
 
         Raises:
             ConnectionError: the client left, or does not read its answer.
@@ -189,7 +189,7 @@ class Delivery:
         return response
 
     async def refuse(self, error: GatewayError) -> web.StreamResponse:
-        """An error: an HTTP status while that is still possible, afterwards the dialect's event and a cut line."""
+        """Tell an error: by an HTTP status while that is possible, later by the dialect's event and a cut line."""
         self._record.refused(error, begun=self._response is not None)
         if self._response is not None:
             await self._break_off(self._response, error)
@@ -204,7 +204,7 @@ class Delivery:
         return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 
     def is_lost(self, error: BaseException) -> bool:
-        """Whether this is the client's line; a plugin's own line, to a store or so, may break as well."""
+        """Whether an error is the loss of the client's connection, and not of a plugin's own, to a store or so."""
         transport = self._request.transport
         return isinstance(error, _ClientTooSlow) or (
             isinstance(error, ConnectionError) and (transport is None or transport.is_closing())
@@ -219,7 +219,7 @@ class Delivery:
 
     def _headers(self) -> dict[str, str]:
         call = self._call
-        # Named, or aiohttp would tell its version and Python's.
+        # Without `Server`, aiohttp would tell its own version and Python's.
         headers = {"Server": "gatehook", "X-Request-ID": call.id}
         for line in call.answer_lines.splitlines():
             name, _, value = line.partition(": ")
@@ -232,7 +232,7 @@ class Delivery:
         return headers
 
     async def _early_headers(self) -> dict[str, str]:
-        """Those of an answer that no vendor was tried for: the limiters may not have been asked about it."""
+        """The headers of an answer for which no vendor was called, and limiters perhaps not asked to admit the call."""
         headers, telling = self._headers(), self._concerns.telling
         principal = self._call.principal
         is_known = principal is not ANONYMOUS or not self._concerns.authenticators
@@ -241,10 +241,10 @@ class Delivery:
         return headers
 
     def _lines(self) -> str:
-        """Those of any other answer, ready to be written.
+        """The headers as lines, for answers that are written as bytes.
 
         Raises:
-            ValueError: a plugin's would break out of its line.
+            ValueError: a plugin's header would break out of its line.
         """
         call = self._call
         lines = f"Server: gatehook\r\nX-Request-ID: {call.id}\r\n{call.answer_lines}"
@@ -257,7 +257,7 @@ class Delivery:
         return lines
 
     async def _open(self, watch: Watch) -> web.StreamResponse:
-        """Commit to a 200."""
+        """Begin the answer: from here on its status is 200, and errors are events."""
         response: web.StreamResponse
         if ready.suits(self._request):
             response = ready.ReadyStream(self._request, self._lines() + _STREAM_LINES)
@@ -269,7 +269,7 @@ class Delivery:
         return response
 
     async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-        """Write a large answer, each piece in its time: aiohttp alone would wait for ever for a client to read it."""
+        """Write a large answer with a time limit for each piece: aiohttp would wait for ever for a slow client."""
         response = self._response = web.StreamResponse(headers=headers)
         response.content_type, response.content_length = _JSON, len(body)
         view = memoryview(body)
@@ -283,14 +283,14 @@ class Delivery:
         return response
 
     async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
-        """The batch as the client gets it, after transforms and tool policies; kept for the cache if there is one."""
+        """The batch as the client gets it, after transforms and tool policies; recorded for the caches before them."""
         if kept is not None:
             kept.add(batch)
         batch = self._rewritten(batch)
         return self._framed(batch if gate is None else await gate.passed(batch))
 
     def _rewritten(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
-        """The batch after transforms. With each run of the gateway's own tools they may choose another rewriter."""
+        """The batch after transforms, which may choose another rewriter after each run of the gateway's own tools."""
         rewriter, before = self._call.rewriter, self._rewriter
         if rewriter is not None:
             batch = rewriter.chunks(batch)
@@ -309,7 +309,7 @@ class Delivery:
 
     @property
     def _untouched(self) -> bool:
-        """Whether frames may go out as they are: an OpenAI client, and nobody who looks at every chunk."""
+        """Whether frames may go out as they are: to an OpenAI client, while no observer looks at every chunk."""
         return self._surface.canonical and self._concerns.observers.chunk is None
 
     def _framed(self, batch: Sequence[Chunk]) -> bytes:
@@ -331,17 +331,17 @@ class Delivery:
         if response is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return
         with contextlib.suppress(StopIteration, ConnectionError):
-            response.write(_COMMENT).send(None)  # written at once: there is nothing yet that it could wait for
+            response.write(_COMMENT).send(None)  # a timer cannot await; with an empty buffer one step writes it
 
     async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
-        """Write, waiting while the client's buffer is full, but not for ever."""
+        """Write, waiting while the client's buffer is full, up to `write_timeout`."""
         if data:
             watch.arm(self._concerns.write_timeout, _client_too_slow)
             watch.heard = True
             await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:
-        """Send the error event and cut the line before the body's end: who overlooks the one sees the other."""
+        """Send the error event, and cut the connection before the body's end for clients that overlook the event."""
         response.force_close()
         with contextlib.suppress(ConnectionError), self._concerns.deadlines.watch() as watch:
             await self._write(response, watch, self._surface.error_event(self._call, error))

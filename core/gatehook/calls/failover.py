@@ -1,8 +1,8 @@
 """Which deployment next, when to try one again, and when to give up.
 
 A request may move to another deployment only until the first content event has been seen; that event is awaited before
-the client is answered at all, so a failure before it is still an HTTP status and not a broken stream. Nothing of an
-answer that broke is ever given to another deployment to go on from.
+the client is answered at all, so a failure before it is still an HTTP status and not a broken stream. An answer that
+broke off is never continued by another deployment.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ log = logging.getLogger("gatehook.failover")
 T = TypeVar("T")
 
 _FIRST_BACKOFF = 0.25
-"""Seconds before the first retry at the same deployment, at most; doubles with each, with full jitter."""
+"""Seconds before the first retry at the same deployment, at most; doubles with each retry, with full jitter."""
 
 
 class Failover:
-    """Runs a call against its targets, in order, until one answers or nothing more is to be tried."""
+    """Tries a call's targets in order, until one answers or nothing more is to be tried."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Failover:
         admits: Sequence[Ask] = (),
         canonical: Callable[[str], str] = str,
     ) -> None:
-        """`admits` are the `admit_attempt` of limiters; `canonical` tells which model answers for a name."""
+        """`admits` are the limiters' `admit_attempt`; `canonical` gives the name of the model behind an alias."""
         self._settings = settings
         self._attempts = Attempts(settings, vendors, deadlines)
         self._admits = tuple(admits)
@@ -104,7 +104,7 @@ class Failover:
         call.served = ""
         if tried:
             self._attempt_failed(call, target, error)
-            # What the client has asked for wrongly it is told itself: nobody else has to do anything about it.
+            # The client is told itself what is wrong with its request: the operator need not be warned.
             level = logging.DEBUG if isinstance(error, InvalidRequest) else logging.WARNING
             log.log(level, "%s %s at %s failed: %s", call.id, call.model, target.key, error.message)
         else:
@@ -112,7 +112,7 @@ class Failover:
 
 
 class Course:
-    """Where one call has been that has failed once, and where it may go next."""
+    """The way of one call after its first failure: what has been tried, and what may be tried next."""
 
     __slots__ = (
         "_attempts",
@@ -140,11 +140,11 @@ class Course:
         """Take over a call at its first failure.
 
         Args:
-            settings: how patient to be.
-            call: that goes this way.
-            targets: in their order, at least one; it has just failed at the first.
-            attempts: that it had made before, for other rounds.
-            begun: when the first of these attempts was, in the clock's seconds.
+            settings: the limits of failover.
+            call: the call.
+            targets: in their order, at least one; the call has just failed at the first.
+            attempts: how many it had made before these, in earlier rounds.
+            begun: when the first of these attempts began, by `clock`.
             clock: gives seconds.
         """
         self._settings = settings
@@ -152,7 +152,7 @@ class Course:
         self._targets = targets
         self._place = 0
         self._tries = 0
-        """At this target, without the first."""
+        """Retries at this target."""
         self._attempts = attempts + settings.max_attempts
         self._clock = clock
         self._until = begun + settings.budget
@@ -168,16 +168,16 @@ class Course:
 
     @property
     def verdict(self) -> GatewayError:
-        """What the client is told: the last error of those that tell about the model that was asked for."""
+        """The error for the client: the last one that says something about the model that was asked for."""
         assert self._verdict is not None, "asked for before anything failed"  # noqa: S101
         return self._verdict
 
     def keep(self, target: Target, served: str) -> None:
-        """Remember what the failed attempt at a deployment has left of a plain answer, if others have left less.
+        """Keep the part of a plain answer that a failed attempt has left, if it is the largest so far.
 
         Args:
-            target: the deployment.
-            served: under which model's name it would have answered.
+            target: the deployment that failed.
+            served: the model's name under which it would have answered.
         """
         part, self._call.salvage = self._call.salvage, None
         if part is not None and not self._call.stream and (self._part is None or part.extent > self._part[0].extent):
@@ -205,8 +205,8 @@ class Course:
         """Seconds to wait before `target` is tried; None if nothing more is to be tried.
 
         Args:
-            error: what became of the current target.
-            tried: the vendor was called, not passed over by a limit of the gateway's own.
+            error: how the current target failed.
+            tried: whether the vendor was called, and not passed over for a limit of the gateway's own.
         """
         stops = error.retry is Retry.NEVER and not self._at_fallback
         # A limit of our own, or a request that this vendor cannot take, says nothing about those that were really
@@ -225,7 +225,7 @@ class Course:
         return None if self._is_spent(now) else wait or 0.0
 
     def _is_sooner(self, error: GatewayError, verdict: GatewayError) -> bool:
-        """Whether, where nothing was tried at all, this one tells the client to come back earlier."""
+        """Whether, if no vendor was called at all, this error lets the client come back earlier."""
         if self._call.attempts or error.retry_after is None or verdict.retry_after is None:
             return False
         return error.retry_after < verdict.retry_after
@@ -245,17 +245,17 @@ class Course:
         if error.retry is not Retry.SAME or self._tries >= settings.retries:
             return None
         if isinstance(error, UpstreamTimeout):
-            # It has cost a whole time limit already; another deployment is the better bet.
+            # A whole time limit has passed already; another deployment is the better bet.
             return None
         wait = random.uniform(0, _FIRST_BACKOFF * 2**self._tries)  # noqa: S311  # jitter, not a secret
         if error.retry_after is not None:
             if error.retry_after > settings.retry_after_cap:
                 return None
-            wait = max(wait, error.retry_after)  # "at once", said again and again, would be no patience at all
+            wait = max(wait, error.retry_after)  # the longer one: a Retry-After of 0 must not defeat the backoff
         return wait if wait <= left else None
 
     def _moved_on(self, error: GatewayError) -> bool:
-        """Go to the next deployment that may do better; whether there is one."""
+        """Go on to the next deployment that may do better; False if there is none."""
         if error.code == "context_length_exceeded" and (self._filled is None or _is_roomier(self.target, self._filled)):
             self._filled = self.target
         self._tries = 0
@@ -266,7 +266,7 @@ class Course:
         return False
 
     def _is_spent(self, now: float) -> bool:
-        """Whether the request has had all the attempts, or all the time, that it may have."""
+        """Whether the request has used up its attempts or its time."""
         if self._call.attempts >= self._attempts:
             reason = f"after {self._call.attempts} attempts (failover.max_attempts)"
         elif now >= self._until:

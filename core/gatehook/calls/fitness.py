@@ -1,7 +1,7 @@
 """Which deployments can do what a request asks for, as far as they tell: pictures, tools, lengths.
 
-A deployment that tells nothing can do everything. What the gateway only expects (a token is four bytes) sends a request
-to another deployment; it refuses one only where no tokeniser in use could make it short enough.
+A deployment that tells nothing can do everything. An estimate (four bytes a token) is enough to prefer another
+deployment; a request is refused only where no tokeniser in use could make it short enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from gatehook.ranking import Ranking
 __all__ = ["fitting"]
 
 _MOST_BYTES_PER_TOKEN: Final = 16
-"""Of any text that people send."""
+"""Of any text that people send, on average: more than tokenisers in use reach."""
 _MEDIA: Final = frozenset({"image_url", "input_audio", "file", "source", "image", "audio", "video_url", "document"})
-"""Parts of messages that are counted otherwise than as the text that carries them."""
+"""Fields of messages whose strings are not read as text: media, as data or as URLs."""
 _TOOLS: Final = (b"tools", b"functions", b"\\u00")
-"""What a body holds that offers tools: a key, or an escaped letter of it."""
+"""A body that offers tools holds one of these: a key, or a letter of it as an escape."""
 
 
 def fitting(call: Call, targets: Sequence[Target]) -> Sequence[Target]:
@@ -37,7 +37,7 @@ def fitting(call: Call, targets: Sequence[Target]) -> Sequence[Target]:
 
 
 class _Needs:
-    """What one call needs, each worked out when a deployment first makes it matter."""
+    """What one call needs; each need is worked out when it first matters for a deployment."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -95,11 +95,11 @@ class _Needs:
         return not window or not self._is_long(window) or self._tokens(BYTES_PER_TOKEN) + self._answer <= window
 
     def _is_long(self, window: int) -> bool:
-        """Whether it is worth to look closer: no token is less than a byte of the body."""
+        """Whether a closer look is worthwhile: it is not, where the window has room for a token per byte."""
         return self._size + self._answer > window and self._call.operation != "embeddings"
 
     def _tokens(self, size: int) -> int:
-        """Tokens of the prompt's text, of the longest of several, if a token is so many bytes."""
+        """Tokens of the prompt's text, or of the longest of several prompts, at `size` bytes a token."""
         if self._text is None:
             payload = self._call.payload
             prompts = payload.get("prompt")

@@ -1,7 +1,7 @@
 """The life of a request, in order, on one screen: `Pipeline.serve`, and `run` for calls without a connection.
 
-What each step does is in `stages` (the concerns), `failover` (the vendor) and `delivery` (the client); what became of
-it is kept in a `record`.
+What each step does is in `stages` (the concerns), `failover` (the vendor) and `delivery` (the client); a `record` keeps
+how the call ends.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from gatehook.accounts import Usage
 from gatehook.awaiting import awaited
 from gatehook.calls.answers import Lookup
 from gatehook.calls.attempts import Stream
+from gatehook.calls.bodies import check_body, check_type, read_body
 from gatehook.calls.delivery import Delivery
 from gatehook.calls.failover import Failover
 from gatehook.calls.ready import Ready
@@ -26,9 +27,6 @@ from gatehook.calls.stages import (
     admit_round,
     authenticate,
     authorize,
-    check_body,
-    check_type,
-    read_body,
     route,
     routed,
 )
@@ -53,9 +51,9 @@ class Pipeline:
     concerns: Concerns
     failover: Failover
     settlements: set[asyncio.Future[None]] = field(default_factory=set)
-    """What calls that are over still owe their limiters; a shutdown waits for it."""
+    """Permits of finished calls that are still being settled; a shutdown waits for them."""
     jobs: JobQueue | None = None
-    """Where calls go whose answer nobody waits for."""
+    """Takes the calls whose clients do not wait for the answer."""
 
     async def serve(
         self, endpoint: Endpoint, request: web.Request, body: bytes | None = None, *, parsed: Call | None = None
@@ -63,10 +61,10 @@ class Pipeline:
         """Answer one inference call of a client; errors become the surface's own, never an exception.
 
         Args:
-            endpoint: what is called.
-            request: by whom.
-            body: of the request, if all of it has arrived.
-            parsed: a call that somebody else has made of the request; its principal is known.
+            endpoint: the path that is called.
+            request: the client's.
+            body: the request's, if all of it has arrived.
+            parsed: the call, if a plugin's own route has made it of the request already; its principal is known.
         """
         call = parsed or Call(endpoint.operation, endpoint.surface.name, request.headers, request.remote or "")
         concerns, permits, record = self.concerns, Permits(self.settlements), Record(call)
@@ -108,7 +106,7 @@ class Pipeline:
                 await waits
 
     async def run(self, call: Call) -> Completion:
-        """Make a plain call that has no connection of its own: one of a batch. What it is counted as, it is counted.
+        """Make a plain call that has no connection of its own, such as one of a batch; it is counted like any other.
 
         Args:
             call: parsed, its principal known.
@@ -158,7 +156,7 @@ class Pipeline:
         return await delivery.refuse(_internal(call))
 
     def _read(self, endpoint: Endpoint, call: Call, request: web.Request, body: bytes) -> bool:
-        """Read what is asked; whether that is known, as the same was answered from a cache lately."""
+        """Parse the request; True if that was not needed, as the same bytes were answered from a cache lately."""
         concerns = self.concerns
         if not concerns.passes_on and concerns.answers.repeats.recall(endpoint, call, body):
             return True
@@ -167,7 +165,7 @@ class Pipeline:
         return False
 
     async def _looked_up(self, call: Call) -> tuple[Lookup | None, Entry | None]:
-        """Let plugins change the request; gives under what its answer may be stored, and the answer if one is."""
+        """Let plugins change the request; returns what its answer may be stored under, and the stored answer if any."""
         concerns = self.concerns
         if concerns.passes_on:
             return None, None
@@ -185,16 +183,17 @@ class Pipeline:
             if call.rewriter is not None:
                 entry = rewritten(call, entry)
             entry = await concerns.tools.judge_again(call, entry) if concerns.tools.policies else entry
-            if entry is None:  # its calls are wrong by now: the model is told so, and what it says then is not stored
+            if entry is None:  # its tool calls are wrong by now: the model is told so, and its new answer is not stored
                 key = None
         concerns.answers.mark(call, entry)
         return key, entry
 
     async def _submitted(self, call: Call) -> str:
-        """Queue a call as a job; gives the job's id. Limits count it when it is made.
+        """Queue a call as a job; returns the job's id. Limits count the call when it is made.
 
         Raises:
-            InvalidRequest: no plugin keeps jobs; or what is asked for cannot wait. And as `JobQueue.submit`.
+            InvalidRequest: no plugin keeps jobs, or the call is for a stream.
+            GatewayError: see `JobQueue.submit`.
         """
         if self.jobs is None:
             raise InvalidRequest(
@@ -210,7 +209,7 @@ class Pipeline:
         return await self.jobs.submit(call, await routed(self.concerns.routers, call))
 
     async def _completed(self, call: Call, key: Lookup | None, permits: Permits, record: Record) -> Completion:
-        """A whole answer of a vendor, as it may go out."""
+        """A whole answer of a vendor, as the client gets it."""
         concerns = self.concerns
         completion = await self._answered(call, permits, record)
         answer = _told(call, completion)
@@ -220,7 +219,7 @@ class Pipeline:
         return judged
 
     async def _answered(self, call: Call, permits: Permits, record: Record) -> Completion:
-        """One whole answer; where the gateway's own tools are called for it, the last one."""
+        """One whole answer; where the gateway's own tools are run, the one after the last run."""
         if call.own_tools:
             return await self._loop(call, permits, record).complete()
         completion = await self.failover.complete(call, await routed(self.concerns.routers, call), permits)
@@ -233,7 +232,7 @@ class Pipeline:
         return RoundsStream(self._loop(call, permits, record), stream) if call.own_tools else stream
 
     async def _judged(self, call: Call, completion: Completion, permits: Permits, record: Record) -> Completion:
-        """The answer as the tool policies let it out, after as many rounds as the model needs to call tools rightly."""
+        """The answer as the tool policies let it out, after as many rounds as the model needs for correct calls."""
         judged = await self.concerns.tools.judge(call, completion)
         while judged is None:
             await self._round_over(call, permits, record)
@@ -247,7 +246,7 @@ class Pipeline:
         return await self._streamed(call, permits, record)
 
     async def _round_over(self, call: Call, permits: Permits, record: Record) -> None:
-        """The vendor has answered, and will be called once more."""
+        """Close a round: the vendor has answered, and will be called once more."""
         await permits.round_over(record.outcome_of_round(over=True))
         record.next_round()
         await admit_round(self.concerns.limiters, call)
@@ -256,7 +255,7 @@ class Pipeline:
         return ToolLoop(call, self.concerns, self.failover, permits, record)
 
     def _ended(self, call: Call, permits: Permits, record: Record) -> Awaitable[None] | None:
-        """Settle, and tell everybody who watches. Gives what is to be waited for, if something is."""
+        """Settle the permits, and tell the observers; returns what is to be awaited, if anything."""
         outcome = record.outcome()
         waits: Awaitable[None] | None = None
         try:
@@ -285,11 +284,11 @@ def _internal(call: Call) -> GatewayError:
 
 
 def _told(call: Call, completion: Completion) -> Completion:
-    """A vendor's answer as the client gets it: rewritten, and after what was said before tools were run."""
+    """A vendor's answer as the client gets it: rewritten, and preceded by what was said before tools were run."""
     answer = completion if call.rewriter is None else call.rewriter.completion(completion)
     return after_said(call.said, answer) if call.said else answer
 
 
 def _in_all(completion: Completion, usage: Usage | None) -> Completion:
-    """The last of several answers, with what all of them used together."""
+    """The last of several answers, with the usage of all of them."""
     return completion if usage is None else Completion({**completion.data, "usage": usage.as_openai()}, usage=usage)

@@ -1,7 +1,7 @@
-"""Answers whose head is one piece of bytes: a plain 200, and a stream of events.
+"""Answers whose head is made as one piece of bytes: a plain 200, and a stream of events.
 
-`web.Response` keeps its headers in a dictionary that minds no case, adds to them, checks each and writes them out: for
-an answer whose headers are all known, that costs more than parsing the request did.
+`web.Response` keeps its headers in a case-insensitive dictionary, adds some, checks each and serialises them: for an
+answer whose headers are all known, that costs more than parsing the request did.
 """
 
 import time
@@ -18,36 +18,36 @@ __all__ = ["Ready", "ReadyStream", "header_lines", "sent", "suits"]
 
 
 def suits(request: web.BaseRequest) -> bool:
-    """Whether the client speaks HTTP/1.1 and keeps its connection, so that no header is owed to say otherwise."""
+    """Whether the client speaks HTTP/1.1 and keeps its connection, so that the answer needs no `Connection` header."""
     return isinstance(request, Usual) or (request.keep_alive and request.version == (1, 1))
 
 
 class _Prepared(web.StreamResponse):
-    """What aiohttp's connection handler asks of an answer, and no more: it is prepared, and is written as bytes."""
+    """What aiohttp's connection handler asks of a response, and no more: it is prepared, and is written as bytes."""
 
     def __init__(self, request: web.BaseRequest) -> None:
-        # Nothing of the base class's state is made: it is there for what is said and changed before a head is sent.
+        # The base class's state is not made: it serves changes before a head is sent, and there are none here.
         self._to = request
 
     @property
     def prepared(self) -> bool:
-        """It is."""
+        """True: nothing is left to prepare."""
         return True
 
     @property
     def status(self) -> int:
-        """What it begins with, for plugins to whose routes it is given."""
+        """The status, for plugins whose routes get this as an answer."""
         return web.HTTPOk.status_code
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """It is."""
+        """Do nothing, as above."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"  # the base class's looks at state that is not made
+        return f"<{type(self).__name__}>"  # the base class's looks at the state that is not made
 
 
 def sent(connection: web.RequestHandler, data: bytes) -> bool:
-    """Write to a client; whether it has left much unread, so that the writer is to be drained.
+    """Write to a client; True if it has left much unread, so that the writer should be drained.
 
     Raises:
         ConnectionError: the client has left.
@@ -60,14 +60,14 @@ def sent(connection: web.RequestHandler, data: bytes) -> bool:
 
 
 class Ready(_Prepared):
-    """A whole answer, written at its end."""
+    """A whole answer, written by `write_eof`."""
 
     def __init__(self, request: web.BaseRequest, lines: str, body: bytes) -> None:
-        """To be returned by the handler of `request`, which it `suits`.
+        """The answer that the handler of a request is to return.
 
         Args:
-            request: that is answered.
-            lines: its headers, as `header_lines` writes them: all but Content-Type (JSON), Content-Length and Date.
+            request: one that `suits`.
+            lines: the headers, as `header_lines` writes them: all but Content-Type (JSON), Content-Length and Date.
             body: small enough to be written at once.
         """
         self._to = request
@@ -75,15 +75,15 @@ class Ready(_Prepared):
             f"HTTP/1.1 200 OK\r\n{lines}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode() + body
-        """All of it."""
+        """The whole answer, head and body."""
 
     @property
     def keep_alive(self) -> bool:
-        """Always: see `suits`."""
+        """True: see `suits`."""
         return True
 
     async def write_eof(self, data: Any = b"") -> None:
-        """Write it, and wait if the client has left much unread.
+        """Write the whole answer, and wait if the client has left much unread.
 
         Raises:
             ConnectionError: the client has left.
@@ -96,11 +96,11 @@ class ReadyStream(_Prepared):
     """An answer in pieces; its head goes out with the first of them."""
 
     def __init__(self, request: web.BaseRequest, lines: str) -> None:
-        """For the handler of `request`, which it `suits`.
+        """The answer that the handler of a request is to return.
 
         Args:
-            request: that is answered.
-            lines: its headers, as `header_lines` writes them: all but Transfer-Encoding and Date.
+            request: one that `suits`.
+            lines: the headers, as `header_lines` writes them: all but Transfer-Encoding and Date.
         """
         self._to = request
         self._head = (
@@ -111,15 +111,15 @@ class ReadyStream(_Prepared):
 
     @property
     def keep_alive(self) -> bool:
-        """Unless it was broken off."""
+        """True, unless the answer was broken off."""
         return self._stays
 
     def force_close(self) -> None:
-        """Let the connection end with it."""
+        """Have the connection closed after this answer."""
         self._stays = False
 
     async def write(self, data: Any) -> None:
-        """Write a piece; an empty one sends the head, if that is owed. Waits if the client has left much unread.
+        """Write a piece, before the first of them the head; waits if the client has left much unread.
 
         Raises:
             ConnectionError: the client has left.
@@ -147,7 +147,7 @@ class ReadyStream(_Prepared):
 
 
 def header_lines(headers: Mapping[str, str]) -> str:
-    """Headers as lines, each with its end.
+    """Headers as lines, each ended by CRLF.
 
     Raises:
         ValueError: one would break out of its line.

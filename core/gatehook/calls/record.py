@@ -15,7 +15,7 @@ _CLIENT_LEFT = 499
 """HTTP has no status for a client that left; nginx's is the one people know."""
 
 _MOST_PAID: Final = 10**15
-"""Nano-dollars of either side, a million dollars: more than one answer can cost. Sums of these fit into 64 bits."""
+"""Nano-dollars of prompt or answer that are believed, a million dollars: sums of these fit into 64 bits."""
 
 
 class Counted(Protocol):
@@ -23,7 +23,7 @@ class Counted(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """What the vendor told so far."""
+        """What the vendor has told so far."""
         ...
 
     @property
@@ -33,12 +33,12 @@ class Counted(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether a finish reason has come: then nothing that was told is but a beginning."""
+        """Whether a finish reason has come, so that `usage` is final."""
         ...
 
 
 class Record:
-    """Kept while a call goes on; `outcome` tells in the end what observers and permits are told."""
+    """Keeps, while a call goes on, what its `outcome` will say to observers and permits."""
 
     __slots__ = ("_call", "_code", "_earlier", "_http_status", "_status", "_usage", "stream")
 
@@ -49,37 +49,37 @@ class Record:
         self._code = ""
         self._usage: Usage | None = None
         self._earlier: tuple[Usage | None, Cost | None] | None = None
-        """What the rounds took that are over; see `next_round`."""
+        """Usage and cost of the rounds before this one; see `next_round`."""
         self.stream: Counted | None = None
-        """The vendor's, if there is one: it counts what it brings."""
+        """The vendor's stream, if the answer is streamed."""
 
     def spent(self, completion: Completion) -> None:
-        """A vendor has made this answer, and will be paid for it whatever becomes of it."""
+        """Note a vendor's answer, which will be paid for whatever becomes of it; its usage is estimated if untold."""
         if completion.usage is None:
-            # Vectors are not written by a model. Of a picture it is not known: who counts it by tokens tells them.
+            # Of vectors and pictures the size in bytes says nothing about tokens.
             size = 0 if self._call.operation in ("embeddings", "images") else len(completion.raw)
             completion.usage = _estimate(self._call, size // 4)
         self._usage = completion.usage
 
     def next_round(self) -> None:
-        """The vendor is to be called once more: what it took so far is kept, at the price of who has answered."""
+        """Begin another round: what was used so far is kept, at the price of the deployment that answered."""
         self._earlier = self._in_all()
         self._usage = self.stream = None
 
     def complete(self) -> None:
-        """The whole answer was given."""
+        """Note that the whole answer was given."""
         self._status, self._http_status = "complete", 200
 
     def accepted(self) -> None:
-        """It is queued, to be made later as a call of its own."""
+        """Note that the call was queued as a job, which will be a call of its own."""
         self._status, self._http_status = "complete", 202
 
     def cached(self) -> None:
-        """The whole answer was given, and nobody was paid for it."""
+        """Note that the whole answer was given from a cache, at no cost."""
         self._status, self._http_status, self._usage = "cached", 200, Usage()
 
     def refused(self, error: GatewayError, *, begun: bool = False) -> None:
-        """There was an error; `begun`: after a part of the answer was given."""
+        """Note an error; `begun`: a part of the answer had been given before."""
         self._code = error.code or error.type
         if begun:
             self._status, self._http_status = "partial", 200
@@ -88,23 +88,23 @@ class Record:
             self._http_status = error.status
 
     def client_left(self, *, begun: bool = False) -> None:
-        """Nobody gets the answer; `begun`: a part of it was given."""
+        """Note that the client has left; `begun`: a part of the answer had been given before."""
         self._status, self._http_status = "partial" if begun else "failed", _CLIENT_LEFT
         self._code = "client_left"
 
     def streamed(self) -> Usage | None:
-        """What all rounds used so far."""
+        """What all rounds have used so far."""
         return self._of_round() if self._earlier is None else self._in_all()[0]
 
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """How the call ended."""
         if self._earlier is not None:
             return self._outcome(*self._in_all())
         usage = self._of_round()
         return self._outcome(usage, self._cost(usage))
 
     def outcome_of_round(self, *, over: bool = False) -> Outcome:
-        """How the last round alone ended; `over`: well, and there will be another."""
+        """How the current round alone ended; `over`: it ended well, and another one follows."""
         usage = self._of_round()
         outcome = self._outcome(usage, self._cost(usage))
         return structs.replace(outcome, status="complete", http_status=200) if over else outcome
@@ -136,7 +136,7 @@ class Record:
         return cost
 
     def _in_all(self) -> tuple[Usage | None, Cost | None]:
-        """What this round used, and those before it."""
+        """Usage and cost of this round and those before it."""
         usage = self._of_round()
         both = [(usage, self._cost(usage)), *([] if self._earlier is None else [self._earlier])]
         used = [usage for usage, _ in both if usage is not None]
@@ -145,7 +145,7 @@ class Record:
 
 
 def _so_far(call: Call, stream: Counted) -> Usage:
-    """What a stream used: as the vendor tells, but no less than what came of one that broke off."""
+    """What a stream used, as the vendor tells; of one that broke off, at least a token for each event with content."""
     told = stream.usage
     if told is None:
         return _estimate(call, stream.contents)
@@ -155,5 +155,5 @@ def _so_far(call: Call, stream: Counted) -> Usage:
 
 
 def _estimate(call: Call, completion_tokens: int) -> Usage:
-    """What was used, when the vendor tells nothing: four bytes a token in, one event a token out of a stream."""
+    """What was used, where the vendor tells nothing: a token for every four bytes of the request."""
     return Usage(len(call.body.raw) // 4, completion_tokens, estimated=True)

@@ -1,4 +1,4 @@
-"""Requests that were answered from a cache: who sends the very same bytes again need not have them read again."""
+"""Requests that were answered from a cache: when the very same bytes come again, they are not parsed again."""
 
 from typing import Final, NamedTuple
 
@@ -9,12 +9,13 @@ from gatehook.protocols import Endpoint
 __all__ = ["LONGEST", "Repeats"]
 
 _MOST: Final = 1024
+"""Requests that are remembered."""
 LONGEST: Final = 4096
-"""Bytes of a request that is remembered, so that all of them together are few megabytes."""
+"""Bytes of a request that is remembered, so that all of them together take a few megabytes."""
 
 
 class _Read(NamedTuple):
-    """What a surface read from a body."""
+    """What a surface fills of a call besides its body."""
 
     model: str
     stream: bool
@@ -24,7 +25,7 @@ class _Read(NamedTuple):
 
 
 class Repeats:
-    """The bodies of one gateway that were checked, read and answered from a cache before, and came lately."""
+    """Recent bodies that were checked, parsed and answered from a cache, with what was read from them."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, bytes], _Read] = {}
@@ -42,7 +43,7 @@ class Repeats:
         return True
 
     def remember(self, endpoint: Endpoint, call: Call, body: bytes) -> None:
-        """Keep what was read, if nobody has put another request in its place since."""
+        """Keep what was read, unless a plugin has replaced the body since."""
         if endpoint.repeats and len(body) <= LONGEST and call.body.raw is body:
             if len(self._read) >= _MOST:
                 self._read.clear()

@@ -1,4 +1,4 @@
-"""How callers stand with their limits, on answers that no limiter was asked about; nothing is charged for them."""
+"""The rate-limit headers of answers whose call no limiter was asked to admit; telling them charges nothing."""
 
 import asyncio
 import logging
@@ -19,12 +19,12 @@ __all__ = ["standing", "standing_if_known", "tells"]
 log = logging.getLogger("gatehook")
 
 _PATIENCE: Final = 2.0
-"""Seconds that anybody is waited for: an answer is not to be late for the sake of its headers."""
+"""Seconds to wait for a limiter or an authenticator: an answer must not be late for the sake of its headers."""
 _FAMILY: Final = "x-ratelimit-"
 
 
 async def standing(limiters: Sequence[TellingLimiter], principal: Principal) -> dict[str, str]:
-    """The headers of all limiters that know; what cannot be told in time is left out, and no error."""
+    """The headers of all limiters; what cannot be told in time is left out, which is no error."""
     found: dict[str, str] = {}
     for limiter in limiters:
         try:
@@ -33,16 +33,16 @@ async def standing(limiters: Sequence[TellingLimiter], principal: Principal) -> 
             found |= _headers(limiter, told)
         except GatewayError:
             continue
-        except (Exception, SystemExit):  # the answer is there, and goes out without
+        except (Exception, SystemExit):  # the answer is ready, and goes out without these headers
             log.exception("%s could not tell how a caller stands", type(limiter).__name__)
     return found
 
 
 def _headers(limiter: TellingLimiter, told: Mapping[str, str]) -> Mapping[str, str]:
-    """What one of them has told, if it may go out: it would break the answer otherwise.
+    """What one limiter has told, checked: anything but headers would break the answer.
 
     Raises:
-        WrongResultError: it is something else than headers. ValueError: one would break out of its line.
+        WrongResultError: it is not a mapping of texts. ValueError: a header would break out of its line.
     """
     if not isinstance(told, Mapping) or not all(type(one) is str for pair in told.items() for one in pair):
         raise WrongResultError(limiter, "standing", told, "headers: texts by names")
@@ -51,7 +51,7 @@ def _headers(limiter: TellingLimiter, told: Mapping[str, str]) -> Mapping[str, s
 
 
 async def standing_if_known(concerns: Concerns, request: web.BaseRequest) -> dict[str, str]:
-    """The same for whoever asks for what is not there, or open to everybody; {} if nobody knows who that is."""
+    """The same for a request that needs no credential (the path is open, or unknown); {} if it has no valid one."""
     if not concerns.telling:
         return {}
     try:
@@ -66,5 +66,5 @@ async def standing_if_known(concerns: Concerns, request: web.BaseRequest) -> dic
 
 
 def tells(headers: Iterable[str]) -> bool:
-    """Whether limits are told among headers of these names already: by a limiter that was asked."""
+    """Whether there are rate-limit headers among these names already, put there by a limiter that was asked."""
     return any(name.lower().startswith(_FAMILY) for name in headers)

@@ -1,9 +1,9 @@
-"""Rounds: a model calls tools of the gateway's own, they are run, and it is called again with what came of them.
+"""Rounds: a model calls tools of the gateway's own, they are run, and it is called again with their results.
 
-A round goes on to the next only if the model calls nothing but own tools. Where it calls the client's as well, the
-client gets its calls, and the own ones are put off, not run: the client's next request does not show them to the model,
-which calls them again if it still wants them. So nothing is run twice, and the conversation that the client keeps is
-always a whole one.
+Another round follows only if the model calls nothing but own tools. If it calls the client's as well, the client gets
+its calls, and the own ones are dropped without being run: the client's next request does not mention them, and the
+model calls them again if it still wants to. So nothing is run twice, and the conversation that the client keeps is
+always complete.
 """
 
 import asyncio
@@ -28,31 +28,31 @@ __all__ = ["ToolLoop", "after_said"]
 log = logging.getLogger("gatehook.tools")
 
 _MOST_CALLS = 64
-"""Of one round, at the same time; a model that calls more has lost its way, and the rest is left out."""
+"""Tool calls that are run in one round; a model that makes more has lost its way, and the rest is left out."""
 
 _CUT = ("length", "content_filter")
-"""The ends of answers whose tool calls may lack a part."""
+"""Finish reasons of answers whose tool calls may be incomplete."""
 
 
 class ToolLoop:
-    """The rounds of one call, to whose model own tools are offered."""
+    """The rounds of one call to whose model own tools are offered."""
 
     def __init__(self, call: Call, concerns: Concerns, failover: Failover, permits: Permits, record: Record) -> None:
-        """`record` is told what each round takes, `permits` when one is over."""
+        """`record` is told what each round uses, `permits` when one is over."""
         self._call = call
         self._concerns = concerns
         self._failover = failover
         self._permits = permits
         self.record = record
         self._own = call.own_tools.keys() & set(tool_names(call.payload.get("tools") or ()))
-        """What the policies left of them."""
+        """The names of those that the tool policies let the model see."""
         call.said = ""
 
     async def complete(self) -> Completion:
         """A whole answer: the last round's, with the usage of all; what was said before it is in `call.said`.
 
         Raises:
-            GatewayError: a round has no answer, calls what a policy does not allow, or is one too many.
+            GatewayError: a round gets no answer, calls a tool that a policy denies, or is one too many.
         """
         while True:
             completion = await self._failover.complete(self._call, await self._targets(), self._permits)
@@ -79,22 +79,22 @@ class ToolLoop:
         return bool(calls) and finish_reason not in _CUT and not self.of_client(calls)
 
     def of_client(self, calls: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The tool calls that are the client's business."""
+        """The tool calls that the client has to run."""
         return [one for one in calls if (one.get("function") or {}).get("name") not in self._own]
 
     async def went_on(self, message: Mapping[str, Any]) -> bool:
-        """Run what the model has called, if it may be, and make the request that of the next round.
+        """Run the tools that the model has called, if policies allow that, and make `call.body` the next request.
 
         Args:
-            message: the model's, of the assistant; its tool calls are all of own tools.
+            message: the model's; all its tool calls are of own tools.
 
         Returns:
-            False: a policy does not simply allow the calls; they go out to be judged, as a client's do.
+            Whether they were run. If not, a policy does not simply allow them: they are judged like a client's calls.
 
         Raises:
-            GatewayError: a call is refused; see `Tools.judge`. A transform refuses the next request.
+            GatewayError: a policy denies a call (see `ToolPolicies.judge`), or a transform refuses the next request.
             RateLimited: a limiter has no room for another round.
-            UpstreamError: there were as many rounds already as there may be.
+            UpstreamError: there were `tools.max_rounds` rounds already.
         """
         message = heard(self._call, message)
         calls = message.get("tool_calls") or ()
@@ -138,7 +138,7 @@ class ToolLoop:
     def _shown(
         self, completion: Completion, message: Mapping[str, Any], left: Sequence[Mapping[str, Any]]
     ) -> Completion:
-        """The last answer as it goes on: with the calls that are `left`, and the sum of usage."""
+        """The last answer as it goes out: with only the calls that are `left`, and the usage of all rounds."""
         calls = message.get("tool_calls") or []
         if not self._call.tool_rounds and len(left) == len(calls):
             return completion
@@ -157,7 +157,7 @@ class ToolLoop:
 
 
 def after_said(said: str, completion: Completion) -> Completion:
-    """The last answer, as the client gets it, with all that was `said` in the rounds before."""
+    """The last answer with all that was `said` in earlier rounds before it, as the client gets it."""
     choices = completion.data.get("choices")
     choice: dict[str, Any] = choices[0] if choices else {"index": 0, "finish_reason": "stop"}
     message = choice.get("message") or {"role": "assistant"}
@@ -167,7 +167,7 @@ def after_said(said: str, completion: Completion) -> Completion:
 
 
 def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tool calls, each with an id that no other has, and with arguments as a text."""
+    """The tool calls, each with an id of its own, and with its arguments as JSON text."""
     identified: dict[str, dict[str, Any]] = {}
     for call in calls:
         key = call.get("id")
@@ -182,7 +182,7 @@ def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _readable(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The tool calls as a vendor can be told them: some read the arguments, and refuse what is no JSON object."""
+    """The tool calls with arguments that every vendor accepts: some parse them, and refuse what is not an object."""
     return [
         call
         if read_arguments(call["function"]["arguments"]) is not None and call["function"]["arguments"].strip()

@@ -1,4 +1,4 @@
-"""A stream over all rounds: what the model says passes at once, its calls of own tools are kept back and run.
+"""A stream over all rounds: the model's text passes at once, its calls of own tools are held back and run.
 
 To its reader it is one stream: one id, one role, one finish reason, and the usage of all rounds.
 """
@@ -17,11 +17,11 @@ from gatehook.tools.calls import GAP
 __all__ = ["RoundsStream"]
 
 _HEAD: Final = ("id", "created", "model", "system_fingerprint")
-"""What every chunk repeats."""
+"""The fields that every chunk repeats."""
 
 
 class RoundsStream:
-    """Has the interface of `gatehook.calls.attempts.Stream`; its counts are those of the round at hand."""
+    """Has the interface of `gatehook.calls.attempts.Stream`; its counts are those of the current round."""
 
     def __init__(self, loop: ToolLoop, first: Stream) -> None:
         """`first` is the first round's stream."""
@@ -33,17 +33,17 @@ class RoundsStream:
 
     @property
     def usage(self) -> Usage | None:
-        """What the vendor told so far."""
+        """What the vendor has told so far."""
         return self._stream.usage
 
     @property
     def contents(self) -> int:
-        """Content events so far, tool calls that nobody sees among them."""
+        """Content events so far, also those of tool calls that the client does not see."""
         return self._stream.contents
 
     @property
     def finished(self) -> bool:
-        """Whether the round at hand has told its end."""
+        """Whether the current round has told its end."""
         return self._stream.finished
 
     def watched(self, watch: Watch) -> "RoundsStream":
@@ -126,30 +126,33 @@ class _Message:
 
 
 class _Shown:
-    """What of a stream may be seen, round after round.
+    """What the client sees of the stream, round after round.
 
-    As long as nothing is called, frames of the first round pass as they are, and are read only when a call comes.
+    As long as no tool is called, frames of the first round pass as they are; they are parsed only when a call comes.
     """
 
     def __init__(self, loop: ToolLoop) -> None:
         self._loop = loop
         self.message = _Message()
         self.goes_on = False
-        """Whether the end of the round is not that of the answer."""
+        """Whether another round follows the one that has just ended."""
         self._unread: list[Frames] = []
+        """Frames that have passed without being parsed."""
         self._ending: list[Chunk] = []
-        """The chunks that end a round that goes on."""
+        """The last chunks of a round that another one follows; held back."""
         self._first: Mapping[str, Any] = {}
-        """The first chunk of all."""
+        """The first chunk of the first round."""
         self._head: Mapping[str, Any] = {}
-        """What chunks have to repeat, from the second round on."""
+        """The fields of it that chunks have to repeat from the second round on; empty in the first."""
         self._role = False
-        """Whether the role was told."""
+        """Whether the role was sent."""
         self._said = False
+        """Whether any text was sent."""
         self._gap = ""
+        """What separates the next text from that of an earlier round."""
 
     def next_round(self) -> None:
-        """What comes now is another answer of the model."""
+        """Begin another answer of the model."""
         self.message = _Message()
         self.goes_on = False
         self._ending = []
@@ -201,7 +204,7 @@ class _Shown:
         return made
 
     def put_off(self) -> list[Chunk]:
-        """The calls of the round after all, and its end."""
+        """The calls of the last round, which are not run after all, and the round's end."""
         calls = [{**one, "index": place} for place, one in enumerate(self.message.calls)]
         first = self._ending[0]
         choice = {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}
@@ -210,7 +213,7 @@ class _Shown:
         return [Chunk(data, content=True), *(self._made(chunk, chunk.data) for chunk in self._ending)]
 
     def _visible(self, delta: Mapping[str, Any]) -> dict[str, Any]:
-        """A delta without its tool calls, and without the role if that was told before."""
+        """A delta without its tool calls, and without the role if that was sent before."""
         shown = {name: value for name, value in delta.items() if name != "tool_calls"}
         if self._role:
             shown.pop("role", None)
@@ -221,7 +224,7 @@ class _Shown:
         return shown
 
     def _made(self, chunk: Chunk, data: dict[str, Any]) -> Chunk:
-        """A chunk with other data, which continues the first round's, and tells what all rounds used."""
+        """A chunk with other data; from the second round on with the first one's head and the usage of all rounds."""
         if not self._head:
             return chunk if data is chunk.data else _with(chunk, data, chunk.usage)
         usage = chunk.usage and self._loop.record.streamed()

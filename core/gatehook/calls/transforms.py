@@ -1,6 +1,7 @@
 """Transforms at work: requests changed on their way in, answers on their way out.
 
-Caches see what vendors see: a stored answer is rewritten anew for whoever gets it. Tool policies judge what goes out.
+Caches store what vendors send: a stored answer is rewritten anew for each client that gets it. Tool policies judge the
+answer as it goes out, after that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ class Transforms(tuple[Transform, ...]):
     __slots__ = ()
 
     async def request(self, call: Call) -> None:
-        """Change the request, and note what shall change the answer: the last transform's rewriter is the first.
+        """Let each transform change the request, and chain their rewriters for the answer, the last one's first.
 
         Raises:
             GatewayError: one refuses the request.
@@ -35,13 +36,13 @@ class Transforms(tuple[Transform, ...]):
     async def follow_up(self, call: Call, message: Mapping[str, Any], results: Mapping[str, str]) -> None:
         """Make the request that follows a run of the gateway's own tools.
 
-        Transforms see it as if the client had run the tools, and sent what came of them: with its own words, not with
-        what they have put in their place before. What the model may call stays as it is.
+        Transforms see it as if the client had run the tools and sent their results: with its messages as they came, not
+        as transforms have changed them before. Which tools the model may call stays as it is.
 
         Args:
-            call: whose request was answered.
+            call: the call whose request was answered.
             message: the answer, as the client would get it; see `gatehook.tools.own.follow_up`.
-            results: what the model is told of its tool calls, by their ids.
+            results: the result of each tool call, by its id.
 
         Raises:
             GatewayError: one refuses the request.
@@ -57,7 +58,7 @@ class Transforms(tuple[Transform, ...]):
 
 
 def heard(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message of the model, in OpenAI's shape, as the client would get it: the gateway's own tools get it so too."""
+    """A message of the model, in OpenAI's shape, as the client would get it; so the gateway's own tools get it, too."""
     if call.rewriter is None:
         return message
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}

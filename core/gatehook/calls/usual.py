@@ -1,4 +1,4 @@
-"""Requests of the usual form: clients send the same headers again and again, and a connection reads them once."""
+"""Requests of the usual form: their clients send the same headers again and again, and these are parsed once."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,18 +15,18 @@ _API_KEY: Final = istr("X-API-Key")
 
 
 class Usual:
-    """A request by HTTP/1.1, on a connection that stays."""
+    """A request over HTTP/1.1, on a connection that is kept."""
 
     __slots__ = ()
 
     credential: Credential
-    """What its client shows; the same object for as long as that sends the same headers."""
+    """What the client shows; the same object for as long as it sends the same headers."""
     is_json: bool
-    """Whether its body is declared as JSON, or not at all. If not, it may be in other words."""
+    """Whether the body is declared as plain application/json, or not at all; if False, look closer."""
 
 
 def credential_in(headers: Mapping[str, str]) -> Credential:
-    """What a client shows in these headers."""
+    """The credential in a request's headers."""
     scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme != "Bearer" and scheme.lower() != "bearer":
         token = ""

@@ -16,15 +16,15 @@ __all__ = ["run"]
 
 
 def run(parser: argparse.ArgumentParser, words: Sequence[str], own: Sequence[str]) -> int:
-    """Run a command of a plugin that is on; gives the exit status.
+    """Run a command of a plugin that is on; returns its exit status.
 
     Args:
-        parser: tells wrong usage.
+        parser: the program's, to report wrong usage.
         words: the command's name, and what follows it.
-        own: names of the program's own commands.
+        own: the names of the program's own commands.
 
     Raises:
-        StartupError: the settings, or the plugins' commands, have faults; or the command says so.
+        StartupError: the settings, or the plugins' commands, have faults; or the command raises it.
         SystemExit: there is no such command.
     """
     config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -57,7 +57,7 @@ def _commands(gateway: Gateway, own: Sequence[str]) -> dict[str, "Command"]:
 
 
 def _off_with_commands(gateway: Gateway) -> list[str]:
-    """The plugins that are off, and would add commands; for this they are imported after all."""
+    """The plugins that are off and would add commands; to find out, they are imported."""
     from gatehook.loader.loading import installed
 
     entries = installed()
@@ -67,5 +67,5 @@ def _off_with_commands(gateway: Gateway) -> list[str]:
 def _adds_commands(entry: Any) -> bool:
     try:
         return hasattr(entry.load(), "register_commands")
-    except Exception:  # noqa: BLE001  # whatever it is: nobody has asked for this plugin
+    except Exception:  # noqa: BLE001  # a plugin that is off may be broken
         return False

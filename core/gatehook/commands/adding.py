@@ -1,4 +1,4 @@
-"""`gatehook models add PATH`: writes models that lie on this machine into the settings' local layer."""
+"""`gatehook models add PATH`: writes the models at a path of this machine into settings.local.toml."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ _LOCAL = "settings.local.toml"
 
 @runtime_checkable
 class Finder(Protocol):
-    """What a plugin's class may also be: one that knows what models lie at a path."""
+    """What a plugin's class may also be: one that can find its models at a path."""
 
     @staticmethod
     def models_at(path: Path) -> Sequence[Mapping[str, Any]]:
-        """A [[models]] table for each model of this file, or in this folder; () if they are none of its own.
+        """A [[models]] table for each model in this file or folder; () if there is none that the plugin can run.
 
         Raises:
-            StartupError: they should be, but are damaged.
+            StartupError: there is one, but it is damaged.
         """
         ...
 
@@ -35,9 +35,9 @@ def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequen
     """Write an entry for every model at this path that has none, and switch on the plugin that runs them.
 
     Args:
-        config: the settings file, None for where it is looked for.
+        config: the settings file; None: see `config.settings.located`.
         path: a file or a folder.
-        name: for the model, in place of its own; only for a single one.
+        name: for the model, instead of its own; only for a single one.
 
     Returns:
         The file that was written, and the names of the models.
@@ -77,7 +77,7 @@ def add(config: Path | None, path: Path, name: str | None) -> tuple[Path, Sequen
 
 
 def _write(file: Path, text: str) -> None:
-    """All of it, or nothing: a disk that is full does not cost what stood there.
+    """Replace the file in one step, so that a full disk does not destroy what it held.
 
     Raises:
         StartupError: it cannot be written.
@@ -105,7 +105,7 @@ def _found(path: Path) -> tuple[str, Sequence[Mapping[str, Any]]]:
 
 
 def _stands_for(target: Target, entry: Mapping[str, Any]) -> bool:
-    """Whether a deployment of the settings is the one that this entry would make."""
+    """Whether a deployment of the settings is already what this entry would add."""
     same = (target.name, target.vendor) == (entry["name"], entry["vendor"])
     return same and entry["options"].items() <= target.options.items()
 
@@ -125,7 +125,7 @@ def _table(entry: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """In TOML, whose strings, numbers and words are JSON's."""
+    """A value in TOML, whose strings, numbers and booleans are written as in JSON."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     return json.dumps(value)

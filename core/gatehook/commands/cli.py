@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(words)
-        if sys.stdout is not None:  # closed by who began this
+        if sys.stdout is not None:  # it is, where the program was started with stdout closed
             sys.stdout.flush()
         return status
     except StartupError as error:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         told = filter(None, [error.filename, error.strerror or error])
         print(f"gatehook {words[0]}:", *map(str, told), file=sys.stderr)
-        _let_go_of_output()
+        _discard_output()
         return 1
 
 
@@ -53,14 +53,14 @@ def _run(words: Sequence[str]) -> int:
     return _COMMANDS[options.command](options)
 
 
-def _let_go_of_output() -> None:
-    """What could not be written is not tried again at the end of the program."""
+def _discard_output() -> None:
+    """Have Python not try again, at exit, to write what could not be written."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for."""
+    """Prints the version, which is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
@@ -114,7 +114,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # nearly all that a start makes, stays; the supervisor switches it on again
+    gc.disable()  # nearly all objects made at the start live on; the supervisor switches it on again
     try:
         return _supervise(options)
     finally:
@@ -149,10 +149,10 @@ def _supervise(options: argparse.Namespace) -> int:
 
 
 def _built(options: argparse.Namespace, *, strict: bool = False) -> Any:
-    """The gateway of these settings; `strict` takes for a fault what it could serve without.
+    """The gateway of these settings; with `strict`, what it could serve without is a fault, too.
 
     Raises:
-        StartupError: with every fault; those of one room do not hide those of the next.
+        StartupError: with every fault of the settings, the plugins and the models together.
     """
     from gatehook.app import Gateway
     from gatehook.config.settings import load

@@ -1,4 +1,4 @@
-"""What `gatehook check` tells beside faults of the settings: what nobody can use, and what servers say themselves."""
+"""What `gatehook check` tells besides faults of the settings: what nobody can call, and what servers themselves say."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["idle", "inspected", "misspelt"]
 
 _DECIDING: Final = ("vision", "tools")
-"""The capabilities that decide which calls a deployment gets; any other word is for people."""
+"""The capabilities that decide which calls a deployment gets; any other is only shown."""
 _PATIENCE: Final = 5.0
-"""Seconds that a server has: who checks settings waits for it."""
+"""Seconds that a server has to answer: somebody waits for the check."""
 
 
 async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
-    """Faults of deployments as their servers see them; and notes on those that could not be asked: that is no fault."""
+    """Faults of deployments that their servers tell; and notes on servers that could not be asked: that is no fault."""
     faults, notes = list[str](), list[str]()
 
     async def ask(target: Target, vendor: Inspector) -> None:
@@ -44,7 +44,7 @@ async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
 
 
 def idle(gateway: "Gateway") -> Sequence[str]:
-    """Notes on deployments that nobody can call as things are: that may be meant so."""
+    """Notes on deployments that nobody can call as things are, which may be intended."""
     targets = gateway.settings.targets
     notes = [f"{target.key}: not served: {target.unavailable}" for target in targets if target.unavailable]
     if targets and not any(isinstance(route, Endpoint) for _, route in gateway.routes):
@@ -55,7 +55,7 @@ def idle(gateway: "Gateway") -> Sequence[str]:
 
 
 def misspelt(gateway: "Gateway") -> Sequence[str]:
-    """Notes on capabilities that look like one that decides, and are none."""
+    """Notes on capabilities that decide nothing, but are spelt nearly as one that does."""
     return [
         f"{target.key}: capabilities: {word!r} decides nothing{hint}"
         for target in gateway.settings.targets

@@ -24,15 +24,15 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def about(info: PluginInfo, entry: EntryPoint, settings: Settings) -> dict[str, Any]:
-    """What the plugin is, what it does and what it is set to; imports it, also if it is switched off.
+    """What the plugin is, does, and is set to; imports it, even if it is switched off.
 
     Args:
-        info: what is known without that.
+        info: what is known without importing it.
         entry: its entry point.
         settings: where its table is read from.
 
     Returns:
-        JSON values; `faults` says what is wrong, then what could not be found out is missing. No secret is in it.
+        JSON values without secrets. If `faults` says that it cannot be loaded, what loading would tell is left out.
     """
     told: dict[str, Any] = {
         "name": info.name,
@@ -58,7 +58,7 @@ def about(info: PluginInfo, entry: EntryPoint, settings: Settings) -> dict[str, 
 
 
 def _settings(name: str, cls: type[Section], settings: Settings) -> list[dict[str, Any]]:
-    """Every key: its type, what it means, its default, its value, and the layers that set it."""
+    """Every key with its type, meaning, default and value, and the layers that set it."""
     try:
         section: Section | None = settings.plugin_section(name, cls)
     except StartupError:  # told among the faults
@@ -78,7 +78,7 @@ def _settings(name: str, cls: type[Section], settings: Settings) -> list[dict[st
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a person would say it."""
+    """A type in words for people."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is NoneType:
         return "unset"
@@ -112,7 +112,7 @@ def shown(value: Any, field: FieldInfo | None = None) -> Any:
 
 
 def page(told: Mapping[str, Any]) -> list[str]:
-    """What `about` gives, in lines for people."""
+    """What `about` returns, as lines for people."""
     lines = [f"{told['name']}: {told['state']}, from {told['distribution']} {told['version']}"]
     lines += [f"  {told['summary']}"] if told.get("summary") else []
     lines += [f"  fault: {fault}" for fault in told["faults"]]
@@ -132,7 +132,7 @@ def page(told: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A value nearly as TOML writes it."""
+    """A value nearly as in TOML."""
     if value is None:
         return "unset"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
 """`gatehook new-plugin KIND NAME`: a distribution with a plugin that works, for its author to change.
 
-What is written are the files of `templates`: working plugins of an imaginary company, whose name is replaced.
+The files come from `templates`: working plugins of an imaginary company, Acme, whose name is replaced.
 """
 
 import ast
@@ -25,9 +25,9 @@ class Kind:
     """One thing that a plugin can be."""
 
     summary: str
-    """What the written one does; "Acme" stands for its name."""
+    """What the written plugin does; "Acme" stands for its name."""
     settings: str
-    """What an operator adds to settings.toml, likewise."""
+    """What an operator adds to settings.toml for it, likewise."""
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -59,7 +59,7 @@ _COMMON: Final = {
 
 
 def write(kind: str, name: str, place: Path) -> tuple[Path, list[str]]:
-    """Write a new distribution; gives its folder, and the files in it.
+    """Write a new distribution; returns its folder, and the files in it.
 
     Args:
         kind: one of KINDS.
@@ -67,7 +67,7 @@ def write(kind: str, name: str, place: Path) -> tuple[Path, list[str]]:
         place: the folder in which the new one is made.
 
     Raises:
-        StartupError: the name will not do, or there is something already; nothing is written then.
+        StartupError: the name cannot be used, or the folder is not empty, and nothing is written; or writing failed.
     """
     written = rendered(kind, name)
     if faults := _faults_of_name(kind, name, written[f"src/gatehook_{name}/__init__.py"]):
@@ -129,7 +129,7 @@ def _distribution(name: str) -> str:
 
 
 def _requires() -> str:
-    """The versions of Gatehook that have the plugin API of this one: see "What is promised" in PLUGINS.md."""
+    """The requirement for versions of Gatehook with this one's plugin API: see "What is promised" in PLUGINS.md."""
     from packaging.version import Version
 
     mine = Version(version(OURS))
@@ -154,7 +154,7 @@ def _faults_of_name(kind: str, name: str, source: str) -> list[str]:
 
 
 def _clashes(source: str) -> str:
-    """A class that has the name of something imported; "" if there is none."""
+    """The first class of a module that has the name of something it imports; "" if there is none."""
     body = ast.parse(source).body
     imported = {alias.name for node in body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
     return next((node.name for node in body if isinstance(node, ast.ClassDef) and node.name in imported), "")

@@ -1,4 +1,4 @@
-"""What `gatehook check` notes on names in the settings of plugins that no model has: what is set there never holds."""
+"""What `gatehook check` notes on plugins' settings that name a model which does not exist, and so never apply."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["strangers"]
 
 _SIGNS: Final = frozenset("*?[")
-"""Of patterns, which may fit whatever comes."""
+"""Characters of patterns, which may fit models that come later."""
 
 
 def strangers(gateway: "Gateway") -> Iterator[str]:
-    """Notes, not faults: models may come while it serves."""
+    """A note for each such name; not a fault, as models may be added while the gateway serves."""
     known = _Known(gateway)
     for plugin, section in gateway.plugins.sections.items():
         for place, name, reference in references(section):
@@ -39,7 +39,7 @@ class _Known:
         self._others = f", but one of {' or '.join(others)} may be" if others else ""
 
     def strange(self, name: str, reference: Reference) -> str:
-        """Why nothing is called so; "" if something is, or may be."""
+        """Why no model has this name; "" if one has, or may have."""
         if name in self._models or not name:
             return ""
         owner = self._names.find(name)

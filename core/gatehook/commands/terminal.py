@@ -23,7 +23,7 @@ _PROMPT = "> "
 
 
 def chat(config: Path | None, model: str, key: str) -> int:
-    """Talk until the input ends; gives the exit status.
+    """Talk until the input ends; returns the exit status.
 
     From a terminal each line is a turn of the conversation; what is piped in is one prompt.
 
@@ -36,7 +36,7 @@ def chat(config: Path | None, model: str, key: str) -> int:
 
 
 def _named(key: str) -> str:
-    """The key itself, of which an environment variable may tell: other people see what a command is given.
+    """The key itself, for env:NAME from the environment: other users can see a command's arguments.
 
     Raises:
         StartupError: the variable is not set.
@@ -61,7 +61,7 @@ async def _chat(config: Path | None, model: str, key: str) -> int:
 
 
 async def _line() -> str:
-    """What is typed; "" at the end."""
+    """The line that is typed; "" at the end of the input."""
     try:
         return await asyncio.to_thread(input, _PROMPT)
     except EOFError:
@@ -71,10 +71,10 @@ async def _line() -> str:
 
 @contextlib.asynccontextmanager
 async def _connected(config: Path | None) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A session with the gateway of these settings, and its address; it is served here if it is not running."""
+    """A session with the gateway of these settings, and its URL; if it is not running, one is served here."""
     settings = load(config)
     server = settings.server
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host  # noqa: S104  # all of them: ours, too
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host  # noqa: S104  # it listens here, too
     url = "http://gatehook" if server.uds else f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     connector = aiohttp.UnixConnector(server.uds) if server.uds else aiohttp.TCPConnector()
     async with contextlib.AsyncExitStack() as stack:
@@ -108,7 +108,7 @@ class _Talk:
         self._messages: list[dict[str, str]] = []
 
     async def say(self, text: str, out: TextIO) -> bool:
-        """Take a turn, and write the answer as it comes; whether there was one."""
+        """Take a turn, and write the answer as it comes; False if there was none."""
         body = {"model": self._model, "messages": [*self._messages, {"role": "user", "content": text}], "stream": True}
         try:
             answer = await self._answer(body, out)

@@ -1,7 +1,7 @@
 """The environment as a layer of settings: GATEHOOK_A__B__C is the key c of the table [a.b].
 
-dynaconf's own loader would parse every value as TOML, turning a key such as `1e5` into a number. Here values stay the
-text they are; the types of the settings decide.
+dynaconf's own loader would parse every value as TOML, turning a secret such as `1e5` into a number. Here values stay
+text, and the types of the settings decide what they become.
 """
 
 import re
@@ -26,11 +26,11 @@ def _is_setting(variable: str, value: str) -> bool:
 
 
 def read(environ: Mapping[str, str], but: Collection[str] = ()) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Each variable that is a setting, by rising name: the variable, its path in lower case, and its raw value.
+    """Each variable that is a setting, sorted by name: the variable, its path in lower case, and its raw value.
 
     Args:
         environ: the environment.
-        but: variables that are no settings, because settings refer to them as `env:NAME`.
+        but: variables that are not settings, because settings refer to them as `env:NAME`.
     """
     for variable in sorted(environ):
         if variable not in but and _is_setting(variable, environ[variable]):

@@ -1,4 +1,4 @@
-"""From stacked layers to one typed table: decode, look secrets up, validate, and say where each fault was written."""
+"""From stacked layers to one typed table: decode, look secrets up, validate, and tell where each fault is written."""
 
 import json
 import re
@@ -24,7 +24,7 @@ _CONTAINERS = (dict, list, set, frozenset, tuple, Mapping, Sequence, Collection)
 
 
 class MissingSecretError(Exception):
-    """A secret is written as a reference that leads nowhere; the message says why, as in "refers to $X, …"."""
+    """A secret is a reference that leads nowhere; the message says why: "refers to $X, which is not set"."""
 
 
 def find_secret(text: str, environ: Mapping[str, str], directory: Path) -> str:
@@ -35,7 +35,7 @@ def find_secret(text: str, environ: Mapping[str, str], directory: Path) -> str:
     """
     if text.startswith("env:"):
         name = text.removeprefix("env:").strip()
-        if not _VARIABLE.fullmatch(name):  # perhaps the secret itself, written there by mistake: not repeated
+        if not _VARIABLE.fullmatch(name):  # perhaps the secret itself, put there by mistake: not repeated in messages
             raise MissingSecretError(
                 "refers to an environment variable, but what follows 'env:' is not the name of one"
             )
@@ -63,7 +63,7 @@ def _content(path: Path, name: str) -> str:
 
 
 def nearest(word: str, words: Collection[str]) -> str:
-    """What ends a message about `word`: `; did you mean 'x'?` for the word most like it, "" if none is."""
+    """The end of a message about an unknown word: `; did you mean 'x'?` with the most similar one, "" if none is."""
     import difflib  # only faults need it
 
     like = {known.lower(): known for known in words}
@@ -72,14 +72,14 @@ def nearest(word: str, words: Collection[str]) -> str:
 
 
 def _begins(known: str, word: str) -> bool:
-    """Whether a word is the beginning of a known one, or the other way round, up to the end of a part of it."""
+    """Whether one of the two is the first parts of the other, parts being what underscores separate."""
     shorter, longer = sorted((known, word), key=len)
     return bool(shorter) and longer.startswith(f"{shorter}_")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One source of settings: a file's name or `$VARIABLE`, and what it says."""
+    """One source of settings: its name, a file's or `$VARIABLE`, and what it sets."""
 
     label: str
     data: dict[str, Any] = field(repr=False)
@@ -105,7 +105,7 @@ def _at(data: Any, path: KeyPath) -> Any:
             return _ABSENT
         if step in data:
             data = data[step]
-        else:  # variables are read in lower case; dynaconf finds the key they mean
+        else:  # variables are read in lower case, and mean the key whatever its case
             data = next((data[key] for key in data if key.lower() == str(step).lower()), _ABSENT)
     return data
 
@@ -124,7 +124,7 @@ def table_at(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layers:
-    """All sources, the weakest first, what they come to, and where `env:` and `file:` are looked up."""
+    """All sources, the weakest first, the settings merged from them, and where `env:` and `file:` are looked up."""
 
     items: tuple[Layer, ...]
     merged: dict[str, Any] = field(repr=False)
@@ -132,7 +132,7 @@ class Layers:
     directory: Path
 
     def origin(self, path: KeyPath) -> tuple[str, KeyPath]:
-        """The layer that set `path`, and the path as counted in that layer (lists of several layers are joined)."""
+        """The layer that set `path`, and the path within that layer, whose part of a joined list begins at 0."""
         depth = next((n for n, step in enumerate(path) if isinstance(step, int)), None)
         if depth is not None:
             label, index = self._item_origin(path[:depth], int(path[depth]))
@@ -140,7 +140,7 @@ class Layers:
         for layer in reversed(self.items):
             if layer.sets(path):
                 return layer.label, path
-        for end in range(len(path) - 1, 0, -1):  # a key that nobody set belongs to whoever began its table
+        for end in range(len(path) - 1, 0, -1):  # a key that no layer sets belongs to the first that has its table
             for layer in self.items:
                 if layer.sets(path[:end]):
                     return layer.label, path
@@ -161,7 +161,7 @@ class Layers:
         return label, index - start
 
     def where(self, path: KeyPath) -> str:
-        """`path` as a message begins: "settings.toml: [plugins.auth_keys] keys[0]"."""
+        """`path` as the beginning of a message: "settings.toml: [plugins.auth_keys] keys[0]"."""
         label, local = self.origin(path)
         if path[0] == "models":
             table, rest = f"[[models]] #{int(local[1]) + 1}{self._model_name(int(path[1]))}", local[2:]
@@ -178,7 +178,7 @@ class Layers:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """The types that `annotation` allows, without the wrappings."""
+    """The types that an annotation allows, without Annotated, unions and aliases around them."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -198,7 +198,7 @@ def _is_container(kind: Any) -> bool:
 
 
 def _kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
-    """The types that the item or key `step` of such a value may have."""
+    """The types that the item or key `step` may have, in values of these types."""
     inside: list[Any] = []
     for kind in kinds:
         if _is_model(kind):
@@ -212,13 +212,13 @@ def _kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
 
 
 class Reading(Generic[TableT]):
-    """One table, read. `faults` says everything that is wrong with it; `table` is None if anything is.
+    """One table, read. `faults` holds everything that is wrong with it; `table` is None if anything is.
 
     Args:
-        cls: the class the table has.
+        cls: the table's class.
         layers: where it is read from.
         path: the table's place.
-        raw: the table itself, if it is not simply what the layers have at `path`.
+        raw: the table's values, if they are not simply what the layers have at `path`.
     """
 
     def __init__(self, cls: type[TableT], layers: Layers, path: KeyPath, raw: dict[str, Any] | None = None) -> None:
@@ -245,7 +245,7 @@ class Reading(Generic[TableT]):
         ]
 
     def _prepared(self, kinds: Sequence[Any], value: Any, place: KeyPath) -> Any:
-        """`value` with JSON from variables decoded and secrets looked up, wherever the types call for it."""
+        """`value` with secrets looked up and JSON from variables decoded, wherever the types ask for it."""
         if isinstance(value, dict):
             if any(map(_is_model, kinds)):
                 value = self._without_internal_keys(value, place)
@@ -261,7 +261,7 @@ class Reading(Generic[TableT]):
         return value
 
     def _without_internal_keys(self, table: dict[str, Any], place: KeyPath) -> dict[str, Any]:
-        """pydantic-settings would take `_env_file` and its like for instructions; no field begins with "_"."""
+        """The table without keys that begin with "_": pydantic-settings would obey `_env_file` and its like."""
         self._found |= {(*place, key): "unknown key" for key in table if key.startswith("_")}
         return {key: value for key, value in table.items() if not key.startswith("_")}
 
@@ -319,7 +319,7 @@ class Reading(Generic[TableT]):
 
 
 def _real_place(location: KeyPath, value: Any, *, missing: bool) -> KeyPath:
-    """Where pydantic found a fault, without the names it gives to members of a union, which nobody wrote."""
+    """Where pydantic found a fault, without the steps that it inserts for members of a union, which nobody wrote."""
     place: list[str | int] = []
     for n, step in enumerate(location):
         is_there = (isinstance(value, dict) and step in value) or (

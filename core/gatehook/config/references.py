@@ -1,4 +1,4 @@
-"""Which values of a plugin's settings name models: told by their types, so that `gatehook check` can look for them."""
+"""Which values of a plugin's settings name models: their types say so, and `gatehook check` looks for the models."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -9,12 +9,12 @@ __all__ = ["ModelKey", "ModelName", "Reference", "references"]
 
 
 class Reference:
-    """Marks a text that names a model."""
+    """Marks a string that names a model."""
 
     __slots__ = ("own",)
 
     def __init__(self, *, own: bool) -> None:
-        """`own`: by its own name only, which is a wildcard's too; else also by an alias, or by a pattern of names."""
+        """`own`: only a model's own name will do (or a wildcard); otherwise an alias or a pattern will, too."""
         self.own = own
 
 
@@ -25,9 +25,9 @@ _SERIES: Final = (list, tuple, set, frozenset)
 
 
 def references(section: BaseModel) -> Iterator[tuple[str, str, Reference]]:
-    """Where models are named in it, such as "tools.weather.models"; the names; and what may be named there."""
+    """Every mention of a model in a section: its place ("tools.weather.models"), the name, and what may stand there."""
     for name, field in type(section).model_fields.items():
-        if name in section.model_fields_set:  # what nobody has written names nothing
+        if name in section.model_fields_set:  # defaults name no models
             yield from _within(getattr(section, name), field.annotation, field.metadata, name)
 
 

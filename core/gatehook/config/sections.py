@@ -54,7 +54,7 @@ def parse_size(value: object) -> int:
     """Bytes from a number of bytes, or from a text such as "512KB", "32MB" or "1GB" (1 KB is 1024 bytes).
 
     Raises:
-        ValueError: neither; the text itself is not repeated.
+        ValueError: it is neither; the message does not repeat it.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -73,7 +73,7 @@ def _label(text: str) -> str:
 
 
 def _web_address(text: str, *, credentials: bool) -> str:
-    """`text` without its trailing slashes. The messages do not repeat it: it may hold a password."""
+    """`text` without its trailing slashes. Messages do not repeat it, as it may hold a password."""
     if not text:
         return ""
     if any(letter.isspace() or unicodedata.category(letter).startswith("C") for letter in text):
@@ -113,16 +113,16 @@ ByteSize = Annotated[
         }
     ),
 ]
-"""A number of bytes, more than none; settings may write it as a text, see `parse_size`."""
+"""A number of bytes, more than 0; settings may write it as text, see `parse_size`."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""A duration: more than none, and finite."""
+"""A duration in seconds, more than 0 and finite."""
 
 Label = Annotated[str, AfterValidator(_label)]
 
 
 class Table(BaseSettings):
-    """A table of the settings: frozen, unknown keys are faults, wrong values are never repeated in messages.
+    """A table of the settings: frozen; unknown keys are faults; messages never repeat wrong values.
 
     Raises:
         pydantic.ValidationError: on construction, if a value does not fit.
@@ -279,7 +279,7 @@ class LimitSettings(Table):
 
 
 def _written(value: object) -> object:
-    """A float as the digits somebody wrote."""
+    """A float as text, so that Decimal takes the digits that were written, not the nearest double."""
     return str(value) if isinstance(value, float) else value
 
 
@@ -297,7 +297,7 @@ class PricingSettings(Table):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        """A price that was forgotten must not be taken for nothing."""
+        """Require both token prices if one is given, or no `per_image`: a forgotten price must not count as 0."""
         needed = ("input_per_1k_tokens", "output_per_1k_tokens")
         given = self.model_fields_set.intersection(needed)
         if missing := [name for name in needed if name not in given and (given or self.per_image is None)]:
@@ -324,7 +324,7 @@ class RateLimitSettings(Table):
     concurrent_requests: PositiveInt | None = Field(default=None, description="most requests at the same time")
 
     def to_limits(self) -> Limits:
-        """The same as limiters see it."""
+        """The same for limiters."""
         return Limits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
 
@@ -335,7 +335,7 @@ class ParameterSettings(Table):
     max_tokens: PositiveInt | None = Field(default=None, description="most tokens of an answer, if none are given")
 
     def to_defaults(self) -> dict[str, Any]:
-        """The same by OpenAI's names."""
+        """The parameters that are set, by OpenAI's names."""
         named = {"temperature": self.default_temperature, "max_tokens": self.max_tokens}
         return {name: value for name, value in named.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Settings: layers stacked by dynaconf, tables typed by pydantic-settings, faults collected and told where they are.
+"""Settings: layers stacked by dynaconf, tables typed by pydantic-settings, and every fault reported with its place.
 
 The layers, the weakest first: `settings.toml`, `settings.local.toml`, `.secrets.toml`, then the environment:
 `GATEHOOK_A__B__C` is the key c of [a.b], and LISTEN_MODE with UDS_PATH choose the socket. Tables are merged key by key
@@ -75,13 +75,13 @@ _TOP: Final = (*TABLES, "models", "plugins")
 _OFF: Final = frozenset({"false", "0", "off", "f", "no", "n"})  # the words that pydantic reads as False
 _MARKERS: Final = frozenset({"dynaconf_merge", "dynaconf_merge_unique"})
 _SHORTEST_SECRET: Final = 8
-"""Letters; hiding what is shorter would blacken innocent words of vendors' messages."""
+"""Characters of a header's value that is hidden; hiding shorter ones would redact innocent words of messages."""
 _REFERENCE: Final = re.compile(r"\benv:\s*([A-Za-z_][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `load` found: the kernel's tables, the models, and the plugins' tables for whoever knows their classes."""
+    """What `load` read: the kernel's tables, the models, and the plugins' sections, to be typed by `plugin_section`."""
 
     server: ServerSettings
     egress: EgressSettings
@@ -92,15 +92,15 @@ class Settings:
     models: tuple[ModelSettings, ...]
     """Every [[models]] entry, also those that are switched off."""
     targets: tuple[Target, ...]
-    """The deployments: models that are switched on, in order, keyed "name#1", "name#2" for each name."""
+    """The deployments: the entries that are switched on, in order, with the keys "name#1", "name#2" for each name."""
     path: Path
-    """The settings file, absolute; the other files were looked for beside it."""
+    """The absolute path of the settings file; the other files are looked for beside it."""
     layers: tuple[str, ...]
-    """What was read, the weakest first: file names and `$VARIABLE`s."""
+    """The layers that were read, the weakest first: file names and `$VARIABLE`s."""
     _sources: Layers = field(repr=False, compare=False)
 
     def plugin_names(self) -> list[str]:
-        """The plugins that have a section, on or off, in the order they are written."""
+        """The plugins that have a section, on or off, as they are written."""
         return list(table_at(self._sources.merged, ("plugins",)))
 
     def plugin_enabled(self, name: str) -> bool:
@@ -109,16 +109,16 @@ class Settings:
         return name in sections and not _is_off(sections[name].get("enabled", True))
 
     def layers_that_set(self, *path: str) -> list[str]:
-        """What sets a key: the strongest layer, or all of them in their order where tables and lists are merged."""
+        """The layers that set a key: the strongest; or all, in their order, if it is a table or list: these merge."""
         found = [layer for layer in self._sources.items if layer.sets(path)]
         merged = found and isinstance(value_at(self._sources.merged, path), dict | list) and not found[-1].is_variable
         return [layer.label for layer in (found if merged else found[-1:])]
 
     def plugin_common(self, name: str) -> Section:
-        """What every plugin's section has, `enabled` and its like, whatever else is in it and also if that is wrong.
+        """The keys that every plugin's section has (`enabled`, `order` …), even if others in it are wrong.
 
         Raises:
-            StartupError: with every fault of these.
+            StartupError: with every fault of these keys.
         """
         raw = table_at(self._sources.merged, ("plugins", name))
         common = {key: value for key, value in raw.items() if key in Section.model_fields}
@@ -128,7 +128,7 @@ class Settings:
         return reading.table
 
     def plugin_section(self, name: str, cls: type[SectionT]) -> SectionT:
-        """The plugin's section as `cls`; one that is not there is read as an empty one.
+        """The plugin's section as `cls`; a missing one is read as empty.
 
         Raises:
             StartupError: with every fault of the section.
@@ -139,9 +139,10 @@ class Settings:
         return reading.table
 
     def target(self, table: Mapping[str, Any], key: str) -> Target | None:
-        """The deployment of a [[models]] table that stands elsewhere; None if it is switched off.
+        """The deployment of a [[models]] table from elsewhere, such as a database; None if it is switched off.
 
-        What its `api_key` and `options` refer to is looked up as for those of the files. `key` names it ("gpt-4o#1").
+        References in its `api_key` and `options` are looked up as for those of the files. `key` is the deployment's
+        ("gpt-4o#1").
 
         Raises:
             pydantic.ValidationError: a value does not fit.
@@ -163,8 +164,8 @@ def load(
     Args:
         path: the settings file; default $GATEHOOK_CONFIG, else settings.toml in the working directory.
         environ: the environment, `os.environ` if None; kept for looking up secrets.
-        gathered: faults are added here instead of raised; a faulty table is read as its defaults, a faulty model left
-            out. Files that cannot be read at all are still raised.
+        gathered: faults are added here instead of being raised; a faulty table is then replaced by its defaults, and a
+            faulty model left out. Files that cannot be read are still raised.
 
     Raises:
         StartupError: with every fault of the files, the variables, the kernel's tables and the models. The sections of
@@ -197,14 +198,14 @@ def located(path: Path | None, environ: Mapping[str, str] | None = None) -> Path
     """The settings file's absolute path; see `load`.
 
     Raises:
-        StartupError: none is named, and there is none here; or nobody knows where "here" is.
+        StartupError: none is named, and the working directory has none, or is gone.
     """
     environ = os.environ if environ is None else environ
     if path is None and environ.get("GATEHOOK_CONFIG"):
         path = Path(environ["GATEHOOK_CONFIG"])
     try:
         if path is not None:
-            return Path(os.path.abspath(path))  # noqa: PTH100  # no resolve(): the neighbours of a link count, not its goal's
+            return Path(os.path.abspath(path))  # noqa: PTH100  # not resolve(): the other layers lie beside the link
         default = Path.cwd() / "settings.toml"
     except OSError as error:
         raise StartupError(f"the working directory is gone ({error.strerror}); change to one that is there") from None
@@ -217,7 +218,7 @@ def _read_files(path: Path) -> list[Layer]:
     """The layers that are files.
 
     Raises:
-        StartupError: for every file that cannot be read; what the others say would only be misunderstood.
+        StartupError: for every file that cannot be read; without one of them the others would be misread.
     """
     layers: list[Layer] = []
     faults: list[str] = []
@@ -238,7 +239,7 @@ def _read_files(path: Path) -> list[Layer]:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """The variables that `value` refers to as `env:NAME`, at any depth (JSON from a variable is only searched)."""
+    """The variables that `value` refers to as `env:NAME`, at any depth; text, which may be JSON, is only searched."""
     if isinstance(value, str):
         yield from _REFERENCE.findall(value)
     elif isinstance(value, dict | list):
@@ -274,7 +275,7 @@ def _known_variables() -> list[str]:
 
 
 def _listen_layers(environ: Mapping[str, str], faults: list[str]) -> list[Layer]:
-    """LISTEN_MODE and UDS_PATH: known from other servers, and stronger than anything else said about the socket."""
+    """LISTEN_MODE and UDS_PATH, known from other servers: the strongest layer, for the socket alone."""
     mode = environ.get("LISTEN_MODE", "").strip().upper()
     if mode == "UDS" and environ.get("UDS_PATH"):
         return [Layer("$UDS_PATH", {"server": {"uds": environ["UDS_PATH"]}})]
@@ -288,7 +289,7 @@ def _listen_layers(environ: Mapping[str, str], faults: list[str]) -> list[Layer]
 
 
 def _model_layers(layers: Sequence[Layer], environ: Mapping[str, str]) -> list[Layer]:
-    """MAX_CONCURRENT_MODELS, known from other servers. It switches nothing on: it adds to a table that is there."""
+    """MAX_CONCURRENT_MODELS, known from other servers; ignored without a table for it, as it switches nothing on."""
     said = environ.get("MAX_CONCURRENT_MODELS", "").strip()
     if not said or not any(layer.sets(("plugins", "vendor_gguf")) for layer in layers):
         return []
@@ -296,7 +297,7 @@ def _model_layers(layers: Sequence[Layer], environ: Mapping[str, str]) -> list[L
 
 
 def _sift(layer: Layer, faults: list[str]) -> Layer:
-    """`layer` without what has the wrong place or shape, so that the rest can be checked all the same."""
+    """`layer` without what is in the wrong place or has the wrong shape, so that the rest can still be checked."""
     sifted: dict[str, Any] = {}
     for name, value in layer.data.items():
         if name not in _TOP:
@@ -319,7 +320,7 @@ def _sift(layer: Layer, faults: list[str]) -> Layer:
 
 
 def _has_marker(value: Any) -> bool:
-    """Whether dynaconf would find orders in `value`; misplaced ones crash it, and no setting of ours is called so."""
+    """Whether `value` has a merge marker of dynaconf's: misplaced ones crash it, and no setting has such a name."""
     if isinstance(value, dict):
         return not _MARKERS.isdisjoint(value) or any(map(_has_marker, value.values()))
     return isinstance(value, list) and any(
@@ -328,7 +329,7 @@ def _has_marker(value: Any) -> bool:
 
 
 def _models_of(layer: Layer, value: Any, faults: list[str]) -> Any:
-    """`value` if it is a list of tables, or as a text from the environment stands for one; else None and a fault."""
+    """`value` if it is a list of tables, or JSON text of one from the environment; otherwise None and a fault."""
     models = value
     if layer.is_variable:
         try:
@@ -366,7 +367,7 @@ def _read_models(layers: Layers, faults: list[str]) -> tuple[tuple[ModelSettings
 
 
 def _looked_up(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str, list[str]]:
-    """A model's table with its references looked up; why it cannot be called, "" if it can; secrets of its options."""
+    """A model's table with references looked up; why it cannot be called ("" if it can); and its options' secrets."""
     values, unavailable = _with_key(table, layers)
     hidden: list[str] = []
     try:
@@ -378,14 +379,14 @@ def _looked_up(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], s
 
 
 def _sent_as_headers(options: Any) -> Iterator[str]:
-    """The headers among the options: a proxy's own key may be one, also where it is written out."""
+    """The values of `options.headers`: one may be a secret, such as a proxy's key, even where it is written out."""
     headers = options.get("headers") if isinstance(options, dict) else None
     if isinstance(headers, dict):
         yield from (text for text in headers.values() if isinstance(text, str) and len(text) >= _SHORTEST_SECRET)
 
 
 def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str]:
-    """A model's table with its key looked up; or without it and why, which is no fault: others may have theirs."""
+    """A model's table with its key looked up; or without one, and why: a missing key only switches this model off."""
     if not isinstance(table.get("api_key"), str):
         return table, ""
     try:
@@ -449,7 +450,7 @@ def json_schema(plugin_sections: Mapping[str, type[Section]]) -> dict[str, Any]:
 
 
 def _without_password_format(schema: Any) -> Any:
-    """Secrets as plain strings: "password" and "writeOnly" make editors hide or refuse `env:NAME`."""
+    """The schema with secrets as plain strings: "password" and "writeOnly" make editors hide or refuse `env:NAME`."""
     if isinstance(schema, dict):
         is_secret = schema.get("format") == "password" and schema.get("type") == "string"
         dropped = ("format", "writeOnly") if is_secret else ()

@@ -1,4 +1,4 @@
-"""The layers stacked by dynaconf. Imported only when settings are loaded: a plugin's import need not pay for it."""
+"""The layers stacked by dynaconf. Imported only when settings are loaded, as importing dynaconf takes time."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from gatehook.config.reading import Layer
 
 @contextlib.contextmanager
 def _hidden(*names: str) -> Iterator[None]:
-    """Have imports of these packages fail as if they were not installed; but not of those that are loaded already."""
+    """Make imports of these packages fail as if they were not installed, unless they are loaded already."""
     modules: dict[str, Any] = sys.modules
     for name in names:
         modules.setdefault(name, None)
@@ -24,8 +24,8 @@ def _hidden(*names: str) -> Iterator[None]:
                 del modules[name]
 
 
-# dynaconf would load the first two wherever they are installed: 6 MB for what is not used here; and the last, a command
-# of python-dotenv's that it has a copy of, with all of click.
+# dynaconf would import the first two wherever they are installed, 6 MB that are not used here; and the last, a command
+# of its copy of python-dotenv, with all of click.
 with _hidden("flask", "jinja2", "dynaconf.vendor.dotenv.cli"):
     from dynaconf.base import Settings as DynaconfStore
     from dynaconf.loaders.base import SourceMetadata
@@ -34,17 +34,17 @@ __all__ = ["stack"]
 
 
 class _Store(DynaconfStore):  # type: ignore[misc]  # dynaconf has no types
-    """dynaconf's merging store, deaf to the many *_FOR_DYNACONF variables that would change how it merges."""
+    """dynaconf's merging store, without an environment, whose *_FOR_DYNACONF variables would change how it merges."""
 
     environ: Final[Mapping[str, str]] = {}
 
 
 def stack(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What the layers come to. Texts stay texts: no `@format`, no casting."""
+    """The layers merged. Strings stay strings: no `@format`, no casting."""
     store = _Store(
         AUTO_CAST_FOR_DYNACONF=False,
         MERGE_ENABLED_FOR_DYNACONF=True,
-        dynaconf_skip_loaders=True,  # reading its own hundred defaults would take longer than all of the layers
+        dynaconf_skip_loaders=True,  # loading dynaconf's own hundred defaults would take longer than all of the layers
         dynaconf_skip_validators=True,
     )
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Faults of [[models]] that only several of them together can have."""
+"""Faults of [[models]] that only show when several of them are compared."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ def faults_among(
     """What is wrong with these models, each sound by itself.
 
     Args:
-        models: by their place among the [[models]] tables, those that are switched off included.
+        models: by their place among the [[models]] tables, also those that are switched off.
         raw: the tables as they are written.
-        layers: where they are written.
+        layers: where they are written, for messages.
     """
     yield from _lost_fallbacks(models, raw, layers)
     serving = {index: model for index, model in models.items() if model.enabled}
@@ -31,7 +31,7 @@ def faults_among(
 def _repeated(models: Mapping[int, ModelSettings], raw: Sequence[Mapping[str, Any]], layers: Layers) -> Iterator[str]:
     first: dict[str, int] = {}
     for index, model in models.items():
-        # The key as written: two that lead nowhere are still two.
+        # The key as it is written, not looked up: two references that lead nowhere are still two keys.
         identity = repr(
             (model.name, model.vendor, model.model, model.base_url, model.options, raw[index].get("api_key"))
         )
@@ -85,7 +85,7 @@ def _circular_fallbacks(models: Mapping[int, ModelSettings], layers: Layers) -> 
     names = _names(models.values())
     after: dict[str, list[str]] = {}
     for model in models.values():
-        # What a wildcard serves may follow all else that it serves: that ends with those that are named.
+        # A wildcard may have names that it serves itself among its fallbacks: that is no circle, as they are finite.
         following = [(name, names.find(name)) for name in model.fallbacks]
         own = [goal or name for name, goal in following if not (is_pattern(model.name) and goal == model.name)]
         after.setdefault(model.name, []).extend(own)
@@ -98,7 +98,7 @@ def _circular_fallbacks(models: Mapping[int, ModelSettings], layers: Layers) -> 
 
 
 def _circle(name: str, after: Mapping[str, Sequence[str]], done: set[str], trail: list[str]) -> list[str]:
-    """The first circle met from `name` on, [] if none; each name is searched once."""
+    """The first circle on the way from `name`, [] if there is none; names in `done` are not searched again."""
     if name in trail:
         return [*trail[trail.index(name) :], name]
     if name in done:

@@ -1,4 +1,4 @@
-"""Builds canonical answers: what a translating vendor uses so that every stream keeps OpenAI's invariants.
+"""Builds answers in OpenAI's shape: for vendors that translate, so that every stream keeps OpenAI's invariants.
 
 One id, one `created` and one `model` for the whole stream; the first delta of a choice carries the role; tool calls
 are numbered from 0 per choice; the finish reason comes once, alone, with an empty delta; usage comes after it.
@@ -60,14 +60,14 @@ class StreamBuilder:
         self._opened: set[int] = set()
         self._tools: dict[int, int] = {}
         self._around: dict[int, tuple[bytes, bytes]] = {}
-        """What stands before and after the text of each choice: all but the text is the same in most events."""
+        """The JSON before and after the text, by choice: in most events all but the text is the same."""
 
     def delta(self, delta: dict[str, Any], index: int = 0, *, content: bool = True, logprobs: Any = None) -> Chunk:
         """Any delta; the role is added to the first one of a choice."""
         return self._chunk(self._with_role(delta, index), index, logprobs=logprobs, content=content)
 
     def text(self, text: str, index: int = 0, *, logprobs: Any = None) -> Chunk:
-        """A piece of the answer's text."""
+        """A piece of the answer's text; mostly built from the bytes around it, without encoding the rest again."""
         if logprobs is not None or not text or index not in self._opened:
             return self.delta({"content": text}, index, content=bool(text), logprobs=logprobs)
         around = self._around.get(index) or self._learned(index)
@@ -122,7 +122,8 @@ class StreamBuilder:
         return Chunk({**self._head, "choices": [], "usage": usage.as_openai()}, usage=usage, usage_only=True)
 
     def _learned(self, index: int) -> tuple[bytes, bytes]:
-        key, empty = b'"content":', b'""'  # inside a string, quotes are escaped: the two stand nowhere else
+        """Find out, and keep, what stands around the text of a choice."""
+        key, empty = b'"content":', b'""'  # inside a string quotes are escaped: the two are found nowhere else
         before, _, after = self._chunk({"content": ""}, index).raw.partition(key + empty)
         self._around[index] = around = (before + key, after)
         return around

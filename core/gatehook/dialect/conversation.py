@@ -1,8 +1,8 @@
-"""OpenAI's messages, read once into turns: what every translating vendor would otherwise work out for itself.
+"""OpenAI's messages read into turns: what every vendor that translates would otherwise work out for itself.
 
 System and developer messages are taken out in order, consecutive messages of one side become one turn, the results of
 parallel tool calls stand together before the user's words, tool calls and results are matched, and arguments are
-parsed. What a vendor then writes is a plain mapping of parts.
+parsed. A vendor then only has to map parts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ _KNOWN = frozenset(
         "thinking_blocks",
     ]
 )
-"""What is read of a message; any other field with a value is told as dropped."""
+"""The fields of a message that are read; any other one with a value is reported as dropped."""
 
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 
@@ -108,7 +108,7 @@ def read_conversation(messages: Sequence[Mapping[str, Any]], drop: Callable[[str
 
     Args:
         messages: the request's `messages`.
-        drop: told the path of everything that has no place in turns (a `name`, a moved system message).
+        drop: called with the path of everything that has no place in turns (a `name`, a system message's position).
 
     Raises:
         InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
@@ -121,13 +121,15 @@ def read_conversation(messages: Sequence[Mapping[str, Any]], drop: Callable[[str
 
 
 class _Reader:
+    """Takes messages in their order."""
+
     def __init__(self, drop: Callable[[str], None]) -> None:
         self.system: list[Text] = []
         self.turns: list[Turn] = []
         self._drop = drop
         self._seen: set[str] = set()
         self._pending: list[tuple[str, ToolUse]] = []
-        """Calls of the latest answer without a result so far, each with its id as the client gave it."""
+        """The latest answer's calls that have no result so far, each with its id as the client gave it."""
 
     def read(self, message: Mapping[str, Any], path: str) -> None:
         for name, value in message.items():
@@ -146,7 +148,7 @@ class _Reader:
                 raise _refused(f"{path}.role", f"unknown role {role!r}")
 
     def finish(self) -> None:
-        # An unanswered call at the very end is as orphaned as one in the middle: the model waits for its result.
+        # A call without a result is as wrong at the very end as in the middle: the model waits for the result.
         self._expect_no_pending("messages")
         for turn in self.turns:
             if turn.role == "user":
@@ -194,7 +196,7 @@ class _Reader:
         return ToolUse(self._unique(call["id"]), call["function"]["name"], arguments, path, extra)
 
     def _unique(self, given: str) -> str:
-        """Ids that repeat are made unique; a result belongs to the latest answer's first open call with its id."""
+        """An id that no earlier call has; a result belongs to the latest answer's first open call with its given id."""
         new, count = given, 1
         while new in self._seen:
             count += 1
@@ -231,7 +233,7 @@ class _Reader:
             self.turns.append(Turn(role, list(parts)))
 
     def _thinking(self, message: Mapping[str, Any], path: str) -> list[Part]:
-        """Signed blocks, where the client kept them; without its signature no vendor takes reasoning back."""
+        """The signed blocks of reasoning that the client has kept; without a signature no vendor takes them back."""
         parts: list[Part] = []
         for number, block in enumerate(message.get("thinking_blocks") or ()):
             if block.get("type") == "redacted_thinking" and block.get("data"):
@@ -243,7 +245,7 @@ class _Reader:
         return parts
 
     def _parts(self, content: Any, path: str) -> list[Part]:
-        """The parts of one message; empty text is no part, vendors refuse it."""
+        """The parts of one message, without empty text, which vendors refuse."""
         if content is None:
             return []
         if isinstance(content, str):
@@ -298,5 +300,5 @@ def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None) -
 
 
 def _refused(path: str, why: str) -> InvalidRequest:
-    # Another deployment may take the request as it stands (an OpenAI-compatible one gets it untranslated).
+    # Another deployment may take the request as it is: an OpenAI-compatible one gets it untranslated.
     return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

@@ -1,4 +1,4 @@
-"""Images, documents and sounds inside messages: data URIs and what the bytes really are."""
+"""Images, documents and sounds inside messages: data URIs, and the types that their bytes show."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from gatehook.errors import InvalidRequest, Retry
 __all__ = ["Blob", "data_uri", "from_base64", "sniff"]
 
 MAX_BYTES = 32 << 20
-"""Decoded size of one inline part; above what any vendor takes inline."""
+"""Bytes of one inline part, decoded; more than any vendor takes."""
 
 _DATA_URI = re.compile(
     r"data:(?P<mime>[\w.+-]+/[\w.+-]+)?(?P<parameters>(?:;[\w.+-]+=[^;,]*)*)(?P<base64>;base64)?,", re.IGNORECASE

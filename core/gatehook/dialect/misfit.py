@@ -1,4 +1,4 @@
-"""The JSON of requests: read, and what those are refused with that do not fit their type."""
+"""Requests' JSON and query strings, read as types; and the 400 for a request that does not fit."""
 
 import re
 from collections.abc import Collection
@@ -15,7 +15,7 @@ __all__ = ["fitted", "misfit", "read_as", "read_object", "read_open", "read_quer
 T = TypeVar("T")
 
 _LONGEST = 200
-"""Letters of what is wrong, and of names that are repeated from the request."""
+"""Characters of a fault's description, and of names that it repeats from the request."""
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
@@ -26,10 +26,10 @@ def read_object(body: bytes, what: str = "a JSON object") -> dict[str, Any]:
 
     Args:
         body: its text.
-        what: was expected, for the message: "a JSON object with 'prompt'".
+        what: what is expected, for the message: "a JSON object with 'prompt'".
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the body is not a JSON object.
     """
     data = _decoded(body)
     if not isinstance(data, dict):
@@ -52,47 +52,47 @@ def read_as(body: bytes, kind: type[T]) -> T:
         kind: a Struct, or `dict[str, Any]` for any object.
 
     Raises:
-        InvalidRequest: it is none, or a field is wrong, missing or, where the type forbids that, unknown.
+        InvalidRequest: the body is not a JSON object; or a field is wrong, missing, or unknown where that is forbidden.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        read_object(body)  # the slow reader tells more, or takes what is no text
+        read_object(body)  # the slow reader says what is wrong, or accepts lone surrogates, as in the next line
         raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
 
 
 def read_open(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """A request's JSON object, which may hold more than its type names: that goes to the vendor as it came.
+    """A request's JSON object, which may have fields that its type does not name; they go to the vendor as they came.
 
     Args:
         body: its text.
         decoder: of a Struct that does not forbid unknown fields.
 
     Raises:
-        InvalidRequest: it is none, or a field is wrong or missing.
+        InvalidRequest: the body is not a JSON object, or a field is wrong or missing.
     """
     try:
         if not body.isascii():
-            body.decode()  # fields that are not looked at must not smuggle anything else to a vendor
+            body.decode()  # msgspec does not check the fields that it skips, and they go on to the vendor
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise misfit(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Not JSON, or JSON with halves of surrogate pairs, which msgspec cannot hold; the slow reader tells which.
+        # Not JSON, or JSON with lone surrogates, which msgspec cannot hold: the slow reader finds out which.
         return fitted(_decoded(body), decoder.type)
 
 
 def read_query(given: MultiMapping[str], kind: type[T]) -> T:
-    """The parameters after the "?", as a type.
+    """A request's query parameters, as a type.
 
     Args:
         given: `request.query`.
         kind: a Struct that forbids unknown fields.
 
     Raises:
-        InvalidRequest: one is wrong, unknown, or given twice.
+        InvalidRequest: a parameter is wrong, unknown, or given twice.
     """
     for name in given:
         if len(given.getall(name)) > 1:
@@ -104,10 +104,10 @@ def read_query(given: MultiMapping[str], kind: type[T]) -> T:
 
 
 def fitted(data: Any, kind: type[T]) -> T:
-    """A value that was read from a request, as a type.
+    """A decoded value of a request, as a type.
 
     Raises:
-        InvalidRequest: naming the field that does not fit.
+        InvalidRequest: a field does not fit; the message names it.
     """
     try:
         return msgspec.convert(data, kind)
@@ -118,11 +118,11 @@ def fitted(data: Any, kind: type[T]) -> T:
 
 
 def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:
-    """The field and what is wrong with it, in JSON's words: "messages[0].role: expected str, got int".
+    """The error that names the field and what is wrong with it: "messages[0].role: expected str, got int".
 
     Args:
-        error: as msgspec tells it. It never repeats values, but the names of fields.
-        fields: those that there are, to tell which was meant by an unknown one.
+        error: msgspec's, which never repeats values, only names of fields.
+        fields: the known fields, to suggest one for an unknown one.
     """
     match = _FAULT.fullmatch(str(error))
     what, path = (match["what"], match["path"] or "") if match else (str(error), "")
@@ -130,7 +130,7 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> Inva
         path, what = _below(path, missing["name"]), "required, but missing"
     elif unknown := _UNKNOWN.fullmatch(what):
         path, what = _below(path, unknown["name"][:_LONGEST]), f"no such field{_nearest(unknown['name'], fields)}"
-    elif "matching regex" in what:  # of which all that there are forbid just these
+    elif "matching regex" in what:  # all patterns of our types forbid just these
         what = "must not contain control characters"
     what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
     return InvalidRequest(f"{path or 'the body'}: {what}", param=path or None)
@@ -141,7 +141,7 @@ def _below(path: str, name: str) -> str:
 
 
 def _nearest(word: str, words: Collection[str]) -> str:
-    """What ends a message about `word`: the word most like it, else all of them."""
+    """The end of a message about an unknown word: the most similar known one, or all of them."""
     import difflib  # only faults need it
 
     found = difflib.get_close_matches(word[:_LONGEST].lower(), words, n=1)

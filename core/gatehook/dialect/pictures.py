@@ -16,7 +16,7 @@ __all__ = ["Picture", "picture_url", "pictures_answer", "wants_urls"]
 
 
 class Picture(Struct, frozen=True):
-    """One picture that was made. `revised_prompt` is what its vendor made of the prompt, "" if it took it as it was."""
+    """One picture that was made. `revised_prompt` is the prompt as its vendor changed it, "" if it did not."""
 
     data: bytes
     media_type: str = "image/png"
@@ -24,10 +24,10 @@ class Picture(Struct, frozen=True):
 
 
 def wants_urls(call: Call, files: FileStore | None) -> bool:
-    """Whether the client asked for URLs. To be asked before anything is made that somebody pays for.
+    """Whether the client asked for URLs. To be called before anything is made that has to be paid for.
 
     Raises:
-        InvalidRequest: it did, and there is no store of files that could give any.
+        InvalidRequest: it did, and there is no store of files to give any.
     """
     if call.payload.get("response_format") != "url":
         return False
@@ -64,10 +64,11 @@ async def pictures_answer(
 
 
 async def picture_url(call: Call, picture: Picture, files: FileStore) -> str:
-    """Store a picture of a call's answer, for as long as the call says; gives its URL, which is good as long.
+    """Store a picture of a call's answer for as long as the call says; returns its URL, which is valid as long.
 
     Raises:
-        Unavailable: the store is away, or full. No other deployment is tried: it would only make, and bill, it again.
+        Unavailable: the store is away, or full. No other deployment is tried: it would make the picture, and bill it,
+            again.
     """
     owner, keep = call.principal.id, call.keep_files
     try:
@@ -80,7 +81,7 @@ async def picture_url(call: Call, picture: Picture, files: FileStore) -> str:
 
 
 async def _entry(call: Call, picture: Picture, files: FileStore | None) -> dict[str, Any]:
-    """One of the list; with `files` it is stored there."""
+    """One picture as an item of `data`; with `files` it is stored there."""
     told = {"revised_prompt": picture.revised_prompt} if picture.revised_prompt else {}
     if files is None:
         return {"b64_json": base64.b64encode(picture.data).decode(), **told}

@@ -1,4 +1,4 @@
-"""The way out for dialects that are OpenAI's own: the canonical form, so answers go out as they are."""
+"""How answers are written for clients that speak OpenAI's own dialect: it is the canonical form, so they stay as is."""
 
 from gatehook.accounts import Usage
 from gatehook.errors import GatewayError, envelope

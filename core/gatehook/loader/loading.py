@@ -23,10 +23,10 @@ def hook_names() -> list[str]:
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Every installed plugin's entry point, by name.
+    """Every installed plugin's entry point, by the plugin's name.
 
     Raises:
-        StartupError: two distributions use one name.
+        StartupError: two distributions use the same name.
     """
     found: dict[str, EntryPoint] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
@@ -40,10 +40,10 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def settings_classes(available: dict[str, EntryPoint]) -> dict[str, type[Section]]:
-    """The section type of every installed plugin, enabled or not; imports them all (for the JSON Schema).
+    """The section class of every installed plugin, enabled or not, for the JSON Schema; imports them all.
 
     Raises:
-        StartupError: with every plugin that cannot be imported, or is none.
+        StartupError: with the faults of every plugin that cannot be imported or whose class is wrong.
     """
     classes: dict[str, type[Section]] = {}
     faults: list[str] = []
@@ -60,7 +60,7 @@ def settings_classes(available: dict[str, EntryPoint]) -> dict[str, type[Section
 
 
 def imported(name: str, entry: EntryPoint) -> Any:
-    """What the entry point names; a class, if all is well.
+    """What the entry point names; it should be a class.
 
     Raises:
         StartupError: the distribution is for another version of Gatehook, or cannot be imported.
@@ -80,7 +80,7 @@ def class_faults(name: str, entry: EntryPoint, cls: Any) -> list[str]:
 
 
 def _class_faults(cls: Any) -> Iterable[str]:
-    """Everything that pluggy would silently accept, or refuse without saying what to do."""
+    """What is wrong with it, most of which pluggy would accept silently, or refuse without saying what to do."""
     if not inspect.isclass(cls):
         return [f"the entry point must name a class, not {cls!r}"]
     section = getattr(cls, "Settings", None)

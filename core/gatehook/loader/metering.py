@@ -1,7 +1,7 @@
-"""What each plugin's objects cost, measured at each of their methods; only where a plugin offers `METER` for it.
+"""What each plugin costs, measured at the methods of its objects, if a plugin offers the service `METER`.
 
-The objects are wrapped once, at start-up: a wrapper has what the object has, no more and no less, for what an object
-can do is told by its methods. Without a meter nothing is wrapped, and nothing costs anything.
+The objects are wrapped once, at start-up. A wrapper has exactly the attributes of its object, as the protocols that an
+object keeps are told by its methods. Without a meter nothing is wrapped, and nothing is slower.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _TIMED: Final[Mapping[str, tuple[str, ...]]] = {
     "register_tools": ("run",),
     "register_transforms": ("transform",),
 }
-"""The methods that are measured, of what each hook gives."""
+"""The methods that are measured of the objects of each hook."""
 
 _now = time.perf_counter
 
@@ -40,14 +40,14 @@ class Meter(Protocol):
     """Takes the measurements. Called on the event loop, once for each call of a method: it must return at once."""
 
     def add(self, plugin: str, method: str, seconds: float, busy: float, *, failed: bool) -> None:
-        """One call has ended.
+        """Take the measurement of one call of a method.
 
         Args:
-            plugin: whose object it was.
-            method: which of its methods.
+            plugin: the plugin whose object it was.
+            method: the method's name.
             seconds: from its beginning to its end.
-            busy: seconds of it in which it kept the event loop to itself.
-            failed: it raised what is no `GatewayError`.
+            busy: seconds of these in which it kept the event loop busy.
+            failed: whether it raised something else than a `GatewayError`.
         """
         ...
 
@@ -56,7 +56,7 @@ METER: ServiceKey[Meter] = ServiceKey("meter", provider="metrics")
 
 
 def metered(meter: Meter, plugin: str, hook: str, result: Any) -> Any:
-    """`result`, as a hook gave it, with its methods measured."""
+    """One result of a hook, with its methods measured."""
     if hook == "register_observers":
         return _Wrapping(meter, plugin, result).observer()
     if isinstance(result, Route):
@@ -67,13 +67,13 @@ def metered(meter: Meter, plugin: str, hook: str, result: Any) -> Any:
 
 
 class _Wrapping:
-    """Makes an object that stands for another one."""
+    """Makes a wrapper of an object."""
 
     def __init__(self, meter: Meter, plugin: str, inner: Any) -> None:
         self._meter, self._plugin, self._inner = meter, plugin, inner
 
     def like(self, methods: tuple[str, ...]) -> Any:
-        """One that has every public attribute of the inner object; these methods are measured."""
+        """A wrapper with every public attribute of the inner object, of which these methods are measured."""
         own: dict[str, Any] = {}
         for name in dir(self._inner):
             if name in methods:
@@ -84,7 +84,7 @@ class _Wrapping:
         return type(kind.__name__, (), {"__module__": kind.__module__, "__qualname__": kind.__qualname__, **own})()
 
     def observer(self) -> Observer:
-        """An observer that overrides what the inner one does."""
+        """A wrapper that overrides exactly the methods that the inner observer does."""
         kind, base = type(self._inner), vars(Observer)
         moments = [name for name in base if not name.startswith("_") and getattr(kind, name) is not base[name]]
         own = {name: staticmethod(self._method(name)) for name in moments}
@@ -113,7 +113,7 @@ class _Timed:
         self._meter, self._plugin, self._method = meter, plugin, method
 
     def ended(self, begun: float, busy: float | None, error: BaseException | None) -> None:
-        """Tell the meter; without `busy`, all of it was."""
+        """Tell the meter of a call; `busy` None: it was busy all the time."""
         seconds = _now() - begun
         failed = error is not None and not isinstance(
             error, GatewayError | asyncio.CancelledError | GeneratorExit | StopAsyncIteration
@@ -144,7 +144,7 @@ class _Timed:
         return measured
 
     def either(self, function: Callable[..., Any], made: Callable[[Any], Any] = _same) -> Callable[..., Any]:
-        """A method that may wait, or give its result at once; `made` makes something else of that."""
+        """A method that may be `async def` or plain; `made` turns its result into another."""
 
         async def waited(given: Awaitable[Any]) -> Any:
             return made(await Steps(self, given))
@@ -164,7 +164,7 @@ class _Timed:
         return measured
 
     def reserving(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A limiter's: what it gives is settled later, and that is measured too."""
+        """A limiter's method; the settling of its permits is measured, too."""
         settling = _Timed(self._meter, self._plugin, "settle")
         return self.either(function, lambda permit: _Permit(permit, settling) if hasattr(permit, "settle") else permit)
 
@@ -206,7 +206,7 @@ class _Permit:
 
 
 class Steps:
-    """Awaits something, and adds up the time between its waits: then it keeps the loop to itself."""
+    """Awaits something, and adds up the time between its waits, in which it keeps the event loop busy."""
 
     __slots__ = ("_timed", "busy", "inner")
 
@@ -239,5 +239,5 @@ class Steps:
                 self.busy += _now() - begun
             try:
                 step, given = inner.send, (yield waits_for)
-            except BaseException as error:  # noqa: BLE001  # all of it is the inner one's: a cancellation, above all
+            except BaseException as error:  # noqa: BLE001  # whatever is thrown in, above all a cancellation, goes on
                 step, given = inner.throw, error

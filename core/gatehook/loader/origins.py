@@ -24,22 +24,22 @@ def origin(entry: EntryPoint) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _name(distribution: Distribution) -> str:
-    """What it is called. Python parses its whole METADATA each time, which is long."""
+    """Its name, cached: Python parses the whole METADATA each time it is asked, which takes long."""
     return distribution.name
 
 
 def is_foreign(entry: EntryPoint) -> bool:
-    """Whether it is known to be somebody else's."""
+    """Whether it is known to be somebody else's plugin."""
     return entry.dist is not None and _name(entry.dist) != OURS
 
 
 def named(name: str, entry: EntryPoint | None) -> str:
-    """A plugin as messages call it; with its distribution, if that is somebody else's."""
+    """A plugin as messages name it: with its distribution, if it is somebody else's."""
     return f"plugin {name!r} ({origin(entry)})" if entry is not None and is_foreign(entry) else f"plugin {name!r}"
 
 
 def remedy(name: str, entry: EntryPoint, error: BaseException) -> str:
-    """What ends the message about a plugin that cannot be imported or built: how to get rid of the fault."""
+    """The end of a message about a plugin that cannot be imported or built: what to do about it."""
     off = f"[plugins.{name}] enabled = false switches it off"
     if entry.dist is None or not is_foreign(entry):
         return f"; {off}"
@@ -53,21 +53,21 @@ def remedy(name: str, entry: EntryPoint, error: BaseException) -> str:
 
 
 def unmet(entry: EntryPoint) -> str:
-    """What the distribution asks of Gatehook and does not get, as a fault; "" if all is well.
+    """The distribution's requirement of another version of Gatehook, as a fault; "" if this one will do.
 
-    pip asks the same, but only when it installs: it can be overruled, and Gatehook upgraded alone.
+    pip checks it as well, but only when it installs: it can be overruled, and Gatehook upgraded later.
     """
     if entry.dist is None or not is_foreign(entry):
         return ""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.version import Version
 
-    # A version before its release is taken for the release: it is there to be tried with.
+    # A pre-release counts as its release, too: it is there to be tried.
     mine = {own_version(), Version(own_version()).base_version}
     for line in entry.dist.requires or ():
         try:
             asked = Requirement(line)
-        except InvalidRequirement:  # pip's to complain of; of Gatehook it can say nothing
+        except InvalidRequirement:  # pip complains of it; it cannot be about Gatehook
             continue
         applies = asked.marker is None or asked.marker.evaluate({"extra": ""})
         fits = any(asked.specifier.contains(one, prereleases=True) for one in mine)
@@ -80,18 +80,18 @@ def unmet(entry: EntryPoint) -> str:
 
 
 class Owners:
-    """Tells of a module whose plugin it belongs to."""
+    """Tells which plugin a module belongs to."""
 
     def __init__(self, plugins: Mapping[str, EntryPoint]) -> None:
         self._names: dict[str, str] = {}
         for name, entry in plugins.items():
             module = entry.value.partition(":")[0].strip()
             self._names[module] = named(name, entry)
-            if is_foreign(entry):  # its other modules lie beside this one; ours have a package each
+            if is_foreign(entry):  # other modules of its package are its own, too; each of our plugins is a package
                 self._names.setdefault(module.partition(".")[0], named(name, entry))
 
     def of(self, module: str) -> str:
-        """The plugin, as messages call it; "" if the module is no plugin's."""
+        """The plugin as messages name it; "" if the module belongs to none."""
         while module:
             if module in self._names:
                 return self._names[module]
@@ -99,17 +99,17 @@ class Owners:
         return ""
 
     def first(self, modules: Iterable[str]) -> str:
-        """The plugin of the first of these modules that is a plugin's; "" if none is."""
+        """The plugin of the first of these modules that belongs to one; "" if none does."""
         return next(filter(None, map(self.of, modules)), "")
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """The stack, the innermost first."""
+    """A frame and those that called it, the innermost first."""
     while frame is not None:
         yield frame
         frame = frame.f_back
 
 
 def place(code: CodeType, line: int | None) -> str:
-    """Where that is, for a message."""
+    """A place in the code, for a message."""
     return f"{code.co_filename}:{line}, in {code.co_qualname}"

@@ -1,4 +1,4 @@
-"""Plugins that take their time to be loaded, to begin or to end: whoever waits is told for whom."""
+"""Plugins that take long to load, to start or to stop: the log says which one the gateway is waiting for."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ __all__ = ["Patient", "Turns"]
 log = logging.getLogger("gatehook")
 
 _PATIENCE = 10.0
-"""Seconds without a word, and between two."""
+"""Seconds until the first warning, and between two."""
 
 
 class Patient:
-    """A plugin's lifespan. The log says whose it is while it is slow to begin, or to end: it may never do either."""
+    """A plugin's lifespan. While it takes long to start or to stop, which may never end, the log says whose it is."""
 
     def __init__(self, who: str, manager: AbstractAsyncContextManager[None]) -> None:
-        """`who` is the plugin as messages call it."""
+        """`who` is the plugin as messages name it."""
         self._who = who
         self._manager = manager
         self._stack = contextlib.AsyncExitStack()
@@ -55,24 +55,24 @@ class Patient:
 
 
 class Turns:
-    """Whose turn it is while plugins are loaded. The log says so while one takes long: it may never end."""
+    """Whose turn it is while plugins are loaded. While one takes long, which may never end, the log says which."""
 
     def __init__(self) -> None:
         self._turn: tuple[Callable[[], str], str, str] | None = None
 
     def take(self, who: Callable[[], str], what: str, package: str) -> None:
-        """It is somebody else's turn.
+        """Note whose turn it is now.
 
         Args:
-            who: gives the plugin as messages call it.
-            what: it is to do.
-            package: that its code is in.
+            who: gives the plugin as messages name it.
+            what: what it has to do: "be imported".
+            package: the one that its code is in.
         """
         self._turn = who, what, package
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch this thread from another, which ends with it."""
+        """Watch this thread from another one while this context is open."""
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ended, threading.get_ident()), daemon=True)
         watcher.start()
@@ -94,7 +94,7 @@ class Turns:
 
 
 def _whereabouts(thread: int, package: str) -> str:
-    """Where a thread is: in the innermost code of the package, or else the innermost of all."""
+    """Where a thread is: the innermost frame in the package, or the innermost of all if there is none."""
     stack = list(frames(sys._current_frames().get(thread)))  # noqa: SLF001  # there is no public way
     own = (frame for frame in stack if f"{frame.f_globals.get('__name__', '')}.".startswith(f"{package}."))
     frame = next(own, stack[0]) if stack else None

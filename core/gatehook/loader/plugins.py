@@ -1,7 +1,7 @@
-"""Build and collect plugins: one instance of each per gateway, no global manager.
+"""The plugins of one gateway: built, and asked by their hooks; one instance of each, and no global manager.
 
-pluggy declares and discovers; it is never called while serving (it knows no async, loses types, and costs ten times a
-plain call). What the hooks return is collected once, checked, and frozen.
+pluggy is used for registration only, never while serving: it knows no async, loses types, and costs ten times a plain
+call. What the hooks return is collected once, checked, and frozen.
 """
 
 import inspect
@@ -43,9 +43,9 @@ _RESULTS: dict[str, tuple[type, ...]] = {
 
 
 class Plugin(Protocol):
-    """What the class behind an entry point looks like, besides its hookimpls.
+    """The class behind an entry point, besides its hookimpls: `Settings` is the class of its section.
 
-    `requires` (optional) names the services it needs; `Settings` is the type of its section.
+    An optional `requires` lists the services that it needs.
     """
 
     Settings: type[Section]
@@ -60,7 +60,7 @@ class PluginInfo:
     version: str
     enabled: bool
     hooks: tuple[str, ...] = ()
-    """Hooks it implements; known only of enabled plugins, a disabled one is never imported."""
+    """The hooks that it implements; known of enabled plugins only, as a disabled one is never imported."""
     faults: tuple[str, ...] = ()
     """Why it does not run, though it is switched on."""
     skipped: bool = False
@@ -89,8 +89,8 @@ class Plugins:
         Args:
             settings: what switches them on and fills their sections.
             available: entry points by name; those installed, if None.
-            gathered: faults are added here instead of raised, then and later; a faulty plugin is left out.
-            turns: is told which plugin is loaded or asked, then and later.
+            gathered: faults are added here instead of being raised, now and later; a faulty plugin is left out.
+            turns: is told which plugin is being loaded or asked, now and later.
 
         Raises:
             StartupError: with every fault of every plugin.
@@ -108,7 +108,7 @@ class Plugins:
         self._broken: dict[str, list[str]] = {}
         self._skipped: dict[str, list[str]] = {}
         self._lacking: dict[str, set[str]] = {}
-        """Names of the services that a plugin requires and nobody offers: its hooks will say so, too."""
+        """The required services that nobody offers, by plugin: reported once, though its hooks will complain again."""
         faults = faults_of_plugin_names(settings, self._available.keys())
         ranks: dict[str, tuple[int, str]] = {}
         for name in sorted(self._available):
@@ -122,7 +122,7 @@ class Plugins:
         self._order = sorted((name for name in ranks if name in self._instances), key=lambda name: ranks[name])
 
     def _build(self, name: str) -> int:
-        """Make the plugin's one instance, unless it is skipped; gives its `order`.
+        """Make the plugin's one instance, unless it is skipped; returns its `order`.
 
         Raises:
             StartupError: with every fault.
@@ -139,7 +139,7 @@ class Plugins:
             return 0
         if wrong := contradiction(cls, guards=common.guards):
             raise StartupError(f"[plugins.{name}] {wrong}")
-        section = self._settings.plugin_section(name, cls.Settings)  # what is wrong there is the operator's to mend
+        section = self._settings.plugin_section(name, cls.Settings)  # never forgiven: its faults are the operator's
         self._take_turn(name, "be built")
         try:
             instance = cls(section)
@@ -160,10 +160,10 @@ class Plugins:
         self._turns.take(lambda: self.named(name), what, package)
 
     def _forgive(self, name: str, faults: list[str]) -> None:
-        """Skip a broken plugin, if the operator wants that, and the gateway may serve without it.
+        """Skip a broken plugin, if the operator wants that and the gateway may serve without it.
 
         Raises:
-            StartupError: it may not; with the faults, and why.
+            StartupError: it may not be skipped; with the faults, and why.
         """
         common = self._settings.plugin_common(name)
         why = "" if common.on_error == "fail" else why_not_skipped(self._classes.get(name), guards=common.guards)
@@ -178,25 +178,25 @@ class Plugins:
         """Go on without a plugin that turns out to be broken.
 
         Raises:
-            StartupError: with these faults; it is not to be skipped.
+            StartupError: with these faults, if it may not be skipped.
         """
         self._forgive(name, list(faults))
 
     @property
     def skipped(self) -> dict[str, list[str]]:
-        """The plugins without which the gateway serves, though they are switched on, and why."""
+        """The plugins that are switched on, but skipped; with their faults."""
         return dict(self._skipped)
 
     def owners(self) -> Owners:
-        """Tells whose code a module is, of those that are enabled."""
+        """What tells which of the enabled plugins a module belongs to."""
         return Owners({name: self._available[name] for name in self._order})
 
     def named(self, name: str) -> str:
-        """A plugin as messages call it."""
+        """A plugin as messages name it."""
         return named(name, self._available.get(name))
 
     def labelled(self, name: str) -> str:
-        """The same within a message that says already that it is a plugin."""
+        """The same without the word "plugin", for messages that have it already."""
         return self.named(name).removeprefix("plugin ")
 
     @property
@@ -249,7 +249,7 @@ class Plugins:
         return done
 
     def _left_of(self, name: str, faults: list[str]) -> list[str]:
-        """The faults of a plugin that are to be told: none, if it is skipped."""
+        """The faults of a plugin that are to be reported: none, if it is skipped for them."""
         try:
             self._forgive(name, faults)
         except StartupError as error:
@@ -308,7 +308,7 @@ class Plugins:
 
 
 def _results(function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
-    """What a hook returns. An argument with a default is given too, though pluggy would leave it out."""
+    """What a hook returns. Unlike pluggy's call, this also passes arguments for which the hook has a default."""
     wanted = inspect.signature(function).parameters
     results = function(**{name: value for name, value in arguments.items() if name in wanted})
     if not isinstance(results, Iterable):
@@ -353,7 +353,7 @@ def _shape_faults(result: Any, kind: type) -> list[str]:
         if inspect.iscoroutinefunction(getattr(kind, name)) and not is_async:
             faults.append(f"{own}.{name} must be `async def`")
         elif is_async and not inspect.iscoroutinefunction(getattr(kind, name)):
-            # Nobody would await it: it would never run. A vendor's `stream` is one only if its `yield` was forgotten.
+            # Nobody would await it. A vendor's `stream`, an async generator, is one only if its `yield` was forgotten.
             faults.append(f"{own}.{name} must not be `async def`{' without a yield' if name == 'stream' else ''}")
     return faults
 
@@ -366,7 +366,7 @@ def _name_faults(hook: str, result: Any) -> list[str]:
 
 
 def _route_faults(route: Any) -> list[str]:
-    """What aiohttp would refuse only when serving, and a slip that would leave a path open to everybody."""
+    """What aiohttp would refuse only later, and values of `auth` that would leave a path open to everybody."""
     where = f"{route.method} {route.path}"
     faults: list[str] = []
     try:
@@ -383,7 +383,7 @@ def _route_faults(route: Any) -> list[str]:
 
 
 async def _nothing(request: web.Request) -> web.StreamResponse:
-    """Stands for a handler where only the path is tried."""
+    """A handler for trying a path only."""
     return web.Response(status=501)
 
 

@@ -1,7 +1,7 @@
-"""Which broken plugins the gateway may go on without: none that guards it, and none of which nobody knows.
+"""Which broken plugins may be skipped (`on_error = "skip"`): none that guards the gateway, or may do so.
 
-`on_error = "skip"` asks for it. What a plugin does is told by the hooks of its class; where not even the class can be
-had, the operator has to say `guards = false`, and is held to it as soon as it can be.
+Whether a plugin guards it is told by the hooks of its class. If the class cannot be loaded, the operator has to say
+`guards = false`; once it can be, that has to be true.
 """
 
 import inspect
@@ -18,15 +18,15 @@ _GUARDS = (
     "register_transforms",
     "register_services",
 )
-"""Who lets in, limits, judges and hides; and who offers services, for one of those may do less without them."""
+"""Hooks of plugins that let in, limit, judge or hide; and that offer services, without which such a one may do less."""
 
 
 def why_not_skipped(cls: Any, *, guards: bool | None) -> str:
-    """Why the gateway must not serve without a broken plugin, as the end of a message; "" if it may.
+    """Why a broken plugin must not be skipped, as the end of a message; "" if it may be.
 
     Args:
         cls: what its entry point names; None if that cannot be loaded.
-        guards: the operator's word on whether it guards the gateway, None if there is none.
+        guards: whether the operator says that it guards the gateway; None if the settings do not say.
     """
     if guards:
         return "it cannot be skipped: guards = true"
@@ -41,18 +41,18 @@ def why_not_skipped(cls: Any, *, guards: bool | None) -> str:
 
 
 def contradiction(cls: Any, *, guards: bool | None) -> str:
-    """A fault if the operator says that a plugin guards nothing, and it does; "" if not."""
+    """A fault if the operator says that a plugin guards nothing, but it does; otherwise ""."""
     found = _guarding(cls)
     return f"guards = false, but it has {found}: take that line out" if guards is False and found else ""
 
 
 def _guarding(cls: Any) -> str:
-    """The first hook of a guard; marked as one or not, for the decorator may be what was forgotten."""
+    """The first guarding hook of a class, even without @hookimpl, which may have been forgotten; "" if none."""
     return next((hook for hook in _GUARDS if inspect.isclass(cls) and hasattr(cls, hook)), "")
 
 
 def _is_plain(cls: Any) -> bool:
-    """Whether all its hooks are known: one that is misspelt may have been meant for a guard."""
+    """Whether a class has no unknown hooks: a misspelt one may be meant to guard."""
     marker = f"{hookspecs.PROJECT}_impl"
     return inspect.isclass(cls) and all(
         hasattr(hookspecs, name) for name in dir(cls) if hasattr(inspect.getattr_static(cls, name), marker)

@@ -25,11 +25,11 @@ class Database(Protocol):
 
     @property
     def works(self) -> bool:
-        """Whether it could be read and written to when that was last tried; health goes by it."""
+        """Whether reading and writing worked when they were last tried; /health goes by this."""
         ...
 
     def opened(self) -> AbstractAsyncContextManager[None]:
-        """Open it, and have it closed; for commands, as around serving its plugin does so. May be nested."""
+        """Keep it open while this context is; for commands, as its plugin opens it for serving. May be nested."""
         ...
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -49,14 +49,14 @@ class Database(Protocol):
         ...
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Do short work in a transaction, and give what it gives when that is committed: the fastest way to write.
+        """Do short work in a transaction, and return its result when that is committed: the fastest way to write.
 
-        Work that comes at the same time may share the transaction; a piece that fails leaves no trace in it. Whoever
-        gives up waiting may find it done, or not.
+        Work that comes at the same time may share a transaction; a piece that fails leaves no trace in it. If the wait
+        is cancelled, the work may be done or not.
 
         Args:
-            work: awaits nothing but the connection, and touches nothing that lives on the event loop: on SQLite it runs
-                on another thread.
+            work: awaits nothing but the connection, and touches nothing that belongs to the event loop: on SQLite it
+                runs in another thread.
 
         Raises:
             Unavailable: as for `writing`. Exception: what `work` raises.

@@ -1,4 +1,4 @@
-"""Users, keys, models and what else an administrator keeps."""
+"""Users, keys, models and configuration, as administrators keep them in the database."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["DIRECTORY", "Directory"]
 
 
 class Directory(Protocol):
-    """Users and their keys. What it answers while serving comes from memory and is at most a second old.
+    """Users, keys, models and configuration. While serving it answers from memory, at most a second late.
 
-    Every change names its `actor` and leaves a line in the audit, in the same transaction.
+    Every change names its `actor`, and adds a line to the audit in the same transaction.
     """
 
     def recall(self, credential: Credential) -> tuple[User, Key] | None:
-        """The same as `find` of its token, if it is in memory; None if it is not, or nobody's."""
+        """As `find` for its token, but from memory only; None if the key is not in memory, or nobody's."""
         ...
 
     async def find(self, token: str) -> tuple[User, Key] | None:
-        """Whose key this is; None if nobody's. Whether both may be used now (expired, disabled) the caller checks.
+        """A key and its user; None if it is nobody's. The caller checks whether they are expired or disabled.
 
         Raises:
-            Unavailable: the database cannot be asked, and has not been for longer than an answer may be old.
+            Unavailable: the database is away, and what is in memory is too old to be used.
         """
         ...
 
@@ -42,14 +42,14 @@ class Directory(Protocol):
         ...
 
     async def users(self, *, after: str = "", limit: int = 100) -> Sequence[User]:
-        """Users by id, those after `after`."""
+        """Users in the order of their ids, those after `after`."""
         ...
 
     async def create_user(self, actor: str, user: User) -> User:
         """Add one.
 
         Raises:
-            Conflict: there is one with this id. InvalidRequest: an id or a value that cannot be.
+            Conflict: there is one with this id already. InvalidRequest: the id or a value is not valid.
         """
         ...
 
@@ -57,12 +57,12 @@ class Directory(Protocol):
         """Change fields of `User` (`limits` and `caps` as mappings of theirs, merged); with `create`, add it if new.
 
         Raises:
-            NotFound: there is none. InvalidRequest: a value that cannot be.
+            NotFound: there is none. InvalidRequest: a value is not valid.
         """
         ...
 
     async def delete_user(self, actor: str, user_id: str) -> None:
-        """Delete a user and its keys; what it used stays in the ledger.
+        """Delete a user and their keys; what they used stays in the ledger.
 
         Raises:
             NotFound: there is none.
@@ -70,7 +70,7 @@ class Directory(Protocol):
         ...
 
     async def keys(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[Key]:
-        """Keys by id, of one user or of all."""
+        """Keys in the order of their ids, of one user or of all, those after `after`."""
         ...
 
     async def create_key(
@@ -84,10 +84,10 @@ class Directory(Protocol):
         limits: Limits | None = None,
         expires: int | None = None,
     ) -> tuple[Key, str]:
-        """A new key, and its text, which nothing keeps.
+        """A new key, and its text, which is not kept.
 
         Raises:
-            NotFound: there is no such user. InvalidRequest: a value that cannot be.
+            NotFound: there is no such user. InvalidRequest: a value is not valid.
         """
         ...
 
@@ -95,12 +95,12 @@ class Directory(Protocol):
         """Change fields of `Key` (name, admin, disabled, models, limits, expires).
 
         Raises:
-            NotFound: there is none. InvalidRequest: a value that cannot be.
+            NotFound: there is none. InvalidRequest: a value is not valid.
         """
         ...
 
     async def rotate_key(self, actor: str, key_id: str, *, overlap: float) -> tuple[Key, str]:
-        """A new key like this one; the old one expires after `overlap` seconds, if it would not sooner.
+        """A new key like this one; the old one expires after `overlap` seconds, or earlier if it would anyway.
 
         Raises:
             NotFound: there is none, or it is revoked or expired.
@@ -116,7 +116,7 @@ class Directory(Protocol):
         ...
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        """The models kept here, each as a [[models]] table plus `id` and `revision`, with `has_api_key` for its key."""
+        """The models, each as a [[models]] table plus `id` and `revision`, with `has_api_key` in place of the key."""
         ...
 
     async def put_model(
@@ -124,11 +124,11 @@ class Directory(Protocol):
     ) -> Mapping[str, Any]:
         """Add a model (a [[models]] table), or with `create` false change what `table` names of one.
 
-        `revision` is the one that was changed; None: whichever it is.
+        `revision` is the one that the change was made from; None: any.
 
         Raises:
             Conflict: there is one already, or somebody else has changed it meanwhile. NotFound: there is none.
-            InvalidRequest: a value that cannot be.
+            InvalidRequest: a value is not valid.
         """
         ...
 
@@ -145,18 +145,18 @@ class Directory(Protocol):
         ...
 
     async def note(self, connection: AsyncConnection, actor: str, action: str, subject: str, detail: Any) -> int:
-        """Add a line to the audit, in a transaction of somebody else's change; gives its id."""
+        """Add a line to the audit in the transaction of the caller's own change; returns its id."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
-        """Call `changed(kind, id)` when something has changed, here or in another process; ("", "") for anything.
+        """Call `changed(kind, id)` when something has changed, in any process; ("", "") if anything may have changed.
 
-        `kind` is what stands before the dot of the audit's action: "user", "key", "model", "config".
+        `kind` is the first part of the audit's action: "user", "key", "model", "config".
         """
         ...
 
     async def refresh(self) -> None:
-        """Learn now what other processes have changed; else that takes up to a second.
+        """Learn now what other processes have changed; otherwise that takes up to a second.
 
         Raises:
             Unavailable: the database is away.
@@ -173,15 +173,15 @@ class Directory(Protocol):
     async def put_config(
         self, actor: str, name: str, value: Mapping[str, Any], *, revision: int | None = None
     ) -> tuple[Mapping[str, Any], int]:
-        """Set it, in the place of what was there; gives it with its new revision, the audit's id of this change.
+        """Set the value of `name`, replacing what was there; returns it with its new revision, the audit's id.
 
         It outlives a restart.
 
         Args:
-            actor: who does.
-            name: of what.
+            actor: who makes the change.
+            name: what the value is kept under.
             value: a JSON object.
-            revision: the one that was changed; None: whichever it is.
+            revision: the one that the change was made from; None: any.
 
         Raises:
             Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
@@ -197,14 +197,16 @@ class Directory(Protocol):
         revision: int | None = None,
         check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> tuple[Mapping[str, Any], int]:
-        """Change what `changes` names, as a JSON merge patch (RFC 7396) does: None takes out. Nobody's is lost.
+        """Change parts of the value of `name` by a JSON merge patch (RFC 7396), in which None removes a key.
+
+        Changes of others at the same time are not lost.
 
         Args:
-            actor: who does.
-            name: of what.
-            changes: a JSON object.
-            revision: the one that was changed; None: whichever it is.
-            check: looks at the whole before it holds, and may raise.
+            actor: who makes the change.
+            name: what the value is kept under.
+            changes: the patch, a JSON object.
+            revision: the one that the change was made from; None: any.
+            check: is given the whole value before it is stored, and may raise.
 
         Raises:
             Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
@@ -212,7 +214,7 @@ class Directory(Protocol):
         ...
 
     def override(self, name: str) -> tuple[Mapping[str, Any], int]:
-        """What is set of a model (by its public name) or a deployment (by its key), and its revision; ({}, 0) if none.
+        """What is set for a model (by its public name) or a deployment (by its key), and its revision; ({}, 0) if none.
 
         The keys are those of `put_override`. Changes are told as ("config", "model:NAME").
         """
@@ -221,17 +223,17 @@ class Directory(Protocol):
     async def put_override(
         self, actor: str, name: str, changes: Mapping[str, Any], *, revision: int | None = None
     ) -> tuple[Mapping[str, Any], int]:
-        """Set something of a model or a deployment, in place of what its table says; the catalog shows it.
+        """Override settings of a model or a deployment, in the catalog too.
 
         Args:
-            actor: who does.
+            actor: who makes the change.
             name: the public name of a model, for all its deployments, or the key of one deployment.
             changes: some of `enabled`, `priority`, `rate_limit` (`requests_per_minute`, `tokens_per_minute`),
-                `fallback_models` and `parameters` (`default_temperature`, `max_tokens`); None takes back what was set.
-            revision: the one that was changed; None: whichever it is.
+                `fallback_models` and `parameters` (`default_temperature`, `max_tokens`); None removes an override.
+            revision: the one that the change was made from; None: any.
 
         Raises:
-            ModelNotFound: there is none. InvalidRequest: a value that cannot be.
+            ModelNotFound: there is none. InvalidRequest: a value is not valid.
             Conflict: somebody else has changed it meanwhile. Unavailable: the database is away.
         """
         ...

@@ -1,4 +1,4 @@
-"""What answers hold that is too large for a row or a message: files, given out by URLs that are signed and expire."""
+"""Files, for parts of answers that are too large for a row or a message; clients get them by signed, expiring URLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["FILES", "FileStore", "StoredFile"]
 
 
 class StoredFile(Struct, frozen=True):
-    """One file: `size` in bytes, `expires` in epoch milliseconds (None: it is kept until somebody deletes it)."""
+    """One file: `size` in bytes, `expires` in epoch milliseconds (None: it is kept until it is deleted)."""
 
     id: str
     owner: str
@@ -26,7 +26,7 @@ class FileStore(Protocol):
     """Keeps files: in a local directory, or wherever a plugin keeps them."""
 
     async def put(self, data: bytes, *, media_type: str, owner: str, keep: float | None = None) -> StoredFile:
-        """Store a file for `keep` seconds (None: as long as the store's settings say); when it returns, it is safe.
+        """Store a file for `keep` seconds (None: as the store's settings say); when this returns, it is durable.
 
         Raises:
             Unavailable: the store is away, or full.
@@ -50,7 +50,7 @@ class FileStore(Protocol):
         ...
 
     def url(self, file_id: str, *, lifetime: float | None = None) -> str:
-        """Where anybody may fetch it, without a key, for `lifetime` seconds (None: as the store's settings say)."""
+        """A URL by which anybody may fetch it without a key, for `lifetime` seconds (None: as the settings say)."""
         ...
 
 

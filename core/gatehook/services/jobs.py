@@ -1,4 +1,4 @@
-"""Calls whose answer nobody waits for: they are queued as jobs, made later, and asked about by the job's id."""
+"""Jobs: calls whose clients do not wait for the answer, queued to be made later."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["JOBS", "JobQueue"]
 
 
 class JobQueue(Protocol):
-    """Keeps jobs and runs them, whatever becomes of the process that took them."""
+    """Keeps jobs and runs them, even if the process that accepted them dies."""
 
     async def submit(self, call: Call, targets: Sequence[Target]) -> str:
-        """Queue a call (`call.deferred`); when it returns, the job is safe.
+        """Queue a call (`call.deferred`); when this returns, the job is durable.
 
         Args:
             call: parsed, its principal known and allowed to make it.
@@ -25,9 +25,9 @@ class JobQueue(Protocol):
             The job's id.
 
         Raises:
-            RateLimited: this user has too much queued, or nothing left to spend.
-            Conflict: it has an Idempotency-Key that belongs to another request.
-            InvalidRequest: a header of this API's own is wrong. Unavailable: it cannot be kept now.
+            RateLimited: this user has too many jobs queued, or a budget does not allow it.
+            Conflict: its Idempotency-Key belongs to another request.
+            InvalidRequest: a header that is for jobs is wrong. Unavailable: it cannot be stored now.
         """
         ...
 

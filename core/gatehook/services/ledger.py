@@ -1,4 +1,4 @@
-"""One row per request, and what is booked with it."""
+"""The ledger: one row per request; and what other plugins book in the same transaction."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ __all__ = ["LEDGER", "Ledger", "Posting"]
 
 
 class Posting(Protocol):
-    """Something that books what the ledger writes, in the same transaction."""
+    """What books the ledger's rows elsewhere, in the same transaction."""
 
     async def post(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
         """Book these rows; each comes exactly once in a transaction that is committed."""
         ...
 
     def posted(self, rows: Sequence[UsageRow]) -> None:
-        """The transaction is committed."""
+        """Take note that the transaction with these rows is committed."""
         ...
 
     async def closed(self, connection: AsyncConnection, owner: str) -> None:
-        """All that process `owner`, which has ended or died, ever wrote is booked: what it still held is free."""
+        """Free what the process `owner` still holds: it has ended or died, and all rows of its are booked."""
         ...
 
 
 class Ledger(Protocol):
-    """One row per request, written in groups; what is not yet in the database is in a journal on disk."""
+    """One row per request, written in groups; rows that are not yet in the database are in a journal on disk."""
 
     @property
     def owner(self) -> str:
-        """This process, among all that write to the same database: as long as it runs, a random name."""
+        """This process's random name, which no other has that writes to the same database."""
         ...
 
     def book(self, posting: Posting) -> None:
-        """Have every row booked there too. Before the ledger's lifespan begins."""
+        """Have `posting` book every row, too. To be called before the ledger's lifespan begins."""
         ...
 
     async def flush(self) -> None:
-        """Wait until every request that has ended is in the database.
+        """Wait until the row of every request that has ended is in the database.
 
         Raises:
             Unavailable: the database cannot be written to now; nothing is lost.
@@ -53,10 +53,10 @@ class Ledger(Protocol):
     async def correct(
         self, actor: str, user_id: str, *, model: str = "", tokens: int = 0, cost: int = 0, reason: str
     ) -> UsageRow:
-        """Add or (negative) take back usage by hand; audited.
+        """Add usage by hand, or take it back by negative figures (`cost` in nano-dollars); written to the audit.
 
         Raises:
-            InvalidRequest: nothing to correct, or absurd amounts. Unavailable: the database is away.
+            InvalidRequest: there is nothing to correct, or the amounts are absurd. Unavailable: the database is away.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Models that run on this machine: what a plugin that runs them offers to the others, as the service `LOCAL_MODELS`."""
+"""Models that run on this machine: the service `LOCAL_MODELS` of the plugin that runs them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["LOCAL_MODELS", "LocalLimits", "LocalModel", "LocalModels"]
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model whose weights lie on this machine, and how it does now."""
+    """A model whose weights are on this machine, and its current state."""
 
     name: str
     """What clients ask for."""
@@ -28,7 +28,7 @@ class LocalModel:
     architecture: str
     """As the file tells it: "llama"."""
     context_length: int
-    """Tokens a request and its answer may have together; what the file tells while the model is not loaded."""
+    """Tokens that a request and its answer may have together; while it is not loaded, as its file says."""
     status: Literal["unloaded", "loading", "loaded", "failed"] = "unloaded"
     progress: float | None = None
     """How much of it is loaded, 0 to 1; None unless it is loading."""
@@ -43,7 +43,7 @@ class LocalModel:
     active: int = 0
     """Requests it is answering."""
     failures: int = 0
-    """How often its process has ended by itself, or could not load it."""
+    """How often its process has crashed, or could not load it."""
 
     @property
     def loaded(self) -> bool:
@@ -53,7 +53,7 @@ class LocalModel:
 
 @dataclass(frozen=True, slots=True)
 class LocalLimits:
-    """What all local models together may take, and take now."""
+    """What all local models together may use, and use now."""
 
     max_concurrent_models: int
     memory_limit: int
@@ -79,12 +79,12 @@ class LocalModels(Protocol):
         ...
 
     async def load(self, name: str, quantization: str | None = None, prefer_gpu: bool | None = None) -> LocalModel:
-        """Load one, or wait until it is loaded; it may take minutes. Another quantization takes the loaded one's place.
+        """Load one, or wait until it is loaded, which may take minutes. Another quantization replaces the loaded one.
 
         Args:
             name: the public name.
             quantization: one of `quantizations`, in any case; None: the one that is loaded, or the settings' choice.
-            prefer_gpu: True for as many layers as there are on a GPU, False for none; None: as the settings say.
+            prefer_gpu: True puts all layers on a GPU, False none; None: as the settings say.
 
         Raises:
             ModelNotFound: there is none. InvalidRequest: it does not have this quantization.
@@ -94,9 +94,9 @@ class LocalModels(Protocol):
         ...
 
     async def unload(self, name: str) -> LocalModel:
-        """Unload one when the requests it is answering have ended, and give its memory back.
+        """Unload one, as soon as it has answered its requests, and free its memory.
 
-        No request is dropped; those that come meanwhile wait, and have it loaded again (where `auto_load` is on).
+        No request is dropped; those that come meanwhile wait, and then load it again (if `auto_load` is on).
 
         Raises:
             ModelNotFound: there is none. Unavailable: the process that keeps them does not answer.

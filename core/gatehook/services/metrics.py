@@ -1,4 +1,4 @@
-"""What Prometheus reads: offered by the plugin that counts, as the service `METRICS`."""
+"""The page that Prometheus reads: the service `METRICS` of the plugin that counts."""
 
 from typing import Literal, Protocol
 
@@ -18,7 +18,7 @@ class MetricsPage(Protocol):
         ...
 
     def tell_inference(self) -> None:
-        """Also tell, from now on, `model_inference_seconds` and `active_connections`. To be called at start-up."""
+        """Add `model_inference_seconds` and `active_connections` to the page. To be called at start-up."""
         ...
 
     async def serve(self, request: web.Request) -> web.Response:

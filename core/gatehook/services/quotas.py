@@ -1,4 +1,4 @@
-"""What users have used of their caps, and what is kept for calls that are made later."""
+"""What users have used of their caps, and reservations for calls that are made later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Quotas(Protocol):
     """What users have used of their caps."""
 
     async def used(self, user_id: str) -> Mapping[str, tuple[int, int]]:
-        """Tokens and nano-dollars by period: "all", "day" and "month" (those of now, UTC). Flushes the ledger first.
+        """Tokens and nano-dollars by period: "all", "day" and "month" (the current, UTC). Flushes the ledger first.
 
         Raises:
             Unavailable: the database cannot be asked now.
@@ -28,24 +28,24 @@ class Quotas(Protocol):
         ...
 
     def reservation(self, name: str, call: Call) -> Reserve:
-        """What reserves what a call may use that is made later, in a transaction of somebody else's.
+        """A function that reserves, in the caller's own transaction, what a call may use that is made later.
 
-        The call is made with `call.reservation` set to `name`, as often as need be: what the ledger books of it is
-        taken from the reservation, and what is lacking is added. Nothing else of its caller's can use what is
+        The call is then made with `call.reservation` set to `name`, several times if need be: what the ledger books of
+        it is taken from the reservation, and what is lacking is added. No other call of the same user can use what is
         reserved, and no crash loses it.
 
         Args:
-            name: of the reservation; without a dot.
+            name: the reservation's; without a dot.
             call: as it will be made.
 
         Returns:
-            To be given a connection within `Database.writing()` or `Database.write()`, which raises RateLimited: a cap
-            does not allow it; PermissionDenied: nobody knows what the model costs.
+            To be called with a connection, within `Database.writing()` or `Database.write()`. It raises RateLimited if
+            a cap does not allow the call, and PermissionDenied if the model has no price.
         """
         ...
 
     async def release(self, connection: AsyncConnection, name: str) -> None:
-        """Give back what is left of a reservation, if there is one. Flush the ledger before."""
+        """Give back what is left of a reservation, if there is one. The ledger has to be flushed before."""
         ...
 
 

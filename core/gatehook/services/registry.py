@@ -1,4 +1,4 @@
-"""Typed keys, and who offers what."""
+"""Services by typed keys: what plugins offer each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ServiceKey", "ServiceMissing", "Services"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)  # no slots: with them `ServiceKey[Thing](…)` fails, where typing notes what it was made from
+@dataclass(frozen=True)  # no slots: `ServiceKey[Thing](…)` fails with them, as typing sets an attribute on the object
 class ServiceKey(Generic[T]):
     """Names a service and carries its type. `provider` is the plugin that usually offers it, for error messages."""
 

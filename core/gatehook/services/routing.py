@@ -1,4 +1,4 @@
-"""The catalog of deployments, how they share the calls, and how they fare."""
+"""The catalog of deployments, how calls are shared among them, and their health."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Catalog(Protocol):
     def canonical(self, name: str) -> str:
         """The name of the model, or the wildcard, that answers for `name`; `name` itself if nobody does.
 
-        What is counted by model is counted by this: aliases are the same model, and clients write what wildcards serve.
+        Statistics are kept by this name: an alias is the same model, and the names that wildcards serve are the
+        clients' choice, without number.
         """
         ...
 
@@ -48,35 +49,35 @@ class Balancing(Protocol):
 
     @property
     def strategies(self) -> Sequence[str]:
-        """The names of those there are."""
+        """The names of all strategies."""
         ...
 
     @property
     def strategy(self) -> str:
-        """The one that holds now."""
+        """The name of the current one."""
         ...
 
 
 class DeploymentHealth(Protocol):
-    """Which deployments answer, as far as it is known to all workers, and with Redis to all nodes."""
+    """Which deployments answer, by what all workers know together, and with Redis all nodes."""
 
     @property
     def failure_threshold(self) -> int:
-        """Failures in a row after which a deployment is given a rest; as it holds now."""
+        """Failures in a row after which a deployment is given a rest; the current setting."""
         ...
 
     @property
     def recovery_threshold(self) -> int:
-        """Successes in a row after which it is up again; as it holds now."""
+        """Successes in a row after which it is healthy again; the current setting."""
         ...
 
     @property
     def health_check_interval(self) -> float:
-        """Seconds between two checks of a deployment that nobody asks for, 0 for none; as it holds now."""
+        """Seconds between two checks of a deployment without calls, 0 for none; the current setting."""
         ...
 
     def of(self, target: Target) -> Vitality:
-        """How one deployment does. Costs no I/O."""
+        """The health of one deployment. Costs no I/O."""
         ...
 
 

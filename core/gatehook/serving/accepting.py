@@ -1,7 +1,7 @@
-"""Accepting the connections of a socket that several workers share: whoever has fewest takes the next.
+"""Accepting the connections of a socket that several workers share: the worker with the fewest takes the next.
 
-Left to themselves, the worker that wakes first takes all there are. Clients and proxies keep their connections: one
-worker would be busy for good, and the others idle.
+Otherwise the worker that wakes first would take them all; and as clients and proxies keep their connections, it would
+stay busy while the others are idle.
 """
 
 import asyncio
@@ -18,19 +18,20 @@ __all__ = ["WORKERS", "Door", "Loads", "SharedSocket"]
 log = logging.getLogger("gatehook")
 
 _LEAD: Final = 4
-"""So many more connections than another worker one may have before it lets that one go first."""
+"""How many connections more than another worker one may have before it lets that one go first."""
 _TURN: Final = 0.002
-"""Seconds for another to take a connection, if it is not busy."""
+"""Seconds in which another worker can take a connection, if it is not busy."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RECOVERY: Final = 1.0
 """Seconds to wait when there are no file descriptors left, as connections may be closed meanwhile."""
 WORKERS: Final = 128
-"""Most that can live at the same time."""
+"""Workers that can live at the same time, at most."""
 _AWAY: Final = 1 << 62
+"""The count of a worker that accepts no connections: more than any other's."""
 
 
 class Loads:
-    """How many connections each worker has, in memory that processes share by a fork."""
+    """How many connections each worker has, in memory that forked processes share."""
 
     def __init__(self) -> None:
         self._counts = memoryview(mmap.mmap(-1, 8 * WORKERS)).cast("q")
@@ -38,25 +39,25 @@ class Loads:
             self.leave(worker)
 
     def join(self, worker: int) -> None:
-        """It accepts connections, and has none yet."""
+        """Note that a worker accepts connections, and has none yet."""
         self._counts[worker] = 0
 
     def leave(self, worker: int) -> None:
-        """It accepts no more."""
+        """Note that a worker accepts no more."""
         self._counts[worker] = _AWAY
 
     def change(self, worker: int, by: int) -> None:
-        """It has so many more, or less."""
+        """Note that a worker has so many connections more, or fewer."""
         self._counts[worker] += by
 
     def lead(self, worker: int) -> int:
-        """How many more than the one with the fewest it has."""
+        """How many connections a worker has more than the one with the fewest."""
         return self._counts[worker] - min(self._counts)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedSocket:
-    """A socket that is listened on already, and what its workers have accepted."""
+    """A listening socket, and how many connections each of its workers has."""
 
     sock: socket.socket
     loads: Loads = field(default_factory=Loads)
@@ -66,7 +67,7 @@ class Door:
     """Where a worker lets connections in."""
 
     def __init__(self, shared: SharedSocket, handlers: Callable[[], asyncio.Protocol], worker: int) -> None:
-        """`handlers` makes what handles a connection; it calls `left` in the end."""
+        """`handlers` makes the protocol of each connection, which has to call `left` at its end."""
         self._sock, self._loads, self._handlers, self._worker = shared.sock, shared.loads, handlers, worker
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
@@ -79,7 +80,7 @@ class Door:
         self._loop.add_reader(self._sock, self._knocked)
 
     async def close(self) -> None:
-        """Accept no more; who is in stays."""
+        """Accept no more; open connections stay."""
         self._loads.leave(self._worker)
         if self._pause is not None:
             self._pause.cancel()
@@ -89,7 +90,7 @@ class Door:
             await asyncio.wait(self._entering)
 
     def left(self) -> None:
-        """A connection has ended."""
+        """Note that a connection has ended."""
         self._loads.change(self._worker, -1)
 
     def _knocked(self) -> None:
@@ -105,12 +106,12 @@ class Door:
     def _resume(self) -> None:
         self._pause = None
         self._loop.add_reader(self._sock, self._knocked)
-        for _ in range(_LEAD):  # nobody took them
+        for _ in range(_LEAD):  # those that nobody else has taken
             if not self._accept():
                 break
 
     def _accept(self) -> bool:
-        """Let one in; whether there was one."""
+        """Accept one connection; False if there was none."""
         try:
             connection, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another took it, or the client gave up

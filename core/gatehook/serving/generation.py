@@ -1,7 +1,7 @@
-"""The workers of one set of settings: which live, which are to be begun, and how they end.
+"""The workers of one set of settings: which are alive, which have to be started, and how they end.
 
-Each worker has a line to the parent: it tells once that it serves, or why it cannot, and is told when to stop; and each
-of the two sees by the line's end that the other is gone.
+Each worker has a line to the parent, a socket: on it the worker says once that it serves, or why it cannot, and is told
+when to stop. When one of the two dies, the other sees the end of the line.
 """
 
 import contextlib
@@ -25,13 +25,14 @@ log = logging.getLogger("gatehook")
 DRAIN: Final = b"d"
 """Accept nothing more, close what is idle, let running requests end."""
 YIELD: Final = b"y"
-"""Others serve now: accept nothing more, and let clients go on elsewhere without noticing."""
+"""Other workers have taken over: accept nothing more, and let clients move there without noticing."""
 CUT: Final = b"c"
 """End at once."""
 
 _YOUNG: Final = 10.0
-"""Seconds; a worker that dies younger has its successor wait, each time longer."""
+"""Seconds; if a worker dies younger, and the next one too, successors wait, each time longer."""
 _LONGEST_WAIT: Final = 10.0
+"""Seconds that a successor waits, at most."""
 _PATIENCE: Final = 20.0
 """Seconds a worker may take to end, beyond the requests' grace: settling, and closing the plugins."""
 
@@ -45,15 +46,15 @@ class Worker:
     line: socket.socket
     born: float
     models: int | None = None
-    """How many models it can call; None until it serves."""
+    """How many models it can call, once it has said that it serves; None before."""
     faults: list[str] = field(default_factory=list)
-    """Why it cannot start."""
+    """Why it cannot start, if it has said so."""
     silent: bool = False
-    """Whether it will say no more."""
+    """Whether its line has ended."""
     _heard: bytes = b""
 
     def hear(self) -> None:
-        """Take in what it says."""
+        """Read what it says."""
         said = b""
         with contextlib.suppress(OSError):
             said = self.line.recv(65536)
@@ -63,7 +64,7 @@ class Worker:
             self.models, self.faults = report["models"], report["faults"]
 
     def tell(self, word: bytes) -> None:
-        """Say one word to it."""
+        """Send it `DRAIN`, `YIELD` or `CUT`."""
         with contextlib.suppress(OSError):  # it is gone
             self.line.send(word)
 
@@ -72,25 +73,25 @@ class Generation:
     """The workers of one gateway on one socket. A new one can begin on the same socket while an old one drains."""
 
     def __init__(self, gateway: Gateway, shared: SharedSocket, indexes: Sequence[int]) -> None:
-        """`indexes` are the numbers of its workers, which no other living worker has."""
+        """`indexes` number its workers; no other living worker has one of them."""
         self.gateway = gateway
         self.shared = shared
         self.indexes = tuple(indexes)
         self.workers: dict[int, Worker] = {}
-        """Those that live, by index."""
+        """Those that are alive, by index."""
         self.faults: list[str] = []
         """Why it could not start."""
         self.established = False
-        """Whether there was a moment when all served."""
+        """Whether all workers have served at the same time."""
         self.models = 0
         """How many models they could call then."""
         self.end = math.inf
-        """When what is left is killed; infinite while nobody has asked it to stop."""
+        """When workers that are left are killed (time.monotonic); infinite until it is asked to stop."""
         self._first_served = False
         self._deaths: dict[int, int] = {}
-        """How often in a row a worker died young, by index."""
+        """How many workers in a row died young, by index."""
         self._due: dict[int, float] = {}
-        """When a worker's successor may begin, by index."""
+        """When a worker's successor may start, by index."""
 
     @property
     def stopping(self) -> bool:
@@ -103,14 +104,14 @@ class Generation:
         return self.stopping and not self.workers
 
     def missing(self, now: float) -> Sequence[int]:
-        """The workers that should be begun.
+        """The indexes of workers that should be started now.
 
-        The first begins alone: what is made once, a database's tables say, is there when the others look.
+        The first one starts alone, so that what is made once (tables of a database) is there when the others look.
         """
         return [index for index, due in self._wanted() if due <= now]
 
     def next_event(self) -> float:
-        """When something has to be done even if nothing happens."""
+        """When something has to be done even if no event comes (time.monotonic)."""
         return self.end if self.stopping else min((due for _, due in self._wanted()), default=math.inf)
 
     def _wanted(self) -> Iterator[tuple[int, float]]:
@@ -120,7 +121,7 @@ class Generation:
                     yield index, self._due.get(index, 0.0)
 
     def listened(self) -> None:
-        """Some worker may have said something."""
+        """Update the state after workers may have said something."""
         serving = [worker for worker in self.workers.values() if worker.models is not None]
         self._first_served = self._first_served or bool(serving)
         if len(serving) == len(self.indexes) and not self.established:
@@ -128,7 +129,7 @@ class Generation:
             self.models = max(worker.models or 0 for worker in serving)
 
     def died(self, worker: Worker, how: str, now: float) -> None:
-        """A worker is gone."""
+        """Note that a worker has ended."""
         del self.workers[worker.index]
         worker.line.close()
         self.shared.loads.leave(worker.index)
@@ -137,7 +138,7 @@ class Generation:
         self.lost(worker.index, f"(process {worker.pid}) {how}", now, age=now - worker.born, faults=worker.faults)
 
     def lost(self, index: int, how: str, now: float, *, age: float = 0.0, faults: Sequence[str] = ()) -> None:
-        """Have another take the place of a worker; a generation that was never complete ends instead."""
+        """Plan a successor for a worker; a generation that was never complete ends instead."""
         if not self.established:
             self.faults += faults
             if not self.stopping:
@@ -151,7 +152,7 @@ class Generation:
             log.error("worker %d %s; another takes its place%s", index, how, f" in {wait:g} s" if wait else "")
 
     def _delay(self, index: int, age: float) -> float:
-        """Seconds until a successor may begin: none, unless one after the other dies young."""
+        """Seconds until a successor may start: 0, unless several in a row have died young."""
         deaths = self._deaths.get(index, 0) if age < _YOUNG else 0
         self._deaths[index] = deaths + 1
         return min(0.1 * 2**deaths, _LONGEST_WAIT) if deaths else 0.0
@@ -164,7 +165,7 @@ class Generation:
             worker.tell(word)
 
     def kill(self, now: float) -> None:
-        """End what is left without asking."""
+        """Kill the workers that are left."""
         self.end = now + _PATIENCE
         for worker in self.workers.values():
             os.kill(worker.pid, signal.SIGKILL)

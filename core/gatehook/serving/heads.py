@@ -1,8 +1,8 @@
-"""The head of a request, read at once, if there is nothing unusual about it.
+"""The head of a request, parsed here if there is nothing unusual about it.
 
-What a parser of HTTP must be careful about (folded lines, headers given twice, transfer codings, upgrades, odd white
-space) is not for this one to decide: it takes a narrow form of requests, in which there is no doubt where one ends,
-and leaves the rest to aiohttp's parser.
+Whatever a parser of HTTP must be careful about (folded lines, headers given twice, transfer codings, upgrades, odd
+white space) is left to aiohttp's: this one accepts a narrow form of requests, in which there is no doubt where one
+ends.
 """
 
 import re
@@ -18,7 +18,7 @@ from gatehook.calls.usual import JSON, credential_in
 __all__ = ["LONGEST", "Head", "read_head"]
 
 LONGEST: Final = 8192
-"""Bytes of a head that is read here."""
+"""Bytes of a head that is parsed here."""
 _MOST_FIELDS: Final = 100
 _LINE: Final = re.compile(rb"(GET|POST|PUT|DELETE|PATCH) (/[!$%&-;=@-Z_a-z~?]*) HTTP/1\.1\r\n")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+")
@@ -35,7 +35,7 @@ class Head:
         self.text = text
         """All of it, with the empty line."""
         self.message = message
-        """The same as aiohttp's parser gives it."""
+        """The head as aiohttp's parser gives it."""
         self.headers: CIMultiDictProxy[str] = message.headers
         self.length = length
         """Bytes of the body that follows."""
@@ -46,10 +46,10 @@ class Head:
 
 
 def read_head(text: bytes) -> Head | None:
-    """Read a head of the usual form; None if it has another one, right or wrong.
+    """Parse a head of the usual form; None if it has another form, valid or not.
 
     Args:
-        text: up to and with the empty line that ends it.
+        text: the head, with the empty line that ends it.
     """
     line = _LINE.match(text)
     if line is None or len(text) > LONGEST or _FIELDS.fullmatch(text, line.end(), len(text) - 2) is None:

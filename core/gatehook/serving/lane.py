@@ -1,9 +1,9 @@
 """The short way in: inference calls that arrive in the usual form are answered without aiohttp's server machinery.
 
 Each connection is aiohttp's, and what is not an inference call, or is unusual in any way, goes to its parser as it
-came. This file only decides, at the border of two requests, who gets the next one. aiohttp's connection class is not
-made to be extended: all that is assumed about its inner parts is in this file, and where they are missing, `available`
-is False and every request goes aiohttp's way.
+came. This file only decides, between two requests, who gets the next one. aiohttp's connection class is not made to be
+extended: all that is assumed of its private parts is in this file, and where they are missing, `available` is False and
+every request goes aiohttp's way.
 """
 
 import asyncio
@@ -40,27 +40,27 @@ _INNER: Final = frozenset(
     }
 )
 available = set(dir(web.RequestHandler)) >= _INNER
-"""Whether aiohttp's connection class has the parts that are used here."""
+"""Whether aiohttp's connection class has the private parts that are used here."""
 
 _WHOLE: Final = 1 << 18
-"""Bytes of a body that is waited for here. aiohttp's way reads larger ones piece by piece, with its own limits."""
+"""Bytes of a body that is collected here; larger ones are left to aiohttp, which reads them in pieces."""
 _PATIENCE: Final = 0.1
-"""Seconds in which a request that has begun to arrive must be here; then aiohttp gets it, whose limits hold."""
+"""Seconds in which a request that has begun to arrive must be complete; after that aiohttp gets it, with its limits."""
 _HELD: Final = 1 << 16
-"""Bytes of further requests that are taken in while one is answered."""
+"""Bytes of further requests that are read while one is answered."""
 _END: Final = b"\r\n\r\n"
 
 
 class Lane(Protocol):
-    """Who answers."""
+    """What answers the calls that take the short way."""
 
     def is_open(self) -> bool:
-        """Whether answers may leave their connection open: not while the process makes room for another."""
+        """Whether it takes calls: not while the process drains, when connections are closed after their answers."""
         ...
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """The inference calls, by their paths."""
+        """The endpoints of inference calls, by path."""
         ...
 
     def serve(self, endpoint: Endpoint, request: web.Request, body: bytes) -> Awaitable[web.StreamResponse]:
@@ -69,7 +69,7 @@ class Lane(Protocol):
 
 
 class LaneRequest(Usual, web.Request):
-    """A request whose head is known and whose body is here. Whatever aiohttp's has, it has, made when asked for."""
+    """A request whose head and body are here. It has all that aiohttp's request has, made when it is asked for."""
 
     ATTRS = web.Request.ATTRS | {"_writer", "credential", "is_json"}
 
@@ -82,7 +82,7 @@ class LaneRequest(Usual, web.Request):
     _protocol: "LaneConnection"
 
     def __init__(self, head: Head, body: bytes, protocol: "LaneConnection", loop: asyncio.AbstractEventLoop) -> None:
-        # The base class's own would take longer than reading the head did.
+        # The base class's __init__ would take longer than parsing the head did.
         self._message = head.message
         self._headers = head.headers
         self.credential = head.credential
@@ -102,7 +102,7 @@ class LaneRequest(Usual, web.Request):
 
     @property
     def keep_alive(self) -> bool:
-        """It does: others do not come here."""
+        """True: requests that close their connection do not come here."""
         return True
 
     @property
@@ -137,11 +137,11 @@ class LaneRequest(Usual, web.Request):
         return self._protocol.sockname
 
     def _cancel(self, exc: BaseException) -> None:
-        """Nobody waits for its body."""
+        """Do nothing: the body is here, and nobody waits for it."""
 
 
 class LaneConnection(web.RequestHandler):
-    """aiohttp's connection, with the short way beside it. Without a `lane` it is as aiohttp made it."""
+    """aiohttp's connection, with the short way beside aiohttp's own. Without a `lane` it behaves as aiohttp's."""
 
     __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer", "remote")
 
@@ -149,13 +149,13 @@ class LaneConnection(web.RequestHandler):
         super().__init__(*args, **options)
         self._lane = lane if available else None
         self._known: Head | None = None
-        """The last one: clients mostly send the same again."""
+        """The last head: clients mostly send the same one again."""
         self._endpoint: Endpoint | None = None
-        """What it asks for, if that is answered here."""
+        """Its endpoint, if that is answered here."""
         self._theirs = 0
-        """Bytes to come of the request that aiohttp is reading; -1: it reads all that comes, to the end."""
+        """Bytes to come of the request that aiohttp is reading; -1: aiohttp gets all that comes from now on."""
         self._held = b""
-        """What has arrived of requests that nobody has been given yet."""
+        """What has arrived of requests that have not been passed to anybody yet."""
         self._holds_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
@@ -163,7 +163,7 @@ class LaneConnection(web.RequestHandler):
         """The client's address; None if its socket has none."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
+        """Note the client's address."""
         super().connection_made(transport)
         peer = self.peername
         self.remote = str(peer[0]) if isinstance(peer, (list, tuple)) else None if peer is None else str(peer)
@@ -174,7 +174,7 @@ class LaneConnection(web.RequestHandler):
         return self._current_request is not None or bool(self._messages)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Decide who gets what the client has sent."""
         head, lane, endpoint = self._known, self._lane, self._endpoint
         if (  # what nearly always comes: one request, like the one that was answered before it
             head is not None
@@ -187,13 +187,13 @@ class LaneConnection(web.RequestHandler):
             and lane.is_open()
         ):
             self._begin(lane, endpoint, head, data[len(head.text) :])
-        elif lane is None or self._theirs < 0 or not data:  # nothing: aiohttp wakes its parser so
+        elif lane is None or self._theirs < 0 or not data:  # aiohttp passes no data to wake its parser
             super().data_received(data)
         elif not (self._close or self._force_close):
             self._take(self._held + data if self._held else data)
 
     def _take(self, data: bytes) -> None:
-        """Give each request to whom it belongs; hold what is not whole, and what comes while one is answered."""
+        """Pass each request to whoever is to answer it; hold one that is incomplete, or that comes while one runs."""
         self._held = b""
         while data:
             if self._theirs:
@@ -220,7 +220,7 @@ class LaneConnection(web.RequestHandler):
                     data = data[head.size :]
 
     def _head(self, data: bytes) -> Head | None:
-        """The head that `data` begins with; None if it is not all there, or unusual."""
+        """The head at the beginning of `data`; None if it is not complete, or unusual."""
         known = self._known
         if known is not None and data.startswith(known.text):
             return known
@@ -232,14 +232,14 @@ class LaneConnection(web.RequestHandler):
         return known
 
     def _called(self, head: Head) -> Endpoint | None:
-        """What is to be answered here; None: it is aiohttp's."""
+        """The endpoint of a request that is answered here; None for one that aiohttp gets."""
         endpoint = None if self._lane is None else self._lane.endpoints.get(head.message.path)
         if endpoint is None or endpoint.method != head.message.method or head.length > _WHOLE:
             return None
         return endpoint
 
     def _pass_on(self, data: bytes) -> bytes:
-        """Let aiohttp have what is its own; gives the rest."""
+        """Pass to aiohttp what belongs to the request that it is reading; returns the rest."""
         if self._theirs < 0:
             super().data_received(data)
             return b""
@@ -255,7 +255,7 @@ class LaneConnection(web.RequestHandler):
             self._timer = self._loop.call_later(_PATIENCE, self._give_over)
 
     def _give_over(self) -> None:
-        """The rest takes its time: let aiohttp wait for it."""
+        """Leave a request to aiohttp whose rest has not come in time."""
         self._timer = None
         data, self._held = self._held, b""
         if data and self._running is None:
@@ -278,7 +278,7 @@ class LaneConnection(web.RequestHandler):
         request = LaneRequest(head, body, self, self._loop)
         self._current_request = request
         self._request_in_progress = True
-        # A task of its own for each request: what plugins keep in context variables ends with it.
+        # A task for each request, so that context variables which plugins set end with it.
         self._running = self._loop.create_task(self._serve(lane, endpoint, request, body), name="call")
 
     async def _serve(self, lane: Lane, endpoint: Endpoint, request: LaneRequest, body: bytes) -> None:
@@ -298,13 +298,13 @@ class LaneConnection(web.RequestHandler):
                 stays = bool(response.keep_alive)
         except ConnectionError:
             log.debug("a client left before its answer's end")
-        except Exception as error:  # noqa: BLE001  # a fault of ours; the connection ends with it
+        except Exception as error:  # noqa: BLE001  # a bug of ours; the connection is closed
             self.log_exception("Unhandled exception", exc_info=error)
         finally:
             self._ended(stays=stays)
 
     def _ended(self, *, stays: bool) -> None:
-        """The request is answered, or nobody waits for it any more."""
+        """Clean up after a request, and go on with the next: it is answered, or its client has left."""
         self._running = self._current_request = None
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():  # a shutdown waits
@@ -322,7 +322,7 @@ class LaneConnection(web.RequestHandler):
             self._take(self._held)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has left: nobody needs the answer."""
+        """Cancel what is running: the client has left."""
         super().connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()
@@ -330,14 +330,14 @@ class LaneConnection(web.RequestHandler):
             self._running.cancel()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """Wait so many seconds for the request that is running, then end it."""
+        """Wait so many seconds for the request that is running, then cancel it."""
         await super().shutdown(timeout)
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
 
     def _process_keepalive(self) -> None:
-        # aiohttp knows nothing of the request that is answered here; to it the connection lies idle.
+        # aiohttp does not know of a request that is answered here, and takes the connection for idle.
         if self._running is not None:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()

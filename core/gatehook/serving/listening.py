@@ -20,7 +20,7 @@ _HINTS: Final = {
     errno.EADDRNOTAVAIL: ("host", "this machine has no such address; '127.0.0.1' is itself, '0.0.0.0' all it has"),
     errno.EACCES: ("port", "below 1024 a port needs a privilege; set a higher one, or GATEHOOK_SERVER__PORT"),
 }
-"""Which setting an error of TCP is about, and what to do."""
+"""Which setting an error of bind() is about, and what to do."""
 _LONGEST: Final = 107
 """Bytes of a Unix socket's path on Linux."""
 
@@ -29,7 +29,7 @@ def listen(settings: ServerSettings) -> socket.socket:
     """A socket that is bound, but not yet listened on.
 
     Raises:
-        StartupError: the address cannot be had.
+        StartupError: the address cannot be used; says which setting is wrong, and what to do.
     """
     return _listen_unix(settings.uds) if settings.uds else _listen_tcp(settings.host, settings.port)
 
@@ -71,14 +71,14 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _hint(file: Path) -> str:
-    """What to do about a Unix socket that cannot be made, where that can be told."""
+    """The end of a message about a Unix socket that cannot be made: what to do, if the reason is known."""
     if len(os.fsencode(file)) > _LONGEST:
         return f"; it may have {_LONGEST} bytes, and has {len(os.fsencode(file))}"
     return "" if file.parent.is_dir() else f"; make the folder {str(file.parent)!r} first"
 
 
 def _remove_stale(file: Path) -> None:
-    """Remove the socket that a killed server left; never one that is served, nor a file of another kind."""
+    """Remove the socket that a killed server has left; never one that is in use, nor a file of another kind."""
     if not stat.S_ISSOCK(file.stat().st_mode):
         raise StartupError(f"[server] uds: {str(file)!r} exists and is not a socket; remove it or name another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -91,7 +91,7 @@ def _remove_stale(file: Path) -> None:
 
 
 def address(settings: ServerSettings, sock: socket.socket) -> str:
-    """Where that is: ``http://HOST:PORT`` or ``unix:PATH``."""
+    """The address of a listening socket: ``http://HOST:PORT`` or ``unix:PATH``."""
     if settings.uds:
         return f"unix:{settings.uds}"
     host, port = sock.getsockname()[:2]
@@ -99,6 +99,6 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
 
 
 def remove_file(settings: ServerSettings) -> None:
-    """Remove a Unix socket's file. While it is listened on it is ours; later another server may have taken the path."""
+    """Remove the Unix socket's file; only while it is listened on, as another server may take the path later."""
     if settings.uds:
         Path(settings.uds).unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""One process that serves: aiohttp's server, and an end that lets running answers end.
+"""One process that serves: aiohttp's server, and a graceful shutdown.
 
-Order of the shutdown: stop accepting, tell `/health/ready`, give running requests `server.shutdown_grace` seconds,
-cancel what is left (their upstreams are closed with them), then close the plugins and the egress. A process that only
-makes room for the next generation closes no connection under a client's hands: it answers what still comes on those it
-has, and asks for a new connection with each answer.
+The shutdown, in order: stop accepting, turn `/health/ready` to 503, give running requests `server.shutdown_grace`
+seconds, cancel what is left (their upstreams are closed with them), then close the plugins and the egress. A process
+that makes room for the next generation closes no connection while its client may be sending: it answers what still
+comes, and closes each connection with such an answer.
 """
 
 import asyncio
@@ -17,9 +17,10 @@ from typing import Any, cast
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 
-from gatehook.app import Gateway, error_response
+from gatehook.app import Gateway
 from gatehook.counting import counted
 from gatehook.errors import GatewayError, InvalidRequest, UnsupportedMediaType
+from gatehook.routes import error_response
 from gatehook.serving.accepting import Door, SharedSocket
 from gatehook.serving.lane import LaneConnection
 from gatehook.serving.listening import address, listen, remove_file
@@ -30,26 +31,26 @@ __all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
 log = logging.getLogger("gatehook")
 
 Ready = Callable[[str, int], None]
-"""Is told once that clients can connect: the address, and how many models can be called."""
+"""Called once when clients can connect, with the address, and how many models can be called."""
 
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
 
 _LINGER = 5.0
-"""Seconds that idle connections are left open when another process takes over; each next answer on them is the last."""
+"""Seconds for which idle connections stay open when another process takes over; the next answer closes each."""
 
 _YOUNG_OBJECTS = 10_000
-"""New objects after which the garbage collector looks at them; Python's own 700 is about every tenth request."""
+"""New objects after which the garbage collector runs; Python's default of 700 is reached every ten requests or so."""
 
 _HEADER_LIMIT = 32768
-"""Bytes one header line of a client may have (long JWTs fit; more is refused with 431)."""
+"""Bytes that a client's request line or header may have: long JWTs fit, more is refused with 431."""
 
 
 class _Connection(LaneConnection):
-    """A client's connection, answering what is no valid HTTP in OpenAI's error shape and without a traceback."""
+    """A client's connection, which refuses invalid HTTP in OpenAI's error shape and without a traceback."""
 
     def log_exception(self, *args: object, **kw: object) -> None:
-        """Log what is a fault of ours; a client that breaks off what it sends is none."""
+        """Log bugs of ours; that a client breaks off its request is none."""
         error = kw.get("exc_info")
         broken = web.RequestPayloadError | HttpProcessingError | ConnectionError
         if self.transport is None or isinstance(error, broken):
@@ -68,15 +69,15 @@ class _Connection(LaneConnection):
 
 
 def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], gateway: Gateway) -> Any:
-    """The handler, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape.
+    """The handler of aiohttp, with what aiohttp itself refuses (CONNECT, an unknown Expect) told in OpenAI's shape.
 
-    Inference calls go to the pipeline without looking for their route: whose it is, their path says.
+    Inference calls go to the pipeline by their path alone, without aiohttp's router.
     """
     endpoints, serve = gateway.endpoints, gateway.pipeline.serve
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if gateway.retiring or gateway.draining:
-            # As if the client had asked for it: aiohttp has no other way to say it before an answer is begun.
+            # As if the client had sent `Connection: close`; aiohttp has no other way before an answer has begun.
             request._message = request._message._replace(should_close=True)  # noqa: SLF001
         endpoint = endpoints.get(request.raw_path)
         if endpoint is not None and request.method == endpoint.method and hdrs.EXPECT not in request.headers:
@@ -103,11 +104,11 @@ def _http_error(status: int, error: BaseException | None) -> GatewayError:
 
 
 class _Server(web.Server):
-    """aiohttp's server, making connections of our own kind."""
+    """aiohttp's server, with connections of our own class."""
 
     lane: "_Lane | None" = None
     left: Callable[[], None] | None = None
-    """Called when a connection has ended."""
+    """Called whenever a connection has ended."""
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -119,7 +120,7 @@ class _Server(web.Server):
 
 
 class _Lane:
-    """Where the connections bring calls that are in the usual form; see `lane.Lane`."""
+    """What answers the calls that take the short way; see `lane.Lane`."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -127,7 +128,7 @@ class _Lane:
         self.serve = gateway.pipeline.serve
 
     def is_open(self) -> bool:
-        """Whether answers leave their connection open."""
+        """Whether calls may take the short way; see `lane.Lane`."""
         return not (self._gateway.retiring or self._gateway.draining)
 
 
@@ -140,7 +141,7 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        # aiohttp offers no way to a connection class of one's own but making the server again with the same parts.
+        # aiohttp has no way to set the class of connections, other than making the server again from the same parts.
         server = _Server(
             _in_shape(made.request_handler, self._gateway),
             request_factory=made.request_factory,
@@ -154,7 +155,7 @@ class _Runner(web.AppRunner):
 
 @contextlib.asynccontextmanager
 async def running(gateway: Gateway, shared: SharedSocket | None = None) -> AsyncIterator[str]:
-    """Serve a gateway inside a running loop; gives its address, ``http://HOST:PORT`` or ``unix:PATH``.
+    """Serve a gateway inside a running loop; yields its address, ``http://HOST:PORT`` or ``unix:PATH``.
 
     Args:
         gateway: what to serve.
@@ -169,13 +170,13 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
             gateway,
             handler_cancellation=True,  # a client that leaves ends its upstream call at once
             access_log=None,
-            shutdown_timeout=0.01,  # `_drain` has waited already; to aiohttp, 0 means without end
+            shutdown_timeout=0.01,  # `_drain` has waited already; 0 would mean no limit
             max_line_size=_HEADER_LIMIT,
             max_field_size=_HEADER_LIMIT,
             keepalive_timeout=75.0,
         )
         await runner.setup()
-        limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would come instead
+        limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would replace it
         watchdog = Watchdog(gateway.plugins.owners(), settings.blocked_warning, limit)
         try:
             try:
@@ -192,7 +193,7 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
 async def _accepting(
     runner: web.AppRunner, gateway: Gateway, shared: SharedSocket | None
 ) -> AsyncIterator[socket.socket]:
-    """Let connections in. Afterwards the gateway is draining."""
+    """Accept connections while this context is open; then the gateway is draining."""
     if shared is None:
         sock = listen(gateway.settings.server)
         try:
@@ -238,7 +239,7 @@ async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
 
 
 class Stop:
-    """How a serving process is told to end. Made in the task that serves."""
+    """How the task that serves is told to stop; to be made in that task."""
 
     def __init__(self) -> None:
         task = asyncio.current_task()
@@ -248,7 +249,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether it was told."""
+        """Whether it was told to stop."""
         return self._asked.is_set()
 
     def drain(self) -> None:
@@ -256,12 +257,12 @@ class Stop:
         self._asked.set()
 
     def cut(self) -> None:
-        """End at once: running requests are cut off."""
+        """Stop at once: running requests are cut off."""
         self._asked.set()
         self._task.cancel()
 
     async def wait(self) -> None:
-        """Until it is told."""
+        """Wait until it is told to stop."""
         await self._asked.wait()
 
 
@@ -274,10 +275,10 @@ async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: Shared
     try:
         async with running(gateway, shared) as at:
             ready(at, _models(gateway))
-            # What start-up made lives as long as the process: keep the collector from walking it over and over.
+            # What start-up has made lives as long as the process: the collector need not walk it over and over.
             gc.collect()
             gc.freeze()
-            # What a request makes dies with it, nearly all without the collector's help: let it look less often.
+            # What a request makes dies with it, nearly all by reference counting: the collector may run less often.
             gc.set_threshold(_YOUNG_OBJECTS, 10, 10)
             await stop.wait()
     except asyncio.CancelledError:
@@ -286,14 +287,14 @@ async def serve_until(stop: Stop, gateway: Gateway, ready: Ready, shared: Shared
 
 
 def _models(gateway: Gateway) -> int:
-    """How many can be called; other names of a model count for nothing."""
+    """How many models can be called; aliases do not count."""
     catalog = gateway.catalog
     own = (group for name, group in catalog.groups().items() if catalog.canonical(name) == name)
     return sum(any(not one.unavailable for one in group) for group in own)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop: uvloop's where there is one; None is asyncio's own."""
+    """The factory of event loops: uvloop's if it is installed; None is asyncio's own."""
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: the standard loop serves, slower

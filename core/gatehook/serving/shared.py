@@ -1,7 +1,7 @@
-"""The folder that the workers of one gateway share; in memory where the machine keeps files there.
+"""The folder that the workers of one gateway share, in memory (/dev/shm) where there is room.
 
-It is locked by every process that has it, so that what a killed gateway left can be told from what is in use: the next
-one removes it.
+Every process that uses it holds a lock on it. So the folder of a gateway that was killed can be told from one in use,
+and the next gateway removes it.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ __all__ = ["shared_folder"]
 
 _PREFIX = "gatehook-"
 _ROOM = 256 << 20
+"""Bytes that must be free in memory."""
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108  # the folders in it are private, and named by mkdtemp
 
 
 @contextlib.contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A new private folder; removed at the end. Children made by fork hold it, too."""
+    """A new private folder while this context is open. Forked children hold its lock, too."""
     base = _base()
     _remove_abandoned(base)
     folder, lock = _made(base)
@@ -33,7 +34,7 @@ def shared_folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    # What is shared is written to all the time, and never needs to be kept: on a disk, its writing would hold up ours.
+    # What is shared is written all the time and never has to be kept: on a disk, flushing it would hold up the workers.
     if os.access(_IN_MEMORY, os.W_OK):
         room = os.statvfs(_IN_MEMORY)
         if room.f_bavail * room.f_frsize >= _ROOM:  # containers often have little

@@ -1,8 +1,8 @@
-"""The parent process: it serves nothing itself, forks workers, replaces those that die, and changes generations.
+"""The parent process: it does not serve itself, but forks workers, replaces those that die, and changes generations.
 
-To reload is to begin a new generation of workers beside the old one. Only when all of the new ones serve, the old ones
-are told to end; until then a fault leaves everything as it was. The parent has no loop and no thread, and never opens
-what it built: it can fork at any time.
+A reload starts a new generation of workers beside the old one. The old ones are told to end only when all of the new
+ones serve; until then a fault leaves everything as it was. The parent has no event loop and no thread, and never enters
+the lifespan of a gateway that it has built: so it can fork at any time.
 """
 
 import contextlib
@@ -37,26 +37,26 @@ __all__ = ["Ready", "Supervisor", "supervise"]
 log = logging.getLogger("gatehook")
 
 Ready = Callable[[Gateway, str, int], None]
-"""Is told once that clients can connect: to what, at which address, and how many models can be called."""
+"""Called once when clients can connect, with the gateway, its address, and how many models can be called."""
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_WAIT: Final = 86_400.0
-"""Seconds; what is further away is looked at again: the system takes no more than 24 days."""
+"""Seconds of one poll(), which takes no more than 24 days; then it waits again."""
 
 
 class _Interrupted(BaseException):
-    """What was being built is not wanted any more; no plugin's own `except Exception` stops it."""
+    """Ends the building of a gateway that is not wanted any more; no plugin's `except Exception` catches it."""
 
 
 def supervise(build: Callable[[], Gateway], ready: Ready, *, start_limit: float = 60.0) -> None:
     """Serve with `server.workers` processes until SIGTERM or SIGINT; a second signal cuts requests off, a third kills.
 
-    SIGHUP, or somebody on the control socket, has `build` called again, and a new generation take over.
+    SIGHUP, or "reload" on the control socket, has `build` called again, and a new generation take over.
 
     Args:
-        build: makes the gateway from the settings as they are then.
-        ready: is told that the first generation serves.
-        start_limit: seconds that a later one has until it must serve.
+        build: makes a gateway from the settings as they are at that moment.
+        ready: called when the first generation serves.
+        start_limit: seconds in which a later generation must serve.
 
     Raises:
         StartupError: the settings are wrong, the address cannot be listened on, or a worker cannot start.
@@ -67,7 +67,7 @@ def supervise(build: Callable[[], Gateway], ready: Ready, *, start_limit: float 
 
 
 class Supervisor:
-    """Forks workers, waits for signals and for what workers say, and does not return before the last has ended."""
+    """Forks workers, waits for signals and for what workers say, until the last one has ended."""
 
     def __init__(self, build: Callable[[], Gateway], folder: Path, start_limit: float, control: Control | None) -> None:
         """`folder` is what the workers share; see `supervise`."""
@@ -77,18 +77,19 @@ class Supervisor:
         self._control = control
         self._serving: Generation | None = None
         self._coming: Generation | None = None
-        """That which will take over as soon as all its workers serve."""
+        """The generation that will take over as soon as all its workers serve."""
         self._leaving: list[Generation] = []
+        """The generations that let their last requests end."""
         self._askers: list[Asker] = []
-        """Who waits for what becomes of the one that is coming."""
+        """Those who wait for the outcome of the coming generation."""
         self._waiting: list[Asker | None] = []
-        """Who has asked for another reload meanwhile; None for a signal."""
+        """Those who have asked for a reload that has not begun yet; None stands for a signal."""
         self._told = 0
         """How often it was told to stop."""
-        # `nohup` says that the terminal does not matter.
+        # `nohup` ignores SIGHUP: then it does not matter whether the terminal goes away.
         self._had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         self._deadline = math.inf
-        """When the one that is coming must serve."""
+        """When the coming generation must serve (time.monotonic)."""
         self._wakeup, self._signalled = socket.socketpair()
         self._wakeup.setblocking(False)
         self._signalled.setblocking(False)
@@ -123,7 +124,7 @@ class Supervisor:
         return [one for one in (self._serving, self._coming, *self._leaving) if one is not None]
 
     def _generation(self, gateway: Gateway) -> Generation:
-        """A new one; on the socket that is served already, if the settings say the same address.
+        """A new generation; on the socket that is served already, if the settings have the same address.
 
         Raises:
             StartupError: the address cannot be listened on, or there are too many workers that have not ended yet.
@@ -141,20 +142,20 @@ class Supervisor:
         else:
             shared = SharedSocket(listen(gateway.settings.server))
             shared.sock.listen(BACKLOG)
-        # One process keeps its counts to itself, which is quicker.
+        # A single process keeps counts in its own memory, which is quicker than files.
         gateway.shared = self._folder if size > 1 else None
         gateway.runtime = self._folder
         gateway.control = None if self._control is None else self._control.path
-        loop_factory()  # imported once, for all
-        if serving is not None:  # what has just been made for the first has no garbage worth the time
+        loop_factory()  # so that uvloop is imported once, before the workers are forked
+        if serving is not None:  # not for the first generation: there is no garbage yet that would be worth the time
             gc.unfreeze()
             gc.collect()
-        gc.freeze()  # collecting writes to what it looks at: memory that the workers would no longer share
+        gc.freeze()  # the collector writes to the objects it looks at, and workers would no longer share their memory
         gc.enable()
         return Generation(gateway, shared, free)
 
     def _change(self) -> bool:
-        """See what has become of the generations; whether another serves now."""
+        """Move on with the generations; True if another one serves now."""
         coming, took_over = self._coming, False
         if coming is not None and coming.ended:
             self._coming = None
@@ -192,13 +193,13 @@ class Supervisor:
         self._tell(faults=[], address=place, models=coming.models, workers=size)
 
     def _give_up(self, coming: Generation) -> None:
-        """It could not start, or was told to stop before it had."""
+        """Drop a generation that could not start, or was told to stop before it had."""
         if self._serving is not None and not self._told:
             self._retire(coming, self._serving)
             self._refuse(coming.faults)
 
     def _retire(self, old: Generation, other: Generation) -> None:
-        """Give up the address of a generation, if the other one has another."""
+        """Close the socket of a generation, unless the other one uses the same."""
         if old.shared is not other.shared:
             server = old.gateway.settings.server
             if server.uds != other.gateway.settings.server.uds:
@@ -206,7 +207,7 @@ class Supervisor:
             self._close(old.shared)
 
     def _reload(self, askers: list[Asker]) -> None:
-        """Begin a generation with the settings as they are now."""
+        """Start a generation with the settings as they are now."""
         self._askers = askers
         log.info("reloading the settings")
         importlib.invalidate_caches()  # a plugin may have been installed meanwhile
@@ -239,7 +240,7 @@ class Supervisor:
     def _signals_caught(self) -> Iterator[None]:
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         for number in (*_STOPS, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, _ignore)  # the wakeup tells which it was
+            signal.signal(number, _ignore)  # the wakeup socket tells which it was
         try:
             yield
         finally:
@@ -249,10 +250,12 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Build for so long only, and until told to stop: a plugin may never end, and workers wait to be looked after.
+        """Interrupt what runs in this context after `start_limit`, or at a signal to stop: a plugin may hang.
+
+        Meanwhile nobody looks after the workers.
 
         Raises:
-            _Interrupted: it took too long, or was told.
+            _Interrupted: it took too long, or a signal came.
         """
 
         def interrupt(number: int, _: object) -> None:
@@ -270,7 +273,7 @@ class Supervisor:
                 signal.signal(number, _ignore)
 
     def _wait(self, seconds: float) -> None:
-        """Until a signal comes, somebody says something, or so many seconds have passed."""
+        """Wait until a signal comes, somebody says something, or so many seconds have passed; and deal with it."""
         generations = self._generations()
         lines = {one.line.fileno(): one for each in generations for one in each.workers.values() if not one.silent}
         control = -1 if self._control is None else self._control.fileno()
@@ -293,15 +296,15 @@ class Supervisor:
                 generation.kill(time.monotonic())
 
     def _listen(self) -> None:
-        """To signals."""
+        """Deal with the signals that have come."""
         for number in self._wakeup.recv(4096):
             if number in _STOPS or (number == signal.SIGHUP and self._had_terminal and not _has_terminal()):
-                self._stop()  # SIGHUP also says that the terminal is gone in which it was begun
+                self._stop()  # SIGHUP also comes when the terminal is closed that it was started in
             elif number == signal.SIGHUP:
                 self._waiting.append(None)
 
     def _asked(self) -> None:
-        """By somebody on the control socket."""
+        """Deal with somebody on the control socket."""
         assert self._control is not None  # noqa: S101  # it was polled
         heard = self._control.hear()
         if heard is None:
@@ -322,7 +325,7 @@ class Supervisor:
             grace = max(one.gateway.settings.server.shutdown_grace for one in generations)
             log.info("stopping: running requests have %g s", grace)
             for generation in generations:
-                if generation not in self._leaving:  # where those were listening, somebody else may be by now
+                if generation not in self._leaving:  # another server may use the path of those by now
                     remove_file(generation.gateway.settings.server)
                 self._close(generation.shared)
                 generation.stop(DRAIN, now)
@@ -350,9 +353,9 @@ class Supervisor:
 
     def _fork(self, generation: Generation, index: int) -> None:
         ours, theirs = socket.socketpair()
-        sys.stdout.flush()  # what is not written yet would be written by both
+        sys.stdout.flush()  # otherwise both processes would write what is buffered
         sys.stderr.flush()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # the child would pass a signal of its own on to the parent
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # at first the child shares the wakeup socket with the parent
         try:
             pid = os.fork()
         except OSError as error:
@@ -370,7 +373,7 @@ class Supervisor:
             self._become(generation, index, ours, theirs)
 
     def _become(self, generation: Generation, index: int, ours: socket.socket, theirs: socket.socket) -> NoReturn:
-        """Live as a worker, in the child."""
+        """Become a worker, in the child."""
         status = 1
         try:
             _forget_signals()
@@ -386,10 +389,10 @@ class Supervisor:
             os._exit(status)
 
     def _let_go(self, mine: Generation) -> None:
-        """Of all that is the parent's.
+        """Close, in the child, all that is the parent's.
 
-        Whoever holds the parent's end of a line hides from that worker that the parent is gone; and whoever holds a
-        socket that nobody serves any more has clients wait there.
+        A process that holds the parent's end of a line keeps that worker from seeing that the parent is gone; and one
+        that holds a listening socket that is no longer served lets clients connect in vain.
         """
         self._wakeup.close()
         self._signalled.close()
@@ -414,7 +417,7 @@ class Supervisor:
 
 
 def _ignore(*_: object) -> None:
-    """What comes is noted elsewhere."""
+    """Do nothing: the wakeup socket has the signal."""
 
 
 def _place(gateway: Gateway) -> tuple[str, int, str]:
@@ -432,7 +435,7 @@ def _has_terminal() -> bool:
 
 def _forget_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach every process; the parent says what is to be done
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to every process; the parent decides
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""Who holds everybody up: a plugin that blocks the event loop, or that a call waits for without end.
+"""Finds the plugin that blocks the event loop, or that a call waits for without end.
 
-A plugin is found by its code: by the stack of the loop's thread while it stands still, and by what the tasks of calls
-wait for. So nothing is wrapped, and a request costs nothing more.
+It is found by its code: in the stack of the loop's thread while the loop stands still, and in the coroutines that calls
+wait for. So nothing has to be wrapped, and requests are not slower.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ __all__ = ["Watchdog"]
 log = logging.getLogger("gatehook")
 
 _LOOK = 30.0
-"""Seconds between two looks at what calls wait for; who waits for the same at both is told."""
+"""Seconds between two looks at what calls wait for; a call that waits for the same at both is reported."""
 
 _BOUNDED: Final = frozenset({"gatehook.calls.attempts", "gatehook.calls.delivery"})
-"""Whoever waits within these has a time limit already."""
+"""Modules that set time limits: what waits within them is not reported."""
 
 
 class Watchdog:
     """Watches the running loop from a thread of its own.
 
     Args:
-        owners: tells whose code something is.
-        warning: seconds for which the loop may stand still before the log tells; 0 for never.
-        limit: seconds after which this process is killed, so that its parent can begin another; 0 for never.
+        owners: tells which plugin a module belongs to.
+        warning: seconds for which the loop may stand still before the log says so; 0 for never.
+        limit: seconds after which this process is killed, so that its parent starts another; 0 for never.
     """
 
     def __init__(self, owners: Owners, warning: float, limit: float = 0.0) -> None:
@@ -46,11 +46,11 @@ class Watchdog:
         self._beats = 0
         self._ended = threading.Event()
         self._waiting: dict[Any, str] = {}
-        """The plugins' coroutines that calls were waiting for at the last look, and what was told of them."""
+        """The plugins' coroutines that calls waited for at the last look: "new", or "told" if they were reported."""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the running loop, which this thread runs."""
+        """Watch this thread's running loop while this context is open."""
         loop = asyncio.get_running_loop()
         timers = {"look": loop.call_later(_LOOK, self._look_around, loop)}
         self._timers = timers
@@ -75,7 +75,7 @@ class Watchdog:
         self._timers["beat"] = loop.call_later(self._interval, self._beat, loop)
 
     def _watch(self, thread: int) -> None:
-        """Count how often in a row the loop has not moved: a process that was stopped itself does not count."""
+        """Add up the intervals in which the loop has not moved; while the process itself is stopped, none passes."""
         beats, still, told = 0, 0.0, False
         while not self._ended.wait(self._interval):
             if beats != self._beats:
@@ -94,7 +94,7 @@ class Watchdog:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _holder(self, thread: int) -> str:
-        """Whose code the loop's thread is in: the innermost of a plugin, or else simply the innermost."""
+        """Where the loop's thread is: the innermost frame of a plugin, or the innermost of all if there is none."""
         stack = list(frames(sys._current_frames().get(thread)))  # noqa: SLF001  # there is no public way
         for frame in stack:
             if who := self._owners.of(frame.f_globals.get("__name__", "")):
@@ -104,7 +104,7 @@ class Watchdog:
     # --- calls that wait without end
 
     def _look_around(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell which plugins have not answered since the last look, once for each call of theirs."""
+        """Log which plugins have kept a call waiting since the last look, once for each coroutine."""
         before, self._waiting = self._waiting, {}
         told: dict[str, int] = {}
         for task in asyncio.all_tasks(loop):
@@ -123,7 +123,7 @@ class Watchdog:
         self._timers["look"] = loop.call_later(_LOOK, self._look_around, loop)
 
     def _waited_for(self, task: "asyncio.Task[Any]") -> tuple[Any, str] | None:
-        """The innermost coroutine of a plugin that a call waits for, and where it is."""
+        """The innermost coroutine of a plugin that a call's task waits for, and where it is; None for any other."""
         found, is_call = None, False
         coroutine: Any = task.get_coro()
         while coroutine is not None:
@@ -141,7 +141,7 @@ class Watchdog:
 
 
 def _measured(generator: Any) -> Any:
-    """What a generator awaits that belongs to a measurement, which does so by hand; None if it does not."""
+    """What a generator of `metering.Steps` awaits, which drives its awaitable by hand; None for any other generator."""
     frame = getattr(generator, "gi_frame", None)
     steps = frame.f_locals.get("self") if frame is not None else None
     return steps.inner if isinstance(steps, Steps) else None

@@ -1,7 +1,7 @@
-"""The life of one process that serves, from its fork to its exit status.
+"""The life of one worker process, from its fork to its exit status.
 
-It serves until its parent tells it to stop, or is gone. Signals reach a worker in other ways, too (Ctrl-C, or a service
-manager, signals every process), so the line to the parent alone says whether to drain or to end at once.
+It serves until its parent tells it to stop, or is gone. Signals reach a worker in other ways, too (Ctrl-C and service
+managers signal every process), so only the line to the parent says whether to drain or to stop at once.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = logging.getLogger("gatehook")
 
 
 def work(gateway: Gateway, shared: SharedSocket, line: socket.socket) -> int:
-    """Serve as a worker, in a child that has just been forked; gives its exit status."""
+    """Serve as a worker, in a child that has just been forked; returns the exit status."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(gateway, shared, line))

@@ -72,7 +72,7 @@ def available(plugins: Mapping[str, type]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """What is installed along sys.path, looked up once: that takes longer than all else of a start."""
+    """The installed plugins, cached by sys.path: finding them takes longer than all else of a start."""
     return installed()
 
 
@@ -122,9 +122,9 @@ class Reply:
     """What a stub answers.
 
     `body` is one piece, or several that are written one after another. `end`: "close" and "keep" end the answer
-    properly, "cut" closes the line before its end, "reset" resets it, "silence" says nothing more and keeps the line.
-    With status 0 no answer is begun at all. `raw` sends the pieces as they are, without a head and unframed. `pause` is
-    in seconds, before every piece but the first; `before` likewise before the head.
+    properly, "cut" closes the connection before its end, "reset" resets it, "silence" sends nothing more and keeps it
+    open. With status 0 no answer is begun at all. `raw` sends the pieces as they are, without a head and unframed.
+    `pause` is in seconds, before every piece but the first; `before` likewise before the head.
     """
 
     body: bytes | Sequence[bytes] = b""
@@ -169,7 +169,7 @@ class StubUpstream:
         self._server: asyncio.Server | None = None
 
     def script(self, *replies: Reply) -> None:
-        """Replace what is still to be answered."""
+        """Replace the replies that are left."""
         self._replies = list(replies)
 
     @property
@@ -181,7 +181,7 @@ class StubUpstream:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def asked(self, times: int = 1) -> None:
-        """Wait until so many requests have come."""
+        """Wait until so many requests have arrived."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= times)
 
@@ -216,7 +216,7 @@ class StubUpstream:
                 if not await self._play(reply, reader, writer):
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # cancelled when the test is over; asyncio would log a handler that ends so
+            pass  # it is cancelled when the test is over, which asyncio would log
         finally:
             self.open -= 1
             self._tasks.discard(task)
@@ -225,7 +225,7 @@ class StubUpstream:
                 await writer.wait_closed()
 
     async def _play(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Write one reply; whether the connection may be used again."""
+        """Write one reply; False if the connection is to be closed after it."""
         gone = asyncio.create_task(self._watch(reader))
         try:
             await asyncio.sleep(reply.before)
@@ -233,7 +233,7 @@ class StubUpstream:
                 await self._write(reply, writer, gone)
         finally:
             gone.cancel()
-            await asyncio.wait([gone])  # never awaited itself: this task's own cancellation would pass for that one's
+            await asyncio.wait([gone])  # `await gone` could not tell its cancellation from this task's own
         if reply.end == "silence":
             await self._watch(reader)
             return False
@@ -368,11 +368,11 @@ class ReplayEgress(Egress):
     def prepare(
         self, target: Target, method: str, url: Any, *, headers: Mapping[str, str], uds: str = ""
     ) -> PreparedRequest:
-        """Only keep what is said."""
+        """Keep the arguments; nothing is prepared."""
         return PreparedRequest(target, method, url, headers, uds, None)
 
     async def send(self, prepared: PreparedRequest, body: bytes | None = None) -> Any:
-        """Record, and give the next replay."""
+        """Record the request, and return the next replay."""
         self.requests.append(Recorded(prepared.method, str(prepared.url), dict(prepared.headers), body or b""))
         return self._replays.pop(0) if len(self._replays) > 1 else self._replays[0]
 

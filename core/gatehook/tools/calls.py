@@ -1,4 +1,4 @@
-"""Tool calls in OpenAI's shape: read from whole messages, put together from the chunks of a stream, taken out again."""
+"""Tool calls in OpenAI's shape: read from messages, assembled from the chunks of a stream, and removed from them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -20,16 +20,16 @@ __all__ = [
 ]
 
 OLD_FORM: Final = "function_call"
-"""The field of OpenAI's old form, one call a message; it has no id, and goes by this word instead."""
+"""The field of OpenAI's old form: one call per message, without an id, so that this word serves as one."""
 GAP: Final = "\n\n"
-"""Between what a model says in one round and in the next."""
+"""What separates the model's texts of two rounds."""
 _FIELDS: Final = ("tool_calls", OLD_FORM)
 _WORDS: Final = (b"tool_calls", b"function_call", b"\\u00")
-"""What an answer with calls holds: a field's name, or an escaped letter of it."""
+"""An answer with calls holds one of these: a field's name, or a letter of it as an escape."""
 
 
 def may_call(answer: Document | Frames) -> bool:
-    """Whether there may be a tool call in it; told without decoding what nobody has decoded yet."""
+    """Whether there may be a tool call in an answer; found out without decoding it."""
     raw = answer.data if isinstance(answer, Frames) else answer.raw
     return any(word in raw for word in _WORDS)
 
@@ -43,7 +43,7 @@ def calls_of(message: Mapping[str, Any]) -> list[ToolCall]:
 
 
 def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with an id for each call, no two alike: some servers give none, or all the same."""
+    """The message with an id of its own for each call: some servers give none, or all the same."""
     calls = message.get("tool_calls") or ()
     ids = [one.get("id") for one in calls]
     if all(ids) and len(set(ids)) == len(ids):
@@ -59,7 +59,7 @@ def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_words(message: Mapping[str, Any], said: str) -> Mapping[str, Any]:
-    """The message without what was `said` in rounds before it: as the client sees it, that and a gap come first."""
+    """The message without what was `said` in earlier rounds, which precedes its text as the client sees it."""
     content = message.get("content")
     if not said or not isinstance(content, str):
         return message
@@ -72,7 +72,7 @@ def pending_form(call: ToolCall) -> dict[str, Any]:
 
 
 def answers_of(message: Mapping[str, Any], contents: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The messages that tell a model what came of its calls: `contents` by the calls' ids, in the calls' order."""
+    """The messages with the results of a message's calls, in their order; `contents` has the results by id."""
     return [
         {"role": "function", "name": call.name, "content": contents[call.id]}
         if call.id == OLD_FORM and OLD_FORM in message
@@ -83,7 +83,7 @@ def answers_of(message: Mapping[str, Any], contents: Mapping[str, str]) -> list[
 
 
 def assembled(chunks: Iterable[Chunk]) -> dict[int, dict[str, Any]]:
-    """The messages that a stream's chunks are the pieces of, by the index of their choice."""
+    """The messages that a stream's chunks add up to, by the index of their choice."""
     messages: dict[int, _Message] = {}
     for chunk in chunks:
         for choice in chunk.data.get("choices") or ():
@@ -142,9 +142,9 @@ def _joined(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def without_calls(chunks: Sequence[Chunk], *, ends: bool) -> list[Chunk]:
-    """What is left of the chunks without their calls; without the end of the answer too, unless it `ends` here.
+    """The chunks without their tool calls, and, unless the answer `ends` here, without its end.
 
-    Where it does, it has no calls any more, so it ends as an answer in words does.
+    Where it ends, its finish reason becomes "stop", as it has no calls any more.
     """
     left = []
     for chunk in chunks:
@@ -169,7 +169,7 @@ def without_calls(chunks: Sequence[Chunk], *, ends: bool) -> list[Chunk]:
 
 
 def _tool_call(data: Mapping[str, Any]) -> ToolCall:
-    """A function's call, or a custom tool's, whose input is any text."""
+    """The call of a function, or of a custom tool, whose input is any text."""
     call = data.get("function") or data.get("custom") or {}
     arguments = call.get("arguments") or call.get("input") or ""
     if not isinstance(arguments, str):  # some servers give an object instead of its JSON text

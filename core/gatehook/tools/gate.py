@@ -1,4 +1,4 @@
-"""The way out of a stream for tool calls: held back until they are whole and judged; words pass at once."""
+"""Tool calls in streams: they are held back until they are complete and judged, while text passes at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,30 +14,33 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """What the chunks of one call's streams must pass: one stream, or several where the model is to try again."""
+    """What the chunks of a call must pass: of one stream, or of several if the model is told to try again."""
 
     def __init__(self, tools: "ToolPolicies", call: Call) -> None:
         self._tools = tools
         self._call = call
         self._remembers = tools.can_go_on(call)
-        """Whether the whole message may be needed, to go on from it."""
+        """Whether the whole message may be needed later, to continue the conversation from it."""
         self._before: list[Sequence[Chunk]] = []
+        """What has passed of the current message, if it may be needed."""
         self._tool_rounds = 0
-        """In which round of the gateway's own tools that was."""
+        """The round of the gateway's own tools in which that was said."""
         self._held: list[Chunk] = []
+        """What is held back: tool calls, and what came after them."""
         self._open: set[int] = set()
-        """Choices with a call that more may be added to."""
+        """The choices with a call that is not complete yet."""
         self._outcome: Literal["open", "asked", "again"] = "open"
+        """Whether the answer goes on, has ended with a question, or is to be made again."""
         self._seam: _Seam | None = None
         """Joins this stream to the ones before it."""
 
     @property
     def wants_another_round(self) -> bool:
-        """Whether the model is to be asked again: the call's body now says what was wrong with what it called."""
+        """Whether the model is to be asked again; the call's body now tells it what was wrong with its calls."""
         return self._outcome == "again"
 
     def next_round(self, used: Callable[[], Usage | None]) -> None:
-        """Another stream follows, whose chunks go on where those before ended; `used` tells what all take together."""
+        """Begin another stream that continues those before it; `used` gives the usage of all together."""
         self._seam = self._seam or _Seam(next(chunk.data for batch in self._before for chunk in batch), used)
         self._before, self._outcome = [], "open"
 
@@ -47,7 +50,7 @@ class Gate:
         Raises:
             PermissionDenied: see `ToolPolicies.judge`.
         """
-        if self._outcome != "open":  # nothing follows a question, and nothing of a turn that is to be made anew
+        if self._outcome != "open":  # only usage follows a question, and nothing of a turn that is made again
             return [chunk for chunk in batch if chunk.usage_only] if self._outcome == "asked" else []
         if self._seam is not None:
             batch = self._seam.joined(batch)
@@ -69,7 +72,7 @@ class Gate:
         return out
 
     async def rest(self) -> Sequence[Chunk]:
-        """What is held back, when its calls are whole: a choice ended, or the stream.
+        """What is held back, judged: to be called when its calls are complete, as their choice or the stream has ended.
 
         Raises:
             PermissionDenied: see `ToolPolicies.judge`.
@@ -96,13 +99,13 @@ class Gate:
 
     def _note(self, batch: Sequence[Chunk]) -> None:
         if self._remembers:
-            if self._tool_rounds != self._call.tool_rounds:  # what was said before stands in the conversation already
+            if self._tool_rounds != self._call.tool_rounds:  # what was said before is in the conversation already
                 self._tool_rounds = self._call.tool_rounds
                 self._before.clear()
             self._before.append(batch)
 
     def _calls(self, chunk: Chunk) -> bool:
-        """Whether there is a piece of a call in it; notes the choices that are calling, and those that end."""
+        """Whether a chunk has a piece of a tool call; keeps track of the choices with incomplete calls."""
         calls = False
         for choice in chunk.data.get("choices") or ():
             delta = choice.get("delta") or {}
@@ -115,7 +118,7 @@ class Gate:
 
 
 def _ended(left: list[Chunk], last: Chunk, index: int, fields: dict[str, Any]) -> list[Chunk]:
-    """The chunks of a turn that ends with a question: its fields stand in the one that says that it ends."""
+    """The chunks of a turn that ends with a question, whose fields are put into the chunk with the finish reason."""
     for place, chunk in enumerate(left):
         if chunk.finished:
             left[place] = Chunk({**chunk.data, **fields}, content=True, finished=True, usage=chunk.usage)
@@ -125,7 +128,7 @@ def _ended(left: list[Chunk], last: Chunk, index: int, fields: dict[str, Any]) -
 
 
 class _Seam:
-    """Makes the next stream of an answer go on with the first: the same id, no second role, all usage together."""
+    """Makes later streams continue the first: with its id and model, without a second role, with the usage of all."""
 
     def __init__(self, head: dict[str, Any], used: Callable[[], Usage | None]) -> None:
         self._head: dict[str, Any] = {name: head[name] for name in ("id", "created", "model") if name in head}

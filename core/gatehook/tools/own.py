@@ -1,4 +1,4 @@
-"""The tools that the gateway runs itself: which ones a model is told of, and one run of one of them."""
+"""The tools that the gateway runs itself: which of them a model is told of, and how one is run."""
 
 import asyncio
 import logging
@@ -18,17 +18,17 @@ __all__ = ["TOOL_FIELDS", "OwnTools", "follow_up", "read_arguments", "tool_fault
 log = logging.getLogger("gatehook.tools")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What all vendors take for a tool's name."""
+"""A tool's name that all vendors accept."""
 
 TOOL_FIELDS: Final = ("tools", "tool_choice", "parallel_tool_calls")
-"""Where a request says what the model may call."""
+"""The fields of a request that say what the model may call."""
 
 
 class OwnTools:
     """The tools of all plugins, frozen at the start; sources are asked anew for each call."""
 
     def __init__(self, provided: Sequence[Tool | ToolSource], settings: ToolSettings, catalog: Catalog) -> None:
-        """`provided` have no faults (see `tool_faults`); `catalog` tells which models can call tools at all."""
+        """`provided` have been checked (see `tool_faults`); `catalog` tells which models can call tools at all."""
         self._tools = tuple(one for one in provided if not isinstance(one, ToolSource))
         self._sources = tuple(one for one in provided if isinstance(one, ToolSource))
         self._settings = settings
@@ -36,10 +36,10 @@ class OwnTools:
         self.max_rounds = settings.max_rounds
 
     def offer(self, call: Call) -> None:
-        """Add to a chat's request the tools that its model is told of, and note them in `call.own_tools`.
+        """Add to a chat's request the tools that its model is told of, and set `call.own_tools` to them.
 
-        A tool of the client's own with the same name stays the client's. Nothing is added to a request for several
-        answers (each would be another conversation), in OpenAI's old form (`functions`), or that wants no tool called.
+        A tool of the client's with the same name stays the client's. Nothing is added to a request for several answers
+        (each would be a conversation of its own), one in OpenAI's old form (`functions`), or one that forbids tools.
         """
         if call.operation != "chat" or not self._can_call(call):
             return
@@ -62,12 +62,12 @@ class OwnTools:
             call.body = Document({**payload, "tools": [*given, *map(_as_openai, own.values())]})
 
     def _can_call(self, call: Call) -> bool:
-        """Whether a deployment of the model may be offered tools; one that tells no capabilities may have them all."""
+        """Whether some deployment of the model can be offered tools; one that tells no capabilities has them all."""
         targets = self._catalog.group(call.model)
         return not targets or any(not one.capabilities or "tools" in one.capabilities for one in targets)
 
     def _for(self, call: Call) -> Iterator[Tool]:
-        """The tools of this call; of two with one name the first is meant."""
+        """The tools for this call; of two with the same name the first counts."""
         for tool in self._tools:
             if _suits(tool, call):
                 yield tool
@@ -75,17 +75,17 @@ class OwnTools:
             yield from _tools_of(source, call)
 
     def find(self, call: Call, name: str) -> Tool | None:
-        """The tool that the call's model may call by this name, None if it is not one of the gateway's own."""
+        """The own tool that the call's model may call by this name; None if there is none."""
         if name in call.own_tools:
             tool: Tool = call.own_tools[name]
             return tool
         return next((tool for tool in self._for(call) if tool.name == name), None)
 
     async def execute(self, call: Call, tool_call: ToolCall) -> str:
-        """Run one call of an own tool, whatever policies say of it; gives what the model is told.
+        """Run one call of an own tool, without asking policies; returns what the model is told.
 
-        What goes wrong (arguments that do not fit, a failure, too long a time) the model is told as well; nothing but
-        a cancellation is raised.
+        It is told what goes wrong as well (arguments that do not fit, a failure, a timeout); nothing but a cancellation
+        is raised.
         """
         tool = self.find(call, tool_call.name)
         if tool is None:
@@ -101,10 +101,10 @@ class OwnTools:
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
-            return f"error: {tool.name} was broken off"  # something within it was, not this call
+            return f"error: {tool.name} was broken off"  # something within the tool was cancelled, not this call
         except GatewayError as error:
             return self._cut(f"error: {error.message}")
-        except (Exception, SystemExit):  # in a task of its own, as here, the latter would end the program
+        except (Exception, SystemExit):  # in a task, as here, a SystemExit would end the program
             log.exception("%s: the tool %r failed", call.id, tool.name)
             return f"error: {tool.name} failed"
         return self._cut(result)
@@ -117,14 +117,14 @@ class OwnTools:
 
         try:
             fault = compiled(encode(dict(tool.parameters))).misfit(arguments)
-        except SchemaFault as error:  # of a source's tool: nobody has looked at its schema before
+        except SchemaFault as error:  # of a source's tool, whose schema was not checked at start-up
             fault = f"the arguments cannot be checked: the tool's schema {error}"
         if fault:
             raise InvalidRequest(f"the call is invalid: {fault}")
         return arguments
 
     def _cut(self, text: str) -> str:
-        """The text, or its beginning where it is too long."""
+        """The text, cut to `tools.max_result` if it is too long."""
         most = self._settings.max_result
         raw = text.encode("utf-8", "surrogatepass")
         if len(raw) <= most:
@@ -134,7 +134,7 @@ class OwnTools:
 
 
 def _suits(tool: Tool, call: Call) -> bool:
-    """Whether a tool is for this call; not if it cannot tell."""
+    """Whether a tool is for this call; False if it fails to tell."""
     try:
         return not isinstance(tool, Selective) or tool.suits(call)
     except (Exception, SystemExit):
@@ -143,7 +143,7 @@ def _suits(tool: Tool, call: Call) -> bool:
 
 
 def _tools_of(source: ToolSource, call: Call) -> Sequence[Tool]:
-    """A source's tools that models can be told of; none if it cannot tell."""
+    """A source's tools that models can be told of; none if it fails to tell."""
     try:
         return [tool for tool in source.tools(call) if _NAME.fullmatch(tool.name)]
     except (Exception, SystemExit):
@@ -152,13 +152,13 @@ def _tools_of(source: ToolSource, call: Call) -> Sequence[Tool]:
 
 
 def _is_cancelled() -> bool:
-    """Whether the running task is to end."""
+    """Whether the running task itself is being cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
 def read_arguments(text: str) -> Mapping[str, Any] | None:
-    """The arguments of a tool call; none at all are {}. None if they are not a JSON object."""
+    """The arguments of a tool call, {} for an empty text; None if they are not a JSON object."""
     try:
         arguments = decode(text) if text.strip() else {}
     except MalformedJSON:
@@ -176,12 +176,12 @@ def tool_names(tools: Iterable[Any]) -> Iterator[str]:
 
 
 def follow_up(body: Mapping[str, Any], message: Mapping[str, Any], results: Mapping[str, str]) -> Document:
-    """The request that goes on after tools were run.
+    """The next request, after tools were run.
 
     Args:
         body: the request that the model has answered.
         message: its answer, an assistant's message with `tool_calls`, each of which has an id.
-        results: what the model is told of each, by its id.
+        results: the result of each, by its id.
     """
     told = [{"role": "tool", "tool_call_id": key, "content": content} for key, content in results.items()]
     payload = {**body, "messages": [*(body.get("messages") or ()), message, *told]}
@@ -191,17 +191,17 @@ def follow_up(body: Mapping[str, Any], message: Mapping[str, Any], results: Mapp
 
 
 def _after_a_call(choice: Any) -> Any:
-    """A choice that insisted on a call has got it; insisting again would never end."""
+    """The `tool_choice` of the next request: one that demanded a call has got it, and would demand more without end."""
     if isinstance(choice, dict) and isinstance(allowed := choice.get("allowed_tools"), dict):
         return {**choice, "allowed_tools": {**allowed, "mode": "auto"}}
     return "auto" if choice == "required" or isinstance(choice, dict) else choice
 
 
 def tool_faults(provided: Iterable[tuple[str, Tool | ToolSource]]) -> Iterator[str]:
-    """A fault for every tool whose name or schema no model could be told, or whose name another one has.
+    """A fault for every tool whose name, description or schema cannot be used, or whose name is taken.
 
     Args:
-        provided: each with the name of its plugin.
+        provided: tools and sources, each with the name of its plugin.
     """
     owners: dict[str, str] = {}
     for plugin, tool in provided:

@@ -16,7 +16,7 @@ from gatehook.tools.gate import Gate
 __all__ = ["ToolPolicies", "confirmation_of"]
 
 _MOST_ROUNDS: Final = 8
-"""A model may be told that its calls are wrong so often in one request, whatever policies say."""
+"""How often, in one request, a model may be told that its calls are wrong, whatever policies say."""
 _STRICTNESS: Final = ("allow", "confirm", "retry", "deny")
 _UNTRIED: Final = "Not run: another call of this turn was wrong. Call it again if it is still needed."
 _CONFIRMATION: Final = ("status", "session_id", "expires_at", "pending_tool_calls")
@@ -24,14 +24,20 @@ _STATUS: Final = "require_confirmation"
 
 
 def confirmation_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer, or a chunk of one, asks about tool calls, for surfaces of another shape; {} if nothing."""
+    """The fields by which an answer, or a chunk, asks for a decision about tool calls; {} if it does not.
+
+    For surfaces whose answers have another shape than OpenAI's.
+    """
     if data.get("status") != _STATUS:
         return {}
     return {name: data[name] for name in _CONFIRMATION if name in data}
 
 
 class Ruling(Struct, frozen=True):
-    """What becomes of the calls of one turn: allowed, to be confirmed (the `pending`), or `said` to be wrong, by id."""
+    """What becomes of a turn's calls: they go out, the `pending` ones wait, or the model is told what is wrong.
+
+    `said` holds what the model is told, by the ids of the calls.
+    """
 
     kind: Literal["allow", "confirm", "retry"]
     pending: Sequence[ToolCall] = ()
@@ -40,7 +46,7 @@ class Ruling(Struct, frozen=True):
 
 _ALLOWED: Final = Ruling("allow")
 _JUDGED: Final = "tools.judged"
-"""Where a call keeps the verdicts on its last turn."""
+"""The key in `call.state` of the verdicts on its last turn."""
 
 
 class ToolPolicies:
@@ -54,7 +60,7 @@ class ToolPolicies:
         """Narrow the tools of the request to what every policy lets the model see.
 
         Raises:
-            PermissionDenied: the request insists on a tool that may not be seen.
+            PermissionDenied: the request demands a tool that the model may not see.
         """
         if not self.policies or call.operation != "chat" or not _offers(call):
             return
@@ -75,7 +81,7 @@ class ToolPolicies:
                 call.body = Document(payload)
 
     async def _offered(self, call: Call, given: list[Any], *, old: bool) -> list[Any]:
-        """What the policies leave of `given`; `old` functions are shown to them as tools."""
+        """What the policies leave of `given`; `old`: functions, which are shown to them as tools."""
         tools: Sequence[Any] = [{"type": "function", "function": one} for one in given] if old else given
         for policy in self.policies:
             tools = await policy.offer(call, tools)
@@ -85,8 +91,8 @@ class ToolPolicies:
         """Judge the tool calls of a whole answer.
 
         Returns:
-            The answer as it may go out: as it is, or with the question whether its calls may be made in their place.
-            None: the model is to be asked again; the call's body now says what was wrong with what it called.
+            The answer as it may go out: unchanged, or with a question in place of its calls.
+            None: the model is to be asked again; the call's body now tells it what was wrong with its calls.
 
         Raises:
             PermissionDenied: a call is denied, or needs a confirmation that no plugin can ask for.
@@ -104,12 +110,12 @@ class ToolPolicies:
             return None
         asked = await self.ask(call, messages[0], ruling.pending)
         bare = {name: value for name, value in messages[0].items() if name not in ("tool_calls", OLD_FORM)}
-        # Without calls it ends as an answer in words does: nobody shall look for any.
+        # Without calls it ends like an answer in text, or clients would look for calls.
         (choice,) = ({**one, "message": bare, "finish_reason": "stop"} for one in choices)
         return Completion({**completion.data, "choices": [choice], **asked}, usage=completion.usage)
 
     async def judge_again(self, call: Call, entry: Entry) -> Entry | None:
-        """Judge a cached answer: the policies may have changed since it was stored. None: as `judge`.
+        """Judge a cached answer, as policies may have changed since it was stored; None: as for `judge`.
 
         Raises:
             GatewayError: see `judge`.
@@ -131,7 +137,7 @@ class ToolPolicies:
         return Gate(self, call) if self.policies and call.operation == "chat" else None
 
     def can_go_on(self, call: Call) -> bool:
-        """Whether a turn with calls can be kept, or answered: tools were offered, and there is one answer only."""
+        """Whether the conversation can continue from a turn with calls: tools were offered, for a single answer."""
         return _offers(call) and call.payload.get("n") in (None, 1)
 
     async def ruling(self, call: Call, messages: Sequence[Mapping[str, Any]]) -> Ruling:
@@ -149,7 +155,7 @@ class ToolPolicies:
         if strictest == "deny":
             raise _denied(called, "is denied", verdict)
         if strictest == "retry":
-            # Where the answer was rewritten, the model would be told what was kept from it.
+            # Nor where the answer was rewritten: its own message would tell the model what transforms hide from it.
             if not can_go_on or call.rounds >= _MOST_ROUNDS or call.rewriter is not None:
                 raise _denied(called, "is wrong, and the model cannot be told", verdict)
             return Ruling(
@@ -162,9 +168,9 @@ class ToolPolicies:
         return Ruling("confirm", [one for one, verdict in verdicts if verdict.kind == "confirm"])
 
     async def _verdicts(self, call: Call, called: Sequence[ToolCall]) -> Sequence[tuple[ToolCall, Verdict]]:
-        """What becomes of each call of a turn. They are judged at the same time: a policy may have to wait for a disk.
+        """The verdict on each call of a turn. They are judged concurrently, as a policy may have to wait for a disk.
 
-        A turn that calls tools of the gateway's own is looked at twice, but judged once.
+        A turn that calls the gateway's own tools is ruled upon twice, but judged once.
         """
         turn = (call.rounds, call.tool_rounds, [(one.name, one.arguments) for one in called])
         known: tuple[object, Sequence[Verdict]] | None = call.state.get(_JUDGED)
@@ -180,14 +186,14 @@ class ToolPolicies:
         return list(zip(called, verdicts, strict=True))
 
     async def _tried(self, call: Call, tool_call: ToolCall) -> Verdict | SystemExit:
-        """Its verdict. A policy that wants to end the program ends one call: raised by a task, it would be the end."""
+        """Its verdict, or a policy's SystemExit, which is to end this call: raised in a task it ends the program."""
         try:
             return await self._verdict(call, tool_call)
         except SystemExit as error:
             return error
 
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:
-        """The strictest of all policies'."""
+        """The strictest verdict of all policies."""
         verdicts = [await policy.judge(call, tool_call) for policy in self.policies]
         for policy, verdict in zip(self.policies, verdicts, strict=True):
             if not isinstance(verdict, Verdict) or verdict.kind not in _STRICTNESS:
@@ -195,7 +201,7 @@ class ToolPolicies:
         return max(verdicts, key=lambda verdict: _STRICTNESS.index(verdict.kind))
 
     async def ask(self, call: Call, message: Mapping[str, Any], pending: Sequence[ToolCall]) -> dict[str, Any]:
-        """Have somebody asked about calls of the model's message; gives what the answer says of it.
+        """Have somebody decide about calls of the model's message; returns the fields that tell the client so.
 
         Raises:
             GatewayError: nobody can be asked now.
@@ -207,7 +213,7 @@ class ToolPolicies:
 
     @staticmethod
     def tell(call: Call, message: Mapping[str, Any], said: Mapping[str, str]) -> None:
-        """Let the conversation go on with the model's message, and what is `said` to it of its calls, by their ids."""
+        """Add the model's message to the request, and for each of its calls what is `said` of it, by its id."""
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
         told = [own_words(message, call.said), *answers_of(message, contents)]
@@ -226,16 +232,16 @@ def _denied(called: ToolCall, what: str, verdict: Verdict) -> PermissionDenied:
 
 
 _TOOL_FIELDS = {"tools": ("tool_choice", "parallel_tool_calls"), "functions": ("function_call",)}
-"""Where a request names tools, and what means nothing without them. `functions` is OpenAI's old form, still taken."""
+"""The fields that name tools, each with those that mean nothing without it. `functions` is OpenAI's old form."""
 
 
 def _offers(call: Call) -> bool:
-    """Whether the request may offer tools; told without decoding what nobody has decoded yet."""
+    """Whether the request may offer tools; found out without decoding it."""
     return call.body.may_have(*_TOOL_FIELDS)
 
 
 def _check_choice(choice: Any, offered: Sequence[Mapping[str, Any]], field: str) -> None:
-    """A choice that can no longer be made is refused: leaving it out would change what was asked for."""
+    """Refuse a `tool_choice` that can no longer be kept: leaving it out would change what was asked for."""
     function = choice.get("function", choice) if isinstance(choice, dict) else None
     named = function.get("name") if isinstance(function, dict) else None
     if named is not None and not any(one.get("function", one).get("name") == named for one in offered):

@@ -1,1 +1,1 @@
-"""The way out: every byte to a vendor, and what comes back."""
+"""The way out: requests to vendors, and their answers."""

@@ -1,4 +1,4 @@
-"""A vendor's answer, whichever way it came; and what went wrong with the line to it, in words."""
+"""A vendor's answer, over either way of the egress; and errors of its connection, in words."""
 
 import asyncio
 import contextlib
@@ -18,36 +18,37 @@ from gatehook.upstream.retry_after import retry_after
 __all__ = ["LINE_ERRORS", "Line", "SessionLine", "Upstream", "mapped", "reason"]
 
 _DRAIN_SECONDS = 0.05
-"""A client's [DONE] waits for it where a vendor does not end what it has finished; a new connection costs less."""
+"""How long `drain` waits for an answer's end. The client's [DONE] waits as long, and a new connection costs less."""
 _ERROR_SECONDS = 5.0
+"""How long the body of an error is waited for."""
 _LONGEST_ERROR = 1 << 18
 """Bytes that are read of the body of an error."""
 
 LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
-"""What both ways raise; TimeoutError is an OSError."""
+"""The errors of a connection, on either way; TimeoutError is an OSError."""
 
 
 class Line(Protocol):
-    """What an answer whose head has arrived is read from: a connection, as either way has it."""
+    """A connection on which the head of an answer has arrived, on either way of the egress."""
 
     status: int
 
     @property
     def head(self) -> bytes | Mapping[str, str]:
-        """The headers, or the bytes that they are in."""
+        """The headers, or the answer's first bytes, which hold them."""
 
     @property
     def whole(self) -> bool:
-        """Whether all of the answer has arrived, and `take` gives what is left of it."""
+        """Whether the whole answer has arrived, so that `take` gives all that is left of it."""
 
     def take(self) -> bytes:
-        """What has arrived of the body, perhaps nothing."""
+        """What has arrived of the body, without waiting; perhaps nothing."""
 
     def receive(self) -> Awaitable[bytes]:
-        """What has arrived of the body, at least one byte; b"" at its end."""
+        """What has arrived of the body, waiting for at least one byte; b"" at its end."""
 
     def release(self) -> None:
-        """Give the connection back, or close it if anything of the answer is still to come."""
+        """Give the connection back to its pool, or close it if a part of the answer is still to come."""
 
 
 class SessionLine:
@@ -75,7 +76,7 @@ class SessionLine:
         return content.is_eof() and content.exception() is None
 
     def release(self) -> None:
-        """Give the connection back, or close it."""
+        """Give the connection back to its pool, or close it."""
         if self._closed is not None:
             self._closed.remove_done_callback(self._lost)
         if self._response.content.is_eof():
@@ -84,16 +85,16 @@ class SessionLine:
             self._response.close()
 
     def _lost(self, closed: "asyncio.Future[None]") -> None:
-        # aiohttp closes the connection of an answer that goes wrong after its head, and its reader would wait for ever.
+        # aiohttp closes the connection of an answer that is malformed after its head, but its reader waits for ever.
         content = self._response.content
         if not closed.cancelled():
-            closed.exception()  # which aiohttp has told the reader, if it is one
+            closed.exception()  # retrieved, or asyncio would log it; aiohttp has raised it in the reader
         if not content.is_eof() and content.exception() is None:
             content.set_exception(HttpProcessingError(message="the answer goes wrong after its head"))
 
 
 class _Nothing:
-    """The `Line` of an answer that was given back: the connection may be another's soon."""
+    """Takes the place of the `Line` of an answer that was released: another answer may soon be on that connection."""
 
     status = 0
     head: Mapping[str, str] = {}
@@ -106,19 +107,19 @@ class _Nothing:
         return b""
 
     def release(self) -> None:
-        """It was."""
+        """Do nothing: it was released."""
 
 
 _NOTHING = _Nothing()
 
 
 class Upstream:
-    """A vendor's answer whose headers have arrived. Leaving its context closes the connection unless all was read."""
+    """A vendor's answer whose headers have arrived. Leaving its context closes the connection, unless all was read."""
 
     __slots__ = ("_head", "_limit", "_line", "_target", "status")
 
     def __init__(self, line: Line, target: Target, limit: int) -> None:
-        """`limit` is the most bytes that `read` takes."""
+        """`limit` is the most bytes that `read` accepts."""
         self._line = line
         self._target = target
         self._limit = limit
@@ -134,7 +135,7 @@ class Upstream:
 
     @property
     def retry_after(self) -> float | None:
-        """How many seconds the vendor asks to be left alone, None if it does not say."""
+        """The seconds for which the vendor asks to be left alone; None if it does not say."""
         return retry_after(self.headers)
 
     @property
@@ -159,7 +160,7 @@ class Upstream:
         return await self._all()
 
     def at_once(self) -> bytes | None:
-        """The whole body and the end of this answer, without a context, if it has all arrived; else None: `read` it.
+        """The whole body, if it has all arrived, and the connection is released; None: enter the context and `read`.
 
         Raises:
             UpstreamError: as `read`.
@@ -188,9 +189,9 @@ class Upstream:
         return UpstreamError(f"{self._target.vendor}: {said}", retry=Retry.NEXT)
 
     async def read_error(self) -> bytes:
-        """The body of an answer that is no success, for its words: its beginning, if it is long, slow or cut.
+        """The body of an error answer, for its message; only its beginning, if it is long, slow or cut off.
 
-        What the status says must not be lost for what is wrong with the words.
+        Nothing is raised, as the status must not be lost because of the body.
         """
         body = bytearray()
         with contextlib.suppress(*LINE_ERRORS):
@@ -220,7 +221,7 @@ class Upstream:
             yield data
 
     async def drain(self) -> None:
-        """Read what is left after the part that mattered, so that the connection can serve again; never for long."""
+        """Read what is left after the part that mattered, but not for long, so that the connection can serve again."""
         if self._line.whole:
             return
         with contextlib.suppress(*LINE_ERRORS):
@@ -239,7 +240,7 @@ class Upstream:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in words, without the URL (it may hold a signature)."""
+    """What went wrong, in words, without the URL, which may hold a signature."""
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return "the TLS certificate or handshake was not accepted"
@@ -251,13 +252,13 @@ def reason(error: BaseException) -> str:
         return "the answer is not valid HTTP"
     if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
         return "the address or a header is not valid"
-    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # of several addresses: the latter
+    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # without strerror: several addresses
         return words.lower()
     return type(error).__name__
 
 
 def mapped(target: Target, error: Exception) -> UpstreamError:
-    """The client library's error as ours, naming the vendor and nothing secret."""
+    """A connection's error as ours; its message names the vendor, and holds no secret."""
     if isinstance(error, TimeoutError):
         return UpstreamTimeout(f"{target.vendor}: connecting took too long")
     return UpstreamError(f"{target.vendor}: {redact(reason(error), target.secrets())}")

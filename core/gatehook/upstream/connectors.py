@@ -1,7 +1,7 @@
-"""aiohttp's connectors, which give out no connection on which something has come that nobody asked for.
+"""aiohttp's connectors, without idle connections on which something unasked has arrived.
 
-Servers say goodbye to idle connections (a 408, a stray chunk's end), and aiohttp's pool would take that for the answer
-to the next request. It looks at what has come when a connection is given back, and this when it is to serve again.
+Servers take leave of idle connections (by a 408, or a stray chunk's end), and aiohttp would take that for the answer to
+the next request: it looks at what has arrived when a connection is given back, but not when it is used again.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["TCPConnector", "UnixConnector"]
 
 
 class _Wary(aiohttp.BaseConnector):
-    """Where aiohttp has no such method, nothing calls this one."""
+    """Overrides a private method of aiohttp's; in a version without that, nothing calls this one."""
 
     async def _get(self, *what: Any) -> Any:
         while (connection := await super()._get(*what)) is not None:

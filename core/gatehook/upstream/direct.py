@@ -20,8 +20,8 @@ __all__ = ["Pool", "Request", "available", "suits"]
 
 _SWEEP_SECONDS = 1.0
 _MOST_SWEEPS = 4
-"""After which an idle connection is closed. That is less than the 5 s after which uvicorn, Node and llama.cpp close
-theirs: one about to close is of no use."""
+"""How many sweeps an idle connection survives: less than the 5 s after which uvicorn, Node and llama.cpp close theirs,
+as a request on a connection that is about to close would fail."""
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -30,7 +30,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 def suits(method: str, url: URL, headers: Mapping[str, str]) -> bool:
-    """Whether a request can go the short way: plain HTTP, and nothing that changes how it or its answer is framed."""
+    """Whether a request can go the short way: over plain HTTP, with no header that changes how messages are framed."""
     return (
         url.scheme == "http"
         and bool(url.raw_host)
@@ -48,11 +48,11 @@ class Request:
     origin: tuple[str, int]
     """Host and port; or the path of a Unix socket, which begins with a slash, and 0."""
     head: bytes = field(repr=False)  # it holds the vendor's key
-    """Up to the Content-Length, whose value and the body follow."""
+    """The head up to "Content-Length: "; the length and the body follow."""
 
     @classmethod
     def to(cls, method: str, url: URL, headers: Mapping[str, str], uds: str = "") -> "Request":
-        """Prepare a request that `suits`; for `uds`, the absolute path of a Unix socket, if it is given.
+        """Prepare a request that `suits`; `uds` is the absolute path of a Unix socket to send it to, if any.
 
         Raises:
             ValueError: a header that would break out of its line.
@@ -87,7 +87,7 @@ def _line(name: str, value: str) -> str:
 
 
 class Pool:
-    """Connections by origin; of those that are idle the last used serves first."""
+    """Connections by origin; of the idle ones, the one that was used last is taken first."""
 
     def __init__(self, connect_timeout: float) -> None:
         """`connect_timeout` is in seconds."""
@@ -106,7 +106,7 @@ class Pool:
         return self._running
 
     async def send(self, request: Request, body: bytes) -> Line:
-        """Send one request; returns when the answer's head has arrived. Release it when you have done with it.
+        """Send one request; returns when the answer's head has arrived. The caller has to release what it gets.
 
         Raises:
             OSError, TimeoutError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: as the connection fails.
@@ -157,7 +157,7 @@ class Pool:
             self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has been idle for long. Nothing asks the clock for each request."""
+        """Close what has been idle for long; counting sweeps saves asking the clock for each request."""
         for origin, idle in list(self._idle.items()):
             self._idle[origin] = usable = []
             for connection in idle:
@@ -178,6 +178,6 @@ class Pool:
                 await loop.create_unix_connection(lambda: connection, origin[0])
             else:
                 await loop.create_connection(lambda: connection, *origin)
-        if connection.transport is not None:  # not yet lost; uvloop tells nothing of one that was cancelled just here
+        if connection.transport is not None:  # it may be lost already, of which uvloop does not always tell
             self._open.add(connection)
         return connection

@@ -1,9 +1,9 @@
-"""The only way out: every byte to a vendor, and every URL a client sent, goes through here.
+"""The only way out: every request to a vendor, and to every URL that a client has sent, goes through here.
 
 Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
-a URL that a client sent (an image), `post()` tells one (a webhook), and both refuse every address that is not public,
-also after redirects and whatever the DNS says. Behind both stands aiohttp: its ClientSession, and for plain http:// to
-vendors the shorter way of `direct`; nothing outside this file knows that.
+a URL that a client has sent (an image), `post()` posts to one (a webhook), and both refuse every address that is not
+public, also after redirects, and whatever the DNS says. Requests are sent by aiohttp's ClientSession, and over plain
+http:// to vendors by the shorter way of `direct`; nothing outside this file knows that.
 """
 
 import asyncio
@@ -34,7 +34,8 @@ __all__ = ["Egress", "Fetched", "PreparedRequest", "Upstream", "is_public"]
 _FETCH_SECONDS = 20.0
 _MAX_REDIRECTS = 3
 _MOST_WAYS = 1000
-# Compressed streams hold events back in the vendor's compressor; ask for none.
+"""Prepared requests that are kept."""
+# No compression, please: it would hold back events of a stream in the vendor's compressor.
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "gatehook"}
 
 
@@ -48,10 +49,10 @@ class PreparedRequest:
     headers: Mapping[str, str] = field(repr=False)  # they hold the vendor's key
     uds: str
     way: direct.Request | None
-    """The short one, where it can be gone."""
+    """The request for the short way, if it can take that."""
 
     def with_header(self, name: str, value: str) -> "PreparedRequest":
-        """The same with a header that changes from one request to the next; nothing of it is kept.
+        """The same with one more header, for one that changes with each request; the result is not kept.
 
         Raises:
             UpstreamError: it cannot be sent.
@@ -81,10 +82,10 @@ class Egress:
         self._max_response = settings.max_response
         self._vendors: aiohttp.ClientSession | None = None
         self._local: dict[str, aiohttp.ClientSession] = {}
-        """By Unix socket, where the short way cannot be gone."""
+        """Sessions by Unix socket, for requests that cannot take the short way."""
         self._public: aiohttp.ClientSession | None = None
         self._sockets: aiohttp.ClientSession | None = None
-        """For WebSockets, over the connections of `_vendors`."""
+        """For WebSockets; shares the connections of `_vendors`."""
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -129,10 +130,10 @@ class Egress:
     def prepare(
         self, target: Target, method: str, url: str | URL, *, headers: Mapping[str, str], uds: str = ""
     ) -> PreparedRequest:
-        """What is the same for every request to one address with the same headers, for `send`; see `request`.
+        """Prepare, for `send`, all that is the same for every request to one URL with the same headers; see `request`.
 
         Raises:
-            UpstreamError: an address or a header that cannot be sent.
+            UpstreamError: the URL or a header cannot be sent.
         """
         try:
             way = self._way(method, url, headers, uds)
@@ -141,7 +142,7 @@ class Egress:
         return PreparedRequest(target, method, url, headers, uds, way)
 
     async def send(self, prepared: PreparedRequest, body: bytes | None = None) -> Upstream:
-        """Send a prepared request, as often as you like; returns when the answer's headers are in.
+        """Send a prepared request, which may be sent many times; returns when the answer's headers have arrived.
 
         Raises:
             UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
@@ -179,12 +180,12 @@ class Egress:
         body: bytes | None = None,
         uds: str = "",
     ) -> Upstream:
-        """Send one request to a deployment; returns when the answer's headers are in.
+        """Send one request to a deployment; returns when the answer's headers have arrived.
 
         With `uds`, the absolute path of a Unix socket, it goes there, whatever host the http:// URL names.
 
-        Redirects are not followed: they would carry the key to a place the operator never named. No time limit is set
-        here beyond connecting; the caller's watch (see `failover`) cancels.
+        Redirects are not followed: they would carry the key to a place that the operator never named. Only connecting
+        has a time limit here; for the rest, the caller is cancelled when its own time is over (see `calls.attempts`).
 
         Raises:
             UpstreamError: cannot connect, or the line was cut. UpstreamTimeout: connecting took too long.
@@ -192,7 +193,7 @@ class Egress:
         return await self.send(self.prepare(target, method, url, headers=headers, uds=uds), body)
 
     def _way(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
-        """The request as it goes the short way; None if it must take the long one (TLS, a proxy, …)."""
+        """The request for the short way; None if it must take the long one (TLS, a proxy, …)."""
         if self._pool is None or (self._settings.proxy and not uds):
             return None
         place = (method, str(url), uds, *headers.items())
@@ -209,16 +210,16 @@ class Egress:
     async def websocket(
         self, target: Target, url: str | URL, *, headers: Mapping[str, str], heartbeat: float
     ) -> WebSocket:
-        """Open a WebSocket at a deployment; what holds for `request` holds for it, and it sends no Origin.
+        """Open a WebSocket to a deployment; like `request`, it follows no redirects. It sends no Origin.
 
         Args:
-            target: whose it is.
+            target: the deployment.
             url: http:// or https://, or ws:// or wss://.
-            headers: of the request that opens it.
+            headers: those of the request that opens it.
             heartbeat: seconds of silence after which the other side is asked whether it is still there.
 
         Raises:
-            UpstreamError: cannot connect, or it is refused. UpstreamTimeout: it took too long.
+            UpstreamError: cannot connect, or the WebSocket is refused. UpstreamTimeout: it took too long.
         """
         if self._sockets is None:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
@@ -239,7 +240,7 @@ class Egress:
         return WebSocket(socket, target.vendor)
 
     def _through(self, uds: str) -> aiohttp.ClientSession:
-        """The client library's session for a Unix socket."""
+        """The session for a Unix socket, made at the first request."""
         if uds not in self._local:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
             connector = UnixConnector(uds, limit=0)
@@ -269,7 +270,7 @@ class Egress:
             raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
     def check(self, url: str, *, param: str) -> None:
-        """See that a client's URL may be asked at all, as far as its text tells.
+        """Check that a client's URL may be called, as far as its text tells.
 
         Raises:
             InvalidRequest: not an http or https URL, or plainly not on a public address.
@@ -280,7 +281,7 @@ class Egress:
             raise InvalidRequest(f"{param}: not a valid URL", param=param) from None
 
     async def post(self, url: str, body: bytes, *, headers: Mapping[str, str], param: str) -> int:
-        """Send something to a client's URL; gives the status of the answer, whose body nobody reads.
+        """Post to a client's URL; returns the status of the answer, whose body is not read.
 
         Redirects are not followed.
 
@@ -329,7 +330,7 @@ class Egress:
             raise InvalidRequest(f"{param}: expected an http or https URL", param=param)
         if parsed.user is not None or parsed.password is not None:
             raise InvalidRequest(f"{param}: a URL with a user name or password is not fetched", param=param)
-        # aiohttp does not ask the resolver about literal addresses, so they are checked here.
+        # Literal addresses are checked here, as aiohttp does not ask the resolver about them.
         if not self._settings.allow_private_urls and _is_literal(parsed.host) and not is_public(parsed.host):
             raise InvalidRequest(f"{param}: the URL is not on a public address", param=param)
         return parsed
@@ -356,8 +357,8 @@ class _GuardedResolver(AbstractResolver):
 
 
 def _is_literal(host: str) -> bool:
-    # inet_aton reads what ipaddress refuses and the C library accepts: "127.1", "0x7f000001", "2130706433". The rest is
-    # aiohttp's own guess: of what it takes for an address the resolver is not asked.
+    # inet_aton accepts, as the C library does, what ipaddress refuses: "127.1", "0x7f000001", "2130706433". The rest is
+    # how aiohttp guesses what is an address, about which it does not ask the resolver.
     try:
         socket.inet_aton(host)
     except OSError:
@@ -406,5 +407,5 @@ def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
-    """A large body as a file, which aiohttp writes in pieces; written at once it would hold up the loop."""
+    """A large body as a file, which aiohttp writes in pieces; at once, it would hold up the event loop."""
     return io.BytesIO(body) if body and len(body) >= 1 << 20 else body

@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to a vendor, and the answer that is on it.
 
-llhttp reads the bytes, through httptools: framing, interim answers and trailers are its business. Its pieces of a body
-go straight into a list; whoever reads is woken once for each read of the socket, and takes them joined. Headers are
-not taken apart before somebody asks for them: what is kept of the head is its bytes.
+llhttp parses the bytes, through httptools, with framing, interim answers and trailers. Its pieces of a body go straight
+into a list; the reader is woken once for each read of the socket, and takes them joined. Headers are parsed only when
+somebody asks for them: until then only the bytes of the head are kept.
 """
 
 import asyncio
@@ -24,20 +24,21 @@ except ImportError:  # neither a wheel nor a compiler
 __all__ = ["PIECE", "Connection", "available", "headers_in", "is_event_stream"]
 
 _LONGEST_HEAD = 65536
-"""Bytes, also of anything else that comes at a stretch and is no body: interim answers, extensions, trailers."""
+"""Bytes of a head, or of anything else in a row that is not body: interim answers, extensions, trailers."""
 _MOST_HEADERS = 128
 _ORDINARY = (b"http/1.1 2", b"http/1.1 4", b"http/1.1 5")
 _EVENT_STREAM = re.compile(rb"\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
 _HIGH_WATER = 2 * 65536
-"""Bytes that may wait for their reader; while there are more, none are read."""
+"""Bytes that may wait for their reader; while there are more, the socket is not read."""
 PIECE = 1 << 18
-"""Bytes of a request's body; what is longer is written in pieces, as fast as the server takes them."""
+"""Bytes of a request's body that are written at once; a longer one is written in pieces, as the server takes them."""
 
 
 class Connection(asyncio.Protocol):
     """One connection: one request at a time, one reader, and one answer, which begins when `status` is set.
 
-    It is always ended by `abort()`: `close()` would first write what is unsent, to a server that may never read it.
+    It is always closed by `abort()`: a transport's `close()` would first write what is unsent, to a server that may
+    never read it.
     """
 
     __slots__ = (
@@ -70,47 +71,47 @@ class Connection(asyncio.Protocol):
         idle: "Callable[[Connection], None]",
         lost: "Callable[[Connection], None]",
     ) -> None:
-        """`idle` is called when it can serve again, `lost` when it is gone."""
+        """`idle` is called when it can serve another request, `lost` when it is closed."""
         self._loop = loop
         self._idle = idle
         self._lost = lost
         self.origin = origin
         self.sweeps = 0
-        """How often its keeper has looked at it since it served."""
+        """How many sweeps of the pool it has been idle for."""
         self.transport: asyncio.Transport | None = None
         self.error: Exception | None = None
-        """Why no more of the answer will come."""
+        """Why the rest of the answer will not come."""
         self.news().set_result(None)
         self._reading_paused = self._writing_paused = self._unsent = False
         self._parts: list[bytes] = []
-        self.on_body = self._parts.append  # called for each piece, and there may be many: no frame of ours
+        self.on_body = self._parts.append  # called for each of perhaps many pieces: without a Python frame
         self._parser = _parser(self)
         self.expect()
 
     def expect(self) -> None:
-        """Get ready for one answer; a new connection is."""
+        """Get ready for the next answer; a new connection is ready."""
         self.status = 0
         self.head = b""
-        """What came until the head was complete, and with it."""
+        """All that arrived up to, and together with, the end of the head."""
         self.whole = False
-        """Whether all of the answer has arrived, be it read or not."""
+        """Whether the whole answer has arrived, read or not."""
         self._may_serve = False
         self._unread = 0
 
     # --- what a request does
 
     def news(self) -> "asyncio.Future[None]":
-        """Done as soon as anything has changed; for the one who reads, or writes."""
+        """A future that is done as soon as anything has changed, for the one task that reads or writes."""
         self._waiter = waiter = self._loop.create_future()
         return waiter
 
     def write(self, data: bytes) -> None:
-        """Write, without waiting; what becomes of it, `status` or `error` will tell."""
+        """Write without waiting; `status` or `error` will tell what becomes of it."""
         if self.transport is not None:
             self.transport.write(data)
 
     async def send(self, head: bytes, body: bytes) -> None:
-        """Write a request whose body is large, as much of it as the server takes before it answers."""
+        """Write a request with a large body, as far as the server takes it before it answers."""
         self.write(head)
         for start in range(0, len(body), PIECE):
             while self._writing_paused and not self.status and self.error is None:
@@ -121,7 +122,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(memoryview(body)[start : start + PIECE])
 
     async def receive(self) -> bytes:
-        """What has arrived of the body, at least one byte; b"" at its end.
+        """What has arrived of the body, waiting for at least one byte; b"" at its end.
 
         Raises:
             OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come.
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
         raise self.error
 
     def take(self) -> bytes:
-        """What has arrived of the body, perhaps nothing."""
+        """What has arrived of the body, without waiting; perhaps nothing."""
         data = b"".join(self._parts)
         self._parts.clear()
         self._unread = 0
@@ -146,35 +147,35 @@ class Connection(asyncio.Protocol):
         return data
 
     def release(self) -> None:
-        """The reader has done with the answer, which ends the connection if it did not end in good order itself."""
+        """Give the connection back; it is closed, unless the answer has ended in good order."""
         transport = self.transport
         if (
             self._may_serve
             and transport is not None
             and not self._unsent
-            and not transport.get_write_buffer_size()  # answered before it was asked: it may never read the rest
+            and not transport.get_write_buffer_size()  # it answered before it read the request, and may never read on
         ):
             if self._parts:
-                self.take()  # what nobody has read; what the server says from now on is to be noticed
+                self.take()  # drop what was not read, so that what the server sends from now on is noticed
             self._idle(self)
         else:
             self.abort()
 
     def is_plain(self) -> bool:
-        """Whether nothing in the head matters until somebody asks for it: it is well-formed, and the body not encoded.
+        """Whether the headers need not be parsed yet: the head is well-formed, and the body not encoded.
 
-        "No" may be wrong, and is worth a look at the headers.
+        False only means that the headers have to be looked at.
         """
         named = self.head.partition(b"\r\n\r\n")[0].lower()
         return (
-            named.startswith(_ORDINARY)  # so that what was cut off was not the head
-            and named.find(b"content-encoding") < 0  # `in` would make an error of its being no number first
+            named.startswith(_ORDINARY)  # not an interim answer, after which the real head would have been cut off
+            and named.find(b"content-encoding") < 0  # `in` would first raise an error, and swallow it
             and named.find(b"\0") < 0
             and named.count(b"\n") <= _MOST_HEADERS
         )
 
     def abort(self) -> None:
-        """End it, whatever is on it; who reads is told."""
+        """Close it, whatever is on it; the reader gets an error."""
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.abort()
@@ -189,7 +190,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, and wake the reader once."""
         if self.whole:
-            self.abort()  # nobody asked for it
+            self.abort()  # nobody has asked for anything more
             return
         unread = self._unread + len(data)
         self._unread = unread
@@ -201,46 +202,46 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._may_serve = False
-            self._refuse(str(error))  # unless it came after the answer
+            self._refuse(str(error))  # which does nothing if the answer is whole
         if not self._waiter.done():
             self._waiter.set_result(None)
 
     def eof_received(self) -> None:
-        """The server will send no more."""
+        """Close the connection: the server sends no more."""
         self._end(None)
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Note that the connection is closed."""
         self._lost(self)
         self._end(exc)
         self.transport = None
-        del self._parser  # which holds this connection's methods
+        del self._parser  # a reference cycle: it holds this connection's methods
 
     def pause_writing(self) -> None:
-        """The server is slow to read."""
+        """Note that the server is slow to read."""
         self._writing_paused = True
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Note that it has caught up."""
         self._writing_paused = False
         self._wake()
 
     # --- what the parser calls
 
     def on_message_begin(self) -> None:
-        """Refuse to read on after the answer: of the beginning of another there would be no other sign."""
+        """Refuse a second answer; this is the only sign of its beginning."""
         if self.whole:
             raise ValueError("nobody asked for a second answer")
 
     def on_headers_complete(self) -> None:
-        """A head has arrived: the answer's, or one that only says that the answer will come."""
+        """Take the status of a head that has arrived, unless it is that of an interim answer."""
         status = self._parser.get_status_code()
         if status >= 200 or not _is_interim(status):
             self.status = status
 
     def on_message_complete(self) -> None:
-        """The answer, or an interim one, is whole; what the parser thinks of the connection it says only here."""
+        """Note that the answer is whole, if it was not an interim one; only now the parser knows about keep-alive."""
         if self.status:
             self.whole = True
             self._may_serve = self._parser.should_keep_alive()
@@ -248,7 +249,7 @@ class Connection(asyncio.Protocol):
     # --- how it goes on, and ends
 
     def _split(self, data: bytes) -> bool:
-        """Whether a read was dealt with in two parts, for a head that is too long to be noticed wherever it is cut."""
+        """Parse a read in two parts, so that heads are too long at the same byte however they are cut; True if done."""
         if self._parts:
             self._pause_reading()
             return False
@@ -259,7 +260,7 @@ class Connection(asyncio.Protocol):
         if self._parts:
             self.data_received(data[room:])
         elif self.whole:
-            self.abort()  # for what comes after it
+            self.abort()  # nobody has asked for what comes after the answer
         else:
             self._refuse("more than 64 KiB that are no body")
         return True
@@ -280,7 +281,7 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _end(self, cause: Exception | None) -> None:
-        """No more will be read: the end of an answer that ends so, of any other the loss."""
+        """Deal with the end of what arrives: an answer without a length of its own ends here, any other is cut off."""
         if not self.status:
             self._fail(cause or ServerDisconnectedError())
         elif cause is None and self.error is None and self._lasts():
@@ -290,7 +291,7 @@ class Connection(asyncio.Protocol):
             self._fail(ClientPayloadError(f"cut off: {cause}"))
 
     def _lasts(self) -> bool:
-        """Whether the answer lasts as long as its connection; if in doubt it does not, and is cut."""
+        """Whether the answer lasts until the connection is closed; if in doubt, it does not."""
         try:
             headers = headers_in(self.head)
         except HttpProcessingError:
@@ -305,7 +306,7 @@ class Connection(asyncio.Protocol):
 
 def _parser(protocol: object) -> "HttpResponseParser":
     parser = HttpResponseParser(protocol)
-    # What aiohttp's own client is lenient about: signs that no header should hold, folded headers, bare line feeds.
+    # As lenient as aiohttp's client: invalid characters in headers, folded headers, bare line feeds.
     parser.set_dangerous_leniencies(
         lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
     )
@@ -315,11 +316,11 @@ def _parser(protocol: object) -> "HttpResponseParser":
 def _is_interim(status: int) -> bool:
     if status == 0:
         raise ValueError("no status")
-    return 100 <= status < 200 and status != 101  # 101: it speaks something else now, which nobody asked for
+    return 100 <= status < 200 and status != 101  # 101 is final: the server switches to a protocol nobody asked for
 
 
 class _Headers:
-    """Reads the headers out of an answer's beginning, once more; the parser that found where they end kept none."""
+    """Parses an answer's beginning once more, for its headers, which the connection's parser does not keep."""
 
     def __init__(self) -> None:
         self.found: list[tuple[bytes, bytes]] = []
@@ -340,13 +341,13 @@ def headers_in(head: bytes) -> CIMultiDict[str]:
     """The headers at the beginning of an answer, by names in any case.
 
     Args:
-        head: at least all of the head; what follows it does no harm.
+        head: the whole head; anything may follow it.
 
     Raises:
-        HttpProcessingError: there are too many, or one is not a line of text.
+        HttpProcessingError: there are too many headers, or one holds a NUL.
     """
     headers = _Headers()
-    with contextlib.suppress(HttpParserCallbackError):  # the EOFError
+    with contextlib.suppress(HttpParserCallbackError):  # from the EOFError above
         headers.parser.feed_data(head)
     found = headers.found
     if len(found) > _MOST_HEADERS or headers.has_nul:
@@ -355,7 +356,7 @@ def headers_in(head: bytes) -> CIMultiDict[str]:
 
 
 def is_event_stream(head: bytes) -> bool:
-    """Whether the head of an answer plainly says so; if it does not, its headers may still."""
+    """Whether the head plainly says that a stream of events follows; if False, ask the parsed headers."""
     return _EVENT_STREAM.search(head.partition(b"\r\n\r\n")[0]) is not None
 
 

@@ -1,4 +1,4 @@
-"""Compressed answers: vendors are asked for none, and some send them all the same."""
+"""Compressed answers, decompressed as they are read: vendors are asked for none, but some send them all the same."""
 
 from multidict import MultiMapping
 
@@ -9,29 +9,30 @@ __all__ = ["Decoded", "decoded"]
 
 
 class Decoded:
-    """A `Line` whose body is undone as it is read."""
+    """A `Line` whose body is decompressed as it is read."""
 
     __slots__ = ("_inflater", "_line", "head", "status")
 
     whole = False
-    """It never is before it has been read: what is left in the inflater may be much."""
+    """Never, so that the body is read piece by piece: what the inflater still holds may become very much."""
 
     def __init__(self, line: Line, encoding: str) -> None:
-        """Raises HttpProcessingError where what undoes it is not installed."""
+        """Raises HttpProcessingError if the package for this encoding is not installed."""
         self._line = line
         self._inflater = Inflater(encoding)
         self.status = line.status
         self.head = line.head
 
     def take(self) -> bytes:
-        """Nothing: there is more to be had only by waiting."""
+        """Nothing: the body is to be had only by `receive`."""
         return b""
 
     async def receive(self) -> bytes:
-        """What has arrived of the body, undone, at least one byte; b"" at its end.
+        """What has arrived of the body, decompressed, waiting for at least one byte; b"" at its end.
 
         Raises:
-            OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest is lost, or not encoded so.
+            OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come, or does not have
+                this encoding.
         """
         while True:
             if self._inflater.more and (data := self._inflater.inflate(b"")):
@@ -49,15 +50,15 @@ class Decoded:
 
 
 def decoded(line: Line, headers: MultiMapping[str], *, undone: bool = False) -> Line:
-    """An answer, made readable if it says that it is encoded, and in a way that is known.
+    """An answer, decompressed if its headers say that it is compressed, in ways that are known.
 
     Args:
-        line: that it comes on.
-        headers: its own.
-        undone: aiohttp has done it, as far as it does.
+        line: what the answer is read from.
+        headers: the answer's.
+        undone: aiohttp has decompressed it already, as far as it does so.
 
     Raises:
-        HttpProcessingError: what undoes it is not installed.
+        HttpProcessingError: the package for an encoding is not installed.
     """
     for encoding in codings(headers.getall("Content-Encoding", []), undone=undone) or ():
         line = Decoded(line, encoding)

@@ -8,14 +8,14 @@ from email.utils import parsedate_to_datetime
 __all__ = ["retry_after"]
 
 _LONGEST = 7 * 86_400.0
-"""Seconds. What is longer is told as this: clients put it into a timer, and a date of the year 9999 breaks some."""
+"""Seconds; longer times are cut to this, as clients put them into timers, and a date of the year 9999 breaks some."""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from 0 to a week; None if the vendor says nothing, or nothing sensible.
+    """Seconds, from 0 to a week; None if the vendor says nothing, or nothing sensible.
 
-    OpenAI's `retry-after-ms` is the finer of the two it sends. `Retry-After` is a number of seconds or a date
-    (RFC 9110, 10.2.3), which is read by the vendor's own clock where it tells the time.
+    OpenAI also sends `Retry-After-Ms`, which is finer. `Retry-After` is a number of seconds or a date (RFC 9110,
+    10.2.3); a date is compared with the vendor's own clock, if the answer has a `Date`.
 
     Args:
         headers: of the answer; names in any case.

@@ -12,7 +12,7 @@ __all__ = ["WebSocket", "no_redirects"]
 
 
 class WebSocket:
-    """Iterate for its messages, texts and bytes. Leaving its context closes it."""
+    """An open WebSocket: iterate for its messages, texts and bytes. Leaving its context closes it."""
 
     __slots__ = ("_socket", "_vendor")
 
@@ -57,7 +57,7 @@ class WebSocket:
 
 
 def no_redirects() -> aiohttp.TraceConfig:
-    """What ends a request that is redirected, where the client library knows no other way."""
+    """Ends a request that is redirected; aiohttp has no other way for WebSockets."""
 
     async def refuse(*about: object) -> None:
         raise aiohttp.ClientError("answered with a redirect")

@@ -1,4 +1,4 @@
-"""The suite for authenticators: mine, mine and bad, or not mine; and no secret in any word."""
+"""The suite for authenticators: credentials that are good, bad, or somebody else's; and secrets that stay secret."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ _RANDOM = 300
 
 
 class AuthenticatorConformance(Suite):
-    """Subclass it, and tell tokens that are `good`, and such as are its own and `bad`."""
+    """Subclass it, and give tokens that are `good`, and tokens that are meant for it but `bad`."""
 
     kind: ClassVar[str] = "authenticator"
     good: Mapping[str, str] = {}
-    """The id of the principal, by its token."""
+    """The id of each token's principal."""
     bad: Sequence[str] = ()
-    """Tokens that are meant for it, and are not good: expired, revoked, signed by nobody."""
+    """Tokens that are meant for it, but not valid: expired, revoked, wrongly signed."""
     foreign: Sequence[str] = FOREIGN
     """Tokens that another authenticator may know."""
 
@@ -80,7 +80,7 @@ class AuthenticatorConformance(Suite):
 
     @check("junk")
     async def test_no_junk_gets_in_or_breaks_anything(self) -> None:
-        """Made of good and bad tokens, cut, doubled and stirred."""
+        """Junk is made of good and bad tokens, cut, doubled and altered."""
         chance = random.Random(7)  # noqa: S311  # the same each time
         tokens = [*self.good, *self.bad, "token"]
         async with self.running() as gateway:
@@ -130,7 +130,7 @@ class AuthenticatorConformance(Suite):
 
 
 def _spoilt(token: str, chance: random.Random) -> str:
-    """The token with a fault."""
+    """The token, altered at a random place."""
     place = chance.randrange(len(token) + 1)
     letter = chance.choice(["", "A", ".", "=", " ", "ß", "\udcff", token])
     return chance.choice(

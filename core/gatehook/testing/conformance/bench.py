@@ -22,7 +22,7 @@ MODEL = "conformance"
 """The public name of the deployment."""
 
 PATIENCE = 10.0
-"""Seconds after which something is taken to hang."""
+"""Seconds after which something counts as hanging."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Answer:
 
 @dataclass
 class Client:
-    """A gateway with one deployment, and who asks it."""
+    """A client of a gateway with one deployment."""
 
     served: Served
     http: aiohttp.ClientSession
     log: "Log"
     patience: float = field(default=PATIENCE, kw_only=True)
-    """Seconds after which an answer is taken to hang."""
+    """Seconds after which an answer counts as hanging."""
 
     @property
     def target(self) -> Target:
@@ -92,7 +92,7 @@ class Client:
 
     @asynccontextmanager
     async def posting(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; the answer's head has come. What is None in the body is left out."""
+        """Send a request, without what is None in the body; entered when the answer's head has arrived."""
         body = {name: value for name, value in body.items() if value is not None}
         async with self.http.post(f"{self.served.url}/v1/{path}", json=body) as response:
             yield response
@@ -106,7 +106,7 @@ class Client:
             pytest.fail(f"{path}: no answer after {self.patience:g} s, and none in sight", pytrace=False)
 
     def leaks(self, key: str, answer: Answer, vendor: object, asked: Iterable[str]) -> list[str]:
-        """Where a key can be read that nobody may see; `asked` are the paths that the upstream was asked for."""
+        """The places where a secret key can be read; `asked` are the paths that the upstream was asked for."""
         places = {
             "to the client": f"{answer.body.decode('utf-8', 'replace')} {answer.headers}",
             "in the log": "\n".join(self.log.lines),
@@ -117,7 +117,7 @@ class Client:
 
 
 async def _taken(response: aiohttp.ClientResponse) -> Answer:
-    """All of an answer, as far as it comes."""
+    """The whole answer, or as much of it as arrives."""
     received, cut = bytearray(), False
     try:
         async for data in response.content.iter_any():
@@ -129,18 +129,18 @@ async def _taken(response: aiohttp.ClientResponse) -> Answer:
 
 @dataclass
 class Bench(Client):
-    """What a check of the suite for texts works with."""
+    """What the checks of the vendors' suite work with."""
 
     stub: StubUpstream
     prompt: str
 
     def payload(self, **more: Any) -> dict[str, Any]:
-        """A chat."""
+        """The body of a chat's request."""
         return {"model": MODEL, "messages": [{"role": "user", "content": self.prompt}], **more}
 
     @asynccontextmanager
     async def asking(self, path: str = "chat/completions", **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; the answer's head has come."""
+        """Send a request; entered when the answer's head has arrived."""
         async with self.posting(path, self.payload(**body)) as response:
             yield response
 
@@ -160,7 +160,7 @@ class Bench(Client):
 
 @dataclass
 class Log(logging.Handler):
-    """All that is logged, at every level."""
+    """Keeps all that is logged, at every level."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -168,7 +168,7 @@ class Log(logging.Handler):
         super().__init__(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a line, with its traceback."""
+        """Keep a line, with its traceback."""
         self.lines.append(self.format(record))
 
     __hash__ = logging.Handler.__hash__
@@ -176,7 +176,7 @@ class Log(logging.Handler):
 
 @contextlib.contextmanager
 def logged() -> Iterator[Log]:
-    """Listen to the gateway's and the plugins' loggers."""
+    """Keep what the gateway and the plugins log while this context is open."""
     log, root = Log(), logging.getLogger()
     ours = logging.getLogger("gatehook")
     levels = [(logger, logger.level) for logger in (root, ours)]

@@ -1,4 +1,4 @@
-"""The suite for caches: what is put comes back as it was, to whom it belongs, as long as it should."""
+"""The suite for caches: what is stored comes back unchanged, to its owners only, and as long as it should."""
 
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -41,7 +41,7 @@ options = { text = "Fine." }
 
 
 class People:
-    """Lets in everybody under the name that is shown as a token."""
+    """Lets in everybody, under the name that the token says."""
 
     class Settings(Section):
         """[plugins.conformance_people]."""
@@ -51,7 +51,7 @@ class People:
 
     @hookimpl
     def register_authenticators(self) -> Iterable[Authenticator]:
-        """The one."""
+        """This object."""
         return [self]
 
     async def authenticate(self, credential: Credential) -> Principal | None:
@@ -60,13 +60,13 @@ class People:
 
 
 class CacheConformance(Suite):
-    """Subclass it. Under `settings`, the cache keeps small answers of everybody."""
+    """Subclass it; with `settings`, the cache has to keep small answers for everybody."""
 
     kind: ClassVar[str] = "cache"
     ttl: float | None = None
     """Seconds after which an answer is gone; about one is best. None if `settings` let it live long."""
     shared: bool = False
-    """Whether under `settings` principals are given each other's answers."""
+    """Whether, with `settings`, principals get each other's answers."""
 
     def cache(self, gateway: Gateway) -> Cache:
         """The cache in question."""
@@ -74,17 +74,17 @@ class CacheConformance(Suite):
         return self.own(caches, "cache")
 
     def broken(self, gateway: Gateway) -> AbstractAsyncContextManager[None]:
-        """While entered, what the cache keeps its answers in is away; for caches that something can happen to."""
-        not_offered("nothing can happen to what it keeps its answers in, or the suite is not told how")
+        """While this context is open, the cache's store is away; for caches whose store can be away."""
+        not_offered("its store cannot be away, or the suite is not told how")
 
     def call(self) -> Call:
-        """A call whose answer is put."""
+        """The call whose answer is stored."""
         call = Call("chat", "openai", {}, principal=Principal("ann", key_id="ann-key"), model="m")
         call.body = Document({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
         return call
 
     async def kept(self, cache: Cache, entry: Entry, key: bytes | None = None) -> Entry:
-        """The entry as the cache gives it back."""
+        """Store an entry; returns it as the cache gives it back."""
         place = key or os.urandom(32)
         found: list[Entry] = []
 
@@ -127,7 +127,7 @@ class CacheConformance(Suite):
             cache, key = self.cache(gateway), bytes(32)
             expect(await cache.get(os.urandom(32), self.call()) is None, "an empty cache has an answer")
             await self.kept(cache, Entry(PLAIN), key)
-            for place in (0, 15, 31):  # who shortens keys mixes up answers
+            for place in (0, 15, 31):  # a cache that shortens keys mixes up answers
                 other = bytearray(key)
                 other[place] ^= 1
                 found = await cache.get(bytes(other), self.call())
@@ -178,7 +178,7 @@ class CacheConformance(Suite):
             yield served, http
 
     async def asked(self, served: Served, http: aiohttp.ClientSession, who: str, **body: object) -> str:
-        """Ask as somebody; gives what X-Cache says, and fails the check unless the answer is good."""
+        """Ask as somebody; returns the X-Cache header, and fails the check unless the answer is good."""
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **body}
         headers = {"Authorization": f"Bearer {who}"}
         async with http.post(f"{served.url}/v1/chat/completions", json=body, headers=headers) as answer:

@@ -16,7 +16,7 @@ class DeploymentSuite(Suite):
     """A suite with one deployment, under the name `MODEL`."""
 
     vendor_name: str = ""
-    """Its name in `[[models]]`, if the plugin has several vendors."""
+    """The vendor's name in `[[models]]`, if the plugin has several vendors."""
     upstream_model: str = "upstream-model"
     """The `model` of the deployment."""
     options: Mapping[str, Any] = {}
@@ -24,7 +24,7 @@ class DeploymentSuite(Suite):
     deployment: Mapping[str, Any] = {}
     """More of its `[[models]]` table."""
     key: str = "canary.6b1f0c9a7e3d"
-    """The deployment's key. It looks like nothing that is known for a key, so that only who hides it hides it."""
+    """The deployment's key. It has no known shape of a key, so it is hidden only where it is hidden as a secret."""
 
     def vendor(self, served: Served) -> Vendor:
         """The vendor in question."""
@@ -32,7 +32,7 @@ class DeploymentSuite(Suite):
 
     @functools.cached_property
     def claimed(self) -> Vendor:
-        """The vendor as it is registered, for what it claims; it serves nothing."""
+        """The vendor as it is registered, to look at what it claims; it is not serving."""
         vendors = self.build().vendors
         return vendors[self.vendor_name] if self.vendor_name else self.own(list(vendors.values()), "vendor")
 
@@ -48,11 +48,11 @@ class DeploymentSuite(Suite):
         """The settings of a gateway with one deployment.
 
         Args:
-            url: its `base_url`.
-            options: its `options`.
-            deployment: what else its table has.
-            failover: of that table; nothing is retried if it does not say so.
-            plugins: the plugins' tables that it needs beside the suite's own, each a name or more lines.
+            url: the deployment's `base_url`.
+            options: the deployment's `options`.
+            deployment: more keys of its table.
+            failover: keys of [failover]; without any, nothing is retried.
+            plugins: the tables of other plugins that the gateway needs, each with its heading.
         """
         model = {
             "name": MODEL,

@@ -1,4 +1,4 @@
-"""What a client makes of an answer, and whether the answer keeps to the rules of OpenAI's API on the way."""
+"""What a client reads from an answer, and which rules of OpenAI's API the answer breaks."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ __all__ = ["Heard", "from_completion", "from_events"]
 
 @dataclass
 class Heard:
-    """One choice of an answer. `faults` tells in words which rules it broke."""
+    """What a client has read from an answer with one choice. `faults` says in words which rules it breaks."""
 
     text: str = ""
     calls: list[ToolCall] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Heard:
 
     @property
     def said(self) -> tuple[str, list[tuple[str, Any]], str | None]:
-        """What matters to a client: ids may be made up anew each time, and JSON may be spaced in any way."""
+        """What matters to a client: not the ids, which may differ each time, nor the white space in arguments."""
         return self.text, [(call.name, _decoded(call.arguments)) for call in self.calls], self.finish
 
     def require(self, holds: object, fault: str) -> None:

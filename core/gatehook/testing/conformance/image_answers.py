@@ -15,12 +15,12 @@ _AT_ONCE = 6
 
 
 class ImageAnswers(ImageSuite):
-    """Pictures arrive as they were made, as many as were asked for, with whom they were made for."""
+    """Pictures arrive as they were made, as many as were asked for, at the client that asked for them."""
 
     most: int = 3
-    """Pictures that one request may ask for, if it is less than three."""
+    """How many pictures one request may ask for; the suite asks for three at most."""
     tells_progress: bool = False
-    """Whether it tells jobs how far it is."""
+    """Whether it reports the progress of jobs."""
 
     @check("pictures")
     async def test_a_picture_arrives_as_it_was_made(self) -> None:
@@ -32,7 +32,7 @@ class ImageAnswers(ImageSuite):
             expect(not entry.get("url"), "there is a URL, though nobody asked for one and nothing keeps files")
 
     def _made(self, bench: ImageBench, pictures: list[bytes], prompt: str = PROMPT) -> None:
-        """These are the pictures that the server made for the prompt, and no others."""
+        """Check that these are the pictures that the server has made for the prompt, and no others."""
         prompts = {job.prompt for job in bench.server.jobs}
         expect(all(map(size_of, pictures)), "what arrives is no whole picture in base64")
         if bench.server.jobs:
@@ -62,7 +62,7 @@ class ImageAnswers(ImageSuite):
 
     @check("pictures by URL")
     async def test_a_picture_is_behind_its_url(self) -> None:
-        """Where files are kept; where none are, a URL of the vendor's own will do, or a refusal before work begins."""
+        """With a store of files; without one, a URL of the vendor's own will do, or a refusal before work begins."""
         async with self.bench(keeps_files=True) as bench:
             answer = await bench.draw(response_format="url")
             expect(answer.status == 200, f"ended with {answer.status} {answer.body[-300:]!r}")
@@ -135,7 +135,7 @@ class ImageAnswers(ImageSuite):
 
     @check("many at once")
     async def test_everybody_gets_their_own_picture(self) -> None:
-        """Also while others leave."""
+        """Even while other clients leave."""
         async with self.bench() as bench:
             prompts = [f"{PROMPT}, number {number}" for number in range(_AT_ONCE)]
             leaving = [asyncio.create_task(bench.draw(f"{prompt}, unwanted")) for prompt in prompts[:2]]

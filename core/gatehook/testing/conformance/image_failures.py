@@ -15,12 +15,12 @@ _BROKEN = Failure("internal", 500, "the sampler broke in step 3")
 
 
 class ImageFailures(ImageSuite):
-    """Errors keep their meaning and cost nothing, no secret is in any of them, and who leaves is not worked for."""
+    """Errors keep their meaning, cost nothing and hold no secret; and no work is done for clients that have left."""
 
     withheld: str = ""
-    """Why the server's words are kept from clients, if they are. The log must have them then."""
+    """Why the server's words are kept from clients, if they are. Then they must be in the log."""
     answered: Mapping[str, tuple[int, str | None]] = {}
-    """What clients must be told of a kind of failure, where it is not what `FAILURES` says: the status and the code."""
+    """By kind of failure, the status and code for clients, where they are not those of `FAILURES`."""
 
     @check("errors by class")
     async def test_each_refusal_keeps_its_meaning(self) -> None:
@@ -66,7 +66,7 @@ class ImageFailures(ImageSuite):
 
     @check("secrets")
     async def test_the_key_is_in_no_message_and_no_log(self) -> None:
-        """The server quotes it, as some do."""
+        """Even if the server quotes it, as some do."""
         self.needs_a_server()
         quoting = f"incorrect API key provided: {self.key}"
         plans = [Plan()]
@@ -83,7 +83,7 @@ class ImageFailures(ImageSuite):
 
     @check("cancellation")
     async def test_a_client_that_leaves_ends_the_server_s_work(self) -> None:
-        """A plain request, and in chats also a stream that has begun."""
+        """A plain request, and for chats also a stream that has begun."""
         async with self.bench("held") as bench:
             await self._left(bench, asyncio.create_task(bench.draw()))
             if self.shows_in_chats:

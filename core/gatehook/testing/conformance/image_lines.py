@@ -1,4 +1,4 @@
-"""What a vendor of pictures makes of servers that are away, slow, cut off, or talk nonsense."""
+"""What a vendor of pictures makes of servers that are away, slow, cut off, or send nonsense."""
 
 import asyncio
 import socket
@@ -11,12 +11,12 @@ from gatehook.testing.conformance.suite import check, expect
 __all__ = ["ImageLines"]
 
 _SHORT = 0.5
-"""Seconds that a deployment has where the server is to take too long."""
+"""The deployment's `timeout` where the server is to take too long."""
 _TOLD = frozenset({502, 503, 504})
 
 
 class ImageLines(ImageSuite):
-    """No line's fault passes for a picture, and none is waited for without an end."""
+    """No fault of a connection passes for a picture, and nothing is waited for without end."""
 
     @check("servers away")
     async def test_a_server_that_is_not_there_is_told(self) -> None:
@@ -60,7 +60,7 @@ class ImageLines(ImageSuite):
 
     @check("slow upstreams")
     async def test_a_slow_server_is_waited_for_and_not_beyond_its_time(self) -> None:
-        """The time is the deployment's; when it is up, the server is told to stop."""
+        """The deployment's `timeout` holds; when it is over, the server is told to stop."""
         async with self.bench("slow") as bench:
             pictures = self.drawn(await bench.draw())
             expect(pictures == bench.made(), "what arrives is not what the server has made")

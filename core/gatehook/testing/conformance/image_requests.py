@@ -1,4 +1,4 @@
-"""What a vendor of pictures makes of a request's fields, and what it costs to ask it."""
+"""What a vendor of pictures makes of a request's fields, and how long a call of it takes."""
 
 import time
 from collections.abc import Mapping
@@ -23,24 +23,24 @@ IMAGE_SAMPLES: Mapping[str, Any] = {
     "user": "some-user",
     "x_nobody_knows_this": 61_843,
 }
-"""A value for each field that asks for something, like nothing that would be sent without it."""
+"""A value for each field, that asks for something and would never be sent otherwise."""
 
 _OWN = frozenset({"model", "prompt", "n", "size", "response_format", "stream"})
-"""Fields that other checks see to."""
+"""Fields that other checks are about."""
 _ROUNDS = 8
 
 
 class ImageRequests(ImageSuite):
-    """Nothing that a client asked for is silently lost, and asking takes no time to speak of."""
+    """Nothing that a client asks for is silently lost, and a call takes hardly any time of its own."""
 
     samples: Mapping[str, Any] = {}
-    """Values for fields beside those of `IMAGE_SAMPLES`, or other ones."""
+    """Values for further fields, or other values than those of `IMAGE_SAMPLES`."""
     arrives_as: Mapping[str, Any] = {}
-    """What the server is sent for a field's sample, if it is another value."""
+    """What the server is sent for a field's sample, if that is another value."""
     unseen: Mapping[str, str] = {}
-    """Fields that are taken without anything being sent or told, and why that is right."""
+    """Fields that are accepted without anything being sent or told, and why that is right."""
     budget: float = 0.1
-    """Seconds that a call may take at a server that takes none."""
+    """Seconds that a call may take with a server that answers at once."""
 
     @check("parameters")
     async def test_each_field_reaches_the_server_or_is_told(self) -> None:
@@ -57,7 +57,7 @@ class ImageRequests(ImageSuite):
         expect(not wrong, "\n".join(wrong))
 
     async def _field(self, bench: ImageBench, name: str, value: Any, rule: Parameter | None) -> list[str]:
-        """What is wrong with what becomes of a field; without a rule, anything will do that is not silent."""
+        """What is wrong with what becomes of a field; without a rule, it only must not be lost silently."""
         before = len(bench.server.requests)
         answer = await bench.draw(**{name: value})
         sent = bench.server.requests[before:]
@@ -78,7 +78,7 @@ class ImageRequests(ImageSuite):
 
     @check("latency")
     async def test_a_call_takes_little_longer_than_the_server(self) -> None:
-        """The shortest of some, as the machine may have other things to do."""
+        """The quickest of several counts, as the machine may be busy with other things."""
         took = []
         async with self.bench() as bench:
             for _ in range(_ROUNDS):

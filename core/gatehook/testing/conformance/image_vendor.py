@@ -1,4 +1,4 @@
-"""The suite for vendors that make pictures: one deployment, a stand-in for its server by the author, and no network."""
+"""The suite for vendors that make pictures: one deployment, the author's stand-in for its server, and no network."""
 
 import base64
 import binascii
@@ -32,7 +32,7 @@ class ImageBench(Client):
 
     server: ImageServer
     outcomes: Sequence[Outcome]
-    """What became of the calls, as plugins are told."""
+    """How the calls ended, as observers are told."""
 
     async def draw(self, prompt: str = PROMPT, **body: Any) -> Answer:
         """Ask for pictures."""
@@ -44,16 +44,16 @@ class ImageBench(Client):
 
     @asynccontextmanager
     async def asking(self, prompt: str = PROMPT, **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask for a picture in a chat; the answer's head has come."""
+        """Ask for a picture in a chat; entered when the answer's head has arrived."""
         async with self.posting("chat/completions", _chat(prompt, body)) as response:
             yield response
 
     async def shown(self, answer: Answer) -> list[bytes]:
-        """The pictures that a chat's answer shows in its text."""
+        """The pictures that the text of a chat's answer shows."""
         return [await self.fetched(url) for url in _SHOWN.findall(answer.heard.text)]
 
     async def fetched(self, url: str) -> bytes:
-        """What is behind the URL of a picture; b"" if nothing is."""
+        """What the URL of a picture leads to; b"" if it leads nowhere."""
         if url.startswith("data:"):
             return decoded(url.partition(";base64,")[2])
         try:
@@ -63,11 +63,11 @@ class ImageBench(Client):
             return b""
 
     def made(self, prompt: str = PROMPT) -> list[bytes]:
-        """All that the server made for a prompt."""
+        """All pictures that the server has made for a prompt."""
         return [picture for job in self.server.jobs if job.prompt == prompt for picture in job.pictures]
 
     async def ended(self, count: int) -> Sequence[Outcome]:
-        """What became of the calls, once there are so many."""
+        """How the calls ended, once so many have."""
 
         async def holds() -> bool:
             return len(self.outcomes) >= count
@@ -81,7 +81,7 @@ def _chat(prompt: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoded(text: Any) -> bytes:
-    """What a text in base64 stands for; b"" if it is none."""
+    """The bytes of a text in base64; b"" if it is not base64."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, TypeError, ValueError):
@@ -93,21 +93,21 @@ class ImageSuite(DeploymentSuite):
 
     kind: ClassVar[str] = "image vendor"
     server: type[ImageServer]
-    """The stand-in for its server; a new one for each check."""
+    """The stand-in for the vendor's server; each check makes a new one."""
     shows_in_chats: bool = False
-    """Whether its answers to chats are pictures, too."""
+    """Whether it answers chats, too, with pictures."""
     patience: float = 2.0
-    """Seconds within which the server is told when the client has left."""
+    """Seconds within which the server must be told to stop when the client has left."""
     hangs: float = 10.0
-    """Seconds after which an answer is taken to hang."""
+    """Seconds after which an answer counts as hanging."""
 
     def needs_a_server(self) -> None:
-        """End the check for vendors that make their pictures themselves."""
+        """End the check for vendors that make pictures without a server."""
         if "dead" not in self.server.plays:
             not_offered("it has no server")
 
     def drawn(self, answer: Answer, count: int = 1) -> list[bytes]:
-        """The pictures of an answer that is to have so many."""
+        """The pictures of an answer, which must be so many."""
         expect(answer.status == 200 and not answer.cut, f"ended with {answer.status} {answer.body[-300:]!r}")
         data = answer.json.get("data") or []
         expect(len(data) == count, f"the client gets {len(data)} pictures of {count}")
@@ -117,13 +117,13 @@ class ImageSuite(DeploymentSuite):
     async def bench(
         self, fate: Fate | Plan = "made", *, keeps_files: bool = False, url: str = "", **deployment: Any
     ) -> AsyncIterator[ImageBench]:
-        """A gateway with one deployment at a stand-in that does so; ends the check if it cannot.
+        """A gateway with one deployment, at a stand-in with this plan; ends the check if the stand-in cannot play it.
 
         Args:
-            fate: what becomes of what is asked for.
+            fate: what becomes of the pictures that are asked for.
             keeps_files: whether there is a store of files, for clients that want URLs.
-            url: instead of the stand-in's.
-            deployment: what else the deployment's table has.
+            url: the deployment's `base_url`, instead of the stand-in's.
+            deployment: more keys of the deployment's table.
         """
         server = self.server()
         server.plan = fate if isinstance(fate, Plan) else Plan(fate)
@@ -145,7 +145,7 @@ _WATCH = "conformance_watch"
 
 
 def _watching(outcomes: list[Outcome]) -> type:
-    """A plugin that notes what becomes of calls."""
+    """A plugin that collects the outcomes of calls."""
 
     class Watcher(Observer):
         def finished(self, call: Call, outcome: Outcome) -> None:

@@ -1,8 +1,8 @@
 """A stand-in for a server that makes pictures: what a vendor's author writes once, for all checks.
 
-Such servers are spoken to in every way there is: one request and its answer, jobs that are polled, sockets, files that
-are fetched. So the suite assumes none. The author plays the whole server; the suite says by its `plan` what becomes of
-what the server is asked for, and looks at what the server has noted.
+The protocols of such servers differ: one request and its answer, jobs that are polled, WebSockets, files that are
+fetched. So the suite assumes none of them: the author writes the whole server; the suite sets its `plan`, which says
+what becomes of the pictures that are asked for, and looks at what the server has recorded.
 """
 
 import asyncio
@@ -24,19 +24,20 @@ from gatehook.testing.conformance.script import Failure
 __all__ = ["Fate", "ImageServer", "Job", "Plan", "PostedImages", "half", "painted", "size_of"]
 
 _A_WHILE = 0.3
-"""Seconds."""
+"""Seconds that a slow server takes."""
 
 Fate = Literal["made", "slow", "held", "refused", "failed", "dead", "cut", "nonsense", "empty"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of what a server is asked for.
+    """What becomes of a job, that is, of what a server is asked for.
 
-    made: its pictures. slow: the same, after some tenths of a second. held: it is begun, and nothing more is heard of
-    it. refused: it is not taken, because of `failure`. failed: it is taken, and goes wrong because of `failure`. dead:
-    when it is begun the server goes away, with all its lines. cut: the line ends in the middle of a picture. nonsense:
-    the server says something that is not its dialect. empty: it goes well, and no picture comes of it.
+    made: it gives its pictures. slow: the same, after some tenths of a second. held: it begins, and nothing more is
+    heard of it. refused: it is not accepted, because of `failure`. failed: it is accepted, and fails because of
+    `failure`. dead: when it begins, the server goes away with all its connections. cut: the connection ends in the
+    middle of a picture. nonsense: the server sends something that is not its dialect. empty: it succeeds without a
+    picture.
     """
 
     fate: Fate = "made"
@@ -51,24 +52,24 @@ class Job:
     pictures: list[bytes] = field(default_factory=list)
     """What was made for it."""
     ended: Literal["", "done", "stopped"] = ""
-    """How: by itself, whether it went well or not, or because nobody wanted it any more."""
+    """How it ended: by itself, well or not; or because it was not wanted any more. "" while it runs."""
 
 
 class ImageServer:
-    """Subclass it. One instance serves one check; the gateway may ask it many things at once."""
+    """Subclass it. One instance serves one check, in which the gateway may ask it for many things at once."""
 
     plays: ClassVar[Collection[Fate]] = frozenset(get_args(Fate))
-    """What it can be made to do. Checks of anything else are reported as not offered."""
+    """The plans that it can play; checks with others are reported as not offered."""
 
     def __init__(self) -> None:
         self.url = ""
         """Its address, ``http://127.0.0.1:PORT``; set by `serving()`."""
         self.plan = Plan()
-        """Of what is asked for from now on."""
+        """The plan for jobs that begin from now on."""
         self.jobs: list[Job] = []
-        """All that was asked for, by `begin()`."""
+        """All jobs, in the order of `begin()`."""
         self.requests: list[Recorded] = []
-        """All that was sent to it, for checks of secrets and parameters."""
+        """All requests that it got, for checks of secrets and parameters; to be recorded by the author."""
         self._changed = asyncio.Condition()
 
     def serving(self) -> AbstractAsyncContextManager[object]:
@@ -80,40 +81,40 @@ class ImageServer:
         return {}
 
     def refuses(self, failure: Failure) -> bool:
-        """Whether the dialect has such a refusal; what it has not is not tried."""
+        """Whether the dialect has such a refusal; if not, it is not tried."""
         return True
 
     def values(self, request: Recorded) -> list[Any]:
-        """All single values that a request carries; by default those of a body in JSON, however deep."""
+        """All single values in a request; by default those in a JSON body, at any depth."""
         try:
             return list(_leaves(json.loads(request.body)))
         except ValueError:
             return []
 
     async def begin(self, prompt: str) -> Job:
-        """Note that a job was begun. To be called by the author, whatever becomes of the job."""
+        """Record that a job has begun. To be called by the author, whatever becomes of the job."""
         self.jobs.append(Job(prompt))
         await self._tell()
         return self.jobs[-1]
 
     def paint(self, job: Job, size: str = "") -> bytes:
-        """A picture for a job, like no other, in the size that was asked for, "64x64" if none was."""
+        """A picture for a job, different from all others, in the size that was asked for, or "64x64"."""
         width, height = map(int, (size or "64x64").split("x"))
         job.pictures.append(painted(f"{self.jobs.index(job)} {len(job.pictures)}", width, height))
         return job.pictures[-1]
 
     async def end(self, job: Job, how: Literal["done", "stopped"] = "done") -> None:
-        """Note how a job ended. To be called by the author; the first word counts."""
+        """Record how a job has ended. To be called by the author; the first call counts."""
         job.ended = job.ended or how
         await self._tell()
 
     async def begun(self, count: int = 1) -> None:
-        """Wait until so many jobs were begun."""
+        """Wait until so many jobs have begun."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.jobs) >= count)
 
     async def rested(self) -> None:
-        """Wait until no job goes on."""
+        """Wait until no job is running."""
         async with self._changed:
             await self._changed.wait_for(lambda: all(job.ended for job in self.jobs))
 
@@ -123,7 +124,7 @@ class ImageServer:
 
 
 class PostedImages(ImageServer):
-    """For dialects in which one request is answered by its pictures; the author says what both look like."""
+    """For dialects in which a request is answered with its pictures; the author only writes how to read and answer."""
 
     def read(self, request: Recorded) -> tuple[str, int, str]:
         """What a request asks for: the prompt, how many, and the size ("" if it does not say)."""
@@ -140,7 +141,7 @@ class PostedImages(ImageServer):
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """A server for as long as it lasts."""
+        """Listen while this context is open."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._serve)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
@@ -167,7 +168,7 @@ class PostedImages(ImageServer):
             await self.end(job)
 
     async def _played(self, request: web.Request, job: Job, count: int, size: str) -> web.StreamResponse:
-        """Do with a job what is planned."""
+        """Answer a job as planned."""
         match self.plan:
             case Plan("refused" | "failed", Failure() as failure):
                 return _response(self.failure(failure))
@@ -191,7 +192,7 @@ def _response(reply: Reply) -> web.Response:
 
 
 async def half(request: web.Request, whole: web.Response) -> web.StreamResponse:
-    """Begin to answer, and cut the line in the middle of the body."""
+    """Send half of an answer, and cut the connection in the middle of the body."""
     assert isinstance(whole.body, bytes)
     begun = web.StreamResponse(status=whole.status, headers=whole.headers)
     begun.content_length = len(whole.body)
@@ -207,7 +208,7 @@ def _hang_up(request: web.Request) -> None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What is no list and no object."""
+    """All values within a JSON value that are neither lists nor objects."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _leaves(part)
@@ -216,7 +217,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def painted(text: str, width: int = 64, height: int = 64) -> bytes:
-    """A picture (PNG) of one colour, which the text decides."""
+    """A picture (PNG) of one colour, which depends on the text."""
     digest = hashlib.sha256(text.encode()).digest()
     rows = bytes((width + 7) // 8 + 1) * height
     parts = [
@@ -233,7 +234,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def size_of(png: bytes) -> str:
-    """The size of a picture (PNG), as in "64x64"; "" if it is none, or not whole."""
+    """The size of a picture (PNG), as in "64x64"; "" if it is not one, or incomplete."""
     match = re.match(rb"\x89PNG\r\n\x1a\n....IHDR(.{8})", png, re.DOTALL)
     if match is None or not png.endswith(_chunk(b"IEND", b"")):
         return ""

@@ -29,18 +29,18 @@ _STORM = 20
 
 
 class LimiterConformance(Suite):
-    """Subclass it; under `settings`, a principal has room for `limit` calls at the same time."""
+    """Subclass it; with `settings`, a principal must have room for `limit` calls at the same time."""
 
     kind: ClassVar[str] = "limiter"
     limit: int = 3
-    """How many calls of one principal are admitted if none of them ends."""
+    """How many calls of one principal are admitted while none of them ends."""
     frees: bool = True
-    """Whether a call that ended, and used nothing, makes room for another: true of what is running at once, of tokens
-    and of money; false of how often something is done."""
+    """Whether a call that has ended, and used nothing, makes room for another: true for limits on concurrent calls,
+    tokens and money; false for limits on how many calls are made."""
     patience: float = 1.0
-    """Seconds in which what a cancelled call reserved has to be given back."""
+    """Seconds in which the reservation of a cancelled call has to be given back."""
     examples: int = 25
-    """How many courses of events are tried."""
+    """How many sequences of events are tried."""
 
     def newcomer(self) -> str:
         """A principal that nobody has seen yet."""
@@ -51,7 +51,7 @@ class LimiterConformance(Suite):
         return self.own([one for one in gateway.pipeline.concerns.limiters if isinstance(one, Limiter)], "limiter")
 
     def call(self, who: str) -> Call:
-        """A call of one principal, as it comes to limiters; each takes the same."""
+        """A call of one principal, as limiters get it; all of them need the same."""
         call = Call("chat", "openai", {}, principal=Principal(who, key_id=who), model="m")
         call.body = Document({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10})
         return call
@@ -119,7 +119,7 @@ class LimiterConformance(Suite):
 
     @check("all or nothing")
     async def test_a_refused_call_reserves_nothing(self) -> None:
-        """Neither one that this limiter refuses, nor one that it admits and another refuses then."""
+        """Neither one that this limiter refuses, nor one that it admits and another limiter then refuses."""
         self._require_frees()
         async with self.running() as gateway:
             limiter, who = self.limiter(gateway), self.newcomer()
@@ -164,7 +164,7 @@ class LimiterConformance(Suite):
             )
 
     async def cancelled(self, limiter: Limiter, who: str, steps: int, wait: float = 0.0) -> None:
-        """A call whose client leaves after so many turns of the loop, and seconds."""
+        """Make a call whose client leaves after so many turns of the event loop, and seconds."""
 
         async def asked() -> Permit | None:
             return await awaited(limiter.admit(self.call(who)))

@@ -1,4 +1,4 @@
-"""Courses of events that hypothesis thinks up for a limiter, and shortens to the least that goes wrong."""
+"""Sequences of events that hypothesis makes up for a limiter, and shrinks to the shortest that fails."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _ENDINGS = st.sampled_from(["complete", "partial", "failed", "rejected", "cached
 
 
 async def explore(suite: LimiterConformance, limiter: Limiter, examples: int) -> None:
-    """Try many courses, each with a principal of its own.
+    """Try many sequences of events, each with a principal of its own.
 
-    Hypothesis runs in a thread, and what it thinks up on this loop, where the limiter lives.
+    Hypothesis runs in a thread; the events happen on this event loop, to which the limiter belongs.
     """
     around = {"suite": suite, "limiter": limiter, "loop": asyncio.get_running_loop()}
     chosen = settings(
@@ -59,13 +59,13 @@ class _Course(RuleBasedStateMachine):
         self.who = self.suite.newcomer()
         self.held: list[Permit] = []
         self.waits = False
-        """Whether something may still be on its way back: a call was cancelled."""
+        """Whether a reservation may still have to be given back, as a call was cancelled."""
 
     def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it where the limiter lives.
+        """Run a coroutine on the limiter's event loop.
 
         Raises:
-            AssertionError: a check failed; hypothesis shortens what ordinary exceptions tell.
+            AssertionError: a check failed; hypothesis shrinks by ordinary exceptions, which pytest's are not.
         """
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
@@ -95,7 +95,7 @@ class _Course(RuleBasedStateMachine):
             self.on_loop(self._back())
 
     async def _back(self) -> None:
-        """Wait until there is room again for one that should have been admitted."""
+        """Wait until there is room again for a call that should have been admitted."""
 
         async def admitted() -> bool:
             permit = await self._admitted()
@@ -123,5 +123,5 @@ class _Course(RuleBasedStateMachine):
         )
 
     def teardown(self) -> None:
-        """End what runs."""
+        """End the calls that are left."""
         self.on_loop(self.suite.ends(self.held))

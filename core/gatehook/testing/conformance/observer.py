@@ -1,4 +1,4 @@
-"""The suite for observers: they follow every call to its end, in no time, and neither change nor keep any of it."""
+"""The suite for observers: they follow every call to its end, return at once, and neither change nor keep calls."""
 
 import copy
 import gc
@@ -40,7 +40,7 @@ class ObserverConformance(Suite):
 
     kind: ClassVar[str] = "observer"
     budget: float = 0.001
-    """Seconds that one call may cost in all, as everybody waits meanwhile."""
+    """Seconds that the observer may take for one call in all, as it holds up all others."""
     token: str = "canary.6b1f0c9a7e3d"  # noqa: S105  # of nobody
     """The credential that clients show."""
 
@@ -49,18 +49,18 @@ class ObserverConformance(Suite):
         return self.own(gateway.pipeline.concerns.observers.all, "observer")
 
     def call(self, *, stream: bool = False) -> Call:
-        """A chat."""
+        """A chat's call."""
         headers = {"Authorization": f"Bearer {self.token}", "User-Agent": "conformance"}
         call = Call("chat", "openai", headers, principal=Principal("ann"), model="m", stream=stream)
         call.body = Document({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
         return call
 
     def target(self) -> Target:
-        """A deployment of it."""
+        """A deployment of the call's model."""
         return Target(key="m#1", name="m", vendor="mock", model="m-1")
 
     def course(self, call: Call, outcome: Outcome, failures: int) -> Iterator[Moment]:
-        """What an observer is told of one call, from beginning to end."""
+        """The methods that are called for one call, from beginning to end."""
         yield "started", call
         if outcome.status != "rejected":
             call.target = self.target()
@@ -74,7 +74,7 @@ class ObserverConformance(Suite):
         yield "finished", call, outcome
 
     def courses(self) -> Iterator[tuple[str, Call, Outcome, Sequence[Moment]]]:
-        """Calls of every kind."""
+        """Calls of every kind, each with a description, its outcome, and what an observer is told."""
         for outcome in OUTCOMES:
             for stream in (False, True):
                 for failures in (0, 2):
@@ -151,7 +151,7 @@ class ObserverConformance(Suite):
     async def test_it_returns_at_once(self) -> None:
         async with self.running() as gateway:
             observer, least = self.observer(gateway), float("inf")
-            for _ in range(5):  # a machine that is busy with other things is slow at times
+            for _ in range(5):  # the quickest counts, as the machine may be busy with other things
                 courses = [tuple(self.course(self.call(stream=True), OUTCOMES[0], 1)) for _ in range(20)]
                 start = time.perf_counter()
                 for course in courses:

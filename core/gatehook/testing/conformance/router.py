@@ -1,4 +1,4 @@
-"""The suite for routers: who is known and who is not, in which order, and nothing else is touched."""
+"""The suite for routers: which models they know, in which order they name deployments, and that they change nothing."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -47,18 +47,18 @@ _TIMES = 40
 
 
 class RouterConformance(Suite):
-    """Subclass it. A router by the `[[models]]` needs nothing more; one with rules of its own says what it `knows`."""
+    """Subclass it. A router that goes by the `[[models]]` needs nothing more; another one says what it `knows`."""
 
     kind: ClassVar[str] = "router"
     models: str = MODELS
     """The `[[models]]` tables."""
     knows: Sequence[str] = ("one", "several")
-    """Models that it has targets for."""
+    """The models that it has targets for."""
     by_the_models: bool = True
     """Whether it goes by the `fallbacks` and the `priority` of the `[[models]]`."""
 
     def written(self, more: str = "") -> str:
-        """With the models."""
+        """The settings, with the models."""
         return super().written(f"{self.models}\n{more}")
 
     def router(self, gateway: Gateway) -> Router:
@@ -103,7 +103,7 @@ class RouterConformance(Suite):
 
     @check("the same targets")
     async def test_asked_again_it_names_the_same_targets(self) -> None:
-        """In another order, perhaps: whoever balances does so."""
+        """The order may differ, as in routers that balance."""
         async with self.running() as gateway:
             for model in self.knows:
                 sets = {
@@ -147,7 +147,7 @@ class RouterConformance(Suite):
             try:
                 targets = await awaited(router.route(self.call("away")))
             except GatewayError:
-                return  # in its own words
+                return  # it may say so itself
             expect(not targets, "'away' has nothing that could be called, and it has targets")
 
     @check("nothing is changed")
@@ -161,7 +161,7 @@ class RouterConformance(Suite):
                 expect(_facts(call) == before, f"{model!r}: the call is {_facts(call)} after it, it was {before}")
                 kept = list(given or ())
                 if isinstance(given, list):
-                    given.clear()  # who is given a list may do so
+                    given.clear()  # as its caller may
                 again = await self.routed(router, model)
                 expect(
                     {one.key for one in again} == {one.key for one in kept},
@@ -174,7 +174,7 @@ class RouterConformance(Suite):
 
 
 def _facts(call: Call) -> tuple[Any, ...]:
-    """What of a call is no router's to change. `state` is: under its own name."""
+    """What a router must not change of a call: all but `state`."""
     return (
         call.operation,
         call.model,

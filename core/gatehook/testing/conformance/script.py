@@ -13,10 +13,10 @@ __all__ = ["FAILURES", "Act", "Failure", "FailureKind", "Said", "Script"]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the model behind the upstream says. It says text, or calls tools, not both."""
+    """What the model behind the upstream says: text, or tool calls, but not both."""
 
     text: Sequence[str] = ()
-    """The pieces in which it is streamed."""
+    """The text, in the pieces in which it is streamed."""
     calls: Sequence[ToolCall] = ()
     finish: Literal["stop", "length", "content_filter", "tool_calls"] = "stop"
     """Why it ended, in OpenAI's words."""
@@ -76,16 +76,16 @@ FAILURES: Mapping[Failure, tuple[int, str | None]] = {
     Failure("unavailable", 503, "down for a while"): (503, "upstream_overloaded"),
     Failure("overloaded", 529, "too many at once"): (503, "upstream_overloaded"),
 }
-"""What the gateway's client must be told: the status, and the code (None: the vendor's own)."""
+"""For each failure, what the gateway's client must be told: the status, and the code (None: the vendor's own)."""
 
 Act = Reply | Mapping[str, Any]
-"""What an upstream answers; or, for a vendor that has none, the `options` of a deployment that make it answer so."""
+"""An upstream's answer; or, for a vendor without an upstream, the `options` of a deployment that answers so."""
 
 
 class Script:
-    """How the upstream of one dialect answers. Subclass it; what the dialect does not know, leave alone or give None.
+    """How the upstream of one dialect answers. Subclass it; for what the dialect does not have, return None.
 
-    Upstreams are servers on real sockets; the bytes are the author's, from the vendor's own documentation.
+    Upstreams are servers on real sockets; the author writes their bytes, by the vendor's own documentation.
     """
 
     def base_url(self, url: str) -> str:
@@ -110,5 +110,5 @@ class Script:
         return None
 
     def asks(self, said: Said) -> Mapping[str, Any]:
-        """For a real engine, which nobody tells what to say: fields of the request that have it say just this."""
+        """For a real engine, which has no script: fields of the request that make it say just this."""
         return {}

@@ -1,4 +1,4 @@
-"""What the suites have in common: checks with a name for the report, and a gateway with the plugin in question."""
+"""What the suites have in common: checks with names for the report, and a gateway with the plugin in question."""
 
 import asyncio
 import inspect
@@ -29,17 +29,17 @@ __all__ = [
 ]
 
 NOT_OFFERED = "not offered: "
-"""How the reason of a skipped check begins, if that is no fault."""
+"""How the reason of a skipped check begins, if the plugin does not claim the capability."""
 
 PATIENCE = 2.0
-"""Seconds for what may be done after a method has returned."""
+"""Seconds for what may happen after a method has returned."""
 
 T = TypeVar("T")
 Check = TypeVar("Check", bound=Callable[..., Awaitable[None]])
 
 
 def check(capability: str) -> Callable[[Check], Check]:
-    """Mark an async method of a suite as the check, or one of the checks, of a capability: a row of the report."""
+    """Mark an async method of a suite as a check of a capability, which is a row of the report."""
 
     def marked(method: Check) -> Check:
         method.capability = capability  # type: ignore[attr-defined]
@@ -50,24 +50,24 @@ def check(capability: str) -> Callable[[Check], Check]:
 
 
 def capability_of(method: object) -> str:
-    """What a test method checks; "" if it is no check of a suite."""
+    """The capability that a test method checks; "" if it is not a check of a suite."""
     return str(getattr(method, "capability", ""))
 
 
 def capabilities(suite: "type[Suite]") -> list[str]:
-    """All that a suite checks, in the order in which its classes tell it."""
+    """The capabilities that a suite checks, in the order of its classes."""
     methods = [method for cls in reversed(suite.__mro__) for method in vars(cls).values()]
     return list(dict.fromkeys(filter(None, map(capability_of, methods))))
 
 
 def expect(holds: object, message: str) -> None:
-    """Fail the check with these words unless the claim holds."""
+    """Fail the check with this message unless the claim holds."""
     if not holds:
         pytest.fail(message, pytrace=False)
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], message: str, seconds: float = PATIENCE) -> None:
-    """Fail the check with these words unless the claim comes true in time: some things are done in the background."""
+    """Fail the check with this message unless the claim comes true in time, for what is done in the background."""
     end = time.monotonic() + seconds
     while not await holds():
         expect(time.monotonic() < end, message)
@@ -75,26 +75,26 @@ async def eventually(holds: Callable[[], Awaitable[bool]], message: str, seconds
 
 
 def not_offered(why: str) -> NoReturn:
-    """End the check: the plugin does not claim this."""
+    """End the check as skipped: the plugin does not claim this."""
     pytest.skip(NOT_OFFERED + why)
 
 
 class Suite:
     """A class to subclass. `plugin` is the plugin's name; the rest may stay as it is.
 
-    A subclass that needs pytest's fixtures (a database, a server) sets `settings` in one of its own with autouse=True.
+    A subclass that needs pytest's fixtures (a database, a server) sets `settings` in an autouse fixture of its own.
     """
 
     kind: ClassVar[str] = ""
     """What is checked: "vendor", "limiter" …"""
     plugin: str
-    """Its name: that of its entry point, and of its table in the settings."""
+    """The plugin's name: that of its entry point, and of its table in the settings."""
     plugin_class: type | None = None
-    """Its class, if it is not installed."""
+    """The plugin's class, if it is not installed."""
     settings: str = ""
     """Lines of settings.toml. The plugin's table is added if it is not among them."""
     label: str = ""
-    """What the report calls it; the plugin's name if not given."""
+    """The plugin's name in the report, if another one."""
 
     @classmethod
     def title(cls) -> str:
@@ -117,13 +117,13 @@ class Suite:
 
     @asynccontextmanager
     async def running(self, more: str = "") -> AsyncIterator[Gateway]:
-        """A gateway with the plugin, everything open, without a port."""
+        """A gateway with the plugin, with all lifespans entered, but without a port."""
         gateway = self.build(more)
         async with gateway.lifespan():
             yield gateway
 
     def own(self, objects: Sequence[T], what: str) -> T:
-        """The one of these objects that is the plugin's: it comes from the same package as the plugin's class."""
+        """The plugin's own one of these objects: it comes from the same package as the plugin's class."""
         cls = self.plugin_class or installed()[self.plugin].load()
         package = _package(cls.__module__)
         found = [one for one in objects if f"{type(one).__module__}.".startswith(f"{package}.")]
@@ -137,7 +137,7 @@ class Suite:
 
 
 def _package(module: str) -> str:
-    """The package that a plugin's module is, or stands in; itself if it stands alone."""
+    """The package that a plugin's module is, or is in; the module itself if there is none."""
     is_package = hasattr(sys.modules.get(module), "__path__")
     return module if is_package else module.rpartition(".")[0] or module
 

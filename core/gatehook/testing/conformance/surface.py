@@ -1,4 +1,4 @@
-"""The suite for surfaces of chats: requests and answers keep their words, and nothing passes for what it is not."""
+"""The suite for surfaces of chats: texts arrive unchanged, errors keep their meaning, and bad requests are refused."""
 
 import asyncio
 import json
@@ -63,18 +63,18 @@ class SurfaceConformance(Suite):
 
     kind: ClassVar[str] = "surface"
     path: str
-    """Where the requests go."""
+    """The path that requests are sent to."""
 
     def asks(self, model: str, prompt: str, *, stream: bool) -> Mapping[str, Any] | None:
-        """The body of a request; None for a stream if the dialect has none."""
+        """The body of a request; None for a stream if the dialect has no streams."""
         raise NotImplementedError(f"{type(self).__name__}.asks() must say what clients send")
 
     def text(self, body: bytes, *, stream: bool) -> str:
-        """The model's words in an answer with the status 200, as far as it came."""
+        """The model's text in an answer with status 200, as far as it has arrived."""
         raise NotImplementedError(f"{type(self).__name__}.text() must say how clients read an answer")
 
     def error(self, body: bytes, *, stream: bool) -> str:
-        """The words of the error that a client reads; "" if none is told. `stream`: in the middle of one."""
+        """The error's message in an answer; "" if there is none. `stream`: in the middle of a stream."""
         raise NotImplementedError(f"{type(self).__name__}.error() must say how clients read an error")
 
     @check("plain answers")
@@ -126,7 +126,7 @@ class SurfaceConformance(Suite):
 
     @check("bad requests")
     async def test_what_is_no_request_is_refused_in_the_dialect(self) -> None:
-        """Bodies that are none, and good ones with one field of another kind or left out; some may be good as well."""
+        """Bodies that are not requests; and good ones with a field of another type or left out, which may still do."""
         async with self.client() as client:
             good = dict(self._body("echo", "hi", stream=False))
             changed = [good | {field: value} for field in good for value in ODD_VALUES]
@@ -144,12 +144,12 @@ class SurfaceConformance(Suite):
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
-        """Somebody who speaks with a gateway that serves the surface, in front of models that answer by themselves."""
+        """A client of a gateway that serves the surface, in front of models of the mock vendor."""
         async with serving(self.written(MODELS), plugins=self.plugins) as served, aiohttp.ClientSession() as http:
             yield Client(http, served.url + self.path)
 
     def _ways(self) -> Iterator[bool]:
-        """Plain, and streamed if it can be."""
+        """`stream` False, and True if the dialect has streams."""
         yield False
         if self.asks("echo", "hi", stream=True) is not None:
             yield True

@@ -1,4 +1,4 @@
-"""The suite for tools that the gateway runs: whatever a model calls them with, it is told a text, or why not."""
+"""The suite for tools that the gateway runs: whatever the arguments, the model gets a text, or a reason why not."""
 
 import asyncio
 import time
@@ -22,29 +22,29 @@ ODD: Sequence[Any] = (
     "", " ", "\0", "\ud800", "ü" * 300, "../../etc/passwd", "a/b?c=d&e#f", "\r\nX-Odd: 1", "{}", "'; --", "%s%n{0}",
     "x" * 100_000, 0, -1, 1 << 70, 1e308, -0.5, True, None, [], {},
 )  # fmt: skip
-"""Values as models write them at times; a tool gets those that its schema lets through."""
+"""Values that models write at times; a tool gets those that its schema lets through."""
 _PATIENCE = 5.0
-"""Seconds after which a run is taken to hang."""
+"""Seconds after which a run counts as hanging."""
 _AT_ONCE = 5
 _STEPS = 10
 """Turns of the loop after which a run is cancelled."""
 
 
 class ToolConformance(Suite):
-    """Subclass it, and tell calls that are `good`, and such as fit the schema of a tool and yet are `bad`."""
+    """Subclass it, and give calls that are `good`, and calls that fit a tool's schema and yet are `bad`."""
 
     kind: ClassVar[str] = "tool"
     good: Sequence[tuple[str, Mapping[str, Any]]] = ()
-    """Names and arguments of calls that do what a tool is for, of every tool that can. They are made often, and with
-    odd values in place of these."""
+    """Names and arguments of calls that succeed, at least one for each tool. They are made often, also with odd values
+    in their arguments."""
     bad: Sequence[tuple[str, Mapping[str, Any]]] = ()
     """Calls that fit the schema, and cannot be done."""
     secrets: Sequence[str] = ()
-    """Words of `settings` that nobody may read."""
+    """Parts of `settings` that nobody may read."""
     repeats: bool = True
     """Whether the same call has the same result each time."""
     budget: float = 0.1
-    """Seconds for which one run may keep everybody waiting."""
+    """Seconds for which one run may block the event loop."""
     token: str = "canary.3e9c41d07ab2"  # noqa: S105  # of nobody
     """The credential that clients show."""
 
@@ -59,8 +59,8 @@ class ToolConformance(Suite):
         return None
 
     def broken(self, gateway: Gateway) -> AbstractAsyncContextManager[None]:
-        """While this is entered, what the tools ask is away."""
-        not_offered("the tools ask nobody, or the suite is not told how it can be away")
+        """While this context is open, the service that the tools use is away."""
+        not_offered("the tools use no service, or the suite is not told how it can be away")
 
     def tools(self, gateway: Gateway, call: Call | None = None) -> Mapping[str, Tool]:
         """The tools that a call's model is told of, by their names."""
@@ -76,7 +76,7 @@ class ToolConformance(Suite):
         return tools[name]
 
     async def run(self, tool: Tool, arguments: Mapping[str, Any]) -> str | GatewayError:
-        """What comes of one call: a text, or the error that the model is told of. Anything else ends the check."""
+        """The result of one call: a text, or the error that the model is told. Anything else fails the check."""
         shown = _shown(tool.name, arguments)
         try:
             async with asyncio.timeout(_PATIENCE) as limit:
@@ -91,7 +91,7 @@ class ToolConformance(Suite):
         return result
 
     async def done(self, tool: Tool, arguments: Mapping[str, Any]) -> str:
-        """The text that comes of a good call."""
+        """The text that is the result of a good call."""
         result = await self.run(tool, arguments)
         expect(isinstance(result, str), f"{_shown(tool.name, arguments)}, a good call, raises {result!r}")
         return str(result)
@@ -180,7 +180,7 @@ class ToolConformance(Suite):
                 await self.done(tool, arguments)
 
     async def cancelled(self, tool: Tool, arguments: Mapping[str, Any], steps: int, wait: float) -> None:
-        """A run that is cancelled after so many turns of the loop, and seconds."""
+        """Cancel a run after so many turns of the event loop, and seconds."""
         shown = _shown(tool.name, arguments)
         running = asyncio.ensure_future(tool.run(self.call(), deepcopy(dict(arguments))))
         for _ in range(steps):
@@ -232,7 +232,7 @@ class ToolConformance(Suite):
         async with self.running() as gateway:
             for name, arguments in self.good:
                 tool, least = self.tool(gateway, name), float("inf")
-                for _ in range(3):  # a machine that is busy with other things is slow at times
+                for _ in range(3):  # the quickest counts, as the machine may be busy with other things
                     async with _pauses() as pauses:
                         await self.done(tool, arguments)
                     least = min(least, max(pauses))
@@ -241,7 +241,7 @@ class ToolConformance(Suite):
 
 @asynccontextmanager
 async def _pauses() -> AsyncIterator[list[float]]:
-    """The pauses of the event loop, in seconds."""
+    """Measures the pauses of the event loop, in seconds, while this context is open."""
     pauses = [0.0]
 
     async def watch() -> None:
@@ -262,7 +262,7 @@ async def _pauses() -> AsyncIterator[list[float]]:
 
 
 def _odd(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments with an odd value in each place, without each, and with one that nobody expects."""
+    """The arguments with odd values for each, without each, and with an unexpected one."""
     for name in arguments:
         for value in ODD:
             yield {**arguments, name: value}

@@ -1,4 +1,4 @@
-"""The suite for tool policies: pure on what they are shown, and about whole calls only."""
+"""The suite for tool policies: they judge every call, whatever it holds, and change nothing that they are shown."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,11 +13,11 @@ from gatehook.testing.conformance.suite import Suite, check, expect, not_offered
 __all__ = ["ToolPolicyConformance"]
 
 ODD = ("", "{", "null", "[]", '"text"', '{"a": NaN}', "{}" * 3, '{"a": "\ud800"}', "x" * 100_000)
-"""Arguments as models write them at times."""
+"""Arguments that models write at times."""
 
 
 class ToolPolicyConformance(Suite):
-    """Subclass it, and tell which tools are allowed, denied, or to be confirmed under `settings`."""
+    """Subclass it, and say which tools are allowed, denied, or to be confirmed with `settings`."""
 
     kind: ClassVar[str] = "tool policy"
     allowed: Sequence[str] = ()

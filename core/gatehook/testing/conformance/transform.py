@@ -1,4 +1,4 @@
-"""The suite for transforms: what is to be hidden stays hidden, wherever a stream is cut, and nothing else is lost."""
+"""The suite for transforms: what has to be hidden is hidden, wherever a stream is cut, and nothing else is lost."""
 
 import json
 from collections.abc import Sequence
@@ -25,30 +25,30 @@ ODD: Sequence[dict[str, Any]] = (
     {"role": "assistant", "content": "\ud800"},
     {"role": "assistant", "content": None, "tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
 )
-"""Messages as models write them at times."""
+"""Messages that models write at times."""
 
 
 class TransformConformance(Suite):
-    """Subclass it, and give texts that the transform changes under `settings`: a request, an answer, or both."""
+    """Subclass it, and give texts that the transform changes with `settings`: a request, an answer, or both."""
 
     kind: ClassVar[str] = "transform"
     request: str = ""
     """What a user says that no vendor may read as it is; "" if requests are left alone."""
     hidden: Sequence[str] = ()
-    """The words of it that none may read."""
+    """The words of it that no vendor may read."""
     answer: str = ""
     """What a model says that no client may read as it is; "" if answers are left alone."""
     masked: Sequence[str] = ()
-    """The words of it that none may read."""
+    """The words of it that no client may read."""
     innocent: str = "The weather is fine today."
-    """What is left as it is, from whomever it comes."""
+    """What is left as it is, in requests and answers."""
 
     def transform(self, gateway: Gateway) -> Transform:
         """The transform in question."""
         return self.own(gateway.pipeline.concerns.transforms, "transform")
 
     def call(self, text: str = "") -> Call:
-        """A chat that says this."""
+        """A chat with this message of the user."""
         call = Call("chat", "openai", {}, principal=Principal("ann"), model="m")
         messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text or self.innocent}]
         call.body = Document({"model": "m", "messages": messages, "temperature": 0.5, "x_odd": [1, None]})
@@ -197,12 +197,12 @@ def _chunks(call: Call, pieces: Sequence[str]) -> Sequence[Chunk]:
 
 
 def _played(rewriter: Rewriter | None, chunks: Sequence[Chunk]) -> Heard:
-    """What a client hears of a stream, each chunk of which comes alone."""
+    """What a client reads from a stream whose chunks arrive one by one."""
     if rewriter is not None:
         chunks = [*chain.from_iterable(rewriter.chunks([chunk]) for chunk in chunks), *rewriter.rest()]
     return from_events([chunk.data for chunk in chunks], "m")
 
 
 def _cuts(text: str) -> Sequence[Sequence[str]]:
-    """In two at every letter, then letter by letter."""
+    """The text cut in two at every letter, then letter by letter."""
     return [*([text[:place], text[place:]] for place in range(1, len(text))), list(text)]

@@ -17,7 +17,7 @@ from gatehook.testing.conformance.suite import not_offered
 __all__ = ["VendorSuite"]
 
 TEXT = ("Grüße, ", "world", " 🌍!")
-"""Characters of one, two and four bytes: what is cut between two bytes must still be put together."""
+"""Characters of one, two and four bytes, which must survive being cut between two bytes."""
 
 CALLS = (
     ToolCall("call_1", "get_weather", '{"city": "Zürich"}'),
@@ -46,16 +46,16 @@ class VendorSuite(DeploymentSuite):
     """The path of the Unix socket that its upstream listens on, if it speaks through one."""
     prompt: str = "Say something."
     says: tuple[str, ...] = TEXT
-    """What the model says to it; for engines that cannot be told what to say."""
+    """What the model answers to that; to be set for engines that cannot be told what to say."""
     is_real: bool = False
-    """Whether a real engine answers, which nobody can tell what to say: what the script lacks is then not tried."""
+    """Whether a real engine answers, which cannot be told what to say: then what the script lacks is not tried."""
 
     def said(self, **what: Any) -> Said:
         """What the model says in most checks."""
         return Said(**({"text": self.says} | what))
 
     def plain(self, said: Said) -> Act:
-        """The upstream's whole answer; ends the check if it has none."""
+        """The upstream's plain answer; ends the check if it has none."""
         return self._offered(self.script.plain(said), "plain answers")
 
     def stream(self, said: Said) -> Act:
@@ -74,7 +74,7 @@ class VendorSuite(DeploymentSuite):
         not_offered(f"the script has no {what}")
 
     def reply(self, act: Act) -> Reply:
-        """The act as bytes of an upstream; ends the check for vendors without one."""
+        """The act as an upstream's reply; ends the check for vendors without an upstream."""
         if not isinstance(act, Reply):
             self.lacks("upstream on a socket")
         return act
@@ -83,7 +83,7 @@ class VendorSuite(DeploymentSuite):
     async def bench(
         self, act: Act, *, failover: Mapping[str, Any] | None = None, **deployment: Any
     ) -> AsyncIterator[Bench]:
-        """A gateway that serves one deployment, which answers so."""
+        """A gateway with one deployment, which answers so."""
         replies = [act] if isinstance(act, Reply) else []
         options = self.options if isinstance(act, Reply) else {**self.options, **act}
         with logged() as log:

@@ -145,12 +145,12 @@ class VendorAnswers(VendorSuite):
         return await bench.ask(path, **{**body, **self.script.asks(said)})
 
     def _same(self, said: Said, answer: Answer) -> None:
-        """The client hears what the model said, by the rules of OpenAI's API."""
+        """Check that the client reads what the model said, by all rules of OpenAI's API."""
         heard = self._says(said, answer)
         expect(not heard.faults, f"{'streamed' if answer.is_stream else 'plain'}: {'; '.join(heard.faults)}")
 
     def _says(self, said: Said, answer: Answer) -> Heard:
-        """The client hears what the model said."""
+        """Check that the client reads what the model said; returns what it reads."""
         how = "streamed" if answer.is_stream else "plain"
         expect(answer.ended_well, f"{how}: ended with {answer.status} {answer.body[-300:]!r}")
         heard = answer.heard

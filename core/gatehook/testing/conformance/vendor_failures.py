@@ -1,4 +1,4 @@
-"""What a vendor gives when its upstream refuses, and what nobody may ever see."""
+"""What a vendor gives when its upstream refuses, and secrets that nobody may see."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ __all__ = ["VendorFailures"]
 
 
 class VendorFailures(VendorSuite):
-    """Errors keep their meaning, no secret is in any of them, and who leaves is not worked for."""
+    """Errors keep their meaning and hold no secret; and no work is done for clients that have left."""
 
     patience: float = 2.0
-    """Seconds within which the upstream is left when the client has left."""
+    """Seconds within which the upstream's connection must be closed when the client has left."""
     codes: Mapping[str, str] = {}
-    """By kind of failure, codes of its own that tell a client more than those of `FAILURES`."""
+    """By kind of failure, codes of the vendor's own that tell clients more than those of `FAILURES`."""
 
     @check("errors by class")
     async def test_each_error_keeps_its_meaning(self) -> None:
@@ -73,7 +73,7 @@ class VendorFailures(VendorSuite):
 
     @check("cancellation")
     async def test_a_client_that_leaves_ends_the_upstream_s_work(self) -> None:
-        """Both before the answer's head has come, and in the middle of a stream."""
+        """Both before the answer's head has arrived, and in the middle of a stream."""
         self.reply(self.plain(self.said()))
         silent = Reply(status=0, end="silence")
         async with self.bench(silent) as bench:

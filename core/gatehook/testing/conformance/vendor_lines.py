@@ -1,4 +1,4 @@
-"""What a vendor makes of lines that are slow, cut, or bring an answer in odd pieces; and of slow readers."""
+"""What a vendor makes of connections that are slow, cut, or bring an answer in odd pieces; and of slow readers."""
 
 import asyncio
 import contextlib
@@ -25,11 +25,11 @@ _FLOOD = 512
 _PIECE = 1 << 16
 """… each of so many bytes."""
 _HELD = 20 << 20
-"""Bytes that may be under way to a reader that does not read: the system's buffers at both ends."""
+"""Bytes that may be buffered for a reader that does not read: above all, by the system at both ends."""
 
 
 class VendorLines(VendorSuite):
-    """No line's fault passes for an answer, and no line is filled faster than it is emptied."""
+    """No fault of a connection passes for an answer, and nothing is read ahead of a slow reader."""
 
     @check("slow upstreams")
     async def test_an_upstream_that_says_nothing_or_stops_speaking(self) -> None:
@@ -56,7 +56,7 @@ class VendorLines(VendorSuite):
 
     @check("cut upstreams")
     async def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(self) -> None:
-        """Before the head, in it, in the body, in an event, between two, and without its terminal marker."""
+        """Cut before the head, in it, in the body, in an event, between two, and without its terminal marker."""
         plain = self.reply(self.plain(self.said()))
         async with self.bench(plain) as bench:
             for where, reply in _cut(plain):
@@ -70,7 +70,7 @@ class VendorLines(VendorSuite):
                 self._finished_or_broken(await bench.ask(stream=True), f"a stream, {where}")
 
     def _finished_or_broken(self, answer: Answer, what: str) -> None:
-        """Either all of the answer has come, or the client can see that it has not."""
+        """Check that either the whole answer has arrived, or the client can see that it has not."""
         if answer.status != 200:
             expect(answer.status in (502, 503, 504), f"{what}: the client gets {answer.status}, not 502")
             return
@@ -82,7 +82,7 @@ class VendorLines(VendorSuite):
 
     @check("split anywhere")
     async def test_it_does_not_matter_how_a_stream_comes_in_pieces(self) -> None:
-        """In two, at every byte, and byte by byte: networks do so, also within a character."""
+        """Cut in two at every byte, and byte by byte: networks do that, even within a character."""
         scenes = [(said, self.script.stream(said)) for said in (self.said(), Said(calls=CALLS, finish="tool_calls"))]
         reply = self.reply(self.stream(self.said()))
         async with self.bench(reply) as bench:
@@ -102,7 +102,7 @@ class VendorLines(VendorSuite):
                     )
 
     async def _played(self, bench: Bench, reply: Reply, pieces: Sequence[bytes]) -> Heard:
-        """A stream that comes in these pieces, as the kernel hears it."""
+        """What is read from a stream that arrives in these pieces."""
         replay = Replay(pieces, content_type=reply.content_type, headers=reply.headers)
         gateway = bench.served.gateway
         send, gateway.egress.send = gateway.egress.send, ReplayEgress(replay).send  # type: ignore[method-assign]
@@ -115,7 +115,7 @@ class VendorLines(VendorSuite):
         return from_events([decode(chunk.raw) for chunk in chunks if not chunk.usage_only], MODEL)
 
     async def _source(self, bench: Bench) -> AsyncGenerator[Sequence[Chunk], None]:
-        """A stream, as the kernel takes it from the vendor."""
+        """A stream, as the kernel reads it from the vendor."""
         gateway = bench.served.gateway
         attempts = Attempts(gateway.settings.failover, gateway.vendors, gateway.pipeline.concerns.deadlines)
         one = attempt(bench.payload(stream=True), target=bench.target)
@@ -149,7 +149,7 @@ def _pieces(reply: Reply) -> list[bytes]:
 
 
 def _cut(reply: Reply) -> Iterator[tuple[str, Reply]]:
-    """The answer cut where any answer may be."""
+    """The answer, cut where any answer may be cut."""
     body = b"".join(_pieces(reply))
     yield "closed before the head", Reply(status=0, end="cut")
     yield "reset before the head", Reply(status=0, end="reset")
@@ -172,7 +172,7 @@ def _cut_between(reply: Reply) -> Iterator[tuple[str, Reply]]:
 
 
 async def _quiet(bench: Bench) -> None:
-    """Wait until the upstream writes no more: it cannot, or has said all."""
+    """Wait until the upstream writes no more, as it cannot, or has written all."""
     before, still = -1, 0
     while still < 3:
         still = still + 1 if bench.stub.written == before else 0

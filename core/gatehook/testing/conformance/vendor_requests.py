@@ -1,4 +1,4 @@
-"""What a vendor sends: whether its table of parameters tells the truth, and what it costs to translate."""
+"""What a vendor sends: whether its table of parameters is true, and how long translating takes."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ _BASE: Mapping[Operation, frozenset[str]] = {
     "completions": frozenset({"model", "prompt", "stream", "stream_options"}),
     "embeddings": frozenset({"model", "input", "encoding_format"}),
 }
-"""What makes up the request itself; other checks see to it."""
+"""The fields of the request itself, which other checks are about."""
 
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
@@ -72,7 +72,7 @@ SAMPLES: Mapping[str, Any] = {
 """A value for each of OpenAI's parameters that asks for something."""
 
 _COMPLETIONS: Mapping[str, Any] = {"logprobs": 3}
-"""Parameters that are of another type there."""
+"""Parameters that have another type in text completions."""
 
 _BESIDE: Mapping[str, Mapping[str, Any]] = {
     "function_call": {"functions": SAMPLES["functions"]},
@@ -80,18 +80,18 @@ _BESIDE: Mapping[str, Mapping[str, Any]] = {
     "tool_choice": {"tools": TOOLS},
     "top_logprobs": {"logprobs": True},
 }
-"""What a parameter makes sense with only."""
+"""What a parameter needs beside it to make sense."""
 
 _ROUNDS = 25
 _FLOOR = 0.002
-"""Seconds that a translation may take, however fast the bare exchange is."""
+"""Seconds that translating may take in any case, however fast the bare exchange is."""
 
 
 class VendorRequests(VendorSuite):
-    """Nothing that a client asked for is silently lost, and translating takes no time to speak of."""
+    """Nothing that a client asks for is silently lost, and translating takes hardly any time."""
 
     samples: Mapping[str, Any] = {}
-    """Values for parameters that OpenAI does not have, or other ones than those of `SAMPLES`."""
+    """Values for parameters that OpenAI does not have, or other values than those of `SAMPLES`."""
     beside: Mapping[str, Mapping[str, Any]] = {}
     """What else a request has to have for a parameter to make sense, by the parameter."""
     unseen: Mapping[str, str] = {}
@@ -142,7 +142,7 @@ class VendorRequests(VendorSuite):
     ) -> list[str]:
         """What is wrong with one row."""
         without, _, _, _ = await self._sent(bench, operation, beside)
-        if without is None:  # what it makes sense with is refused itself
+        if without is None:  # what it needs beside it is refused itself
             beside, (without, _, _, _) = {}, await self._sent(bench, operation, {})
         sent, status, told, error = await self._sent(bench, operation, {**beside, name: value})
         if rule.disposition == "refused":
