@@ -39,5 +39,5 @@ class AdminApi:
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
         """All of /admin."""
         models = ModelRoutes(gateway, allow_references=self._settings.allow_references)
-        rooms = (UserRoutes(gateway), KeyRoutes(gateway), models, RecordRoutes(gateway), LifecycleRoutes(gateway))
-        return [Route(method, path, handler, auth="admin") for room in rooms for method, path, handler in room.routes()]
+        parts = (UserRoutes(gateway), KeyRoutes(gateway), models, RecordRoutes(gateway), LifecycleRoutes(gateway))
+        return [Route(method, path, handler, auth="admin") for part in parts for method, path, handler in part.routes()]

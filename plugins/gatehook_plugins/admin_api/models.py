@@ -199,7 +199,7 @@ class ModelRoutes:
         return next((target for target in targets if model_id in (target.key, target.name)), None)
 
     def _missing(self, model_id: str) -> Conflict | ModelNotFound:
-        """Why a model of the database is none."""
+        """The error for an id that no model in the database has."""
         if self._in_settings(model_id) is not None:
             return _in_file(model_id)
         return ModelNotFound(

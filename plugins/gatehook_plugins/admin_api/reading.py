@@ -20,7 +20,7 @@ def path_id(request: web.Request, name: str) -> str:
     """The id in the path.
 
     Raises:
-        InvalidRequest: nothing can have it.
+        InvalidRequest: it is too long for an id, or has control characters.
     """
     value = request.match_info[name]
     if len(value) > MAX_ID or not _PLAIN.match(value):
@@ -41,7 +41,7 @@ async def body(request: web.Request, kind: type[T], *, optional: bool = False) -
     """The body, checked; if it is `optional`, none is an empty object.
 
     Raises:
-        GatewayError: no JSON object, or a field is wrong, missing or unknown; it is too large, or too slow.
+        GatewayError: it is no JSON object, too large, or too slow to arrive; or a field is wrong, missing or unknown.
     """
     if optional and not request.can_read_body:
         return kind()
@@ -52,6 +52,6 @@ async def table(request: web.Request) -> dict[str, Any]:
     """The body: any JSON object, whose fields somebody else checks.
 
     Raises:
-        GatewayError: it is none; it is too large, or too slow.
+        GatewayError: it is no JSON object, too large, or too slow to arrive.
     """
     return read_as(await read_body(request), dict[str, Any])

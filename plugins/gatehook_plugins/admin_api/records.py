@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RecordRoutes"]
 
 _MOST = 1_000_000 * NANO
-"""Nano-dollars that may be corrected at once."""
+"""The most nano-dollars that one correction may add or take back."""
 
 
 class RecordRoutes:

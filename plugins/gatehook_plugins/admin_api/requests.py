@@ -30,7 +30,7 @@ MAX_ID = 256
 """Characters; no id of anything is longer."""
 
 PLAIN = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$"
-"""No control characters, and nothing that is no text in UTF-8: databases and terminals take neither."""
+"""No control characters, and no lone surrogates, which UTF-8 cannot hold: databases and terminals take neither."""
 
 _YEAR = 366 * 86400
 """Seconds."""

@@ -1,4 +1,4 @@
-"""What the rooms of /admin hand to the gateway."""
+"""What the parts of /admin have in common: ids in their paths, and how each tells the routes that it answers."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
@@ -9,8 +9,8 @@ __all__ = ["MODEL_ID", "USER_ID", "Handled"]
 
 USER_ID: Final = "{user_id:[^/]+}"
 MODEL_ID: Final = "{model_id:.+}"
-"""Places in paths. A user's id has no slash, but may have braces, which aiohttp's own pattern leaves out; models may be
-called "meta/llama"."""
+"""Ids in paths. A user's has no slash, but may have braces, which aiohttp's default pattern does not match; a model may
+be called "meta/llama"."""
 
 Handled: TypeAlias = tuple[str, str, Callable[[web.Request], Awaitable[web.Response]]]
-"""A method, a path, and who answers it."""
+"""A method, a path, and the handler that answers it."""

@@ -58,7 +58,7 @@ BUDGETS: Final = {"budget": "budget", "budget_per_day": "budget_per_day", "budge
 """Fields of the API, and what `Limits` and `Caps` call them."""
 
 _MODEL: Final = ModelSettings(name="-", vendor="-").model_dump(exclude={"name", "vendor", "model", "api_key"})
-"""The defaults of a model."""
+"""The fields of a model at their defaults."""
 
 
 def answer(value: Mapping[str, Any], status: int = 200) -> web.Response:
@@ -76,7 +76,7 @@ def changes(body: Limited, now: int) -> dict[str, Any]:
     """The fields that a request names, as `gatehook.services.Directory` takes them.
 
     Raises:
-        InvalidRequest: an amount or a time cannot be.
+        InvalidRequest: an amount or a time is out of bounds, or two fields contradict each other.
     """
     changed: dict[str, Any] = {}
     for field in body.__struct_fields__:

@@ -67,7 +67,7 @@ def period(start: str | None, end: str | None, at: int) -> tuple[int, int]:
     Without a start it is 30 days long; without an end it ends at the moment `at`, which is now.
 
     Raises:
-        InvalidRequest: a date is none, or nothing lies between them.
+        InvalidRequest: a date cannot be read, or the start is not before the end.
     """
     until = at + 1 if end is None else moment(end, "end_date", end=True)
     since = max(until - 30 * DAY, 0) if start is None else moment(start, "start_date")

@@ -73,7 +73,7 @@ def _explained(error: Exception) -> AuthenticationFailed:
 
 
 class _WrongTimeError(DecodeError):
-    """A time that is none."""
+    """A claim that should be a time is not one."""
 
 
 class _Strict(PyJWT):

@@ -31,7 +31,7 @@ def pem_key(pem: str, algorithms: Sequence[str] = ()) -> Key:
     """The public key in a PEM text; for its kind's usual algorithm if none are named.
 
     Raises:
-        ValueError: it is none, too weak, or of another kind than the algorithms.
+        ValueError: it is no public key, too weak, or of another kind than the algorithms.
     """
     if "PRIVATE KEY" in pem:
         raise ValueError("public_key: is a private key; give only its public half: openssl pkey -in KEY -pubout")

@@ -128,7 +128,7 @@ def read_json(raw: bytes) -> Any:
     """One JSON text in UTF-8, without repeated names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     try:
         return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)

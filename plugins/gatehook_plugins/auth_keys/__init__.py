@@ -62,7 +62,7 @@ class AuthKeys:
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """Where all keys are the directory's: a word to whoever has not made any yet."""
+        """Where all keys are the directory's, a warning if there are none yet."""
         if self._keyring or DIRECTORY not in gateway.services:
             return []
         database, directory = gateway.services[DATABASE], gateway.services[DIRECTORY]

@@ -12,14 +12,14 @@ _REMEMBERED: Final = 10_000
 
 
 class Holders:
-    """Tells the holders of keys."""
+    """Authenticates by the keys of the directory."""
 
     __slots__ = ("_directory", "_known")
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._known: dict[str, Principal] = {}
-        """By the id of their key; good as long as neither the key nor its user has changed."""
+        """By the id of the key; good as long as neither the key nor its user has changed."""
 
     def authenticate(self, credential: Credential) -> Awaitable[Principal | None] | Principal | None:
         """The user whose key this is. None for any other token: another authenticator may know it.
@@ -40,7 +40,7 @@ class Holders:
         return known
 
     async def _found(self, token: str) -> Principal | None:
-        """Whose key this is, asked of whoever knows."""
+        """Whose key this is, asked of the directory, which may have to ask the database."""
         found = await self._directory.find(token)
         if found is None:
             return None

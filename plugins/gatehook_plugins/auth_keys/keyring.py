@@ -50,13 +50,13 @@ def repeated(fields: Mapping[str, Sequence[SecretStr]]) -> str:
 
 
 class Keyring:
-    """Tells the owners of keys."""
+    """Authenticates by the keys of the settings."""
 
     __slots__ = ("_begun", "_owners")
 
     def __init__(self, keys: Iterable[SecretStr], admin_keys: Iterable[SecretStr]) -> None:
         self._begun = hashlib.blake2b(key=os.urandom(32), digest_size=32)
-        """A digest of nothing yet; to go on from a copy takes less than to begin."""
+        """A hash that has taken in its own key only: to go on from a copy takes less than to begin anew."""
         self._owners: dict[bytes, tuple[bytes, Principal]] = {}
         for key in keys:
             self._add(key.get_secret_value(), admin=False)

@@ -73,12 +73,12 @@ class CachePlugin:
 
     @hookimpl
     def register_observers(self) -> Iterable[Observer]:
-        """Who must know when a call is over, that others wait for."""
+        """With `share`, what is told of calls that end, as others may wait for their answers."""
         return [] if self._sharing is None else [self._sharing]
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The line to Redis, where there is one."""
+        """The connection to Redis, where there is one."""
         return self._lifespans
 
     def _redis(self, gateway: Gateway) -> Store:

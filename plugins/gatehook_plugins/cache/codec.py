@@ -96,7 +96,7 @@ def _chunks_of(data: bytes) -> Sequence[Chunk]:
 def _chunk(raw: bytes) -> Chunk:
     try:
         told: Any = decode(raw)
-    except MalformedJSON:  # it went out so once already
+    except MalformedJSON:  # it went out like this before
         told = {}
     choices = told.get("choices") or ()
     usage_only = not choices and bool(told.get("usage"))

@@ -37,7 +37,7 @@ class MemoryStore:
         """See `Store`."""
         try:
             return self._kept[key].data
-        except KeyError:  # its `get` asks for the time, and for the key, twice
+        except KeyError:  # quicker than `TLRUCache.get`, which asks for the time, and for the key, twice
             return None
 
     def put(self, key: bytes, data: bytes, seconds: float) -> None:

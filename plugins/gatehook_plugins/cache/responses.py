@@ -35,7 +35,7 @@ class ResponseCache:
         return f"key:{len(principal.id)}:{principal.id}:{principal.key_id}"  # its length, or two could read the same
 
     async def get(self, key: bytes, call: Call) -> Entry | None:
-        """The stored answer; or that of another call which is under way, if it is shared."""
+        """The stored answer; with sharing, else that of another call under way, once it is there."""
         if not self._lifetimes.of(call):
             return None
         key = self._lifetimes.key(key, call)

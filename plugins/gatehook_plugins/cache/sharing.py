@@ -1,8 +1,8 @@
 """Identical requests at the same time: one calls the vendor, the others wait for its answer.
 
-Whose call ends without an answer that can be given on (it failed, its client left) is followed by one of those that
-wait; when that comes to nothing too, by two, then by four: never by all at once, and nobody waits for a long queue.
-Followers never see the error of another's call.
+Where a call ends without an answer to pass on (it failed, or its client left), one of those that wait makes its own;
+if that comes to nothing too, two of them do, then four: never all at once, and nobody waits for a long queue. Nobody is
+told of the error of another's call.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class _Flight:
         self.since = 0.0
         """When the last leader began, by the loop's clock."""
         self.next = 1
-        """How many follow when all leaders have failed."""
+        """How many of those that wait take over when all leaders have failed."""
 
 
 class Sharing(Observer):

@@ -1,4 +1,4 @@
-"""Gives deployments that fail a rest, tries whether they do better, and tells how all do."""
+"""A circuit breaker: gives deployments that fail a rest, tries whether they do better, and tells how all do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Cooldown:
 
     @hookimpl
     def register_limiters(self) -> Iterable[Limiter]:
-        """What passes over those that rest."""
+        """What passes over deployments that rest."""
         return [self._breaker]
 
     @hookimpl
@@ -73,7 +73,7 @@ class Cooldown:
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """What is shared, and the checks.
+        """The book that workers and nodes share, and the checks.
 
         Raises:
             StartupError: a Redis is named, but its package is missing, or the address is wrong.

@@ -33,9 +33,9 @@ _decoder: msgspec.msgpack.Decoder[dict[str, Condition]] = msgspec.msgpack.Decode
 
 
 class Book:
-    """Conditions by the keys of deployments; those of whom nothing was ever learnt are not in it.
+    """The conditions of deployments, by their keys; deployments of which nothing was ever learnt are not in it.
 
-    Until it is shared it is this process's own. To look something up takes no lock and no system call.
+    It is this process's own, unless it is `shared`. Looking something up takes no lock and no system call.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Book:
 
     @contextlib.contextmanager
     def shared(self, folder: Path) -> Iterator[None]:
-        """Share it, meanwhile, with every process that has the same folder."""
+        """Share the book, while this is open, with every process that has the same folder."""
         with contextlib.closing(_SharedFile(folder)) as self._file:
             try:
                 yield
@@ -63,7 +63,7 @@ class Book:
         return self._conditions
 
     def change(self, key: str, step: Step) -> tuple[Condition, Condition]:
-        """Take one step of this deployment, while nobody else takes one; gives where it was, and where it is."""
+        """Take one step of a deployment, while nobody else takes one; gives its conditions before and after."""
         with self._latest():
             before = self._conditions.get(key, SOUND)
             after = step(before)
@@ -79,7 +79,7 @@ class Book:
 
     @contextlib.contextmanager
     def _latest(self) -> Iterator[None]:
-        """Nobody else changes anything meanwhile, and what they did before is known."""
+        """Hold the lock, and know everything that others have changed before."""
         with contextlib.ExitStack() as stack:
             if self._file is not None:
                 with self._or_alone():
@@ -129,22 +129,22 @@ class _SharedFile:
         return self._versions[0] != self._seen
 
     def reread(self) -> dict[str, Condition]:
-        """What it says now. Whoever wrote it last may have been killed before it could tell of it."""
+        """What it says now, also if whoever wrote it last was killed before it could change the version."""
         self._seen = self._versions[0]  # looked at first: what is written meanwhile is read once more
         return _decoder.decode(self._path.read_bytes())
 
     def write(self, conditions: dict[str, Condition]) -> None:
-        """Have it say this. To be used while it is locked."""
+        """Replace what it says. To be called while it is `locked`."""
         self._replace(conditions)
         self._versions[0] += 1
         self._seen = self._versions[0]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile.
+        """Keep everybody else from writing meanwhile.
 
         Raises:
-            TimeoutError: somebody does so for too long: it is stopped.
+            TimeoutError: somebody else holds the lock for too long: that process is stopped.
         """
         until = time.monotonic() + _PATIENCE
         while True:

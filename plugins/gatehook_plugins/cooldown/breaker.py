@@ -1,4 +1,4 @@
-"""Passes over deployments that are given a rest, and learns from every attempt how they do."""
+"""The circuit breaker: passes over deployments that rest, and learns from every attempt how they do."""
 
 import logging
 import random
@@ -33,12 +33,12 @@ __all__ = ["Breaker", "blames"]
 log: Final = logging.getLogger("gatehook.cooldown")
 
 _TRIAL_SECONDS: Final = 30.0
-"""After which another request may try a deployment, though the first has not ended: it may be a long one."""
+"""Seconds after which another request may try a deployment though the first has not ended: it may be a long one."""
 _REMEMBERED: Final = 10_000
 
 
 class Breaker(Observer):
-    """Admits attempts at deployments that do well, and tells how all do."""
+    """Admits attempts at deployments that do not rest, and tells how all do."""
 
     def __init__(self, book: Book, thresholds: Thresholds, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives epoch seconds: nodes share when a rest ends."""
@@ -49,7 +49,7 @@ class Breaker(Observer):
         self._permits: dict[str, _Attempt] = {}
 
     def follow(self, catalog: Catalog) -> None:
-        """Give no rest to the only deployment of a model in this catalog that has no fallback: nobody would answer."""
+        """Learn from this catalog which deployments are a model's only one: they get no rest without a fallback."""
         self._catalog = catalog
 
     @property
@@ -105,10 +105,10 @@ class Breaker(Observer):
         return known
 
     def _trial(self, target: Target, condition: Condition) -> "_Trial | None":
-        """The right to try it alone; None where nobody needs that.
+        """The right to be the one request that tries a deployment; None if any request may call it.
 
         Raises:
-            Unavailable: it rests, or somebody else has that right.
+            Unavailable: it rests, or another request has that right.
         """
         now = self._clock()
         if not (condition.on_trial or condition.is_resting(now)) or self._is_alone(target):
@@ -152,7 +152,7 @@ class Breaker(Observer):
         self._change(target, lambda one: one.checked_well(now, rules))
 
     def ended(self, target: Target, outcome: Outcome) -> None:
-        """The call of an attempt is over, if not the whole attempt has failed: then `attempt_failed` is told why."""
+        """The call of an attempt is over. Nothing is learnt of one that failed: of that `attempt_failed` tells."""
         if outcome.status == "complete":
             self.answered(target)
         elif outcome.status == "partial" and outcome.code.startswith(("upstream_", "vendor_plugin_")):
@@ -179,7 +179,7 @@ class Breaker(Observer):
 
 
 class _Attempt:
-    """An attempt at a deployment that does well; the same one for all, as nothing needs to be given back."""
+    """The permit of attempts at a deployment that does well: one for all of them, as nothing has to be given back."""
 
     __slots__ = ("_breaker", "target")
 
@@ -193,23 +193,23 @@ class _Attempt:
 
 
 class _Trial(_Attempt):
-    """The one attempt that tries a deployment which has rested."""
+    """The permit of the one attempt that tries a deployment which has rested."""
 
     __slots__ = ("_until",)
 
     def __init__(self, breaker: Breaker, target: Target, until: float) -> None:
-        """`until`, in epoch seconds, it is the only one."""
+        """`until` is when, in epoch seconds, another attempt may try it too."""
         super().__init__(breaker, target)
         self._until = until
 
     def settle(self, outcome: Outcome) -> None:
-        """Another one may try it, if this one told nothing."""
+        """It is over; another one may try the deployment, if nothing was learnt from this one."""
         self._breaker.ended(self.target, outcome)
         self._breaker.let_go(self.target, self._until)
 
 
 def blames(error: GatewayError) -> bool:
-    """Whether an error tells that the deployment does not do well, and not that the caller or the gateway refuses."""
+    """Whether an error is the deployment's fault, and neither the caller's nor the gateway's."""
     return isinstance(error, UpstreamError | UpstreamTimeout | RateLimited)
 
 

@@ -1,4 +1,4 @@
-"""Asks deployments from time to time whether they answer, so that no user's request has to find out."""
+"""Health checks: asks deployments from time to time whether they answer, so that no user's request has to find out."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ class Checks:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Check meanwhile."""
+        """Check while this is open."""
         async with meanwhile(self._run()):
             yield
 
@@ -67,7 +67,7 @@ class Checks:
                 except Exception:
                     log.exception("deployments could not be checked; trying again")
             with contextlib.suppress(TimeoutError):
-                # Not all processes at the same moment; each is a little early, so that no turn is missed.
+                # Not all processes at the same moment; each a little early, so that no check comes too late.
                 async with asyncio.timeout(interval * random.uniform(0.8, 1.0) if interval else None):  # noqa: S311
                     await self._changed.wait()
 
@@ -91,7 +91,7 @@ class Checks:
         return [target for target in found.values() if not target.unavailable]
 
     def _is_mine(self, target: Target, interval: float) -> bool:
-        """Whether it is due, and no other worker has taken it."""
+        """Whether a check is due, and no other worker has taken it upon itself."""
         now = time.time()
 
         def step(one: Condition) -> Condition:

@@ -1,8 +1,9 @@
-"""How one deployment does, and what becomes of it by what is learnt: plain values, no clock and no I/O.
+"""The state machine of a circuit breaker, for one deployment: plain values, no clock and no I/O.
 
-A deployment that has failed too often in a row is given a rest. After it the deployment is on trial: requests try it
-one at a time, and enough of them in a row have to be answered before it is trusted again; one failure, and it rests
-anew, longer each time. A vendor that asks to be left alone gets that rest at once, and no trial after it.
+A deployment that has failed too often in a row is given a rest (the breaker is open). After it the deployment is on
+trial (half open): requests try it one at a time, and enough of them in a row have to be answered before it is trusted
+again (closed); one failure, and it rests anew, longer each time. A vendor that asks to be left alone gets that rest at
+once, and no trial after it.
 """
 
 from typing import Final
@@ -14,8 +15,8 @@ __all__ = ["SKEW", "SOUND", "Condition", "Rules"]
 
 _MOST_DOUBLINGS: Final = 30
 SKEW: Final = 30.0
-"""Seconds by which the clocks of nodes may differ. One that is further behind was put back: what it was to wait for is
-over, for nobody shall wait for an hour that comes twice."""
+"""Seconds by which the clocks of nodes may differ. One that is further behind was put back, and then no rest that was
+timed by it goes on: nobody shall wait for an hour that comes twice."""
 
 
 class Rules(Struct, frozen=True, gc=False):
@@ -52,12 +53,13 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
     checked: float = 0.0
     """When something was last learnt."""
     all_rests: int = 0
+    """Rests since the beginning; `rests` counts anew after an answer."""
     claimed: float = 0.0
-    """When a worker took on to check it."""
+    """When a worker last took it upon itself to check it."""
 
     @property
     def is_sound(self) -> bool:
-        """Whether an answer of it would be no news."""
+        """Whether nothing is held against it, so that another answer changes nothing."""
         return not (self.strikes or self.rests or self.on_trial)
 
     @property
@@ -154,4 +156,4 @@ class Condition(Struct, frozen=True, array_like=True, gc=False):
 
 
 SOUND: Final = Condition()
-"""Of a deployment of which nothing is known."""
+"""The condition of a deployment of which nothing is known."""

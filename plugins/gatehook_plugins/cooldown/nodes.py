@@ -1,7 +1,7 @@
-"""Tells the other nodes, through Redis, which deployments rest, and learns it from them.
+"""Shares with the other nodes, through Redis, which deployments rest.
 
-Only that is shared: failures that are no reason for a rest yet are each node's own. Nothing waits for Redis but this
-task, twice a second; while Redis is away each node goes by what it knows.
+Nothing else is shared: failures that are no reason for a rest yet are each node's own. A task asks Redis twice a
+second, and nothing else waits for it; while Redis is away each node goes by what it knows.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ __all__ = ["Nodes"]
 log: Final = logging.getLogger("gatehook.cooldown")
 
 _PAUSE: Final = 0.5
-"""Seconds between two looks."""
+"""Seconds between two exchanges."""
 _KEPT: Final = 24 * 3600
 """Seconds that Redis keeps what nobody changes."""
 
@@ -36,7 +36,7 @@ _decoder = msgspec.msgpack.Decoder(Condition)
 
 
 class Nodes:
-    """This node's part of it. Building it opens nothing."""
+    """This node's part in sharing."""
 
     def __init__(self, settings: RedisSettings, book: Book, clock: Callable[[], float] = time.time) -> None:
         """Made ready; nothing is sent. `clock` gives epoch seconds.
@@ -56,7 +56,7 @@ class Nodes:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Share meanwhile."""
+        """Share while this is open."""
         try:
             async with meanwhile(self._run()):
                 yield
@@ -64,7 +64,7 @@ class Nodes:
             await self._line.close()
 
     async def claim(self, key: str, seconds: float) -> bool:
-        """Whether the check of a deployment is this node's for so long; without Redis it is everybody's."""
+        """Whether this node is to check a deployment, and no other one for `seconds`; without Redis every node is."""
         name, milliseconds = f"{self._name}:check:{key}", max(1, int(seconds * 800))
         try:
             return bool(await self._line.ask(lambda client: client.set(name, b"1", nx=True, px=milliseconds)))

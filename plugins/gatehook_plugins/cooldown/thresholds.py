@@ -1,4 +1,4 @@
-"""What holds now: the settings, or what an administrator has set since."""
+"""The thresholds that hold now: those of the settings, or what an administrator has set since."""
 
 import logging
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ __all__ = ["Thresholds"]
 log: Final = logging.getLogger("gatehook.cooldown")
 
 _HIGHEST: Final = 10_000
-"""Of the thresholds; as in the settings."""
+"""The highest threshold; as in the settings."""
 _LONGEST: Final = 86_400
-"""Seconds between two checks; likewise."""
+"""The longest interval between two checks, in seconds; as in the settings."""
 
 
 class Thresholds(HeldConfig):
     """The rules by which conditions change, and how often deployments are checked."""
 
     def __init__(self, rules: Rules, health_check_interval: float) -> None:
-        """Those of the settings; the interval is in seconds, 0 for no checks."""
+        """Args: what the settings say; `health_check_interval` is in seconds, 0 for no checks."""
         super().__init__("load-balancing", log)
         self._settled = self._rules = rules
         self._settled_interval = self._interval = health_check_interval
@@ -37,7 +37,7 @@ class Thresholds(HeldConfig):
         return self._interval
 
     def hold(self, value: Mapping[str, Any]) -> None:
-        """Hold what is set, or what the settings say of what is not."""
+        """Take over what an administrator has set, and what the settings say of all that is not set."""
         unsound: list[str] = []
 
         def told(name: str, settled: float, *, least: float, most: float) -> float:

@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Backend(Protocol):
-    """One database, as it is opened, locked, and found to be out of order."""
+    """A kind of database: how it is opened and locked, and which of its errors mean that it cannot be used now."""
 
     @property
     def dialect(self) -> Literal["sqlite", "postgresql"]:
-        """Which one."""
+        """Which kind it is, where its SQL differs (upserts)."""
         ...
 
     @property
@@ -34,7 +34,7 @@ class Backend(Protocol):
         ...
 
     def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
-        """One for reading, one for writing."""
+        """The engine that reads, and the engine that writes."""
         ...
 
     async def begin(self, connection: AsyncConnection) -> None:
@@ -42,7 +42,7 @@ class Backend(Protocol):
         ...
 
     def begin_within(self, connection: Connection) -> None:
-        """The same as a part of `within`."""
+        """As `begin`, for work that runs `within` already."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class Backend(Protocol):
         ...
 
     async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
-        """Do work with nothing but the connection, and not as a coroutine: wherever that is the shortest way."""
+        """The result of `work`, a plain function that needs nothing but the connection; run where that costs least."""
         ...
 
     async def value(self, connection: AsyncConnection, query: str) -> Any:
@@ -59,7 +59,7 @@ class Backend(Protocol):
         ...
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Keep every other process out of here until this writing transaction ends."""
+        """Keep every other process from making tables until this writing transaction ends."""
         ...
 
     def trouble(self, error: Exception) -> str | None:

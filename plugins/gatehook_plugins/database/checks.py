@@ -16,10 +16,10 @@ LATEST: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
 _MOST: Final = 10**15
-"""Of requests or tokens; more is a slip."""
+"""The highest limit of requests or tokens; anything above is a slip of the pen."""
 
 _MOST_MONEY: Final = 10**9 * NANO - 1
-"""Nano-dollars; dollars are read up to there."""
+"""The highest cap of money, in nano-dollars."""
 
 _MOST_MODELS: Final = 1000
 
@@ -30,7 +30,7 @@ def checked_id(value: object, param: str, *, slash: bool = False) -> str:
     The ledger keeps just these as they are: of any others, two might become one there.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: `value` is no such id.
     """
     text = checked_text(value, param, 128)
     if not text:
@@ -48,7 +48,7 @@ def changed_user(user: User, changes: Mapping[str, Any]) -> User:
     """The user with these fields changed; `limits` and `caps` may be mappings, of which only what is named changes.
 
     Raises:
-        InvalidRequest: an unknown field, or a value that cannot be; `param` names it.
+        InvalidRequest: an unknown field, or an invalid value; `param` names it.
     """
     return msgspec.structs.replace(user, **_checked(user, changes, _USER))
 
@@ -63,12 +63,12 @@ def changed_key(key: Key, changes: Mapping[str, Any]) -> Key:
 
 
 def is_text(value: str, most: int = 200) -> bool:
-    """Whether a database can look for it at all."""
+    """Whether a database can be asked for `value`: at most `most` characters, none of them a control character."""
     return len(value) <= most and not any(unicodedata.category(letter).startswith("C") for letter in value)
 
 
 def page(limit: int) -> int:
-    """How many rows are given at once, for somebody who asks for `limit`."""
+    """The size of a page for somebody who asks for `limit` rows: from 1 to 1000."""
     return max(1, min(limit, 1000))
 
 
@@ -90,7 +90,7 @@ def checked_text(value: object, param: str, most: int) -> str:
     """A text of `most` characters at most, without control characters.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: `value` is no such text.
     """
     if not isinstance(value, str):
         raise _wrong(param, "must be a text")

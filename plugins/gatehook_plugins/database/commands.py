@@ -38,7 +38,7 @@ _MONEY: Final = ("budget", "budget_per_day", "budget_per_month")
 
 
 class _Command:
-    """One word of the program, with words of its own below it."""
+    """A subcommand of `gatehook`, with subcommands of its own."""
 
     def __init__(self, database: Database, directory: Directory) -> None:
         self._database = database
@@ -66,20 +66,20 @@ class KeysCommand(_Command):
     """create, list, rotate, revoke."""
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser, adding = _parsers("keys", "Keys of users. A key is shown once, when it is made; only its hash is kept.")
-        create = adding("create", "make a key", self._create)
+        parser, add = _parsers("keys", "Keys of users. A key is shown once, when it is made; only its hash is kept.")
+        create = add("create", "make a key", self._create)
         create.add_argument("--user", help='whose; made if new (default: "admin" with --admin, else "default")')
         create.add_argument("--admin", action="store_true", help="a key that may also change the gateway")
         create.add_argument("--name", default="", help="what it is for")
         create.add_argument("--models", type=_names, metavar="A,B", help="models it may use (default: its user's)")
         create.add_argument("--expires", type=_duration, metavar="30d", help="how long it is good (default: for ever)")
-        adding("list", "list all keys", self._list).add_argument("--user", help="only this user's")
-        rotate = adding("rotate", "make a new key like this one, and let this one expire", self._rotate)
+        add("list", "list all keys", self._list).add_argument("--user", help="only this user's")
+        rotate = add("rotate", "make a new key like this one, and let this one expire", self._rotate)
         rotate.add_argument("key_id", metavar="KEY_ID", help="its id, or as much of its beginning as is unique")
         rotate.add_argument(
             "--overlap", type=_duration, default=86400, metavar="24h", help="how long the old one stays good (24h)"
         )
-        revoke = adding("revoke", "delete a key; within a second nothing accepts it", self._revoke)
+        revoke = add("revoke", "delete a key; within a second nothing accepts it", self._revoke)
         revoke.add_argument("key_id", metavar="KEY_ID", help="its id, or as much of its beginning as is unique")
         return parser
 
@@ -138,17 +138,17 @@ class UsersCommand(_Command):
     """list, show, create, set, disable, enable, delete."""
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser, adding = _parsers("users", "Users, what they may use, and how much.")
-        adding("list", "list all users", self._list)
+        parser, add = _parsers("users", "Users, what they may use, and how much.")
+        add("list", "list all users", self._list)
         for name, help_, run in (
             ("show", "show one user", self._show),
             ("create", "add a user", self._create),
             ("set", "change a user", self._set),
             ("disable", "refuse all keys of a user", self._disable),
-            ("enable", "accept them again", self._enable),
+            ("enable", "accept the keys of a user again", self._enable),
             ("delete", "delete a user and its keys; what it used stays on record", self._delete),
         ):
-            one = adding(name, help_, run)
+            one = add(name, help_, run)
             one.add_argument("user_id", metavar="USER_ID")
             if name in ("create", "set"):
                 _add_fields(one)
@@ -191,17 +191,17 @@ class UsersCommand(_Command):
 def _parsers(
     name: str, description: str
 ) -> tuple[argparse.ArgumentParser, Callable[[str, str, Callable[[Any], Awaitable[None]]], argparse.ArgumentParser]]:
-    """A parser, and what adds a word to it."""
+    """The parser of `gatehook NAME`, and a function that adds a subcommand: its word, its help, and what runs it."""
     parser = argparse.ArgumentParser(prog=f"gatehook {name}", description=description, allow_abbrev=False)
     words = parser.add_subparsers(required=True, metavar="WORD")
 
-    def adding(word: str, help_: str, run: Callable[[Any], Awaitable[None]]) -> argparse.ArgumentParser:
+    def add(word: str, help_: str, run: Callable[[Any], Awaitable[None]]) -> argparse.ArgumentParser:
         one = words.add_parser(word, help=help_, description=help_.capitalize() + ".", allow_abbrev=False)
         one.add_argument("--json", action="store_true", help="print JSON")
         one.set_defaults(run=run)
         return one
 
-    return parser, adding
+    return parser, add
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +221,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a user that were named; "none" is None there."""
+    """The fields of a user that the options name; "none" becomes None."""
     given = {name: None if value == _NONE else value for name, value in vars(options).items() if value is not None}
     changes: dict[str, Any] = {name: given[name] for name in ("name", "admin", "models") if name in given}
     if limits := {name: given[option] for option, name in _LIMITS.items() if option in given}:

@@ -39,13 +39,13 @@ class Config(Rows):
     async def put_config(
         self, actor: str, name: str, value: Value, *, revision: int | None = None
     ) -> tuple[Value, int]:
-        """Set it, in the place of what was there; gives it with its new revision.
+        """Set `name` to `value`, in place of what was set; gives the value and its new revision.
 
         Raises:
-            Conflict: it is at another revision. InvalidRequest: a name or a value that cannot be.
+            Conflict: it is at another revision. InvalidRequest: an invalid name or value.
             Unavailable: the database is away.
         """
-        return await self._change_config(actor, name, lambda old, there: value, revision)
+        return await self._change_config(actor, name, lambda old, stored: value, revision)
 
     async def merge_config(
         self,
@@ -56,13 +56,13 @@ class Config(Rows):
         revision: int | None = None,
         check: Callable[[Value], None] | None = None,
     ) -> tuple[Value, int]:
-        """Change what `changes` names, as a JSON merge patch does; `check` looks at the whole, and may raise.
+        """Change what `changes` names, as a JSON merge patch does; `check` is given the merged value, and may raise.
 
         Raises:
             Conflict, InvalidRequest, Unavailable: as `put_config`.
         """
 
-        def changed(old: Value, there: Known) -> Value:
+        def changed(old: Value, stored: Known) -> Value:
             value = merged(old, changes)
             if check is not None:
                 check(value)
@@ -73,16 +73,16 @@ class Config(Rows):
     async def _change_config(
         self, actor: str, name: str, change: Callable[[Value, Known], Value], revision: int | None
     ) -> tuple[Value, int]:
-        """`change` makes the new value of the old one, and of all that is set: nobody else changes that meanwhile."""
+        """Set what `change` makes of the old value and of all that is configured; nobody else changes it meanwhile."""
         if not checked_text(name, "name", 200):
             raise InvalidRequest("name: must not be empty", param="name", code="invalid_value")
         async with self._trail.change(actor, "config.change", name) as line:
-            there = await _all(line.connection)
-            old, known = there.get(name, _NOTHING)
-            require_revision(name, known, revision)
-            value = _checked(name, change(old, there))
+            stored = await _all(line.connection)
+            old, current = stored.get(name, _NOTHING)
+            require_revision(name, current, revision)
+            value = _checked(name, change(old, stored))
             row = {"value": value, "revision": line.number, "updated": now()}
-            if known:
+            if current:
                 await line.connection.execute(update(config).where(config.c.name == name).values(row))
             else:
                 await line.connection.execute(insert(config).values(name=name, **row))
@@ -97,14 +97,14 @@ class Config(Rows):
             Unavailable: the database is away; the memory stays as it is.
         """
         async with self._database.reading() as connection:
-            there = await _all(connection)
+            stored = await _all(connection)
         if afresh:
             self._known = {}
-        self._learn(there)
+        self._learn(stored)
 
-    def _learn(self, there: Known) -> None:
-        """Remember these, but for what is known better: two changes may come in another order than they were made."""
-        for name, (value, revision) in there.items():
+    def _learn(self, stored: Known) -> None:
+        """Remember these, unless a newer revision is known: changes may be heard of in another order than they came."""
+        for name, (value, revision) in stored.items():
             if revision > self.config(name)[1]:
                 self._known[name] = (value, revision)
 
@@ -123,15 +123,15 @@ def merged(old: Value, changes: Value) -> dict[str, Any]:
     return new
 
 
-def require_revision(name: str, known: int, asked: int | None) -> None:
-    """Check that nobody else has changed it meanwhile.
+def require_revision(name: str, current: int, asked: int | None) -> None:
+    """Check that `name` is still at the revision that a change was made of; None for whichever it is at.
 
     Raises:
-        Conflict: somebody has.
+        Conflict: somebody has changed it meanwhile.
     """
-    if asked is not None and asked != known:
+    if asked is not None and asked != current:
         raise Conflict(
-            f"{name}: somebody else has changed it meanwhile, it is at revision {known}; read it again",
+            f"{name}: somebody else has changed it meanwhile, it is at revision {current}; read it again",
             param="revision",
             code="revision_conflict",
         )
@@ -143,7 +143,11 @@ async def _all(connection: AsyncConnection) -> dict[str, tuple[Value, int]]:
 
 
 def _checked(name: str, value: Value) -> dict[str, Any]:
-    """The value as it will be read again: what cannot be JSON is found out here, and nobody shares its parts."""
+    """The value as it will be read again, from JSON; so nobody shares parts of it.
+
+    Raises:
+        InvalidRequest: JSON cannot hold it, or it is too long.
+    """
     try:
         text = json.dumps({**value}, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -42,7 +42,7 @@ class SqlDirectory(Users, Keys, Models):
         self._feed = Feed(self._trail, self._memory, grace, self._catch_up, self._show)
 
     async def prepare(self) -> None:
-        """Make the tables, and find the secret that goes with them; before anything else, whenever it was opened.
+        """Bring the tables up to date, and unlock the vault; runs whenever the database was opened, before all else.
 
         Raises:
             StartupError: the tables are newer than this version, or the secret is missing or another one.
@@ -60,10 +60,10 @@ class SqlDirectory(Users, Keys, Models):
         if known != check:
             raise StartupError(
                 "[database] secret: not the one that the database was first used with: no key in it would be "
-                f"recognised, no vendor key could be decrypted; {await asyncio.to_thread(self._way_back)}"
+                f"recognised, no vendor key could be decrypted; {await asyncio.to_thread(self._remedy)}"
             )
 
-    def _way_back(self) -> str:
+    def _remedy(self) -> str:
         """What to do about a wrong secret. Blocks."""
         if not self._secret:
             return f"restore {self._secret_file} from a backup"

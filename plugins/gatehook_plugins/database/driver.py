@@ -1,7 +1,7 @@
 """SQLite for SQLAlchemy's async engines: each connection has a thread of its own, which does one thing after another.
 
-Crossing from thread to thread costs more than most statements do. So a statement, with all its rows, is one errand to
-that thread; and what runs there as a whole (`Connection.within`) crosses once, whatever it has to say.
+Crossing from thread to thread costs more than most statements do. So a statement is sent there once and comes back with
+all its rows; and work that runs there as a whole (`Connection.within`) crosses once, however many statements it has.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ DRIVER: Final = "sqlite+gatehook"
 """What SQLAlchemy's URLs begin with."""
 
 
-class _Errands:
-    """A thread, and what it still has to do."""
+class _Worker:
+    """A thread, and the work that it still has to do, in order."""
 
     def __init__(self) -> None:
         self._waiting = SimpleQueue[Callable[[], object] | None]()
@@ -43,33 +43,33 @@ class _Errands:
         return not self._unfinished
 
     @property
-    def are_here(self) -> bool:
-        """Whether this is the thread."""
+    def is_current(self) -> bool:
+        """Whether the caller runs on this thread."""
         return threading.get_ident() == self._thread.ident
 
-    async def done(self, errand: Callable[[], T]) -> T:
-        """What comes of it. Whoever gives up waiting does not stop it."""
+    async def do(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done on the thread. Whoever gives up waiting does not stop it."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         self._unfinished += 1
-        self._waiting.put(partial(self._do, errand, outcome, loop))
+        self._waiting.put(partial(self._do, work, outcome, loop))
         return await outcome
 
-    def end(self, errand: Callable[[], object]) -> None:
-        """Do this last; nobody waits for it."""
-        self._waiting.put(errand)
+    def finish(self, last: Callable[[], object]) -> None:
+        """Do `last`, for which nobody waits, then end the thread."""
+        self._waiting.put(last)
         self._waiting.put(None)
 
     def _run(self) -> None:
-        while (errand := self._waiting.get()) is not None:
+        while (work := self._waiting.get()) is not None:
             with contextlib.suppress(sqlite3.Error):  # of the last one: nobody waits for it
-                errand()
-            del errand  # and all that it holds, while there is nothing to do
+                work()
+            del work  # and all that it holds, while there is nothing to do
 
-    def _do(self, errand: Callable[[], T], outcome: "asyncio.Future[T]", loop: asyncio.AbstractEventLoop) -> None:
-        """Do it, and tell the loop."""
+    def _do(self, work: Callable[[], T], outcome: "asyncio.Future[T]", loop: asyncio.AbstractEventLoop) -> None:
+        """Do it, and tell the loop how it ended. Runs on the thread."""
         try:
-            told = partial(self._tell, outcome, outcome.set_result, errand())
+            told = partial(self._tell, outcome, outcome.set_result, work())
         except BaseException as error:  # noqa: BLE001  # it is raised where it belongs
             told = partial(self._tell, outcome, outcome.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -84,14 +84,14 @@ class _Errands:
 class Connection(AdaptedConnection):
     """A connection as SQLAlchemy knows one (PEP 249); `_connection` is Python's own."""
 
-    __slots__ = ("_errands",)
+    __slots__ = ("_worker",)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """As `sqlite3.connect`. Raises what that raises."""
-        self._errands = _Errands()
+        self._worker = _Worker()
         self._connection: Any = None
         try:
-            self._done(partial(self._open, *args, **options))
+            self._do(partial(self._open, *args, **options))
         except BaseException:  # also of who gives up while it is being opened
             self.terminate()
             raise
@@ -108,52 +108,53 @@ class Connection(AdaptedConnection):
 
         Whoever gives up waiting has to see that it ends before anything else is done with the connection.
         """
-        return await self._errands.done(work)
+        return await self._worker.do(work)
 
     async def value(self, query: str) -> Any:
-        """The first value that a query gives. Whoever gives up waiting has to see to the connection's end."""
-        _, rows = await self._errands.done(partial(self._executed, lambda cursor: cursor.execute(query)))
+        """The first value that a query gives. Whoever gives up waiting has to close the connection."""
+        _, rows = await self._worker.do(partial(self._execute, lambda cursor: cursor.execute(query)))
         return rows[0][0]
 
     def cursor(self, server_side: bool = False) -> "_Cursor":
-        """One statement."""
+        """A cursor for one statement."""
         return _Cursor(self)
 
     def create_function(self, *args: Any, **options: Any) -> None:
         """As sqlite3 does."""
-        self._done(partial(self._connection.create_function, *args, **options))
+        self._do(partial(self._connection.create_function, *args, **options))
 
     def commit(self) -> None:
         """End the transaction, if there is one."""
-        self._done(self._connection.commit)
+        self._do(self._connection.commit)
 
     def rollback(self) -> None:
-        """Undo it, if there is one."""
-        if self._connection.in_transaction or not self._errands.is_idle:
-            self._done(self._connection.rollback)
+        """Undo the transaction, if there is one."""
+        if self._connection.in_transaction or not self._worker.is_idle:
+            self._do(self._connection.rollback)
 
     def close(self) -> None:
         """Close it, and wait for that."""
         try:
-            self._done(self._connection.close)
+            self._do(self._connection.close)
         finally:
-            self._errands.end(_nothing)
+            self._worker.finish(_nothing)
 
     def terminate(self) -> None:
         """Close it, when its thread gets there."""
-        self._errands.end(self._shut)
+        self._worker.finish(self._shut)
 
-    def executed(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
-        """A statement, and all its rows."""
-        return self._done(partial(self._executed, run))
+    def execute(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
+        """Run a statement; gives its cursor, and all its rows."""
+        return self._do(partial(self._execute, run))
 
-    def _executed(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
+    def _execute(self, run: Callable[[sqlite3.Cursor], object]) -> tuple[sqlite3.Cursor, Sequence[Any]]:
         cursor = self._connection.cursor()
         run(cursor)
         return cursor, cursor.fetchall() if cursor.description else ()
 
-    def _done(self, errand: Callable[[], T]) -> T:
-        return errand() if self._errands.are_here else await_only(self._errands.done(errand))
+    def _do(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done on the connection's thread; elsewhere, runs in a greenlet of SQLAlchemy's."""
+        return work() if self._worker.is_current else await_only(self._worker.do(work))
 
 
 def _nothing() -> None: ...
@@ -172,14 +173,14 @@ class _Cursor:
 
     def execute(self, statement: str, values: Any = ()) -> None:
         """Execute it once."""
-        self._took(lambda cursor: cursor.execute(statement, values or ()))
+        self._execute(lambda cursor: cursor.execute(statement, values or ()))
 
     def executemany(self, statement: str, values: Any) -> None:
         """Execute it for each of these."""
-        self._took(lambda cursor: cursor.executemany(statement, values))
+        self._execute(lambda cursor: cursor.executemany(statement, values))
 
-    def _took(self, run: Callable[[sqlite3.Cursor], object]) -> None:
-        cursor, rows = self._connection.executed(run)
+    def _execute(self, run: Callable[[sqlite3.Cursor], object]) -> None:
+        cursor, rows = self._connection.execute(run)
         self._rows.extend(rows)
         self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
 
@@ -188,11 +189,11 @@ class _Cursor:
         return self._rows.popleft() if self._rows else None
 
     def fetchmany(self, size: int | None = None) -> Sequence[Any]:
-        """The next few."""
+        """The next `size` rows, or as many as there are."""
         return [self._rows.popleft() for _ in range(min(size or self.arraysize, len(self._rows)))]
 
     def fetchall(self) -> Sequence[Any]:
-        """All others."""
+        """All rows that are left."""
         rows = list(self._rows)
         self._rows.clear()
         return rows
@@ -210,7 +211,7 @@ class _Cursor:
 
 
 class _Driver:
-    """What PEP 249 calls a module."""
+    """What PEP 249 calls the module of a driver."""
 
     paramstyle = "qmark"
     sqlite_version = sqlite3.sqlite_version
@@ -241,11 +242,11 @@ class Dialect(SQLiteDialect_pysqlite):
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:
-        """One whose queue waits without blocking."""
+        """The pool whose queue waits without blocking the loop."""
         return AsyncAdaptedQueuePool
 
     def get_driver_connection(self, connection: Any) -> Any:
-        """Python's own."""
+        """Python's own connection."""
         return connection.driver_connection
 
     def do_terminate(self, dbapi_connection: Any) -> None:

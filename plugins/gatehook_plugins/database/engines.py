@@ -13,7 +13,7 @@ __all__ = ["AsyncConnection", "AsyncEngine", "create_async_engine"]
 
 @contextlib.contextmanager
 def _bare(name: str) -> Iterator[None]:
-    """Have modules of this package imported without what its `__init__` imports; of one that is loaded, as ever."""
+    """Have modules of the package `name` imported without running its `__init__`; if that has run, nothing changes."""
     spec = None if name in sys.modules else find_spec(name)
     if spec is None:
         yield

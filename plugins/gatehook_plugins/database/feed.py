@@ -1,4 +1,4 @@
-"""Follows what changes, here and in other processes: a look at the audit every moment."""
+"""Follows what changes, here and in other processes, by looking at the audit several times a second."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
-"""One short question, asked again and again: on a connection kept for it, outside of any transaction.
+"""Polls by one short query, on a connection kept for that, outside of any transaction.
 
-So it takes a fifth of what a transaction of SQLAlchemy's does, and all that an idle worker does is to look for changes.
-What goes wrong here is not told: who gets no answer asks in a transaction, which tells it.
+That takes a fifth of what a transaction of SQLAlchemy's does, and to poll for changes is all that an idle worker does.
+Failures are not reported here: whoever gets no answer asks again in a transaction, which reports them.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from gatehook_plugins.database.engines import AsyncConnection
 __all__ = ["Glance"]
 
 _PATIENCE: Final = 1.0
-"""Seconds that an answer may take; this is the short way or none."""
+"""Seconds that an answer may take, before the usual way is taken."""
 _REST: Final = 10.0
-"""Seconds without one after a failure: else a database that is away would be tried twice each time."""
+"""Seconds after a failure in which this is not tried: a database that is away would be asked twice each time."""
 
 
 class Glance:
-    """Who asks waits for the answer before the next question."""
+    """A connection for short queries, one after another: await each before the next."""
 
     def __init__(self, backend: Backend, connect: Callable[[], Awaitable[AsyncConnection]]) -> None:
         """`connect` gives a connection of those that only read."""
@@ -32,7 +32,7 @@ class Glance:
         self._rests_until = 0.0
 
     async def value(self, query: str) -> Any:
-        """The first value that it gives; None if it cannot be asked so now."""
+        """The first value that `query` gives; None if it could not be had in this way."""
         if time.monotonic() < self._rests_until:
             return None
         try:
@@ -56,7 +56,7 @@ class Glance:
             await connection.close()
 
     async def _drop(self) -> None:
-        """Nobody knows what becomes of a question that was not waited for; so nobody else shall have the connection."""
+        """Have the connection closed, not reused: the answer that was not waited for may still come on it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await asyncio.shield(asyncio.ensure_future(_ended(connection)))

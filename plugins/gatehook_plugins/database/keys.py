@@ -12,7 +12,7 @@ from gatehook import InvalidRequest, Key, Limits, NotFound
 from gatehook_plugins.database.checks import changed_key, checked_text, is_text, page, plain
 from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
-from gatehook_plugins.database.tables import api_keys, key_of, of_key
+from gatehook_plugins.database.tables import api_keys, key_of, row_of_key
 from gatehook_plugins.database.trail import now
 from gatehook_plugins.database.users import no_user, user_in
 from gatehook_plugins.database.vault import new_key
@@ -54,17 +54,17 @@ class Keys(Rows):
         """A new key, and its text, which nothing keeps.
 
         Raises:
-            NotFound: there is no such user. InvalidRequest: a value that cannot be.
+            NotFound: there is no such user. InvalidRequest: an invalid value.
         """
         asked = {"name": name, "admin": admin, "models": models, "limits": limits or Limits(), "expires": expires}
-        plainest = Key(_new_id(), user_id, "")
-        key = changed_key(plainest, asked)
+        default = Key(_new_id(), user_id, "")
+        key = changed_key(default, asked)
         if key.expires is not None and key.expires <= now():
             raise InvalidRequest("expires: must be in the future", param="expires", code="invalid_value")
         async with self._trail.change(actor, "key.create", key.id) as line:
             if await user_in(line.connection, user_id) is None:
                 raise no_user(user_id)
-            differing = {field: value for field, value in asked.items() if value != getattr(plainest, field)}
+            differing = {field: value for field, value in asked.items() if value != getattr(default, field)}
             line.detail = plain({"user_id": user_id, **differing})
             return await self._added(line.connection, key)
 
@@ -72,20 +72,20 @@ class Keys(Rows):
         """Change fields of `Key` (name, admin, disabled, models, limits, expires).
 
         Raises:
-            NotFound: there is none. InvalidRequest: a value that cannot be.
+            NotFound: there is none. InvalidRequest: an invalid value.
         """
         changed_key(Key("", "", ""), changes)  # what cannot be is refused before anything is locked
         async with self._trail.change(actor, "key.change", key_id) as line:
             key = changed_key(await _key_in(line.connection, key_id), changes)
             line.detail = plain({"user_id": key.user_id, **changes})
-            await line.connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(of_key(key)))
+            await line.connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(row_of_key(key)))
             return key
 
     async def rotate_key(self, actor: str, key_id: str, *, overlap: float) -> tuple[Key, str]:
         """A new key like this one, also in when it expires; the old one expires after `overlap` seconds, if not sooner.
 
         Raises:
-            NotFound: there is none, or it is revoked or expired. InvalidRequest: an overlap that cannot be.
+            NotFound: there is none, or it is revoked or expired. InvalidRequest: an invalid overlap.
         """
         if not (math.isfinite(overlap) and 0 <= overlap <= _LONGEST_OVERLAP):
             raise InvalidRequest(
@@ -117,7 +117,7 @@ class Keys(Rows):
     async def _added(self, connection: AsyncConnection, key: Key) -> tuple[Key, str]:
         text = new_key()
         key = msgspec.structs.replace(key, prefix=text[:_SHOWN], created=now())
-        row = of_key(key) | {"digest": self._vault.digest(text).hex()}
+        row = row_of_key(key) | {"digest": self._vault.digest(text).hex()}
         await connection.execute(insert(api_keys).values(row))
         return key, text
 

@@ -26,7 +26,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _MOST: Final = 10_000
-"""Keys, users, and unknown keys, of each."""
+"""Entries of each kind: keys, unknown keys, users."""
 
 _ABSENT: Final[Any] = object()
 
@@ -72,10 +72,11 @@ class Memory:
         self._database = database
         self._vault = vault
         self._mark = blake2b(key=os.urandom(32), digest_size=32)
-        """Of no key yet: kept begun."""
+        """A hash that has taken in its own key only: each mark goes on from a copy."""
         self._keys: Lru[bytes, tuple[User, Key]] = Lru(most)
-        """By their marks, as the unknown ones."""
+        """By their marks."""
         self._unknown: Lru[bytes, bool] = Lru(most)
+        """Marks of tokens that are nobody's key."""
         self._users: Lru[str, User | None] = Lru(most)
         self._asking: dict[Hashable, asyncio.Task[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -175,7 +176,7 @@ class Memory:
         return True
 
     async def _shared(self, what: Hashable, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Ask the database, or wait with whoever asks the same already."""
+        """Ask the database, or share the answer with whoever has asked the same already."""
         task = self._asking.get(what)
         if task is None:
             if self.is_away:

@@ -67,7 +67,7 @@ class Models(Overrides):
 
         Raises:
             Conflict: there is one already, or it is at another revision. NotFound: there is none.
-            InvalidRequest: a value that cannot be.
+            InvalidRequest: an invalid value.
         """
         model_id = checked_id(model_id, "model_id", slash=True) if create else model_id
         given = _known(table)

@@ -77,15 +77,15 @@ class Overrides(Config):
 
         Raises:
             ModelNotFound: there is no such model or deployment. Conflict: it is at another revision.
-            InvalidRequest: a value that cannot be. Unavailable: the database is away.
+            InvalidRequest: an invalid value. Unavailable: the database is away.
         """
         model = next((one.name for one in self._served() if name in (one.name, one.key)), None)
         if model is None:
             raise self._not_found(name)
         check_override(changes)
 
-        def changed(old: Value, there: Known) -> Value:
-            overrides, _ = _overrides(there)
+        def changed(old: Value, stored: Known) -> Value:
+            overrides, _ = _overrides(stored)
             value = merged(overrides.get(name, {}), changes)
             if "fallback_models" in changes:
                 self._check_chain(model, value, {**overrides, name: value})
@@ -94,11 +94,11 @@ class Overrides(Config):
         return await self._change_config(actor, _PLACE + name, changed, revision)
 
     def override_of(self, name: str, key: str) -> Value:
-        """What holds for one deployment."""
+        """What is set for one deployment, see `Overlay.of`."""
         return self._overlay.of(name, key)
 
     def tell_unused(self) -> None:
-        """Log which overrides nothing is under, once; they wait for the model to come back."""
+        """Log, once each, overrides whose model or deployment is gone; they are kept, in case it comes back."""
         if not self._is_unchecked:
             return
         self._is_unchecked = False
@@ -150,9 +150,9 @@ class Overrides(Config):
 
 
 def _overrides(known: Known) -> tuple[dict[str, Value], dict[str, str]]:
-    """Those among all that is configured, by what they are of; and what is wrong with those that cannot be.
+    """The overrides among all that is configured, by model or deployment; and why others are passed over.
 
-    Another version may have written them.
+    Another version may have written those.
     """
     overrides: dict[str, Value] = {}
     unsound: dict[str, str] = {}
@@ -186,4 +186,4 @@ def _overridden(target: Target, override: Value) -> Target:
 
 
 _OPENAI_NAMES: Final = {"default_temperature": "temperature"}
-"""Parameters that requests call otherwise."""
+"""What requests call a parameter that has another name here."""

@@ -18,7 +18,7 @@ __all__ = ["Postgresql"]
 T = TypeVar("T")
 
 _MIGRATION_LOCK: Final = 0x6761_7465_686F_6F6B
-"""The same in all gateways, and in nothing else."""
+"""Key of an advisory lock: the same in all gateways, and used by nothing else."""
 
 _CLASSES: Final = ("08", "53", "57", "58")
 """SQLSTATE classes: connection lost; disk, memory or connections used up; shut down or cancelled; I/O errors."""
@@ -46,10 +46,10 @@ class Postgresql:
         self._timeout = timeout
 
     def create(self) -> None:
-        """The database is the operator's to make."""
+        """Make nothing: the database is the operator's to make."""
 
     def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
-        """Both of one pool."""
+        """Both share one pool."""
         engine = create_async_engine(
             self._url,
             pool_size=self._pool_size,
@@ -69,15 +69,15 @@ class Postgresql:
         return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True), engine
 
     async def begin(self, connection: AsyncConnection) -> None:
-        """The server lets many write at once."""
+        """Begin without waiting for a turn: the server lets many write at once."""
         await connection.begin()
 
     def begin_within(self, connection: Connection) -> None:
-        """As anywhere."""
+        """Begin, likewise."""
         connection.begin()
 
     async def within(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
-        """In a greenlet of SQLAlchemy's."""
+        """In a greenlet of SQLAlchemy's. See `Backend.within`."""
         return await connection.run_sync(work)
 
     async def value(self, connection: AsyncConnection, query: str) -> Any:
@@ -86,7 +86,7 @@ class Postgresql:
         return await known.connection.driver_connection.fetchval(query)
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Keep every other process out of here until this transaction ends."""
+        """Keep every other process from making tables until this transaction ends."""
         await connection.execute(text("SET LOCAL lock_timeout = 0"))  # whoever has it may have much to do
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
 

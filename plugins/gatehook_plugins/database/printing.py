@@ -21,7 +21,7 @@ def seconds(text: str) -> int:
     """A duration such as "90s", "15m", "24h", "30d" or "2w", in seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `text` is no duration.
     """
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None:

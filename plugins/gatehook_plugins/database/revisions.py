@@ -1,6 +1,6 @@
-"""Whether the tables of a plugin are as new as its revisions: told without alembic, which takes long to load.
+"""Whether the tables of a plugin are at its newest revision, found out without alembic, which takes long to load.
 
-Nearly every start finds them so. Whatever is not plain here is left to alembic.
+Nearly every start finds them there. Whatever is not plain from the files and one table is left to alembic.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-__all__ = ["newest", "stand", "version_table"]
+__all__ = ["current_revision", "head_revision", "version_table"]
 
 _SAID: Final = re.compile(r"""^(down_)?revision\b[^=\n]*=\s*(?:None|["']([^"']+)["'])\s*(?:#.*)?$""", re.MULTILINE)
 
@@ -21,7 +21,7 @@ def version_table(name: str) -> str:
     return f"alembic_version_{name}"
 
 
-def newest(package: str) -> str | None:
+def head_revision(package: str) -> str | None:
     """The revision that those in `package`.versions lead to; None if that is not plain from their texts. Blocks."""
     folder = Path(next(iter(import_module(package).__path__)), "versions")
     revisions: set[str] = set()
@@ -38,7 +38,7 @@ def newest(package: str) -> str | None:
     return ends.pop() if len(ends) == 1 else None
 
 
-def stand(connection: Connection, name: str) -> str | None:
+def current_revision(connection: Connection, name: str) -> str | None:
     """The revision that the tables of plugin `name` are at; None if there are none, or that is not plain."""
     table = version_table(name)
     if not inspect(connection).has_table(table):

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,8 +17,8 @@ from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 from gatehook_plugins.database.glance import Glance
 from gatehook_plugins.database.presence import Presence
 from gatehook_plugins.database.recovery import Recovery
-from gatehook_plugins.database.revisions import newest, stand
-from gatehook_plugins.database.sharing import Sharing
+from gatehook_plugins.database.revisions import current_revision, head_revision
+from gatehook_plugins.database.sharing import GroupCommit
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -32,11 +32,11 @@ log: Final = logging.getLogger("gatehook.database")
 Begin = Callable[[AsyncConnection], Awaitable[object]]
 
 _MOMENT: Final = 1.0
-"""Seconds after which clients may come again."""
+"""Seconds after which clients may try again."""
 
 
 class _Lane:
-    """One way in, to read or to write. What is wrong there is logged when it begins, when it changes, and its end."""
+    """An engine, to read or to write. Trouble with it is logged when it begins, when it changes, and when it ends."""
 
     def __init__(self, engine: AsyncEngine, begin: Begin, what: str, where: str, recover: Callable[[], None]) -> None:
         """`recover` is called when something is wrong."""
@@ -48,7 +48,7 @@ class _Lane:
         self._what = what
 
     def failed(self, why: str) -> Unavailable:
-        """Note it; gives what a client is told."""
+        """Note why the database cannot be used; gives the error for clients."""
         if why != self.trouble:
             log.error("%s cannot be %s: %s", self._name, self._what, why)
         self.trouble = why
@@ -56,30 +56,42 @@ class _Lane:
         return _away()
 
     def worked(self) -> None:
-        """Note it."""
+        """Note that the database could be used."""
         if self.trouble:
             log.warning("%s can be %s again", self._name, self._what)
         self.trouble = ""
 
 
 def _away() -> Unavailable:
-    """What a client is told, whatever is wrong."""
+    """The error for clients, whatever is wrong."""
     message = "the database is not available now; try again in a moment"
     return Unavailable(message, code="database_unavailable", retry_after=_MOMENT)
 
 
+class _Lanes(NamedTuple):
+    """Both ways into the database."""
+
+    read: _Lane
+    write: _Lane
+
+    @property
+    def trouble(self) -> str:
+        """Why the database cannot be used, as far as that is known."""
+        return self.read.trouble or self.write.trouble
+
+
 class SqlDatabase:
-    """Reading and writing, with every kind of trouble told as one error, and over when the database is back."""
+    """Implements `gatehook.Database`: all trouble with the server or the file is `Unavailable`, until it is back."""
 
     def __init__(self, backend: Backend, timeout: float) -> None:
         """`timeout` is how long, in seconds, a connection is waited for, and as long again for a lock."""
         self._backend = backend
         self._patience = 2 * timeout + 1  # for a server that takes the connection and then says nothing
-        self._lanes: tuple[_Lane, _Lane] | None = None
+        self._lanes: _Lanes | None = None
         self._opening = asyncio.Lock()
         self._users = 0
         self._preparations: list[Callable[[], Awaitable[None]]] = []
-        self._sharing = Sharing(backend, self._connected)
+        self._group_commit = GroupCommit(backend, self._connected)
         self._glance = Glance(backend, self._connection)
         self._presence = Presence(backend.where)
         self._recovery = Recovery(self._works)
@@ -121,7 +133,7 @@ class SqlDatabase:
         await asyncio.to_thread(self._backend.create)
         reading, writing = await asyncio.to_thread(self._backend.engines)  # loads the driver
         where = self._backend.where
-        lanes = self._lanes = (
+        lanes = self._lanes = _Lanes(
             _Lane(reading, AsyncConnection.begin, "read", where, self._recovery.begin),
             _Lane(writing, self._backend.begin, "written to", where, self._recovery.begin),
         )
@@ -133,13 +145,12 @@ class SqlDatabase:
         except BaseException as error:
             await self._close()
             if isinstance(error, Unavailable):
-                why = lanes[0].trouble or lanes[1].trouble
-                raise StartupError(f"[database] url: {where} cannot be used: {why}") from None
+                raise StartupError(f"[database] url: {where} cannot be used: {lanes.trouble}") from None
             raise
 
     async def _close(self) -> None:
         await self._recovery.close()
-        await self._sharing.close()
+        await self._group_commit.close()
         await self._glance.close()
         for lane in self._lanes or ():
             await lane.engine.dispose()
@@ -152,7 +163,7 @@ class SqlDatabase:
         Raises:
             Unavailable: the database cannot be reached, or is locked for too long.
         """
-        lane = self._lane(0)
+        lane = self._opened_lanes().read
         async with self._transaction(lane, lane.begin) as connection:
             yield connection
 
@@ -163,35 +174,35 @@ class SqlDatabase:
         Raises:
             Unavailable: the database cannot be reached, is locked for too long, or its disk is full.
         """
-        lane = self._lane(1)
+        lane = self._opened_lanes().write
         async with self._transaction(lane, lane.begin) as connection:
             yield connection
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do short work in a transaction, which it may share with other work; see `Database.write`."""
         if self._backend.shares:
-            return await self._sharing.do(work)
+            return await self._group_commit.do(work)
         async with self.writing() as connection:
             return await work(connection)
 
     async def glance(self, query: str) -> Any:
-        """The first value that a short query gives, for as little as that can be had; None if it cannot be had so now.
+        """The first value that a short query gives, had as cheaply as can be; None if it could not be had in that way.
 
-        One after another: who asks waits for the answer.
+        Await each before the next; see `Glance`.
         """
         return await self._glance.value(query)
 
     def _connection(self) -> Awaitable[AsyncConnection]:
-        return self._lane(0).engine.connect()
+        return self._opened_lanes().read.engine.connect()
 
-    def _lane(self, which: int) -> _Lane:
+    def _opened_lanes(self) -> _Lanes:
         if self._lanes is None:
             raise RuntimeError("the database is not open: use it within opened()")
-        return self._lanes[which]
+        return self._lanes
 
     def _connected(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """As `writing`, for who begins himself."""
-        return self._transaction(self._lane(1), _nothing)
+        """As `writing`, but it is left to the caller to begin the transaction."""
+        return self._transaction(self._opened_lanes().write, _nothing)
 
     @contextlib.asynccontextmanager
     async def _transaction(self, lane: _Lane, begin: Begin) -> AsyncIterator[AsyncConnection]:
@@ -217,7 +228,7 @@ class SqlDatabase:
 
     async def _is_there(self) -> bool:
         """Whether this is still the database whose tables were made."""
-        async with self._lane(0).engine.connect() as connection:
+        async with self._opened_lanes().read.engine.connect() as connection:
             is_there = await self._presence.look(connection)
         if not is_there:
             self._recovery.begin()
@@ -237,7 +248,7 @@ class SqlDatabase:
             return await self._presence.look(connection)
 
     async def _begin(self, lane: _Lane, begin: Begin) -> AsyncConnection:
-        """A connection, after `begin`. Whatever fails here is the database's fault: nobody has asked for a thing."""
+        """A connection, after `begin`. Whatever fails here is the database's fault: no statement has been run yet."""
         try:
             async with asyncio.timeout(self._patience):
                 connection = await lane.engine.connect()
@@ -269,15 +280,15 @@ class SqlDatabase:
                 await connection.run_sync(upgrade, name, revisions)
             self._presence.made(name)
         except Unavailable:
-            raise StartupError(f"{failed}: {self._lane(0).trouble or self._lane(1).trouble}") from None
+            raise StartupError(f"{failed}: {self._opened_lanes().trouble}") from None
         except SQLAlchemyError as error:
             raise StartupError(f"{failed}: {reason(error)}") from error
 
     async def _is_current(self, name: str, package: str) -> bool:
         """Whether there is plainly nothing to be done."""
-        end = await asyncio.to_thread(newest, package)
+        head = await asyncio.to_thread(head_revision, package)
         async with self.reading() as connection:
-            return end is not None and await connection.run_sync(stand, name) == end
+            return head is not None and await connection.run_sync(current_revision, name) == head
 
 
 async def _nothing(connection: AsyncConnection) -> None: ...
@@ -285,7 +296,7 @@ async def _nothing(connection: AsyncConnection) -> None: ...
 
 def _history(package: str) -> "ScriptDirectory":
     """The revisions, by alembic, which is loaded for them. Blocks."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every start; we, of changes
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs every start; we log changes only
     from gatehook_plugins.database.migrating import history
 
     return history(package)

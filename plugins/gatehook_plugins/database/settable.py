@@ -13,7 +13,7 @@ Check: TypeAlias = Callable[[Any, str], None]
 """Raises InvalidRequest about the value of a field."""
 
 _MOST: Final = 10**15
-"""Of requests or tokens; more is a slip."""
+"""The highest number of requests or tokens; anything above is a slip of the pen."""
 _MOST_FALLBACKS: Final = 100
 
 
@@ -21,7 +21,7 @@ def check_override(changes: object) -> None:
     """Check what is to be set of a model; None, which takes a value back, may stand everywhere.
 
     Raises:
-        InvalidRequest: an unknown key, or a value that cannot be; `param` names it.
+        InvalidRequest: an unknown key, or an invalid value; `param` names it.
     """
     _OVERRIDE(changes, "")
 

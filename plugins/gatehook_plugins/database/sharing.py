@@ -1,4 +1,4 @@
-"""Short work that shares transactions: for all that comes at the same time, the disk is waited for once.
+"""Group commit: short work that comes at the same time shares a transaction, so that the disk is waited for once.
 
 SQLite lets one transaction write at a time. If each piece of work had its own, those of a crowd would stand in line
 until the last ones gave up.
@@ -17,15 +17,16 @@ from sqlalchemy.engine import Connection
 from gatehook_plugins.database.backend import Backend
 from gatehook_plugins.database.engines import AsyncConnection, AsyncEngine
 
-__all__ = ["Sharing", "Work"]
+__all__ = ["GroupCommit", "Work"]
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 _Outcome = tuple[Any, Exception | None]
 
 _MOST: Final = 64
+"""Pieces of work in one transaction."""
 _LONG_ENOUGH: Final = 0.05
-"""Seconds after which a transaction takes no more: others want to write, too."""
+"""Seconds after which a transaction takes no more: other processes want to write, too."""
 
 
 class _Piece:
@@ -37,8 +38,8 @@ class _Piece:
         """Cancelled, if nobody waits for it any more."""
 
 
-class _Here(AsyncConnection):
-    """A connection for who is on its thread already: nothing is waited for, and no greenlet is needed."""
+class _OnItsThread(AsyncConnection):
+    """A connection for work that runs on the connection's own thread: no method waits, and no greenlet is needed."""
 
     @property
     def sync(self) -> Connection:
@@ -59,18 +60,18 @@ class _Here(AsyncConnection):
         return self.sync.exec_driver_sql(*args, **options)
 
 
-class Sharing:
-    """Does the work of one process."""
+class GroupCommit:
+    """Does the short work of one process, in groups."""
 
     def __init__(self, backend: Backend, writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
-        """`writing` gives a connection, on which a transaction has yet to begin; see `Database.writing`."""
+        """`writing` is as `Database.writing`, but the transaction has yet to be begun."""
         self._backend = backend
         self._writing = writing
         self._waiting = deque[_Piece]()
         self._task: asyncio.Task[None] | None = None
 
     async def do(self, work: Work[T]) -> T:
-        """Do it in the next transaction; gives what it gives, and raises what it raises, once that is committed."""
+        """Do `work` in the next transaction; gives its result, or raises its error, once that is committed."""
         piece = _Piece(work)
         self._waiting.append(piece)
         if self._task is None or self._task.done():
@@ -84,7 +85,7 @@ class Sharing:
             await asyncio.wait([self._task])
 
     async def _do_all(self) -> None:
-        """Until nothing waits. A task of its own: who gives up takes nobody else's work with him."""
+        """Work until nothing waits; in a task of its own, so that a caller who gives up takes no other's work along."""
         while self._waiting:
             group = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
             if group := [piece for piece in group if not piece.outcome.done()]:
@@ -112,21 +113,21 @@ class Sharing:
                 piece.outcome.set_exception(error)
 
     def _done(self, engine: AsyncEngine, group: Sequence[_Piece], connection: Connection) -> list[_Outcome]:
-        """What came of each, as far as there was time, when it is committed."""
-        outcomes, here = list[_Outcome](), _Here(engine, connection)
+        """The outcome of each piece that there was time for, after the commit. Runs on the connection's thread."""
+        outcomes, here = list[_Outcome](), _OnItsThread(engine, connection)
         self._backend.begin_within(connection)
         end = time.monotonic() + _LONG_ENOUGH
         for piece in group:
             if len(group) == 1:
                 outcomes.append((_at_once(piece.work(here)), None))
             else:
-                outcomes.append(self._apart(connection, here, piece))
+                outcomes.append(self._in_savepoint(connection, here, piece))
             if time.monotonic() > end:
                 break
         connection.commit()
         return outcomes
 
-    def _apart(self, connection: Connection, here: _Here, piece: _Piece) -> _Outcome:
+    def _in_savepoint(self, connection: Connection, here: _OnItsThread, piece: _Piece) -> _Outcome:
         """Do it as one of several: if it fails it leaves no trace, and the others stand."""
         savepoint = connection.begin_nested()
         try:

@@ -143,7 +143,7 @@ class Sqlite:
         return engine
 
     async def begin(self, connection: AsyncConnection) -> None:
-        """Have SQLite's lock, as soon as it is free and this process's turn."""
+        """Begin with SQLite's lock for writing, as soon as that is free and it is this process's turn."""
         given_up = threading.Event()
         await self.within(connection, partial(self.begin_within, given_up=given_up.is_set), give_up=given_up.set)
 
@@ -162,7 +162,7 @@ class Sqlite:
     async def within(
         self, connection: AsyncConnection, work: Callable[[Connection], T], *, give_up: Callable[[], None] | None = None
     ) -> T:
-        """On the connection's thread: nothing is said between the threads but the outcome. See `Backend.within`."""
+        """On the connection's thread, as a whole: only the outcome crosses threads. See `Backend.within`."""
         known: Any = connection.sync_connection
         driver: Driver = known.connection.dbapi_connection
         working = asyncio.ensure_future(driver.within(partial(work, known)))
@@ -171,17 +171,17 @@ class Sqlite:
         except asyncio.CancelledError:
             if give_up is not None:
                 give_up()
-            await asyncio.gather(working, return_exceptions=True)  # the connection is its own until it ends
+            await asyncio.gather(working, return_exceptions=True)  # nobody else may use the connection before it ends
             raise
 
     async def value(self, connection: AsyncConnection, query: str) -> Any:
-        """On the connection's thread, in one errand. See `Backend.value`."""
+        """On the connection's thread, with one crossing. See `Backend.value`."""
         known: Any = connection.sync_connection
         driver: Driver = known.connection.dbapi_connection
         return await driver.value(query)
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Every writing transaction is alone anyway."""
+        """Do nothing: every writing transaction is alone anyway."""
 
     def trouble(self, error: Exception) -> str | None:
         """Why the file cannot be used now; None if the statement is at fault."""

@@ -16,9 +16,9 @@ __all__ = [
     "facts",
     "key_of",
     "models",
-    "of_key",
-    "of_user",
     "revision",
+    "row_of_key",
+    "row_of_user",
     "user_of",
     "users",
 ]
@@ -142,7 +142,7 @@ def user_of(row: Row[Any]) -> User:
     )
 
 
-def of_user(user: User) -> dict[str, Any]:
+def row_of_user(user: User) -> dict[str, Any]:
     """The row of a user."""
     row = msgspec.structs.asdict(user)
     limits, caps = row.pop("limits"), row.pop("caps")
@@ -166,7 +166,7 @@ def key_of(row: Row[Any]) -> Key:
     )
 
 
-def of_key(key: Key) -> dict[str, Any]:
+def row_of_key(key: Key) -> dict[str, Any]:
     """The row of a key, but for its digest."""
     row = msgspec.structs.asdict(key)
     return row | msgspec.structs.asdict(row.pop("limits")) | {"models": _list(key.models)}

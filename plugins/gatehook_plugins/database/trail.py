@@ -26,7 +26,7 @@ EVERYTHING: Final = ("", "")
 """Told in place of the kind and the id of what has changed, when that is not known."""
 
 _MOST: Final = 500
-"""Changes that are told one by one; where more have come at once, everything counts as changed."""
+"""Changes that subscribers are told of one by one; where more have come at once, everything counts as changed."""
 _NUMBER: Final = str(select(revision.c.number))
 _PIECE: Final = 500
 """Old lines that are deleted in one transaction."""
@@ -50,7 +50,7 @@ class Line:
     """The audit's id of it: higher than of any change before, so it is the revision of what is changed, too."""
     detail: dict[str, Any] = field(default_factory=dict)
     committed: Callable[[], None] = _nothing
-    """Called once it is, before anybody is told."""
+    """Called after the commit, before subscribers are told."""
 
 
 class Trail:

@@ -1,9 +1,9 @@
 """Whose turn it is to write an SQLite file that several processes share.
 
-SQLite's lock knows no order: it goes to whoever asks at the right moment. A process with much to write asks again a
-moment after each transaction, while another, which looks now and then, finds the file locked each time, for seconds. So
-who wants to write takes the place at the door first, and keeps it only until SQLite's lock is its own: whoever has just
-written comes after. The place is a lock of the operating system, on a file of its own; it goes with its process.
+SQLite's lock is not fair: it goes to whoever asks at the right moment. A process with much to write asks again right
+after each transaction, while another, which asks now and then, finds the file locked each time, for seconds. So whoever
+wants to write first takes the place at the door, and leaves it as soon as SQLite's lock is its own: who has just
+written has to queue again. The place is a lock of the operating system on a file of its own; it ends with its process.
 """
 
 import contextlib
@@ -23,9 +23,10 @@ _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def turn(door: Path, patience: float, given_up: Callable[[], bool]) -> Iterator[None]:
-    """The place at the door, once it is free; after `patience` seconds, or if `door` cannot be used, go on without.
+    """Wait for the place at the door, and hold it meanwhile. Blocks, until `given_up` says so.
 
-    It is only for fairness: a process that stands still there must not stop all others. Blocks, unless `given_up`.
+    After `patience` seconds, or if the file `door` cannot be used, go on without: it is only for fairness, and a
+    process that is stopped at the door must not stop all others.
     """
     try:
         place = os.open(door, _FLAGS, 0o600)
@@ -34,7 +35,7 @@ def turn(door: Path, patience: float, given_up: Callable[[], bool]) -> Iterator[
         return
     try:
         pause, end = _FIRST_PAUSE, time.monotonic() + patience
-        while not (_is_taken(place) or given_up() or time.monotonic() > end):
+        while not (_try_lock(place) or given_up() or time.monotonic() > end):
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         yield
@@ -42,8 +43,8 @@ def turn(door: Path, patience: float, given_up: Callable[[], bool]) -> Iterator[
         os.close(place)
 
 
-def _is_taken(place: int) -> bool:
-    """Whether it is ours now."""
+def _try_lock(place: int) -> bool:
+    """Lock the place, unless somebody else has it; gives whether it is ours now."""
     try:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

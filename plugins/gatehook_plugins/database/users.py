@@ -10,14 +10,14 @@ from gatehook import Conflict, NotFound, User
 from gatehook_plugins.database.checks import changed_user, checked_id, checked_text, is_text, page, plain
 from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
-from gatehook_plugins.database.tables import api_keys, of_user, user_of, users
+from gatehook_plugins.database.tables import api_keys, row_of_user, user_of, users
 from gatehook_plugins.database.trail import now
 
 __all__ = ["Users", "no_user", "user_in"]
 
 
 def no_user(user_id: str) -> NotFound:
-    """There is none with this id."""
+    """The error for an id that no user has."""
     return NotFound(f"there is no user {user_id[:128]!r}", param="user_id", code="user_not_found")
 
 
@@ -35,7 +35,7 @@ class Users(Rows):
         """Add one.
 
         Raises:
-            Conflict: there is one with this id. InvalidRequest: an id or a value that cannot be.
+            Conflict: there is one with this id. InvalidRequest: an invalid id or value.
         """
         fields = {name: getattr(user, name) for name in ("name", "admin", "disabled", "models", "limits", "caps")}
         user_id = checked_id(user.id, "user_id")
@@ -50,7 +50,7 @@ class Users(Rows):
         """Change fields of `User` (`limits` and `caps` as mappings of theirs, merged); with `create`, add it if new.
 
         Raises:
-            NotFound: there is none. InvalidRequest: a value that cannot be.
+            NotFound: there is none. InvalidRequest: an invalid value.
         """
         user_id = checked_id(user_id, "user_id") if create else user_id
         changed_user(User(""), changes)  # what cannot be is refused before anything is locked
@@ -64,7 +64,7 @@ class Users(Rows):
                 return await _added(line.connection, new)
             new = msgspec.structs.replace(changed_user(old, changes), updated=now())
             line.detail = plain(changes)
-            await line.connection.execute(update(users).where(users.c.id == user_id).values(of_user(new)))
+            await line.connection.execute(update(users).where(users.c.id == user_id).values(row_of_user(new)))
             return new
 
     async def delete_user(self, actor: str, user_id: str) -> None:
@@ -92,12 +92,12 @@ async def user_in(connection: AsyncConnection, user_id: str) -> User | None:
 async def _added(connection: AsyncConnection, user: User) -> User:
     moment = now()
     user = msgspec.structs.replace(user, created=moment, updated=moment)
-    await connection.execute(insert(users).values(of_user(user)))
+    await connection.execute(insert(users).values(row_of_user(user)))
     return user
 
 
 def _shown(user: User) -> dict[str, Any]:
-    """What a new user differs by from the plainest."""
-    plainest = User(user.id)
-    fields = (name for name in user.__struct_fields__ if getattr(user, name) != getattr(plainest, name))
+    """The fields of a new user that do not have their defaults, for the audit."""
+    default = User(user.id)
+    fields = (name for name in user.__struct_fields__ if getattr(user, name) != getattr(default, name))
     return plain({name: getattr(user, name) for name in fields})

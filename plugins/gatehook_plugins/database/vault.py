@@ -48,7 +48,7 @@ class Vault:
         self._sealing = b""
 
     def unlock(self, secret: str) -> str:
-        """Begin to use `secret`, any text, the longer the better. Gives what tells two secrets apart, and no more."""
+        """Begin to use `secret`, any text. Gives a value to recognise it by, which tells nothing else of it."""
         block = _derived(secret, "client keys").ljust(hashlib.sha256().block_size, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
@@ -96,7 +96,7 @@ class Vault:
 
 
 def _derived(secret: str, purpose: str) -> bytes:
-    """32 bytes by HKDF with SHA-256 (RFC 5869); so few are one block of it."""
+    """32 bytes by HKDF with SHA-256 (RFC 5869): exactly one block, so its expansion is one HMAC."""
     extracted = hmac.digest(b"gatehook", secret.encode(), "sha256")
     return hmac.digest(extracted, purpose.encode() + b"\x01", "sha256")
 

@@ -52,17 +52,19 @@ class FilesPlugin:
         )
         public_url: str = Field(default="", description="where clients reach the gateway; '' for its own address")
         secret: SecretStr = Field(default=SecretStr(""), description="signs URLs; '' for one that is made and kept")
-        keep: float = Field(default=86_400, ge=0, allow_inf_nan=False, description="seconds of a file; 0: for ever")
+        keep: float = Field(
+            default=86_400, ge=0, allow_inf_nan=False, description="seconds a file is kept; 0: for ever"
+        )
         url_lifetime: float = Field(default=86_400, gt=0, le=10**9, description="seconds a URL is good")
         max_file: ByteSize = Field(default=256 << 20, description="largest file")
-        max_bytes: ByteSize = Field(default=10 << 30, description="of all files in the directory together")
+        max_bytes: ByteSize = Field(default=10 << 30, description="the most that all files in the directory may take")
         sweep_interval: float = Field(default=300, ge=1, le=86_400, description="seconds between two sweeps")
-        bucket: str = Field(default="", description="of S3")
+        bucket: str = Field(default="", description="the bucket, with backend = 's3'")
         prefix: str = Field(default="", description="what the names of all objects in the bucket begin with")
-        endpoint: str = Field(default="", description="of a server that is not Amazon's")
-        region: str = Field(default="", description="of the bucket")
+        endpoint: str = Field(default="", description="address of an S3 server that is not Amazon's")
+        region: str = Field(default="", description="where the bucket is; '' for what the environment says")
         access_key: str = Field(default="", description="'' for what the machine's environment or role gives")
-        secret_key: SecretStr = Field(default=SecretStr(""), description="belongs to access_key")
+        secret_key: SecretStr = Field(default=SecretStr(""), description="the secret of access_key")
 
         @field_validator("public_url", "endpoint")
         @classmethod

@@ -32,7 +32,7 @@ _ABANDONED: Final = 3600
 
 
 class LocalFiles:
-    """Implements `gatehook.FileStore`. `opened()` before use."""
+    """Implements `gatehook.FileStore`. Await `open()` before use."""
 
     def __init__(
         self, folder: Path, *, secret: str, base_url: str, keep: float, url_lifetime: float, max_bytes: int

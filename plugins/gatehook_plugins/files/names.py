@@ -1,6 +1,6 @@
-"""Names of files: they begin with the second in which the file expires, so that nothing else tells what is too old.
+"""Names of files: they begin with the second in which the file expires, so nothing has to be opened to find old ones.
 
-Sorted by name, files are sorted by their end. What follows is random: nobody guesses a name.
+Files sorted by name are sorted by when they expire. What follows is random: nobody guesses a name.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""GET /files/{id}: a file, to whoever has a URL of it that we have signed."""
+"""GET /files/{id}: a file, for whoever has a signed URL of it."""
 
 import time
 
@@ -21,7 +21,7 @@ class FilePage:
         """The file; aiohttp answers conditions (ETag) and ranges.
 
         Raises:
-            PermissionDenied: the URL was not made by us, or has expired; whether there is such a file is not told.
+            PermissionDenied: the signature is not valid, or has expired; whether there is such a file is not told.
             NotFound: the file is gone.
         """
         name, asked = request.match_info["id"], request.query

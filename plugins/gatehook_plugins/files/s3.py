@@ -33,7 +33,7 @@ _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 class S3Files:
-    """Implements `gatehook.FileStore`. `open()` before use."""
+    """Implements `gatehook.FileStore`. Await `open()` before use."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class S3Files:
         keep: float,
         url_lifetime: float,
     ) -> None:
-        """Times in seconds; what is "" is left to the environment of the process, as the library finds it."""
+        """Times in seconds; for what is "" the library looks into the environment of the process, as it always does."""
         self._bucket = bucket
         self._prefix = prefix
         self._options = {
@@ -150,7 +150,7 @@ class S3Files:
             log.warning("%s cannot be deleted from the bucket: %s", counted(refused, "expired file"), reason)
 
     def _delete_all(self, keys: list[str]) -> list[Any]:
-        """Delete these; gives what the storage has against it."""
+        """Delete these; gives the errors of those that could not be deleted."""
         objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
         told = self._client.delete_objects(Bucket=self._bucket, Delete=objects)
         return list(told.get("Errors", ()))
@@ -165,7 +165,7 @@ class S3Files:
         return expired, keys[-1] if may_follow else ""
 
     async def _ask(self, call: Callable[[], T]) -> T:
-        """Call the library in a thread, its errors as ours."""
+        """Call the library in a thread; its errors become the gateway's."""
         with _errors():
             return await asyncio.to_thread(call)
 

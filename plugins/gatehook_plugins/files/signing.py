@@ -48,7 +48,7 @@ def kept_secret(file: Path) -> bytes:
     """The secret in `file`; made, for its owner only, if there is none. Several processes may do so at once.
 
     Raises:
-        OSError: it can be neither read nor written, or what is in it is none.
+        OSError: it can be neither read nor written, or what it holds is too short.
     """
     with contextlib.suppress(FileNotFoundError):
         return _read(file)
@@ -60,7 +60,7 @@ def kept_secret(file: Path) -> bytes:
             opened.flush()
             os.fsync(opened.fileno())
         with contextlib.suppress(FileExistsError):  # another process was first, and its secret is the one
-            os.link(made, file)  # never half written, as the file itself would be seen
+            os.link(made, file)  # it is there as a whole: other processes never see it half written
     finally:
         made.unlink()
     return _read(file)

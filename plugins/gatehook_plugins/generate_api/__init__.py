@@ -39,7 +39,7 @@ class GenerateApi:
 
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
-        """What knows how many calls are running."""
+        """What counts the calls that are running, for /health."""
         services = gateway.services
         self._models = Models(services[CATALOG], services.get(LOCAL_MODELS), self._default_model)
         return [self._models]

@@ -18,7 +18,7 @@ _AT_ONCE: Final = 16
 
 
 class Calls(Protocol):
-    """What makes calls."""
+    """What makes calls: the gateway."""
 
     async def run(self, call: Call) -> Completion:
         """Make a plain call.

@@ -15,7 +15,7 @@ _HEADERS: Final = {"Cache-Control": "no-store"}  # a proxy that remembered an an
 
 
 class Lifecycle(Protocol):
-    """What health wants to know of the gateway."""
+    """What these handlers have to know of the gateway."""
 
     @property
     def serving(self) -> bool:
@@ -74,7 +74,7 @@ class Report:
         )
 
     async def simple(self, request: web.Request) -> web.Response:
-        """One word."""
+        """That the gateway serves, and nothing else."""
         return _answer({"status": "ok", "service": _SERVICE})
 
     async def live(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""What the settings say of one tool, and whether it makes sense."""
+"""One tool as the settings declare it, and whether that makes sense."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class Declared(BaseModel):
 
     @property
     def template(self) -> UrlTemplate:
-        """Of the address."""
+        """The url, parsed."""
         return UrlTemplate(self.url)
 
     @property
@@ -77,7 +77,7 @@ class Declared(BaseModel):
         """The JSON Schema; arguments that it does not name are refused, unless it says otherwise.
 
         Raises:
-            ValueError: it is none of an object.
+            ValueError: `parameters` is no JSON Schema of an object.
         """
         given = self.parameters
         if isinstance(given, SecretStr):

@@ -19,23 +19,23 @@ _SHAPE: Final = re.compile(
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _LONGEST: Final = 8000
-"""Letters of an address; many servers refuse more."""
+"""Characters of an address; many servers refuse more."""
 
 
 class UrlTemplate:
     """A template, read and found sound.
 
     Raises:
-        ValueError: it is none; the message says what it should be.
+        ValueError: `text` is no template; the message says what it should be.
     """
 
     def __init__(self, text: str) -> None:
         self.names: tuple[str, ...] = tuple(dict.fromkeys(_PLACE.findall(text)))
-        """Of the arguments that it takes."""
+        """The names of the arguments that it takes."""
         self.is_free = _PLACE.fullmatch(text) is not None
         """Whether all of the address is an argument."""
         self.query_names: frozenset[str] = frozenset()
-        """Of the parameters that stand in its query."""
+        """The names of the parameters that stand in its query."""
         self.chooses_host = self.is_free
         """Whether an argument chooses the host, or a part of it."""
         if self.is_free:
@@ -72,7 +72,7 @@ class UrlTemplate:
         if added:
             url += ("&" if "?" in url else "?") + added
         if len(url) > _LONGEST:
-            raise InvalidRequest(f"the arguments make an address of more than {_LONGEST} letters")
+            raise InvalidRequest(f"the arguments make an address of more than {_LONGEST} characters")
         return url
 
     def _free(self, arguments: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ class UrlTemplate:
 
 
 def as_text(value: Any) -> str | None:
-    """A text, number or truth as it is written in an address; None for anything else."""
+    """A text, number or boolean as it is written in an address; None for anything else."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, str | int | float) else None
@@ -109,7 +109,11 @@ def _host_part(arguments: Mapping[str, Any], name: str) -> str:
 
 
 def _segment(part: str, arguments: Mapping[str, Any]) -> str:
-    """One segment of the path. What servers may take for two of them, or for a way up, is no value."""
+    """One segment of the path, filled in.
+
+    Raises:
+        InvalidRequest: servers might take it for two segments, or for "..".
+    """
 
     def value(place: re.Match[str]) -> str:
         text = _scalar(arguments, place[1])
@@ -124,7 +128,7 @@ def _segment(part: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _parameters(query: Mapping[str, Any]) -> list[str]:
-    """`name=value` of each; a list is several of one name, what is None is left out."""
+    """`name=value` for each; a list gives several of the same name, None is left out."""
     pairs: list[str] = []
     for name, value in query.items():
         for one in value if isinstance(value, list) else [value]:

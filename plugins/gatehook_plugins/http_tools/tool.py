@@ -1,4 +1,4 @@
-"""One tool: the request it makes of its arguments, and what it tells of the answer."""
+"""One tool: the request that it makes from its arguments, and what the model is told of the answer."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ _BINARY: Final = (
     "application/zip",
 )
 _OPEN: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
-"""Headers that hold no secret; their values are words that answers hold as well."""
+"""Headers that hold no secret: their values may stand in answers, and are not redacted."""
 _WORDS: Final = 2000
 """Characters of an error's body that the model is told."""
 
@@ -86,7 +86,7 @@ class HttpTool:
             return self._told(await self._read(upstream), content_type) or f"(done, {upstream.status})"
 
     async def _read(self, upstream: Upstream) -> bytes:
-        """The body; of one that is too long a little more than may be told."""
+        """The body, cut a little beyond what the model may be told."""
         body = bytearray()
         while len(body) <= self._declared.max_result + self._longest and (part := await upstream.receive()):
             body += part
@@ -104,14 +104,14 @@ class HttpTool:
             text = text.replace(secret, "[redacted]")
         if len(body) <= most:
             return text
-        # Cut after that, and before what may be the beginning of a secret: half of one would not be recognised.
+        # Cut after redaction, and before what may be the beginning of a secret: half of one would not be recognised.
         raw = text.encode("utf-8", "surrogatepass")
         told = raw[: min(most, max(0, len(raw) - self._longest))]
         return f"{told.decode('utf-8', 'ignore')}\n[cut: {len(told)} bytes of more]"
 
 
 def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
-    """What of the headers nobody may be told: values, and what follows a scheme such as "Bearer"."""
+    """The texts in the headers that nobody may be told: values, and what follows a scheme such as "Bearer"."""
     for name, value in headers.items():
         if name.lower() not in _OPEN:
             yield from filter(None, {value, value.rpartition(" ")[2]})  # "" is found between any two letters

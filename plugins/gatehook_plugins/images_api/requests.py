@@ -1,6 +1,6 @@
-"""What a request for pictures must look like: types, and the bounds without which nothing makes sense.
+"""What a request for pictures must look like: types and bounds that hold for every model.
 
-What a model can do beyond that its vendor says, and unknown fields pass.
+Narrower bounds of one model are for its vendor to tell; unknown fields pass.
 """
 
 from typing import Annotated, Literal

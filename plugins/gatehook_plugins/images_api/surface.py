@@ -36,7 +36,7 @@ class ImageSurface(CanonicalSurface):
 
 
 def _without_async(body: bytes) -> Document:
-    """The request without the word that is for the gateway alone."""
+    """The request without `async`, which is for the gateway alone."""
     return Document({name: value for name, value in decode(body).items() if name != "async"})
 
 

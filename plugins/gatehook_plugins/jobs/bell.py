@@ -1,4 +1,4 @@
-"""Tells those in this process who wait for something to happen to a job."""
+"""Wakes those in this process who wait for something to happen to a job."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ __all__ = ["Bell"]
 
 
 class Bell:
-    """One for all jobs."""
+    """Rings for one job at a time; one bell serves all jobs."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}

@@ -25,7 +25,7 @@ _BEGIN_SECONDS: Final = 0.02
 _PATIENCE: Final = 1.0
 """Seconds between two tries to write down how a job ended, while the database is away."""
 _LAST_SECONDS: Final = 5.0
-"""That cancelled jobs have, at the end, to be written down."""
+"""Seconds in which jobs that were broken off at the end have to be written down."""
 
 
 class _Run:
@@ -240,13 +240,13 @@ class Dispatcher:
                 break
             except Unavailable:
                 await asyncio.sleep(_PATIENCE)
-        if (
-            not is_written
-        ):  # a file may be the result after all, if the database only failed to say so: its time ends it
+        # A file that was stored for nothing is left to expire: it may be the result after all, if the database had
+        # written it and only failed to say so.
+        if not is_written:
             log.warning("%s: it had ended already, or another process has taken it over", run.job.id)
 
     async def _kept(self, job: Claimed, ending: Ending) -> tuple[Kept, Ending]:
-        """Where the answer is; or that there is no place for it."""
+        """Where the answer is kept, and how the run ended: failed, if there was no place for it."""
         try:
             return await self._results.keep(ending.body, user_id(read(job.call).caller.id)), ending
         except Unavailable:

@@ -1,4 +1,4 @@
-"""The way of jobs into the database."""
+"""Writes new jobs into the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Intake", "NewJob"]
 
 _ROOM_LOCK: Final = 0x6A6F_6273
-"""Of PostgreSQL, together with a user's hash."""
+"""First key of an advisory lock of PostgreSQL; the second is a user's hash."""
 
 
 class NewJob(Struct, frozen=True):
@@ -36,7 +36,7 @@ class NewJob(Struct, frozen=True):
     idempotency_key: str | None = None
     """As the client said: the same user's submission under the same key is this one, made again."""
     digest: str | None = None
-    """With such a key: of what is asked for."""
+    """With such a key, of what is asked for: the same request gives the same."""
 
 
 class Intake:

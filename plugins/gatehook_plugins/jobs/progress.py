@@ -1,4 +1,4 @@
-"""How far running jobs are: the newest word of each, written down now and then."""
+"""How far running jobs are: the newest report of each, written down now and then."""
 
 import asyncio
 import base64
@@ -18,13 +18,13 @@ __all__ = ["Reports", "preview_uri"]
 log: Final = logging.getLogger("gatehook.jobs")
 
 _PAUSE: Final = 0.5
-"""Seconds between two words about the same job."""
+"""Seconds between two rounds of writing."""
 _LARGEST_PREVIEW: Final = 1 << 18
 """Bytes; larger ones are left out."""
 
 
 class Reports:
-    """What vendors have told and is not yet in the database."""
+    """Reports of vendors that are not in the database yet."""
 
     def __init__(self, store: Store, bell: Bell) -> None:
         self._store = store
@@ -33,7 +33,7 @@ class Reports:
         self._news = asyncio.Event()
 
     def report(self, job: Claimed, progress: Progress) -> None:
-        """Take the newest word about a job, in place of one that is not written yet; whose preview stays the newest."""
+        """Take the newest report of a job, in place of one not yet written, whose preview it keeps if it has none."""
         told = self._told.get(job.id)
         if told is not None and told[0].run == job.run and not progress.preview:
             progress = structs.replace(progress, preview=told[1].preview)
@@ -41,11 +41,11 @@ class Reports:
         self._news.set()
 
     def forget(self, job_id: str) -> None:
-        """It has ended: what it was at is of no interest any more."""
+        """Drop the report of a job that has ended."""
         self._told.pop(job_id, None)
 
     async def write(self) -> None:
-        """Write, for ever."""
+        """Write reports to the database as they come, until this is cancelled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -59,7 +59,7 @@ class Reports:
         try:
             await self._store.progressed(job, _fraction(progress), _data(progress), preview)
         except Unavailable:
-            return  # the next word will do
+            return  # the next report will do
         except Exception:
             log.exception("%s: how far it is cannot be written down", job.id)
             return

@@ -1,4 +1,4 @@
-"""What is asked of jobs, and changes nothing."""
+"""Reads jobs from the database; changes nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,7 +16,7 @@ _GROUP: Final = 500
 
 
 class Reader:
-    """All questions. Each raises Unavailable if the database is away. Rows have the columns of the tables."""
+    """All queries. Each raises Unavailable if the database is away. Rows have the columns of the tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,7 +70,7 @@ class Reader:
         )
 
     async def outdated(self, before: int) -> Sequence[Any]:
-        """Jobs (`id`) that have ended before."""
+        """Jobs (`id`) that ended before an instant (epoch ms)."""
         return await self._some(sa.select(jobs.c.id).where(jobs.c.finished < before))
 
     async def _some(self, found: "sa.Select[Any]") -> Sequence[Any]:

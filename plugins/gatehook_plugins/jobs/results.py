@@ -13,7 +13,7 @@ log: Final = logging.getLogger("gatehook.jobs")
 
 
 class Kept(Struct, frozen=True):
-    """One of the two: the answer itself, for a row; or the file that holds it."""
+    """An answer as it is kept: itself, for a row, or the id of the file that holds it."""
 
     body: bytes | None = None
     file: str | None = None

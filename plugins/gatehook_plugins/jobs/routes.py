@@ -25,7 +25,7 @@ _EVERYBODY: Final = "*"
 
 
 class PageQuery(Struct, forbid_unknown_fields=True):
-    """What may stand after /v1/jobs?"""
+    """The query of GET /v1/jobs."""
 
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     after: str | None = None
@@ -34,7 +34,7 @@ class PageQuery(Struct, forbid_unknown_fields=True):
 
 
 class DeleteQuery(Struct, forbid_unknown_fields=True):
-    """What may stand after DELETE /v1/jobs/ID?"""
+    """The query of DELETE /v1/jobs/ID."""
 
     purge: bool = False
 

@@ -16,11 +16,11 @@ _LONGEST_BACKOFF: Final = 600.0
 _LONGEST_WAIT: Final = 300.0
 _SHORTEST_WAIT: Final = 0.05
 _USED_UP: Final = "insufficient_quota"
-"""Waiting does not help against it, or not soon."""
+"""The code of a limit that does not pass by waiting, or not soon."""
 
 
 class Calls(Protocol):
-    """What makes calls."""
+    """What makes calls: the gateway."""
 
     async def run(self, call: Call) -> Completion:
         """Make a plain call.
@@ -32,10 +32,10 @@ class Calls(Protocol):
 
 
 class Ending(Struct, frozen=True):
-    """What is to become of a job.
+    """How a run ended, and what is to become of its job.
 
-    again: another try, in `delay` seconds. later: a limit of the gateway's own let nothing through, so it has not been
-    tried at all.
+    Some kinds queue it again: `again` is another try, in `delay` seconds; `later`, a limit of the gateway's own let no
+    vendor be called, so that this was no try; `interrupted`, the gateway stopped.
     """
 
     kind: Literal["succeeded", "failed", "cancelled", "again", "later", "interrupted"]
@@ -43,7 +43,7 @@ class Ending(Struct, frozen=True):
     delay: float = 0.0
     body: bytes = b""
     files: Sequence[str] = ()
-    """That `body` names."""
+    """Ids of the stored files that `body` names."""
 
 
 class Runner:

@@ -1,6 +1,6 @@
-"""What the life of every job is written with, put together once: that takes longer than to execute it.
+"""The statements that write the life of every job, built once: to build one takes longer than to execute it.
 
-Names of values that begin with "of_" tell which job is meant; what is set goes by the names of the columns.
+Parameters whose names begin with "of_" tell which job is meant; those that are set have the names of their columns.
 """
 
 from typing import Any, Final
@@ -21,7 +21,7 @@ def _is(column: "sa.Column[Any]") -> sa.ColumnElement[bool]:
 
 
 _HELD: Final = (_is(jobs.c.id), _is(jobs.c.runs), jobs.c.status == "running")
-"""That it is still this run's."""
+"""Conditions: the job is still held by this run."""
 _QUEUED: Final = (_is(jobs.c.id), jobs.c.status == "queued")
 _SILENT: Final = (*_HELD, jobs.c.lease < sa.bindparam("of_now"))
 _OVERDUE: Final = (*_QUEUED, jobs.c.deadline < sa.bindparam("of_now"))
@@ -69,7 +69,7 @@ QUEUE_WITHOUT: Final = QUEUE.where(
     jobs.c.user_id.not_in(sa.bindparam("full_users", expanding=True)),
     jobs.c.vendor.not_in(sa.bindparam("full_vendors", expanding=True)),
 )
-"""Without those that are chosen already, or may not run: who has no such, spares SQLAlchemy the lists."""
+"""As `QUEUE`, without jobs that are chosen already or may not run; if there are none, that one is quicker to build."""
 TAKE: Final = _move(
     _is(jobs.c.id),
     runs=jobs.c.runs + 1,

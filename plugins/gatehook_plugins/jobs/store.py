@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Claimed", "Limits", "Look", "Store", "now", "write_event"]
 
 _CLAIM_LOCK: Final = 0x6761_7465_6A6F_6273
-"""Of PostgreSQL, and of nothing else: who counts what runs must see what others have just begun."""
+"""Key of an advisory lock of PostgreSQL, for claims alone: who counts what runs must see what others just began."""
 
 
 def now() -> int:
@@ -177,7 +177,7 @@ class Store:
         return await self._database.write(work)
 
     async def postpone(self, job: Claimed, delay: float, why: GatewayError) -> bool:
-        """As `put_back`, and of the same user and model nothing else runs before: a limit would refuse that too."""
+        """As `put_back`, with all queued jobs of the same user and model: the same limit would refuse them too."""
         due = now() + int(delay * 1000)
 
         async def work(connection: AsyncConnection) -> bool:
@@ -303,7 +303,7 @@ def _files(row: Any) -> Sequence[str]:
 
 
 def _held(job: Claimed) -> Mapping[str, Any]:
-    """That it is still this run's."""
+    """Parameters that ask for the job, if it is still held by this run."""
     return {"of_id": job.id, "of_runs": job.run}
 
 

@@ -23,7 +23,7 @@ _LONGEST_KEY: Final = 255
 
 
 class Submission:
-    """The way into the queue."""
+    """Makes jobs of calls, and queues them."""
 
     def __init__(self, intake: Intake, egress: Egress, settings: JobsSettings, wake: Callable[[], None]) -> None:
         """`wake` tells this process that there is something to run."""

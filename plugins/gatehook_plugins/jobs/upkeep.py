@@ -1,4 +1,4 @@
-"""What has to be seen to now and then: jobs whose process died, jobs that waited too long, jobs that nobody needs."""
+"""What has to be done now and then about jobs whose process died, that waited too long, or that nobody needs."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ class Upkeep:
         self._tidy = tidy
         self._counting = counting
         self._silent: dict[tuple[str, int, int], float] = {}
-        """Runs of jobs, and the lease that has ended, by when (monotonic) that was seen first."""
+        """When (monotonic) it was first seen that a lease had ended, by the job, its run and the lease."""
         self.counts: Mapping[str, int] = dict.fromkeys(STATUSES, 0)
         """As last counted."""
 

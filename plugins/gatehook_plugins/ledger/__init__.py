@@ -63,12 +63,12 @@ class LedgerPlugin:
 
     @hookimpl
     def register_limiters(self, gateway: Gateway) -> Iterable[Limiter]:
-        """What writes down that a request is about to be made."""
+        """The recorder, which writes down that a request is about to be made."""
         return [self._recorder(gateway)]
 
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
-        """What writes down how it ended."""
+        """The recorder again, which writes down how a request ended."""
         return [self._recorder(gateway)]
 
     @hookimpl

@@ -1,4 +1,4 @@
-"""What a process that died has left in its journal, entered into the database by another one."""
+"""Crash recovery: what a process that died has left in its journal is entered into the database by another one."""
 
 import asyncio
 import logging
@@ -18,12 +18,12 @@ __all__ = ["Adopter"]
 log = logging.getLogger("gatehook.ledger")
 
 ADOPTION_SECONDS = 5.0
-"""Between two looks for journals that nobody holds any more."""
+"""Seconds between two looks for journals that nobody holds any more."""
 _BEGIN_SECONDS = 0.02
 
 
 class Adopter:
-    """Looks for journals of the dead, again and again. What it does can be done twice, or be broken off anywhere."""
+    """Looks for journals of dead processes, again and again. It may be broken off anywhere, and do everything twice."""
 
     def __init__(self, booker: Booker, directory: Path, book: str) -> None:
         self._booker = booker
@@ -36,7 +36,7 @@ class Adopter:
         )
 
     async def run(self, may_begin: Callable[[], bool]) -> None:
-        """Adopt, for ever; not before everybody who books is ready to."""
+        """Adopt, until this is cancelled; not before `may_begin` says that all postings are ready."""
         while True:
             if not may_begin():
                 await asyncio.sleep(_BEGIN_SECONDS)
@@ -50,7 +50,7 @@ class Adopter:
             await asyncio.sleep(ADOPTION_SECONDS)
 
     async def adopt(self) -> None:
-        """Enter everything that can be; one journal that cannot does not hold up the others.
+        """Enter every journal that can be; one that cannot does not hold up the others.
 
         Raises:
             Exception: the first error, after all have been tried.
@@ -72,7 +72,7 @@ class Adopter:
             raise errors[0]
 
     def _is_foreign(self, estate: Estate) -> bool:
-        """Whether it belongs to another database; told once."""
+        """Whether it belongs to another database, which is logged once."""
         if estate.book in (self._name, ""):
             return False
         if estate.owner not in self._foreign:
@@ -86,7 +86,7 @@ class Adopter:
         return True
 
     async def _enter(self, estate: Estate) -> tuple[int, int]:
-        """How many rows were entered in all, and how many of them for requests that nobody ended."""
+        """Enter a journal; gives how many rows that were, and how many of them are of requests that never ended."""
         under_way: dict[str, Intent] = {}
         records, entered = estate.records(), 0
         while group := await asyncio.to_thread(_group, records, under_way):
@@ -105,7 +105,7 @@ class Adopter:
 
 
 def _group(records: Iterator[Record], under_way: dict[str, Intent]) -> list[Row]:
-    """The next rows; `under_way` is kept up."""
+    """The next rows, at most `GROUP`; `under_way` is brought up to date with all records on the way."""
     rows: list[Row] = []
     for record in records:
         if isinstance(record, Intent):

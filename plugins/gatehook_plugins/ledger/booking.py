@@ -1,4 +1,4 @@
-"""Rows into the database, together with what others book of them: all in one transaction, or nothing."""
+"""Writes rows into the database, together with what other plugins book of them: all in one transaction, or nothing."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Booker:
     """Writes rows, and has them posted."""
 
     def __init__(self, services: Services) -> None:
-        """Of the services it uses the database, when there is something to write."""
+        """Args: `services`, of which the database is used, once there is something to write."""
         self._services = services
         self._postings: list[Posting] = []
 
     def add(self, posting: Posting) -> None:
-        """Have every row booked there too."""
+        """Have every row booked by this posting too."""
         self._postings.append(posting)
 
     async def book(self, rows: Sequence[UsageRow], *, again: bool) -> Sequence[UsageRow]:
         """Write these rows. With `again`, those that are there already are left out; gives the others.
 
         Raises:
-            Unavailable: the database cannot be written to now. Whether it was, in the end, only asking again tells.
+            Unavailable: the database cannot be written to now. The rows may be there all the same: try `again`.
         """
         async with self._services[DATABASE].writing() as connection:
             fresh = await _missing(connection, rows) if again else rows
@@ -47,7 +47,7 @@ class Booker:
         return fresh
 
     async def write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
-        """Write and post, within somebody's transaction."""
+        """Write the rows and have them posted, in the caller's transaction."""
         for statement, parameters in insertions(connection.dialect.paramstyle, rows):
             await connection.exec_driver_sql(statement, parameters)
         for posting in self._postings:

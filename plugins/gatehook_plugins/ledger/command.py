@@ -25,7 +25,7 @@ def since(text: str, now: int) -> int:
     """Epoch milliseconds from "24h", "7d" (before `now`) or "2026-11-01" (its beginning, UTC).
 
     Raises:
-        argparse.ArgumentTypeError: none of these.
+        argparse.ArgumentTypeError: it is written in none of these ways.
     """
     if match := _SPAN.fullmatch(text):
         return now - int(match[1]) * _HOUR * (24 if match[2] == "d" else 1)
@@ -39,7 +39,7 @@ def since(text: str, now: int) -> int:
 
 
 class UsageCommand:
-    """Asks the ledger and prints. Needs no gateway that serves; one that does may be at work meanwhile."""
+    """Asks the ledger and prints. No gateway has to serve; one that does may go on meanwhile."""
 
     def __init__(self, ledger: GroupLedger, services: Services) -> None:
         self._ledger = ledger

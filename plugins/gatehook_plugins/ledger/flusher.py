@@ -40,9 +40,9 @@ class Flusher:
         self._waiting = journal.waiting
         self._behind: Place | None = None
         self._few = self._most_at_rest = min(GROUP - 1, most_waiting)
-        """With fewer rows that wait, one more makes no group full, and has not to be left behind."""
+        """While fewer rows wait than this, one more neither fills a group nor has to be left behind."""
         self._left = self._settled = 0
-        """Rows: left behind, and in the database or given up."""
+        """Numbers of rows: those left behind, and those in the database or given up."""
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._again = self._is_over = False
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
@@ -77,7 +77,7 @@ class Flusher:
         await flushed
 
     async def run(self) -> None:
-        """Write groups, for ever; who waits for a flush when this is cancelled waits no longer."""
+        """Write groups until this is cancelled; then whoever waits for a flush is refused."""
         try:
             await self._write_on_and_on()
         finally:
@@ -104,7 +104,7 @@ class Flusher:
                 pause, failures = self._interval, 0
 
     def _enter_and_tell(self, row: Row) -> None:
-        """Take a row where that wakes somebody, or too many wait."""
+        """Take a row when somebody may have to be woken, or too many wait."""
         waiting = self._waiting
         if self._behind is not None or len(waiting) >= self._most_waiting:
             self._leave_behind(row)
@@ -116,7 +116,7 @@ class Flusher:
             self._hurry.set()
 
     def _leave_behind(self, row: Row) -> None:
-        """Too many wait: this one is in the journal only, for now."""
+        """Keep a row in the journal only, for now, as too many wait in memory."""
         place = self.journal.end
         try:
             self.journal.leave(row)
@@ -129,7 +129,7 @@ class Flusher:
             self._read_on_from(self._behind or place)
 
     def _read_on_from(self, place: Place | None) -> None:
-        """Rows are behind from there on; None if no more are."""
+        """Note where the rows begin that are in the journal only; None if there are none any more."""
         self._behind = place
         self._few = self._most_at_rest if place is None else 0
 
@@ -195,7 +195,7 @@ class Flusher:
         self._answer_flushes()
 
     def _settle(self, rows: Sequence[Row], place: int = 0) -> None:
-        """These, which wait from `place` on, are in the database."""
+        """Note that these rows, which wait from `place` on, are in the database."""
         self.journal.booked(len(rows), place)
         self._settled += len(rows)
         self._booker.posted(rows)

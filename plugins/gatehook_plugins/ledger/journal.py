@@ -1,4 +1,4 @@
-"""What the database does not have yet, on disk: written before a request is made and before its answer ends.
+"""A write-ahead log of what the database lacks: written before a request is made, and before its answer ends.
 
 Each process has files of its own in one directory: `OWNER.lock`, which it holds locked (flock) as long as it lives, and
 the segments `OWNER-1.journal`, `OWNER-2.journal` and so on, to which it only appends. A segment is mapped into memory:
@@ -46,7 +46,9 @@ class Place(NamedTuple):
 
 
 class Journal:
-    """The files of this process, and its rows that wait for the database. Short enough for the event loop, but `read`.
+    """The files of this process, and its rows that wait for the database.
+
+    All of it is quick enough for the event loop, but for `read`.
 
     A segment has room for as much again as is meant to be written there: if no other can be begun (the disk is full),
     no request is made any more, but those under way can end.
@@ -65,9 +67,9 @@ class Journal:
         self.waiting: list[Row] = []
         """The rows in memory that are not in the database, in the order in which they came; always the same list."""
         self._runs = Runs()
-        """The segments that these are in; None if they could not be written there."""
+        """The segment that each waiting row is in; None for rows that could not be written."""
         self._owed: dict[int, int] = {}
-        """Other rows of each segment that are not in the database."""
+        """By segment, how many of its rows are neither waiting nor in the database."""
         self._trouble = Trouble(
             "the ledger's journal cannot be written, so requests are refused until it can",
             "the ledger's journal can be written again",
@@ -117,7 +119,7 @@ class Journal:
         self.waiting.append(row)
 
     def keep(self, row: Row) -> None:
-        """Have a row wait that cannot be written: its request still counts as under way."""
+        """Have a row wait that could not be written; the journal still has its request as under way."""
         self._runs.begin(len(self.waiting), None)
         self.waiting.append(row)
         self._runs.begin(len(self.waiting), self._segment.number)
@@ -137,7 +139,7 @@ class Journal:
         self._owed[self._segment.number] += 1
 
     def take_back(self, rows: list[tuple[Row, int]]) -> None:
-        """Have rows wait that were left, and that `read` has found in these segments."""
+        """Have rows wait after all that were left, and that `read` found: each row with its segment."""
         for segment, run in groupby(rows, itemgetter(1)):
             those = [row for row, _ in run]
             self._runs.begin(len(self.waiting), segment)
@@ -146,7 +148,7 @@ class Journal:
         self._runs.begin(len(self.waiting), self._segment.number)
 
     def booked(self, count: int, place: int = 0) -> None:
-        """So many of the rows that wait, from `place` on, are in the database."""
+        """Drop `count` of the waiting rows, from `place` on: they are in the database."""
         those = slice(place, place + count)
         rows = self.waiting[those]
         del self.waiting[those]
@@ -158,7 +160,7 @@ class Journal:
                     self._under_way.pop(row.request_id, None)
 
     def refused(self, count: int) -> None:
-        """So many of the rows that wait, the first, will not come into the database, and wait no longer."""
+        """Drop the first `count` of the waiting rows: the database refuses them. They stay in the files."""
         del self.waiting[:count]
         for segment, rows in self._runs.drop(0, count).items():
             if segment is not None:
@@ -203,7 +205,7 @@ class Journal:
         return not self._under_way and not self.waiting and not any(self._owed.values())
 
     def close(self) -> None:
-        """Leave the files, if there are any, to whoever comes next; without the room that was not written to."""
+        """Leave the files to whoever comes next, cut down to what was written."""
         end = self.end
         self._shut()
         with contextlib.suppress(OSError):  # somebody has deleted it; or the zeros stay
@@ -211,7 +213,7 @@ class Journal:
         os.close(self._lock)
 
     def remove(self) -> None:
-        """Delete the files, of which nothing is needed any more, and close."""
+        """Close, and delete the files, of which nothing is needed any more."""
         self._shut()
         for segment in self._owed:
             self._path(segment).unlink(missing_ok=True)
@@ -219,7 +221,7 @@ class Journal:
 
     def _shut(self) -> None:
         self._segment.close()
-        self._write = _no_more  # else it would seem to have no room
+        self._write = _no_more  # a closed map raises ValueError, which would read as "no room"
 
     def _release(self) -> None:
         (self._directory / f"{self.owner}.lock").unlink(missing_ok=True)
@@ -279,7 +281,7 @@ class Estate:
 
     @classmethod
     def claimed(cls, directory: Path) -> Iterator[Self]:
-        """Every one that nobody else holds. Close each before the next."""
+        """Every estate in the directory that nobody else holds. Close each before the next."""
         for path in sorted(directory.glob("*.lock")):
             lock = _locked(path)
             if lock is not None:
@@ -299,7 +301,7 @@ class Estate:
                 yield record
 
     def remove(self) -> None:
-        """Delete what is all in the database now. Segments with damaged lines are kept under another name."""
+        """Delete the files: all is in the database now. Segments with damaged lines are kept under another name."""
         for segment in self._segments():
             if segment in self._damaged:
                 segment.rename(segment.with_suffix(".damaged"))
@@ -308,7 +310,7 @@ class Estate:
         (self._directory / f"{self.owner}.lock").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         os.close(self._lock)
 
     def _segments(self) -> list[Path]:
@@ -323,7 +325,7 @@ def _owner(directory: Path, book: str) -> tuple[str, int]:
         path = directory / f"{owner}.lock"
         os.close(created(path))
         lock = _locked(path)
-        if lock is not None:  # else somebody took it for a dead one's, and deletes it
+        if lock is not None:  # else somebody was quicker to lock it, takes it for a dead process's, and deletes it
             os.write(lock, book.encode())
             return owner, lock
 

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "By", "Total", "by_model", "performance", "rows", "totals"]
 
 MOST_ROWS = 1000
-"""Of one answer."""
+"""The most rows that are given at once."""
 
 By = Literal["model", "user", "day"]
 
 
 class Total(NamedTuple):
-    """What was used by one of a kind; cost in nano-dollars, of the requests whose price is known."""
+    """What one model, user or day used; cost in nano-dollars, of the requests whose price is known."""
 
     name: str | int
-    """Of a day, its number since 1970."""
+    """The model or user; the day as a number, from 0 for 1970-01-01."""
     requests: int
     failed: int
     unpriced: int
@@ -80,7 +80,7 @@ async def by_model(
 async def totals(
     connection: AsyncConnection, by: By, start: int, end: int, user_id: str | None, model: str | None
 ) -> Sequence[Total]:
-    """The same, of each model, user or day."""
+    """What was used by each model, user or day, by name; without requests that were refused."""
     name = _GROUPS[by].label("name")
     query = (
         select(

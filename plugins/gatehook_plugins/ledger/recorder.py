@@ -1,4 +1,4 @@
-"""What is written of a request: the intent before it is made, and at its end one row."""
+"""Writes down each request: an intent before it is made, and one row at its end."""
 
 import time
 from collections.abc import Callable
@@ -13,17 +13,17 @@ CRASHED: Final = "gateway_crashed"
 """The code of a request that its process did not live to end."""
 
 _TEXT = 256
-"""Letters of anything that is kept of a request."""
+"""The most characters that are kept of any text."""
 _KEPT = 10_000
-"""Texts that are remembered as fit to be kept."""
+"""Texts whose fit form is remembered."""
 _COST = 10**15
-"""Nano-dollars: more than one request can cost, a million dollars. Sums of these fit into 64 bits."""
+"""Nano-dollars, a million dollars: more than one request can cost, and sums of many such still fit into 64 bits."""
 _NOTHING: Final = Usage()
 _FREE: Final = Cost()
 
 
 class Records(Protocol):
-    """Where it is written."""
+    """Where requests are written down."""
 
     @property
     def intend(self) -> Callable[[Intent], None]:
@@ -37,9 +37,9 @@ class Records(Protocol):
 
 
 class Recorder(Observer):
-    """Watches requests, and admits them all, as long as it can write down that they are made.
+    """Observes requests; as a limiter, admits each as long as it can be written down.
 
-    A request of nobody (who showed no good key) that asked for nothing yet is not recorded.
+    A request that showed no good key and got no further than that is not recorded.
     """
 
     def __init__(self, catalog: Catalog, records: Records) -> None:
@@ -113,7 +113,7 @@ class Recorder(Observer):
 
 
 def crashed(intent: Intent) -> Row:
-    """The row of a request whose process died: its prompt went out, of an answer nothing is known."""
+    """The row of a request whose process died: its prompt is taken to be used, as nothing is known of an answer."""
     price, prompt = intent.input_price, intent.prompt_tokens
     cost = None if price is None else min(-(-prompt * price // 1000), _COST)
     return Row(
@@ -137,14 +137,14 @@ def crashed(intent: Intent) -> Row:
 
 
 class _Fit(dict[str, str]):
-    """From a text to what every database can keep and every terminal show of it: nearly always the text itself.
+    """From a text to its fit form, which any database can keep and any terminal show: nearly always the text itself.
 
     The same few texts come with every request, so what they become is remembered.
     """
 
     def __missing__(self, text: str) -> str:
         if len(text) > _TEXT:
-            return self[text[:_TEXT]]  # never remembered itself: nobody shall fill the memory
+            return self[text[:_TEXT]]  # only the beginning is remembered: nobody shall fill the memory
         if len(self) >= _KEPT:
             self.clear()
         fit = text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -155,7 +155,7 @@ class _Fit(dict[str, str]):
 class _Prices(dict[str, int | None]):
     """From a model to the price of its prompts, until the catalog changes; None where no price is known.
 
-    Only of models that the catalog lists it is remembered: clients may ask for any, and memory is not theirs to fill.
+    Remembered for models that the catalog lists only: clients may ask for any name, and memory is not theirs to fill.
     """
 
     def __init__(self, catalog: Catalog) -> None:

@@ -1,4 +1,4 @@
-"""The journal's lines: a checksum, and a JSON list: what it is, and its fields. Each tells whether it is whole."""
+"""The journal's lines: a checksum, then a JSON list of a record's tag and its fields. So a torn line is recognised."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ __all__ = ["LINE", "Damage", "Intent", "Record", "Row", "encode", "line", "parse
 
 
 class Intent(Struct, frozen=True, array_like=True, tag="i", gc=False):
-    """A request that is about to be made. All that is known if the process dies before it ends."""
+    """A request that is about to be made: all that is known of it, should the process die before it ends."""
 
     request_id: str
     at: int
@@ -29,7 +29,7 @@ class Intent(Struct, frozen=True, array_like=True, tag="i", gc=False):
     prompt_tokens: int
     """As estimated."""
     input_price: int | None
-    """Nano-dollars for 1000 of those; None where no price is known."""
+    """Nano-dollars for 1,000 tokens of the prompt; None where no price is known."""
 
 
 class Row(UsageRow, frozen=True, array_like=True, tag="r", gc=False):
@@ -37,9 +37,10 @@ class Row(UsageRow, frozen=True, array_like=True, tag="r", gc=False):
 
 
 class Damage(Struct, frozen=True):
-    """A line that does not say what was written, and the byte where it begins."""
+    """A line whose checksum or content is wrong."""
 
     offset: int
+    """The byte where it begins."""
 
 
 Record = Intent | Row | Damage
@@ -47,7 +48,7 @@ Record = Intent | Row | Damage
 encode = msgspec.json.Encoder().encode
 """Makes the body of a line."""
 LINE: Final = b"%08x%b\n"
-"""Adler-32 of a body, and the body: tells a line that is torn. CRC-32 takes longer here, as it needs tables."""
+"""Adler-32 of a body, and the body, so that a torn line is recognised. CRC-32 takes longer here, as it needs tables."""
 _decoder: msgspec.json.Decoder[Intent | Row] = msgspec.json.Decoder(Intent | Row)
 
 
@@ -61,7 +62,7 @@ def parse(text: bytes) -> Intent | Row:
     """What a line says, given without its end.
 
     Raises:
-        ValueError: it was not written so.
+        ValueError: the line is damaged.
     """
     body = text[8:]
     if text[:8] != b"%08x" % adler32(body):

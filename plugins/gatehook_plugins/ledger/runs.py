@@ -1,4 +1,4 @@
-"""Which segment of the journal each row of a list is in. It changes once in thousands of rows, so they come in runs."""
+"""Which segment of the journal each row of a list is in, run-length encoded: it changes once in thousands of rows."""
 
 import sys
 
@@ -15,15 +15,15 @@ class Runs:
         return any(one == segment for _, one in self._runs)
 
     def begin(self, place: int, segment: int | None) -> None:
-        """From `place` on, where the list ends now, rows are in this segment."""
+        """Begin a run: rows that are appended from now on, at `place`, the list's end, are in this segment."""
         runs = self._runs
         if runs and runs[-1][0] == place:
-            runs.pop()  # nothing has come into it
+            runs.pop()  # it is empty
         if not runs or runs[-1][1] != segment:
             runs.append((place, segment))
 
     def drop(self, place: int, count: int) -> dict[int | None, int]:
-        """So many rows leave the list from `place` on; gives how many of them were in which segment."""
+        """Take `count` rows out, from `place` on; gives how many of them were in each segment."""
         end = place + count
         kept: list[tuple[int, int | None]] = []
         dropped: dict[int | None, int] = {}

@@ -40,7 +40,7 @@ class Segment:
         return self.size + len(line) <= len(self._whole)
 
     def write_anyway(self, line: bytes) -> None:
-        """Append a line, out of the reserve if need be; nothing has room then that comes later."""
+        """Append a line, into the reserve if need be; `write` finds no room after that."""
         try:
             self.write(line)
         except ValueError:

@@ -1,4 +1,4 @@
-"""The ledger as other plugins have it."""
+"""The ledger as other plugins see it."""
 
 import asyncio
 import contextlib
@@ -44,12 +44,12 @@ class GroupLedger:
     """Implements `gatehook.services.Ledger`."""
 
     def __init__(self, services: Services) -> None:
-        """Uses the database and the directory, which may be offered later."""
+        """Args: `services`, of which the database and the directory are looked up when they are needed."""
         self._services = services
         self._booker = Booker(services)
         self._owner = ""
         self._flusher: Flusher | None = None
-        # As long as the lifespan lasts, the journal's and the flusher's own: no request shall go a step more.
+        # During the lifespan these are the journal's and the flusher's own methods: one Python call less per request.
         self.intend: Callable[[Intent], None] = _not_running
         """Writes down that a request is about to be made; OSError if that cannot be written."""
         self.enter: Callable[[Row], None] = _not_running
@@ -61,7 +61,7 @@ class GroupLedger:
         return self._owner
 
     def book(self, posting: Posting) -> None:
-        """Have every row booked there too. Before the ledger's lifespan begins."""
+        """Have every row booked by this posting too. To be called before the ledger's lifespan begins."""
         self._booker.add(posting)
 
     @contextlib.asynccontextmanager
@@ -119,7 +119,7 @@ class GroupLedger:
         """Add or (negative) take back usage by hand; audited.
 
         Args:
-            actor: who does.
+            actor: who makes the correction.
             user_id: whose usage it is.
             model: of which model, "" for none in particular.
             tokens: counted as the prompt's.
@@ -140,7 +140,7 @@ class GroupLedger:
             raise InvalidRequest("nothing to correct: tokens and cost are both 0", param="tokens")
         row = _correction(user_id, model, tokens, cost)
         detail = {"request_id": row.request_id, "model": model, "tokens": tokens, "cost": cost, "reason": reason}
-        await self.flush()  # what is corrected stands before its correction
+        await self.flush()  # so that rows come before their correction
         async with self._database.writing() as connection:
             await self._booker.write(connection, [row])
             await self._services[DIRECTORY].note(connection, actor, "usage.correct", user_id, detail)

@@ -45,16 +45,16 @@ usage = Table(
     Column("first_token", BigInteger),
     Column("attempts", Integer, nullable=False),
 )
-"""As the migrations leave it; the keys of its columns are the fields of `UsageRow`."""
+"""The table as the migrations make it; the keys of its columns are the fields of `UsageRow`."""
 
 _FIELDS = UsageRow.__struct_fields__
 _TOGETHER: Final = (32, 8, 1)
-"""Rows of one statement. For each statement the thread that waits for SQLite has to get Python's lock again, which the
-event loop wants, too. Any SQLite takes 999 parameters."""
+"""Rows in one statement, the most first. After each statement SQLite's thread has to get the GIL again, which the event
+loop wants, too. More rows would pass the 999 parameters that any SQLite takes."""
 
 
 def insertions(paramstyle: str, rows: Sequence[UsageRow]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Statements that insert these rows in their order, each with the parameters of every time it is to be executed.
+    """Statements that insert these rows in their order, each with the parameters for every execution of it.
 
     Handed to the driver as they are: SQLAlchemy would spend more on each row's parameters than the database on the row.
     """

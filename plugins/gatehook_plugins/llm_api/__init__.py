@@ -36,7 +36,7 @@ class LlmApi:
 
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
-        """What knows how the models do."""
+        """What learns from each call how the models do."""
         self._monitor.follow(gateway.services[CATALOG], gateway.services.get(HEALTH))
         return [self._monitor]
 
@@ -57,7 +57,7 @@ class LlmApi:
             yield Route("GET", f"{mount}/health", models.health, auth=False, errors=error_body)
             yield Route("GET", f"{mount}/stats/usage", statistics.usage, errors=error_body)
             yield Route("GET", f"{mount}/stats/performance", statistics.performance, errors=error_body)
-            for path, room in (("load-balancing", balancing), ("models/{id:.+}", model)):
-                yield Route("GET", f"{mount}/config/{path}", room.get, auth="admin", errors=error_body)
-                yield Route("PUT", f"{mount}/config/{path}", room.put, auth="admin", errors=error_body)
+            for path, config in (("load-balancing", balancing), ("models/{id:.+}", model)):
+                yield Route("GET", f"{mount}/config/{path}", config.get, auth="admin", errors=error_body)
+                yield Route("PUT", f"{mount}/config/{path}", config.put, auth="admin", errors=error_body)
             yield Route("*", f"{mount}/{{path:.*}}", nothing_here, auth=False, errors=error_body)

@@ -27,7 +27,7 @@ from gatehook_plugins.llm_api.changes import answer, opened, read_changes, refre
 __all__ = ["LoadBalancing"]
 
 _NAME: Final = "load-balancing"
-"""Under which it is configured."""
+"""The name of this configuration in the directory."""
 _LONGEST_INTERVAL: Final = 86_400.0
 _HIGHEST_THRESHOLD: Final = 10_000
 _HEAVIEST: Final = 1_000_000.0
@@ -51,7 +51,7 @@ class LoadBalancing:
         """Change what the body names, and leave the rest; null takes back what was set.
 
         Raises:
-            InvalidRequest: a key or a value that cannot be. Conflict: it is not what `If-Match` says.
+            InvalidRequest: an unknown key, or an invalid value. Conflict: it is not what `If-Match` says.
             Unavailable: nothing keeps changes, or nothing would follow them.
         """
         directory, changes = opened(self._directory), await read_changes(request)
@@ -99,7 +99,7 @@ class LoadBalancing:
                 checks[name](value, name)
 
     def _require_plugin(self, name: str) -> None:
-        """Refuse what would be kept, and followed by nobody."""
+        """Refuse what would be kept though no enabled plugin goes by it."""
         followed, plugin = (self._balancing, BALANCING) if name in ("strategy", "weights") else (self._health, HEALTH)
         if followed is None:
             raise Unavailable(f"{name}: nothing follows it; enable [plugins.{plugin.provider}]", code="plugin_disabled")

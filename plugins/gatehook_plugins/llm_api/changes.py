@@ -40,7 +40,7 @@ async def read_changes(request: web.Request) -> dict[str, Any]:
     """The body's JSON object.
 
     Raises:
-        GatewayError: it is none, or its declaration says so; it is too large, or too slow.
+        GatewayError: it is no JSON object, or declared as something else; it is too large, or too slow to arrive.
     """
     return read_object(await read_body(request))
 

@@ -20,7 +20,7 @@ _KINDS: Final = ("embedding", "image", "audio", "rerank")
 
 
 class Lifecycle(Protocol):
-    """What is asked of the gateway."""
+    """What these handlers have to know of the gateway."""
 
     @property
     def draining(self) -> bool:
@@ -73,9 +73,9 @@ class Models:
         )
 
     async def health(self, request: web.Request) -> web.Response:
-        """The whole in one look, for anybody: numbers, no names.
+        """How the gateway does as a whole, for anybody: numbers, no names.
 
-        A model that is off for want of a key is not available, but the gateway is none the worse for it.
+        A model that cannot be called for want of a key is not available, but does not make the whole degraded.
         """
         catalog = self._catalog
         groups = {name: group for name, group in catalog.groups().items() if catalog.canonical(name) == name}

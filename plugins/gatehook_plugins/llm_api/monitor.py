@@ -1,4 +1,4 @@
-"""How the models do, told by the calls that went by: nothing is called only to see whether it answers.
+"""How the models do, learnt from the calls that were made: nothing is called only to see whether it answers.
 
 Every process has its own view, of the calls that it served.
 """
@@ -23,7 +23,7 @@ _DEGRADED: Final = 0.1
 """Share of failures from which on a model is not healthy."""
 _ENOUGH: Final = 3
 """Failures, and nothing else, that make it unavailable."""
-_WORSE: Final[Sequence[Health]] = ("healthy", "degraded", "unavailable")
+_FROM_BEST: Final[Sequence[Health]] = ("healthy", "degraded", "unavailable")
 _VENDOR_FAILURES: Final = frozenset({429, 502, 503, 504})
 
 
@@ -38,7 +38,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the last calls tell of one model; None where there were none."""
+    """How one model did in its last calls; None where there were none."""
 
     health: Health
     error_rate: float | None = None
@@ -61,18 +61,18 @@ class Monitor(Observer):
         self._deployments: DeploymentHealth | None = None
 
     def follow(self, catalog: Catalog, deployments: DeploymentHealth | None = None) -> None:
-        """Watch the models of this catalog. `deployments`, if somebody knows, tells which of them are given a rest."""
+        """Watch the models of this catalog. `deployments`, if a plugin offers it, tells how their deployments do."""
         self._catalog = catalog
         self._deployments = deployments
         catalog.subscribe(self._forget)
 
     def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
-        """Note it for when the call is over: if a fallback answers, this model has failed all the same."""
+        """Remember, until the call is over, that this model failed it: also if a fallback answers."""
         if error.status in _VENDOR_FAILURES:
             self._failing.setdefault(call.id, set()).add(target.name)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
-        """Remember a call that tells something of vendors: of the one that answered, and of those that did not."""
+        """Remember how a call went: for the model that answered, and for those that failed before."""
         failing = self._failing.pop(call.id, ())
         if self._catalog is None:
             return
@@ -93,7 +93,7 @@ class Monitor(Observer):
             return Vitals(known, age=checked)
         answered = [one.duration for one in seen if not one.failed]
         error_rate = (len(seen) - len(answered)) / len(seen)
-        health: Health = known if error_rate < _DEGRADED else max(known, "degraded", key=_WORSE.index)
+        health: Health = known if error_rate < _DEGRADED else max(known, "degraded", key=_FROM_BEST.index)
         if not answered and len(seen) >= _ENOUGH and (self._deployments is None or known == "degraded"):
             health = "unavailable"
         return Vitals(
@@ -120,7 +120,7 @@ class Monitor(Observer):
         return health, None if checked is None else max(0.0, time.time() - checked)
 
     def _forget(self) -> None:
-        """The catalog has changed: what is no model any more is not remembered either."""
+        """Forget models that are no longer in the catalog, which has changed."""
         assert self._catalog is not None  # noqa: S101  # it is the one that calls
         self._seen = {name: seen for name, seen in self._seen.items() if name in self._catalog.groups()}
 

@@ -42,7 +42,7 @@ class ModelConfig:
         """Change what the body names, and leave the rest; null takes back what was set.
 
         Raises:
-            UnknownModel: there is no such model or deployment. InvalidRequest: a key or a value that cannot be.
+            UnknownModel: there is no such model or deployment. InvalidRequest: an unknown key, or an invalid value.
             Conflict: it is not what `If-Match` says. Unavailable: nothing keeps changes.
         """
         directory, changes = opened(self._directory), await read_changes(request)

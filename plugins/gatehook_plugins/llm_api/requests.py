@@ -23,7 +23,7 @@ class GenerateRequest(ChatParameters, kw_only=True):
 
 
 _BESIDE = ("model", "messages", "prompt", "parameters")
-"""What is no parameter."""
+"""The fields of the body that are not parameters."""
 
 
 def as_chat(data: dict[str, Any]) -> dict[str, Any]:

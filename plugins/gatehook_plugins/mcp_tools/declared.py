@@ -1,4 +1,4 @@
-"""What the settings say of one MCP server."""
+"""One MCP server as the settings declare it."""
 
 from typing import Annotated, Self
 from urllib.parse import urlsplit

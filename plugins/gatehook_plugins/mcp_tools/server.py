@@ -32,7 +32,7 @@ _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 60.0
 """Seconds between two tries to connect; each wait is twice as long as the one before, with jitter."""
 _MOST_PAGES: Final = 50
-"""Of a list of tools; one that goes on for ever is cut."""
+"""Pages of one list of tools; a list that goes on for ever is cut."""
 
 
 class McpServer:
@@ -117,7 +117,7 @@ class _Connection:
         self._declared = declared
         self._stack = contextlib.AsyncExitStack()
         self._news = asyncio.Event()
-        """Set when the list of tools has changed, or is to be asked for to see whether the server is there."""
+        """Set when the tools are to be listed anew: they have changed, or a call failed and the server may be gone."""
         self._lost = False
         self._client: Client | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -140,8 +140,8 @@ class _Connection:
         assert listening is not None, "it was entered"  # noqa: S101
         listening.cancel()
         try:
-            # First of all, and with the error: where the library has cancelled this task for a failure of its own, no
-            # other wait would be let through, and only the library can tell such a cancellation from a real one.
+            # First of all, and with the error: where the library has cancelled this task for a failure of its own, any
+            # other wait would be cancelled too, and only the library can tell such a cancellation from a real one.
             return await self._stack.__aexit__(kind, error, trace)
         finally:
             await asyncio.wait([listening])
@@ -173,18 +173,18 @@ class _Connection:
         return _watched(StdioServerParameters(command=command, args=words, env=env, cwd=cwd), self._ended)
 
     async def _heard(self, message: object) -> None:
-        """What a server of the older protocol tells without being asked."""
+        """Take a message that a server of the older protocol sends without being asked."""
         if getattr(message, "method", "") == "notifications/tools/list_changed":
             self._news.set()
 
     async def _listen(self, client: Client) -> None:
-        """Hear of changes from a server of the newer protocol; who tells of none is asked now and then."""
+        """Subscribe to changes at a server of the newer protocol; one that offers none is only asked now and then."""
         from mcp.client.subscriptions import ListenNotSupportedError
 
         while True:
             try:
                 async with client.listen(tools_list_changed=True) as changes:
-                    self._news.set()  # of what changed before, nothing is told
+                    self._news.set()  # changes before this are not reported
                     async for _ in changes:
                         self._news.set()
             except ListenNotSupportedError:
@@ -194,7 +194,7 @@ class _Connection:
             await asyncio.sleep(self._declared.refresh)
 
     def _ended(self) -> None:
-        """The program has ended, or closed its output."""
+        """Note that the program has ended, or closed its output."""
         self._lost = True
         self._news.set()
 
@@ -245,7 +245,7 @@ async def _watched(parameters: StdioServerParameters, ended: Callable[[], None])
 
 
 class _Watched:
-    """A stream that tells of its end."""
+    """A stream that calls `ended` at its end."""
 
     def __init__(self, stream: Any, ended: Callable[[], None]) -> None:
         self._stream = stream

@@ -22,9 +22,9 @@ __all__ = ["McpTool", "Session", "as_text", "named", "tools_of"]
 log = logging.getLogger("gatehook.mcp_tools")
 
 _LONGEST: Final = 64
-"""Letters of a tool's name."""
+"""Characters of a tool's name."""
 _DIGEST: Final = 8
-"""Letters that tell apart names that had to be cut."""
+"""Characters of a digest that tells apart names that had to be cut."""
 
 
 class Session(Protocol):
@@ -43,7 +43,7 @@ class McpTool:
     """A tool as the server described it; it is called over the connection that listed it."""
 
     def __init__(self, name: str, described: types.Tool, session: Session) -> None:
-        """`name` is the one for models."""
+        """`name` is what models know it by."""
         self.name = name
         self.description = described.description or described.title or described.name
         self.parameters: Mapping[str, Any] = described.input_schema
@@ -55,12 +55,10 @@ class McpTool:
 
         Raises:
             InvalidRequest: an argument holds half of a character that takes two.
-            UpstreamError: it tells of an error, or the server does not answer.
+            UpstreamError: the tool reports an error, or the server does not answer.
         """
-        try:
-            json.dumps(
-                arguments, ensure_ascii=False
-            ).encode()  # as the library will, which loses the connection over it
+        try:  # as the library will encode them: there, a failure would cost the connection
+            json.dumps(arguments, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise InvalidRequest("an argument is not valid Unicode") from None
         result = await self._session.call(self._own_name, arguments)
@@ -89,7 +87,7 @@ def tools_of(listed: Iterable[types.Tool], server: str, declared: Declared, sess
 
 
 def named(prefix: str, own: str) -> str:
-    """`prefix__own` in the letters, and as short, as all vendors take."""
+    """`prefix__own`, with only such characters, and as short, as all vendors take."""
     whole = f"{prefix}__{own}" if prefix else own
     clean = re.sub(r"[^A-Za-z0-9_-]", "_", whole)
     if len(clean) <= _LONGEST:

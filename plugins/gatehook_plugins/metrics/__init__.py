@@ -83,7 +83,7 @@ class Metrics:
 
     @hookimpl
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
-        """What counts."""
+        """The recorder, which counts."""
         catalog = gateway.services[CATALOG]
         self._recorder.name_models_by(catalog)
         if (health := gateway.services.get(HEALTH)) is not None:
@@ -104,12 +104,12 @@ class Metrics:
 
     @hookimpl
     def register_routes(self, gateway: Gateway) -> Iterable[Route]:
-        """What shows."""
+        """GET /metrics."""
         return [Route("GET", "/metrics", self.serve, auth=self.auth)]
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """What lets workers see each other's numbers."""
+        """Where there are several workers, their numbers are in files, so that each can show those of all."""
 
         @contextlib.asynccontextmanager
         async def shared() -> AsyncIterator[None]:
@@ -127,7 +127,7 @@ class Metrics:
 
 
 def _vitalities(catalog: Catalog, health: DeploymentHealth) -> Mapping[str, Vitality]:
-    """Of every deployment, by its key."""
+    """How every deployment does, by its key."""
     return {target.key: health.of(target) for group in catalog.groups().values() for target in group}
 
 

@@ -1,4 +1,4 @@
-"""How the deployments do, as the plugin says that gives those that fail a rest."""
+"""The state of each deployment, as the plugin that offers `HEALTH` tells it."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from gatehook import Vitality
 __all__ = ["deployment_metrics"]
 
 _STATES = ("healthy", "degraded", "unavailable")
-"""Their places are their values."""
+"""States; the value of the gauge is the place in this list."""
 
 
 def deployment_metrics(found: Mapping[str, Vitality]) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""What /metrics shows, and when: at the scrape, in another thread."""
+"""Answers GET /metrics. What it shows is put together at the scrape, in another thread."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,17 +13,17 @@ from gatehook_plugins.metrics.numbers import Page
 __all__ = ["Shown", "serve"]
 
 _SECONDS: Final = 2.0
-"""Within which the local models have to be told; the other numbers are not held up longer."""
+"""Seconds that the list of local models may take; without it after that: nothing else is held up longer."""
 
 
 @dataclass(slots=True)
 class Shown:
-    """What is shown."""
+    """What is to be shown, and where it comes from."""
 
     pages: Callable[[], Iterable[tuple[Page, bool]]]
-    """What each process has counted, and whether it is there."""
+    """What each process has counted, and whether that process is alive."""
     process: bool
-    """Also what the operating system and Python say of the process."""
+    """Whether to show what the operating system and Python say of the process, too."""
     feathergate_names: bool
     plugin_times: bool
     by_worker: bool = False
@@ -35,14 +35,14 @@ class Shown:
     local: LocalModels | None = None
     """How the models on this machine do."""
     inference: bool = False
-    """Also what the generation API promises, under its names."""
+    """Whether to show the metrics of the generation API, too."""
 
 
 async def serve(shown: Shown, request: web.Request) -> web.Response:
     """Everything, in the format that the Accept header asks for: Prometheus text, or OpenMetrics."""
     openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
     local = None if shown.local is None else await _models(shown.local)
-    # Looked at here: in another thread it would be while this one changes it.
+    # Read here, not in the other thread: this one changes it.
     vitalities = None if shown.deployments is None else shown.deployments()
     # Formatting thousands of lines, and reading /proc, would hold up every stream.
     body, content_type = await asyncio.to_thread(_written, shown, local, vitalities, openmetrics=openmetrics)

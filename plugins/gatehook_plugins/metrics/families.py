@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them: read, added up and written at the scrape, which is when this is loaded."""
+"""The metric families that Prometheus reads. Loaded at the first scrape, with prometheus_client."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -45,17 +45,17 @@ def written(
     """Everything as Prometheus text, or as OpenMetrics, and the content type of that.
 
     Args:
-        shown: what is to be.
+        shown: what is to be shown.
         local: the local models.
         vitalities: how each deployment does.
-        openmetrics: rather than Prometheus text.
+        openmetrics: whether that is the format asked for.
     """
     encode, content_type = _OPENMETRICS if openmetrics else _TEXT
     return encode(_Families(shown, local, vitalities)), content_type
 
 
 class _Families(Collector):
-    """What there is to be shown, as prometheus_client asks for it."""
+    """Collects all metrics, as prometheus_client asks for them."""
 
     def __init__(
         self, shown: Shown, local: Sequence[LocalModel] | None, vitalities: Mapping[str, Vitality] | None

@@ -1,4 +1,4 @@
-"""How the models on this machine do, as the plugin says that runs them."""
+"""The state of each model on this machine, as the plugin that offers `LOCAL_MODELS` tells it."""
 
 from collections.abc import Iterable, Sequence
 

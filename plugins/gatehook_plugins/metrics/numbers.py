@@ -1,10 +1,10 @@
 """Numbers by name in one stretch of memory, which other processes can read if it is a file's.
 
-A word is 8 bytes. The first four: how many are in use, whose they are (the process, the worker's number), and the gauge
-of running requests.
-Then the series, each where it was first counted: the length of its name in bytes and the count of its cells (half a
-word each), its name in MessagePack, padded to a whole word, and its cells, floats. How much is in use is told last, so
-that a reader who looks meanwhile sees whole series only; a cell is written at once.
+A word is 8 bytes. The first four hold: how many words are in use, the id of the process that counts, its number among
+the workers, and the gauge of running requests. Then come the series, in the order in which they were first counted,
+each: the length of its name in bytes and the count of its cells (half a word each), its name in MessagePack, padded to
+whole words, and its cells, which are floats. The number of words in use is written last, so that somebody who reads
+meanwhile sees whole series only; a cell is always written as a whole.
 """
 
 import mmap
@@ -37,7 +37,7 @@ _SMALLEST: Final = 1 << 16
 
 
 class Page:
-    """What a process has counted, itself and those before it in the same file: a look at the first `used` words."""
+    """A view of the first `used` words: what a process has counted, and those before it in the same file."""
 
     def __init__(self, memory: bytearray | mmap.mmap, used: int) -> None:
         self._memory, self._used = memory, used
@@ -45,7 +45,7 @@ class Page:
 
     @property
     def owner(self) -> int:
-        """The process."""
+        """The id of the process that counts."""
         return memoryview(self._memory).cast("Q")[_OWNER]
 
     @property
@@ -74,7 +74,7 @@ class Numbers:
         self._file = file
         self._memory: bytearray | mmap.mmap = bytearray()
         self.cells: memoryview[float]
-        """All of them; others, with the same in the same places, once a series was made."""
+        """All words as floats. Replaced when a series is made, as the memory may have moved; places stay the same."""
         self._map(_SMALLEST if file is None else max(_SMALLEST, os.fstat(file.fileno()).st_size))
         self._words[_USED] = max(self._words[_USED], _FIRST)
         self._words[_OWNER] = os.getpid()
@@ -83,27 +83,27 @@ class Numbers:
         self._places = {name: place for name, place, _ in _walk(self._memory, self._words[_USED])}
 
     def place(self, name: Name, count: int) -> int:
-        """Where the first of a series' cells is, which stays; made, with so many of them, if it is new."""
+        """The place of a series' first cell, which never changes; a new series is made, with `count` cells."""
         place = self._places.get(name)
         return self._append(name, count) if place is None else place
 
     def count(self, name: Name) -> None:
-        """Count one more; the first is 1."""
+        """Add 1 to a series of one cell, which is made if it is new."""
         place = self.place(name, 1)
         self.cells[place] += 1.0
 
     def add(self, name: Name, amounts: Sequence[float]) -> None:
-        """Add to numbers that belong together, a cell for each."""
+        """Add to a series, a cell for each amount; it is made if it is new."""
         place = self.place(name, len(amounts))
         for cell, amount in enumerate(amounts, place):
             self.cells[cell] += amount
 
     def names(self) -> Iterable[Name]:
-        """What the series are called."""
+        """The names of all series."""
         return self._places.keys()
 
     def page(self) -> Page:
-        """What is in it now."""
+        """All that is counted by now."""
         return Page(self._memory, self._words[_USED])
 
     def _append(self, name: Name, count: int) -> int:
@@ -119,7 +119,7 @@ class Numbers:
         return place
 
     def _map(self, size: int) -> None:
-        """Have so many bytes, the same ones and more."""
+        """Have `size` bytes of memory, the old ones first."""
         if self._file is None:
             larger = bytearray(size)
             larger[: len(self._memory)] = self._memory
@@ -136,7 +136,7 @@ class Numbers:
 def observe(cells: "memoryview[float]", place: int, bounds: Sequence[float], value: float) -> None:
     """Count a value in a histogram: a cell for each bound, one for what is above the last, and one for the sum.
 
-    A value that equals a bound lies below it.
+    A value that equals a bound counts as below it, as Prometheus has it (`le`).
     """
     cells[place + bisect_left(bounds, value)] += 1.0
     cells[place + len(bounds) + 1] += value

@@ -13,7 +13,7 @@ PLUGINS: Final = "plugins"
 
 
 class PluginTimes:
-    """Counts in the numbers that there are at that moment."""
+    """Implements `gatehook.Meter`. `numbers` gives those to count in, which are replaced when workers share theirs."""
 
     def __init__(self, numbers: Callable[[], Numbers]) -> None:
         self._numbers = numbers

@@ -44,7 +44,7 @@ FIRST_TOKENS: Final = "first_tokens"
 """Label: model. A histogram."""
 
 _DURATIONS_SUM: Final = len(DURATION_BOUNDS) + 1
-"""The cell of their sum, counted from the first."""
+"""The cell of the sum, counted from the first of a series."""
 
 MAX_CODES: Final = 100
 """Different error codes that get a series of their own; later ones are counted as "other"."""
@@ -53,9 +53,9 @@ UNKNOWN: Final = "unknown"
 NONE: Final = "none"
 
 _REMEMBERED: Final = 1_000
-"""Kinds of calls whose places are kept ready; vendors make up codes, and clients what wildcards serve."""
+"""Kinds of calls whose places are kept ready; vendors make up codes, and clients names that wildcards serve."""
 _LONGEST: Final = 200
-"""Letters of a kind's name and code; those that are longer are looked up each time."""
+"""Characters of a kind's name and code together; kinds with longer ones are looked up each time."""
 
 
 class Recorder(Observer):
@@ -69,7 +69,7 @@ class Recorder(Observer):
         self._kinds: dict[_Kind, _Places] = {}
 
     def name_models_by(self, catalog: Catalog) -> None:
-        """Have it tell which names are models. Without one no name is."""
+        """Learn from this catalog which names are models. Without a catalog, no name is."""
         self._catalog = catalog
         catalog.subscribe(self._kinds.clear)
 
@@ -79,7 +79,7 @@ class Recorder(Observer):
         self._kinds.clear()
 
     def go_on(self, numbers: Numbers) -> None:
-        """Count in these numbers from now on; what they hold already counts, too."""
+        """Count in these numbers from now on, on top of what they hold already."""
         self.numbers = numbers
         self._codes.update(str(code) for family, *_, code in numbers.names() if family in (REQUESTS, FAILURES))
         self._kinds.clear()
@@ -131,7 +131,7 @@ class Recorder(Observer):
             observe(cells, places.inferences, DURATION_BOUNDS, duration)
 
     def _found(self, kind: "_Kind") -> "_Places":
-        """Where calls of this kind are counted; remembered for the next one, if it is not too much to remember."""
+        """Where calls of this kind are counted; remembered for the next call, unless clients could fill the memory."""
         name, vendor, operation, status, http_status, code, lacks_usage, lacks_first_token = kind
         model = self._asked(name) if vendor is None else self._model(name)
         place, timed = self.numbers.place, self._times_models and status in ("complete", "partial")
@@ -149,11 +149,11 @@ class Recorder(Observer):
         return places
 
     def _model(self, name: str) -> str:
-        """The model of a deployment of this name; a wildcard is one, whatever names it serves."""
+        """The model behind a deployment's name; for names that a wildcard serves, the wildcard."""
         return name if self._catalog is None else self._catalog.canonical(name)
 
     def _asked(self, name: str) -> str:
-        """What a call that was not routed asked for, if that is a model at all."""
+        """The model that a call asked for which was not routed, or `UNKNOWN`."""
         model = self._model(name)
         return model if self._catalog is not None and model in self._catalog.groups() else UNKNOWN
 

@@ -11,12 +11,12 @@ Labels = tuple[str, ...]
 
 
 class Totals:
-    """What pages come to; each with whether its process is there, as otherwise nothing is running in it."""
+    """The sum of several pages, each with whether its process is alive: in a dead one nothing is running."""
 
     def __init__(self, pages: Iterable[tuple[Page, bool]]) -> None:
         self.running = 0
         self.processes: dict[int, int] = {}
-        """Those that are there, by the workers' numbers."""
+        """The ids of live processes, by the workers' numbers."""
         self._families: dict[str, dict[Labels, list[float]]] = {}
         for page, is_there in pages:
             if is_there:
@@ -32,6 +32,6 @@ class Totals:
         return self._families.get(name, {})
 
     def ended(self, *outcomes: str) -> float:
-        """How many requests ended so; in all, if no outcome is named."""
+        """How many requests had one of these outcomes; all requests, if none is named."""
         requests = self.family(REQUESTS).items()
         return sum(count for (_, _, outcome, _), (count,) in requests if not outcomes or outcome in outcomes)

@@ -18,19 +18,19 @@ __all__ = ["own_numbers", "pages"]
 
 @contextlib.contextmanager
 def own_numbers(folder: Path, worker: int) -> Iterator[Numbers]:
-    """Numbers that the other workers can read. To be opened by the process that counts."""
+    """Numbers in a file, which the other workers can read. To be opened by the process that counts."""
     path = folder / f"metrics.{worker}"
     path.touch()
     with FileIO(path, "r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # those who look whether it is locked have it for a moment
+        fcntl.flock(file, fcntl.LOCK_EX)  # waits, as `_is_locked` elsewhere holds the lock for a moment
         yield Numbers(file, worker)
 
 
 def pages(folder: Path) -> Iterator[tuple[Page, bool]]:
-    """What every worker has counted that there is, or was; and whether it is there."""
+    """What every worker has counted, those that have ended too, and whether each is alive."""
     for path in folder.glob("metrics.*"):
         with FileIO(path) as file:
-            if used := used_words(file):  # asked first: meanwhile both may grow
+            if used := used_words(file):  # read before the file is mapped, as both may grow meanwhile
                 yield Page(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), used), _is_locked(file)
 
 

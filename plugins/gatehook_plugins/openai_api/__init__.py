@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["OpenAIApi"]
 
 
-class OpenAIApiSettings(Section):
-    """[plugins.openai_api]."""
-
-
 class OpenAIApi:
     """Serves /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models and /openapi.json."""
 
-    Settings = OpenAIApiSettings
+    class Settings(Section):
+        """[plugins.openai_api]."""
 
-    def __init__(self, settings: OpenAIApiSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         """`settings` has no keys beyond every plugin's."""
 
     @hookimpl

@@ -64,7 +64,7 @@ class ModelList:
             return {}
         try:
             return {model.name: model for model in await self._local.models()}
-        except Unavailable:  # what they are like is not told; that they are there is
+        except Unavailable:  # they are listed all the same, without what is known of their files
             return {}
 
     def _model(self, name: str, group: Sequence[Target], local: LocalModel | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""GET /openapi.json: all paths of the gateway in OpenAPI 3.1, bodies as the very types that check them."""
+"""GET /openapi.json: all paths of the gateway in OpenAPI 3.1; schemas are made from the types that check the bodies."""
 
 import inspect
 import re
@@ -21,12 +21,12 @@ _SUMMARIES: Final = {
     "embeddings": "Turn texts into vectors",
     "images": "Make pictures",
 }
-"""Of the operations; others are called by their names."""
+"""Summaries of operations; others are called by their names."""
 _ERRORS: Final = (400, 401, 403, 404, 413, 415, 429, 502, 503, 504)
 _NAME: Final = re.compile(r"{(\w+)(?::[^{}]*)?}")
-"""A name in a path, and what it may look like."""
+"""A parameter of a path, and the pattern that it must match."""
 _WORD: Final = re.compile(r"{\w+:(\w+)}")
-"""One that can only be this word."""
+"""A parameter whose pattern is one word, so that it is no parameter to clients."""
 _OBJECT: Final = {"type": "object"}
 
 

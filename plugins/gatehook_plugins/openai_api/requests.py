@@ -54,12 +54,12 @@ class CompletionRequest(Struct):
 
     @property
     def longest(self) -> int | None:
-        """Tokens of one answer."""
+        """The most tokens of one answer."""
         return self.max_tokens
 
     @property
     def answers(self) -> int:
-        """How many are made to all prompts together; the worse ones of `best_of` are thrown away, and paid for."""
+        """How many answers are made to all prompts together; those that `best_of` throws away are paid for, too."""
         given = self.prompt if isinstance(self.prompt, list) else ()
         prompts = sum(not isinstance(one, int) for one in given)  # numbers are the tokens of one prompt
         return max(prompts, 1) * max(self.n or 1, self.best_of or 1)

@@ -33,8 +33,8 @@ class OpenAISurface(CanonicalSurface):
         parsed = read_open(body, _DECODERS[call.operation])
         kind = type(parsed)
         if kind is ChatRequest:
-            # All else whose type says what it needs stands in lists beside, or within, that of the messages; and one
-            # byte is found faster than any word, from either end.
+            # What `_check_typed_parts` looks at stands in lists beside, or within, that of the messages: with a single
+            # list there is none of it. One byte is found faster than any word, from either end.
             if body.find(b"[") != body.rfind(b"[") or parsed.response_format or parsed.tool_choice:
                 _check_typed_parts(parsed)
             # As `longest` and `answers` say, without their calls.
@@ -58,10 +58,10 @@ class OpenAISurface(CanonicalSurface):
 
 
 def _check_typed_parts(chat: ChatRequest) -> None:
-    """Check what the types of parts, tools and forms ask for.
+    """Check that parts, tools and response formats have the fields that their types ask for.
 
     Raises:
-        InvalidRequest: naming the field that is not there.
+        InvalidRequest: naming the field that is missing.
     """
     path = missing_field(chat.messages, chat)
     if path is not None:

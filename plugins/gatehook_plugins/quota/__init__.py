@@ -40,7 +40,7 @@ Tokens = Annotated[int, Field(ge=0, le=10**15)]
 
 
 def _written(value: object) -> object:
-    """A float as the digits somebody wrote."""
+    """A float as the text of its digits, so that dollars are read exactly as they were written."""
     return str(value) if isinstance(value, float) else value
 
 
@@ -71,7 +71,7 @@ class Quota:
 
         @property
         def caps(self) -> Caps:
-            """Those of everybody without caps of their own."""
+            """The caps of callers without caps of their own."""
             budgets = (self.budget, self.budget_per_day, self.budget_per_month)
             money = (None if dollars is None else nano(dollars) for dollars in budgets)
             return Caps(self.tokens, self.tokens_per_day, self.tokens_per_month, *money)

@@ -18,13 +18,13 @@ from gatehook import Caps, User
 __all__ = ["MOST", "NOTHING", "Account", "Amount", "Decision", "Need", "Standing", "decide", "room"]
 
 _SHARE = 16
-"""One in so many of what is left may lie free in a lease: more would be missed elsewhere."""
+"""At most one part in so many of what is left may lie free in a lease: other processes may need the rest."""
 _IN_ADVANCE = 1000
-"""A lease is asked for so many requests more, as far as that goes: for requests like the largest at hand."""
+"""A lease is asked for so many more requests of the size of the largest at hand, as far as the share allows."""
 MOST = 10**15
 """Amounts are cut here: clients may ask for 10**30 tokens, and databases count to 9 * 10**18."""
 _UNSEEN = User("")
-"""Nobody: whose account it is has not been looked at yet."""
+"""Stands for the user of an account before one was seen; no principal has this very object."""
 
 
 class Amount(Struct, frozen=True, gc=False):
@@ -47,11 +47,11 @@ class Amount(Struct, frozen=True, gc=False):
         return Amount(max(self.tokens, 0), max(self.nano, 0))
 
     def up_to(self, other: "Amount") -> "Amount":
-        """The smaller of each."""
+        """The smaller of both, in tokens and in money."""
         return Amount(min(self.tokens, other.tokens), min(self.nano, other.nano))
 
     def at_least(self, other: "Amount") -> "Amount":
-        """The larger of each."""
+        """The larger of both, in tokens and in money."""
         return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
 
 
@@ -67,12 +67,12 @@ class Need(Struct, frozen=True, gc=False):
     expected: Amount
 
     def is_bounded_by(self, room: Amount) -> bool:
-        """Whether it cannot use more than this. What it does not use at all may be lacking."""
+        """Whether all that it can use fits into this room. Of what it does not use at all there need not be any."""
         most = self.most
         return (most.tokens <= room.tokens or not most.tokens) and (most.nano <= room.nano or not most.nano)
 
     def is_expected_in(self, room: Amount) -> bool:
-        """Whether it should get by with this."""
+        """Whether what it is expected to use fits into this room."""
         most, expected = self.most, self.expected
         return (max(expected.tokens, 1) <= room.tokens or not most.tokens) and (
             max(expected.nano, 1) <= room.nano or not most.nano
@@ -94,7 +94,7 @@ class Standing(Struct, frozen=True):
 
 
 class _Purse:
-    """One of the two, as one process has it of one user; in whole numbers, since every request counts with it.
+    """One user's tokens, or money, as one process sees them; whole numbers, since every request counts with them.
 
     A request only changes what is held. The rest changes with the lease, so what follows from it is kept ready.
     """
@@ -103,22 +103,22 @@ class _Purse:
 
     def __init__(self) -> None:
         self.granted = 0
-        """As much may be held. What is held is more where requests used, or may use, more than was left."""
+        """What may be held. More is held where requests used, or may use, more than was left."""
         self.held = 0
         """Reserved, or used and not yet booked."""
         self.lease = 0
-        """What the database has, as far as known here: at least this."""
+        """The lease as the database has it: at least this."""
         self.share = 0
-        """As much may stay free."""
+        """How much of the lease may stay free."""
         self.floor = 0
-        """If less is held, more is leased, or free, than need be."""
+        """When less than this is held, the lease is larger than need be."""
 
     def change(self, granted: int, held: int, lease: int) -> None:
         """Add to what is granted, held and leased."""
         self.granted += granted
         self.held += held
         self.lease += lease
-        # A lease within what is granted may lie free, up to the share; one that is larger must all be held.
+        # Of a lease within what is granted, the share may lie free; all of one that is larger must be held.
         self.floor = self.lease if self.lease > self.granted else self.granted - self.share
 
 
@@ -155,13 +155,13 @@ class Account:
         self.leased = False
         """Whether there was a lease when the database was last told."""
         self.rewrite = False
-        """The database is to be told of a smaller lease, or caps have changed."""
+        """Whether the lease is to be written anew: it can be smaller, or caps have changed."""
         self.touched = False
-        """A request was admitted since this was last looked at."""
+        """Whether a request was admitted since the last sweep."""
 
     @property
     def free(self) -> Amount:
-        """Of the lease, what no request holds; below zero where requests hold more than was left."""
+        """What is granted and not held; below zero where requests hold more than was left."""
         tokens, money = self._tokens, self._money
         return Amount(tokens.granted - tokens.held, money.granted - money.held)
 
@@ -172,11 +172,11 @@ class Account:
 
     @property
     def share(self) -> Amount:
-        """As much may stay free."""
+        """How much of the lease may stay free."""
         return Amount(self._tokens.share, self._money.share)
 
     def see(self, caps: Caps) -> None:
-        """These hold now."""
+        """Go by these caps from now on."""
         self.caps = caps
         self.is_budgeted = caps.has_budget
 
@@ -199,18 +199,18 @@ class Account:
             self.rewrite = True
 
     def booked(self, used: Amount, rows: Amount) -> None:
-        """Rows are in the balances and out of the lease; `used` is what was held for them."""
+        """Note that `rows` are in the balances and out of the lease; `used` is what was held for them."""
         self._tokens.change(-rows.tokens, -used.tokens, -rows.tokens)
         self._money.change(-rows.nano, -used.nano, -rows.nano)
 
     def give_up(self) -> None:
-        """Use nothing more of the lease without asking. Takes effect at once; the database is to be told."""
+        """Give back what is free of the lease: at once here, in the database when the lease is written next."""
         for purse in (self._tokens, self._money):
             purse.change(min(purse.held - purse.granted, 0), 0, 0)
         self.rewrite = True
 
     def decided(self, decision: "Decision", waiting: Sequence[Need]) -> None:
-        """The lease is as decided, and those who waited are admitted. What happened here meanwhile is kept."""
+        """Take over a decision: the lease, and what those who waited may hold. What happened here meanwhile is kept."""
         asked = sum((need.most for need, admitted in zip(waiting, decision.admitted, strict=True) if admitted), NOTHING)
         self.touched = self.touched or any(decision.admitted)
         tokens, money, lease = self._tokens, self._money, decision.lease
@@ -222,12 +222,12 @@ class Account:
 
     @property
     def is_lying_idle(self) -> bool:
-        """Something is leased that no request holds."""
+        """Whether something is leased that no request holds."""
         return bool(self.free.positive() or (self.leased and not self.held))
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is running, unbooked or leased."""
+        """Whether nothing is running, unbooked, leased or to be written."""
         return not (self.held or self.leased or self.frozen or self.rewrite)
 
 
@@ -235,13 +235,13 @@ class Decision(Struct, frozen=True):
     """What becomes of one account's lease, and of those who wait for it."""
 
     admitted: Sequence[bool]
-    """Per request that waits."""
+    """For each request that waits, whether it may go on."""
     lease: Amount
-    """As it is to stand in the database. Never less than the account might still use if it is not heard of."""
+    """The lease for the database. Never less than the account might use, should this decision not be heard of."""
     change: Amount
-    """Of `Account.free`."""
+    """What is to be added to `Account.free`."""
     share: Amount
-    """As much of the lease may stay free."""
+    """How much of the lease may stay free."""
 
 
 def room(caps: Caps, standing: Standing, held: Amount = NOTHING) -> Amount:

@@ -1,4 +1,4 @@
-"""Where requests meet the ledger: what a request used is held here until its row is in the balances."""
+"""Between requests and the ledger: what a request used is held here until its row is in the balances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Books", "QuotaPermit", "ReservedPermit"]
 _Key = TypeVar("_Key")
 
 _said = attrgetter("request_id", "at", "user_id", "prompt_tokens", "completion_tokens", "input_cost", "output_cost")
-"""What matters here of a row."""
+"""The fields of a row that matter here."""
 
 
 class QuotaPermit(Struct, eq=False):
@@ -31,16 +31,16 @@ class QuotaPermit(Struct, eq=False):
     request_id: str
     account: Account
     most: Amount
-    """Its bound."""
+    """The most it can use, which is reserved."""
     rates: Rates | None
-    """Those that the bound was told by, if money matters."""
+    """The rates that `most` was worked out by, if money matters."""
     books: Books
-    """Who is told when it ends."""
+    """Told when it ends."""
     tokens: int = 0
     nano: int = 0
-    """What is held of it, once it has ended."""
+    """What is held for it once it has ended."""
     is_booked: bool = False
-    """Whether its row is. That may be before it has ended: a limiter may take its time, the ledger not."""
+    """Whether its row is booked: perhaps before it is settled, as the ledger does not wait for other limiters."""
 
     def settle(self, outcome: Outcome) -> None:
         """Hold what was used, the same as the ledger enters; nothing if that is booked already."""
@@ -73,18 +73,18 @@ class ReservedPermit:
 
 
 class _Sums(Struct):
-    """What some rows say: tokens and nano-dollars, by who is to book them."""
+    """The sums of some rows, in tokens and nano-dollars, by where they are to be booked."""
 
     here: dict[tuple[Account, int], list[int]] = {}
     """What was used by requests of this process, by account and day of the epoch."""
     elsewhere: dict[tuple[str, int], list[int]] = {}
     """What others used, or callers without caps, by user and day."""
     reserved: dict[str, list[int]] = {}
-    """What was made on reservations, by their names."""
+    """What calls used that were made on reservations, by the reservations' names."""
     permits: list[QuotaPermit] = []
-    """The requests of this process."""
+    """The permits of the requests that were made by this process."""
     uneven: list[tuple[QuotaPermit, int, int]] = []
-    """Those of which something else was held when the rows were read, each with what its row says."""
+    """Permits for which something else is held than their rows say, each with what its row says."""
 
 
 class Books:
@@ -100,7 +100,7 @@ class Books:
         """The rows that were posted last, which are those that `posted` is told of, if nothing went wrong."""
 
     def ended(self, permit: QuotaPermit) -> None:
-        """A request has ended. If it used nothing, no row of it will matter here; and the lease may be too large."""
+        """Note that a request has ended: if it used nothing, its row does not matter; its lease may be too large."""
         if not (permit.tokens or permit.nano):
             self.running.pop(permit.request_id, None)
         if permit.account.rewrite:
@@ -133,7 +133,7 @@ class Books:
             permit.account.booked(Amount(permit.tokens - tokens, permit.nano - nano), NOTHING)
 
     async def closed(self, connection: AsyncConnection, owner: str) -> None:
-        """What a process that has ended still held is free."""
+        """Free the leases of a process that has ended."""
         await store.free_leases(connection, owner)
 
     def _sums(self, rows: Sequence[UsageRow]) -> _Sums:

@@ -22,14 +22,15 @@ log = logging.getLogger("gatehook.quota")
 _GROUP: Final = 200
 """Users of one transaction, at most."""
 _LINGER_SECONDS: Final = 0.05
-"""For so long nobody is told that leases can be smaller: the next request may come."""
+"""Seconds until the database is told that leases can be smaller: the next request may need them again."""
 _IDLE_SECONDS: Final = 5.0
-"""A lease that nobody has used for so long, or up to twice that, is given back."""
+"""Seconds after which, or after twice that at most, a lease that nobody uses is given back."""
 _MEMORY_SECONDS: Final = 1.0
-"""For so long who has used up a cap is told so without asking again."""
+"""Seconds for which users who have used up a cap are refused without asking the database again."""
 _RENEWAL_SECONDS: Final = 300.0
+"""Seconds between two renewals of leases, by which other processes see that this one lives."""
 _LOST_SECONDS: Final = 3600.0
-"""A process that has not renewed its leases for so long will not come back."""
+"""Seconds without a renewal after which a process is taken to be lost for good."""
 
 
 class _Waiter(Struct, frozen=True, eq=False):
@@ -40,7 +41,7 @@ class _Waiter(Struct, frozen=True, eq=False):
 
 
 class _Entry(Struct, frozen=True, eq=False):
-    """A user in a round, and those who wait."""
+    """A user in a round, and the requests that wait for a decision."""
 
     account: Account
     waiting: list[_Waiter]
@@ -58,7 +59,7 @@ class _Known(Struct, frozen=True):
 
 
 class _Seen(Struct, frozen=True):
-    """When another process told that it lives, and since when (monotonic seconds) nothing newer was heard of it."""
+    """When another process last renewed its leases, and since when (monotonic seconds) this is known here."""
 
     renewed: int
     since: float
@@ -75,7 +76,7 @@ class Broker:
         now: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`owner` names this process; `caps` tells what holds for a user now; clocks in seconds."""
+        """`owner` names this process; `caps` gives a user's caps as they are now; clocks in seconds."""
         self._database = database
         self._owner = owner
         self._caps = caps
@@ -85,14 +86,14 @@ class Broker:
         """By user."""
         self._waiting: dict[str, list[_Waiter]] = {}
         self._rewrites: dict[str, None] = {}
-        """Users in order of arrival."""
+        """Users whose leases are to be written anew, in order of arrival; used as an ordered set."""
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
         self._known: dict[str, _Known] = {}
         self._seen: dict[str, _Seen] = {}
         self._is_closed = False
 
     def account(self, user_id: str) -> Account:
-        """A user's."""
+        """The account of a user, made if there is none."""
         account = self.accounts.get(user_id)
         if account is None:
             account = self.accounts[user_id] = Account(user_id)
@@ -118,13 +119,13 @@ class Broker:
         try:
             await waiter.answer
         except asyncio.CancelledError:
-            # The client left. What was granted at the same moment is nobody's.
+            # The client left. What was granted at the same moment has to be given back.
             if not waiter.answer.cancelled() and waiter.answer.exception() is None:
                 self._withdraw(account, need)
             raise
 
     def rewrite(self, account: Account) -> None:
-        """The lease of this account can be made smaller, or its caps have changed."""
+        """Have the lease of this account written anew: it can be smaller, or its caps have changed."""
         account.rewrite = True
         self._rewrites[account.user_id] = None
         self._wake.set()
@@ -135,7 +136,7 @@ class Broker:
             self.rewrite(account)
 
     async def run(self) -> None:
-        """Ask when somebody wants something; now and then, give back what nobody uses, and tell that we live."""
+        """Ask the database when somebody waits; now and then, give back what nobody uses, and renew leases."""
         sweep, renewal = self._elapsed() + _IDLE_SECONDS, self._elapsed()
         while True:
             if await _set_within(self._wake, sweep - self._elapsed()):
@@ -172,7 +173,7 @@ class Broker:
                 self._answer(entry, standing, decision)
 
     def _entry(self, user: str) -> _Entry:
-        """What one user's requests want. What the lease can give them by now, they get."""
+        """One user, with those of the waiting requests that the lease, as it is by now, does not suffice for."""
         self._rewrites.pop(user, None)
         entry = _Entry(self.account(user), [])
         for waiter in self._waiting.pop(user, ()):
@@ -204,7 +205,7 @@ class Broker:
         return answers
 
     def _answer(self, entry: _Entry, standing: Standing, decision: Decision) -> None:
-        """The transaction is committed."""
+        """Carry out a decision, whose transaction is committed."""
         account, now = entry.account, self._now()
         account.frozen = False
         self._known[account.user_id] = _Known(standing, now)
@@ -221,7 +222,10 @@ class Broker:
             self.rewrite(account)
 
     def _failed(self, batch: Sequence[_Entry], error: BaseException) -> None:
-        """Nobody knows whether it was committed; either way, the lease there is no smaller than what is used here."""
+        """Turn away those who wait: it is not known whether the transaction was committed.
+
+        Either way, the lease in the database is no smaller than what is used here.
+        """
         if isinstance(error, Exception) and not isinstance(error, Unavailable):
             log.error("leases cannot be had", exc_info=error)
         for entry in batch:
@@ -235,7 +239,7 @@ class Broker:
             self.rewrite(account)
 
     def sweep(self) -> None:
-        """Give back what nobody uses, and forget who has nothing here. Not during a round."""
+        """Give back leases that nobody uses, and forget users who have nothing here. Not during a round."""
         for account in list(self.accounts.values()):
             if account.touched:
                 account.touched = False
@@ -256,7 +260,7 @@ class Broker:
             log.exception("leases cannot be renewed")
 
     async def renew(self) -> None:
-        """Tell that this process lives, and book the leases of those that do not.
+        """Renew the leases of this process, and book those of processes that are lost as used.
 
         Raises:
             Unavailable: the database cannot be written to now.
@@ -275,7 +279,7 @@ class Broker:
                 )  # fmt: skip
 
     def _lost(self, others: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-        """Those of which nothing was heard for an hour of this process: clocks of other machines may be wrong."""
+        """The processes of which nothing was heard for an hour; by this process's clock, as others may be wrong."""
         now = self._elapsed()
         known = self._seen
         self._seen = {
@@ -285,7 +289,7 @@ class Broker:
         return [(owner, seen.renewed) for owner, seen in self._seen.items() if now - seen.since >= _LOST_SECONDS]
 
     def close(self) -> None:
-        """Let nobody wait for ever, now or later."""
+        """Turn away those who wait now, and whoever comes later."""
         self._is_closed = True
         for waiting in self._waiting.values():
             _turn_away(waiting)

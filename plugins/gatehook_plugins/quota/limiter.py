@@ -35,7 +35,7 @@ _LONGEST_ID: Final = 256
 
 
 class QuotaLimiter:
-    """Reserves before a vendor is called. Callers without caps pass by."""
+    """Reserves what a call may use before a vendor is called. Callers without caps are let through."""
 
     def __init__(self, catalog: Catalog, service: QuotaService, *, allow_unpriced: bool) -> None:
         self._prices = Prices(catalog)
@@ -76,7 +76,7 @@ class QuotaLimiter:
         return permit
 
     async def _asked(self, call: Call, permit: QuotaPermit, need: Need) -> Permit:
-        """Reserve what the lease does not suffice for."""
+        """Reserve by way of the broker, where the lease does not suffice."""
         await self._broker.admit(permit.account, need)
         self._running[call.id] = call.state[_STATE] = permit
         return permit
@@ -106,7 +106,7 @@ class QuotaLimiter:
         permit.most = in_all.most
 
     def reservation(self, name: str, call: Call) -> Reserve:
-        """What reserves under `name` what a call may use that is made later; see `Quotas.reservation`."""
+        """A function that reserves, under `name`, what a call may use that is made later; see `Quotas.reservation`."""
         caps = self._caps(call.principal)
         if not caps:
             return _nothing
@@ -121,7 +121,7 @@ class QuotaLimiter:
         return reserve
 
     async def _covered(self, call: Call) -> Permit | None:
-        """Admit what was reserved for; the ledger's row will be taken from the reservation."""
+        """Admit a call that has a reservation; what its row says will be taken from that."""
         caps = self._caps(call.principal)
         if not caps:
             return None
@@ -134,7 +134,7 @@ class QuotaLimiter:
         return permit
 
     def _account(self, principal: Principal) -> Account | None:
-        """That of a caller with caps, which holds by what they are now; None without any."""
+        """The account of a caller, with the caps as they are now; None for a caller without caps."""
         caps = self._caps(principal)
         if not caps:
             return None
@@ -144,16 +144,16 @@ class QuotaLimiter:
         return account
 
     def _check_priced(self, rates: Rates) -> None:
-        """See that it is known what a model costs, where money matters.
+        """Check that it is known what a model costs; to be called where money matters.
 
         Raises:
-            PermissionDenied: it is not.
+            PermissionDenied: it is not known.
         """
         if rates.unpriced and not self._allow_unpriced:
             raise _unpriced(rates.unpriced, Retry.NEVER)
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:
-        """See that this deployment costs no more than what was reserved; nothing is reserved here.
+        """Check that this deployment costs no more than what was reserved; nothing is reserved here.
 
         Raises:
             PermissionDenied: nobody knows what it costs. Unavailable: it has become dearer meanwhile.
@@ -166,7 +166,7 @@ class QuotaLimiter:
         return None
 
     def _check_cost(self, target: Target, rates: Rates) -> None:
-        """See that a deployment costs no more than these rates, which it is not one of.
+        """Check that a deployment costs no more than these rates, whose prices are not its own.
 
         Raises:
             PermissionDenied: nobody knows what it costs. Unavailable: it is dearer.

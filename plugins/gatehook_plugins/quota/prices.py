@@ -1,4 +1,4 @@
-"""What a request may cost: by the dearest of all deployments that it may come to."""
+"""What a request may cost: at the highest prices of all deployments that may answer it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,9 +23,9 @@ class Rates(Struct, frozen=True):
     unpriced: str = ""
     """A deployment of the model itself that has no price."""
     group: Group = Group()
-    """All deployments that it may come to: those of its fallbacks may answer at more length."""
+    """All deployments that may answer, those of fallbacks too, whose answers may be longer."""
     pricings: Sequence[Pricing] = ()
-    """All that these are the highest of."""
+    """The prices of all these deployments, whose maxima the figures above are."""
 
     def most(self, size: Estimate) -> Amount:
         """What a request of this size can use."""
@@ -45,7 +45,7 @@ class Rates(Struct, frozen=True):
         return Need(most, Amount(prompt + answer, nano).up_to(most))
 
     def cover(self, pricing: Pricing) -> bool:
-        """Whether nothing there is dearer, as nothing is of one of `pricings`."""
+        """Whether a pricing that is not among `pricings` is nowhere dearer than these rates."""
         is_covered = pricing.output <= self.completion and pricing.image <= self.image
         return is_covered and _dearest(pricing) <= self.prompt_most
 
@@ -60,12 +60,12 @@ class Prices:
         catalog.subscribe(self.known.clear)
 
     def of(self, model: str) -> Rates:
-        """Those of one model, its fallbacks included; nothing for a name the catalog does not have."""
+        """The rates of one model, its fallbacks included; all 0 for a name the catalog does not have."""
         rates = self.known.get(model)
         return self._found(model) if rates is None else rates
 
     def _found(self, model: str) -> Rates:
-        """Those of an alias, or of what a wildcard serves, are those of the model, or the wildcard."""
+        """Work out the rates of a model. An alias has those of its model, what a wildcard serves has the wildcard's."""
         name, groups = self._catalog.canonical(model), self._catalog.groups()
         if name not in groups:
             return Rates()

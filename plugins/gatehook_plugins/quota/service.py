@@ -43,7 +43,7 @@ class QuotaService:
         directory.subscribe(self._changed)
 
     def caps(self, principal: Principal) -> Caps:
-        """Those of a caller."""
+        """The caps that hold for a caller: the user's own, else the defaults."""
         own = None if principal.user is None else principal.user.caps
         return own or self._defaults
 
@@ -64,7 +64,7 @@ class QuotaService:
             RateLimited: the caps do not allow it.
         """
         now = self._now()
-        # As no process: what they all hold is others'.
+        # As seen by no process (""), so that the leases of all count as taken.
         standing = (await store.standings(connection, "", [user_id], int(now * 1000), beside=name))[user_id]
         left = room(caps, standing)
         if not (need.is_bounded_by(left) or need.is_expected_in(left)):
@@ -98,7 +98,7 @@ class QuotaService:
             self.broker.close()
 
     async def _caps_now(self, account: Account) -> Caps:
-        """What holds now, whatever held when the request arrived."""
+        """The caps as they are now, whatever they were when the request arrived."""
         user = await self._directory.user(account.user_id)
         return account.caps if user is None else user.caps or self._defaults
 

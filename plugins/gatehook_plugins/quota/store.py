@@ -1,4 +1,4 @@
-"""What of the caps is in the database: balances of users, leases of processes, reservations of calls that are to come.
+"""What the quota keeps in the database: balances of users, leases of processes, reservations of calls to come.
 
 Whoever changes what a user has used or may use holds the lock of its balance "all" for the rest of the transaction,
 users in the order of their ids; so grants of several processes come one after another, and nobody waits in a circle.
@@ -170,7 +170,7 @@ async def used(connection: AsyncConnection, user_id: str, now: int) -> tuple[Amo
 async def _balances(
     connection: AsyncConnection, users: Sequence[str], *moments: Periods
 ) -> list[dict[str, tuple[Amount, Amount, Amount]]]:
-    """Of each moment's periods, by user."""
+    """For each of `moments`, the balances of its periods, by user."""
     names = {name for at in moments for name in at}
     found: dict[tuple[str, str], Amount] = {}
     rows = await connection.execute(
@@ -322,7 +322,7 @@ async def _lock(connection: AsyncConnection, users: Sequence[str]) -> None:
 
 
 def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
-    """Both have `on_conflict_do_update`, in classes of their own."""
+    """An insert with `on_conflict_do_update`, which each dialect has in a class of its own."""
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql  # large, and loaded already where it is used
 

@@ -63,7 +63,7 @@ class RouteModels:
     requires = (CATALOG,)
 
     def __init__(self, settings: Settings) -> None:
-        """What else can be set is set where the deployments are: priority, weight, fallbacks."""
+        """Priorities, weights and fallbacks are not set here, but in the tables of the models."""
         self._affinity = settings.affinity
         self._balance = Balance(settings.strategy)
         self._loads = Loads()
@@ -76,7 +76,7 @@ class RouteModels:
 
     @hookimpl
     def register_limiters(self, gateway: Gateway) -> Iterable[AttemptLimiter]:
-        """What measures attempts, if a strategy needs it, or one that can be chosen while serving."""
+        """What measures attempts, if the strategy needs that, or another one can be chosen while serving."""
         can_change = DIRECTORY in gateway.services
         return [self._loads] if can_change or self._strategies[self._balance.strategy].is_measuring else []
 

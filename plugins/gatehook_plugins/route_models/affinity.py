@@ -1,4 +1,4 @@
-"""The same session at the same deployment, which may still have in memory what was said before."""
+"""Session affinity: keeps a session at one deployment, which may still have in its cache what was said before."""
 
 import math
 from collections import OrderedDict
@@ -19,7 +19,7 @@ _REMEMBERED: Final = 10_000
 
 
 class Affinity:
-    """Rendezvous hashing: each session ranks the deployments by chance and weight, but always alike.
+    """Weighted rendezvous hashing: each session ranks the deployments by chance and weight, but always in the same way.
 
     A deployment that comes or goes moves only the sessions that are, or were, its own. All processes agree.
     """
@@ -30,7 +30,7 @@ class Affinity:
         self._orders: OrderedDict[tuple[Tier, bytes], tuple[Target, ...]] = OrderedDict()
 
     def session(self, call: Call) -> bytes | None:
-        """16 bytes that tell a session from others, of this caller and all; None if the call names none."""
+        """16 bytes that tell a session of this caller from all others; None if the call names none."""
         name = call.principal.id
         if not self._header:
             return None if call.principal is ANONYMOUS else _digest(name)
@@ -52,12 +52,15 @@ class Affinity:
         return Ranking(order[0], lambda: order[1:])
 
     def forget(self) -> None:
-        """The tiers are no more."""
+        """Forget all orders: the tiers have been replaced."""
         self._orders.clear()
 
 
 def _score(session: bytes, key: str) -> float:
-    """When this one's clock rings, of clocks that are fair but exponential; see Efraimidis and Spirakis, 2006."""
+    """An exponentially distributed number, drawn from the hash of both.
+
+    Divided by weights, such numbers rank by weighted chance; see Efraimidis and Spirakis, 2006.
+    """
     drawn = int.from_bytes(blake2b(session + key.encode(), digest_size=8).digest()) + 1
     return -math.log(drawn / 2**64 if drawn < 2**64 else math.nextafter(1.0, 0.0))
 

@@ -1,4 +1,4 @@
-"""Which strategy and which weights hold: those of the settings, or what an administrator has set since."""
+"""The strategy and the weights that hold now: those of the settings, or what an administrator has set since."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ log: Final = logging.getLogger("gatehook.route_models")
 
 
 class Balance(HeldConfig):
-    """What holds now."""
+    """Implements `gatehook.Balancing`."""
 
     def __init__(self, strategy: str) -> None:
         """`strategy` is that of the settings."""
@@ -25,7 +25,7 @@ class Balance(HeldConfig):
 
     @property
     def strategies(self) -> Sequence[str]:
-        """The names of those there are."""
+        """The names of all strategies."""
         return STRATEGIES
 
     @property
@@ -35,11 +35,11 @@ class Balance(HeldConfig):
 
     @property
     def weights(self) -> Weights:
-        """In place of those of the deployments."""
+        """The weights that an administrator has set, in place of those of the deployments."""
         return self._weights
 
     def hold(self, value: Mapping[str, Any]) -> None:
-        """Hold what is set, or what the settings say of what is not."""
+        """Take over what an administrator has set, and what the settings say of all that is not set."""
         unsound: list[str] = []
         strategy = value.get("strategy")
         if strategy is not None and strategy not in STRATEGIES:

@@ -13,21 +13,21 @@ __all__ = ["Loads"]
 
 
 class Loads:
-    """Watches attempts, as long as `is_measuring` says so. Admits all."""
+    """Measures attempts while `is_measuring` is set. A limiter that admits all."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives seconds."""
         self.is_measuring = False
         self.running: Counter[str] = Counter()
-        """Attempts by the keys of their deployments."""
+        """The numbers of running attempts, by the keys of their deployments."""
         self.vendors: Callable[[], Mapping[str, object]] = dict
-        """Gives the vendors by name, once all are there."""
+        """Gives the vendors by name. Not to be called before all plugins have registered theirs."""
         self._clock = clock
         self._plain = Latencies(self.running)
         self._streamed = Latencies(self.running)
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:
-        """Begin to measure."""
+        """Begin to measure an attempt; its end settles the permit."""
         if not self.is_measuring:
             return None
         self.running[target.key] += 1
@@ -36,7 +36,7 @@ class Loads:
         return _Running(self, call, target.key, self._clock())
 
     def ended(self, call: Call, key: str, began: float, outcome: Outcome) -> None:
-        """An attempt is over, one way or the other."""
+        """Note that an attempt is over, one way or the other."""
         now, latencies = self._clock(), self._streamed if call.stream else self._plain
         if outcome.status in ("complete", "partial"):
             # The call's clock is the monotonic one too: what came first came from the attempt that answered.
@@ -51,9 +51,9 @@ class Loads:
             self._streamed.ended(key)
 
     def busy(self, targets: Sequence[Target], keys: Sequence[str]) -> list[int]:
-        """How many requests each of these deployments has to do: of this process, and of others where that is known.
+        """How many requests each deployment has to answer: of this process, and of others if its vendor knows of those.
 
-        `keys` are theirs.
+        `keys` are the deployments' keys.
         """
         mine = list(map(self.running.get, keys, repeat(0)))
         if not self._waiting:
@@ -63,7 +63,7 @@ class Loads:
 
     @cached_property
     def _waiting(self) -> Mapping[str, Callable[[Target], int]]:
-        """By name of the vendor: how to ask it, of those that know."""
+        """The `waiting` of each vendor that is a `Busy`, by name."""
         return {name: vendor.waiting for name, vendor in self.vendors().items() if isinstance(vendor, Busy)}
 
     def latencies(self, keys: Sequence[str], *, stream: bool) -> list[float]:
@@ -72,7 +72,7 @@ class Loads:
 
 
 class _Running:
-    """One attempt."""
+    """The permit of one attempt."""
 
     __slots__ = ("_began", "_call", "_key", "_loads")
 

@@ -1,4 +1,4 @@
-"""Which of several prices is the lowest, by how many tokens of an answer there are to each one of the prompt."""
+"""Which of several prices is the lowest, depending on the ratio of an answer's tokens to the prompt's."""
 
 from bisect import bisect
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import TypeAlias
 __all__ = ["Cheapest", "Price"]
 
 Price: TypeAlias = tuple[float, float]
-"""Of a token in and a token out."""
+"""What a token of the prompt costs, and one of the answer."""
 
 
 class Cheapest:
-    """The lower envelope of the lines that costs are over that ratio: which line it is changes at a few ratios only."""
+    """The lower envelope of the lines that costs make over that ratio: which is lowest changes at a few ratios only."""
 
     __slots__ = ("_places", "_starts")
 
@@ -19,7 +19,7 @@ class Cheapest:
         """`prices`: one at least, none of them negative."""
         envelope: list[Price] = []
         self._starts: list[float] = []
-        """From which ratio on the second price of the envelope, the third and so on are the lowest."""
+        """The ratios from which on the second price of the envelope, the third and so on are the lowest."""
         for price in sorted(set(prices)):  # by rising price in: what comes later must be cheaper out
             if envelope and price[1] >= envelope[-1][1]:
                 continue
@@ -32,7 +32,7 @@ class Cheapest:
         self._places = [[place for place, other in enumerate(prices) if other == price] for price in envelope]
 
     def at(self, ratio: float) -> Sequence[int]:
-        """The places of the lowest price where so many tokens come out for each that goes in."""
+        """The places in `prices` of the lowest price at this ratio."""
         return self._places[bisect(self._starts, ratio)]
 
 

@@ -26,7 +26,7 @@ Plan = tuple[Tier, ...]
 
 
 class ModelRouter:
-    """Routes by the catalog's groups, as the balance says."""
+    """Implements `gatehook.Router` over the catalog's groups, by the strategy and weights of the balance."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ModelRouter:
         affinity: Affinity | None = None,
         health: DeploymentHealth | None = None,
     ) -> None:
-        """`loads` measures for those of the `strategies` that need it; `health` tells who is given a rest."""
+        """`loads` measures for those of the `strategies` that need it; `health` tells which deployments rest."""
         self._catalog = catalog
         self._balance = balance
         self._strategies = strategies
@@ -57,7 +57,7 @@ class ModelRouter:
         """The deployments to try, best first, fallbacks after them; None for a name the catalog does not have.
 
         Raises:
-            Unavailable: an administrator has switched it off, and it has no fallback that can be called.
+            Unavailable: an administrator has switched the model off, and it has no fallback that can be called.
             ModelNotFound: the catalog has it, but neither it nor a fallback of it can be called.
         """
         name = call.model
@@ -79,7 +79,7 @@ class ModelRouter:
         )
 
     def _comparable(self, name: str, targets: Sequence[Target]) -> Sequence[Target]:
-        """Those that make the vectors of the model that was asked for: others cannot be compared."""
+        """The targets whose vectors can be compared with those of the model that was asked for: the same model's."""
         models = {target.model for target in self._catalog.group(name)}
         return [target for target in targets if target.model in models]
 
@@ -103,10 +103,10 @@ class ModelRouter:
             order = self._affinity.order(tier, session)
         else:
             order = self._strategy.order(tier, call)
-        return self._roused(order) if self._health is not None and self._rests(order[0]) else order
+        return self._resting_last(order) if self._health is not None and self._rests(order[0]) else order
 
-    def _roused(self, order: Sequence[Target]) -> Sequence[Target]:
-        """Those that rest after those that do not."""
+    def _resting_last(self, order: Sequence[Target]) -> Sequence[Target]:
+        """The order with deployments that rest after those that do not."""
         if (awake := next((target for target in order if not self._rests(target)), None)) is None:
             return order
         return Ranking(awake, lambda: (target for target in sorted(order, key=self._rests) if target is not awake))

@@ -22,14 +22,14 @@ class Tier:
     __slots__ = ("cheapest", "keys", "prices", "sums", "targets", "weights")
 
     def __init__(self, targets: Sequence[Target], weights: Sequence[float]) -> None:
-        """`weights`, as many, are positive and finite."""
+        """`weights`, one for each target, are positive and finite."""
         self.targets = Group(targets)
         self.keys = tuple(target.key for target in targets)
         most = max(weights, default=1.0)
-        # So that no sum of them is infinite, and none is nothing.
+        # Scaled, so that no sum of them overflows, and none is 0.
         self.weights = tuple(max(weight / most, sys.float_info.min) for weight in weights)
         self.sums = tuple(accumulate(self.weights))
-        """Each with all before it."""
+        """Cumulative weights."""
         self.prices = tuple(map(_prices, self.targets))
         self.cheapest = Cheapest(self.prices)
 

@@ -12,7 +12,7 @@ __all__ = ["Weights", "sound"]
 log: Final = logging.getLogger("gatehook.route_models")
 
 _MOST_TOLD: Final = 100
-"""Models whose weights are complained of; wildcards serve many."""
+"""Models whose weights are reported in the log; wildcards serve many."""
 _HEAVIEST: Final = math.ldexp(1.0, 1000)
 
 
@@ -45,7 +45,7 @@ class Weights:
 
 
 def sound(weights: Any, unsound: list[str]) -> Mapping[str, float]:
-    """Those that can be; what is wrong with the others is added to `unsound`."""
+    """The weights that are valid; what is wrong with the others is added to `unsound`."""
     if weights is None:
         return {}
     if not isinstance(weights, Mapping):

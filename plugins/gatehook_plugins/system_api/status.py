@@ -14,7 +14,7 @@ _HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-stor
 
 
 class Lifecycle(Protocol):
-    """What is asked of the gateway."""
+    """What the handler has to know of the gateway."""
 
     @property
     def serving(self) -> bool:
@@ -101,7 +101,7 @@ def _here(model: LocalModel) -> dict[str, Any]:
 
 
 def _remote(name: str, group: Sequence[Target]) -> dict[str, Any]:
-    """One that is not run here: always loaded, as far as anybody knows."""
+    """A model that is not run on this machine: always loaded, as far as anybody knows."""
     first = next((one for one in group if not one.unavailable), group[0])
     return {
         "name": name,

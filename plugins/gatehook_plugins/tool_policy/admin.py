@@ -42,7 +42,7 @@ class PolicyRoutes:
         """Set the rules, in place of those set here before, and a default in place of the settings' (null: theirs).
 
         Raises:
-            InvalidRequest: a rule that cannot be. Conflict: it is not what `If-Match` says.
+            InvalidRequest: an invalid rule. Conflict: it is not what `If-Match` says.
             Unavailable: the database is away.
         """
         asked = await read(request, Policy)

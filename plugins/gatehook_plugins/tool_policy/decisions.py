@@ -1,4 +1,4 @@
-"""What somebody decides about the calls of a session, checked before it counts."""
+"""Checks what somebody decides about the calls of a session, before it counts."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ def decided(asked: Confirm, session: Session, kept: Kept) -> Decision:
     """The decision that a request makes.
 
     Raises:
-        InvalidRequest: ids that do not wait in the session, or twice; arguments of calls that are not approved, or
-            that break the tool's schema.
+        InvalidRequest: an id that does not wait in the session, or is named twice; or arguments for a call that is not
+            approved, or that break the tool's schema.
     """
     waiting = {one.id: one for one in session.calls}
     for place, one in enumerate(asked.approved_ids):

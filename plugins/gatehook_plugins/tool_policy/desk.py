@@ -44,11 +44,11 @@ _SWEEP_SECONDS: Final = 15.0
 _AT_ONCE: Final = 100
 """Sessions that expire in one transaction."""
 _MOST_WATCHERS: Final = 16
-"""Of one user, in one process: each asks the database with every change."""
+"""Watchers of one user, in one process: each asks the database with every change."""
 
 
 class Desk:
-    """The sessions of all processes."""
+    """Keeps the sessions of all processes, and lets each be decided once."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Desk:
         self._largest = largest
         self._clock = now
         self._watching: dict[asyncio.Event, str] = {}
-        """The watchers, and whose they are."""
+        """The events of watchers, each with the id of the principal who watches."""
         directory.subscribe(self._changed)
 
     @contextlib.asynccontextmanager
@@ -118,7 +118,7 @@ class Desk:
         return {"session_id": session.id, "expires_at": session.expires // 1000}
 
     async def session(self, id: str, principal: Principal) -> Session:
-        """One that waits, or is halted, for somebody who may decide about it.
+        """The session that waits, or is halted, under this id, if the caller may decide about it.
 
         Raises:
             NotFound: there is none of this id, or it is somebody else's. Conflict: it is over, or has expired.
@@ -146,7 +146,7 @@ class Desk:
             raise Conflict(f"nobody {what}", param="session_id", code="session_expired")
 
     async def decide(self, actor: str, session: Session, decision: Decision) -> None:
-        """Make the decision, once and for all; who makes it second is told so.
+        """Make the decision, once and for all.
 
         Raises:
             Conflict: somebody else has decided, or it has expired meanwhile. Unavailable: the database is away.

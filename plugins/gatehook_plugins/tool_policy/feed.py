@@ -20,7 +20,7 @@ __all__ = ["PendingFeed"]
 _MOST: Final = 500
 """Sessions that one watcher is told of at a time; the oldest first."""
 _LOOK_SECONDS: Final = 1.0
-"""So often it is seen whether the gateway shuts down, or a session has expired."""
+"""Seconds between two looks whether the gateway shuts down, or a session has expired."""
 
 
 class PendingFeed:
@@ -77,7 +77,7 @@ class PendingFeed:
                 changed.clear()
                 try:
                     data = await self._news(principal, known)
-                except Unavailable:  # it is told when it is back
+                except Unavailable:  # the news will be told when the database is back
                     changed.set()
                     await asyncio.sleep(_LOOK_SECONDS)
             if not data and heartbeat and time.monotonic() - heard >= heartbeat:

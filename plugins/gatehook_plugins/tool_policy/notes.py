@@ -1,7 +1,6 @@
-"""Decisions that nobody was asked for, for the audit: on disk before anything goes out that was decided about.
+"""Writes decisions that rules made by themselves into the audit: on disk before the calls concerned go out.
 
-What is decided meanwhile shares the next transaction, so however many models call tools, the disk is waited for by all
-of them together.
+Decisions that are made while one transaction is written share the next, so that many calls wait for the disk together.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ __all__ = ["Decided", "Notes", "OnFailure"]
 log: Final = logging.getLogger("gatehook.tool_policy")
 
 Decided = Literal["allowed", "denied", "invalid", "returned"]
-"""By a rule, or for its arguments: "invalid" is refused, "returned" is told to the model, which may do better."""
+"""How a call was decided about: by a rule, or, for arguments that break the schema, "invalid" (the call is refused) or
+"returned" (the model is told, and may do better)."""
 OnFailure = Literal["closed", "open"]
 """What becomes of tool calls while the audit cannot be written: they are refused, or go out and are told in the log."""
 
@@ -38,7 +38,7 @@ _RETRY_AFTER: Final = 1.0
 
 
 class _Line(NamedTuple):
-    """What is told of one decision."""
+    """What the audit says of one decision."""
 
     user: str
     model: str
@@ -48,7 +48,7 @@ class _Line(NamedTuple):
 
 
 class Notes:
-    """Those of this process that are being written."""
+    """The decisions of this process that are still to be written."""
 
     def __init__(self, database: Database, directory: Directory, on_failure: OnFailure) -> None:
         self._database = database
@@ -59,17 +59,17 @@ class Notes:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """At the end, lines of clients that did not wait for them are still written."""
+        """Have the database open; at the end, wait for lines that are still being written."""
         async with self._database.opened():
             yield
             if self._task is not None:
                 await asyncio.wait([self._task])
 
     async def note(self, call: Call, tool_call: ToolCall, decided: Decided) -> None:
-        """A call was decided about; returns when that is in the audit.
+        """Note how a call was decided about; returns when that is in the audit.
 
         Raises:
-            Unavailable: it cannot be written there, and nothing may happen that is not.
+            Unavailable: it cannot be written there, and `on_failure` is "closed".
         """
         digest = arguments_digest(tool_call.arguments)
         line = _Line(call.principal.id, call.model, printable(tool_call.name), digest, decided)
@@ -97,7 +97,7 @@ class Notes:
         await written
 
     async def _write_all(self) -> None:
-        """Until nothing waits. A task of its own: who leaves takes no line of anybody with him."""
+        """Write until nothing waits; in a task of its own, so that a caller who leaves takes no other's line along."""
         while self._waiting:
             group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
             failed: Exception | None = None

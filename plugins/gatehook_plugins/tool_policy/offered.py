@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 __all__ = ["Offered", "fault_of", "name_of", "schemas_of"]
 
 Offered: TypeAlias = "Mapping[str, ToolSchema | None]"
-"""Tools by name; None: of this one's arguments nothing is asked."""
+"""The schemas of tools' arguments, by the tools' names; None where anything goes."""
 
 
 def name_of(tool: Mapping[str, Any]) -> str:
-    """A tool's name; tools that vendors have of their own ("web_search") go by their type."""
+    """A tool's name; vendors' built-in tools ("web_search") go by their type."""
     named = tool.get("function") or tool.get("custom") or tool
     name = (named.get("name") if isinstance(named, Mapping) else None) or tool.get("type")
     return name if isinstance(name, str) else ""
 
 
 def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, ToolSchema | None]:
-    """What the arguments of these tools must be, by name; of two with one name the first counts.
+    """The schemas of these tools' arguments, by name; of two with one name the first counts.
 
     Raises:
         InvalidRequest: a schema that nothing can be checked against.

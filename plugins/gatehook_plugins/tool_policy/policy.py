@@ -40,9 +40,15 @@ class OperatorPolicy:
         invalid: Invalid,
         retries: int,
     ) -> None:
-        """`desk` keeps what is to be confirmed, None: nothing can be; `notes` what is decided without, None: none does.
+        """`desk` and `notes` are there where there is a database.
 
-        The rest is as in the settings.
+        Args:
+            standing: the rules that hold.
+            catalog: tells which model is behind an alias.
+            desk: keeps calls that are to be confirmed; without one they are denied.
+            notes: writes other decisions into the audit; without one nobody does.
+            invalid: what becomes of calls that break the tool's schema.
+            retries: how often a model is told that its calls are invalid.
         """
         self._standing = standing
         self._catalog = catalog
@@ -52,10 +58,10 @@ class OperatorPolicy:
         self._retries = retries
 
     async def offer(self, call: Call, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Those that are not denied.
+        """The tools that are not denied.
 
         Raises:
-            InvalidRequest: the schema of one of them is nothing that calls could be checked against.
+            InvalidRequest: the schema of one of them is no valid JSON Schema.
         """
         shown = [tool for tool in tools if self._verdict(call, name_of(tool)).kind != "deny"]
         if self._invalid != "pass":
@@ -63,10 +69,10 @@ class OperatorPolicy:
         return shown
 
     async def judge(self, call: Call, tool_call: ToolCall) -> Verdict:
-        """What the rules say; a call whose arguments are wrong is nobody's to decide about.
+        """What the rules say. A call whose arguments are invalid is not put before anybody.
 
         Raises:
-            UpstreamError: the model calls a tool as it cannot be called, and is not, or no more, told so.
+            UpstreamError: the call is invalid, and the model is not to be told so (any more).
             Unavailable: the decision cannot be written to the audit.
         """
         verdict = self._verdict(call, tool_call.name)

@@ -71,7 +71,7 @@ def own_calls(session: Session, kept: Kept, decision: Decision) -> list[ToolCall
 
 
 def next_request(kept: Kept, turn: Turn, *, stream: bool) -> dict[str, Any]:
-    """The request for the model's next turn. What it was forced to call it has called."""
+    """The request for the model's next turn, without a `tool_choice` that forced the call: it has been made."""
     body = {name: value for name, value in kept.body.items() if stream or name not in _STREAM}
     for name in _FORCED:
         if body.get(name) not in (None, "auto", "none"):

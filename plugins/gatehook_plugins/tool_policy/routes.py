@@ -109,10 +109,10 @@ class ToolRoutes:
         return {one.id: result for one, result in zip(calls, results, strict=True)}
 
     async def _call(self, request: web.Request, session: Session, kept: Kept, *, stream: bool) -> Call:
-        """A call of whoever asked, whoever decides: limits, budget and what may be used are theirs.
+        """The call for the next turn, made as the user who asked, whoever decides: by that user's limits and rights.
 
         Raises:
-            PermissionDenied: they may call nothing any more; the session still waits.
+            PermissionDenied: that user may call nothing any more; the session still waits.
         """
         call = Call("chat", self._surface.name, request.headers, request.remote or "")
         own = request[PRINCIPAL].id == session.user_id

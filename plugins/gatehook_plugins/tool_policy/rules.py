@@ -1,4 +1,4 @@
-"""Who may have a model call which tool: rules, all of which are looked at, and the strictest of which holds."""
+"""Who may have a model call which tool: all rules are looked at, and the strictest of those that fit holds."""
 
 import fnmatch
 import re
@@ -30,7 +30,7 @@ class Rule(BaseModel):
 
 
 class Rules:
-    """Rules, and what holds where none does."""
+    """Rules, and the default where none fits."""
 
     def __init__(self, rules: Sequence[Rule], default: Kind) -> None:
         self._default = Verdict(default)
@@ -62,5 +62,5 @@ class Rules:
 
 
 def _strictness(verdict: Verdict) -> tuple[int, str]:
-    """The reason only makes it the same whatever the order of the rules."""
+    """A sort key. The reason is in it so that the order of rules of one kind does not matter."""
     return _STRICTNESS.index(verdict.kind), verdict.reason

@@ -1,4 +1,4 @@
-"""A session: tool calls that wait for a decision, and all that is needed to go on once there is one."""
+"""Sessions: tool calls that wait for a decision, with all that is needed to go on once there is one."""
 
 import hashlib
 import secrets
@@ -44,7 +44,7 @@ class Kept(Struct, frozen=True):
 
 
 class Session(Struct, frozen=True):
-    """One question. Times are epoch milliseconds. `calls` wait; those of the message that do not are allowed."""
+    """One question. Times are epoch milliseconds. Only `calls` wait: others in the message are allowed already."""
 
     id: str
     user_id: str
@@ -54,9 +54,9 @@ class Session(Struct, frozen=True):
     expires: int
     calls: Sequence[ToolCall]
     kept: bytes = b""
-    """Of `Kept`, as JSON; nothing once there is a decision."""
+    """A `Kept`, as JSON; empty once there is a decision."""
     digest: str = ""
-    """What binds all of this together."""
+    """Of all the fields that were asked about, so that a change of one in the database is noticed."""
 
     def is_sound(self) -> bool:
         """Whether it is what was asked about: this user, model, conversation, and these arguments."""
@@ -106,12 +106,12 @@ def halted_session(session: Session, kept: Kept, expires: int) -> Session:
 
 
 def arguments_digest(arguments: str) -> str:
-    """What the audit tells of arguments, which may hold secrets."""
+    """What stands for arguments in the audit, as they may hold secrets."""
     return "sha256:" + hashlib.sha256(arguments.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def printable(text: str) -> str:
-    """A name that a model wrote, as a database takes it."""
+    """A name that a model made up, as every database takes it."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
@@ -122,9 +122,9 @@ def _written(kept: Kept) -> bytes:
 
 
 def _parted(call: Call) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The request with the client's own words, and its tools only, and the others.
+    """The client's request, as it was before transforms and with the client's tools only; and the gateway's own tools.
 
-    Transforms change the next one again, and the gateway adds its own tools to that again.
+    The next request passes the transforms again, and gets the gateway's tools again.
     """
     payload = call.payload if call.given is None else call.given.data
     own = [tool for tool in call.payload.get("tools") or () if _name(tool) in call.own_tools]

@@ -1,4 +1,4 @@
-"""Which rules hold: those of the settings, and with them those that an administrator has set since."""
+"""The rules that hold now: those of the settings, and those that an administrator has set since."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ __all__ = ["NAME", "Configured", "Standing"]
 log: Final = logging.getLogger("gatehook.tool_policy")
 
 NAME: Final = "tool-policy"
-"""Under which it is configured."""
+"""The name of this configuration in the directory."""
 
 
 class Configured(BaseModel):
@@ -27,7 +27,7 @@ class Configured(BaseModel):
 
 
 class Standing(HeldConfig):
-    """What holds now."""
+    """The rules that hold now."""
 
     def __init__(self, rules: Sequence[Rule], default: Kind) -> None:
         """`rules` and `default` are those of the settings."""
@@ -46,7 +46,7 @@ class Standing(HeldConfig):
         return {"default": self._default, "rules": [rule.model_dump() for rule in self._rules]}
 
     def hold(self, value: Mapping[str, Any]) -> None:
-        """Hold what is set, beside the settings."""
+        """Take over what an administrator has set, beside the settings."""
         if value == self._held:
             return
         self._held = value

@@ -1,6 +1,6 @@
-"""Sessions in the database. Who decides changes a row that is `pending`: one transaction can do that, no other.
+"""Sessions in the database. To decide is to change a row that is still `pending`: only one transaction can do that.
 
-Likewise who asks for what follows a decision, once more, changes one that is `halted`.
+Likewise to ask once more for what follows a decision is to change a row that is `halted`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ One that is halted is kept again, with what came of the decision, as one that wa
 """
 
 _LOCK: Final = 0x746F6F6C
-"""Of the locks that PostgreSQL keeps for programs, those of this table; any number that nobody else has."""
+"""First key of PostgreSQL's advisory locks for this table; used by nothing else."""
 
 _EMPTY: Final[Mapping[str, bytes]] = {"calls": b"[]", "kept": b""}
 """What an ended session keeps."""
@@ -70,7 +70,7 @@ _COLUMNS: Final = (
 
 
 async def add(connection: AsyncConnection, session: Session) -> None:
-    """Keep a new one."""
+    """Add a new session."""
     row = {name: getattr(session, name) for name in ("id", "user_id", "model", "status", "created", "expires")}
     calls = encode([msgspec.structs.asdict(one) for one in session.calls])
     await connection.execute(
@@ -85,21 +85,21 @@ async def alone(connection: AsyncConnection, user_id: str) -> None:
 
 
 async def count(connection: AsyncConnection, user_id: str, now: int) -> int:
-    """How many of a user's keep a conversation at `now` (epoch ms): that wait for a decision, or are halted."""
+    """How many sessions of a user keep a conversation at `now` (epoch ms): they wait for a decision, or are halted."""
     kept = SESSIONS.c.status.in_(("pending", "halted"))
     query = sa.select(sa.func.count()).where(kept, SESSIONS.c.expires > now, SESSIONS.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def find(connection: AsyncConnection, id: str) -> Session | None:
-    """One, whatever its status."""
+    """The session of this id, whatever its status; None if there is none."""
     query = sa.select(*_COLUMNS, SESSIONS.c.kept, SESSIONS.c.digest).where(SESSIONS.c.id == id)
     row = (await connection.execute(query)).first()
     return None if row is None else _session(row)
 
 
 async def waiting(connection: AsyncConnection, now: int, user_id: str | None, limit: int) -> Sequence[Session]:
-    """Those that wait at `now` (epoch ms), of one user or of all, the oldest first; without what they keep."""
+    """Sessions that wait at `now` (epoch ms), of one user or of all, the oldest first; without `kept` and `digest`."""
     query = sa.select(*_COLUMNS).where(*_waiting(now)).order_by(SESSIONS.c.created, SESSIONS.c.id).limit(limit)
     if user_id is not None:
         query = query.where(SESSIONS.c.user_id == user_id)
@@ -107,7 +107,7 @@ async def waiting(connection: AsyncConnection, now: int, user_id: str | None, li
 
 
 async def close(connection: AsyncConnection, id: str, status: Status, now: int) -> bool:
-    """End one that is pending at `now` (epoch ms); False: somebody else has, or it is too late."""
+    """End a session that is pending at `now` (epoch ms); False if somebody else has, or it is too late."""
     in_time = SESSIONS.c.expires <= now if status == "expired" else SESSIONS.c.expires > now
     one = sa.and_(SESSIONS.c.id == id, SESSIONS.c.status == "pending", in_time)
     return await _changed(connection, one, status=status, decided=now, **_EMPTY)
@@ -145,13 +145,13 @@ async def is_due(connection: AsyncConnection, now: int, before: int) -> bool:
 
 
 async def expired(connection: AsyncConnection, now: int, limit: int) -> Sequence[Session]:
-    """Those that nobody has decided about in time."""
+    """Sessions that nobody has decided about in time."""
     query = sa.select(*_COLUMNS).where(SESSIONS.c.status == "pending", SESSIONS.c.expires <= now).limit(limit)
     return [_session(row) for row in await connection.execute(query)]
 
 
 async def forget(connection: AsyncConnection, before: int) -> None:
-    """Delete those that were decided `before` (epoch ms); the audit still tells of them."""
+    """Delete sessions that were decided `before` (epoch ms); the audit still tells of them."""
     await connection.execute(SESSIONS.delete().where(_is_over(), SESSIONS.c.decided < before))
 
 

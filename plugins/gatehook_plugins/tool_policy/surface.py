@@ -13,7 +13,7 @@ class TurnSurface(CanonicalSurface):
     name = "tools"
 
     def parse(self, call: Call, request: web.Request, body: bytes) -> None:
-        """Nothing is left to parse."""
+        """Do nothing: the call is filled already."""
 
 
 _guard: type[Surface] = TurnSurface

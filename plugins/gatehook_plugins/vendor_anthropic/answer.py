@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gatehook import Call, Completion, Usage, completion, encode
-from gatehook_plugins.vendor_anthropic.trouble import garbled
+from gatehook_plugins.vendor_anthropic.failure import garbled
 
 __all__ = ["Counts", "arguments_text", "finish_reason", "read", "string", "thinking_block"]
 
@@ -20,7 +20,7 @@ _FINISH = {
 
 
 def finish_reason(stop_reason: str, *, has_calls: bool, drop: Callable[[str], None]) -> str:
-    """OpenAI's finish reason; a reason that nobody knew when this was written counts as a stop, and is told."""
+    """OpenAI's finish reason; an unknown stop reason counts as a stop, and `drop` is told of it."""
     reason = _FINISH.get(stop_reason)
     if reason is None:
         drop(f"stop_reason={stop_reason}"[:100])
@@ -86,7 +86,7 @@ def arguments_text(block: dict[str, Any]) -> str:
     """A tool_use block's `input` as the JSON text that OpenAI's clients expect.
 
     Raises:
-        UpstreamError: it is no object.
+        UpstreamError: `input` is no object.
     """
     arguments = block.get("input")
     if not isinstance(arguments, dict):

@@ -1,4 +1,4 @@
-"""What one deployment can do: told by its options, else read off the model's name."""
+"""What one deployment can do: as its options say, or as the model's name tells."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _NO_SAMPLING_SINCE = "2026-10-21"
 """API versions from this one on refuse temperature, top_p and top_k, whatever the model."""
 
 _ADAPTIVE_SINCE = (4, 6)
-"""Earlier models know only thinking with a budget; the later ones decide themselves, and some refuse a budget."""
+"""Models before this version think within a budget only; later ones decide themselves, and some refuse a budget."""
 
 _MODEL_WITHOUT_SAMPLING = (4, 7)
-"""From here on models have fixed sampling."""
+"""Models from this version on have fixed sampling."""
 
 _RETICENT_SINCE = (4, 7)
 """From here on models leave their thinking out of answers unless a request has it shown."""

@@ -11,7 +11,7 @@ from typing import Any
 from gatehook import Call, Chunk, MalformedJSON, StreamBuilder, Target, decode
 from gatehook.sse import Event
 from gatehook_plugins.vendor_anthropic.answer import Counts, arguments_text, finish_reason, string, thinking_block
-from gatehook_plugins.vendor_anthropic.trouble import garbled, in_band
+from gatehook_plugins.vendor_anthropic.failure import garbled, in_band
 
 __all__ = ["Translation"]
 
@@ -26,7 +26,7 @@ class _Block:
     thinking: list[str] = field(default_factory=list)
     signature: str = ""
     arguments: str = ""
-    """Of a tool call: "" nothing yet, "pieces" they come in deltas, "whole" they came with the block's start."""
+    """How a tool call's arguments come: "" not yet, "pieces" in deltas, "whole" with the block's start."""
 
 
 class Translation:
@@ -79,7 +79,7 @@ class Translation:
     def _on_message_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         self._counts.update(_object(data, "message").get("usage"))
         opened = self._chunks.open()
-        opened.usage = self._counts.usage()  # who leaves before the end has used the prompt
+        opened.usage = self._counts.usage()  # a client that leaves before the end pays for the prompt
         batch.append(opened)
 
     def _on_block_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:

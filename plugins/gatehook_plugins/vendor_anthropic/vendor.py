@@ -23,10 +23,10 @@ from gatehook import (
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_anthropic import answer, request
+from gatehook_plugins.vendor_anthropic.failure import NAME, failure, garbled
 from gatehook_plugins.vendor_anthropic.parameters import tables
 from gatehook_plugins.vendor_anthropic.profile import Defaults, Profile, profile
 from gatehook_plugins.vendor_anthropic.stream import Translation
-from gatehook_plugins.vendor_anthropic.trouble import NAME, failure, garbled
 
 __all__ = ["Anthropic"]
 
@@ -96,9 +96,9 @@ class Anthropic:
 
 
 def _taken(translation: Translation, reader: Reader, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
-    """The chunks of what has arrived (b"": the end), and what is wrong after them.
+    """The chunks of what has arrived (b"" is the end), and the error that follows them, if there is one.
 
-    What came before a fault, in the same read, is as good as if it had come alone.
+    What came before an error, in the same read, still goes to the client.
     """
     batch: list[Chunk] = []
     try:

@@ -22,7 +22,7 @@ class VendorComfyUI:
         """[plugins.vendor_comfyui]."""
 
     def __init__(self, settings: Settings) -> None:
-        """What can be set is set in the `options` of each deployment."""
+        """`settings` has no keys beyond every plugin's; the rest is set in the `options` of each deployment."""
         self._vendor: ComfyVendor | None = None
 
     @hookimpl
@@ -32,7 +32,7 @@ class VendorComfyUI:
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """What it has opened, and what still runs in the end."""
+        """At the end, close sockets and stop runs."""
         return [self._of(gateway).lifespan]
 
     @hookimpl

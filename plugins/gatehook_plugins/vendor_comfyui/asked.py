@@ -17,12 +17,12 @@ _KNOWN: Final = frozenset({"model", "prompt", "n", "size", "response_format", "u
 _KNOWN_OF_CHATS: Final = frozenset({"model", "messages", "n", "stream", "stream_options", "user", "metadata", "store"})
 _ASKS_FOR_NOTHING: Final = (None, "auto")
 _LARGEST_SEED: Final = 2**53 - 1
-"""The largest that all readers of JSON keep as it is."""
+"""The largest number that every reader of JSON keeps exactly."""
 _MOST: Final = 10
 
 
 class Asked(Struct, frozen=True):
-    """What to make: values of the workflow's inputs by name, and how many times it is run, each with a new seed."""
+    """What to make: values for the workflow's inputs, by name, and how often it is run, each time with another seed."""
 
     values: Mapping[str, Any]
     times: int = 1
@@ -52,7 +52,7 @@ def read_images(attempt: Attempt, workflow: Workflow) -> Asked:
 
 
 def read_chat(attempt: Attempt, workflow: Workflow) -> Asked:
-    """Read a chat: the last that the user says is the prompt.
+    """Read a chat: the user's last message is the prompt.
 
     Raises:
         InvalidRequest: naming the field.
@@ -63,7 +63,7 @@ def read_chat(attempt: Attempt, workflow: Workflow) -> Asked:
 
 
 def _values(attempt: Attempt, workflow: Workflow, known: frozenset[str]) -> dict[str, Any]:
-    """The inputs that stand in the request under their own names; what has no place is told."""
+    """The inputs that the request gives under their own names; parameters without a place are noted as dropped."""
     values: dict[str, Any] = {}
     for field, value in attempt.payload.items():
         name = canonical_input(field)
@@ -77,7 +77,7 @@ def _values(attempt: Attempt, workflow: Workflow, known: frozenset[str]) -> dict
 
 
 def _completed(attempt: Attempt, workflow: Workflow, values: dict[str, Any]) -> Asked:
-    """With what the request leaves open: the seed, and the deployment's own model."""
+    """The request, completed with what it leaves open: a random seed, and the deployment's own model."""
     target = attempt.target
     if "model" in workflow.inputs and target.model != target.name:
         values["model"] = target.model

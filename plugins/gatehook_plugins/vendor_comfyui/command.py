@@ -1,4 +1,4 @@
-"""`gatehook comfyui`: whether the workflows suit the servers that shall run them, as the servers themselves see it."""
+"""`gatehook comfyui`: asks the servers whether they can run the workflows."""
 
 import asyncio
 import sys

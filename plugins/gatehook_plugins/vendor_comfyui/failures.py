@@ -42,9 +42,9 @@ def rejected(attempt: Attempt, workflow: Workflow, body: bytes) -> GatewayError:
     """Why the server does not take a workflow: the client's fault, if it is about a value that the client may give.
 
     Args:
-        attempt: which was not taken.
+        attempt: whose workflow was not taken.
         workflow: what was sent.
-        body: of the answer, also of one that took it and dropped a part.
+        body: the server's answer; also one that took the workflow without some of its nodes.
     """
     vendor = attempt.target.vendor
     try:
@@ -75,10 +75,10 @@ def rejected(attempt: Attempt, workflow: Workflow, body: bytes) -> GatewayError:
 
 
 def _decoded(target: Target, body: bytes) -> Any:
-    """What the server says of a workflow, without secrets.
+    """The server's answer about a workflow, without secrets.
 
     Raises:
-        MalformedJSON: it is none.
+        MalformedJSON: it is no JSON.
     """
     return decode(redact(body.decode("utf-8", "replace"), target.secrets()).encode())
 
@@ -106,7 +106,7 @@ def failed(target: Target, workflow: Workflow, entry: Mapping[str, Any]) -> Gate
 
 
 def gone(target: Target) -> UpstreamError:
-    """A run of which the server knows nothing any more."""
+    """The error for a run that the server does not know any more."""
     return UpstreamError(
         f"{target.vendor}: the server has lost the run: it was restarted, or its queue was cleared",
         code="upstream_lost_run",

@@ -1,4 +1,4 @@
-"""Whether a workflow suits the server that shall run it, as the server itself sees it."""
+"""Compares a workflow with what its server says of its nodes, so that faults show before it is run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -12,11 +12,11 @@ _LINKED: Final = frozenset({
     "AUDIO", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "GUIDER", "IMAGE", "LATENT",
     "MASK", "MODEL", "NOISE", "SAMPLER", "SIGMAS", "STYLE_MODEL", "UPSCALE_MODEL", "VAE", "VIDEO",
 })  # fmt: skip
-"""Types that only another node can give. The server takes anything there, and fails when it runs."""
+"""Types of values that only another node can give. The server would accept anything, and fail when it runs."""
 
 
 async def server_faults(workflow: Workflow, server: Server) -> list[str]:
-    """All that is wrong.
+    """All faults of a workflow at a server.
 
     Raises:
         GatewayError: the server cannot be asked.
@@ -35,9 +35,9 @@ def node_faults(workflow: Workflow, name: str, kind: Mapping[str, Any] | None) -
     """What is wrong with a node at a server.
 
     Args:
-        workflow: which has it.
+        workflow: which has the node.
         name: of the node.
-        kind: what the server tells of its class; None if it has none.
+        kind: what the server says of the node's class; None if it does not have that class.
     """
     node = workflow.nodes[name]
     if kind is None:
@@ -62,7 +62,7 @@ def _is_linked(field: Any) -> bool:
 
 
 def _choices(field: Any) -> Sequence[Any] | None:
-    """What may be chosen from; None if it is no choice. Newer servers write it in another way."""
+    """The choices of a field, in the form of older or of newer servers; None if it is no choice."""
     if not isinstance(field, list) or not field:
         return None
     if isinstance(field[0], list):
@@ -72,7 +72,7 @@ def _choices(field: Any) -> Sequence[Any] | None:
 
 
 def _bound_faults(workflow: Workflow, name: str, place: str, field: Any) -> Iterator[str]:
-    """Where clients may give more than the server takes."""
+    """Bounds of clients' inputs that are wider than the server's."""
     one = workflow.inputs.get(workflow.input_at(name, place) or "")
     bounds = field[1] if isinstance(field, list) and len(field) > 1 and isinstance(field[1], dict) else {}
     if one is None:

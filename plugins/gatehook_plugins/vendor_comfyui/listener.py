@@ -1,7 +1,7 @@
-"""One WebSocket to a server, for all runs of this process: who is how far, and how much waits there.
+"""One WebSocket to a server, for all runs of this process: how far each run is, and how many wait there.
 
-A socket that broke is replaced by one with another client id: with the same, the server would forget the newer one when
-the older closes. Runs that were begun under the old id hear nothing any more; they ask (see `run`).
+A socket that broke is replaced by one with another client id: with the same id, the server would drop the newer socket
+when the older closes. Runs that were begun under the old id hear nothing any more, and poll instead (see `run`).
 """
 
 import asyncio
@@ -22,9 +22,9 @@ __all__ = ["Listener", "Run"]
 log = logging.getLogger("gatehook.comfyui")
 
 _FLAGS: Final = '{"type":"feature_flags","data":{"supports_preview_metadata":true}}'
-"""Sent first, or it is ignored: previews then say to which run they belong."""
+"""Must be the first message, or it is ignored: with it, previews say to which run they belong."""
 _REPEATED: Final = '"progress_state"'
-"""Tells all nodes at each step: megabytes in a run of many nodes, and nothing that is not told otherwise."""
+"""The type of messages that repeat all nodes at each step: megabytes in large workflows, and nothing new in them."""
 _PREVIEW, _PREVIEW_OF_RUN = 1, 4
 _SETTLING: Final = 3.0
 """Seconds that a run waits for the socket before it begins without."""
@@ -42,33 +42,33 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 class Run(Protocol):
-    """Who is told of one run."""
+    """What hears of one run."""
 
     meter: Meter
 
     def heard(self, *, over: bool = False, running: bool = False) -> None:
-        """The server has said something of it; `over`: there is nothing more to come."""
+        """Note that the server has said something of the run; `over`: that it has ended; `running`: that it runs."""
         ...
 
 
 class Listener:
-    """Listens as long as it is needed; `close()` in the end."""
+    """Listens while there are runs. `close()` it at the end."""
 
     def __init__(self, connect: Callable[[str], Awaitable[WebSocket]]) -> None:
         """`connect` opens a socket under a client id."""
         self.runs: dict[str, Run] = {}
         self.remaining: int | None = None
-        """Runs that wait or run at the server, of all its clients; None while nobody tells."""
+        """How many runs wait or run at the server, of all its clients; None while no socket tells."""
         self._connect = connect
         self._client_id = ""
         self._shown = ""
-        """The run that was told last to be executing."""
+        """The run that the server last said is executing: previews in the older form belong to it."""
         self._settled = asyncio.Event()
         """Set once a socket is open, or could not be opened."""
         self._task: asyncio.Task[None] | None = None
 
     async def client_id(self) -> str:
-        """Under which id a run is to be begun. If no socket can be opened, it is one that hears nothing."""
+        """The client id under which a run is to be begun. If no socket can be opened, nothing will be heard of it."""
         if self._task is None or self._task.done():
             self._settled.clear()
             self._task = asyncio.create_task(self._listen())
@@ -84,7 +84,7 @@ class Listener:
             await asyncio.wait([self._task])
 
     async def _listen(self) -> None:
-        """Listen, and again when the line breaks while somebody waits."""
+        """Listen, and reconnect while there are runs."""
         pause = _FIRST_PAUSE
         while True:
             self._client_id = uuid.uuid4().hex
@@ -96,7 +96,7 @@ class Listener:
                         self._settled.set()
                         self._hear(message)
             except GatewayError as error:
-                log.info("no word from the server: %s", error.message)
+                log.info("the socket to the server failed: %s", error.message)
             self._settled.set()
             self.remaining = None
             if not self.runs:
@@ -140,7 +140,7 @@ class Listener:
                 run.heard(over=True)
 
     def _see(self, message: bytes) -> None:
-        """A preview; the older form does not say of which run."""
+        """Take a preview; the older form does not say of which run it is."""
         with contextlib.suppress(struct.error, msgspec.MsgspecError, LookupError, TypeError, ValueError):
             kind, head = struct.unpack_from(">II", message)
             name, start = self._shown, 8

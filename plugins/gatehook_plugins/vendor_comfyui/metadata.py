@@ -1,4 +1,4 @@
-"""What ComfyUI writes into PNG files: the whole workflow, and with it the prompt."""
+"""Removes what ComfyUI writes into PNG files: the whole workflow, and with it the prompt."""
 
 import struct
 from typing import Final
@@ -10,7 +10,7 @@ _TEXTS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME"})
 
 
 def without_metadata(picture: bytes) -> bytes:
-    """A PNG without its texts; anything else, and what is no sound PNG, as it is."""
+    """A PNG without its texts; anything else, also a damaged PNG, as it is."""
     if not picture.startswith(_SIGNATURE):
         return picture
     kept, place = [_SIGNATURE], len(_SIGNATURE)

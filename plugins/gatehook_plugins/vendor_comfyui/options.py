@@ -18,8 +18,8 @@ Bound = int | float
 class InputOptions(Struct, forbid_unknown_fields=True, frozen=True):
     """One input that clients may give.
 
-    `node` is its place in the workflow, as in "6.text", or several that get the same value. `type` is that of the
-    value which stands there, if not given. `min` and `max` bound numbers, `choices` lists what else is allowed.
+    `node` is its place in the workflow, as in "6.text", or several that get the same value. `type`, if not given, is
+    that of the value which stands there. `min` and `max` bound numbers; `choices` lists all that is allowed.
     """
 
     node: str | list[str]

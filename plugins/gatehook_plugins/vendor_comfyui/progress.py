@@ -1,4 +1,4 @@
-"""How far a run is: the steps of all nodes that count theirs, and each other node as one."""
+"""How far a run is: counted by the steps of nodes that sample, and by one for each other node."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Follows one run by what the server tells of it."""
+    """Works out the progress of one run from what the server says of it."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Meter:
         self._part = part
         self._fraction = 0.0
         self._message = ""
-        """What was said last."""
+        """The last message that was reported."""
 
     @property
     def is_heard(self) -> bool:
@@ -36,29 +36,29 @@ class Meter:
         return self._tell is not None
 
     def waiting(self, position: int) -> None:
-        """It is in the queue, with `position` others before it."""
+        """Note that it is in the queue, with `position` others before it."""
         self._report(f"waiting, {position} before it", queue_position=position)
 
     def cached(self, nodes: Iterable[Any]) -> None:
-        """These nodes need not run."""
+        """Note that these nodes need not run."""
         self._done |= {node: 1.0 for node in nodes if node in self._weights}
         self._report("begun")
 
     def executing(self, node: str) -> None:
-        """This node begins; the one before it has ended."""
+        """Note that this node begins, and so that the one before it has ended."""
         if self._running in self._weights:
             self._done[self._running] = 1.0
         self._running = node
         self._report(self._called(node))
 
     def step(self, node: str, value: float, most: float) -> None:
-        """A node counts its steps."""
+        """Note that a node is at step `value` of `most`."""
         if node in self._weights and most > 0:
             self._done[node] = min(max(value / most, 0.0), 1.0)
             self._report(f"{self._called(node)}: step {value:g} of {most:g}")
 
     def preview(self, picture: bytes) -> None:
-        """What there is to be seen so far."""
+        """Pass on a preview of the picture."""
         self._report(self._message or self._called(self._running), preview=picture)
 
     def _report(self, message: str, *, queue_position: int | None = None, preview: bytes = b"") -> None:
@@ -72,6 +72,6 @@ class Meter:
 
 
 def _weight(inputs: Mapping[str, Any]) -> int:
-    """A node that samples takes as long as its steps; compared to that, all others take one."""
+    """How long a node takes, relative to others: as many as its steps if it samples, else one."""
     steps = inputs.get("steps")
     return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else 1

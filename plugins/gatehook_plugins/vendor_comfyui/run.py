@@ -4,7 +4,7 @@ Two ways tell that it is over: the socket, at once, and the server's queue and h
 been silent for a while. The queue comes first: a run goes from there to the history in one step, so one that is in
 neither is lost. Asked the other way round it could slip by between the two questions.
 
-The run of a job whose process died goes on at its server. Who makes the job again takes over that, or what it has made.
+The run of a job whose process died goes on at its server. The next run of the job takes it over, or its pictures.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ __all__ = ["WorkflowRun"]
 log = logging.getLogger("gatehook.comfyui")
 
 _PATIENCE: Final = 3
-"""Times in a row that the server may fail to tell how far it is."""
+"""How many times in a row the server may fail to say what has become of a run."""
 
 
 class WorkflowRun:
@@ -60,13 +60,13 @@ class WorkflowRun:
         self._prompt = workflow.filled(values, name[-8:])
         self._begun = begun
         self._may_run = False
-        """Whether the server may have it."""
+        """Whether the run may be at the server, so that it has to be stopped if it is given up."""
         self._over = asyncio.Event()
         self._last_word = 0.0
         self.meter = Meter(self._prompt, workflow.called, attempt.call.progress, part)
 
     def heard(self, *, over: bool = False, running: bool = False) -> None:
-        """The server has said something of it."""
+        """See `listener.Run`."""
         self._last_word = time.monotonic()
         if running:
             self._begun()
@@ -74,10 +74,10 @@ class WorkflowRun:
             self._over.set()
 
     async def pictures(self) -> list[Picture]:
-        """Run it; what it has made.
+        """Run the workflow, or take over an earlier run of it; gives its pictures.
 
         Raises:
-            GatewayError: it could not be run, or failed. Whatever happens, it does not go on without us.
+            GatewayError: it could not be run, or failed. Whatever happens, no run goes on that nobody waits for.
         """
         if self._earlier:
             for name in await self._left():
@@ -97,7 +97,7 @@ class WorkflowRun:
         ]
 
     async def _followed(self, name: str, ended: Callable[[], Awaitable[Mapping[str, Any]]]) -> list[Picture]:
-        """See a run to its end, which `ended` gives; what it has made."""
+        """Follow a run to its end, which `ended` awaits; gives its pictures."""
         server, runs = self._server, self._server.listener.runs
         self._name, runs[name] = name, self
         self._over.clear()
@@ -117,12 +117,12 @@ class WorkflowRun:
         return made
 
     async def _resumed(self) -> Mapping[str, Any]:
-        """The same of a run that somebody else has begun. What the server tells goes to the one who died: we ask."""
-        self._over.set()  # it may be; look at once
+        """The history entry of a run that another process began. The server's messages go to that one, so poll."""
+        self._over.set()  # perhaps it is: look at once
         return await self._ended()
 
     async def _made(self) -> Mapping[str, Any]:
-        """Its entry in the history, once it was put into the queue and has ended."""
+        """Put the run into the queue; gives its history entry, once it has ended."""
         self._may_run = False
         await self._submit()
         return await self._ended()
@@ -134,15 +134,15 @@ class WorkflowRun:
         self._may_run = told.is_taken
         if told.failure is not None:
             raise told.failure
-        # Of a workflow that is only partly sound the server runs that part, and takes it.
+        # The server accepts a workflow of which only a part is sound, and runs that part.
         if not told.is_taken or _has_faults(told.said):
             raise rejected(self._attempt, self._workflow, told.said)
 
     async def _ended(self) -> Mapping[str, Any]:
-        """Its entry in the history.
+        """Wait for the end of the run; gives its history entry.
 
         Raises:
-            UpstreamError: it is lost, or the server is.
+            UpstreamError: the run is lost, or the server does not answer.
         """
         since, failures = time.monotonic(), 0
         self._last_word = since
@@ -161,7 +161,7 @@ class WorkflowRun:
                 failures = 0
 
     async def _silence(self) -> None:
-        """Until it is said to be over, or nothing was said of it for a while."""
+        """Wait until the run is said to be over, or nothing was said of it for a while."""
         while not self._over.is_set():
             left = self._last_word + self._options.poll - time.monotonic()
             if left <= 0:
@@ -171,12 +171,12 @@ class WorkflowRun:
                     await self._over.wait()
 
     async def _look(self, since: float) -> Mapping[str, Any] | None:
-        """Ask what has become of it; None if it goes on."""
+        """Ask the server what has become of the run: its history entry, or None if it goes on."""
         server, name = self._server, self._name
         if self._over.is_set():
             if (entry := await server.history(name)) is not None:
                 return entry
-            self._over.clear()  # told before it is written: look as if nothing had been said
+            self._over.clear()  # said before the history was written: look as if nothing had been said
         position = (await server.queue(since)).position(name)
         if position is None:
             if (entry := await server.history(name)) is not None:
@@ -188,10 +188,10 @@ class WorkflowRun:
         return None
 
     def _images(self, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """What was saved; what is only shown, where nothing was.
+        """The pictures that were saved; if there are none, those that are only shown.
 
         Raises:
-            UpstreamError: there is neither.
+            UpstreamError: there are none of either.
         """
         outputs = entry.get("outputs") or {}
         nodes = self._workflow.outputs or list(outputs)
@@ -211,7 +211,7 @@ class WorkflowRun:
 
 
 def _has_faults(said: bytes) -> bool:
-    """Whether a workflow that was taken was not taken whole; so is what cannot be read."""
+    """Whether the server took a workflow without some of its nodes; yes, too, if its answer cannot be read."""
     try:
         return bool(decode(said)["node_errors"])
     except (MalformedJSON, KeyError, TypeError):

@@ -28,32 +28,32 @@ from gatehook_plugins.vendor_comfyui.listener import Listener
 __all__ = ["Queue", "Server", "Submission"]
 
 _HEARTBEAT: Final = 20.0
-"""Seconds; the server itself never asks whether we are still there."""
+"""Seconds between pings on the socket; the server itself sends none."""
 _FRESH: Final = 0.4
-"""Seconds for which several runs share one look at the queue: it holds the workflows of all who wait."""
+"""Seconds for which several runs share one answer about the queue, which is long: it holds all waiting workflows."""
 _CANCEL_FOR: Final = 30.0
 """Seconds after which a run that cannot be stopped is left alone."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _VIEW_PAUSES: Final = (0.1, 1.0)
-"""Seconds before a picture is fetched once more."""
+"""Seconds before each further try to fetch a picture."""
 
 
 class Queue(Struct, frozen=True):
-    """Who runs and who waits, in their order, by the ids of runs; asked for at `at`, in monotonic seconds."""
+    """The ids of the runs that run and wait, the latter in their order, as they were `at` (monotonic seconds)."""
 
     at: float
     running: frozenset[str]
     pending: Sequence[str]
 
     def position(self, name: str) -> int | None:
-        """How many are before a run: 0 if it runs; None if it is not there."""
+        """How many runs are before this one: 0 if it runs; None if it is not in the queue."""
         if name in self.running:
             return 0
         return len(self.running) + self.pending.index(name) if name in self.pending else None
 
 
 class Submission(Struct, frozen=True):
-    """What came of putting a run into the queue; `said` is the server's word of the workflow, if it has read it."""
+    """What came of submitting a run; `said` is the server's answer, if it has read the workflow."""
 
     is_taken: bool
     said: bytes = b""
@@ -61,7 +61,7 @@ class Submission(Struct, frozen=True):
 
 
 class Server:
-    """Speaks ComfyUI's API. It never sends `Origin`, and never interrupts without saying whom."""
+    """Speaks ComfyUI's API. It never sends `Origin`, and never interrupts without naming a run."""
 
     def __init__(self, egress: Egress, target: Target, headers: Mapping[str, str]) -> None:
         """`target` is any deployment there; `headers` go with every request."""
@@ -74,13 +74,13 @@ class Server:
         self._looking = asyncio.Lock()
         self._is_closing = False
         self._chores: set[asyncio.Task[None]] = set()
-        """What nobody waits for: runs to be stopped or forgotten."""
+        """Requests that nobody waits for: runs to be stopped or forgotten."""
 
     async def submit(self, name: str, prompt: Mapping[str, Any], client_id: str) -> Submission:
         """Put a run into the queue, under an id of our own.
 
         Raises:
-            UpstreamError: the line was cut, and nobody knows whether it is there.
+            UpstreamError: the connection was cut, and it is not known whether the run is in the queue.
         """
         body = {"prompt": prompt, "prompt_id": name, "client_id": client_id}
         async with await self._request("POST", "/prompt", body) as upstream:
@@ -89,10 +89,10 @@ class Server:
             return Submission(False, failure=await from_answer(self._target, upstream))
 
     async def queue(self, since: float) -> Queue:
-        """Who is there, as asked for after `since`, in monotonic seconds.
+        """The queue, as it was at `since` (monotonic seconds) or later.
 
         Raises:
-            UpstreamError: it cannot be told.
+            UpstreamError: the server does not answer.
         """
         async with self._looking:
             known = self._queue
@@ -109,19 +109,19 @@ class Server:
             return self._queue
 
     async def history(self, name: str) -> Mapping[str, Any] | None:
-        """What became of a run; None while it is not over, or if nobody knows it.
+        """The history entry of a run; None while it is not over, or if the server does not know it.
 
         Raises:
-            UpstreamError: it cannot be told.
+            UpstreamError: the server does not answer.
         """
         entry: Mapping[str, Any] | None = (await self._get(f"/history/{quote(name, safe='')}")).get(name)
         return entry
 
     async def view(self, image: Mapping[str, Any]) -> bytes:
-        """A picture that was saved. It was long in the making: a line that breaks is not the end of it.
+        """A picture that was saved; tried several times, as it took long to make.
 
         Raises:
-            UpstreamError: it is gone, or cannot be had.
+            UpstreamError: it is gone, or cannot be fetched.
         """
         place = {"filename": image["filename"], "subfolder": image.get("subfolder", ""), "type": image["type"]}
         for pause in _VIEW_PAUSES:
@@ -143,10 +143,10 @@ class Server:
             raise await from_answer(self._target, upstream)
 
     async def remaining(self) -> int:
-        """How many runs wait or run there.
+        """How many runs wait or run at the server.
 
         Raises:
-            GatewayError: it cannot be told.
+            GatewayError: the server does not answer.
         """
         told = (await self._get("/prompt"))["exec_info"]["queue_remaining"]
         if self.listener.remaining is not None:
@@ -154,10 +154,10 @@ class Server:
         return int(told)
 
     async def node_kind(self, kind: str) -> Mapping[str, Any] | None:
-        """What the server knows of a class of nodes; None if there is none.
+        """What the server says of a class of nodes; None if it does not have that class.
 
         Raises:
-            GatewayError: it cannot be told.
+            GatewayError: the server does not answer.
         """
         known: Mapping[str, Any] | None = (await self._get(f"/object_info/{quote(kind, safe='')}")).get(kind)
         return known
@@ -167,7 +167,7 @@ class Server:
         self._do(self._stop(name))
 
     def clear(self, is_left: Callable[[str], bool]) -> None:
-        """Stop all runs of such ids, without waiting for it."""
+        """Stop all runs whose ids `is_left` accepts, without waiting for it."""
         self._do(self._clear(is_left))
 
     def forget(self, name: str) -> None:
@@ -175,7 +175,7 @@ class Server:
         self._do(self._post("/history", {"delete": [name]}))
 
     async def close(self, patience: float) -> None:
-        """End what is being done, after so many seconds at most."""
+        """Wait at most `patience` seconds for requests under way, then cancel them, and close the socket."""
         self._is_closing = True
         if self._chores:
             await asyncio.wait(self._chores, timeout=patience)
@@ -184,9 +184,9 @@ class Server:
         await self.listener.close()
 
     async def _stop(self, name: str) -> None:
-        """Ask until it is gone: an interruption that comes while a run begins is lost, and always answered by 200.
+        """Ask until the run is gone: an interruption while it begins is lost, though always answered by 200.
 
-        One is sent only while ours runs: old servers do not look at whom it is for.
+        Interrupt only while this run is the one that runs: old servers stop whichever that is.
         """
         pause, end = _FIRST_PAUSE, time.monotonic() + _CANCEL_FOR
         while time.monotonic() < end:
@@ -199,7 +199,7 @@ class Server:
                 if name in queue.running:
                     await self._post("/interrupt", {"prompt_id": name})
             except GatewayError:
-                if self._is_closing:  # nobody is there, and nobody will be here
+                if self._is_closing:  # the server does not answer, and this process ends
                     return
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,4 +1,4 @@
-"""What runs are called at their servers, so that those of a job are found again when the process that began them died.
+"""The ids of runs at their servers, by which those of a job are found again when the process that began them has died.
 
 Ids are UUIDs, as ComfyUI makes them itself. That of a job's run is derived: from the job and the number of its run,
 which can be read off it, and from what is run. So the next run of the job knows what an earlier one has begun, without
@@ -20,18 +20,18 @@ _RUNS_BACK, _TRIES = 8, 4
 
 
 class Trace:
-    """The ids of one call's runs. A call that is no job has ids that tell nothing, and there is nothing before it."""
+    """The ids of one call's runs. For a call that is no job they are random, and no earlier runs are looked for."""
 
     def __init__(self, job: str, run: int) -> None:
-        """`job` is "" for none; `run` counts from 1: 0 stands before them all, as if none were its own."""
+        """`job` is "" for a call that is none; `run` counts from 1. With 0, all runs of the job are earlier ones."""
         self._job = job
         self._run = run
         self._tries = Counter[tuple[str, int]]()
         self._digits = hashlib.sha256(job.encode()).hexdigest()[:12]
         self.is_again = bool(job) and run > 1
-        """Whether something may be left of earlier runs."""
+        """Whether earlier runs may have left something at servers."""
         self.is_tidy = False
-        """Whether somebody has seen to that."""
+        """Whether that has been tidied up."""
 
     def fresh(self, target: Target, part: int) -> str:
         """An id for one more try of a part of the call (counted from 0) at a deployment."""
@@ -65,7 +65,7 @@ class Trace:
 
 
 def trace_of(call: Call) -> Trace:
-    """The call's, which it keeps."""
+    """The trace of a call, which is kept in its state."""
     trace = call.state.get(_STATE)
     if trace is None:
         job, _, run = call.id.rpartition(".")

@@ -50,14 +50,14 @@ from gatehook_plugins.vendor_comfyui.workflow import Workflow, WorkflowError, lo
 __all__ = ["ComfyVendor", "Deployment"]
 
 _SIGN_OF_LIFE: Final = 1.0
-"""Seconds between two while a stream waits for its picture."""
+"""Seconds between two empty batches while a stream waits for its picture."""
 _PATIENCE: Final = 5.0
 """Seconds that runs get to be stopped when the gateway stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A deployment, read."""
+    """A deployment with its options and its workflow, both read, and its server."""
 
     target: Target
     options: Options = field(repr=False)
@@ -111,7 +111,7 @@ class ComfyVendor:
         return await server_faults(known.workflow, known.server)
 
     async def probe(self, target: Target) -> None:
-        """Ask how much there is to do, which the answer is not needed for: the socket tells it too."""
+        """Ask for the length of the queue, only to see whether the server answers."""
         await (await self.deployment(target)).server.remaining()
 
     def waiting(self, target: Target) -> int:
@@ -120,7 +120,7 @@ class ComfyVendor:
         return (known.server.listener.remaining or 0) if known is not None else 0
 
     async def complete(self, attempt: Attempt) -> Completion:
-        """Make pictures; they are the answer, or shown in one."""
+        """Make pictures: they are the answer, or, in a chat, shown in a message."""
         if attempt.call.operation == "images":
             wants_urls(attempt.call, self._files)
         return await self._answer(attempt, await self._draw(attempt, _nothing))
@@ -144,7 +144,7 @@ class ComfyVendor:
             yield []
             opening = builder.open()
             opening.content = True  # from here on it is this answer, or none
-            opening.usage = Usage()  # of which nothing is owed yet
+            opening.usage = Usage()  # a client that leaves now pays nothing
             yield [opening]
             while not drawing.done():
                 await asyncio.wait([drawing], timeout=_SIGN_OF_LIFE)
@@ -159,10 +159,10 @@ class ComfyVendor:
             await asyncio.wait([drawing])
 
     async def deployment(self, target: Target) -> Deployment:
-        """What is known of a deployment; it may change under its key while the gateway runs.
+        """A deployment, read anew if it has changed under its key.
 
         Raises:
-            UpstreamError: its settings are wrong, and nobody has asked `check` before.
+            UpstreamError: its settings are wrong.
         """
         known = self._deployments.get(target.key)
         if known is not None and known.target is target:
@@ -176,7 +176,7 @@ class ComfyVendor:
         return made
 
     def _server(self, target: Target, options: Options) -> Server:
-        """The one for all deployments at this address."""
+        """The server of this deployment, which all with the same address and headers share."""
         headers = dict(options.headers)
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
@@ -213,7 +213,7 @@ class ComfyVendor:
                 draft.add(await run.pictures())
                 self._offer(attempt, draft)
         finally:
-            if trace.is_again:  # what could have been taken over, and was not
+            if trace.is_again:  # stop what could have been taken over, and was not
                 known.server.clear(trace.is_left)
         if attempt.call.progress is not None:
             attempt.call.progress(Progress(1.0, "done"))
@@ -221,7 +221,7 @@ class ComfyVendor:
         return draft.pictures
 
     def _offer(self, attempt: Attempt, draft: Draft) -> None:
-        """Let the client have what there is, should no more come; not if it is strict, nor of a job, which goes on."""
+        """Offer what is made so far as a salvage; not of a strict deployment, nor of a job, which is tried again."""
         call, pictures = attempt.call, draft.pictures
         call.salvage = None
         if 0 < draft.runs < draft.asked.times and not (call.stream or call.reservation or attempt.target.strict):
@@ -229,7 +229,7 @@ class ComfyVendor:
             call.salvage = Salvage(len(pictures), partial(self._answer, attempt, pictures), dropped)
 
     async def _tidy(self, attempt: Attempt, trace: Trace, times: int) -> None:
-        """Stop what earlier runs of a job, whose process died, have left at a server; but what this one takes over."""
+        """Stop what earlier runs of a job have left at servers, but for what this run may take over."""
         trace.is_tidy = True
         here = attempt.target
         ours = frozenset(name for number in range(times) for name in trace.earlier(here, number))
@@ -244,7 +244,7 @@ class ComfyVendor:
         await self._clear(Trace(name, 0).is_left)
 
     async def _clear(self, is_left: Callable[[str], bool]) -> None:
-        """Stop runs of such ids at all servers."""
+        """Stop runs whose ids `is_left` accepts, at all servers."""
         targets = (target for group in self._catalog.groups().values() for target in group)
         for target in {one.base_url: one for one in targets if one.vendor == self.name}.values():
             with contextlib.suppress(UpstreamError):  # its settings are wrong: nothing was ever begun there
@@ -265,7 +265,7 @@ class ComfyVendor:
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Stands for a callback that nobody needs."""
 
 
 _guards: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector], type[Tidier]] = (ComfyVendor,) * 5

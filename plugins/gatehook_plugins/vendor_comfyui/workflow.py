@@ -21,16 +21,16 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "bool": (bool,),
 }
 _LONGEST: Final = 100_000
-"""Letters of a text."""
+"""Characters of a text that a client gives."""
 _ALIASES: Final = {"negative": "negative_prompt"}
 _RESERVED: Final = frozenset({"messages", "stream", "stream_options", "response_format", "size", "user", "async"})
 """Fields of requests that mean something else."""
 _ON_THE_SOCKET: Final = "SaveImageWebsocket"
-"""Its pictures are told once, to an open socket, and can never be asked for again."""
+"""A node that sends its pictures once, to an open socket; they cannot be fetched later."""
 
 
 class WorkflowError(Exception):
-    """The workflow, or what is said of it, cannot work. `faults` holds all that was found."""
+    """The workflow, or what the options say of it, is wrong. `faults` holds everything that was found."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("; ".join(faults))
@@ -38,13 +38,13 @@ class WorkflowError(Exception):
 
 
 def canonical_input(name: str) -> str:
-    """The one name of an input that has two."""
+    """The name of an input, also if it is given by an alias."""
     return _ALIASES.get(name, name)
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something that clients may give: where it goes, and what it may be."""
+    """A value that clients may give: where it goes, and what it may be."""
 
     name: str
     places: Sequence[tuple[str, str]]
@@ -55,10 +55,10 @@ class Input:
     choices: Sequence[str | int | float] | None = None
 
     def read(self, value: Any, param: str = "") -> Any:
-        """The value, if it fits.
+        """The value, checked.
 
         Raises:
-            InvalidRequest: it does not; names `param`.
+            InvalidRequest: it does not fit; the message names `param`.
         """
         param = param or self.name
         if why := self.misfit(value):
@@ -70,7 +70,7 @@ class Input:
         if not isinstance(value, _TYPES[self.type]) or (isinstance(value, bool) and self.type != "bool"):
             return f"expected {'a number' if self.type == 'float' else f'a {self.type}'}".replace("a int", "an int")
         if isinstance(value, str) and len(value) > _LONGEST:
-            return f"longer than {_LONGEST} letters"
+            return f"longer than {_LONGEST} characters"
         if isinstance(value, float) and not math.isfinite(value):
             return "expected a finite number"
         if self.choices is not None and value not in self.choices:
@@ -95,8 +95,8 @@ class Workflow:
     def filled(self, values: Mapping[str, Any], tag: str) -> dict[str, Any]:
         """The workflow with these values, ready to be run.
 
-        The same workflow with the same values is not run again by ComfyUI: it gives the names of the old files, which
-        may be gone. `tag`, of which no two are alike, becomes a part of the names of files, so they are written anew.
+        ComfyUI does not run the same workflow with the same values again, but answers with the names of the old files,
+        which may be gone. `tag` is unique and becomes a part of the files' names, so that they are written anew.
         """
         nodes = copy.deepcopy(dict(self.nodes))
         for name, value in values.items():
@@ -109,11 +109,11 @@ class Workflow:
         return nodes
 
     def input_at(self, node: str, field: str) -> str | None:
-        """The name of the input that goes there; None if none does."""
+        """The name of the input that goes to this field; None if none does."""
         return next((name for name, one in self.inputs.items() if (node, field) in one.places), None)
 
     def called(self, node: str) -> str:
-        """What people call a node."""
+        """A node's title, else its class, for messages."""
         known = self.nodes.get(node)
         if known is None:
             return node
@@ -155,7 +155,7 @@ def load(options: Options, folder: Path) -> Workflow:
 
 
 def _faults(nodes: Any) -> Iterator[str]:
-    """What is wrong with the shape: ComfyUI itself would fall over some of it, or tell only when it runs."""
+    """What is wrong with the form of a workflow: ComfyUI crashes on some of it, or reports it only when it runs."""
     if not isinstance(nodes, dict) or not nodes:
         yield "expected an object of nodes"
     elif isinstance(nodes.get("nodes"), list):
@@ -166,7 +166,7 @@ def _faults(nodes: Any) -> Iterator[str]:
         kinds = {str(node.get("class_type")) for node in nodes.values() if isinstance(node, dict)}
         others = kinds - {_ON_THE_SOCKET}
         if others != kinds and not any("Save" in kind or "Preview" in kind for kind in others):
-            yield f"{_ON_THE_SOCKET} gives its pictures to nobody who comes late; use SaveImage or PreviewImage"
+            yield f"{_ON_THE_SOCKET} sends its pictures only once, so they can be lost; use SaveImage or PreviewImage"
 
 
 def _node_faults(node: Any, nodes: Mapping[str, Any]) -> Iterator[str]:
@@ -185,7 +185,7 @@ def _node_faults(node: Any, nodes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _circles(nodes: Mapping[str, Any]) -> Iterator[str]:
-    """Nodes that wait for each other: of these ComfyUI only says that something is wrong."""
+    """Cycles, of which ComfyUI itself only says that something is wrong."""
     links = {name: [value[0] for value in node["inputs"].values() if _is_link(value)] for name, node in nodes.items()}
     try:
         graphlib.TopologicalSorter(links).prepare()

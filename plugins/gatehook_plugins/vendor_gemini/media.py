@@ -43,7 +43,7 @@ async def fetch_images(conversation: Conversation, egress: Egress) -> Mapping[st
     """Get the images that clients gave by URL, all at once: Gemini fetches nothing from the web itself.
 
     Raises:
-        InvalidRequest: not to be had, too many, or no image.
+        InvalidRequest: one cannot be fetched, or is no image; or there are too many.
     """
     wanted = {
         one.url: f"{one.path}.url" for one in all_media(conversation) if one.url and not _GOOGLE_FILE.match(one.url)

@@ -68,7 +68,7 @@ class StreamReader:
         self._asked = attempt.payload.get("n") or 1
         self._blocked = False
         self._counts: Any = None
-        """The last ones told, which are only looked at in the end, or where there are more thoughts than before."""
+        """The last counts, which are only looked at in the end, or when there are more thoughts than before."""
         self._thoughts: Any = None
 
     @property
@@ -121,7 +121,7 @@ class StreamReader:
             counts = self._counts
             if chunks and type(counts) is dict and counts.get("thoughtsTokenCount", 0) != self._thoughts:
                 self._thoughts = counts.get("thoughtsTokenCount", 0)
-                chunks[-1].usage = answer.usage(counts)  # who leaves before the end has used them, and the prompt
+                chunks[-1].usage = answer.usage(counts)  # a client that leaves before the end pays for these
         except WireError as error:
             self.fault = error.named(target)
         except MalformedJSON as error:

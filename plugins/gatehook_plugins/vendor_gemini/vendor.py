@@ -130,11 +130,11 @@ class Gemini:
 
 
 async def _last(upstream: Upstream, until: float) -> bytes:
-    """What comes after the last finishReason: mostly the end of the line, b"", as which its loss, or silence, counts.
+    """The next bytes after the last finishReason; b"" at the end, and also if the connection is lost or silent.
 
     Args:
-        upstream: that has told its answer.
-        until: when nobody waits any more, in the loop's time.
+        upstream: an answer that has told all its finish reasons.
+        until: how long to wait, in the loop's time.
     """
     try:
         async with asyncio.timeout_at(until):

@@ -1,4 +1,4 @@
-"""A model that is none: answers, tool calls, delays and failures as the settings say, without any network."""
+"""A mock of a model: answers, tool calls, delays and failures as the settings say, without any network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class VendorMock:
         """[plugins.vendor_mock]."""
 
     def __init__(self, settings: Settings) -> None:
-        """What can be set is set in the `options` of each deployment."""
+        """`settings` has no keys beyond every plugin's; the rest is set in the `options` of each deployment."""
 
     @hookimpl
     def register_vendors(self, gateway: Gateway) -> Iterable[Vendor]:

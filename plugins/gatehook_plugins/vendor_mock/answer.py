@@ -1,4 +1,4 @@
-"""Works out a whole answer before any of it is said, and cuts it into what a stream says."""
+"""Works out a whole answer beforehand, and cuts it into pieces for a stream."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ def _text(ask: Ask, turn: Turn, mode: Mode | None, *, has_calls: bool) -> str | 
 
 
 def _as_json(text: str, ask: Ask, *, own: bool) -> str:
-    """The text if it is fit already (whoever wrote one for a schema knows what to write), else something that is."""
+    """A JSON object: the text, if it is one (one from the options is trusted to fit the schema), else a made-up one."""
     if (own or ask.schema is None) and _is_object(text):
         return text
     return encode({"text": text} if ask.schema is None else _instance(ask.schema, "response_format")).decode()

@@ -34,7 +34,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     may_think: bool = False
-    """Whether reasoning has a place in the answer."""
+    """Whether the answer can hold reasoning."""
     may_call: bool = False
     """Whether tool calls are allowed."""
     forced: Sequence[Mapping[str, Any]] = ()
@@ -165,7 +165,7 @@ def _stop(payload: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _cap(payload: Mapping[str, Any], cap: int | None, *, least: int = 1) -> int | None:
-    """The newer name wins; the deployment's limit is above both."""
+    """The most tokens of an answer: by `max_completion_tokens`, else `max_tokens`, and never above `cap`."""
     asked = [number(payload, name, least=least, most=2**31) for name in ("max_completion_tokens", "max_tokens")]
     limits = [limit for limit in (next((one for one in asked if one is not None), None), cap) if limit is not None]
     return min(limits, default=None)

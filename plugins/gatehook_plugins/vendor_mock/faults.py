@@ -18,7 +18,7 @@ async def silence() -> NoReturn:
 
 
 async def strike(fault: FaultOptions) -> None:
-    """Let it happen to a stream; a cut returns, and the stream has to end there and then.
+    """Let a fault strike a stream. Returns only for a cut: then the stream has to end at once.
 
     Raises:
         GatewayError: for whatever a vendor's translation would raise.
@@ -37,7 +37,7 @@ async def strike(fault: FaultOptions) -> None:
 
 
 async def fail(fault: FaultOptions) -> NoReturn:
-    """Let it happen to a plain answer.
+    """Let a fault strike a plain answer.
 
     Raises:
         GatewayError: for whatever a vendor's translation would raise.

@@ -24,7 +24,7 @@ class _Table(BaseModel):
 
 
 class ToolCallOptions(_Table):
-    """One tool call. Arguments are a table, or a text as the model would write it: also one that is no JSON."""
+    """One tool call. Arguments are a table, or a text as the model would write it, which need not be JSON."""
 
     name: str = Field(min_length=1)
     arguments: Any = {}
@@ -103,7 +103,7 @@ class Options(Turn):
     """
 
     mode: Mode | None = None
-    """What is meant is mostly clear without: a `script` is played, a `text` or `tool_calls` are the fixed answer."""
+    """Mostly not needed: without it a `script` is played, and a `text` or `tool_calls` are the fixed answer."""
     script: tuple[Turn, ...] = ()
     chunk_size: int | None = Field(default=None, ge=1)
     """Characters in a chunk of a stream; if not given, each chunk is a word."""

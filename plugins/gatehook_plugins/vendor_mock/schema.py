@@ -14,7 +14,7 @@ from gatehook import encode
 __all__ = ["SchemaTooLarge", "instance"]
 
 _MAX_SIZE: Final = 50_000
-"""About the letters in one instance. Schemas come from clients, and a minLength is quickly written."""
+"""About as many characters as one instance may have: schemas come from clients, and may ask for any length."""
 _MAX_DEPTH: Final = 60
 _PREFER_NULL: Final = 6
 """From this depth on a value that may be null is null: this is what ends recursive schemas."""

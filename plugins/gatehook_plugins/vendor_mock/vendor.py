@@ -37,7 +37,7 @@ __all__ = ["MockVendor"]
 
 @dataclass(slots=True)
 class _Deployment:
-    """What is remembered of a deployment: its options, read, and how many requests it has had."""
+    """What is remembered of a deployment: its options, as written and as read, and how many requests it has had."""
 
     written: Mapping[str, Any]
     options: Options
@@ -69,7 +69,7 @@ class MockVendor:
         return option_faults(target.options)
 
     async def probe(self, target: Target) -> None:
-        """Nobody is there who could be away."""
+        """Always succeed: there is no server that could be away."""
 
     async def complete(self, attempt: Attempt) -> Completion:
         """A whole answer, after `first_delay`."""
@@ -117,7 +117,7 @@ class MockVendor:
         """The deployment's options, and what its next request gets.
 
         Raises:
-            UpstreamError: the options are wrong, and nobody has asked `check` before.
+            UpstreamError: the options are wrong.
         """
         known = self._deployments.get(target.key)
         if known is None or (known.written is not target.options and known.written != target.options):

@@ -12,16 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["VendorOpenAI"]
 
 
-class VendorOpenAISettings(Section):
-    """[plugins.vendor_openai]."""
-
-
 class VendorOpenAI:
     """Provides the vendor "openai"."""
 
-    Settings = VendorOpenAISettings
+    class Settings(Section):
+        """[plugins.vendor_openai]."""
 
-    def __init__(self, settings: VendorOpenAISettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         """`settings` has no keys beyond every plugin's."""
 
     @hookimpl

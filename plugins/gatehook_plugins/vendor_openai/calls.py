@@ -1,8 +1,8 @@
-"""Tool calls as clients put them together: numbered from 0 in their choice, told their id once, arguments as a text.
+"""Mends tool calls so that clients can join their fragments: numbered from 0, ids told once, arguments as a text.
 
-Some servers number all of them 0, count from 1, leave gaps or give no index; some repeat a call's id with each
-fragment, or make up another one. The official SDKs join what has the same index, ids too, and fail where one is left
-out. Mistral leaves out a call's type, and some servers say nothing where there are no arguments, which is no JSON.
+Some servers number all calls 0, count from 1, leave gaps or give no index; some repeat a call's id with each fragment,
+or make up another one. The official SDKs join all fields of fragments with the same index, ids too, and fail without
+an index. Mistral leaves out a call's type, and some servers say nothing where there are no arguments, which is no JSON.
 """
 
 from collections.abc import Mapping
@@ -39,14 +39,14 @@ class Numbers:
         self._choices: dict[int, _Choice] = {}
 
     def mended(self, event: Event, raw: bytes) -> bytes:
-        """The event with its fragments of calls as they should have been; `event` is changed so, too.
+        """The event with mended fragments of calls, as JSON; `event` is changed in the same way.
 
         Args:
-            event: any.
-            raw: it, or what is left of its choices, as JSON.
+            event: any event.
+            raw: the same as JSON, with the same choices.
 
         Raises:
-            msgspec.ValidationError: what stands in the calls' place is none.
+            msgspec.ValidationError: its tool calls are no such calls.
         """
         mended: dict[tuple[int, int], Any] = {}
         owed: dict[int, list[Any]] = {}
@@ -82,12 +82,12 @@ class _Choice:
         self._bare: set[int] = set()
         """Those of functions that have no arguments yet."""
         self._ids: list[str] = []
-        """As the server told them; "" where it did not."""
+        """The ids of all calls, as the server told them; "" where it told none."""
         self._numbers: dict[int | None, int] = {}
-        """Of the calls that were begun last, by the index that the server gives them; None: it gives none."""
+        """By the index that the server gives (None for none), the number of the call that it began last there."""
 
     def mended(self, call: dict[str, Any]) -> dict[str, Any]:
-        """A fragment as it should have been; itself if it is."""
+        """The fragment mended; the same object, if nothing is wrong with it."""
         place = call["index"] if isinstance(call.get("index"), int) else None
         given = _id(call)
         named = bool(_function(call).get("name"))
@@ -112,7 +112,10 @@ class _Choice:
         return [{"index": number, "function": {"arguments": "{}"}} for number in bare]
 
     def _is_another(self, number: int, place: int | None, given: str) -> bool:
-        """Whether a name at this place begins another call. Who tells no calls apart sends each of them whole."""
+        """Whether a name at this place begins another call: by its id, or, without ids and indices, always.
+
+        Servers that give neither send each call in one piece.
+        """
         known = self._ids[number]
         return known not in ("", given) if given else not known and place is None
 
@@ -135,10 +138,10 @@ class _Choice:
 
 
 def mended_calls(calls: Any) -> Any:
-    """The calls of a whole answer, each with an id, a type, and arguments as JSON; themselves if they are so.
+    """The calls of a whole answer, each with an id, a type, and arguments as JSON; the same object, if they are so.
 
     Raises:
-        msgspec.ValidationError: they are none.
+        msgspec.ValidationError: they are no tool calls.
     """
     msgspec.convert(calls, _Calls)
     mended = [_mended(call) for call in calls]
@@ -160,7 +163,7 @@ def _mended(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id(call: Mapping[str, Any]) -> str:
-    """Its id; some servers count."""
+    """A call's id as a text; some servers use numbers."""
     given = call.get("id")
     return "" if given is None else str(given)
 

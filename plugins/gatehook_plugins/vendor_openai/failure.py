@@ -31,15 +31,15 @@ _STATUS_OF_CODE = {
     "service_unavailable": 503,
     "tokens": 429,
 }
-"""The HTTP status that an error stands for which came with a 200, or in a stream. The last of the types are OpenAI's
-own, of rate limits: per minute, so many requests or tokens."""
+"""The HTTP status that an error stands for, by its code or type, if it came with a 200 or in a stream. "requests" and
+"tokens" are OpenAI's types for limits of so many a minute."""
 
 
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     """The error of an answer that is not a 200."""
     body = await upstream.read_error()
     status = upstream.status
-    # What is no error is half an answer, and holds no words.
+    # A body that came with less than 400 is no error object, so nothing is read from it.
     message, code, param = _told(target, body) if status >= 400 else ("", None, None)
     return upstream_error(
         target.vendor,
@@ -53,7 +53,7 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
 
 
 def from_body(target: Target, error: Any) -> GatewayError:
-    """The error object found in an answer that pretended to be a 200, or in a stream."""
+    """The error for an error object that was found in a 200, or in a stream."""
     message, code, param = _fields(error)
     status = _status(error) if isinstance(error, Mapping) else None
     if status is None:
@@ -76,7 +76,7 @@ def malformed(target: Target, what: str) -> UpstreamError:
 
 
 def bare(raw: bytes) -> Mapping[str, Any] | None:
-    """The error that stands for itself, without an "error" around it (vLLM's older form, FastAPI's), if it is one."""
+    """The answer, if it is an error object without an "error" around it (vLLM's older form, FastAPI's), else None."""
     data = decode(raw)
     if not isinstance(data, dict):
         return None
@@ -99,7 +99,8 @@ def _told(target: Target, body: bytes) -> tuple[str, str | None, str | None]:
     try:
         data = decode(body)
     except MalformedJSON:
-        # HTML pages of proxies say nothing to a client; short plain text does. Half a key would not be known.
+        # HTML pages of proxies say nothing to a client; short plain text does. Redacted before it is cut: half a key
+        # would not be recognised.
         text = redact(body.decode("utf-8", "replace").strip(), target.secrets())[:300]
         return ("" if text.startswith("<") else text), None, None
     for _ in range(3):  # {"error": …}, [{"error": …}], {"errors": [{…}]}, or nothing around it

@@ -1,4 +1,4 @@
-"""Getting pictures that a server gives by URLs of its own, before these are gone."""
+"""Fetches pictures that a server gives by URLs of its own, before these expire."""
 
 import asyncio
 import base64
@@ -18,10 +18,10 @@ _PATIENCE: Final = 30.0
 
 
 async def fetched(egress: Egress, target: Target, url: object) -> Picture | None:
-    """The picture behind a URL of an answer; None if it cannot be had, or is none: the log tells why.
+    """The picture behind a URL of an answer; None if it cannot be fetched, or is no picture: the log tells why.
 
-    The deployment's own server is asked wherever it stands. Any other is asked as one that a client names is: only on a
-    public address. Neither gets the deployment's key.
+    The deployment's own server may be at any address, as the operator named it; another only at a public one, as with
+    URLs of clients. Neither gets the deployment's key.
     """
     if not isinstance(url, str):
         return None
@@ -34,16 +34,16 @@ async def fetched(egress: Egress, target: Target, url: object) -> Picture | None
         return None
     kind = sniff(data[:16])
     if not kind.startswith("image/"):
-        log.warning("%s: what is behind a picture's URL is none, the client gets the URL", target.key)
+        log.warning("%s: what is behind a picture's URL is no picture, the client gets the URL", target.key)
         return None
     return Picture(data, kind)
 
 
 async def _read(egress: Egress, target: Target, url: str) -> bytes:
-    """What is behind it.
+    """The bytes behind a URL.
 
     Raises:
-        GatewayError: it cannot be had. ValueError: it is no URL.
+        GatewayError: they cannot be fetched. ValueError: it is no URL.
     """
     if url.startswith("data:"):
         return base64.b64decode(data_uri(url, param="url").base64)

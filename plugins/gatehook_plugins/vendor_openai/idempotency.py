@@ -1,4 +1,4 @@
-"""The key by which a server knows that a request is one it has had before, and need not be made, or paid, twice."""
+"""Idempotency keys: by them a server recognises a request that it has had before, and does not make it twice."""
 
 import re
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from gatehook import Attempt, Call
 __all__ = ["is_header_name", "key"]
 
 _HEADER: Final = "Idempotency-Key"
-"""Of clients, who know by it what they ask again."""
+"""The header by which clients of the gateway name a request that they repeat."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -44,9 +44,9 @@ def key(attempt: Attempt, *options: object) -> str:
 
 
 def _asked_by(call: Call) -> tuple[str, ...]:
-    """What the request is, to the gateway: by its client's own key, or else the job or the call that it belongs to.
+    """What identifies the request: its client's own key, or else the job or the call that it belongs to.
 
-    A client's key is its own: another caller with the same one asks for something else.
+    A client's key counts with its caller: the same key of another caller means another request.
     """
     if (given := call.headers.get(_HEADER, "")) != "":
         return "client", call.principal.id, given

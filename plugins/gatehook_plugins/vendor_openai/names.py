@@ -1,4 +1,4 @@
-"""Names of tool calls, told once and whole: some servers write them in pieces, some repeat them with each fragment.
+"""Mends names of tool calls: told once and whole. Some servers write them in pieces, or repeat them with each fragment.
 
 Many clients take a call's name from its first fragment, others join whatever comes. So the event that begins a call is
 held back until the next one of its choice, which tells whether the name goes on; after that the name is taken out of
@@ -14,7 +14,7 @@ from gatehook_plugins.vendor_openai.peek import Event, EventChoice
 __all__ = ["Names", "tells_calls"]
 
 _Place = tuple[int, int]
-"""A choice's index, and its call's."""
+"""The index of a choice, and that of a call in it."""
 
 _Passed = tuple[bytes, int]
 """An event as JSON, and how many of its choices have content."""
@@ -31,7 +31,7 @@ class _Known:
 
 
 class _Held:
-    """An event of one choice that waits."""
+    """An event of one choice that is held back."""
 
     __slots__ = ("begun", "contents", "grown", "raw")
 
@@ -39,9 +39,9 @@ class _Held:
         self.raw = raw
         self.contents = contents
         self.begun = begun
-        """The calls that it begins."""
+        """The places of the calls that it begins."""
         self.grown = False
-        """Whether their names have gone on since."""
+        """Whether a later event has added to their names."""
 
 
 class Names:
@@ -51,15 +51,15 @@ class Names:
 
     def __init__(self) -> None:
         self.held: dict[int, _Held] = {}
-        """What waits, by its choice."""
+        """Events that are held back, by the index of their choice."""
         self._known: dict[_Place, _Known] = {}
 
     def passed(self, event: Event, raw: bytes, contents: int) -> list[_Passed]:
-        """What goes out now: what waited for this event, and what is left of it, unless it is to wait itself.
+        """What goes out now: what was held back until this event, and what is left of it, unless it is held back, too.
 
         Args:
-            event: the next one.
-            raw: it, as JSON.
+            event: the next event.
+            raw: the same as JSON.
             contents: how many of its choices have content.
         """
         choices = event.choices or []
@@ -85,14 +85,14 @@ class Names:
         return [*out, (left, contents)]
 
     def _released(self, choice: int) -> list[_Passed]:
-        """What waited in this choice: something else has come."""
+        """What was held back in this choice, now that something else has come."""
         held = self.held.pop(choice, None)
         if held is None:
             return []
         return [(self._with_whole_names(held.raw) if held.grown else held.raw, held.contents)]
 
     def _goes_on(self, place: _Place, call: Mapping[str, Any]) -> bool:
-        """Whether this name is one told before, or goes on with one held back. Whatever else it is, it goes through."""
+        """Whether this name repeats one told before, or goes on with one held back; if neither, it goes out."""
         known, given, name = self._known.get(place), call.get("id"), call["function"]["name"]
         held = self.held.get(place[0])
         begun = held is not None and place in held.begun

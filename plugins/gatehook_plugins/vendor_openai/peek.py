@@ -11,7 +11,7 @@ __all__ = ["Delta", "Event", "EventChoice", "Whole", "read_any_usage", "read_eve
 
 
 class Delta(Struct):
-    """What a streamed choice adds. Any: servers disagree about the types, and only presence matters here."""
+    """What a streamed choice adds. Fields are `Any` as servers disagree about types, and only presence matters here."""
 
     role: Any = None
     content: Any = None
@@ -167,14 +167,14 @@ def _details(given: Any) -> Details | None:
 
 
 def _all(total: int) -> Usage | None:
-    """Where only the total is told, as Voyage does of embeddings, it is the prompt's; None if not even that is."""
+    """The usage where only the total is told, as Voyage does for embeddings: all of it the prompt's; None for 0."""
     return Usage(total) if total else None
 
 
 def _left_out(part: int, more: int) -> int:
-    """A part's tokens, if the total has so many more than its parts.
+    """The tokens of a part, if the total has just so many more than its parts.
 
-    xAI does not count those of reasoning to the answer, Mistral not those of sound to the prompt.
+    xAI leaves the tokens of reasoning out of the answer, Mistral those of sound out of the prompt.
     """
     return part if part == more else 0
 

@@ -38,13 +38,13 @@ from gatehook_plugins.vendor_openai.splice import mentions, with_model, without
 __all__ = ["PictureReader", "picture_body"]
 
 _GIVES_NO_URLS: Final = re.compile(r"(.*/)?(chat)?gpt-image.*")
-"""OpenAI's models that answer base64 only, and refuse to be asked which."""
+"""OpenAI's models that answer base64 only, and refuse a request with `response_format`."""
 _ABSURD: Final = 10**15
 _NOTHING: Final = (b"null", b'""', b"{}")
 
 
 class _Entry(Struct):
-    """One of the list; nothing of it is decoded."""
+    """One entry of the answer's list; its fields are not decoded."""
 
     url: Raw | UnsetType = UNSET
     b64_json: Raw | UnsetType = UNSET
@@ -77,7 +77,7 @@ class PictureReader:
         self._wanted = attempt.call.payload.get("response_format")
 
     async def answer(self, raw: bytes, whole: Whole) -> Completion:
-        """It, under its public name, with each picture in the form that was asked for.
+        """The answer under the model's public name, with each picture in the form that was asked for.
 
         Raises:
             UpstreamError: it is not what the API promises. Unavailable: the store of files is away, or full.
@@ -93,28 +93,28 @@ class PictureReader:
             answer = decode(raw)
             given = [(entry, _given(entry)) for entry in answer["data"]]
         except (MalformedJSON, binascii.Error, TypeError, KeyError, ValueError, AttributeError):
-            raise failure.malformed(self._attempt.target, "the answer holds a picture that is none") from None
+            raise failure.malformed(self._attempt.target, "the answer holds a picture that cannot be read") from None
         pictures = await asyncio.gather(*(self._picture(entry, picture) for entry, picture in given))
         answer["data"] = [await self._entry(entry, one) for (entry, _), one in zip(given, pictures, strict=True)]
         return Completion(raw=encode(answer), usage=usage)
 
     def _concerns(self, raw: bytes) -> bool:
-        """Whether there may be a picture in another form than the one that the client shall get."""
+        """Whether there may be a picture in another form than the client shall get."""
         if self._wanted == "b64_json":
             return mentions(raw, "url")
         return self._files is not None and (mentions(raw, "url") or self._wanted == "url")
 
     async def _picture(self, entry: Mapping[str, Any], given: Picture | None) -> Picture | None:
-        """What is to be put into another form: given as base64, or fetched; None for what stays as it is."""
+        """The picture to be put into another form: as given in base64, or fetched; None if the entry stays as it is."""
         if given is not None:
             return given if self._wanted == "url" and self._files is not None else None
         return await fetched(self._egress, self._attempt.target, entry["url"]) if entry.get("url") else None
 
     async def _entry(self, entry: dict[str, Any], picture: Picture | None) -> dict[str, Any]:
-        """One of the list as the client shall get it.
+        """One entry of the list as the client shall get it.
 
         Raises:
-            Unavailable: it has no URL, and cannot be kept.
+            Unavailable: a URL is wanted, the server gave none, and the file store does not take the picture.
         """
         if picture is not None:
             others = {name: value for name, value in entry.items() if name not in ("url", "b64_json")}
@@ -131,7 +131,7 @@ class PictureReader:
 
 
 def _given(entry: Mapping[str, Any]) -> Picture | None:
-    """A picture that came as base64; None for one that has a URL, or was not made."""
+    """The picture of an entry that holds base64; None for one that has a URL, or was not made."""
     if not entry.get("b64_json"):
         return None
     data = base64.b64decode(entry["b64_json"], validate=True)
@@ -139,7 +139,7 @@ def _given(entry: Mapping[str, Any]) -> Picture | None:
 
 
 def _usage(whole: Whole) -> Usage:
-    """Tokens, of models that are paid by them, and pictures: of several, one may not have been made."""
+    """Tokens, of models that are paid by them, and how many pictures were made, which may be fewer than asked for."""
     told = whole.usage if isinstance(whole.usage, dict) else {}
     tokens = [told.get("input_tokens"), told.get("output_tokens")]
     prompt, completion = (one if type(one) is int and 0 <= one < _ABSURD else 0 for one in tokens)
@@ -147,7 +147,7 @@ def _usage(whole: Whole) -> Usage:
 
 
 def _is_made(raw: Raw) -> bool:
-    """Whether an entry is a picture: it has one, or at least says nothing of an error."""
+    """Whether an entry is a picture: it holds one, or at least no error."""
     try:
         entry = _read_entry(raw)
     except msgspec.MsgspecError:

@@ -46,10 +46,10 @@ def has_two_models(raw: bytes) -> bool:
 
 
 def _may_spell(raw: bytes) -> bool:
-    r"""Whether \u006x may spell a letter of "model": then nothing is certain.
+    r"""Whether a letter of "model" may be spelt as \u006x somewhere: then counting `"model"` proves nothing.
 
-    Mostly there is no backslash, and one byte is found several times faster than a word. (`in` would first make an
-    error of what is sought being no number.)
+    Mostly there is no backslash, and one byte is found several times faster than a word. (By `find`, since `in` first
+    tries its left side as a number, at the cost of an exception.)
     """
     return raw.find(b"\\") >= 0 and raw.find(b"\\u006") >= 0
 

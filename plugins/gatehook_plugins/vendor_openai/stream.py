@@ -27,7 +27,7 @@ from gatehook_plugins.vendor_openai.template import Template
 __all__ = ["StreamReader", "chunks_of"]
 
 _LESSONS = 16
-"""Templates tried to learn in one stream; where they do not fit after that, events are just decoded."""
+"""How often a template is learnt in one stream; if none fits after that, events are just decoded."""
 
 
 def chunks_of(data: bytes) -> Sequence[Chunk]:
@@ -69,7 +69,7 @@ class StreamReader:
         self._open: set[int] = set()
         self._closed: set[int] = set()
         self._ended_again: set[int] = set()
-        """Choices whose end the event in hand tells, though it was told before."""
+        """Choices whose finish reason the current event repeats."""
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
         self._role_again: set[int] = set()
@@ -86,7 +86,7 @@ class StreamReader:
         self.done = False
         """Whether [DONE] has come; what follows it is of no interest."""
         self.failure: GatewayError | None = None
-        """What went wrong after the frames given last: they are as good as if they had come alone."""
+        """What went wrong after the frames that were given last, which are good all the same."""
 
     def read(self, whole: bytes) -> Frames:
         """The frames of the events that arrived together; `failure` is set if one was bad, or told an error.
@@ -122,7 +122,7 @@ class StreamReader:
         return bool(self._closed) and not self._open - self._closed
 
     def rest(self, whole: bytes) -> Frames:
-        """As `read`, for what the end of the line left unterminated: half an event does not spoil a complete answer."""
+        """As `read`, for what came without a final empty line: half an event does not spoil a complete answer."""
         frames = self.read(whole)
         if self.failure is not None and self.failure.code == failure.MALFORMED and self.complete:
             self.failure = None
@@ -177,7 +177,7 @@ class StreamReader:
             try:
                 ordinary = self._pass_calls(event, kept, self._contents - before, out) and ordinary
             except msgspec.ValidationError as error:
-                raise failure.malformed(self._target, f"an event has tool calls that are none: {error}") from None
+                raise failure.malformed(self._target, f"an event has malformed tool calls: {error}") from None
         else:
             out.append(frame(kept))
         if ordinary:
@@ -185,13 +185,13 @@ class StreamReader:
             self._template = Template.learned(block, out[-1]) or self._template
 
     def _pass_calls(self, event: Event, kept: bytes, contents: int, out: list[bytes]) -> bool:
-        """Pass on an event of a stream with tool calls, and what waited for it; whether it only goes on with a call.
+        """Pass on an event of a stream with tool calls; gives whether it begins no call, but goes on with one.
 
         Args:
-            event: any.
-            kept: it, as JSON.
-            contents: how many it was counted for.
-            out: what goes out.
+            event: any event.
+            kept: the same as JSON.
+            contents: how many contents it was counted for.
+            out: the frames that go out, to which it is added, after events that were held back until now.
         """
         self._numbers = self._numbers or Numbers()
         kept = self._numbers.mended(event, kept)
@@ -207,7 +207,7 @@ class StreamReader:
     def _decoded(self, data: bytes) -> tuple[Event, bytes]:
         try:
             if not data.isascii():
-                data.decode()  # what is not looked at here goes to the client unread
+                data.decode()  # `read_event` skips unknown fields, which go to the client: they must be UTF-8, too
             return read_event(data), data
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass
@@ -227,7 +227,7 @@ class StreamReader:
         return failure.malformed(self._target, "an event of the stream is not a JSON object")
 
     def _is_ordinary(self, event: Event) -> bool:
-        """Whether it only adds to a choice already begun: by far the most events do."""
+        """Whether an event only adds to a choice already begun, as by far the most do."""
         choices = event.choices
         if choices is None or len(choices) != 1 or event.usage is not None or event.error:
             return False
@@ -242,7 +242,7 @@ class StreamReader:
         )
 
     def _taken(self, event: Event, raw: bytes) -> bytes | None:
-        """Take note of one event; what the client gets of it, None if it was only for us."""
+        """Take note of one event; gives what the client gets of it, None if nothing."""
         if event.error:
             raise failure.from_body(self._target, event.error)
         if event.choices is None:
@@ -272,14 +272,14 @@ class StreamReader:
         return raw if event.model == self._public else with_model(raw, event.model, self._public)
 
     def _mends_head(self, event: Event) -> bool:
-        """Fix id and `created` at the first event; whether this one differs."""
+        """Fix the stream's id and `created` at its first event; gives whether this event has others."""
         if self._head[0] is None:
             created = event.created if isinstance(event.created, int) and event.created else int(time.time())
             self._head = (event.id or self._own_id, created)
         return (event.id, event.created) != self._head
 
     def _follow(self, choice: EventChoice) -> bool:
-        """Keep track of one choice; whether the event must be mended for it."""
+        """Keep track of one choice; gives whether the event must be mended because of it."""
         index, delta = choice.index, choice.delta
         if index not in self._open:
             self._open.add(index)
@@ -302,7 +302,7 @@ class StreamReader:
         return choice.finish_reason == "stop" and index in self._with_tools
 
     def _mended(self, event: Event, raw: bytes) -> bytes | None:
-        """The event as it should have been; None if nothing is left of it. Choices that go are taken out of both."""
+        """The event mended, as JSON; None if nothing is left of it. Choices that are dropped leave `event`, too."""
         value = decode(raw)
         value["id"], value["created"] = self._head
         value["model"] = self._public
@@ -331,7 +331,7 @@ class StreamReader:
         return encode(value)
 
     def _is_new(self, choice: dict[str, Any]) -> bool:
-        """Whether a choice tells more than its end, which is told once."""
+        """Whether a choice tells more than a finish reason that it repeats, which is taken out."""
         if choice.get("index", 0) not in self._ended_again:
             return True
         choice["finish_reason"] = None

@@ -12,8 +12,8 @@ import msgspec
 
 __all__ = ["Run", "Template"]
 
-# Whatever string of these may change: all else of an event is compared byte by byte, so that the wrong one, if there
-# are several, would only mean that the next event is not alike.
+# The strings that may differ between events. All else is compared byte by byte, so if an event has several of these and
+# the wrong one is taken, the next event is just not recognised.
 _KEYS = tuple(
     b'"%b":%b"' % (name, space)
     for space in (b"", b" ")
@@ -24,7 +24,7 @@ _read_strings = msgspec.json.Decoder(list[str]).decode
 
 
 class Run(NamedTuple):
-    """Events of one form that follow each other: framed for the client, how many have a text, where they end."""
+    """Successive events of one form: framed for the client, how many of them have a text, and where they end."""
 
     framed: bytes
     contents: int
@@ -37,7 +37,7 @@ class Template:
     __slots__ = ("_after", "_before", "_head", "_joint", "_tail")
 
     def __init__(self, came: tuple[bytes, bytes], goes: tuple[bytes, bytes]) -> None:
-        """Each is what stands before and after the text, the empty line at the event's end included."""
+        """Args: what stands before and after the text, as it came and as it goes out, final empty lines included."""
         self._before, self._after = came
         self._head, self._tail = goes
         self._joint = self._tail + self._head
@@ -100,7 +100,7 @@ def _text_after(key: bytes, event: bytes) -> tuple[int, int] | None:
 
 
 def _valid(texts: list[bytes]) -> list[bytes]:
-    """The first of them, as many as are the inside of a JSON string: nothing else of an event can hide in them."""
+    """The texts before the first that is not the inside of one JSON string, and might hide other parts of an event."""
     if _are_strings(texts):
         return texts
     good = 0

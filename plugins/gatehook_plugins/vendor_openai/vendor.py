@@ -95,12 +95,12 @@ class OpenAIVendor:
     parameters: Mapping[Operation, Mapping[str, Parameter]] = {}
 
     def __init__(self, egress: Egress, files: FileStore | None = None) -> None:
-        """`files` keeps pictures that a client wants by URL, of servers that give none."""
+        """`files` keeps pictures that a client wants by URL, where the server gives none, or none that last."""
         self._egress = egress
         self._files = files
         self._prepared: dict[str, _Prepared] = {}
         self._keyed: dict[str, _Prepared] = {}
-        """Those whose requests each have a key of their own: what is to be done for them costs the others nothing."""
+        """Deployments with an `idempotency_header`, kept apart so that it costs calls of all others nothing."""
 
     def check(self, target: Target) -> Sequence[str]:
         """Faults of a deployment's options."""
@@ -215,10 +215,10 @@ def _faults_of_key(options: Options) -> Sequence[str]:
 
 
 async def _rest(target: Target, upstream: Upstream) -> bytes:
-    """An answer that has not all arrived yet.
+    """The body of an answer that has not all arrived yet.
 
     Raises:
-        GatewayError: what it says instead, or that it was cut.
+        GatewayError: it is an error, or was cut.
     """
     async with upstream:
         if upstream.status != 200:
@@ -227,7 +227,7 @@ async def _rest(target: Target, upstream: Upstream) -> bytes:
 
 
 def _latest(attempt: Attempt) -> float:
-    """Until when, in the loop's time, the rest of a finished stream is waited for; nobody waits long for it."""
+    """Until when, in the loop's time, to wait for what follows the last finish reason: the usage, and [DONE]."""
     call = attempt.call
     if call.operation != "chat" or mentions(call.body.raw, "n"):
         return math.inf  # of several choices, or prompts, another may be yet to begin
@@ -235,7 +235,7 @@ def _latest(attempt: Attempt) -> float:
 
 
 async def _last(upstream: Upstream, until: float) -> bytes:
-    """What comes after the last finish reason: the usage and [DONE], or nothing but heartbeats.
+    """The next bytes after the last finish reason: the usage and [DONE], or nothing but heartbeats.
 
     Raises:
         TimeoutError: it took too long. And as `Upstream.receive`.
@@ -277,15 +277,15 @@ def _with_limit(raw: bytes, field: str) -> bytes:
 
 
 def _result(attempt: Attempt, raw: bytes) -> Whole:
-    """The answer, if it is one.
+    """The answer, decoded.
 
     Raises:
-        GatewayError: it is an error, or nothing known.
+        GatewayError: it is an error, or of no known form.
     """
     operation = attempt.call.operation
     try:
         if not raw.isascii():
-            raw.decode()  # what is not looked at here goes to the client unread
+            raw.decode()  # decoders skip unknown fields, which go to the client: they must be UTF-8, too
         whole = read_any_usage(raw) if operation == "images" else read_whole(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         whole = _read_again(attempt.target, raw, error)
@@ -299,7 +299,7 @@ def _result(attempt: Attempt, raw: bytes) -> Whole:
 
 
 def _read_again(target: Target, raw: bytes, error: Exception) -> Whole:
-    """The answer, where it is not as it is meant to be; `error` tells what is wrong."""
+    """The answer, decoded in slower ways that take more; `error` is why the first way did not."""
     if isinstance(error, msgspec.ValidationError):
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return read_any_usage(raw)
@@ -326,7 +326,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
     except msgspec.ValidationError as error:
-        raise failure.malformed(attempt.target, f"the answer has tool calls that are none: {error}") from None
+        raise failure.malformed(attempt.target, f"the answer has malformed tool calls: {error}") from None
     return Completion(raw=raw, usage=usage_of(whole.usage))
 
 
@@ -336,7 +336,7 @@ def _misleads(finish_reason: str | None, calls: Any) -> bool:
 
 
 def _with_calls_told(raw: bytes) -> bytes:
-    """The answer, with tool calls that can be answered, in choices that end with them."""
+    """The answer with its tool calls mended, and finish reasons that tell of them."""
     data = decode(raw)
     for choice in data["choices"]:
         message = choice.get("message") or {}
@@ -348,7 +348,7 @@ def _with_calls_told(raw: bytes) -> bytes:
 
 
 def _no_stream(target: Target, body: bytes) -> Exception:
-    """A stream was asked for and something else came: an error in JSON, or a page of HTML."""
+    """The error for an answer that should have been a stream and is not: an error in JSON, or a page of HTML."""
     try:
         data = decode(body)
     except MalformedJSON:

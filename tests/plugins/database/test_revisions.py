@@ -11,7 +11,7 @@ from sqlalchemy import text
 from gatehook import StartupError
 from gatehook_plugins.database import service
 from gatehook_plugins.database.migrating import history
-from gatehook_plugins.database.revisions import newest
+from gatehook_plugins.database.revisions import head_revision
 
 PACKAGES = [f"gatehook_plugins.{name}.migrations" for name in ("database", "jobs", "ledger", "quota", "tool_policy")]
 
@@ -31,7 +31,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_newest_revision_is_the_one_that_alembic_finds(name: str) -> None:
-    assert newest(name) == history(name).get_current_head() is not None
+    assert head_revision(name) == history(name).get_current_head() is not None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_newest_revision_is_the_one_that_alembic_finds(name: str) -> None:
 def test_whatever_is_not_plain_is_left_to_alembic(package: Path, revisions: list[str], found: str | None) -> None:
     for number, said in enumerate(revisions):
         (package / f"r{number}.py").write_text(f'"""A step."""\n\n{said}\n\n\ndef upgrade(): ...\n')
-    assert newest("own_tables") == found
+    assert head_revision("own_tables") == found
 
 
 async def test_a_second_start_needs_no_alembic(

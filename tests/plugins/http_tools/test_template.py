@@ -118,5 +118,5 @@ def test_a_list_is_several_parameters_and_nothing_is_none() -> None:
 
 
 def test_an_address_has_an_end() -> None:
-    with pytest.raises(InvalidRequest, match="more than 8000 letters"):
+    with pytest.raises(InvalidRequest, match="more than 8000 characters"):
         UrlTemplate("https://h/?q={a}").filled({"a": "x" * 9000})

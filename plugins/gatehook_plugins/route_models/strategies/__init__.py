@@ -15,7 +15,7 @@ from gatehook_plugins.route_models.strategies.weighted import Weighted
 __all__ = ["STRATEGIES", "Strategy", "strategies"]
 
 STRATEGIES: Final = ("priority", "weighted", "round_robin", "least_busy", "lowest_latency", "lowest_cost")
-"""Their names."""
+"""The names of all strategies."""
 
 
 def strategies(loads: Loads, chance: Callable[[], float]) -> Mapping[str, Strategy]:

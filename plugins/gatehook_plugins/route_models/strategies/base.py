@@ -1,4 +1,4 @@
-"""What a strategy is."""
+"""What all strategies have in common."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The one that has the fewest requests to do."""
+"""The strategy least_busy: the deployment with the fewest requests to answer comes first."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["LeastBusy"]
 
 
 class LeastBusy:
-    """By the requests that each deployment has to do, as far as is known; equals take turns."""
+    """Orders by how many requests each deployment has to answer, as far as is known; equals take turns."""
 
     is_fixed = False
     is_measuring = True

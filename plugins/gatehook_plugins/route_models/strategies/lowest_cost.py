@@ -1,4 +1,4 @@
-"""The one that costs least."""
+"""The strategy lowest_cost: the cheapest deployment for this request comes first."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["LowestCost"]
 
 
 class LowestCost:
-    """By what this request is expected to cost; an unknown price counts as the highest, equals take turns."""
+    """Orders by what this request is expected to cost; an unknown price counts as the highest, equals take turns."""
 
     is_fixed = False
     is_measuring = False

@@ -1,4 +1,4 @@
-"""The one that has answered fastest."""
+"""The strategy lowest_latency: the deployment that has answered fastest comes first."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ __all__ = ["LowestLatency"]
 
 
 class LowestLatency:
-    """By the mean time to the first token of streams, or of whole plain calls.
+    """Orders by the mean time to the first token for streams, and to the whole answer for plain calls.
 
-    A deployment that nothing is known of, or not of late, is tried first, by one call at a time.
+    A deployment of which nothing is known, or nothing recent, is tried first, by one call at a time.
     """
 
     is_fixed = False

@@ -1,4 +1,4 @@
-"""As they stand in the settings."""
+"""The strategy priority: always in the order of the settings."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ __all__ = ["Priority"]
 
 
 class Priority:
-    """The first that answers; nothing is shared."""
+    """Leaves the order as it is, so that the first that answers gets all calls."""
 
     is_fixed = True
     is_measuring = False

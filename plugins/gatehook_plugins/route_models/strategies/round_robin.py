@@ -1,4 +1,4 @@
-"""One after another."""
+"""The strategy round_robin: one deployment after another."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ __all__ = ["RoundRobin", "Turns"]
 
 
 class Turns:
-    """Whose turn it is in each tier: by its first deployment, so that a change of the catalog or an alias is no start.
+    """Whose turn it is in each tier, counted in this process.
 
-    A process counts for itself.
+    Counted by the tier's first deployment, so that an alias, or a change of the catalog, does not begin anew.
     """
 
     def __init__(self) -> None:

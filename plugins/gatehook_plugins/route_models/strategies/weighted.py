@@ -1,4 +1,4 @@
-"""By chance, in proportion to the weights."""
+"""The strategy weighted: by chance, in proportion to the weights."""
 
 from bisect import bisect
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from gatehook_plugins.route_models.tiers import Tier
 __all__ = ["Weighted"]
 
 _DRAWN: Final = 3
-"""Places that are drawn; nearly no call comes to those after them."""
+"""Places in the order that are drawn; hardly any call gets beyond them."""
 
 
 class Weighted:
