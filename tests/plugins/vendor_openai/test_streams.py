@@ -121,7 +121,7 @@ def transcripts(event: Make, sse: Make) -> dict[str, tuple[bytes, dict[str, Any]
             {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": '{"a":1}'}}}),
         "a tool's name alone": (
             sse(role, event(tool(0, id="call_1", name="now")), event({}, "tool_calls")),
-            {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": ""}}}),
+            {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": "{}"}}}),
         "a whole tool call with the finish": (
             sse(event({"role": "assistant", **tool(0, "{}", id="call_1", name="now")}, "stop")),
             {"finish": "tool_calls", "tools": {0: {"id": "call_1", "name": "now", "arguments": "{}"}}}),
@@ -168,6 +168,7 @@ async def test_a_transcript_gives_the_same_however_it_is_cut(stream: Ask, event:
 async def test_calls_that_a_server_does_not_tell_apart_pass_as_they_are(stream: Ask, event: Make, sse: Make) -> None:
     """Without ids, all with the same index, a second name is as likely another call's as the same one's."""
     deltas = [tool(0, "{}", name="a"), tool(0, "{}", name="b"), tool(0, '{"x":1}', name="a")]
+    deltas[0]["tool_calls"][0]["type"] = "function"
     run = await stream(sse(event({"role": "assistant"}), *map(event, deltas), event({}, "tool_calls")))
     assert [chunk.data["choices"][0]["delta"] for chunk in run.chunks[1:-1]] == deltas
 
