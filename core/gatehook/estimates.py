@@ -13,7 +13,7 @@ from msgspec import Struct
 from gatehook.groups import Group
 from gatehook.model import Call, Target
 
-__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures"]
+__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures", "look_again"]
 
 BYTES_PER_TOKEN = 4
 """Of text, as is expected."""
@@ -41,6 +41,8 @@ class Estimate(Struct, frozen=True, gc=False):
     prompt_most: int
     completion_most: int
     images: int = 0
+    targets: Sequence[Target] = ()
+    """The deployments that it is made for."""
 
     @property
     def tokens(self) -> int:
@@ -58,25 +60,34 @@ def estimate(call: Call, targets: Sequence[Target]) -> Estimate:
 
     Args:
         call: parsed.
-        targets: the deployments it may go to, fallbacks left out.
+        targets: the deployments it may go to.
 
     Raises:
         InvalidRequest: the body holds what cannot be decoded.
     """
     size = call.size
-    if size is not None:
+    if size is not None and size.targets is targets:
         return size
     group = targets if isinstance(targets, Group) else Group(targets)
     prompt, prompt_most = _prompt(call, group)
     if call.operation in ("embeddings", "images"):
-        size = call.size = _unlike_text(call, group, prompt, prompt_most)
+        size = call.size = _unlike_text(call, group, prompt, prompt_most, targets)
         return size
     limit, times = call.max_tokens, call.choices
     if times is None:
         limit, times = _asked(call)
     most = limit or group.max_tokens or group.context_window or _LONGEST_ANSWER
-    size = call.size = Estimate(prompt, min(most, _EXPECTED_ANSWER) * times, prompt_most, most * times, times)
+    expected = min(most, _EXPECTED_ANSWER) * times
+    size = call.size = Estimate(prompt, expected, prompt_most, most * times, times, targets)
     return size
+
+
+def look_again(call: Call) -> None:
+    """Go by the body from now on: what is asked for is not what the client has written any more."""
+    call.size = None
+    if call.choices:  # 0 says that no text is asked for, whatever the body is like
+        most, call.choices = _asked(call)
+        call.max_tokens = most or None
 
 
 def expected_prompt(call: Call, group: Group) -> int:
@@ -88,13 +99,13 @@ def expected_prompt(call: Call, group: Group) -> int:
     return _prompt(call, group)[0] if call.size is None else call.size.prompt
 
 
-def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int) -> Estimate:
+def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int, targets: Sequence[Target]) -> Estimate:
     """The estimate where the answer is no text: embeddings count nothing, pictures are counted by the piece."""
     if call.operation == "embeddings":
-        return Estimate(prompt, 0, prompt_most, 0)
+        return Estimate(prompt, 0, prompt_most, 0, 0, targets)
     _, times = asked(call)
     most = min(group.max_tokens, _LARGEST_DRAWN) or _LARGEST_DRAWN
-    return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times)
+    return Estimate(prompt, min(most, _DRAWN) * times, prompt_most, most * times, times, targets)
 
 
 def _prompt(call: Call, group: Group) -> tuple[int, int]:

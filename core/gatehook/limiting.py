@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from gatehook.model import Call, Outcome, Principal, Target
 
-__all__ = ["AttemptLimiter", "Limiter", "Permit", "RoundLimiter", "TellingLimiter"]
+__all__ = ["AttemptLimiter", "ChangeLimiter", "Limiter", "Permit", "RoundLimiter", "TellingLimiter"]
 
 
 @runtime_checkable
@@ -47,6 +47,24 @@ class AttemptLimiter(Protocol):
 
         Raises:
             RateLimited: with `retry=Retry.NEXT`, failover goes on to the next deployment.
+        """
+        ...
+
+
+@runtime_checkable
+class ChangeLimiter(Protocol):
+    """What a limiter may also be: one that is asked again when a call is no longer what it was when it was admitted.
+
+    Transforms, tools of the gateway's own and tool policies change requests. An answer from a cache needs nothing.
+    """
+
+    async def admit_change(self, call: Call) -> None:
+        """Reserve what the call may use as it is now, in place of what `admit` has reserved; its permit settles that.
+
+        Nothing may stay reserved beyond that if it is cancelled.
+
+        Raises:
+            RateLimited: over the limit; the call ends.
         """
         ...
 

@@ -358,7 +358,7 @@ class Call(Struct, eq=False):
     """How many answers are to be made; None if the surface does not say, and the body has to be read for it."""
     body: Document = EMPTY
     size: "Estimate | None" = None
-    """How many tokens it will use; set when `estimate` is first asked."""
+    """How many tokens it will use, as last estimated; set when `estimate` is first asked."""
     target: Target | None = None
     """The deployment being tried, and in the end the one that answered."""
     served: str = ""

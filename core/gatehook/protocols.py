@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gatehook.accounts import Usage
 from gatehook.errors import GatewayError
-from gatehook.limiting import AttemptLimiter, Limiter, Permit, RoundLimiter, TellingLimiter
+from gatehook.limiting import AttemptLimiter, ChangeLimiter, Limiter, Permit, RoundLimiter, TellingLimiter
 from gatehook.model import (
     Attempt,
     Call,
@@ -36,6 +36,7 @@ __all__ = [
     "Bounded",
     "Busy",
     "Cache",
+    "ChangeLimiter",
     "Command",
     "Confirmer",
     "Endpoint",

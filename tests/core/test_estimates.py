@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import Call, Document, Group, Operation, Target, encode, estimate, expected_prompt
-from gatehook.estimates import has_pictures
+from gatehook.estimates import has_pictures, look_again
 
 WORDS = st.text(max_size=400)
 
@@ -126,9 +126,37 @@ def test_what_no_surface_has_looked_at_breaks_nothing(messages: Any) -> None:
     assert estimate(call(messages=messages, extra='"image_url"'), []).prompt_most >= 0
 
 
-def test_a_call_is_estimated_once() -> None:
+def test_a_call_is_estimated_once_for_the_same_deployments() -> None:
+    one, short, long = call(messages=say("x")), [target(10)], [target(10), target(1_000)]
+    assert estimate(one, short) is estimate(one, short) is one.size
+    assert estimate(one, long).completion_most == 1_000
+    assert estimate(one, short).completion_most == 10
+
+
+@pytest.mark.parametrize("operation", ["chat", "embeddings", "images"])
+def test_so_is_one_of_any_operation(operation: Operation) -> None:
+    one, group = call(operation, messages=say("x"), input="x", prompt="x"), Group([target()])
+    assert estimate(one, group) is estimate(one, group)
+
+
+def test_what_has_changed_is_estimated_by_its_body() -> None:
     one = call(messages=say("x"))
-    assert estimate(one, [target()]) is estimate(one, [])
+    one.choices, one.max_tokens = 1, 10
+    assert estimate(one, []).completion_most == 10
+    one.body = Document({"messages": say("x"), "max_tokens": 70, "n": 2})
+    look_again(one)
+    assert (estimate(one, []).completion_most, one.max_tokens, one.choices) == (140, 70, 2)
+    one.body = Document({"messages": say("x")})
+    look_again(one)
+    assert estimate(one, []).images == 1
+    assert one.max_tokens is None
+
+
+def test_a_request_for_no_text_is_none_however_it_has_changed() -> None:
+    one = call(messages=say("x"), max_tokens=70)
+    one.choices = 0
+    look_again(one)
+    assert (estimate(one, []).completion_most, one.choices) == (0, 0)
 
 
 def test_pictures_are_estimated_by_the_piece() -> None:

@@ -24,6 +24,7 @@ from gatehook.calls.record import Record
 from gatehook.calls.stages import (
     Concerns,
     Permits,
+    admit_change,
     admit_round,
     authenticate,
     authorize,
@@ -166,7 +167,7 @@ class Pipeline:
 
     async def _looked_up(self, call: Call) -> tuple[Lookup | None, Entry | None]:
         """Let plugins change the request; returns what its answer may be stored under, and the stored answer if any."""
-        concerns = self.concerns
+        concerns, admitted = self.concerns, call.body
         if concerns.passes_on:
             return None, None
         if concerns.transforms:
@@ -175,6 +176,14 @@ class Pipeline:
             concerns.own_tools.offer(call)
         if concerns.tools.policies:
             await concerns.tools.offer(call)
+        key, entry = await self._stored(call)
+        if entry is None and call.body is not admitted:
+            await admit_change(concerns.changing, call)
+        return key, entry
+
+    async def _stored(self, call: Call) -> tuple[Lookup | None, Entry | None]:
+        """What caches have for the call as it is now."""
+        concerns = self.concerns
         key = concerns.answers.key(call)
         if key is None:
             return None, None

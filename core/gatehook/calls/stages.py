@@ -26,11 +26,13 @@ from gatehook.errors import (
     Unavailable,
     WrongResultError,
 )
+from gatehook.estimates import look_again
 from gatehook.groups import Group
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.protocols import (
     AttemptLimiter,
     Authenticator,
+    ChangeLimiter,
     Limiter,
     Permit,
     RoundLimiter,
@@ -45,6 +47,7 @@ __all__ = [
     "Ask",
     "Concerns",
     "Permits",
+    "admit_change",
     "admit_round",
     "authenticate",
     "authorize",
@@ -84,12 +87,15 @@ class Concerns:
     """Seconds of silence in a stream before a sign of life; infinite for none."""
     passes_on: bool = field(init=False)
     """Whether calls only pass through: no plugin transforms or stores answers, offers tools, or judges tool calls."""
+    changing: Sequence[ChangeLimiter] = field(init=False)
+    """The limiters that are asked again about a request that has changed."""
     telling: Sequence[TellingLimiter] = field(init=False)
     """The limiters that also tell a caller's limits."""
 
     def __post_init__(self) -> None:
         looked_into = self.transforms or self.own_tools is not None or self.tools.policies or self.answers.caches
         object.__setattr__(self, "passes_on", not looked_into)
+        object.__setattr__(self, "changing", tuple(one for one in self.limiters if isinstance(one, ChangeLimiter)))
         telling = tuple(one for one in self.limiters if isinstance(one, TellingLimiter))
         object.__setattr__(self, "telling", telling)
 
@@ -201,13 +207,24 @@ def _unrouted(routers: Sequence[Router], call: Call) -> GatewayError:
     return ModelNotFound(f"the model {call.model!r} does not exist; GET /v1/models lists those that do", param="model")
 
 
+async def admit_change(limiters: Sequence[ChangeLimiter], call: Call) -> None:
+    """Ask the limiters about a request that is not what they have admitted.
+
+    Raises:
+        RateLimited: one refused.
+    """
+    look_again(call)
+    for limiter in limiters:
+        await limiter.admit_change(call)
+
+
 async def admit_round(limiters: Sequence[Limiter | AttemptLimiter], call: Call) -> None:
     """Ask the limiters that are asked again before a model is called once more for the same call.
 
     Raises:
         RateLimited: one refused.
     """
-    call.size = None  # the request has grown by what came of the round before
+    look_again(call)  # the request has grown by what came of the round before
     for limiter in limiters:
         if isinstance(limiter, RoundLimiter):
             await limiter.admit_round(call)

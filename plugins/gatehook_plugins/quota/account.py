@@ -190,6 +190,12 @@ class Account:
         self.touched = True
         return True
 
+    def exchange(self, old: Amount, most: Amount) -> bool:
+        """Admit a request with another bound within the lease. If that does not fit, nothing of it is held any more."""
+        self._tokens.held -= old.tokens
+        self._money.held -= old.nano
+        return self.reserve(most)
+
     def settle(self, most: Amount, tokens: int, nano: int) -> None:
         """A request has ended: instead of its bound, hold what it used until that is booked."""
         purse, money = self._tokens, self._money

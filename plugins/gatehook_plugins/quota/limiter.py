@@ -9,6 +9,7 @@ from gatehook import (
     AttemptLimiter,
     Call,
     Catalog,
+    ChangeLimiter,
     Limiter,
     PermissionDenied,
     Permit,
@@ -20,7 +21,7 @@ from gatehook import (
     Unavailable,
     estimate,
 )
-from gatehook_plugins.quota.account import Account, Need
+from gatehook_plugins.quota.account import NOTHING, Account, Need
 from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
 from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
@@ -67,7 +68,9 @@ class QuotaLimiter:
         rates = self._known.get(model) or self._prices.of(model)
         if budgeted and rates.unpriced:
             self._check_priced(rates)
-        size = call.size or estimate(call, rates.group)
+        size = call.size
+        if size is None or size.targets is not rates.group:  # another limiter may have left the fallbacks out
+            size = estimate(call, rates.group)
         most = rates.most(size)
         permit = QuotaPermit(call.id, account, most, rates if budgeted else None, self._books)
         if not account.reserve(most):
@@ -80,6 +83,24 @@ class QuotaLimiter:
         await self._broker.admit(permit.account, need)
         self._running[call.id] = call.state[_STATE] = permit
         return permit
+
+    async def admit_change(self, call: Call) -> None:
+        """Reserve what the request can use as it is now, in place of what it could when it was admitted.
+
+        Raises:
+            RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
+        """
+        permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
+        if permit is None:  # no caps
+            return
+        rates = self._prices.of(call.model)
+        need = rates.need(estimate(call, rates.group))
+        if isinstance(permit, ReservedPermit):
+            await self._service.cover(call.reservation, _recorded(call.principal.id), permit.caps, need)
+        elif not permit.account.exchange(permit.most, need.most):
+            permit.most = NOTHING
+            await self._broker.admit(permit.account, need)
+        permit.most = need.most
 
     async def admit_round(self, call: Call) -> None:
         """Reserve what the model can use at most when it is called once more.
@@ -202,4 +223,9 @@ def _unpriced(key: str, retry: Retry) -> PermissionDenied:
     )
 
 
-_guard: tuple[type[Limiter], type[AttemptLimiter], type[RoundLimiter]] = (QuotaLimiter, QuotaLimiter, QuotaLimiter)
+_guards: tuple[type[Limiter], type[AttemptLimiter], type[ChangeLimiter], type[RoundLimiter]] = (
+    QuotaLimiter,
+    QuotaLimiter,
+    QuotaLimiter,
+    QuotaLimiter,
+)

@@ -76,7 +76,7 @@ class Prices:
         return rates
 
     def _work_out(self, group: Group) -> Rates:
-        chain = Group(self._chain(group))
+        chain = Group(self._chain(group)) if any(target.fallbacks for target in group) else group
         priced = [target.pricing for target in chain if target.pricing is not None]
         without = (target.key for target in group if target.pricing is None)
         return Rates(

@@ -98,7 +98,7 @@ class RateLimiter:
         checkpoint = self._of_deployment(target.key, target.rate_limit)
         tokens = 0
         if checkpoint.counts_tokens:
-            size = self._size(call)
+            size = call.size or self._size(call)
             tokens = size.prompt + size.completion
         decision = await awaited(checkpoint.gate.admit(tokens))
         if decision.waits:

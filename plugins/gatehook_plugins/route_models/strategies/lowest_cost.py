@@ -20,7 +20,7 @@ class LowestCost:
 
     def order(self, tier: Tier, call: Call) -> Sequence[Target]:
         """By rising cost."""
-        need = estimate(call, tier.targets)
+        need = call.size or estimate(call, tier.targets)
         ratio = need.completion / max(need.prompt, 1)
         places = tier.cheapest.at(ratio)
         place = places[self._turns.next(tier, len(places))] if len(places) > 1 else places[0]
