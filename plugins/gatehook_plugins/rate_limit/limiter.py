@@ -41,6 +41,7 @@ class RateLimiter:
         self._default = default
         self._models = {name: limits for name, limits in models.items() if limits != _UNLIMITED}
         self._callers: dict[str, _Caller] = {}
+        """By the id of their key, if the directory knows it, or their own."""
         self._of_deployment = lru_cache(_REMEMBERED)(self._deployment)
 
     def admit(self, call: Call) -> Awaitable[Permit | None] | Permit | None:
@@ -51,7 +52,8 @@ class RateLimiter:
             Unavailable: Redis is gone, and the settings say to refuse then.
         """
         principal = call.principal
-        caller = self._callers.get(principal.key_id or principal.id)
+        key = principal.key
+        caller = self._callers.get(principal.id if key is None else key.id)
         if caller is None or caller.principal is not principal:
             caller = self._caller(principal)
         checkpoint = self._of_model(caller, call) if self._models else caller.checkpoint
@@ -106,8 +108,9 @@ class RateLimiter:
         return decision.grant
 
     def _caller(self, principal: Principal) -> "_Caller":
-        """The one that is known by this name, if nothing has changed, or a new one."""
-        name = principal.key_id or principal.id
+        """The one that is known, if nothing has changed, or a new one."""
+        # Not by `key_id`: many may have come in by the same.
+        name = principal.id if principal.key is None else principal.key.id
         known = self._callers.get(name)
         if known is not None and known.is_limited_as(principal):
             known.principal = principal  # mostly it comes with the same object again
