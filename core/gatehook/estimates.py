@@ -167,7 +167,9 @@ def _asked(call: Call) -> tuple[int, int]:
     said = call.payload
     most = said.get("max_completion_tokens") or said.get("max_tokens")
     times = [asked for asked in (said.get("n"), said.get("best_of")) if isinstance(asked, int)]
-    return max(most, 0) if isinstance(most, int) else 0, max(times, default=1) if min(times, default=1) > 0 else 1
+    each = max(times, default=1) if min(times, default=1) > 0 else 1
+    prompts = _prompts(call) if call.operation == "completions" else 1  # each is answered by itself
+    return max(most, 0) if isinstance(most, int) else 0, each * prompts
 
 
 def _pictures(messages: Any) -> tuple[int, int]:

@@ -152,6 +152,16 @@ def test_what_has_changed_is_estimated_by_its_body() -> None:
     assert one.max_tokens is None
 
 
+@pytest.mark.parametrize("told", [None, 1])
+def test_each_of_several_prompts_is_answered_however_it_has_changed(told: int | None) -> None:
+    one = call("completions", prompt=["a", "b", [1, 2]], n=2, best_of=3, max_tokens=10)
+    one.choices = told
+    look_again(one)
+    assert estimate(one, []).completion_most == 3 * 3 * 10
+    one = call("completions", prompt=[1, 2, 3], max_tokens=10)
+    assert estimate(one, []).completion_most == 10
+
+
 def test_a_request_for_no_text_is_none_however_it_has_changed() -> None:
     one = call(messages=say("x"), max_tokens=70)
     one.choices = 0
