@@ -89,6 +89,7 @@ from gatehook.model import (
     Verdict,
     Vitality,
 )
+from gatehook.names import LONGEST_MODEL_NAME
 from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
     AttemptLimiter,
@@ -96,8 +97,8 @@ from gatehook.protocols import (
     Bounded,
     Busy,
     Cache,
-    Command,
     ChangeLimiter,
+    Command,
     Confirmer,
     Endpoint,
     Inspector,
@@ -161,6 +162,7 @@ __all__ = (
     "JOBS",
     "LEDGER",
     "LOCAL_MODELS",
+    "LONGEST_MODEL_NAME",
     "METER",
     "METRICS",
     "NANO",
@@ -183,9 +185,9 @@ __all__ = (
     "Caps",
     "Catalog",
     "Change",
+    "ChangeLimiter",
     "Chunk",
     "Command",
-    "ChangeLimiter",
     "Completion",
     "Confirmer",
     "Conflict",

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from gatehook.names import LONGEST_MODEL_NAME
+
 __all__ = [
     "ChatParameters",
     "Choices",
@@ -26,7 +28,7 @@ __all__ = [
 
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_MODEL_NAME)]
 Text = Annotated[str, Meta(min_length=1)]
 Choices = Annotated[int, Meta(ge=1, le=128)]
 Number = Annotated[float, Meta(ge=-1e9, le=1e9)]

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["Names", "is_pattern"]
+__all__ = ["LONGEST_MODEL_NAME", "Names", "is_pattern"]
+
+LONGEST_MODEL_NAME: Final = 256
+"""Characters of a model's name, wherever it is written: in requests, in the settings, in the database."""
 
 _SEGMENT: Final = r"(?!\.+(?:/|$))[\w.:@+-]+"
 _REST: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 """What may stand in place of a `*`: clients write it, and vendors put it into URLs."""
-_LONGEST: Final = 256
-"""Characters of a name that a wildcard serves."""
 
 
 def is_pattern(name: str) -> bool:
@@ -42,7 +43,7 @@ class Names:
 
     def pattern(self, name: str) -> str:
         """The wildcard that serves `name`, which is no model's and no alias; the longest one, "" if there is none."""
-        for pattern in self._patterns if len(name) <= _LONGEST else ():
+        for pattern in self._patterns if len(name) <= LONGEST_MODEL_NAME else ():
             if name.startswith(pattern[:-1]) and _REST.fullmatch(name, len(pattern) - 1):
                 return pattern
         return ""

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gatehook.accounts import Limits, Pricing, nano
 from gatehook.model import Target
-from gatehook.names import is_pattern
+from gatehook.names import LONGEST_MODEL_NAME, is_pattern
 
 __all__ = [
     "ByteSize",
@@ -70,6 +70,12 @@ def _label(text: str) -> str:
     if any(unicodedata.category(letter).startswith("C") for letter in text):
         raise ValueError("must not contain control characters")
     return text
+
+
+def _model_label(text: str) -> str:
+    if len(text) > LONGEST_MODEL_NAME:
+        raise ValueError(f"must have {LONGEST_MODEL_NAME} characters at most")
+    return _label(text)
 
 
 def _web_address(text: str, *, credentials: bool) -> str:
@@ -119,6 +125,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A duration in seconds, more than 0 and finite."""
 
 Label = Annotated[str, AfterValidator(_label)]
+ModelLabel = Annotated[str, AfterValidator(_model_label)]
+"""A model's name: one that is longer nobody could ask for."""
 
 
 class Table(BaseSettings):
@@ -343,8 +351,8 @@ class ParameterSettings(Table):
 class ModelSettings(Table):
     """[[models]]: one deployment of a model. Several with one name share its calls."""
 
-    name: Label = Field(description="what clients ask for; with a '*' at its end, all names that begin so")
-    aliases: list[Label] = Field(default=[], description="other names that clients may ask for it by")
+    name: ModelLabel = Field(description="what clients ask for; with a '*' at its end, all names that begin so")
+    aliases: list[ModelLabel] = Field(default=[], description="other names that clients may ask for it by")
     vendor: Label = Field(description="name of the vendor, in any case")
     model: str = Field(default="", description="what the vendor calls it; the name, if not given")
     base_url: str = Field(default="", description="where the vendor is; its own address, if not given")

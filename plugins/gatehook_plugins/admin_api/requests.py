@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gatehook import LONGEST_MODEL_NAME
+
 __all__ = [
     "MAX_ID",
     "PLAIN",
@@ -26,7 +28,7 @@ __all__ = [
     "UserChange",
 ]
 
-MAX_ID = 256
+MAX_ID = LONGEST_MODEL_NAME
 """Characters; no id of anything is longer."""
 
 PLAIN = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$"

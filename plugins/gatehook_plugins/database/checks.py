@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from gatehook import NANO, Caps, InvalidRequest, Key, Limits, User
+from gatehook import LONGEST_MODEL_NAME, NANO, Caps, InvalidRequest, Key, Limits, User
 
 __all__ = ["LATEST", "changed_key", "changed_user", "checked_id", "checked_text", "is_text", "page", "plain"]
 
@@ -24,15 +24,15 @@ _MOST_MONEY: Final = 10**9 * NANO - 1
 _MOST_MODELS: Final = 1000
 
 
-def checked_id(value: object, param: str, *, slash: bool = False) -> str:
-    """An id: 1 to 128 characters that can be shown, no spaces at its ends; "/" only if `slash` allows it.
+def checked_id(value: object, param: str, most: int = 128, *, slash: bool = False) -> str:
+    """An id: 1 to `most` characters that can be shown, no spaces at its ends; "/" only if `slash` allows it.
 
     The ledger keeps just these as they are: of any others, two might become one there.
 
     Raises:
         InvalidRequest: `value` is no such id.
     """
-    text = checked_text(value, param, 128)
+    text = checked_text(value, param, most)
     if not text:
         raise _wrong(param, "must not be empty")
     if text != text.strip():
@@ -118,7 +118,7 @@ def _models(value: object, param: str, now: object) -> frozenset[str] | None:
         raise _wrong(param, "must be a list of names, or null for all")
     if len(value) > _MOST_MODELS:
         raise _wrong(param, f"must name {_MOST_MODELS} models at most")
-    names = frozenset(checked_text(name, param, 256) for name in value)
+    names = frozenset(checked_text(name, param, LONGEST_MODEL_NAME) for name in value)
     if "" in names:
         raise _wrong(param, "must not contain an empty name")
     return names

@@ -10,7 +10,7 @@ from gatehook import Conflict, Database, InvalidRequest
 from gatehook_plugins.database.checks import checked_text
 from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.rows import Rows
-from gatehook_plugins.database.tables import config
+from gatehook_plugins.database.tables import LONGEST_CONFIG_NAME, config
 from gatehook_plugins.database.trail import Trail, now
 from gatehook_plugins.database.vault import Vault
 
@@ -74,7 +74,7 @@ class Config(Rows):
         self, actor: str, name: str, change: Callable[[Value, Known], Value], revision: int | None
     ) -> tuple[Value, int]:
         """Set what `change` makes of the old value and of all that is configured; nobody else changes it meanwhile."""
-        if not checked_text(name, "name", 200):
+        if not checked_text(name, "name", LONGEST_CONFIG_NAME):
             raise InvalidRequest("name: must not be empty", param="name", code="invalid_value")
         async with self._trail.change(actor, "config.change", name) as line:
             stored = await _all(line.connection)

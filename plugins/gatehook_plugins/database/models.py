@@ -12,6 +12,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from gatehook import (
     CATALOG,
+    LONGEST_MODEL_NAME,
     Conflict,
     Database,
     Gateway,
@@ -69,7 +70,8 @@ class Models(Overrides):
             Conflict: there is one already, or it is at another revision. NotFound: there is none.
             InvalidRequest: an invalid value.
         """
-        model_id = checked_id(model_id, "model_id", slash=True) if create else model_id
+        if create:  # it is the model's name, unless that is given
+            model_id = checked_id(model_id, "model_id", LONGEST_MODEL_NAME, slash=True)
         given = _known(table)
         changes: dict[str, Any] = {"updated": now()}
         if "api_key" in given:
@@ -213,7 +215,7 @@ def _deployment(name: str, model_id: str) -> str:
 
 
 async def _row(connection: AsyncConnection, model_id: str) -> Row[Any] | None:
-    if not is_text(model_id):
+    if not is_text(model_id, LONGEST_MODEL_NAME):
         return None
     return (await connection.execute(select(models).where(models.c.id == model_id))).first()
 
@@ -268,4 +270,6 @@ def _wrong(param: str, what: str) -> InvalidRequest:
 
 
 def _no_model(model_id: str) -> NotFound:
-    return NotFound(f"there is no model {model_id[:128]!r} in the database", param="model_id", code="model_not_found")
+    return NotFound(
+        f"there is no model {model_id[:LONGEST_MODEL_NAME]!r} in the database", param="model_id", code="model_not_found"
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from gatehook import InvalidRequest
+from gatehook import LONGEST_MODEL_NAME, InvalidRequest
 from gatehook_plugins.database.checks import checked_text
 from gatehook_plugins.database.fallbacks import nearest
 
@@ -62,7 +62,7 @@ def _names(value: Any, param: str) -> None:
     if not isinstance(value, list) or len(value) > _MOST_FALLBACKS:
         raise _wrong(param, f"must be a list of at most {_MOST_FALLBACKS} names of models, or null")
     for place, name in enumerate(value):
-        checked_text(name, f"{param}[{place}]", 256)
+        checked_text(name, f"{param}[{place}]", LONGEST_MODEL_NAME)
 
 
 def _wrong(param: str, what: str) -> InvalidRequest:

@@ -5,9 +5,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, MetaData, Row, String, Table, Text
 
-from gatehook import Caps, Change, Key, Limits, User
+from gatehook import LONGEST_MODEL_NAME, Caps, Change, Key, Limits, User
 
 __all__ = [
+    "LONGEST_CONFIG_NAME",
     "METADATA",
     "api_keys",
     "audit",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 METADATA: Final = MetaData()
+
+LONGEST_CONFIG_NAME: Final = 2 * LONGEST_MODEL_NAME + 28
+"""Characters: of "model:" and the key of a deployment, which holds the model's name and the id of its row."""
 
 LIMITS: Final = Limits.__struct_fields__
 CAPS: Final = Caps.__struct_fields__
@@ -78,7 +82,7 @@ api_keys: Final = Table(
 models: Final = Table(
     "models",
     METADATA,
-    Column("id", _sorted_text(128), primary_key=True),
+    Column("id", _sorted_text(LONGEST_MODEL_NAME), primary_key=True),
     Column("settings", JSON, nullable=False),
     Column("api_key", Text),
     Column("created", BigInteger, nullable=False),
@@ -91,7 +95,7 @@ models: Final = Table(
 config: Final = Table(
     "config",
     METADATA,
-    Column("name", _sorted_text(200), primary_key=True),
+    Column("name", _sorted_text(LONGEST_CONFIG_NAME), primary_key=True),
     Column("value", JSON, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
@@ -105,7 +109,7 @@ audit: Final = Table(
     Column("at", BigInteger, nullable=False),
     Column("actor", String(200), nullable=False),
     Column("action", String(64), nullable=False),
-    Column("subject", String(200), nullable=False),
+    Column("subject", String(LONGEST_CONFIG_NAME), nullable=False),
     Column("detail", JSON, nullable=False),
 )
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from gatehook import InvalidRequest, fitted, read_object
+from gatehook import LONGEST_MODEL_NAME, InvalidRequest, fitted, read_object
 
 __all__ = ["DEFAULT_MODEL", "MOST_IN_A_BATCH", "as_chat", "read_batch"]
 
@@ -17,7 +17,7 @@ class Generate(Struct):
     """The body of /generate. Other parameters go through to the vendor as they are."""
 
     prompt: Annotated[str, Meta(min_length=1)]
-    model: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=LONGEST_MODEL_NAME)] | None = None
     system: str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from gatehook import LONGEST_MODEL_NAME
+
 __all__ = ["ImageRequest"]
 
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_MODEL_NAME)]
 Prompt = Annotated[str, Meta(min_length=1, max_length=100_000)]
 Count = Annotated[int, Meta(ge=1, le=10)]
 Size = Annotated[str, Meta(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]

@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Struct
 from multidict import CIMultiDict
 
-from gatehook import Call, Caller, Document, Operation, Principal, decode, encode
+from gatehook import LONGEST_MODEL_NAME, Call, Caller, Document, Operation, Principal, decode, encode
 
 __all__ = ["StoredCall", "fit", "read", "revived", "stored", "user_id"]
 
-_LONGEST: Final = 256
+_LONGEST: Final = LONGEST_MODEL_NAME
 
 
 class StoredCall(Struct, frozen=True):

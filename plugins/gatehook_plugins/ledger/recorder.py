@@ -4,7 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
-from gatehook import ANONYMOUS, Call, Catalog, Cost, Observer, Outcome, Unavailable, Usage, expected_prompt
+from gatehook import (
+    ANONYMOUS,
+    LONGEST_MODEL_NAME,
+    Call,
+    Catalog,
+    Cost,
+    Observer,
+    Outcome,
+    Unavailable,
+    Usage,
+    expected_prompt,
+)
 from gatehook_plugins.ledger.records import Intent, Row
 
 __all__ = ["CRASHED", "Recorder", "crashed"]
@@ -12,7 +23,7 @@ __all__ = ["CRASHED", "Recorder", "crashed"]
 CRASHED: Final = "gateway_crashed"
 """The code of a request that its process did not live to end."""
 
-_TEXT = 256
+_TEXT: Final = LONGEST_MODEL_NAME
 """The most characters that are kept of any text."""
 _KEPT = 10_000
 """Texts whose fit form is remembered."""

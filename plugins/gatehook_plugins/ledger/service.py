@@ -14,6 +14,7 @@ from sqlalchemy import select
 from gatehook import (
     DATABASE,
     DIRECTORY,
+    LONGEST_MODEL_NAME,
     Database,
     InvalidRequest,
     ModelUsage,
@@ -131,7 +132,7 @@ class GroupLedger:
                 is away; should that have happened at the last moment, the rows tell whether it was done.
         """
         _check_text("user_id", user_id, 1, 256)
-        _check_text("model", model, 0, 256)
+        _check_text("model", model, 0, LONGEST_MODEL_NAME)
         _check_text("reason", reason, 0, 2000)
         for param, amount in (("tokens", tokens), ("cost", cost)):
             if abs(amount) > MOST_CORRECTED:

@@ -8,6 +8,7 @@ from aiohttp import web
 from gatehook import (
     CATALOG,
     DIRECTORY,
+    LONGEST_MODEL_NAME,
     PRINCIPAL,
     Conflict,
     InvalidRequest,
@@ -78,7 +79,9 @@ class ModelConfig:
             return found
         served = self._catalog.canonical(name)
         if served != name:
-            raise InvalidRequest(f"calls for {name[:256]!r} are served by {served!r}; configure that", param="model")
+            raise InvalidRequest(
+                f"calls for {name[:LONGEST_MODEL_NAME]!r} are served by {served!r}; configure that", param="model"
+            )
         raise UnknownModel(name)
 
     def _config(self, target: Target) -> dict[str, Any]:

@@ -5,7 +5,16 @@ from typing import Any
 
 from aiohttp import web
 
-from gatehook import PRINCIPAL, InvalidRequest, Ledger, PermissionDenied, Unavailable, encode, total_dollars
+from gatehook import (
+    LONGEST_MODEL_NAME,
+    PRINCIPAL,
+    InvalidRequest,
+    Ledger,
+    PermissionDenied,
+    Unavailable,
+    encode,
+    total_dollars,
+)
 from gatehook_plugins.llm_api.period import Period
 
 __all__ = ["Statistics"]
@@ -107,8 +116,8 @@ def _text(request: web.Request, name: str) -> str | None:
         InvalidRequest: it is too long, or holds what no name can.
     """
     text = request.query.get(name) or None
-    if text is not None and (len(text) > 256 or not text.isprintable()):
-        raise InvalidRequest(f"{name}: expected at most 256 printable characters", param=name)
+    if text is not None and (len(text) > LONGEST_MODEL_NAME or not text.isprintable()):
+        raise InvalidRequest(f"{name}: expected at most {LONGEST_MODEL_NAME} printable characters", param=name)
     return text
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from gatehook import (
+    LONGEST_MODEL_NAME,
     Call,
     Chunk,
     Completion,
@@ -49,7 +50,7 @@ class LlmSurface:
         """
         data = read_object(body, "a JSON object with 'model' and 'messages'")
         if isinstance(model := data.get("model"), str):
-            call.model = model[:256]  # errors name it, also when the rest of the request is at fault
+            call.model = model[:LONGEST_MODEL_NAME]  # errors name it, also when the rest of the request is at fault
         chat = as_chat(data)
         call.stream = chat.pop("stream", False) or self._always_streams
         if call.stream:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gatehook import ModelName, Verdict
+from gatehook import LONGEST_MODEL_NAME, ModelName, Verdict
 
 __all__ = ["Kind", "Rule", "Rules"]
 
@@ -24,7 +24,7 @@ class Rule(BaseModel):
 
     tool: Pattern = "*"
     user: Pattern = "*"
-    model: Annotated[ModelName, Field(min_length=1, max_length=200)] = "*"
+    model: Annotated[ModelName, Field(min_length=1, max_length=LONGEST_MODEL_NAME)] = "*"
     verdict: Kind
     reason: Annotated[str, Field(max_length=500)] = ""
 
