@@ -366,6 +366,8 @@ class Call(Struct, eq=False):
     attempts: int = 0
     rounds: int = 0
     """How often the model was told that its tool calls are wrong, and answered again."""
+    spent: tuple[Usage | None, Cost | None] | None = None
+    """What the earlier rounds used together, and what that costs, as far as it is known; None in the first round."""
     said: str = ""
     """What the model said in earlier rounds, as the client sees it; the client's answer begins with it."""
     asked: bool = False

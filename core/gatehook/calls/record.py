@@ -63,7 +63,7 @@ class Record:
 
     def next_round(self) -> None:
         """Begin another round: what was used so far is kept, at the price of the deployment that answered."""
-        self._earlier = self._in_all()
+        self._earlier = self._call.spent = self._in_all()
         self._usage = self.stream = None
 
     def complete(self) -> None:

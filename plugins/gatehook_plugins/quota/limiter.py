@@ -21,7 +21,7 @@ from gatehook import (
     Unavailable,
     estimate,
 )
-from gatehook_plugins.quota.account import NOTHING, Account, Need
+from gatehook_plugins.quota.account import NOTHING, Account, Amount, Need
 from gatehook_plugins.quota.books import QuotaPermit, ReservedPermit
 from gatehook_plugins.quota.prices import Prices, Rates
 from gatehook_plugins.quota.service import QuotaService
@@ -103,7 +103,7 @@ class QuotaLimiter:
         permit.most = need.most
 
     async def admit_round(self, call: Call) -> None:
-        """Reserve what the model can use at most when it is called once more.
+        """Reserve what the model can use at most when it is called once more, beside what it has used before.
 
         Raises:
             RateLimited: a cap does not allow it. Unavailable: what is left cannot be looked up.
@@ -113,9 +113,13 @@ class QuotaLimiter:
             return
         rates = self._prices.of(call.model)
         need = rates.need(estimate(call, rates.group))
+        used = _used(call, permit.most)
         if isinstance(permit, ReservedPermit):
+            permit.most = used
             await self._cover_round(call, permit, need)
             return
+        permit.account.settle(permit.most, used.tokens, used.nano)
+        permit.most = used
         if not permit.account.reserve(need.most):
             await self._broker.admit(permit.account, need)
         permit.most += need.most
@@ -201,6 +205,12 @@ class QuotaLimiter:
                 "or the catalog does not have it; try again",
                 code="price_changed",
             )
+
+
+def _used(call: Call, bound: Amount) -> Amount:
+    """What the rounds that are over took: their bound, where nobody knows better."""
+    usage, cost = call.spent or (None, None)
+    return bound if usage is None else Amount(usage.total_tokens, 0 if cost is None else cost.total)
 
 
 async def _nothing(connection: AsyncConnection) -> None: ...

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehook import RateLimited, Unavailable, Usage, estimate
+from gatehook import Document, RateLimited, Unavailable, Usage, estimate
+from gatehook.estimates import look_again
 from gatehook_plugins.quota import broker
 from gatehook_plugins.quota.account import NOTHING, Amount, Need
 
@@ -57,10 +58,30 @@ class Chaos:
             await self.pause()
             if node in self.dead:
                 continue
+            if self.random.random() < 0.4 and not await self.changed(node, call):
+                if node not in self.dead:
+                    await node.end(call, permit, 0, 0)
+                continue
+            if node in self.dead:
+                continue
             await self.use(node, call, permit)
             if self.random.random() < 0.3:
                 with contextlib.suppress(asyncio.CancelledError):
                     await node.ledger.flush()
+
+    async def changed(self, node: Any, call: Any) -> bool:
+        """Whether a request is still admitted when it has become another."""
+        call.body = Document(call.payload, b" " * self.random.randrange(4, 120))
+        look_again(call)
+        asking = asyncio.ensure_future(node.limiter.admit_change(call))
+        if self.random.random() < 0.2:
+            await self.pause()
+            asking.cancel()
+        try:
+            await asking
+        except (RateLimited, Unavailable, asyncio.CancelledError):
+            return False
+        return True
 
     async def use(self, node: Any, call: Any, permit: Any) -> None:
         need: Need = node.limiter._prices.of("m").need(estimate(call, node.catalog.group("m")))

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gatehook import RateLimited
+from gatehook import Call, Pricing, RateLimited, Usage
+from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING
 
 
@@ -22,6 +23,51 @@ async def test_each_round_is_reserved_beside_those_before_it_and_all_are_booked_
     await node.settled()
     assert {amount.tokens for amount in (await world.balances(user)).values()} == {80}
     assert permit.account.held == NOTHING
+
+
+def over(call: Call, prompt: int, completion: int) -> None:
+    """As the kernel has it, once rounds are over that took this together."""
+    usage = Usage(prompt, completion)
+    call.spent = usage, usage.cost(Pricing(input=1_000, output=2_000))
+
+
+async def test_of_rounds_that_are_over_no_more_is_held_than_they_used(world: Any) -> None:
+    user = world.add(tokens=200)
+    node = world.node()
+    call = node.call(user, size=100, answer=40)
+    permit = await node.admit(call)
+    for prompt, completion in ((20, 5), (45, 12), (180, 60)):
+        over(call, prompt, completion)
+        used = prompt + completion
+        if used + 25 > 200:
+            with pytest.raises(RateLimited):
+                await node.limiter.admit_round(call)
+        else:
+            await node.limiter.admit_round(call)
+            used += 140
+        assert permit.most == permit.account.held
+        assert permit.most.tokens == used
+    await node.end(call, permit, prompt=180, completion=60)
+    await node.settled()
+    assert permit.account.held == NOTHING
+    assert {amount.tokens for amount in (await world.balances(user)).values()} == {240}
+
+
+async def test_a_job_s_rounds_that_are_over_need_no_more_than_they_used(world: Any) -> None:
+    user = world.add(tokens=200)
+    node = world.node()
+    submitted = node.call(user, size=100, answer=40)
+    async with world.database.writing() as connection:
+        await node.limiter.reservation("job", submitted)(connection)
+    call = node.call(user, size=100, answer=40)
+    call.id, call.reservation = "job.1", "job"
+    permit = await node.admit(call)
+    for used in (20, 40):
+        over(call, used, 0)
+        await node.limiter.admit_round(call)
+        assert permit.most.tokens == used + 140
+    async with world.database.reading() as connection:
+        assert (await store.reserved(connection, "job")).tokens == 180
 
 
 async def test_a_round_that_a_cap_has_no_room_for_is_refused_and_what_was_used_is_booked(world: Any) -> None:

@@ -90,6 +90,31 @@ async def test_what_is_left_out_counts_too_and_what_stays_the_same_is_not_asked_
     assert (changed, before - after > 900) == ("change", True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_limiters_hear_what_the_rounds_took_that_are_over(kit: Any, stream: bool) -> None:
+    class Limiter:
+        def __init__(self) -> None:
+            self.spent: list[Any] = []
+
+        async def admit(self, call: Call) -> None:
+            self.spent.append(call.spent)
+
+        async def admit_round(self, call: Call) -> None:
+            assert call.spent is not None
+            usage, cost = call.spent
+            self.spent.append((usage and usage.total_tokens, cost and cost.total))
+
+    limiter, priced = Limiter(), "pricing = { input_per_1k_tokens = 1, output_per_1k_tokens = 2 }"
+    plugin = kit.plugin(register_limiters=[limiter])
+    replies = [kit.calls("search"), kit.calls("search"), kit.answers("ok")]
+    if stream:
+        called = kit.streams(kit.begins("search", arguments='{"q": "tea"}'), reason="tool_calls")
+        replies = [called, called, kit.streams("ok")]
+    async with kit.asking(*replies, tools=[kit.Noting()], options=priced, limiter=plugin) as ask:
+        await (ask.stream() if stream else ask.chat())
+    assert limiter.spent == [None, (15, 20_000_000), (30, 40_000_000)]
+
+
 async def test_an_answer_from_a_cache_is_not_asked_about(kit: Any) -> None:
     class Cache:
         def __init__(self) -> None:
