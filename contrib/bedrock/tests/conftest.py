@@ -61,6 +61,12 @@ def events() -> Callable[..., bytes]:
 
 
 @pytest.fixture
+def bare() -> Callable[..., bytes]:
+    """One message with these headers, and nothing in it."""
+    return lambda headers: _message({name.removeprefix(":"): value for name, value in headers.items()}, b"")
+
+
+@pytest.fixture
 def asked() -> Callable[..., Any]:
     """What the vendor sends for a plain request, what it gives, and the attempt with what it tells as lost."""
 

@@ -121,6 +121,18 @@ async def test_an_exception_in_the_stream_keeps_its_meaning(
     assert caught.value.code == code
 
 
+async def test_an_error_in_the_stream_is_told_without_secrets_and_not_at_any_length(bare: Any) -> None:
+    secret = "k" * 30
+    said = {":message-type": "error", ":error-code": "InternalError", ":error-message": f"{secret} " + "too bad " * 900}
+    one = attempt({"messages": [{"role": "user", "content": "hi"}], "stream": True}, api_key=SecretStr(secret))
+    vendor = Bedrock(ReplayEgress(Replay([bare(said)])), Signer(), "us-east-1")
+    with pytest.raises(UpstreamError, match="too bad") as caught:
+        async for _ in vendor.stream(one):
+            pass
+    assert secret not in caught.value.message
+    assert len(caught.value.message) < 2100
+
+
 @pytest.mark.parametrize("place", ["prelude", "message", "text"])
 async def test_a_damaged_event_is_noticed_after_what_came_before(events: Any, place: str) -> None:
     good, bad = events(START, delta(0, text="Hello")), bytearray(events(delta(0, text="x")))

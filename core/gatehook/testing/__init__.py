@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 
 from gatehook.app import Gateway
 from gatehook.config.settings import load
+from gatehook.errors import UpstreamError
 from gatehook.jsonio import Document
 from gatehook.loader.plugins import installed
 from gatehook.model import Attempt, Call, Operation, Target
@@ -344,6 +345,13 @@ class Replay:
             if piece:
                 return piece
         return b""
+
+    async def receive_last(self, until: float) -> bytes:
+        """As `receive`; a fault is the end."""
+        try:
+            return await self.receive()
+        except UpstreamError:
+            return b""
 
     async def drain(self) -> None:
         """Nothing is left."""

@@ -211,6 +211,18 @@ class Upstream:
         except LINE_ERRORS as error:
             raise mapped(self._target, error) from error
 
+    async def receive_last(self, until: float) -> bytes:
+        """What comes after the end was told, b"" at its end, as which the loss of the line counts, and silence.
+
+        Args:
+            until: when nobody waits any more, in the loop's time.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                return await self.receive()
+        except (UpstreamError, TimeoutError):
+            return b""
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, at most one read ahead of the reader.
 

@@ -13,7 +13,6 @@ from gatehook import (
     Operation,
     Parameter,
     Target,
-    Upstream,
     UpstreamError,
     Vendor,
     decode,
@@ -76,7 +75,7 @@ class Gemini:
             while True:
                 if reader.complete:
                     until = until or asyncio.get_running_loop().time() + _FORMALITIES_SECONDS
-                data = await (_last(upstream, until) if reader.complete else upstream.receive())
+                data = await (upstream.receive_last(until) if reader.complete else upstream.receive())
                 if not data:
                     break
                 yield _batch(attempt, reader.feed(data), legacy)
@@ -127,20 +126,6 @@ class Gemini:
         if found is None or found.target is not target:
             found = self._endpoints[target.key] = Endpoint(target)
         return found
-
-
-async def _last(upstream: Upstream, until: float) -> bytes:
-    """The next bytes after the last finishReason; b"" at the end, and also if the connection is lost or silent.
-
-    Args:
-        upstream: an answer that has told all its finish reasons.
-        until: how long to wait, in the loop's time.
-    """
-    try:
-        async with asyncio.timeout_at(until):
-            return await upstream.receive()
-    except (UpstreamError, TimeoutError):
-        return b""
 
 
 def _batch(attempt: Attempt, chunks: list[Chunk], legacy: bool) -> Sequence[Chunk]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gatehook import MalformedJSON, Target, decode
-from gatehook_bedrock.trouble import exception, garbled
+from gatehook_bedrock.trouble import exception, garbled, told
 
 __all__ = ["Events"]
 
@@ -43,8 +43,7 @@ class Events:
         if kind == "exception":
             raise exception(str(headers.get(":exception-type", "")), payload, self._target)
         if kind == "error":
-            code, words = str(headers.get(":error-code", "")), str(headers.get(":error-message", ""))
-            raise exception(code, b"", self._target) if not words else garbled(f"{code}: {words}"[:500])
+            raise told(str(headers.get(":error-code", "")), str(headers.get(":error-message", "")), self._target)
         try:
             data = decode(payload)
         except MalformedJSON as error:

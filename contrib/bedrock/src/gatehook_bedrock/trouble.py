@@ -5,7 +5,7 @@ from typing import Final
 
 from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, upstream_error
 
-__all__ = ["exception", "failure", "garbled"]
+__all__ = ["exception", "failure", "garbled", "told"]
 
 _STATUS: Final[Mapping[str, int]] = {
     "accessdenied": 403,
@@ -30,6 +30,7 @@ _STATUS: Final[Mapping[str, int]] = {
 _NO_MODEL: Final = ("model identifier is invalid", "on-demand throughput isn")
 """In a validation's words: it is the deployment's model that is wrong, which no client can mend."""
 
+_LONGEST_NAME: Final = 100
 _UNSIGNED: Final = frozenset({"incompletesignature", "invalidsignature", "signaturedoesnotmatch"})
 """Their words repeat the request's headers, the session's token among them, which no deployment's settings name."""
 
@@ -58,17 +59,22 @@ def exception(
     except MalformedJSON:
         data = None
     words = (data.get("message") or data.get("Message")) if isinstance(data, dict) else None
-    name = kind.partition(":")[0].rpartition("#")[2]
+    return told(kind, words if isinstance(words, str) else "", target, status, retry_after)
+
+
+def told(kind: str, words: str, target: Target, status: int = 500, retry_after: float | None = None) -> GatewayError:
+    """The same with its message taken out; "" if there is none."""
+    name = kind.partition(":")[0].rpartition("#")[2][:_LONGEST_NAME]
     known = name.lower().removesuffix("exception")
     status = _STATUS.get(known, 500 if status in (200, 424) else status)
-    if status == 400 and isinstance(words, str) and any(sign in words for sign in _NO_MODEL):
+    if status == 400 and any(sign in words for sign in _NO_MODEL):
         status = 404
     if known in _UNSIGNED:
         words = "the request's signature is not accepted; are the credentials right, and this machine's clock?"
     return upstream_error(
         "bedrock",
         status,
-        words if isinstance(words, str) and words else f"{name or f'status {status}'} without a message",
+        words or f"{name or f'status {status}'} without a message",
         code=name or None,
         retry_after=retry_after,
         secrets=target.secrets(),

@@ -18,7 +18,6 @@ from gatehook import (
     Parameter,
     Target,
     Upstream,
-    UpstreamError,
     Vendor,
     decode,
     encode,
@@ -72,7 +71,7 @@ class Bedrock:
         body = await self._chat(attempt, options)
         async with await self._send(attempt, "converse-stream", body, options) as upstream:
             until = 0.0
-            while data := await (_last(upstream, until) if translation.ended else upstream.receive()):
+            while data := await (upstream.receive_last(until) if translation.ended else upstream.receive()):
                 batch, fault = _taken(events, translation, data)
                 yield [chunk_from_chat(attempt.call, chunk) for chunk in batch] if legacy else batch
                 if fault is not None:
@@ -125,20 +124,6 @@ class Bedrock:
             return upstream
         async with upstream:
             raise await failure(upstream, target)
-
-
-async def _last(upstream: Upstream, until: float) -> bytes:
-    """What comes after the end was told: the counts, or the end of the line, as which its loss, or silence, counts.
-
-    Args:
-        upstream: that has told its answer.
-        until: when nobody waits any more, in the loop's time.
-    """
-    try:
-        async with asyncio.timeout_at(until):
-            return await upstream.receive()
-    except (UpstreamError, TimeoutError):
-        return b""
 
 
 def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[Chunk], GatewayError | None]:

@@ -43,7 +43,9 @@ async def failure(upstream: Upstream, target: Target) -> GatewayError:
 def in_band(reason: str, told: Mapping[str, Any], target: Target) -> GatewayError:
     """An answer that ended in an error: its finish reason is ERROR or TIMEOUT."""
     words = told.get("error")
-    text = redact(words, target.secrets()) if isinstance(words, str) else f"the answer ended with {reason}"
+    text = (
+        redact(words[:65536], target.secrets())[:2000] if isinstance(words, str) else f"the answer ended with {reason}"
+    )
     return UpstreamTimeout(f"cohere: {text}") if reason == "TIMEOUT" else UpstreamError(f"cohere: {text}")
 
 
