@@ -6,10 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from gatehook.config.settings import EgressSettings
-from gatehook.testing import StubUpstream
-from gatehook.upstream.egress import Egress
+from gatehook.model import Target
+from gatehook.testing import Reply, StubUpstream
+from gatehook.upstream.egress import Egress, Upstream
+
+KEY = "s3cr3t-Zq81-never-shown"
 
 
 class Stub(StubUpstream):
@@ -69,3 +73,21 @@ def counting() -> type[Stub]:
 def saying() -> Callable[[bytes], Any]:
     """A server that says these very bytes."""
     return raw
+
+
+@pytest.fixture
+def answered() -> Callable[..., Any]:
+    """The answer of a server that gives a reply, or says these very bytes."""
+    target = Target("m#1", "m", "acme", "u", api_key=SecretStr(KEY))
+
+    @contextlib.asynccontextmanager
+    async def answered(egress: Egress, reply: Reply | bytes) -> AsyncIterator[Upstream]:
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(reply, bytes):
+                url = await stack.enter_async_context(raw(reply))
+            else:
+                url = (await stack.enter_async_context(Stub(reply))).url
+            upstream = await egress.request(target, "GET", url, headers={"Authorization": f"Bearer {KEY}"})
+            yield await stack.enter_async_context(upstream)
+
+    return answered

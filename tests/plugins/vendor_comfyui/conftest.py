@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import pytest
@@ -465,23 +465,12 @@ class House:
         return await self.ask("/v1/chat/completions", messages=[{"role": "user", "content": "a cat"}], **body)
 
 
-class Open(Protocol):
-    """Opens a house in front of these servers."""
-
-    def __call__(
-        self,
-        *servers: str,
-        workflow: Any = WORKFLOW,
-        options: str = "",
-        inputs: str = INPUTS,
-        tables: str = "",
-        strategy: str = "weighted",
-    ) -> AbstractAsyncContextManager[House]: ...
+Open = Callable[..., AbstractAsyncContextManager[House]]
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Open:
-    """Opens a house."""
+    """Opens a house in front of these servers."""
 
     @contextlib.asynccontextmanager
     async def opened(
