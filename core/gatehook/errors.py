@@ -244,6 +244,7 @@ _CONTEXT_WORDS = (
     "prompt is too long",
     "input token count",
     "too many tokens",
+    "too_many_prompt_tokens",
 )
 _POLICY_WORDS = (
     "content_policy",

@@ -33,6 +33,8 @@ _STATUS_OF_CODE = {
 }
 """The HTTP status that an error stands for, by its code or type, if it came with a 200 or in a stream. "requests" and
 "tokens" are OpenAI's types for limits of so many a minute."""
+_KEY_WORDS = ("incorrect api key", "invalid api key", "api key not valid", "api key expired")
+"""How the message begins where xAI, and Gemini's compatible server, call a wrong key a bad request."""
 
 
 async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
@@ -43,7 +45,7 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     message, code, param = _told(target, body) if status >= 400 else ("", None, None)
     return upstream_error(
         target.vendor,
-        status,
+        _meant(status, message, code),
         message or f"answered {status}",
         code=code,
         param=param,
@@ -95,6 +97,15 @@ def _status(error: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _meant(status: int, message: str, code: str | None) -> int:
+    """The status that says whose fault it is: a client can mend neither the deployment's key nor its model."""
+    if status != 400:
+        return status
+    if message.lower().startswith(_KEY_WORDS):
+        return 401
+    return 404 if code == "model_not_found" else 400
+
+
 def _told(target: Target, body: bytes) -> tuple[str, str | None, str | None]:
     try:
         data = decode(body)
@@ -108,7 +119,9 @@ def _told(target: Target, body: bytes) -> tuple[str, str | None, str | None]:
             data = data[0]
         elif isinstance(data, Mapping):
             inner = data.get("error") or data.get("errors")
-            if not isinstance(inner, str | Mapping | list):
+            if isinstance(inner, str):  # xAI has its code beside it
+                return _fields({**data, "message": inner})
+            if not isinstance(inner, Mapping | list):
                 break
             data = inner
     return _fields(data)
@@ -120,6 +133,9 @@ def _fields(error: Any) -> tuple[str, str | None, str | None]:
     if not isinstance(error, Mapping):
         return "", None, None
     message = error.get("message") or error.get("detail") or error.get("msg") or ""
+    metadata = error.get("metadata")
+    if isinstance(metadata, Mapping) and isinstance(cause := metadata.get("raw"), str) and cause:
+        message = f"{message}: {cause}"  # of OpenRouter, whose own words are "Provider returned error"
     code = error.get("code") if isinstance(error.get("code"), str) else error.get("type")
     param = error.get("param")
     return (
