@@ -19,6 +19,7 @@ from gatehook import Attempt, Chunk, Frames, GatewayError, MalformedJSON, Usage,
 from gatehook.sse import events, frame
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import Numbers
+from gatehook_plugins.vendor_openai.ends import finish_reason
 from gatehook_plugins.vendor_openai.names import Names, tells_calls
 from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, usage_of
 from gatehook_plugins.vendor_openai.splice import with_model
@@ -57,6 +58,7 @@ class StreamReader:
 
     def __init__(self, attempt: Attempt) -> None:
         call = attempt.call
+        self._attempt = attempt
         self._target = attempt.target
         self._public = call.public_name
         self._chat = call.operation == "chat"
@@ -80,6 +82,8 @@ class StreamReader:
         self._usage: Usage | None = None
         self._usage_told: dict[str, Any] = {}
         """It in the vendor's words."""
+        self._counted = False
+        """Whether the last event was the first to tell it: nothing of the answer is still to come."""
         self._usage_sent = False
         self._contents = 0
         self._finished = False
@@ -134,18 +138,33 @@ class StreamReader:
         Raises:
             UpstreamError: a choice was begun and never finished: the answer was cut.
         """
+        out: list[bytes] = []
         if not self.complete:
-            raise failure.malformed(self._target, "the stream ended before the answer was complete")
-        data = b""
+            # Who interrupts a stream does not know its usage, nor tells [DONE]; some servers know no finish reasons.
+            if self._closed or not (self.done and self._counted and self._open):
+                raise failure.malformed(self._target, "the stream ended before the answer was complete")
+            self._finish(out)
         if self._usage is not None and self._wants_usage and not self._usage_sent:
             # It came with the last content; clients look for it in an event of its own.
             known = self._usage
             usage = {"prompt_tokens": known.prompt_tokens, "completion_tokens": known.completion_tokens}
             usage["total_tokens"] = known.total_tokens
             usage |= {name: value for name, value in self._usage_told.items() if value is not None}
-            last = {"id": self._head[0], "object": self._object, "created": self._head[1], "model": self._public}
-            data = frame(encode({**last, "choices": [], "usage": usage}))
-        return Frames(data, chunks_of)
+            out.append(frame(encode({**self._told_head(), "choices": [], "usage": usage})))
+        return Frames(b"".join(out), chunks_of, finished=self._finished)
+
+    def _finish(self, out: list[bytes]) -> None:
+        """Finish what is still open, in an event as the server should have sent it."""
+        choices: list[dict[str, Any]] = []
+        for index in sorted(self._open - self._closed):
+            reason = finish_reason(self._attempt, self._usage, with_calls=index in self._with_tools)
+            empty: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+            choices.append({"index": index, **empty, "logprobs": None, "finish_reason": reason})
+        self._take(encode({**self._told_head(), "choices": choices}), b"", out)
+
+    def _told_head(self) -> dict[str, Any]:
+        """What every event begins with."""
+        return {"id": self._head[0], "object": self._object, "created": self._head[1], "model": self._public}
 
     def _one(self, block: bytes, out: list[bytes]) -> None:
         """Read one event by itself."""
@@ -250,6 +269,7 @@ class StreamReader:
                 raise failure.from_body(self._target, error)
             if event.usage is None:
                 return None  # a heartbeat of the server's own
+        self._counted = False
         choices = event.choices or []
         mends = self._mends_head(event) or event.choices is None
         for choice in choices:
@@ -260,12 +280,13 @@ class StreamReader:
         if event.usage is not None:
             usage = usage_of(event.usage)
             if usage is not None:
+                self._counted, self._template = self._usage is None, None
                 self._usage, self._usage_told = usage, event.usage
             if choices:
                 mends = mends or self._wants_usage
             else:
-                if usage is None or not self._wants_usage:
-                    return None
+                if usage is None or not self._wants_usage or not self.complete:
+                    return None  # of a usage that comes before an end, the last is told after it
                 self._usage_sent = True
         if mends:
             return self._mended(event, raw)

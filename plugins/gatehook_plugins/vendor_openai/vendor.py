@@ -24,6 +24,7 @@ from gatehook import (
     Target,
     Upstream,
     UpstreamError,
+    Usage,
     Vendor,
     decode,
     encode,
@@ -31,6 +32,7 @@ from gatehook import (
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import mended_calls
+from gatehook_plugins.vendor_openai.ends import finish_reason
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
@@ -313,13 +315,16 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     """The answer under its public name, and with the finish reason that its tool calls ask for."""
     call = attempt.call
     public = call.served or call.model  # its `public_name`, without the call
+    usage = usage_of(whole.usage)
     try:
         for choice in whole.choices or ():
             if choice.error:
                 raise failure.from_body(attempt.target, choice.error)
             message = choice.message
-            if message is not None and message.tool_calls and _misleads(choice.finish_reason, message.tool_calls):
-                raw = _with_calls_told(raw)
+            if choice.finish_reason == "" or (
+                message is not None and message.tool_calls and _misleads(choice.finish_reason, message.tool_calls)
+            ):
+                raw = _with_ends_told(attempt, raw, usage)
                 break
         if whole.model != public:
             raw = with_model(raw, whole.model, public)
@@ -327,7 +332,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
     except msgspec.ValidationError as error:
         raise failure.malformed(attempt.target, f"the answer has malformed tool calls: {error}") from None
-    return Completion(raw=raw, usage=usage_of(whole.usage))
+    return Completion(raw=raw, usage=usage)
 
 
 def _misleads(finish_reason: str | None, calls: Any) -> bool:
@@ -335,15 +340,16 @@ def _misleads(finish_reason: str | None, calls: Any) -> bool:
     return finish_reason == "stop" or mended_calls(calls) is not calls
 
 
-def _with_calls_told(raw: bytes) -> bytes:
-    """The answer with its tool calls mended, and finish reasons that tell of them."""
+def _with_ends_told(attempt: Attempt, raw: bytes, usage: Usage | None) -> bytes:
+    """The answer with its tool calls mended, and in each choice why it ended."""
     data = decode(raw)
     for choice in data["choices"]:
         message = choice.get("message") or {}
-        if message.get("tool_calls"):
-            message["tool_calls"] = mended_calls(message["tool_calls"])
-            if choice.get("finish_reason") == "stop":
-                choice["finish_reason"] = "tool_calls"
+        calls = message.get("tool_calls")
+        if calls:
+            message["tool_calls"] = mended_calls(calls)
+        if choice.get("finish_reason") == "" or (calls and choice.get("finish_reason") == "stop"):
+            choice["finish_reason"] = finish_reason(attempt, usage, with_calls=bool(calls))
     return encode(data)
 
 

@@ -44,6 +44,7 @@ def made(
     call.body = Document(raw=body)
     call.model = data["model"]
     call.stream = stream
+    call.max_tokens = int(data.get("max_tokens") or 0) or None
     call.include_usage = (data.get("stream_options") or {}).get("include_usage") is True
     fields: dict[str, Any] = {
         "key": "public#1",
