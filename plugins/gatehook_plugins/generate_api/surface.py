@@ -103,7 +103,15 @@ def _text(document: Document, part: str) -> str:
     except MalformedJSON as error:
         raise UpstreamError(f"the answer cannot be read: {error}", code="upstream_malformed") from None
     said = (choice[part].get("content") for choice in choices if choice.get("index", 0) == 0 and choice.get(part))
-    return "".join(text for text in said if isinstance(text, str))
+    return "".join(map(_words, said))
+
+
+def _words(content: Any) -> str:
+    """The text of a message. Mistral's reasoning models tell theirs in parts, of which the thoughts are none."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 _guard: type[Surface] = GenerateSurface

@@ -172,6 +172,8 @@ class StreamReader:
             self.done = True
         elif block.startswith(b"data: {") and b"\n" not in block:
             self._take(block[6:], block, out)
+        elif block.startswith(b"error: {"):  # llama.cpp's server, where it fails in the middle
+            raise self._in_band(block[7:])
         else:
             for name, data in events(block):
                 if data.strip() == b"[DONE]":

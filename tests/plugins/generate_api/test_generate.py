@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gatehook import Unavailable
+from gatehook.testing import Reply, StubUpstream
 from gatehook_plugins.generate_api.errors import error_body
 
 Api = Callable[..., AbstractAsyncContextManager[Any]]
@@ -133,3 +134,22 @@ async def test_a_stream_that_breaks_ends_with_the_error_and_without_a_finished_t
     async with api(MODELS) as ask:
         with pytest.raises(Exception, match=r"(?i)payload|not completed"):
             await ask("POST", "/generate/stream", {"prompt": "x", "model": "cut"})
+
+
+async def test_a_text_in_parts_is_told_without_the_thoughts_among_them(api: Api) -> None:
+    """Mistral's reasoning models answer so, whole and streamed."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    said = [thought, {"type": "text", "text": "The sky "}, {"type": "reference", "reference_ids": [1]}]
+    parts = [*said, {"type": "text", "text": "is blue."}]
+    whole = {"choices": [{"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}]}
+    deltas = [{"role": "assistant", "content": said}, {"content": "is blue."}]
+    pieces = [{"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    pieces.append({"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    stream = b"".join(b"data: %b\n\n" % json.dumps(piece).encode() for piece in pieces) + b"data: [DONE]\n\n"
+    async with StubUpstream(Reply.of_json(whole), Reply.of_events(stream)) as stub:
+        settings = f'[plugins.vendor_openai]\n[[models]]\nname = "p"\nvendor = "openai"\nbase_url = "{stub.url}/v1"\n'
+        async with api(settings) as ask:
+            answer = await ask("POST", "/generate", {"prompt": "Why?", "model": "p"})
+            streamed = await ask("POST", "/generate/stream", {"prompt": "Why?", "model": "p"})
+    assert answer.json["text"] == "The sky is blue."
+    assert "".join(token["token"] for token in streamed.events) == "The sky is blue."

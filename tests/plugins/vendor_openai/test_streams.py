@@ -319,6 +319,7 @@ BROKEN: dict[str, list[str | bytes]] = {
     "an error as text": ["{role}", '{"error":"boom"}', "{stop}"],
     "an error by event name": ["{role}", b'event: error\ndata: {"message":"boom"}\n\n', "{stop}"],
     "an error by event name as text": ["{role}", b"event: error\ndata: boom\n\n", "{stop}"],
+    "llama.cpp's error": ["{role}", b'error: {"error":{"message":"boom"}}\n\n'],
     "vLLM's older error": ["{role}", '{"object":"error","message":"boom","type":"x","code":500}', "{stop}"],
     "an error after the finish": ["{role}", "{stop}", '{"error":{"message":"boom"}}'],
 }
