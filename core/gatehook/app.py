@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -38,6 +38,7 @@ from gatehook.services.jobs import JOBS
 from gatehook.tools.own import OwnTools, tool_faults
 from gatehook.tools.policies import ToolPolicies
 from gatehook.upstream.egress import Egress
+from gatehook.wayfinding import unknown_path
 
 __all__ = ["Gateway"]
 
@@ -239,6 +240,14 @@ class Gateway:
         """
         return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, parsed=call)
 
+    async def nothing_here(self, request: web.Request) -> NoReturn:
+        """Handles what nobody serves: the last route of a surface whose errors have a shape of their own.
+
+        Raises:
+            NotFound: always; it names the path that was probably meant.
+        """
+        raise unknown_path(request.method, request.path, [route for _, route in self._routes])
+
     async def reload(self) -> Mapping[str, Any]:
         """Have new processes with the settings as they are now take over; gives `address`, `models`, `workers`.
 
@@ -294,7 +303,7 @@ class Gateway:
 
     def app(self) -> web.Application:
         """The aiohttp application: every plugin's paths, and an answer for all others."""
-        return application(self.pipeline, [route for _, route in self._routes])
+        return application(self.pipeline, [route for _, route in self._routes], self.nothing_here)
 
 
 def _by_name(

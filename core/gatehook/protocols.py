@@ -410,6 +410,7 @@ class Endpoint:
     `takes` is the msgspec type that bodies must fit, for /openapi.json. `repeats` says that the surface's `parse` looks
     at the body alone, and fills nothing of the call but `body`, `model`, `stream`, `include_usage`, `max_tokens` and
     `choices`: then a body that was answered from a cache is not parsed again when the same bytes come once more.
+    `instead_of` names paths that clients may ask for in its place: where nobody serves them, their 404 names this one.
     """
 
     path: str
@@ -417,6 +418,7 @@ class Endpoint:
     surface: Surface
     takes: type | None = None
     repeats: bool = False
+    instead_of: tuple[str, ...] = ()
     method: ClassVar[str] = "POST"
 
 

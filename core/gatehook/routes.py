@@ -16,7 +16,7 @@ from gatehook.calls.bodies import read_body as read_in_time
 from gatehook.calls.pipeline import Pipeline
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.calls.standing import standing, standing_if_known, tells
-from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound, PermissionDenied, envelope
+from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, PermissionDenied, envelope
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
 from gatehook.protocols import Authenticator, Endpoint, Route
@@ -63,8 +63,8 @@ async def _limit_headers_if_known(request: web.Request) -> dict[str, str]:
     return await standing_if_known(request.app[_CONCERNS], request)
 
 
-def application(pipeline: Pipeline, routes: Sequence[Route | Endpoint]) -> web.Application:
-    """The aiohttp application with these routes, and an answer for all other paths and methods."""
+def application(pipeline: Pipeline, routes: Sequence[Route | Endpoint], otherwise: Handler) -> web.Application:
+    """The aiohttp application with these routes; `otherwise` answers at all other paths."""
     app = web.Application(client_max_size=pipeline.concerns.max_body)
     app[_CONCERNS] = pipeline.concerns
     methods: dict[str, set[str]] = {}
@@ -80,7 +80,7 @@ def application(pipeline: Pipeline, routes: Sequence[Route | Endpoint]) -> web.A
     for path, allowed in methods.items():
         if "*" not in allowed:
             app.router.add_route("*", path, _not_allowed(sorted(allowed), writers[path]))
-    app.router.add_route("*", "/{path:.*}", _not_found)
+    app.router.add_route("*", "/{path:.*}", _handler(pipeline, Route("*", "/{path:.*}", otherwise, auth=False)))
     return app
 
 
@@ -177,8 +177,3 @@ def _not_allowed(methods: Sequence[str], written: Writer | None) -> Handler:
         return error_response(error, written, {"Allow": allowed, **await _limit_headers_if_known(request)})
 
     return handle
-
-
-async def _not_found(request: web.Request) -> web.StreamResponse:
-    error = NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
-    return error_response(error, headers=await _limit_headers_if_known(request))

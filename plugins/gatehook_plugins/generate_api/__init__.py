@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, ModelName, Observer, Route, Section, hookimpl
 from gatehook_plugins.generate_api.batch import Batch
-from gatehook_plugins.generate_api.errors import error_body, nothing_here
+from gatehook_plugins.generate_api.errors import error_body
 from gatehook_plugins.generate_api.models import Models
 from gatehook_plugins.generate_api.surface import GenerateSurface
 
@@ -57,7 +57,7 @@ class GenerateApi:
         yield Route("GET", f"{_MOUNT}/models", models.list, errors=error_body)
         yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/load", models.load, errors=error_body)
         yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/unload", models.unload, errors=error_body)
-        yield Route("*", f"{_MOUNT}/{{path:.*}}", nothing_here, auth=False, errors=error_body)
+        yield Route("*", f"{_MOUNT}/{{path:.*}}", gateway.nothing_here, auth=False, errors=error_body)
         if (metrics := gateway.services.get(METRICS)) is not None:
             metrics.tell_inference()
             yield Route("GET", f"{_MOUNT}/metrics", metrics.serve, auth=metrics.auth, errors=error_body)

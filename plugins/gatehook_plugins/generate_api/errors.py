@@ -2,11 +2,9 @@
 
 from typing import Final
 
-from aiohttp import web
+from gatehook import GatewayError, ModelNotFound, Unavailable, encode
 
-from gatehook import GatewayError, ModelNotFound, NotFound, Unavailable, encode
-
-__all__ = ["error_body", "known_status", "nothing_here"]
+__all__ = ["error_body", "known_status"]
 
 _CODES: Final = {
     401: "UNAUTHORIZED",
@@ -33,15 +31,6 @@ def error_body(error: GatewayError) -> bytes:
     """``{"error": {"code", "message", "details": {"reason", "param", "retry_after"}}}``; the reason is finer."""
     details = {"reason": error.code or error.type, "param": error.param, "retry_after": error.retry_after}
     return encode({"error": {"code": _code(error), "message": error.message, "details": details}})
-
-
-async def nothing_here(request: web.Request) -> web.Response:
-    """Any other path below the mount.
-
-    Raises:
-        NotFound: always.
-    """
-    raise NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
 
 
 def _code(error: GatewayError) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gatehook import CATALOG, HEALTH, LEDGER, Endpoint, Observer, Route, Section, hookimpl
 from gatehook_plugins.llm_api.balancing import LoadBalancing
-from gatehook_plugins.llm_api.errors import error_body, nothing_here
+from gatehook_plugins.llm_api.errors import error_body
 from gatehook_plugins.llm_api.models import Models
 from gatehook_plugins.llm_api.monitor import Monitor
 from gatehook_plugins.llm_api.overrides import ModelConfig
@@ -60,4 +60,4 @@ class LlmApi:
             for path, config in (("load-balancing", balancing), ("models/{id:.+}", model)):
                 yield Route("GET", f"{mount}/config/{path}", config.get, auth="admin", errors=error_body)
                 yield Route("PUT", f"{mount}/config/{path}", config.put, auth="admin", errors=error_body)
-            yield Route("*", f"{mount}/{{path:.*}}", nothing_here, auth=False, errors=error_body)
+            yield Route("*", f"{mount}/{{path:.*}}", gateway.nothing_here, auth=False, errors=error_body)

@@ -3,11 +3,9 @@
 import os
 from typing import Final
 
-from aiohttp import web
+from gatehook import GatewayError, ModelNotFound, Unavailable, encode
 
-from gatehook import GatewayError, ModelNotFound, NotFound, Unavailable, encode
-
-__all__ = ["UnknownModel", "error_body", "nothing_here"]
+__all__ = ["UnknownModel", "error_body"]
 
 _CODES: Final = {
     401: "UNAUTHORIZED",
@@ -60,15 +58,6 @@ def error_body(error: GatewayError, request_id: str = "", model: str = "") -> by
     return encode(
         {"error": {"code": _code(error), "message": error.message, "details": details, "request_id": request_id}}
     )
-
-
-async def nothing_here(request: web.Request) -> web.Response:
-    """Any other path below a mount.
-
-    Raises:
-        NotFound: always.
-    """
-    raise NotFound(f"there is nothing at {request.method} {request.path}", code="unknown_path")
 
 
 def _code(error: GatewayError) -> str:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIApi"]
 
+_OTHERS_CHATS = ("/v1/responses", "/v1/messages")
+"""Newer and other APIs that clients may be set to; most clients can be told to use this one."""
+
 
 class OpenAIApi:
     """Serves /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models and /openapi.json."""
@@ -30,7 +33,7 @@ class OpenAIApi:
         surface = OpenAISurface()
         models = ModelList(gateway)
         return [
-            Endpoint("/v1/chat/completions", "chat", surface, ChatRequest, repeats=True),
+            Endpoint("/v1/chat/completions", "chat", surface, ChatRequest, repeats=True, instead_of=_OTHERS_CHATS),
             Endpoint("/v1/completions", "completions", surface, CompletionRequest, repeats=True),
             Endpoint("/v1/embeddings", "embeddings", surface, EmbeddingRequest, repeats=True),
             Route("GET", "/v1/models", models.list),

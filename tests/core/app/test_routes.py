@@ -126,6 +126,58 @@ async def test_an_unknown_path_is_404_in_openai_s_error_shape(build: Build, aski
             assert answer.headers["Content-Type"] == "application/json"
 
 
+ALL = CHAT + "[plugins.llm_api]\n[plugins.generate_api]\n[plugins.health]\n"
+"""All surfaces that are on in the settings that come with the gateway; two of them have 404s of their own."""
+CHAT_PATH = "POST /v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/v1/v1/chat/completions", CHAT_PATH),
+        ("POST", "/api/v1/chat/completions", CHAT_PATH),
+        ("POST", "/api/llm/v1/chat/completions", CHAT_PATH),
+        ("POST", "/chat/completions", CHAT_PATH),
+        ("POST", "//v1//chat/completions", CHAT_PATH),
+        ("POST", "/v1/chat/completions/", CHAT_PATH),
+        ("POST", "/V1/Chat/Completions", CHAT_PATH),
+        ("POST", "/v1/chat/completions/chat/completions", CHAT_PATH),
+        ("POST", "/v1/responses", CHAT_PATH),
+        ("POST", "/v1/messages", CHAT_PATH),
+        ("POST", "/embeddings", "POST /v1/embeddings"),
+        ("GET", "/v1/v1/models", "GET /v1/models"),
+        ("GET", "/v1/models/", "GET /v1/models"),
+        ("GET", "/models", "GET /v1/models"),
+        ("HEAD", "/v1/health", "GET /health"),
+    ],
+)
+async def test_an_unknown_path_names_the_one_that_a_wrong_base_url_means(
+    method: str, path: str, meant: str, build: Build, asking: Asking
+) -> None:
+    async with asking(build(ALL)) as ask:
+        answer = await ask(method, path)
+    assert answer.status == 404
+    if method != "HEAD":
+        assert answer.json["error"]["message"] == f"there is nothing at {method} {path}; use {meant}"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v1/images/edits"), ("GET", "/v1/responses")])
+async def test_an_unknown_path_like_no_other_names_the_list_of_all(
+    method: str, path: str, build: Build, asking: Asking
+) -> None:
+    async with asking(build(ALL)) as ask:
+        answer = await ask(method, path)
+    assert (
+        answer.json["error"]["message"] == f"there is nothing at {method} {path}; GET /openapi.json tells what there is"
+    )
+
+
+async def test_an_unknown_path_names_nothing_that_is_not_there(build: Build, asking: Asking) -> None:
+    async with asking(build("[plugins.health]")) as ask:
+        answer = await ask("POST", "/v1/responses")
+    assert answer.json["error"]["message"] == "there is nothing at POST /v1/responses"
+
+
 async def test_one_path_may_be_shared_by_plugins_with_different_methods(
     specimen: Specimen, build: Build, asking: Asking, route: MakeRoute
 ) -> None:
