@@ -155,7 +155,8 @@ class VendorRequests(VendorSuite):
         if status != 200:
             return [f"is {rule.disposition} ({rule.note}), but with {value!r} the call fails: {error.get('message')}"]
         if rule.disposition == "mapped":
-            return [] if sent != without else [f"is mapped ({rule.note}), but nothing is sent for {value!r}"]
+            lost = f"is mapped ({rule.note}), but nothing is sent for {value!r}; if that is right, say why in `unseen`"
+            return [] if sent != without else [lost]
         faults = [] if name in told else ["is dropped, but the client is not told"]
         return faults if sent == without else [*faults, "is dropped, but something is sent for it"]
 
