@@ -311,6 +311,12 @@ async def test_a_body_that_cannot_be_unpacked_is_refused_naming_why(
     assert words in checked(told, answer, expect=status)["message"]
 
 
+async def test_a_body_that_is_not_packed_as_it_says_is_told_in_a_line(home: Any) -> None:
+    status, answer, _ = await home.ask(b'{"model":"m"}', headers={"Content-Encoding": "gzip"})
+    message = checked(status, answer, expect=400)["message"]
+    assert message == "the body cannot be read: Can not decode content-encoding: gzip"
+
+
 async def test_a_body_that_ends_too_early_disturbs_nobody(home: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", home.port)
     writer.write(POST + b'Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{"model"')

@@ -30,7 +30,8 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except (web.HTTPRequestEntityTooLarge, TooLong):
         raise _too_large(concerns) from None
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
-        raise InvalidRequest(f"the body cannot be read: {error}") from None
+        why = " ".join(str(error).removeprefix("400, message:").split())  # aiohttp tells parser errors on two lines
+        raise InvalidRequest(f"the body cannot be read: {why}") from None
 
 
 async def _undone(request: web.Request, body: bytes, most: int) -> bytes:

@@ -18,6 +18,7 @@ _LONGEST = 200
 """Characters of a fault's description, and of names that it repeats from the request."""
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
+_KIND = re.compile(r"Invalid value '(?P<name>.*)'", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -57,7 +58,7 @@ def read_as(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+        raise misfit(error, getattr(kind, "__struct_fields__", ()), kind) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         read_object(body)  # the slow reader says what is wrong, or accepts lone surrogates, as in the next line
         raise InvalidRequest("the body holds half of a surrogate pair, which is no text", code="invalid_json") from None
@@ -78,7 +79,7 @@ def read_open(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             body.decode()  # msgspec does not check the fields that it skips, and they go on to the vendor
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise misfit(error) from None
+        raise misfit(error, kind=decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Not JSON, or JSON with lone surrogates, which msgspec cannot hold: the slow reader finds out which.
         return fitted(_decoded(body), decoder.type)
@@ -112,17 +113,18 @@ def fitted(data: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise misfit(error) from None
+        raise misfit(error, kind=kind) from None
     except UnicodeEncodeError:
         raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
 
 
-def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> InvalidRequest:
+def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: Any = None) -> InvalidRequest:
     """The error that names the field and what is wrong with it: "messages[0].role: expected str, got int".
 
     Args:
         error: msgspec's, which never repeats values, only names of fields.
         fields: the known fields, to suggest one for an unknown one.
+        kind: the type, to suggest a value for an unknown one of a field that tells several types apart.
     """
     match = _FAULT.fullmatch(str(error))
     what, path = (match["what"], match["path"] or "") if match else (str(error), "")
@@ -130,6 +132,9 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> Inva
         path, what = _below(path, missing["name"]), "required, but missing"
     elif unknown := _UNKNOWN.fullmatch(what):
         path, what = _below(path, unknown["name"][:_LONGEST]), f"no such field{_nearest(unknown['name'], fields)}"
+    elif other := _KIND.fullmatch(what):
+        name = other["name"][:_LONGEST]
+        what = f"invalid value {name!r}{_nearest(name, _kinds(kind, path.rpartition('.')[2]))}"
     elif "matching regex" in what:  # all patterns of our types forbid just these
         what = "must not contain control characters"
     what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
@@ -138,6 +143,21 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = ()) -> Inva
 
 def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _kinds(kind: Any, field: str) -> Collection[str]:
+    """What `field` may say where it tells which of several types an object is; () if `kind` holds no such types."""
+    if kind is None:
+        return ()
+    _, definitions = msgspec.json.schema_components([kind])
+    waiting: list[Any] = [definitions]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict) and one.get("discriminator", {}).get("propertyName") == field:
+            names: Collection[str] = one["discriminator"]["mapping"]
+            return names
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return ()
 
 
 def _nearest(word: str, words: Collection[str]) -> str:

@@ -20,6 +20,18 @@ class Page(Struct, forbid_unknown_fields=True):
     purge: bool = False
 
 
+class Talk(Struct, tag_field="role", tag="user"):
+    content: str
+
+
+class Rule(Struct, tag_field="role", tag="system"):
+    content: str
+
+
+class Talks(Struct):
+    messages: list[Talk | Rule]
+
+
 OPEN = msgspec.json.Decoder(Chat)
 
 
@@ -82,3 +94,15 @@ def test_a_value_that_does_not_fit_names_its_field() -> None:
     with pytest.raises(InvalidRequest) as refused:
         fitted({"model": "m", "n": "2"}, Chat)
     assert refused.value.param == "n"
+
+
+@pytest.mark.parametrize(
+    ("role", "told"), [("usr", "; did you mean 'user'?"), ("bot", "; there are: user, system"), ("\\ud83d", "")]
+)
+@pytest.mark.parametrize("read", [read_as, lambda body, kind: read_open(body, msgspec.json.Decoder(kind))])
+def test_an_unknown_kind_is_told_with_those_that_there_are(read: Any, role: str, told: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read(b'{"messages": [{"role": "%b", "content": "x"}]}' % role.encode(), Talks)
+    if told:
+        assert refused.value.message == f"messages[0].role: invalid value {role!r}{told}"
+        assert refused.value.param == "messages[0].role"
