@@ -28,7 +28,7 @@ def messages(turns: Sequence[Turn], drop: Callable[[str], None]) -> list[Block]:
     """
     if not turns or turns[0].role != "user":
         raise InvalidRequest(
-            "messages: at vendor 'anthropic' a conversation begins with a user message",
+            "messages: at vendor 'anthropic' a conversation begins with a user message that is not empty",
             param="messages",
             retry=Retry.NEXT,
         )

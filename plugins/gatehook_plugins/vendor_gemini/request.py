@@ -40,7 +40,7 @@ async def generate_body(attempt: Attempt, payload: Mapping[str, Any], egress: Eg
     body = _settings(attempt, payload)
     conversation = read_conversation(prepared(payload["messages"], attempt.drop), attempt.drop)
     if not conversation.turns:
-        raise _refused("messages", "Gemini needs a message that is not a system message")
+        raise _refused("messages", "Gemini needs a message that is neither empty nor a system message")
     images = await fetch_images(conversation, egress)
     third = is_third_generation(attempt.target.model)
     media = MediaWriter(attempt.target, conversation, images, attempt.drop, per_part=third)

@@ -60,10 +60,10 @@ async def test_messages_of_one_side_become_one_turn(ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [[{"role": "assistant", "content": "hi"}, user("yo")], [{"role": "system", "content": "x"}]]
+    "messages", [[{"role": "assistant", "content": "hi"}, user("yo")], [{"role": "system", "content": "x"}], [user("")]]
 )
 async def test_a_conversation_that_does_not_begin_with_the_user_is_refused(ask: Any, messages: Any) -> None:
-    with pytest.raises(InvalidRequest, match="begins with a user message") as caught:
+    with pytest.raises(InvalidRequest, match="begins with a user message that is not empty") as caught:
         await ask({"messages": messages})
     assert (caught.value.param, caught.value.retry) == ("messages", Retry.NEXT)
 

@@ -62,7 +62,7 @@ def messages(conversation: Conversation, images: Mapping[str, Blob], model: str)
     """
     turns = conversation.turns
     if not turns or turns[0].role != "user":
-        raise refused("messages", "at vendor 'bedrock' a conversation begins with a user message")
+        raise refused("messages", "at vendor 'bedrock' a conversation begins with a user message that is not empty")
     writer = _Writer(images, _ID_OF_CLAUDE if "anthropic." in model else _ID)
     return [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
 

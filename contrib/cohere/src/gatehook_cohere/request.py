@@ -130,7 +130,7 @@ def _function(function: Mapping[str, Any]) -> dict[str, Any]:
 def _messages(given: Sequence[Mapping[str, Any]], attempt: Attempt) -> list[dict[str, Any]]:
     conversation = read_conversation(given, attempt.drop)
     if not conversation.turns:
-        raise refused("messages", "Cohere needs a message that is not a system message")
+        raise refused("messages", "Cohere needs a message that is neither empty nor a system message")
     messages: list[dict[str, Any]] = [{"role": "system", "content": one.text} for one in conversation.system]
     for turn in conversation.turns:
         messages += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]

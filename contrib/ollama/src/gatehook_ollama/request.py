@@ -52,7 +52,7 @@ async def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Optio
         body["tools"] = tools
     conversation = read_conversation(payload["messages"], attempt.drop)
     if not conversation.turns:
-        raise refused("messages", "Ollama needs a message that is not a system message")
+        raise refused("messages", "Ollama needs a message that is neither empty nor a system message")
     images = await _fetched(conversation, egress)
     body["messages"] = [*({"role": "system", "content": one.text} for one in conversation.system)]
     for turn in conversation.turns:
