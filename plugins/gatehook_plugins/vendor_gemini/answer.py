@@ -25,6 +25,8 @@ __all__ = [
     "read_answer",
     "typed",
     "usage",
+    "why_blocked",
+    "why_ended",
 ]
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ _FINISH: Final = {
         "content_filter",
     ),
 }  # fmt: skip
+_LOST: Final = ("inlineData", "executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+"""Parts without a place in OpenAI's shape; a picture has one."""
 _PICTURE: Final = re.compile(r"image/[\w.+-]+", re.ASCII)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _BROKEN: Final = {
@@ -137,9 +141,12 @@ def parts(candidate: Mapping[str, Any], lost: Callable[[str], None]) -> Iterator
         elif part.get("text") is not None or signature:
             text = get(part, "text", str, "")
             yield Thought(text, signature) if part.get("thought") is True else Words(text, signature)
-        for name in ("inlineData", "executableCode", "codeExecutionResult"):
-            if name in part and not url:
-                lost(f"answer.{name}")
+        if "text" not in part and not url:
+            for name in _LOST:
+                if name in part:
+                    lost(f"answer.{name}")
+    if "citationMetadata" in candidate:
+        lost("answer.citationMetadata")
 
 
 def _picture(part: Mapping[str, Any]) -> str:
@@ -174,6 +181,16 @@ def blocked(response: Mapping[str, Any]) -> bool:
     """Whether the prompt itself was refused, so that there is no candidate."""
     feedback = get(response, "promptFeedback", dict, {})
     return bool(get(feedback, "blockReason", str, ""))
+
+
+def why_blocked(response: Mapping[str, Any]) -> str:
+    """Why a prompt was refused, in Google's words, "" if there are none."""
+    return get(get(response, "promptFeedback", dict, {}), "blockReasonMessage", str, "")
+
+
+def why_ended(candidate: Mapping[str, Any]) -> str:
+    """What a candidate tells of its end, in Google's words, "" if nothing."""
+    return get(candidate, "finishMessage", str, "")
 
 
 def usage(metadata: Any) -> Usage | None:
@@ -224,12 +241,12 @@ def read_answer(attempt: Attempt, response: Any) -> Completion:
     if not choices:
         if not blocked(answer):
             raise WireError("an answer without candidates")
-        choices = [_refusal()]
+        choices = [_refusal(why_blocked(answer))]
     return completion(attempt.call, choices, usage(answer.get("usageMetadata")))
 
 
-def _refusal() -> dict[str, Any]:
-    message = {"role": "assistant", "content": "", "refusal": None}
+def _refusal(why: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "", "refusal": why or None}
     return {"index": 0, "message": message, "logprobs": None, "finish_reason": "content_filter"}
 
 
@@ -263,6 +280,8 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
     if signature:
         message["extra_content"] = {"google": {"thought_signature": signature}}
     reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.note)
+    if reason == "content_filter":
+        message["refusal"] = why_ended(candidate) or None
     return {
         "index": index,
         "message": message,

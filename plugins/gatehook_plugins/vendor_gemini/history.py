@@ -49,7 +49,10 @@ def _assistant(message: Mapping[str, Any], path: str, drop: Callable[[str], None
     elif not signature:
         return message
     blocks = [{"type": "thinking", "thinking": "", "signature": signature}] if signature else []
-    return {**message, "thinking_blocks": blocks}
+    told = {**message, "thinking_blocks": blocks}
+    if told.get("extra_content") == {"google": {"thought_signature": signature}}:
+        del told["extra_content"]  # it is read; left here, it would be told as dropped
+    return told
 
 
 def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -25,7 +25,10 @@ _SUFFIXES: Final = {
     "ogg": "audio/ogg", "mp4": "video/mp4", "mov": "video/quicktime", "webm": "video/webm",
 }  # fmt: skip
 
-_GOOGLE_FILE = re.compile(r"gs://|https://generativelanguage\.googleapis\.com/v\d\w*/files/")
+_GOOGLE_FILE = re.compile(
+    r"gs://|https://(?:generativelanguage\.googleapis\.com/v\d\w*/files/|(?:www\.|m\.)?youtube\.com/|youtu\.be/)"
+)
+"""What Google fetches itself: Cloud Storage, its Files API, and films on YouTube."""
 _RESOLUTIONS: Final = {"low": "MEDIA_RESOLUTION_LOW", "high": "MEDIA_RESOLUTION_HIGH"}
 
 
@@ -129,7 +132,7 @@ class MediaWriter:
             uri = files_uri(self._target, uri)
         elif not _GOOGLE_FILE.match(uri):
             raise InvalidRequest(
-                f"{media.path}.file_id: expected a file of the Gemini Files API ('files/…') or a gs:// URI",
+                f"{media.path}.file_id: expected a file of Gemini's Files API ('files/…'), or a gs:// or YouTube URL",
                 param=f"{media.path}.file_id",
                 retry=Retry.NEXT,
             )

@@ -10,7 +10,7 @@ from gatehook_plugins.vendor_gemini.media import MediaWriter, fetch_images
 from gatehook_plugins.vendor_gemini.options import option, safety_settings
 from gatehook_plugins.vendor_gemini.schema import SchemaConverter
 from gatehook_plugins.vendor_gemini.thinking import is_third_generation, thinking_config
-from gatehook_plugins.vendor_gemini.tools import function_calling, function_declarations
+from gatehook_plugins.vendor_gemini.tools import function_calling, function_declarations, validated
 
 __all__ = ["generate_body"]
 
@@ -60,16 +60,24 @@ def _settings(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
     json_schema = option(attempt.target, "json_schema", bool, True)
     if config := _generation_config(attempt, payload, json_schema):
         body["generationConfig"] = config
-    declarations = function_declarations(payload.get("tools", []), attempt.drop, json_schema=json_schema)
+    if "tools" in payload or "tool_choice" in payload:
+        _tools(attempt, payload, body, json_schema)
+    if safety := safety_settings(attempt.target):
+        body["safetySettings"] = safety
+    return body
+
+
+def _tools(attempt: Attempt, payload: Mapping[str, Any], body: dict[str, Any], json_schema: bool) -> None:
+    tools, calling = payload.get("tools", []), None
+    declarations = function_declarations(tools, attempt.drop, json_schema=json_schema)
     if declarations:
         body["tools"] = [{"functionDeclarations": declarations}]
     if "tool_choice" in payload:
         calling = function_calling(payload["tool_choice"], [one["name"] for one in declarations])
-        if calling:
-            body["toolConfig"] = {"functionCallingConfig": calling}
-    if safety := safety_settings(attempt.target):
-        body["safetySettings"] = safety
-    return body
+    if json_schema and declarations and any(tool["function"].get("strict") for tool in tools):
+        calling = validated(calling)
+    if calling:
+        body["toolConfig"] = {"functionCallingConfig": calling}
 
 
 def _generation_config(attempt: Attempt, payload: Mapping[str, Any], json_schema: bool) -> dict[str, Any]:

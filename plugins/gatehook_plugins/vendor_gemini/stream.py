@@ -65,6 +65,8 @@ class StreamReader:
         self._events = Reader()
         self._builder = StreamBuilder(attempt.call)
         self._reasons: dict[int, str] = {}
+        self._explained: dict[int, str] = {}
+        """What Google says of the reasons."""
         self._asked = attempt.payload.get("n") or 1
         self._blocked = False
         self._counts: Any = None
@@ -106,7 +108,10 @@ class StreamReader:
         except WireError as error:
             self.fault = error.named(self._attempt.target)
             return chunks
-        chunks += [self._builder.finish(reasons[index], index) for index in sorted(reasons)]
+        for index in sorted(reasons):
+            if reasons[index] == "content_filter" and (why := self._explained.get(index)):
+                chunks.append(self._builder.delta({"refusal": why}, index))
+            chunks.append(self._builder.finish(reasons[index], index))
         if usage is not None:
             chunks.append(self._builder.usage(usage))
         return chunks
@@ -148,8 +153,9 @@ class StreamReader:
         response = answer.typed(response, dict, "an event")
         for index, candidate in answer.candidates(response):
             self._candidate(index, candidate, chunks)
-        if not self._blocked:
-            self._blocked = answer.blocked(response)
+        if not self._blocked and answer.blocked(response):
+            self._blocked = True
+            self._explained.setdefault(0, answer.why_blocked(response))
         self._count(response.get("usageMetadata"))
 
     def _count(self, counts: Any) -> None:
@@ -179,6 +185,8 @@ class StreamReader:
         if probabilities is not None:
             chunks.append(self._builder.text("", index, logprobs=probabilities))
         self._reasons[index] = answer.get(candidate, "finishReason", str, "") or self._reasons.get(index, "")
+        if "finishMessage" in candidate:
+            self._explained[index] = answer.why_ended(candidate)
 
     def _text(self, part: answer.Words, index: int, probabilities: dict[str, Any] | None) -> Chunk:
         if not part.signature:

@@ -25,12 +25,15 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], _Table], ...]] = (
     (re.compile(r"gemini-3-pro"), {"minimal": "LOW", "low": "LOW", "medium": "HIGH", "high": "HIGH"}),
     (re.compile(r"gemini-(?:[3-9]|\d\d)(?:\.\d+)?-pro"), {**_LEVELS, "minimal": "LOW"}),
     (re.compile(r"gemini-(?:[3-9]|\d\d)\b"), _LEVELS),
+    (re.compile(r"gemini-pro-latest"), {**_LEVELS, "minimal": "LOW"}),
+    (re.compile(r"gemini-flash(?:-lite)?-latest"), _LEVELS),
     # Older models do not think at all.
     (re.compile(r"gemini-(?:1|2\.0)|gemma-"), {"none": ""}),
 )
 """Model names, first match wins, and what each effort becomes: a budget, a level, or "" for "nothing to say"."""
 
-_THIRD: Final = re.compile(r"gemini-(?:[3-9]|\d\d)\b")
+_THIRD: Final = re.compile(r"gemini-(?:(?:[3-9]|\d\d)\b|(?:pro|flash|flash-lite)-latest)")
+"""Names that move with the latest model have come to the third generation, and never move back."""
 
 
 def is_third_generation(model: str) -> bool:

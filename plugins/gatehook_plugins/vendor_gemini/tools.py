@@ -6,7 +6,7 @@ from typing import Any, Final
 from gatehook import InvalidRequest, Retry
 from gatehook_plugins.vendor_gemini.schema import SchemaConverter
 
-__all__ = ["function_calling", "function_declarations"]
+__all__ = ["function_calling", "function_declarations", "validated"]
 
 _MODES: Final = {"auto": "AUTO", "required": "ANY", "none": "NONE"}
 
@@ -17,7 +17,7 @@ def function_declarations(tools: Any, drop: Callable[[str], None], *, json_schem
     Args:
         tools: the request's `tools`.
         drop: told what is lost.
-        json_schema: whether the model reads JSON Schema itself; otherwise schemas are converted.
+        json_schema: whether the model reads JSON Schema and keeps calls to it; otherwise schemas are converted.
 
     Raises:
         InvalidRequest: a tool that is no function, or a schema that cannot be converted.
@@ -37,7 +37,7 @@ def _declaration(tool: Any, path: str, drop: Callable[[str], None], json_schema:
     declaration: dict[str, Any] = {"name": function["name"]}
     if function.get("description"):
         declaration["description"] = function["description"]
-    if function.get("strict"):
+    if function.get("strict") and not json_schema:
         drop(f"{path}.function.strict")
     # A function without parameters has no schema at all: an empty object is refused by older models.
     if schema := function.get("parameters"):
@@ -47,6 +47,12 @@ def _declaration(tool: Any, path: str, drop: Callable[[str], None], json_schema:
         elif (converted := SchemaConverter(schema, where, drop).convert()).get("properties"):
             declaration["parameters"] = converted
     return declaration
+
+
+def validated(calling: dict[str, Any] | None) -> dict[str, Any]:
+    """A functionCallingConfig under which every call keeps to its function's schema, as `strict` demands."""
+    # ANY does so by itself, and where no calls are allowed there is nothing to hold.
+    return {"mode": "VALIDATED"} if calling is None or calling["mode"] == "AUTO" else calling
 
 
 def function_calling(choice: Any, names: Sequence[str]) -> dict[str, Any] | None:

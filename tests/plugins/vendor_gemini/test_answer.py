@@ -232,6 +232,32 @@ async def test_parts_without_a_place_are_told() -> None:
     assert "images" not in answer.data["choices"][0]["message"]
 
 
+async def test_what_tools_of_googles_own_did_and_where_words_are_from_is_told_as_lost() -> None:
+    parts: list[dict[str, Any]] = [
+        {"toolCall": {"toolType": "X"}},
+        {"toolResponse": {"toolType": "X"}, "thoughtSignature": "s"},
+    ]
+    cited = candidate(*parts, {"text": "So."}, citationMetadata={"citations": [{"uri": "https://a.example"}]})
+    answer, one = await answered({"candidates": [cited]})
+    assert answer.data["choices"][0]["message"]["content"] == "So."
+    assert one.dropped == ["answer.toolCall", "answer.toolResponse", "answer.citationMetadata"]
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "MODEL_ARMOR"])
+async def test_why_an_answer_was_filtered_is_the_refusal(reason: str) -> None:
+    found = await choice({"text": "Well"}, reason=reason, finishMessage="It violates a policy.")
+    assert (found["message"]["content"], found["message"]["refusal"]) == ("Well", "It violates a policy.")
+    found = await choice({"text": "Well"}, reason="STOP", finishMessage="Model generated words.")
+    assert found["message"]["refusal"] is None
+
+
+async def test_why_a_prompt_was_blocked_is_the_refusal() -> None:
+    feedback = {"blockReason": "MODEL_ARMOR", "blockReasonMessage": "The prompt violates a policy."}
+    answer, _ = await answered({"promptFeedback": feedback})
+    (only,) = answer.data["choices"]
+    assert (only["finish_reason"], only["message"]["refusal"]) == ("content_filter", "The prompt violates a policy.")
+
+
 async def test_pictures_are_shown_as_data_uris() -> None:
     picture = {"inlineData": {"mimeType": "image/png", "data": "AA+/"}, "thoughtSignature": "s"}
     answer, one = await answered({"candidates": [candidate({"text": "A cat:"}, picture)]})

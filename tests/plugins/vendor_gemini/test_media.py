@@ -151,6 +151,15 @@ async def test_detail_becomes_a_resolution_where_there_is_one(
             image("https://generativelanguage.googleapis.com/v1beta/files/abc"),
             {"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/abc"}},
         ),
+        (
+            file(file_id="https://www.youtube.com/watch?v=abc"),
+            {"fileData": {"fileUri": "https://www.youtube.com/watch?v=abc"}},
+        ),
+        (file(file_id="https://youtu.be/abc"), {"fileData": {"fileUri": "https://youtu.be/abc"}}),
+        (
+            image("https://m.youtube.com/watch?v=abc"),
+            {"fileData": {"fileUri": "https://m.youtube.com/watch?v=abc"}},
+        ),
         (file(file_id="gs://b/x.pdf"), {"fileData": {"fileUri": "gs://b/x.pdf", "mimeType": "application/pdf"}}),
         (image("gs://b/x.PNG"), {"fileData": {"fileUri": "gs://b/x.PNG", "mimeType": "image/png"}}),
         (

@@ -249,7 +249,7 @@ async def test_no_reasoning_asked_of_a_model_that_cannot_reason_is_no_fault() ->
         ("gemini-2.5-pro", "none"),
         ("gemini-3-flash-preview", "none"),
         ("gemini-2.0-flash", "low"),
-        ("gemini-flash-latest", "low"),
+        ("tuned-by-us", "low"),
     ],
 )
 async def test_an_effort_the_model_does_not_know_is_refused(model: str, effort: Any) -> None:
@@ -258,9 +258,9 @@ async def test_an_effort_the_model_does_not_know_is_refused(model: str, effort: 
 
 async def test_the_operator_can_set_the_table_of_efforts() -> None:
     options = {"reasoning_effort": {"low": 77, "xhigh": "xhigh"}, "include_thoughts": False}
-    low = await config({"reasoning_effort": "low"}, model="gemini-flash-latest", options=options)
+    low = await config({"reasoning_effort": "low"}, model="tuned-by-us", options=options)
     assert low == {"thinkingConfig": {"thinkingBudget": 77}}
-    most = await config({"reasoning_effort": "xhigh"}, model="gemini-flash-latest", options=options)
+    most = await config({"reasoning_effort": "xhigh"}, model="tuned-by-us", options=options)
     assert most == {"thinkingConfig": {"thinkingLevel": "XHIGH"}}
 
 
@@ -441,8 +441,18 @@ async def test_unsigned_calls_are_excused_where_signatures_are_checked() -> None
 async def test_signatures_of_words_go_back_even_without_words(message: dict[str, Any], parts: list[Any]) -> None:
     answered = [{"role": "tool", "tool_call_id": "a", "content": ""}] if "tool_calls" in message else []
     signed = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
-    turns = await contents(USER, {"role": "assistant", **message, **signed}, *answered)
-    assert turns[1] == {"role": "model", "parts": parts}
+    history = [USER, {"role": "assistant", **message, **signed}, *answered]
+    request, one = await post({"messages": history})
+    assert request.json["contents"][1] == {"role": "model", "parts": parts}
+    assert one.dropped == []
+
+
+async def test_what_a_message_has_beside_its_signature_is_told_as_dropped() -> None:
+    extra = {"google": {"thought_signature": "c2ln", "mood": "fine"}}
+    for given in (extra, {**extra, "other": 1}, {"other": 1}):
+        message = {"role": "assistant", "content": "yes", "extra_content": given}
+        _, one = await post({"messages": [USER, message, USER]})
+        assert one.dropped == ["messages[1].extra_content"]
 
 
 async def test_reasoning_of_other_vendors_is_not_shown_to_gemini() -> None:

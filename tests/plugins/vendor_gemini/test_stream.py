@@ -163,6 +163,20 @@ FILTERED = (
     (event({"text": "a"}), event(reason="SAFETY", usageMetadata=COUNTS)),
     [{"content": "a"}, {"finish": "content_filter"}, Usage(5, 2)],
 )
+EXPLAINED = (
+    (event({"text": "a"}), event(reason="SAFETY", usageMetadata=COUNTS)),
+    [{"content": "a"}, {"refusal": "It violates a policy."}, {"finish": "content_filter"}, Usage(5, 2)],
+)
+EXPLAINED[0][1]["candidates"][0]["finishMessage"] = "It violates a policy."
+FORBIDDEN = (
+    (
+        {
+            "promptFeedback": {"blockReason": "MODEL_ARMOR", "blockReasonMessage": "No."},
+            "usageMetadata": {"promptTokenCount": 5},
+        },
+    ),
+    [{"refusal": "No."}, {"finish": "content_filter"}, Usage(5, 0)],
+)
 EATEN = (
     (event(reason="MAX_TOKENS", usageMetadata={"promptTokenCount": 5, "thoughtsTokenCount": 7}),),
     [{"finish": "length"}, Usage(5, 7, reasoning_tokens=7)],
@@ -186,7 +200,8 @@ SEVERAL = (
 )
 WHOLE = {
     "text": TEXT, "thoughts": THOUGHTS, "parallel": PARALLEL, "spread": SPREAD, "early stop": EARLY_STOP,
-    "blocked": BLOCKED, "filtered": FILTERED, "eaten": EATEN, "several": SEVERAL,
+    "blocked": BLOCKED, "filtered": FILTERED, "explained": EXPLAINED, "forbidden": FORBIDDEN,
+    "eaten": EATEN, "several": SEVERAL,
 }  # fmt: skip
 
 

@@ -48,9 +48,10 @@ def test_an_older_model_gets_googles_schema() -> None:
     )
 
 
-def test_strict_is_dropped_with_a_signal() -> None:
-    assert declared(tool(strict=True)) == ([{"name": "look"}], ["tools[0].function.strict"])
-    assert declared(tool(strict=False)) == ([{"name": "look"}], [])
+def test_strict_is_dropped_with_a_signal_at_models_that_check_no_calls() -> None:
+    assert declared(tool(strict=True), json_schema=False) == ([{"name": "look"}], ["tools[0].function.strict"])
+    assert declared(tool(strict=False), json_schema=False) == ([{"name": "look"}], [])
+    assert declared(tool(strict=True)) == ([{"name": "look"}], [])
 
 
 @pytest.mark.parametrize(
