@@ -6,7 +6,7 @@ from typing import Any
 from gatehook import Call, Completion, Usage, completion, encode
 from gatehook_plugins.vendor_anthropic.failure import garbled
 
-__all__ = ["Counts", "arguments_text", "finish_reason", "read", "string", "thinking_block"]
+__all__ = ["Counts", "arguments_text", "finish_reason", "read", "refusal", "string", "thinking_block"]
 
 _FINISH = {
     "end_turn": "stop",
@@ -28,6 +28,12 @@ def finish_reason(stop_reason: str, *, has_calls: bool, drop: Callable[[str], No
     if reason in ("stop", "tool_calls"):
         return "tool_calls" if has_calls else "stop"
     return reason
+
+
+def refusal(details: Any) -> str | None:
+    """Why the model refused, as a message's `stop_details` explain it; None if they do not."""
+    explanation = details.get("explanation") if isinstance(details, dict) else None
+    return explanation if isinstance(explanation, str) and explanation else None
 
 
 class Counts:
@@ -153,8 +159,11 @@ def read(call: Call, data: dict[str, Any], drop: Callable[[str], None]) -> Compl
     collector = _Collector()
     for block in content:
         collector.take(block)
-    reason = finish_reason(string(data, "stop_reason"), has_calls=bool(collector.calls), drop=drop)
+    stop, message = string(data, "stop_reason"), collector.message()
+    reason = finish_reason(stop, has_calls=bool(collector.calls), drop=drop)
+    if stop == "refusal":
+        message["refusal"] = refusal(data.get("stop_details"))
     counts = Counts()
     counts.update(data.get("usage"))
-    choice = {"index": 0, "message": collector.message(), "logprobs": None, "finish_reason": reason}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
     return completion(call, [choice], counts.usage())

@@ -10,7 +10,14 @@ from typing import Any
 
 from gatehook import Call, Chunk, MalformedJSON, StreamBuilder, Target, decode
 from gatehook.sse import Event
-from gatehook_plugins.vendor_anthropic.answer import Counts, arguments_text, finish_reason, string, thinking_block
+from gatehook_plugins.vendor_anthropic.answer import (
+    Counts,
+    arguments_text,
+    finish_reason,
+    refusal,
+    string,
+    thinking_block,
+)
 from gatehook_plugins.vendor_anthropic.failure import garbled, in_band
 
 __all__ = ["Translation"]
@@ -39,6 +46,9 @@ class Translation:
         self._chunks = StreamBuilder(call)
         self._counts = Counts()
         self._stop_reason: str | None = None
+        self._refusal: str | None = None
+        self._begun = False
+        """Whether a content block was begun."""
         self._blocks: dict[int, _Block] = {}
         self._tool: int | None = None
         """The block whose tool call was begun last."""
@@ -77,6 +87,8 @@ class Translation:
         raise in_band(data, self._target)
 
     def _on_message_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:
+        if self._begun:
+            raise garbled("a message begins anew in its middle")
         self._counts.update(_object(data, "message").get("usage"))
         opened = self._chunks.open()
         opened.usage = self._counts.usage()  # a client that leaves before the end pays for the prompt
@@ -84,6 +96,7 @@ class Translation:
 
     def _on_block_start(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         start, index = _object(data, "content_block"), _index(data)
+        self._begun = True
         kind = start.get("type")
         block = self._blocks[index] = _Block(kind if isinstance(kind, str) else "")
         match block.kind:
@@ -121,15 +134,20 @@ class Translation:
 
     def _on_message_delta(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         self._counts.update(data.get("usage"))
-        reason = _object(data, "delta").get("stop_reason")
+        delta = _object(data, "delta")
+        reason = delta.get("stop_reason")
         if isinstance(reason, str):
             self._stop_reason = reason
+        if reason == "refusal":
+            self._refusal = refusal(delta.get("stop_details"))
 
     def _on_message_stop(self, data: dict[str, Any], batch: list[Chunk]) -> None:
         if self._stop_reason is None:
             raise garbled("the stream ended without a stop reason")
         for block in self._blocks.values():
             self._close(block, batch)
+        if self._refusal is not None:
+            batch.append(self._chunks.delta({"refusal": self._refusal}))
         calls = self._chunks.has_tool_calls()
         batch.append(self._chunks.finish(finish_reason(self._stop_reason, has_calls=calls, drop=self._drop)))
         if usage := self._counts.usage():

@@ -40,6 +40,25 @@ async def test_a_text_answer(ask: Any) -> None:
     assert data["usage"]["total_tokens"] == 15
 
 
+@pytest.mark.parametrize(
+    ("stop", "details", "refusal"),
+    [
+        (
+            "refusal",
+            {"type": "refusal", "category": "cyber", "explanation": "Against the policy."},
+            "Against the policy.",
+        ),
+        ("refusal", {"type": "refusal", "category": None, "explanation": None}, None),
+        ("refusal", None, None),
+        ("refusal", "why", None),
+        ("end_turn", {"type": "later", "explanation": "no refusal"}, None),
+    ],
+)
+async def test_why_the_model_refused_is_the_refusal(ask: Any, stop: str, details: Any, refusal: str | None) -> None:
+    run = await ask(answer=message(stop=stop, stop_details=details))
+    assert (run.message["content"], run.message["refusal"]) == ("", refusal)
+
+
 async def test_all_text_blocks_are_joined_whatever_stands_between_them(ask: Any) -> None:
     cited = {"type": "text", "text": "B", "citations": [{"type": "char_location", "cited_text": "x"}]}
     searched = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}

@@ -321,6 +321,32 @@ async def test_stop_reasons(stream: Any, assembled: Assemble, reason: str, finis
     assert (assembled(run.chunks)["finish"], run.dropped) == (finish, told)
 
 
+async def test_why_the_model_refused_comes_before_the_end(stream: Any) -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "Against the policy."}
+    body = (
+        event("message_start", message={"usage": {"input_tokens": 3, "output_tokens": 1}})
+        + event("message_delta", delta={"stop_reason": "refusal", "stop_details": details}, usage={"output_tokens": 2})
+        + event("message_stop")
+    )
+    run = await stream(body)
+    choices = [choice for chunk in run.chunks for choice in chunk.data["choices"]]
+    assert [choice["delta"].get("refusal") for choice in choices] == [None, "Against the policy.", None]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, "content_filter"]
+
+
+async def test_a_message_that_begins_anew_in_its_middle_is_the_vendors_failure(
+    stream: Any, assembled: Assemble
+) -> None:
+    """A proxy that tries again has spliced two answers: neither is whole."""
+    run = await stream(CUT + stopped(0) + TEXT)
+    assert run.error is not None
+    assert "begins anew" in run.error.message
+    assert assembled(run.chunks)["content"] == "Half"
+    run = await stream(start() + TEXT)
+    assert run.error is None
+    assert assembled(run.chunks)["content"] == "Grüße 🦊!"
+
+
 @pytest.mark.parametrize(
     ("body", "content"),
     [
