@@ -327,32 +327,6 @@ async def test_what_is_no_answer_is_the_vendor_s_failure(asked: Any, reply: Any)
         await asked({"messages": HI}, reply)
 
 
-async def test_embeddings_of_titan_and_cohere(asked: Any) -> None:
-    replies = [{"embedding": [0.5, 1], "inputTextTokenCount": 4}, {"embedding": [2, 3], "inputTextTokenCount": 5}]
-    requests, completion, _ = await asked(
-        {"input": ["a", "b"], "dimensions": 2}, *replies, operation="embeddings", model="amazon.titan-embed-text-v2:0"
-    )
-    assert [request.json for request in requests] == [{"inputText": text, "dimensions": 2} for text in "ab"]
-    assert requests[0].path.endswith("/invoke")
-    assert [one["embedding"] for one in completion.data["data"]] == [[0.5, 1], [2, 3]]
-    assert completion.usage.prompt_tokens == 9
-    for reply in ({"embeddings": [[1], [2]]}, {"embeddings": {"float": [[1], [2]]}}):
-        requests, completion, _ = await asked(
-            {"input": ["a", "b"], "encoding_format": "base64"}, reply, operation="embeddings", model="cohere.embed-v4:0"
-        )
-        assert requests[0].json["texts"] == ["a", "b"]
-        assert completion.data["data"][0]["embedding"] == "AACAPw=="
-        assert completion.usage.estimated
-    _, completion, _ = await asked(
-        {"input": "a"}, {"embedding": [1], "inputTextTokenCount": 0}, operation="embeddings", model="titan-embed"
-    )
-    assert completion.usage.estimated
-    with pytest.raises(UpstreamError):
-        await asked({"input": "a"}, {"embeddings": []}, operation="embeddings", model="cohere.embed-v4:0")
-    with pytest.raises(InvalidRequest):
-        await asked({"input": "a"}, {}, operation="embeddings", model="stability.image")
-
-
 def test_every_mapped_parameter_is_read_somewhere() -> None:
     folder = Path(gatehook_bedrock.__file__).parent
     text = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "parameters.py")

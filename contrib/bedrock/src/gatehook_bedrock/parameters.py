@@ -48,10 +48,12 @@ _CHAT: Final[Mapping[str, Parameter]] = {
 
 _EMBEDDINGS: Final[Mapping[str, Parameter]] = {
     "model": mapped("part of the path"),
-    "input": mapped("inputText at Titan, texts at Cohere"),
-    "dimensions": mapped("dimensions at Titan, output_dimension at Cohere"),
+    "input": mapped("inputText at Titan, text at Nova, texts at Cohere"),
+    "dimensions": mapped("dimensions at Titan, embeddingDimension at Nova, output_dimension at Cohere"),
     "encoding_format": mapped("made by the gateway"),
-    "input_type": mapped("input_type at Cohere: search_document, search_query, classification, clustering"),
+    "input_type": mapped(
+        "embeddingPurpose at Nova, input_type at Cohere: search_document, search_query, classification, clustering"
+    ),
     "user": dropped("no counterpart"),
 }
 

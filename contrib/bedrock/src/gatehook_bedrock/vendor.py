@@ -58,9 +58,10 @@ class Bedrock:
         if attempt.call.operation == "embeddings":
             batches = Batches(attempt)
             for count, body in batches.bodies():
-                batches.add(count, await self._ask(attempt, "invoke", body, options))
+                batches.add(count, *await self._ask(attempt, "invoke", body, options))
             return batches.joined()
-        answer = read(attempt, await self._ask(attempt, "converse", await self._chat(attempt, options), options))
+        data, _ = await self._ask(attempt, "converse", await self._chat(attempt, options), options)
+        answer = read(attempt, data)
         return from_chat(attempt.call, answer) if attempt.call.operation == "completions" else answer
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
@@ -90,7 +91,10 @@ class Bedrock:
         payload = as_chat(attempt.payload) if attempt.call.operation == "completions" else attempt.payload
         return await converse_body(attempt, payload, options, self._egress)
 
-    async def _ask(self, attempt: Attempt, word: str, body: dict[str, Any], options: Options) -> dict[str, Any]:
+    async def _ask(
+        self, attempt: Attempt, word: str, body: dict[str, Any], options: Options
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """A whole answer and its headers."""
         async with await self._send(attempt, word, body, options) as upstream:
             raw = await upstream.read()
         try:
@@ -99,7 +103,7 @@ class Bedrock:
             data = None
         if not isinstance(data, dict):
             raise garbled("the answer is no JSON object")
-        return data
+        return data, upstream.headers
 
     async def _send(self, attempt: Attempt, word: str, body: dict[str, Any], options: Options) -> Upstream:
         """Sign and send, and give an answer with the status 200.
