@@ -286,3 +286,11 @@ async def test_a_tool_without_a_function_is_the_client_s_fault(asked: Any) -> No
     with pytest.raises(InvalidRequest) as caught:
         await asked({"messages": HI, "tools": [{"type": "function"}]}, answer())
     assert caught.value.param == "tools[0].function"
+
+
+async def test_instructions_in_the_middle_stay_there(asked: Any) -> None:
+    said = [("system", "first"), ("user", "a"), ("assistant", "b"), ("system", "now"), ("user", "c")]
+    history = [{"role": role, "content": words} for role, words in said]
+    (request,), _, one = await asked({"messages": history}, answer())
+    assert request.json["messages"] == history
+    assert one.dropped == []

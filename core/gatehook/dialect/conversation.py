@@ -1,8 +1,8 @@
 """OpenAI's messages read into turns: what every vendor that translates would otherwise work out for itself.
 
-System and developer messages are taken out in order, consecutive messages of one side become one turn, the results of
-parallel tool calls stand together before the user's words, tool calls and results are matched, and arguments are
-parsed. A vendor then only has to map parts.
+System and developer messages are taken out in order (or stay, where a vendor takes them), consecutive messages of one
+side become one turn, the results of parallel tool calls stand together before the user's words, tool calls and results
+are matched, and arguments are parsed. A vendor then only has to map parts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,11 +87,14 @@ class ToolResult:
 Part = Text | Media | Thinking | ToolUse | ToolResult
 
 
+Place = Literal["first", "in_place", "after_user"]
+
+
 @dataclass(slots=True)
 class Turn:
-    """One side's turn; neighbours are always of different sides."""
+    """One side's turn; neighbours are always of different sides. A system's has words only."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     parts: list[Part]
 
 
@@ -103,17 +106,21 @@ class Conversation:
     turns: list[Turn]
 
 
-def read_conversation(messages: Sequence[Mapping[str, Any]], drop: Callable[[str], None]) -> Conversation:
+def read_conversation(
+    messages: Sequence[Mapping[str, Any]], drop: Callable[[str], None], *, system: Place = "first"
+) -> Conversation:
     """Read OpenAI messages whose types were checked by the surface.
 
     Args:
         messages: the request's `messages`.
-        drop: called with the path of everything that has no place in turns (a `name`, a system message's position).
+        drop: called with the path of everything that has no place in turns (a `name`, a moved system message).
+        system: where the vendor takes system messages that come after the first turn: before all turns only; as turns
+            where they are; or as turns, but only behind the user's, before an answer or the end.
 
     Raises:
         InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
     """
-    reader = _Reader(drop)
+    reader = _Reader(drop, system)
     for number, message in enumerate(messages):
         reader.read(message, f"messages[{number}]")
     reader.finish()
@@ -123,10 +130,15 @@ def read_conversation(messages: Sequence[Mapping[str, Any]], drop: Callable[[str
 class _Reader:
     """Takes messages in their order."""
 
-    def __init__(self, drop: Callable[[str], None]) -> None:
+    def __init__(self, drop: Callable[[str], None], place: Place) -> None:
         self.system: list[Text] = []
         self.turns: list[Turn] = []
         self._drop = drop
+        self._place = place
+        self._waiting: Sequence[Text] = ()
+        """System texts that are to stand behind what the user says, or tools give, next."""
+        self._unmoved: Sequence[str] = ()
+        """Paths of those that nothing was put before so far."""
         self._seen: set[str] = set()
         self._pending: list[tuple[str, ToolUse]] = []
         """The latest answer's calls that have no result so far, each with its id as the client gave it."""
@@ -150,20 +162,35 @@ class _Reader:
     def finish(self) -> None:
         # A call without a result is as wrong at the very end as in the middle: the model waits for the result.
         self._expect_no_pending("messages")
+        if self._waiting:
+            self._place_waiting()
         for turn in self.turns:
             if turn.role == "user":
                 turn.parts.sort(key=lambda part: not isinstance(part, ToolResult))
 
     def _read_system(self, message: Mapping[str, Any], path: str) -> None:
-        if self.turns:
+        stays = self.turns and self._place != "first"
+        if self.turns and not stays:
             self._drop(f"{path}.position")
+        texts: list[Text] = [] if stays else self.system
         for part in self._parts(message.get("content"), f"{path}.content"):
             if not isinstance(part, Text):
                 raise _refused(f"{path}.content", "a system message can hold text only")
-            self.system.append(part)
+            texts.append(part)
+        if stays and (said := [text for text in texts if text.text.strip()]):
+            self._waiting = [*self._waiting, *said]
+            self._unmoved = [*self._unmoved, path]
+            if self._place == "in_place" and not self._pending:
+                self._place_waiting()
+
+    def _place_waiting(self) -> None:
+        texts, self._waiting, self._unmoved = self._waiting, (), ()
+        self._add("system", texts)
 
     def _read_assistant(self, message: Mapping[str, Any], path: str) -> None:
         self._expect_no_pending(path)
+        if self._waiting:
+            self._place_waiting()
         if message.get("function_call"):
             raise _refused(f"{path}.function_call", "deprecated by OpenAI; use tool_calls")
         thinking = self._thinking(message, path)
@@ -216,13 +243,19 @@ class _Reader:
             part for part in self._parts(message.get("content"), f"{path}.content") if isinstance(part, Text | Media)
         ]
         self._add("user", [ToolResult(call.id, call.name, parts, path)])
+        if self._waiting and self._place == "in_place" and not self._pending:
+            self._place_waiting()
 
     def _expect_no_pending(self, path: str) -> None:
         if self._pending:
             ids = ", ".join(repr(given) for given, _ in self._pending)
             raise _refused(path, f"no tool message answers the tool calls {ids}")
 
-    def _add(self, role: Literal["user", "assistant"], parts: Sequence[Part]) -> None:
+    def _add(self, role: Literal["user", "assistant", "system"], parts: Sequence[Part]) -> None:
+        if self._unmoved and parts:
+            for path in self._unmoved:
+                self._drop(f"{path}.position")
+            self._unmoved = ()
         if role == "user" and not all(isinstance(part, ToolResult) for part in parts):
             self._expect_no_pending("messages")
         if not parts:

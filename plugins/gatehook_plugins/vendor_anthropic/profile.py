@@ -24,7 +24,12 @@ _MODEL_WITHOUT_SAMPLING = (4, 7)
 _RETICENT_SINCE = (4, 7)
 """From here on models leave their thinking out of answers unless a request has it shown."""
 
+_INLINE_SYSTEM_SINCE = (4, 8)
+"""From here on models heed system messages in the middle of a conversation, but for Sonnet, which takes and ignores
+them, and Haiku."""
+
 # "claude-opus-4-8", "claude-3-5-sonnet-20241022", "anthropic.claude-haiku-4-5-20251001-v1:0", "claude-4.7-opus".
+_HEEDFUL = re.compile("claude-(?:opus|fable|mythos)-")
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 
 
@@ -45,6 +50,7 @@ class _Options(msgspec.Struct, forbid_unknown_fields=True):
     beta: str | list[str] = ""
     thinking: Literal["budget", "adaptive"] | None = None
     sampling: bool | None = None
+    inline_system: bool | None = None
     structured_outputs: bool = True
     default_max_tokens: int | None = None
 
@@ -62,6 +68,8 @@ class Profile:
     """Whether thinking is shown only to those who ask for it; such models know the effort xhigh, too."""
     sampling: bool
     """Whether temperature, top_p and top_k are taken."""
+    inline_system: bool
+    """Whether system messages may stand in the middle of a conversation."""
     structured_outputs: bool
     """Whether answers and tool arguments can be held to a JSON schema."""
     default_max_tokens: int
@@ -93,6 +101,11 @@ def profile(target: Target, defaults: Defaults) -> Profile:
             version < _NO_SAMPLING_SINCE and generation < _MODEL_WITHOUT_SAMPLING
             if options.sampling is None
             else options.sampling
+        ),
+        inline_system=(
+            generation >= _INLINE_SYSTEM_SINCE and _HEEDFUL.search(target.model.lower()) is not None
+            if options.inline_system is None
+            else options.inline_system
         ),
         structured_outputs=options.structured_outputs,
         default_max_tokens=target.max_tokens or options.default_max_tokens or defaults.max_tokens,

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gatehook import Attempt, InvalidRequest, Retry, ToolUse, read_conversation
 from gatehook_plugins.vendor_anthropic import thinking, tools, turns
@@ -21,7 +21,8 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
         InvalidRequest: something that Anthropic cannot do, or that makes no sense.
     """
     drop = attempt.drop
-    conversation = read_conversation(payload["messages"], drop)
+    place: Literal["first", "after_user"] = "after_user" if profile.inline_system else "first"
+    conversation = read_conversation(payload["messages"], drop, system=place)
     body: Body = {
         "model": profile.target.model,
         "max_tokens": 0,

@@ -51,9 +51,9 @@ def text(words: str, **rest: Any) -> Message:
     return {"type": "text", "text": words, **rest}
 
 
-def read(*messages: Mapping[str, Any]) -> tuple[Conversation, list[str]]:
+def read(*messages: Mapping[str, Any], **rest: Any) -> tuple[Conversation, list[str]]:
     dropped: list[str] = []
-    return read_conversation(messages, dropped.append), dropped
+    return read_conversation(messages, dropped.append, **rest), dropped
 
 
 def turns(*messages: Mapping[str, Any]) -> list[Turn]:
@@ -104,6 +104,48 @@ class TestSystem:
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
         error = refusal(system([picture]))
         assert "text only" in error.message
+
+    def test_those_of_the_beginning_are_taken_out_wherever_later_ones_may_stand(self) -> None:
+        for place in ("first", "in_place", "after_user"):
+            conversation, dropped = read(system("one"), system("two"), user("hi"), system=place)
+            assert conversation.system == [Text("one"), Text("two")]
+            assert conversation.turns == [Turn("user", [Text("hi")])]
+            assert dropped == []
+
+    def test_one_in_the_middle_stays_where_vendors_take_it_anywhere(self) -> None:
+        conversation, dropped = read(
+            user("a"), system("s"), {"role": "developer", "content": [text("t", cache_control=MARK)]}, user("b"),
+            assistant("c"), system("u"), user("d"), system(" \n"), system("end"), system="in_place",
+        )  # fmt: skip
+        assert conversation.system == []
+        assert conversation.turns == [
+            Turn("user", [Text("a")]), Turn("system", [Text("s"), Text("t", MARK)]), Turn("user", [Text("b")]),
+            Turn("assistant", [Text("c")]), Turn("system", [Text("u")]), Turn("user", [Text("d")]),
+            Turn("system", [Text("end")]),
+        ]  # fmt: skip
+        assert dropped == []
+
+    def test_one_in_the_middle_waits_for_the_end_of_the_users_turn_where_it_must(self) -> None:
+        conversation, dropped = read(
+            user("a"), assistant("b"), system("moved"), user("c"), system("kept"), assistant("d"), system("end"),
+            system="after_user",
+        )  # fmt: skip
+        assert conversation.turns == [
+            Turn("user", [Text("a")]), Turn("assistant", [Text("b")]), Turn("user", [Text("c")]),
+            Turn("system", [Text("moved"), Text("kept")]), Turn("assistant", [Text("d")]),
+            Turn("system", [Text("end")]),
+        ]  # fmt: skip
+        assert dropped == ["messages[2].position"]
+
+    @pytest.mark.parametrize("place", ["in_place", "after_user"])
+    def test_one_that_stays_does_not_part_a_call_from_its_results(self, place: str) -> None:
+        conversation, dropped = read(
+            user("q"), assistant(None, call("a"), call("b")), system("s"), tool("a"), tool("b"), system("t"),
+            system=place,
+        )  # fmt: skip
+        assert [turn.role for turn in conversation.turns] == ["user", "assistant", "user", "system"]
+        assert conversation.turns[-1].parts == [Text("s"), Text("t")]
+        assert dropped == ["messages[2].position"]
 
 
 class TestTurns:

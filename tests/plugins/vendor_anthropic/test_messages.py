@@ -348,3 +348,42 @@ async def test_what_is_sent_agrees_with_the_sdks_types(ask: Any) -> None:
             TypeAdapter(ContentBlockParam).validate_python(block)
     for block in run.body["system"]:
         TypeAdapter(TextBlockParam).validate_python(block)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "stays"),
+    [
+        ("claude-opus-4-8", {}, True),
+        ("claude-opus-5", {}, True),
+        ("claude-fable-5", {}, True),
+        ("claude-opus-4-7", {}, False),
+        ("claude-sonnet-5", {}, False),
+        ("alias", {}, False),
+        ("alias", {"inline_system": True}, True),
+        ("claude-opus-5", {"inline_system": False}, False),
+    ],
+)
+async def test_instructions_in_the_middle_stay_there_at_models_that_heed_them(
+    ask: Any, model: str, options: Any, stays: bool
+) -> None:
+    """Claude Sonnet 5 takes them, and does as if it had not."""
+    said = [
+        ("system", "first"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("system", "now"),
+        ("assistant", "d"),
+    ]
+    history = [{"role": role, "content": words} for role, words in [*said, ("user", "e")]]
+    run = await ask({"messages": history}, model=model, options=options)
+    roles = [message["role"] for message in run.body["messages"]]
+    if stays:
+        assert run.body["system"] == [{"type": "text", "text": "first"}]
+        assert roles == ["user", "assistant", "user", "system", "assistant", "user"]
+        assert run.body["messages"][3]["content"] == [{"type": "text", "text": "now"}]
+        assert run.dropped == []
+    else:
+        assert [text["text"] for text in run.body["system"]] == ["first", "now"]
+        assert roles == ["user", "assistant", "user", "assistant", "user"]
+        assert run.dropped == ["messages[4].position"]

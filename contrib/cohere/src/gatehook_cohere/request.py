@@ -128,16 +128,23 @@ def _function(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _messages(given: Sequence[Mapping[str, Any]], attempt: Attempt) -> list[dict[str, Any]]:
-    conversation = read_conversation(given, attempt.drop)
+    conversation = read_conversation(given, attempt.drop, system="in_place")
     if not conversation.turns:
         raise refused("messages", "Cohere needs a message that is neither empty nor a system message")
-    messages: list[dict[str, Any]] = [{"role": "system", "content": one.text} for one in conversation.system]
+    messages = _instructions(conversation.system)
     for turn in conversation.turns:
+        if turn.role == "system":
+            messages += _instructions(turn.parts)
+            continue
         messages += [_result(part) for part in turn.parts if isinstance(part, ToolResult)]
         said = [part for part in turn.parts if not isinstance(part, ToolResult)]
         if said:
             messages.append(_answer(said, attempt) if turn.role == "assistant" else _question(said))
     return messages
+
+
+def _instructions(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": part.text} for part in parts if isinstance(part, Text)]
 
 
 def _question(parts: Sequence[Part]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ async def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Optio
         body["options"] = runtime
     if tools := _tools(payload):
         body["tools"] = tools
-    conversation = read_conversation(payload["messages"], attempt.drop)
+    conversation = read_conversation(payload["messages"], attempt.drop, system="in_place")
     if not conversation.turns:
         raise refused("messages", "Ollama needs a message that is neither empty nor a system message")
     images = await _fetched(conversation, egress)
