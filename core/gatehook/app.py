@@ -25,11 +25,12 @@ from gatehook.control import ask
 from gatehook.errors import (
     StartupError,
     Unavailable,
-    tell,
+    raise_or_gather,
 )
+from gatehook.loader.loading import hook_names
 from gatehook.loader.metering import METER, metered
 from gatehook.loader.patience import Patient, Turns
-from gatehook.loader.plugins import Plugins, hook_names
+from gatehook.loader.plugins import Plugins
 from gatehook.model import Call, Completion, ToolCall
 from gatehook.protocols import AttemptLimiter, Endpoint, Limiter, Route, Surface, Tidier, Vendor
 from gatehook.routes import application
@@ -86,7 +87,7 @@ class Gateway:
             self.plugins = Plugins(settings, None if available is None else dict(available), gathered, turns)
             self._by_dependency = self._offer_services()
             self._collected = self._collect()
-        tell(self._assemble(), gathered)
+        raise_or_gather(self._assemble(), gathered)
 
     def _assemble(self) -> list[str]:
         """Put together what all plugins that are not skipped have registered; gives the faults."""
@@ -116,7 +117,7 @@ class Gateway:
             except StartupError as error:
                 faults += error.faults
             offers[key.name] = plugin
-        tell(faults, self._gathered)
+        raise_or_gather(faults, self._gathered)
         return self.plugins.by_dependency(offers)
 
     def _collect(self) -> dict[str, list[tuple[str, Any]]]:
@@ -129,7 +130,7 @@ class Gateway:
                 collected[hook] = self.plugins.collect(hook, gateway=self)
             except StartupError as error:
                 faults += error.faults
-        tell(faults, self._gathered)
+        raise_or_gather(faults, self._gathered)
         return collected
 
     def _pipeline(self, collected: Mapping[str, list[tuple[str, Any]]]) -> Pipeline:

@@ -25,8 +25,8 @@ __all__ = [
     "UpstreamTimeout",
     "WrongResultError",
     "envelope",
+    "raise_or_gather",
     "redact",
-    "tell",
     "upstream_error",
 ]
 
@@ -62,11 +62,11 @@ class WrongResultError(TypeError):
         super().__init__(f"{cls.__module__}.{cls.__qualname__}.{method} gave {type(given).__name__}, not {wanted}")
 
 
-def tell(faults: Iterable[str], gathered: list[str] | None) -> None:
-    """Raise a StartupError of these faults; where somebody gathers them, add them there instead, and let it go on.
+def raise_or_gather(faults: Iterable[str], gathered: list[str] | None) -> None:
+    """Raise a StartupError of these faults, if there are any; or add them to `gathered`, if that is given.
 
     Raises:
-        StartupError: there are faults, and nobody gathers them.
+        StartupError: there are faults, and `gathered` is None.
     """
     found = list(faults)
     if gathered is not None:

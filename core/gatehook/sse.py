@@ -13,6 +13,7 @@ Event = tuple[bytes, bytes]
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
+"""A sign of life, which readers of events skip."""
 
 _BOM = b"\xef\xbb\xbf"
 

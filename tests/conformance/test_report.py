@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gatehook.loader.plugins import installed
+from gatehook.loader.loading import installed
 from gatehook.testing.conformance import ImageVendorConformance, VendorConformance
 
 pytest_plugins = ("pytester",)

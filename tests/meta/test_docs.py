@@ -18,7 +18,7 @@ from gatehook import api, errors, hookspecs, protocols
 from gatehook.commands.scaffold import KINDS, rendered
 from gatehook.config.sections import Section
 from gatehook.config.settings import load
-from gatehook.loader.plugins import hook_names, installed, settings_classes
+from gatehook.loader.loading import hook_names, installed, settings_classes
 from gatehook.testing import Reply, StubUpstream, built, serving
 from gatehook.testing.conformance.suite import checks
 

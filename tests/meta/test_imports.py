@@ -319,7 +319,7 @@ def test_every_module_with_public_names_promises_them() -> None:
 
 
 def test_every_plugin_package_is_an_installed_plugin() -> None:
-    from gatehook.loader.plugins import installed
+    from gatehook.loader.loading import installed
 
     assert sorted(entry.value.split(":")[0] for entry in installed().values() if "gatehook_plugins" in entry.value) == [
         f"gatehook_plugins.{package}" for package in PACKAGES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gatehook.errors import StartupError
-from gatehook.loader.plugins import GROUP, installed
+from gatehook.loader.loading import GROUP, installed
 from gatehook.testing import built
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from gatehook.app import Gateway
 from gatehook.commands.cli import main
 from gatehook.config.sections import LimitSettings, ModelSettings, PricingSettings, RateLimitSettings, Section
 from gatehook.config.settings import TABLES, json_schema, load
-from gatehook.loader.plugins import installed, settings_classes
+from gatehook.loader.loading import installed, settings_classes
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "settings.toml"

@@ -21,6 +21,7 @@ from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnStatus, Rewriter, Surface
+from gatehook.sse import COMMENT
 from gatehook.tools.gate import Gate
 
 __all__ = ["Delivery"]
@@ -32,7 +33,6 @@ _STREAM_HEADERS = {
 }
 _STREAM_LINES = ready.header_lines(_STREAM_HEADERS)
 _JSON = "application/json"
-_COMMENT = b": keep-alive\n\n"
 _PIECE = 1 << 16
 """Bytes of a plain answer that are written at once; what is longer is written in pieces."""
 
@@ -89,7 +89,7 @@ class Delivery:
     async def accepted(self, job_id: str) -> web.StreamResponse:
         """Tell the client that the answer will be the result of this job."""
         headers = await self._early_headers()
-        headers["Content-Type"] = "application/json"
+        headers["Content-Type"] = _JSON
         self._record.accepted()
         body = encode({"status": "async_started", "job_id": job_id, "model": self._call.model})
         return web.Response(status=202, body=body, headers=headers)
@@ -331,7 +331,7 @@ class Delivery:
         if response is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return
         with contextlib.suppress(StopIteration, ConnectionError):
-            response.write(_COMMENT).send(None)  # a timer cannot await; with an empty buffer one step writes it
+            response.write(COMMENT).send(None)  # a timer cannot await; with an empty buffer one step writes it
 
     async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
         """Write, waiting while the client's buffer is full, up to `write_timeout`."""

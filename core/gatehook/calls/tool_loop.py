@@ -16,7 +16,6 @@ from gatehook.calls.failover import Failover
 from gatehook.calls.record import Record
 from gatehook.calls.stages import Concerns, Permits, admit_round, routed
 from gatehook.calls.transforms import heard
-from gatehook.dialect.canonical import tool_call_id
 from gatehook.errors import Retry, UpstreamError
 from gatehook.jsonio import encode
 from gatehook.model import Call, Completion, Target, ToolCall
@@ -96,7 +95,7 @@ class ToolLoop:
             RateLimited: a limiter has no room for another round.
             UpstreamError: there were `tools.max_rounds` rounds already.
         """
-        message = heard(self._call, message)
+        message = identified(heard(self._call, message))
         calls = message.get("tool_calls") or ()
         if not calls or not await self._may_run(message):
             return False
@@ -105,7 +104,7 @@ class ToolLoop:
 
     async def _may_run(self, message: Mapping[str, Any]) -> bool:
         tools = self._concerns.tools
-        return not tools.policies or (await tools.ruling(self._call, [identified(message)])).kind == "allow"
+        return not tools.policies or (await tools.ruling(self._call, [message])).kind == "allow"
 
     async def _run(self, message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> None:
         call, own = self._call, self._concerns.own_tools
@@ -116,7 +115,7 @@ class ToolLoop:
                 code="too_many_tool_rounds",
                 retry=Retry.NEVER,
             )
-        wanted = _identified(calls[:_MOST_CALLS])
+        wanted = [_with_text(one) for one in calls[:_MOST_CALLS]]
         named = [ToolCall(one["id"], one["function"]["name"], one["function"]["arguments"]) for one in wanted]
         await self._permits.round_over(self.record.outcome_of_round(over=True))
         self.record.next_round()
@@ -166,19 +165,11 @@ def after_said(said: str, completion: Completion) -> Completion:
     return Completion(data, usage=completion.usage)
 
 
-def _identified(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tool calls, each with an id of its own, and with its arguments as JSON text."""
-    identified: dict[str, dict[str, Any]] = {}
-    for call in calls:
-        key = call.get("id")
-        if not isinstance(key, str) or not key or key in identified:
-            key = tool_call_id()
-        arguments = call["function"].get("arguments") or ""
-        if not isinstance(arguments, str):  # some servers give an object instead of its JSON text
-            arguments = encode(arguments).decode()
-        function = {**call["function"], "arguments": arguments}
-        identified[key] = {**call, "id": key, "type": "function", "function": function}
-    return list(identified.values())
+def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call whose arguments are JSON text: some servers give an object instead."""
+    arguments = call["function"].get("arguments") or ""
+    text = arguments if isinstance(arguments, str) else encode(arguments).decode()
+    return {**call, "type": "function", "function": {**call["function"], "arguments": text}}
 
 
 def _readable(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from gatehook.calls.attempts import Stream
 from gatehook.calls.deadlines import Watch
 from gatehook.calls.tool_loop import ToolLoop
 from gatehook.model import Chunk, Frames
-from gatehook.tools.calls import GAP
+from gatehook.tools.calls import GAP, PartialMessage
 
 __all__ = ["RoundsStream"]
 
@@ -83,48 +83,6 @@ class RoundsStream:
             shown.next_round()
 
 
-class _Message:
-    """What a model says in one round, put together from the deltas of its stream."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-        self._parts: dict[str, Any] = {}
-        self._open: dict[Any, dict[str, Any]] = {}
-        """Calls by the number that the vendor gives them."""
-
-    def whole(self) -> Mapping[str, Any]:
-        """As the message of a plain answer."""
-        return {**self._parts, "role": "assistant", "tool_calls": self.calls}
-
-    def add(self, delta: Mapping[str, Any]) -> None:
-        """What one more chunk brings: texts and lists grow, anything else is what was said last."""
-        for name, value in delta.items():
-            if name == "tool_calls":
-                for fragment in value or ():
-                    self._add_call(fragment)
-            elif value is not None:
-                known = self._parts.get(name)
-                grows = isinstance(value, str | list) and type(known) is type(value)
-                self._parts[name] = known + value if grows else value
-
-    def _add_call(self, fragment: Mapping[str, Any]) -> None:
-        place, known_as = fragment.get("index"), fragment.get("id") or ""
-        call = self._open.get(place)
-        # Some servers number no calls, or all of them 0: another id is another call.
-        if call is None or (known_as and call["id"] not in ("", known_as)):
-            call = self._open[place] = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            self.calls.append(call)
-        function = fragment.get("function") or {}
-        call.update({name: value for name, value in fragment.items() if name not in ("index", "id", "function")})
-        call["id"] = known_as or call["id"]
-        call["function"]["name"] += function.get("name") or ""
-        arguments = function.get("arguments") or ""
-        if isinstance(arguments, str):
-            call["function"]["arguments"] += arguments
-        else:  # some servers give an object instead of its JSON text
-            call["function"]["arguments"] = arguments
-
-
 class _Shown:
     """What the client sees of the stream, round after round.
 
@@ -133,7 +91,7 @@ class _Shown:
 
     def __init__(self, loop: ToolLoop) -> None:
         self._loop = loop
-        self.message = _Message()
+        self.message = PartialMessage()
         self.goes_on = False
         """Whether another round follows the one that has just ended."""
         self._unread: list[Frames] = []
@@ -153,7 +111,7 @@ class _Shown:
 
     def next_round(self) -> None:
         """Begin another answer of the model."""
-        self.message = _Message()
+        self.message = PartialMessage()
         self.goes_on = False
         self._ending = []
         self._head = {name: self._first[name] for name in _HEAD if name in self._first}

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     parser = _parser()
     if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
-        from gatehook.commands.added import run
+        from gatehook.commands.plugin_commands import run
 
         return run(parser, words, tuple(_COMMANDS))
     options = parser.parse_args(words)
@@ -185,13 +185,13 @@ def _check(options: argparse.Namespace) -> int:
     import asyncio
 
     from gatehook.commands.inspection import idle, inspected, misspelt
-    from gatehook.commands.strangers import strangers
+    from gatehook.commands.unknown_models import unknown_models
 
     gateway = _built(options, strict=True)
     faults, notes = asyncio.run(inspected(gateway))
     if faults:
         raise StartupError(*faults)
-    for note in (*idle(gateway), *misspelt(gateway), *strangers(gateway), *notes):
+    for note in (*idle(gateway), *misspelt(gateway), *unknown_models(gateway), *notes):
         print(note)
     settings = gateway.settings
     plugins, deployments = len(gateway.plugins.names), len(settings.targets)
@@ -278,7 +278,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _add_models(options: argparse.Namespace) -> int:
-    from gatehook.commands.adding import add
+    from gatehook.commands.models_add import add
 
     if options.what[0] != "add" or len(options.what) != 2:
         raise StartupError(f"gatehook models {' '.join(options.what)}: expected `gatehook models add PATH`")
@@ -333,7 +333,7 @@ def _rules(table: Any) -> dict[str, Any]:
 
 def _schema(options: argparse.Namespace) -> int:
     from gatehook.config.settings import json_schema
-    from gatehook.loader.plugins import installed, settings_classes
+    from gatehook.loader.loading import installed, settings_classes
 
     _print_json(json_schema(settings_classes(installed())))
     return 0

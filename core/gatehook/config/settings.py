@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 from pydantic import SecretStr
 
-from gatehook.config import env_layer as _env_layer
+from gatehook.config import env_layer
 from gatehook.config.env_layer import PREFIX
+from gatehook.config.model_faults import faults_among
 from gatehook.config.reading import Layer, Layers, MissingSecretError, Reading, find_secret, nearest, table_at, value_at
 from gatehook.config.sections import (
     ByteSize,
@@ -33,8 +34,7 @@ from gatehook.config.sections import (
     Table,
     ToolSettings,
 )
-from gatehook.config.together import faults_among
-from gatehook.errors import StartupError, tell
+from gatehook.errors import StartupError, raise_or_gather
 from gatehook.model import Target
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
     "Settings",
     "Table",
     "ToolSettings",
-    "faults_of_plugin_names",
     "json_schema",
     "load",
     "located",
@@ -138,6 +137,15 @@ class Settings:
             raise StartupError(*reading.faults)
         return reading.table
 
+    def faults_of_plugin_names(self, installed: Collection[str]) -> list[str]:
+        """A fault for every [plugins.X] section, on or off, whose plugin is not `installed`."""
+        faults = []
+        for name in self.plugin_names():
+            if name not in installed:
+                hint = nearest(name, installed) or "; install what brings it, or remove the table"
+                faults.append(f"{self._sources.where(('plugins', name))}: no such plugin is installed{hint}")
+        return faults
+
     def target(self, table: Mapping[str, Any], key: str) -> Target | None:
         """The deployment of a [[models]] table from elsewhere, such as a database; None if it is switched off.
 
@@ -188,7 +196,7 @@ def load(
         faults += reading.faults
         tables[name] = reading.table or cls()
     models, targets = _read_models(layers, faults)
-    tell(dict.fromkeys(faults), gathered)
+    raise_or_gather(dict.fromkeys(faults), gathered)
     return Settings(
         **tables, models=models, targets=targets, path=path, layers=tuple(x.label for x in items), _sources=layers
     )
@@ -253,7 +261,7 @@ def _variable_layers(files: Sequence[Layer], environ: Mapping[str, str], faults:
     settings += [{name: value} for name, value in environ.items() if name.startswith(PREFIX)]
     referred = {name for data in settings for name in _references(data)}
     layers: list[Layer] = []
-    for variable, path, value in _env_layer.read(environ, but=referred):
+    for variable, path, value in env_layer.read(environ, but=referred):
         around = next((layer.label for layer in layers if layer.sets(path)), None)
         if "" in path:
             faults.append(f"${variable}: names are joined by two underscores, and none is empty")
@@ -410,17 +418,6 @@ def _with_secrets(options: Any, layers: Layers, hidden: list[str]) -> Any:
         hidden.append(found)
         return found
     return options
-
-
-def faults_of_plugin_names(settings: Settings, installed: Collection[str]) -> list[str]:
-    """A fault for every [plugins.X] section, on or off, whose plugin is not `installed`."""
-    faults = []
-    for name in settings.plugin_names():
-        if name not in installed:
-            place = settings._sources.where(("plugins", name))  # noqa: SLF001
-            hint = nearest(name, installed) or "; install what brings it, or remove the table"
-            faults.append(f"{place}: no such plugin is installed{hint}")
-    return faults
 
 
 def json_schema(plugin_sections: Mapping[str, type[Section]]) -> dict[str, Any]:

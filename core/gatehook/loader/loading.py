@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from gatehook import hookspecs
+from gatehook.config.reading import nearest
 from gatehook.config.sections import Section
 from gatehook.errors import StartupError
 from gatehook.loader.origins import named, origin, remedy, unmet
@@ -98,10 +99,7 @@ def _class_faults(cls: Any) -> Iterable[str]:
             if name in specs:
                 faults.append(f"{name} lacks the @hookimpl decorator")
         elif name not in specs:
-            from difflib import get_close_matches  # only faults need it
-
-            near = get_close_matches(name, specs, 1)
-            faults.append(f"unknown hook {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            faults.append(f"unknown hook {name!r}{nearest(name, specs)}")
         else:
             faults += _impl_faults(name, member, marker)
     return faults

@@ -4,51 +4,25 @@ pluggy is used for registration only, never while serving: it knows no async, lo
 call. What the hooks return is collected once, checked, and frozen.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pluggy
-from aiohttp import web
 
-from gatehook import hookspecs, protocols
-from gatehook.config.settings import Section, Settings, faults_of_plugin_names
-from gatehook.errors import StartupError, tell
-from gatehook.loader.loading import GROUP, class_faults, hook_names, imported, installed, settings_classes
+from gatehook import hookspecs
+from gatehook.config.settings import Section, Settings
+from gatehook.errors import StartupError, raise_or_gather
+from gatehook.loader.loading import class_faults, hook_names, imported, installed
 from gatehook.loader.origins import Owners, named, remedy
 from gatehook.loader.patience import Turns
+from gatehook.loader.results import result_faults, results_of
 from gatehook.loader.skipping import contradiction, why_not_skipped
 from gatehook.services import ServiceKey
 from gatehook.services.registry import ServiceMissing
 
-__all__ = ["GROUP", "PluginInfo", "Plugins", "hook_names", "installed", "settings_classes"]
-
-T = TypeVar("T")
-
-_RESULTS: dict[str, tuple[type, ...]] = {
-    "register_authenticators": (protocols.Authenticator,),
-    "register_caches": (protocols.Cache,),
-    "register_commands": (protocols.Command,),
-    "register_limiters": (protocols.Limiter,),
-    "register_observers": (protocols.Observer,),
-    "register_routers": (protocols.Router,),
-    "register_routes": (protocols.Route, protocols.Endpoint),
-    "register_tool_policies": (protocols.ToolPolicy,),
-    "register_tools": (protocols.Tool, protocols.ToolSource),
-    "register_transforms": (protocols.Transform,),
-    "register_vendors": (protocols.Vendor,),
-}
-
-
-class Plugin(Protocol):
-    """The class behind an entry point, besides its hookimpls: `Settings` is the class of its section.
-
-    An optional `requires` lists the services that it needs.
-    """
-
-    Settings: type[Section]
+__all__ = ["PluginInfo", "Plugins"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +83,7 @@ class Plugins:
         self._skipped: dict[str, list[str]] = {}
         self._lacking: dict[str, set[str]] = {}
         """The required services that nobody offers, by plugin: reported once, though its hooks will complain again."""
-        faults = faults_of_plugin_names(settings, self._available.keys())
+        faults = settings.faults_of_plugin_names(self._available.keys())
         ranks: dict[str, tuple[int, str]] = {}
         for name in sorted(self._available):
             if settings.plugin_enabled(name):
@@ -118,7 +92,7 @@ class Plugins:
                 except StartupError as error:
                     self._broken[name] = error.faults
                     faults += error.faults
-        tell(faults, gathered)
+        raise_or_gather(faults, gathered)
         self._order = sorted((name for name in ranks if name in self._instances), key=lambda name: ranks[name])
 
     def _build(self, name: str) -> int:
@@ -245,7 +219,7 @@ class Plugins:
 
         for name in self.names:
             visit(name)
-        tell(faults, self._gathered)
+        raise_or_gather(faults, self._gathered)
         return done
 
     def _left_of(self, name: str, faults: list[str]) -> list[str]:
@@ -259,7 +233,7 @@ class Plugins:
     def _requires(self, name: str) -> tuple[ServiceKey[Any], ...]:
         return tuple(getattr(self._instances[name], "requires", ()))
 
-    def collect(self, hook: str, kind: Callable[..., T] | None = None, **arguments: Any) -> list[tuple[str, Any]]:
+    def collect(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """Run one hook of every plugin, in order: (plugin name, object) for everything returned.
 
         Raises:
@@ -274,8 +248,8 @@ class Plugins:
             wrong: list[str] = []
             self._take_turn(name, f"return from {hook}")
             try:
-                for one in _results(impl.function, arguments):
-                    if of_one := list(_result_faults(hook, one)):
+                for one in results_of(impl.function, arguments):
+                    if of_one := result_faults(hook, one):
                         wrong += of_one
                     else:
                         collected.append((name, one))
@@ -288,7 +262,7 @@ class Plugins:
                 wrong.append(repr(error))
             if wrong:
                 faults += self._left_of(name, [f"{self.named(name)}, {hook}: {fault}" for fault in wrong])
-        tell(faults, self._gathered)
+        raise_or_gather(faults, self._gathered)
         return [(name, one) for name, one in collected if name in self._instances]
 
     def report(self) -> list[PluginInfo]:
@@ -305,101 +279,3 @@ class Plugins:
             )
             for name, entry in sorted(self._available.items())
         ]
-
-
-def _results(function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
-    """What a hook returns. Unlike pluggy's call, this also passes arguments for which the hook has a default."""
-    wanted = inspect.signature(function).parameters
-    results = function(**{name: value for name, value in arguments.items() if name in wanted})
-    if not isinstance(results, Iterable):
-        raise StartupError(f"must return an iterable, not {type(results).__name__}; return [] for nothing")
-    return list(results)
-
-
-def _result_faults(hook: str, result: Any) -> Iterable[str]:
-    expected = _RESULTS.get(hook)
-    if hook == "register_lifespans" and not callable(result):
-        return ["each result must be callable and give an async context manager"]
-    if hook == "register_services" and not (
-        isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], ServiceKey)
-    ):
-        return ["each result must be a pair of a ServiceKey and the service"]
-    if expected is None:
-        return []
-    if isinstance(result, protocols.Route):
-        return _route_faults(result)
-    if isinstance(result, protocols.Endpoint):
-        return [*_route_faults(result), *_shape_faults(result.surface, protocols.Surface)]
-    if hook == "register_tools":
-        return _shape_faults(result, protocols.ToolSource if hasattr(result, "tools") else protocols.Tool)
-    if isinstance(result, protocols.AttemptLimiter) and not hasattr(result, "admit"):
-        return _shape_faults(result, protocols.AttemptLimiter)
-    if len(expected) == 1:
-        return [*_shape_faults(result, expected[0]), *_name_faults(hook, result)]
-    return [f"{type(result).__name__} is not a {' or '.join(one.__name__ for one in expected)}"]
-
-
-def _shape_faults(result: Any, kind: type) -> list[str]:
-    """How `result` differs from the protocol or class `kind`."""
-    own = type(result).__name__
-    if not isinstance(result, kind):
-        missing = [name for name in _members(kind) if not hasattr(result, name)] if kind in _STRUCTURAL else []
-        return [f"{own} is not a {kind.__name__}" + (f", it lacks {', '.join(missing)}" if missing else "")]
-    faults: list[str] = []
-    for name in _members(kind):
-        if name in _MAY_WAIT:
-            continue
-        is_async = inspect.iscoroutinefunction(getattr(result, name))
-        if inspect.iscoroutinefunction(getattr(kind, name)) and not is_async:
-            faults.append(f"{own}.{name} must be `async def`")
-        elif is_async and not inspect.iscoroutinefunction(getattr(kind, name)):
-            # Nobody would await it. A vendor's `stream`, an async generator, is one only if its `yield` was forgotten.
-            faults.append(f"{own}.{name} must not be `async def`{' without a yield' if name == 'stream' else ''}")
-    return faults
-
-
-def _name_faults(hook: str, result: Any) -> list[str]:
-    name = getattr(result, "name", "") if hook == "register_vendors" else ""
-    if isinstance(name, str) and name == name.lower():
-        return []
-    return [f"the vendor name {name!r} must be lower case; settings are read so"]
-
-
-def _route_faults(route: Any) -> list[str]:
-    """What aiohttp would refuse only later, and values of `auth` that would leave a path open to everybody."""
-    where = f"{route.method} {route.path}"
-    faults: list[str] = []
-    try:
-        web.UrlDispatcher().add_route(route.method, route.path, _nothing)
-    except Exception as error:  # noqa: BLE001  # several kinds, depending on what is wrong
-        faults.append(f"{where}: {error}")
-    else:
-        if not route.path.startswith("/"):
-            faults.append(f"{where}: the path must begin with /")
-    auth = getattr(route, "auth", "user")
-    if auth is not False and auth not in ("user", "admin"):
-        faults.append(f"{where}: auth must be 'user', 'admin' or False, not {auth!r}")
-    return faults
-
-
-async def _nothing(request: web.Request) -> web.StreamResponse:
-    """A handler for trying a path only."""
-    return web.Response(status=501)
-
-
-_MAY_WAIT = frozenset({"admit", "admit_attempt", "authenticate", "route"})
-"""Methods that may be `async def`, or plain."""
-
-_STRUCTURAL = {
-    protocols.Authenticator, protocols.Cache, protocols.Limiter, protocols.Router, protocols.Surface,
-    protocols.Tool, protocols.ToolPolicy, protocols.ToolSource, protocols.Transform, protocols.Vendor,
-}  # fmt: skip
-
-
-def _members(kind: type) -> list[str]:
-    """The public methods and properties that `kind` declares, in its order."""
-    return [
-        name
-        for name, member in vars(kind).items()
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
-    ]

@@ -21,7 +21,7 @@ from gatehook.app import Gateway
 from gatehook.config.settings import load
 from gatehook.errors import UpstreamError
 from gatehook.jsonio import Document
-from gatehook.loader.plugins import installed
+from gatehook.loader.loading import installed
 from gatehook.model import Attempt, Call, Operation, Target
 from gatehook.serving.server import running
 from gatehook.upstream.egress import Egress, Fetched, PreparedRequest

@@ -10,6 +10,7 @@ from gatehook.model import Chunk, Frames, ToolCall
 __all__ = [
     "GAP",
     "OLD_FORM",
+    "PartialMessage",
     "answers_of",
     "assembled",
     "calls_of",
@@ -23,6 +24,8 @@ OLD_FORM: Final = "function_call"
 """The field of OpenAI's old form: one call per message, without an id, so that this word serves as one."""
 GAP: Final = "\n\n"
 """What separates the model's texts of two rounds."""
+_BEGUN: Final = {"function": {"name": "", "arguments": ""}, "custom": {"name": "", "input": ""}}
+"""What a tool call is about, before the first piece of it."""
 _FIELDS: Final = ("tool_calls", OLD_FORM)
 _WORDS: Final = (b"tool_calls", b"function_call", b"\\u00")
 """An answer with calls holds one of these: a field's name, or a letter of it as an escape."""
@@ -44,18 +47,15 @@ def calls_of(message: Mapping[str, Any]) -> list[ToolCall]:
 
 def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message with an id of its own for each call: some servers give none, or all the same."""
-    calls = message.get("tool_calls") or ()
-    ids = [one.get("id") for one in calls]
-    if all(ids) and len(set(ids)) == len(ids):
-        return message
     known: set[str] = set()
     renamed = []
-    for call in calls:
-        if not call.get("id") or call["id"] in known:
-            call = {**call, "id": tool_call_id()}
-        known.add(call["id"])
-        renamed.append(call)
-    return {**message, "tool_calls": renamed}
+    for call in message.get("tool_calls") or ():
+        key = call.get("id")
+        if not isinstance(key, str) or not key or key in known:
+            key = tool_call_id()
+        known.add(key)
+        renamed.append(call if call.get("id") == key else {**call, "id": key})
+    return {**message, "tool_calls": renamed} if renamed else message
 
 
 def own_words(message: Mapping[str, Any], said: str) -> Mapping[str, Any]:
@@ -82,55 +82,46 @@ def answers_of(message: Mapping[str, Any], contents: Mapping[str, str]) -> list[
     ]
 
 
-def assembled(chunks: Iterable[Chunk]) -> dict[int, dict[str, Any]]:
-    """The messages that a stream's chunks add up to, by the index of their choice."""
-    messages: dict[int, _Message] = {}
-    for chunk in chunks:
-        for choice in chunk.data.get("choices") or ():
-            message = messages.setdefault(choice.get("index", 0), _Message())
-            message.add(choice.get("delta") or {})
-    return {index: message.whole() for index, message in messages.items()}
-
-
-class _Message:
-    """One message, as far as it has come."""
+class PartialMessage:
+    """A message of the model, assembled from the deltas of a stream."""
 
     def __init__(self) -> None:
-        self._data: dict[str, Any] = {"role": "assistant", "content": None}
-        self._calls: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.calls: list[dict[str, Any]] = []
+        """The tool calls so far."""
+        self._fields: dict[str, Any] = {"role": "assistant", "content": None}
+        self._open: dict[Any, dict[str, Any]] = {}
+        """The call that a number of the vendor's stands for now."""
 
     def add(self, delta: Mapping[str, Any]) -> None:
+        """Take the next delta: texts, lists and calls grow, any other field has the last value."""
         for name, value in delta.items():
-            known = self._data.get(name)
+            known = self._fields.get(name)
             if name == "tool_calls":
                 for fragment in value or ():
-                    self._add((fragment.get("index"),), fragment)
+                    self._add_call(fragment)
             elif name == OLD_FORM:
                 if value:
-                    self._add((OLD_FORM,), {"function": value})
+                    self._fields[name] = _joined(known or _BEGUN["function"], value)
             elif name != "role" and value is not None:
                 joins = isinstance(known, str | list) and type(known) is type(value)
-                self._data[name] = known + value if joins else value
-
-    def _add(self, place: tuple[Any, ...], fragment: Mapping[str, Any]) -> None:
-        known = self._calls.get(place)
-        if known is not None and fragment.get("id") and known["id"] not in ("", fragment["id"]):
-            # Some servers number no calls, or all of them 0: another id is another call.
-            self._calls[(*place, known["id"])] = self._calls.pop(place)
-        call = self._calls.setdefault(place, {"id": "", "type": "function"})
-        for name, value in fragment.items():
-            if name in ("function", "custom"):
-                call[name] = _joined(call.get(name) or {}, value or {})
-            elif name != "index" and value:
-                call[name] = value
+                self._fields[name] = known + value if joins else value
 
     def whole(self) -> dict[str, Any]:
-        calls = {place: call for place, call in self._calls.items() if place != (OLD_FORM,)}
-        if calls:
-            self._data["tool_calls"] = list(calls.values())
-        if old := self._calls.get((OLD_FORM,)):
-            self._data[OLD_FORM] = old["function"]
-        return self._data
+        """The message of all deltas so far, as a plain answer has it."""
+        return {**self._fields, "tool_calls": self.calls} if self.calls else dict(self._fields)
+
+    def _add_call(self, fragment: Mapping[str, Any]) -> None:
+        place, key = fragment.get("index"), fragment.get("id")
+        call = self._open.get(place)
+        # Some servers number no calls, or all of them 0: another id is another call.
+        if call is None or (key and call["id"] not in ("", key)):
+            call = self._open[place] = {"id": "", "type": "function"}
+            self.calls.append(call)
+        for name, value in fragment.items():
+            if name in _BEGUN:
+                call[name] = _joined(call.get(name) or _BEGUN[name], value or {})
+            elif name != "index" and value:
+                call[name] = value
 
 
 def _joined(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +129,17 @@ def _joined(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     pieces = {
         name: value if isinstance(value, str) else encode(value).decode() for name, value in more.items() if value
     }
-    return {"name": "", **known, **{name: known.get(name, "") + piece for name, piece in pieces.items()}}
+    return {**known, **{name: known.get(name, "") + piece for name, piece in pieces.items()}}
+
+
+def assembled(chunks: Iterable[Chunk]) -> dict[int, dict[str, Any]]:
+    """The messages that a stream's chunks add up to, by the index of their choice."""
+    messages: dict[int, PartialMessage] = {}
+    for chunk in chunks:
+        for choice in chunk.data.get("choices") or ():
+            message = messages.setdefault(choice.get("index", 0), PartialMessage())
+            message.add(choice.get("delta") or {})
+    return {index: message.whole() for index, message in messages.items()}
 
 
 def without_calls(chunks: Sequence[Chunk], *, ends: bool) -> list[Chunk]:

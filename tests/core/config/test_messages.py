@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PositiveInt, SecretStr
 
 from gatehook.config.sections import parse_size
-from gatehook.config.settings import (
-    Section,
-    ServerSettings,
-    faults_of_plugin_names,
-)
+from gatehook.config.settings import Section, ServerSettings
 from gatehook.errors import StartupError
 
 SENTINEL = "s3ntinel-Zq81-never-shown"
@@ -146,14 +142,14 @@ def test_wrong_json_values_are_blamed_on_the_variable(at: Any) -> None:
 def test_names_of_plugins_nobody_installed(at: Any) -> None:
     at.write("[plugins.rate_limit]", local="[plugins.qqq]\nenabled = false")
     settings = at.load(GATEHOOK_PLUGINS__RATE_LIMMIT__ENABLED="true")
-    assert faults_of_plugin_names(settings, ["rate_limit", "metrics"]) == [
+    assert settings.faults_of_plugin_names(["rate_limit", "metrics"]) == [
         "settings.local.toml: [plugins.qqq]: no such plugin is installed; install what brings it, or remove the table",
         (
             "$GATEHOOK_PLUGINS__RATE_LIMMIT__ENABLED: [plugins.rate_limmit]: no such plugin is installed; "
             "did you mean 'rate_limit'?"
         ),
     ]
-    assert faults_of_plugin_names(settings, ["rate_limit", "rate_limmit", "qqq"]) == []
+    assert settings.faults_of_plugin_names(["rate_limit", "rate_limmit", "qqq"]) == []
 
 
 @pytest.mark.parametrize(

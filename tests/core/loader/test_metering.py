@@ -25,8 +25,8 @@ from gatehook import (
     hookimpl,
 )
 from gatehook.awaiting import awaited
+from gatehook.loader.loading import hook_names
 from gatehook.loader.metering import metered
-from gatehook.loader.plugins import hook_names
 from gatehook.testing import built
 
 

@@ -11,7 +11,7 @@ import pytest
 from gatehook import Call, Observer, Permit, Route, Section, ServiceKey, StartupError, hookimpl
 from gatehook.app import Gateway
 from gatehook.config.settings import load
-from gatehook.loader.plugins import installed
+from gatehook.loader.loading import installed
 from gatehook.testing import available, built
 
 Distribution = Callable[..., None]

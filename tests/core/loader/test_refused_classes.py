@@ -8,7 +8,7 @@ import pytest
 
 from gatehook import Call, Permit, Section, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.loader.plugins import hook_names
+from gatehook.loader.loading import hook_names
 
 Distribution = Callable[..., None]
 Faults = Callable[..., list[str]]

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gatehook import Call, Observer, Permit, Route, Section, StartupError, hookimpl
 from gatehook.app import Gateway
-from gatehook.loader.plugins import hook_names
+from gatehook.loader.loading import hook_names
 from gatehook.testing import built
 
 Faults = Callable[..., list[str]]
@@ -97,12 +98,12 @@ def test_a_result_that_is_no_iterable_is_refused(result: object, faults: Faults)
 
 
 WORDS = {
-    "register_authenticators": "str is not a Authenticator, it lacks authenticate",
+    "register_authenticators": "str is not an Authenticator, it lacks authenticate",
     "register_caches": "str is not a Cache, it lacks get, put",
     "register_commands": "str is not a Command",
     "register_lifespans": "each result must be callable and give an async context manager",
     "register_limiters": "str is not a Limiter, it lacks admit",
-    "register_observers": "str is not a Observer",
+    "register_observers": "str is not an Observer",
     "register_routers": "str is not a Router, it lacks route",
     "register_routes": "str is not a Route or Endpoint",
     "register_services": "each result must be a pair of a ServiceKey and the service",
@@ -120,6 +121,14 @@ def test_every_hook_has_a_case_of_a_wrong_result() -> None:
 @pytest.mark.parametrize("hook", [hook for hook in WORDS if hook != "register_commands"])
 def test_a_result_of_the_wrong_type_is_refused_telling_what_is_missing(hook: str, faults: Faults) -> None:
     assert faults(returning(hook, ["nothing"])) == [f"plugin 'specimen', {hook}: {WORDS[hook]}"]
+
+
+def test_a_route_is_refused_as_a_result_of_another_hook(faults: Faults) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response()
+
+    told = faults(returning("register_caches", [Route("GET", "/specimen", answer)]))
+    assert told == ["plugin 'specimen', register_caches: Route is not a Cache, it lacks get, put"]
 
 
 def test_a_command_of_the_wrong_type_is_refused() -> None:

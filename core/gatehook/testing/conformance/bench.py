@@ -16,7 +16,7 @@ from gatehook.model import Target
 from gatehook.testing import Served, StubUpstream
 from gatehook.testing.conformance.heard import Heard, from_completion, from_events
 
-__all__ = ["MODEL", "PATIENCE", "Answer", "Bench", "Client", "Log", "logged"]
+__all__ = ["MODEL", "PATIENCE", "Answer", "Bench", "Client", "Log", "logged", "taken"]
 
 MODEL = "conformance"
 """The public name of the deployment."""
@@ -101,7 +101,7 @@ class Client:
         """Send a request and take all of the answer, however it ends; one that hangs ends the check."""
         try:
             async with asyncio.timeout(self.patience), self.posting(path, body) as response:
-                return await _taken(response)
+                return await taken(response)
         except TimeoutError:
             pytest.fail(f"{path}: no answer after {self.patience:g} s, and none in sight", pytrace=False)
 
@@ -116,7 +116,7 @@ class Client:
         return [place for place, text in places.items() if key in text]
 
 
-async def _taken(response: aiohttp.ClientResponse) -> Answer:
+async def taken(response: aiohttp.ClientResponse) -> Answer:
     """The whole answer, or as much of it as arrives."""
     received, cut = bytearray(), False
     try:

@@ -1,13 +1,13 @@
 """What a vendor of pictures makes of refusals, of jobs that fail, of clients that leave, and of its key."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
 from gatehook.testing.conformance.bench import Answer
 from gatehook.testing.conformance.image_vendor import ImageBench, ImageSuite
 from gatehook.testing.conformance.images import Plan
 from gatehook.testing.conformance.script import FAILURES, Failure
-from gatehook.testing.conformance.suite import check, expect, not_offered
+from gatehook.testing.conformance.suite import check, expect, not_offered, within
 
 __all__ = ["ImageFailures"]
 
@@ -91,20 +91,12 @@ class ImageFailures(ImageSuite):
 
     async def _left(self, bench: ImageBench, asking: asyncio.Task[Answer]) -> None:
         server = bench.server
-        begun = await _within(self.patience, server.begun(len(server.jobs) + 1))
+        begun = await within(self.patience, server.begun(len(server.jobs) + 1))
         asking.cancel()
         await asyncio.wait([asking])
         expect(begun, "the server is not even asked")
-        await _within(self.patience, server.rested())
+        await within(self.patience, server.rested())
         expect(
             server.jobs[-1].ended == "stopped",
             f"{self.patience:g} s after its client has left the server still works: nobody told it to stop",
         )
-
-
-async def _within(seconds: float, happening: Awaitable[object]) -> bool:
-    try:
-        await asyncio.wait_for(happening, seconds)
-    except TimeoutError:
-        return False
-    return True

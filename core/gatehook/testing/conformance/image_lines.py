@@ -1,12 +1,11 @@
 """What a vendor of pictures makes of servers that are away, slow, cut off, or send nonsense."""
 
-import asyncio
 import socket
 
 from gatehook.testing.conformance.bench import Answer
 from gatehook.testing.conformance.image_vendor import ImageSuite
 from gatehook.testing.conformance.images import Fate
-from gatehook.testing.conformance.suite import check, expect
+from gatehook.testing.conformance.suite import check, expect, within
 
 __all__ = ["ImageLines"]
 
@@ -67,10 +66,8 @@ class ImageLines(ImageSuite):
         async with self.bench("held", timeout=_SHORT) as bench:
             answer = await bench.draw()
             expect(answer.status == 504, f"the client gets {answer.status}, not 504, when the time is up")
-            try:
-                await asyncio.wait_for(bench.server.rested(), self.patience)
-            except TimeoutError:
-                expect(False, "the server still works when the time is up: nobody told it to stop")
+            rested = await within(self.patience, bench.server.rested())
+            expect(rested, "the server still works when the time is up: nobody told it to stop")
 
 
 def _nowhere() -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import pytest
 
 from gatehook.app import Gateway
-from gatehook.loader.plugins import installed
+from gatehook.loader.loading import installed
 from gatehook.testing import built
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "expect",
     "not_offered",
     "toml",
+    "within",
 ]
 
 NOT_OFFERED = "not offered: "
@@ -72,6 +73,15 @@ async def eventually(holds: Callable[[], Awaitable[bool]], message: str, seconds
     while not await holds():
         expect(time.monotonic() < end, message)
         await asyncio.sleep(0.01)
+
+
+async def within(seconds: float, happening: Awaitable[object]) -> bool:
+    """Wait for something; whether it happens in time."""
+    try:
+        await asyncio.wait_for(happening, seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def not_offered(why: str) -> NoReturn:

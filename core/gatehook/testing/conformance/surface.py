@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import aiohttp
 
 from gatehook.testing import serving
-from gatehook.testing.conformance.bench import PATIENCE
+from gatehook.testing.conformance.bench import PATIENCE, Answer, taken
 from gatehook.testing.conformance.suite import Suite, check, expect, not_offered
 
 __all__ = ["SurfaceConformance"]
@@ -46,16 +46,6 @@ ODD_BODIES = (
     *(b'{"a": NaN}', b"[" * 100_000, b'{"\xed\xa0\x80": 1}'),
 )
 ODD_VALUES: Sequence[Any] = (None, True, -1, 1e308, "", "\x00", [], {}, [None], {"a": {}}, [[["x"]]])
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a client got; `cut` tells that the line ended before the answer did."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    cut: bool
 
 
 class SurfaceConformance(Suite):
@@ -177,15 +167,9 @@ class Client:
     http: aiohttp.ClientSession
     url: str
 
-    async def ask(self, body: bytes | Mapping[str, Any]) -> Told:
+    async def ask(self, body: bytes | Mapping[str, Any]) -> Answer:
         """Send a body and take all of the answer, however it ends."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        received, cut = bytearray(), False
         headers = {"Content-Type": "application/json"}
         async with asyncio.timeout(PATIENCE), self.http.post(self.url, data=data, headers=headers) as response:
-            try:
-                async for piece in response.content.iter_any():
-                    received += piece
-            except aiohttp.ClientError:
-                cut = True
-        return Told(response.status, response.headers, bytes(received), cut)
+            return await taken(response)

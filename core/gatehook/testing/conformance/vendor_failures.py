@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gatehook.testing import Reply
 from gatehook.testing.conformance.bench import Answer, Bench
 from gatehook.testing.conformance.script import FAILURES, Failure
-from gatehook.testing.conformance.suite import check, expect
+from gatehook.testing.conformance.suite import check, expect, within
 from gatehook.testing.conformance.vendor import VendorSuite
 
 __all__ = ["VendorFailures"]
@@ -99,23 +99,15 @@ class VendorFailures(VendorSuite):
                 await asyncio.Event().wait()
 
         asking = asyncio.create_task(ask())
-        asked = await _within(self.patience, bench.stub.asked(times))
-        passed_on = before_the_head or await _within(self.patience, heard.wait())
+        asked = await within(self.patience, bench.stub.asked(times))
+        passed_on = before_the_head or await within(self.patience, heard.wait())
         asking.cancel()
         await asyncio.wait([asking])
         expect(asked, "the upstream is not even asked")
         expect(passed_on, "the first words are not passed on while the upstream is still speaking")
-        left = await _within(self.patience, bench.stub.closed_early.wait())
+        left = await within(self.patience, bench.stub.closed_early.wait())
         where = "before the answer's head" if before_the_head else "in the middle of a stream"
         expect(left, f"{where}: the upstream's connection is open {self.patience:g} s after the client left")
-
-
-async def _within(seconds: float, happening: Awaitable[object]) -> bool:
-    try:
-        await asyncio.wait_for(happening, seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _has_content(line: bytes) -> bool:

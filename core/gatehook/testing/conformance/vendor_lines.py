@@ -13,7 +13,7 @@ from gatehook.testing import Replay, ReplayEgress, Reply, attempt, splits
 from gatehook.testing.conformance.bench import MODEL, Answer, Bench
 from gatehook.testing.conformance.heard import Heard, from_events
 from gatehook.testing.conformance.script import Said
-from gatehook.testing.conformance.suite import check, expect
+from gatehook.testing.conformance.suite import check, expect, within
 from gatehook.testing.conformance.vendor import CALLS, VendorSuite
 
 __all__ = ["VendorLines"]
@@ -48,11 +48,8 @@ class VendorLines(VendorSuite):
                 await self._closed(bench)
 
     async def _closed(self, bench: Bench) -> None:
-        try:
-            async with asyncio.timeout(5):
-                await bench.stub.closed_early.wait()
-        except TimeoutError:
-            expect(False, "the upstream's connection stays open after its time is up")
+        closed = await within(5, bench.stub.closed_early.wait())
+        expect(closed, "the upstream's connection stays open after its time is up")
 
     @check("cut upstreams")
     async def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from gatehook.config.settings import Settings, load
 from gatehook.errors import StartupError
-from gatehook.loader.plugins import Plugins, installed
+from gatehook.loader.loading import installed
+from gatehook.loader.plugins import Plugins
 from gatehook.model import Target
 
 __all__ = ["Finder", "add"]

@@ -11,18 +11,18 @@ from gatehook.services import DIRECTORY, LOCAL_MODELS, ServiceKey
 if TYPE_CHECKING:
     from gatehook.app import Gateway
 
-__all__ = ["strangers"]
+__all__ = ["unknown_models"]
 
 _SIGNS: Final = frozenset("*?[")
 """Characters of patterns, which may fit models that come later."""
 
 
-def strangers(gateway: "Gateway") -> Iterator[str]:
+def unknown_models(gateway: "Gateway") -> Iterator[str]:
     """A note for each such name; not a fault, as models may be added while the gateway serves."""
     known = _Known(gateway)
     for plugin, section in gateway.plugins.sections.items():
         for place, name, reference in references(section):
-            if why := known.strange(name, reference):
+            if why := known.fault(name, reference):
                 yield f"[plugins.{plugin}] {place}: {why}"
 
 
@@ -38,7 +38,7 @@ class _Known:
         others = [place for service, place in places.items() if service in gateway.services]
         self._others = f", but one of {' or '.join(others)} may be" if others else ""
 
-    def strange(self, name: str, reference: Reference) -> str:
+    def fault(self, name: str, reference: Reference) -> str:
         """Why no model has this name; "" if one has, or may have."""
         if name in self._models or not name:
             return ""
