@@ -129,11 +129,11 @@ def test_ordinary_words_are_held_no_longer_than_the_next_begins() -> None:
      "-----BEGIN " * 9_000, "sk-" * 33_000, "eyJaaaaaaaa." * 8_000, "(555) " * 16_000, "[A" * 50_000, "-" * 100_000],
 )  # fmt: skip
 def test_no_text_takes_long(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()  # the time that others take of the machine does not count
     for start in range(0, len(text), 8192):
         (scanner := Scanner(ALL, replaced)).feed(text[start : start + 8192])
         scanner.rest()
-    assert time.perf_counter() - begun < 5
+    assert time.thread_time() - begun < 5
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_no_text_takes_long(text: str) -> None:
         ("(a{1,9}){1,9}b", "groups"),
         ("(?:ab){2}", "groups"),
         ("a{0,50}a{0,50}a{0,50}b", "ways"),
-        ("a*", "nothing at all"),
+        ("a*", "match the empty text"),
         (".{1,600}", "more than 512"),
         (r"(a)\1", "groupref"),
         ("a(?=b)", "assert"),

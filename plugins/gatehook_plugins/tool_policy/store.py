@@ -1,6 +1,6 @@
 """Sessions in the database. To decide is to change a row that is still `pending`: only one transaction can do that.
 
-Likewise to ask once more for what follows a decision is to change a row that is `halted`.
+To ask once more for what follows a decision is, likewise, to change a row that is `halted`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ async def alone(connection: AsyncConnection, user_id: str) -> None:
 
 
 async def count(connection: AsyncConnection, user_id: str, now: int) -> int:
-    """How many sessions of a user keep a conversation at `now` (epoch ms): they wait for a decision, or are halted."""
+    """How many of a user's sessions keep a conversation at `now` (epoch ms): they wait for a decision or are halted."""
     kept = SESSIONS.c.status.in_(("pending", "halted"))
     query = sa.select(sa.func.count()).where(kept, SESSIONS.c.expires > now, SESSIONS.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())

@@ -1,7 +1,7 @@
 """Local models: GGUF files, each loaded on demand into a process of its own that all workers share.
 
-The processes of models, and the one that keeps them, are of this package, and must not hold the gateway in memory: the
-plugin is imported when somebody asks for it.
+The processes of models, and the one that keeps them (the host), are modules of this package too. They must not hold the
+gateway in memory, so the plugin is imported only when `VendorGGUF` is asked for.
 """
 
 from typing import TYPE_CHECKING, Any

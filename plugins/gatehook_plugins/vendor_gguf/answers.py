@@ -1,4 +1,4 @@
-"""What an engine answers. It speaks the gateway's own dialect: its bytes go through, only its errors are reworded."""
+"""Answers of an engine. It speaks the gateway's own dialect: its bytes go through, and only errors are translated."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -77,10 +77,10 @@ _read_whole: Final = msgspec.json.Decoder(_Whole).decode
 
 
 def usage_in(raw: bytes) -> Usage | None:
-    """What a whole answer used.
+    """The usage in a whole answer; None if it has none.
 
     Raises:
-        UpstreamError: it is none.
+        UpstreamError: it is no answer.
     """
     try:
         usage = _read_whole(raw).usage
@@ -93,19 +93,19 @@ class Stream:
     """Reads the events of one streamed answer."""
 
     def __init__(self, target: Target, *, wants_usage: bool) -> None:
-        """`wants_usage` tells whether the client asked for the event that tells the usage; the gateway always does."""
+        """`wants_usage`: whether the client asked for the usage event; the gateway itself always does."""
         self._target = target
         self._wants_usage = wants_usage
         self.done = False
         """Whether [DONE] has come."""
         self.failure: GatewayError | None = None
-        """An error that the engine told after the frames given last."""
+        """The error that the engine sent after the last frames, if it did."""
 
     def read(self, whole: bytes) -> Frames:
         """The events that arrived together, as they go to the client.
 
         Raises:
-            UpstreamError: one of them is none of OpenAI's dialect.
+            UpstreamError: one of them is no event of OpenAI's dialect.
         """
         contents, finished = 0, False
         usage: Usage | None = None
@@ -129,7 +129,7 @@ class Stream:
 
 
 async def error_of(upstream: Upstream, target: Target) -> GatewayError:
-    """The error of an answer that is not a 200."""
+    """The error of an answer whose status is not 200."""
     raw = await upstream.read()
     try:
         error = decode(raw)["error"]

@@ -1,4 +1,4 @@
-"""From a deployment to what its engine is told: the file, in one of its quantizations, and how it is to run."""
+"""From a deployment to the `Spec` of its engine: which file, in which quantization, and how it is to run."""
 
 import hashlib
 import logging
@@ -27,24 +27,24 @@ _EMBEDS: Final = ("embeddings",)
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`options` of a [[models]] table. What is None is as [plugins.vendor_gguf] says."""
+    """`options` of a [[models]] table. What is None is taken from [plugins.vendor_gguf]."""
 
     path: str = ""
-    """Of the file; without it, `model` names one in models_dir."""
+    """The file's path; "": `model` names a model in models_dir."""
     quantization: str | None = None
-    """Which one, if there are several."""
+    """Which quantization, if there are several."""
     context: int | None = None
     slots: int | None = None
     batch: int | None = None
     threads: int | None = None
     gpu_layers: int | None = None
     chat_template: str | None = None
-    """Jinja, in the place of the file's own."""
+    """A Jinja template, instead of the file's own."""
     embedding: bool | None = None
-    """Whether it makes embeddings; None: as the file says."""
+    """Whether the model makes embeddings; None: as the file says."""
     pooling: str = ""
     reasoning: tuple[str, str] | None = None
-    """What stands before and after the part of an answer that is reasoning."""
+    """The tags before and after the reasoning in an answer, such as <think> and </think>."""
     seed: int | None = None
     step_timeout: float | None = None
 
@@ -58,7 +58,7 @@ class DeploymentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """How models run whose own options do not say."""
+    """The plugin's settings, for models whose own options do not say."""
 
     quantization: str
     context: int
@@ -68,7 +68,7 @@ class Defaults:
     gpu_layers: int
     step_timeout: float
     memory: Callable[[], int]
-    """Tells how many bytes there are: of several quantizations, the largest that fits is chosen."""
+    """Gives the bytes of memory for models: of several quantizations, the largest that fits is chosen."""
 
 
 class Deployments:
@@ -95,7 +95,7 @@ class Deployments:
         self._lock = threading.Lock()
 
     def scan(self, others: Sequence[Target] = ()) -> Sequence[Target]:
-        """Look for files in models_dir; a deployment of each model that the others are not made of.
+        """Look for files in models_dir; gives a deployment for each model that the settings do not name.
 
         Args:
             others: all deployments but those of an earlier scan.
@@ -113,7 +113,7 @@ class Deployments:
         return targets
 
     def described(self, target: Target, header: Header) -> Target:
-        """The deployment with what its file tells, where the settings do not."""
+        """The deployment, with the context window and capabilities that its file tells where the settings do not."""
         window = target.context_window or self._context(target, header)
         can = target.capabilities or (_EMBEDS if header.embeds else _CHATS)
         return replace(target, context_window=window, capabilities=can)
@@ -142,11 +142,11 @@ class Deployments:
             ) from None
 
     def spec(self, target: Target, quantization: str | None = None, prefer_gpu: bool | None = None) -> Spec:
-        """What the engine of a deployment is told.
+        """What is to be loaded for a deployment, and how.
 
         Args:
             target: the deployment.
-            quantization: in the place of its own, in any case.
+            quantization: instead of the settings' one; in upper or lower case.
             prefer_gpu: True for all layers on a GPU, False for none; None as its options say.
 
         Raises:
@@ -240,7 +240,7 @@ def _options(target: Target) -> DeploymentOptions:
     """A deployment's options.
 
     Raises:
-        InvalidRequest: they are none; `gatehook check` tells it, too.
+        InvalidRequest: they are wrong, as `gatehook check` says, too.
     """
     faults: Sequence[str]
     try:

@@ -1,4 +1,4 @@
-"""One model in a process of its own, as the host sees it: begun, listened to, ended."""
+"""The process of one model (its engine), as the host sees it: started, listened to, stopped."""
 
 import asyncio
 import contextlib
@@ -25,19 +25,20 @@ log = logging.getLogger("gatehook.vendor_gguf")
 PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.engine")
 
 _LINE: Final = 1 << 20
-"""Bytes of the longest line that is read."""
+"""The most bytes of a line that is read."""
 _LAST_WORDS: Final = 5
+"""Lines of standard error that are kept, to say how the process ended."""
 _ENDING: Final = 5.0
-"""Seconds to end in, before it is killed."""
+"""The seconds that it has to end, before it is killed."""
 _LOOKS: Final = 4
-"""How often in a row it must have given no sign of life to be hung: this process may have been halted, too."""
+"""So many looks in a row must find no sign of life for it to be hung: the host may have been halted during one."""
 
 
 class EngineProcess:
     """A process that loads one model and answers on a Unix socket. It ends when its standard input does."""
 
     def __init__(self, options: EngineOptions, program: Sequence[str] = PROGRAM) -> None:
-        """Nothing is begun yet."""
+        """Nothing is started yet; `program` is the command of the engine."""
         self.options = options
         self.context = 0
         """Tokens of a request and its answer, once it is ready."""
@@ -49,9 +50,9 @@ class EngineProcess:
         self._listeners: list[asyncio.Task[None]] = []
         self._killer: asyncio.TimerHandle | None = None
         self._was_killed = False
-        """Whether we have killed it."""
+        """Whether it was killed by this object."""
         self._heard = False
-        """Whether it gave a sign of life since somebody looked."""
+        """Whether it gave a sign of life since the last look."""
         self._hung = False
 
     @property
@@ -60,29 +61,29 @@ class EngineProcess:
         return self.options.socket
 
     async def begin(self, progress: Callable[[float], None], timeout: float) -> None:
-        """Begin it, and wait until it answers.
+        """Start the process, and wait until it answers.
 
         Args:
-            progress: is told how much is loaded, 0 to 1.
+            progress: is told the part of the model that is loaded, 0 to 1.
             timeout: seconds.
 
         Raises:
-            EngineFailed: it cannot be begun, or cannot load the model, or not in time.
+            EngineFailed: it cannot be started, or cannot load the model, or not in time.
         """
-        environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger would be begun otherwise, at each abort
+        environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # otherwise each abort starts a debugger
         pipe = asyncio.subprocess.PIPE
         try:
             self._process = process = await asyncio.create_subprocess_exec(
                 *self._program, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, limit=_LINE
             )
         except OSError as error:
-            raise EngineFailed(f"cannot be begun: {error.strerror or error}") from None
+            raise EngineFailed(f"cannot be started: {error.strerror or error}") from None
         assert process.stdin is not None  # noqa: S101
         self._listeners = [asyncio.create_task(self._hear_words(process))]
-        with contextlib.suppress(ConnectionError):  # it has ended; why, its output tells
+        with contextlib.suppress(ConnectionError):  # it has ended; its output tells why
             process.stdin.write(msgspec.json.encode(self.options) + b"\n")
             await process.stdin.drain()
-        if self._stopping:  # while it was being begun
+        if self._stopping:  # `stop` was called while it was being started
             self._end(process)
         try:
             async with asyncio.timeout(timeout):
@@ -96,12 +97,12 @@ class EngineProcess:
         self._ready_at = time.monotonic()
 
     async def wait(self) -> None:
-        """Return when it has ended as it should, after `stop()`.
+        """Wait until it has ended after `stop()`.
 
         Raises:
             EngineFailed: it has ended for another reason.
         """
-        assert self._process is not None  # noqa: S101  # begun before
+        assert self._process is not None  # noqa: S101  # started before
         watch = asyncio.create_task(self._watch(self._process))
         try:
             await self._process.wait()
@@ -113,19 +114,19 @@ class EngineProcess:
             raise EngineFailed(self._how_it_ended(self._process), served=served)
 
     def stop(self) -> None:
-        """Have it end, now or as soon as it is begun."""
+        """Have it end, now or as soon as it is started."""
         self._stopping = True
         if self._process is not None:
             self._end(self._process)
 
     @property
     def pid(self) -> int | None:
-        """Its number, once it is begun."""
+        """The process's id; None before it is started."""
         return None if self._process is None else self._process.pid
 
     @property
     def memory(self) -> int | None:
-        """Bytes that it has in memory now; None if that cannot be told."""
+        """Bytes of memory that it holds now; None if that cannot be read."""
         if self._process is None:
             return None
         try:
@@ -152,7 +153,7 @@ class EngineProcess:
         raise EngineFailed(self._how_it_ended(process))
 
     async def _hear_words(self, process: asyncio.subprocess.Process) -> None:
-        """Keep the last lines of what it writes for people."""
+        """Keep the last lines of its standard error."""
         assert process.stderr is not None  # noqa: S101
         while said := await self._line(process.stderr):
             if text := said.decode("utf-8", "replace").strip():
@@ -177,7 +178,7 @@ class EngineProcess:
 
     @staticmethod
     async def _line(stream: asyncio.StreamReader) -> bytes:
-        """The next line; what is too long for one is passed over."""
+        """The next line; lines that are too long are skipped."""
         while True:
             try:
                 return await stream.readline()
@@ -185,7 +186,7 @@ class EngineProcess:
                 continue
 
     async def _heard_out(self) -> None:
-        """It has ended: read what it said last (not for ever, as a child of its own may hold the pipe), and tidy up."""
+        """After its end: read the last output (not for ever, as a child of its own may hold the pipe), and clean up."""
         await asyncio.wait(self._listeners, timeout=1.0)
         for listener in self._listeners:
             listener.cancel()

@@ -1,16 +1,13 @@
-"""How much memory a model will need, told from its header before it is loaded."""
+"""How much memory a model will need, estimated from its header before it is loaded."""
 
 import os
 from pathlib import Path
 from typing import Final
 
 from gatehook_plugins.vendor_gguf.header import Header
-from gatehook_plugins.vendor_gguf.options import EngineOptions
+from gatehook_plugins.vendor_gguf.options import LONGEST_DEFAULT_CONTEXT, EngineOptions
 
-__all__ = ["LONGEST_DEFAULT_CONTEXT", "PROCESS", "context_of", "machine_memory", "need", "size_text"]
-
-LONGEST_DEFAULT_CONTEXT: Final = 8192
-"""Tokens of context where nobody says how many: models are trained for more than most machines can hold."""
+__all__ = ["PROCESS", "context_of", "machine_memory", "need", "size_text"]
 
 _CELL: Final = 2
 """Bytes of one number in the key-value cache (f16)."""
@@ -20,15 +17,15 @@ _CGROUPS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.li
 
 
 def context_of(header: Header, context: int) -> int:
-    """Tokens that one request and its answer will have room for; `context` 0 leaves it to the file."""
+    """Tokens that a request and its answer may have together; `context` 0: what the file says, within bounds."""
     known = header.context_length
     return context or min(known or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
 
 
 def need(header: Header, options: EngineOptions) -> int:
-    """Bytes that a model takes when it is loaded so, rather too many than too few.
+    """Bytes that a model takes when it is loaded with these options, rather too many than too few.
 
-    The weights, the key-value cache of all slots, and what one step of computing needs.
+    They are those of the weights, of the key-value cache of all slots, and what one step of computing needs.
     """
     tokens = context_of(header, options.context) * max(1, options.slots)
     step = options.batch * (4 * header.vocabulary + 64 * header.width)

@@ -1,4 +1,4 @@
-"""What goes wrong with models, how it is told, and how long a model that failed is left alone."""
+"""Failures of models, and the back-off after them: how long a model that failed is not tried again."""
 
 import re
 from collections import Counter
@@ -13,13 +13,13 @@ __all__ = ["EngineFailed", "Failure", "Failures", "Refusal"]
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 _OLD: Final = 60.0
-"""Seconds of service after which what happened before does not count."""
+"""After so many seconds of service, earlier failures do not count."""
 _FOLDERS: Final = re.compile(r"(?<![\w./~-])~?/(?:[^\s/:'\"|]+/)*(?=[^\s/])")
 """Those before the name of a file, wherever in a text."""
 
 
 class Refusal(Exception):
-    """A worker does not get the model; `code` and the message go to the client."""
+    """A model cannot be had now; `code` and the message go to the client."""
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -33,7 +33,12 @@ class EngineFailed(Exception):
     """A model's process could not load it, or ended without being asked to."""
 
     def __init__(self, reason: str, *, served: float | None = None) -> None:
-        """`reason` reads on from the model's name; `served` is for how many seconds it served, None if not at all."""
+        """Say why.
+
+        Args:
+            reason: continues a sentence that begins with the model's name.
+            served: for how many seconds it served; None if it was never loaded.
+        """
         super().__init__(reason)
         self.reason = reason
         self.served = served
@@ -47,21 +52,21 @@ class Failure:
         self.reason = reason
         """For clients: no folders."""
         self.times = times
-        """How often in a row."""
+        """How often the model failed in a row."""
         self.until = until
         """The loop's time before which it is not tried again."""
         self.loading = loading
         """Whether it could not even be loaded."""
 
     def refusal(self, now: float) -> Refusal:
-        """What those are told who want the model."""
+        """The refusal for those who want the model."""
         code, how = ("model_load_failed", "cannot be loaded") if self.loading else ("engine_crashed", "has failed")
         wait = max(0.0, self.until - now)
         return Refusal(code, f"the model {self.spec.name!r} {how}: it {self.reason}", retry_after=max(1.0, wait))
 
 
 class Failures:
-    """Models that failed. Who crashes for the first time is begun again at once; after that, each time later."""
+    """Models that failed. After a first crash a model may start again at once; then each wait is twice the last."""
 
     def __init__(self) -> None:
         self._failures: dict[str, Failure] = {}
@@ -69,7 +74,7 @@ class Failures:
         """How often each model has failed, by name; never forgotten."""
 
     def note(self, spec: Spec, failed: EngineFailed, now: float) -> Failure:
-        """A model has failed."""
+        """Count a failure; gives it."""
         self.counts[spec.name] += 1
         before = self._failures.get(spec.name)
         fresh = before is None or before.spec.content != spec.content or (failed.served or 0.0) > _OLD
@@ -82,7 +87,7 @@ class Failures:
         return failure
 
     def check(self, spec: Spec, now: float) -> None:
-        """Refuse a model that is to be left alone; its file, or how it is to run, may have changed since.
+        """Refuse a model that failed a moment ago, unless its file or its options have changed since.
 
         Raises:
             Refusal: it failed a moment ago.
@@ -92,7 +97,7 @@ class Failures:
             raise failure.refusal(now)
 
     def forget(self, name: str) -> None:
-        """Try this model again at once."""
+        """Allow this model to be tried again at once."""
         self._failures.pop(name, None)
 
     def all(self) -> Iterable[Failure]:

@@ -1,7 +1,7 @@
-"""What a GGUF file says of itself at its beginning: read without the library, without weights, without the vocabulary.
+"""The header of a GGUF file, read without the library, the weights or the vocabulary.
 
-The reader takes nothing on trust: each length is held against what is left of the file and against limits of its own,
-so that a hostile file costs a moment and ends in a `BadFile`.
+The reader trusts nothing: each length is compared with the rest of the file and with limits, so that a hostile file
+costs a moment only and ends in a `BadFile`.
 """
 
 import os
@@ -26,16 +26,16 @@ _U32, _U64 = _SCALARS[4], _SCALARS[10]
 _MOST_KEYS: Final = 65_536
 _LONGEST_KEY: Final = 65_535
 _LONGEST_TEXT: Final = 1 << 20
-"""Of a value that is kept; chat templates have some ten thousand bytes. Longer ones are passed over."""
+"""The most bytes of a text that is kept; longer ones are skipped. Chat templates have some ten thousand bytes."""
 _MOST_KEPT: Final = 512
-"""Items of an array that is kept: numbers by layer are; the vocabulary is passed over."""
+"""The most items of an array that is kept: numbers by layer are, the vocabulary is skipped."""
 _MOST_ITEMS: Final = 4_000_000
-"""Texts of all arrays together: the largest vocabularies have 256,000, twice with their merges."""
+"""The most texts in all arrays together: the largest vocabularies have 256,000, twice that with their merges."""
 
 _MOST_TENSORS: Final = 1 << 16
 _MOST_DIMENSIONS: Final = 4
 _ALIGNMENT: Final = 32
-"""Of tensors in the file, in bytes, where it names none."""
+"""The alignment of tensors in bytes, where the file names none."""
 
 _QUANTIZATIONS: Final[Mapping[int, str]] = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -43,7 +43,7 @@ _QUANTIZATIONS: Final[Mapping[int, str]] = {
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
 }  # fmt: skip
-"""llama.cpp's file types; of those it has dropped, nothing is told."""
+"""llama.cpp's file types, but for those that it no longer reads."""
 
 _POOLINGS: Final = ("", "mean", "cls", "last", "rank")
 
@@ -51,44 +51,44 @@ _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\
 
 
 class BadFile(ValueError):
-    """The file is no GGUF, or not all of one; the message says what is wrong with it."""
+    """The file is no GGUF file, or not all of one; the message continues a sentence after the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself. What it does not say is "" or 0."""
+    """What a GGUF file says of its model. What it does not say is "" or 0."""
 
     name: str
     architecture: str
     quantization: str
     context_length: int
-    """Tokens it was trained for."""
+    """Tokens of context that the model was trained for."""
     template: str
     """The chat template, in Jinja."""
     pooling: str
     """How an embedding model makes one vector of many: mean, cls, last, rank; "" for a model that writes text."""
     layers: int
     width: int
-    """Of the embedding."""
+    """The length of an embedding."""
     cells: int
     """Numbers that the key-value cache keeps for each token."""
     vocabulary: int
     size: int
     """Bytes of the file, or of all its parts."""
     fault: str = ""
-    """Why it cannot be loaded, though it says all this: it was cut, or is still being copied."""
+    """Why the file cannot be loaded though its header is whole: it was cut, or is still being copied."""
 
     @property
     def embeds(self) -> bool:
-        """Whether it makes embeddings, and writes no text."""
+        """Whether the model makes embeddings, and writes no text."""
         return bool(self.pooling)
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a file; of one in parts, that of the first, and the sizes of all, and whether they are whole.
+    """Read the header of a file. Of a model in parts, the first part's header; all parts are checked, and sizes added.
 
     Raises:
-        BadFile: it is no GGUF, or not all of one. OSError: it cannot be read.
+        BadFile: it is no GGUF file, or not all of one. OSError: it cannot be read.
     """
     files = shards(path)
     values, fault = _looked_into(files[0])
@@ -97,7 +97,7 @@ def read_header(path: Path) -> Header:
 
 
 def _looked_into(path: Path) -> tuple[Mapping[str, Any], str]:
-    """The values of one file, and what is wrong with its tensors."""
+    """The values of one file, and what is wrong with its tensors, "" if nothing is."""
     with path.open("rb") as file:
         reader = _Reader(file)
         values = reader.values()
@@ -113,7 +113,7 @@ def _fault_of_part(path: Path) -> str:
 
 
 def shards(path: Path) -> Sequence[Path]:
-    """The files that a model is made of, the first one first: `path` alone, or all of NAME-00001-of-0000N.gguf.
+    """The files of a model, in order: `path` alone, or all of NAME-00001-of-0000N.gguf.
 
     Raises:
         BadFile: one is missing.
@@ -133,11 +133,11 @@ def shards(path: Path) -> Sequence[Path]:
 
 
 _Stamp = tuple[tuple[int, int], ...]
-"""The sizes of all parts, and when they were changed."""
+"""The sizes of all parts in bytes, and when they were changed, in nanoseconds."""
 
 
 class Headers:
-    """Headers, read again only when a file has changed."""
+    """A cache of headers: each is read again only when its file has changed."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[_Stamp, Header | str]] = {}
@@ -146,7 +146,7 @@ class Headers:
         """The header of a file.
 
         Raises:
-            BadFile: as `read_header`; also what cannot be read.
+            BadFile: as for `read_header`, or the file cannot be read.
         """
         try:
             stamp = _stamp_of(path)
@@ -161,10 +161,10 @@ class Headers:
 
 
 def _stamp_of(path: Path) -> _Stamp:
-    """What changes with a file.
+    """What changes when a file does.
 
     Raises:
-        BadFile: nobody could be told its name, or it has no end. OSError: it cannot be looked at.
+        BadFile: its name is no UTF-8, or it is no regular file. OSError: it cannot be looked at.
     """
     try:
         str(path).encode()
@@ -177,7 +177,7 @@ def _stamp_of(path: Path) -> _Stamp:
 
 
 def _read(path: Path) -> Header | str:
-    """The header, or what is wrong with the file: that, too, is found out once."""
+    """The header, or what is wrong with the file, so that this is cached too."""
     try:
         return read_header(path)
     except BadFile as error:
@@ -194,10 +194,10 @@ class _Reader:
         self._tensors = 0
 
     def values(self) -> Mapping[str, Any]:
-        """All values that are kept; of an array that is not, its length.
+        """All values by key; of a long array only its length (`_Skipped`).
 
         Raises:
-            BadFile: it is no GGUF, or ends too soon.
+            BadFile: it is no GGUF file, or ends too soon.
         """
         if self._file.read(4) != b"GGUF":
             raise BadFile("is no GGUF file")
@@ -217,7 +217,7 @@ class _Reader:
         return found
 
     def fault(self, alignment: int) -> str:
-        """What is wrong with the tensors, after `values`; "" if each of them is there to its end."""
+        """What is wrong with the tensors, "" if each is there to its end. Call it after `values`."""
         try:
             end = self._end_of_tensors(alignment)
         except BadFile as error:
@@ -265,7 +265,7 @@ class _Reader:
         return _Skipped(length)
 
     def _text(self, longest: int) -> str | None:
-        """A text, None for one that is too long to be kept."""
+        """A text; None for one that is too long to be kept."""
         length = self._number(_U64)
         if length > longest:
             self._skip(length)
@@ -288,7 +288,7 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Skipped:
-    """An array that was passed over."""
+    """An array that was skipped."""
 
     length: int
 
@@ -320,7 +320,7 @@ def _described(values: Mapping[str, Any], size: int, fault: str) -> Header:
 
 
 def _cells(values: Mapping[str, Any], architecture: str) -> int:
-    """Keys and values of one token, over all layers, which may differ in the number of their heads."""
+    """The numbers that the key-value cache keeps for a token, over all layers: they may differ in their heads."""
 
     def value(name: str) -> Any:
         return values.get(f"{architecture}.{name}")
@@ -342,5 +342,5 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 
 
 def _count(value: Any, missing: int = 0) -> int:
-    """A whole number that can be true; `missing` for anything else."""
+    """The value if it is a whole number below 2**32; `missing` for anything else."""
     return value if isinstance(value, int) and 0 <= value < 1 << 32 else missing

@@ -1,9 +1,9 @@
 """``python -m gatehook_plugins.vendor_gguf.host FOLDER [ENGINE ...]``: the process that keeps a gateway's local models.
 
-It listens in FOLDER, which is the gateway's own, and goes into the background; the command returns when workers can
-connect, and does nothing where a host is there already. ENGINE is the command of the engines, if not our own.
+It listens in FOLDER, which is the gateway's own, and goes into the background: the command returns when workers can
+connect, and does nothing where a host is there already. ENGINE is the command of the engines, instead of our own.
 
-It lives for as long as a worker holds a line to it, and a moment longer if one was lost without a word, as its
+It lives for as long as a worker is connected, and a moment longer if the last one was lost without a `Bye`, as its
 successor will come soon. Its models end with it.
 """
 
@@ -52,17 +52,17 @@ __all__ = ["Host"]
 log = logging.getLogger("gatehook.vendor_gguf")
 
 _LINGER: Final = 5.0
-"""Seconds that it lives on without a worker, if none has said that it ends."""
+"""Seconds that it lives on without a worker, if the last one did not say `Bye`."""
 _LINE: Final = 4 << 20
-"""Bytes of a message, at most: a chat template may be in it."""
+"""The most bytes of a message: a chat template may be in it."""
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
 
 
 class Host:
-    """Listens to workers, and has a `Manager` do what they ask for."""
+    """Accepts connections of workers, and has a `Manager` do what they ask for."""
 
     def __init__(self, folder: Path, program: Sequence[str] = PROGRAM) -> None:
-        """Engines, begun by `program`, listen in `folder`."""
+        """Engines, started by the command `program`, listen in `folder`."""
         self._folder = folder
         self._program = program
         self._numbers = itertools.count(1)
@@ -72,7 +72,7 @@ class Host:
         self.manager = Manager(self._engine, _measure)
 
     async def serve(self, sock: socket.socket) -> None:
-        """Serve on this socket until it is needed no more."""
+        """Serve on this socket until no worker needs the host any more."""
         self._linger()
         server = await asyncio.start_unix_server(self._welcome, sock=sock, limit=_LINE)
         await self._over.wait()
@@ -83,7 +83,7 @@ class Host:
             one.close()
 
     def left(self, one: "_Line", *, in_peace: bool) -> None:
-        """A worker has gone; the last one that says so takes the host along."""
+        """A worker has gone. After the last one the host ends: at once if it said `Bye`, else after a moment."""
         self._lines.discard(one)
         if not self._lines:
             if in_peace:
@@ -92,7 +92,7 @@ class Host:
                 self._linger()
 
     async def ended(self) -> None:
-        """Wait until all models have ended, if this is the end of all."""
+        """Wait until all models have ended, if the host is ending."""
         if self._over.is_set():
             await self.manager.close()
 
@@ -116,7 +116,7 @@ class Host:
 
 
 class _Line:
-    """The line to one worker, and what it has been given."""
+    """The connection of one worker, and the models it has leased."""
 
     def __init__(self, host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._host = host
@@ -127,7 +127,7 @@ class _Line:
         self._leases: dict[int, Resident] = {}
 
     async def serve(self) -> None:
-        """Do what it says until it has gone, then take back what it had."""
+        """Do what the worker asks for until it has gone, then take back its leases."""
         in_peace = False
         try:
             while said := await self._reader.readline():
@@ -150,7 +150,7 @@ class _Line:
             self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
     def _do(self, message: Message) -> None:
@@ -216,13 +216,13 @@ async def _measure(spec: Spec) -> int | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One at a time: several workers may want a host at the same moment."""
+    """Hold the folder's lock: several workers may start a host at the same moment."""
     lock = os.open(folder / "host.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)  # also for the host itself, which has it open by inheritance
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also for the forked host, which has inherited the descriptor
         os.close(lock)
 
 

@@ -1,7 +1,6 @@
-"""The GGUF files of this machine: those of a folder, each model under one name however many quantizations it has.
+"""The GGUF files in a folder: each model under one name, however many quantizations of it there are.
 
-A file's name tells the model's: what is left without the ending and the quantization. What else is told of a model is
-read from the header.
+A model's name is its file's name without ".gguf" and the quantization. All else is read from the header.
 """
 
 import logging
@@ -31,10 +30,10 @@ class Variant:
 
     path: Path
     quantization: str
-    """As the header tells it, or else the file's name; "" if neither does."""
+    """The header's, or else that in the file's name; "" if neither names one."""
     header: Header
     modified: int
-    """When it was changed, in nanoseconds: with the path it names what is in the file."""
+    """When the file was changed, in nanoseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +44,26 @@ class Family:
     variants: tuple[Variant, ...]
 
     def find(self, quantization: str) -> Variant | None:
-        """The variant of this quantization, in any case; None if there is none."""
+        """The variant of this quantization, in upper or lower case; None if there is none."""
         wanted = quantization.casefold()
         return next((one for one in self.variants if one.quantization.casefold() == wanted), None)
 
     def fitting(self, memory: int) -> Variant:
-        """The largest variant that so many bytes hold; the smallest one if they hold none."""
+        """The largest variant that fits into `memory` bytes; the smallest one if none does."""
         return next((one for one in self.variants if one.header.size < memory), self.variants[-1])
 
 
 class Library:
-    """Finds files. All its methods read files: call them in a thread."""
+    """Finds the models. Its methods read files: call them in a thread."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` is looked through with all folders in it; None for no folder."""
+        """`folder` is searched with all folders in it; None for no folder."""
         self._folder = folder
         self._headers = Headers()
         self._told: dict[Path, str] = {}
 
     def families(self) -> Mapping[str, Family]:
-        """The models in the folder, by name. Files that cannot be used are left out, and told once in the log.
+        """The models in the folder, by name. Files that cannot be used are left out, and logged once.
 
         A link that leads out of the folder is not followed.
         """
@@ -75,7 +74,7 @@ class Library:
         return {name: self._family(name, groups[name]) for name in sorted(groups)}
 
     def family_at(self, path: Path) -> Family:
-        """The model that a file is of: this file, and the other quantizations beside it.
+        """The model of a file: this file first, and the other quantizations beside it.
 
         Raises:
             BadFile: the file is no GGUF, or cannot be read.
@@ -115,7 +114,7 @@ class Library:
                 yield path
 
     def _variant(self, path: Path) -> Variant | None:
-        """The file, None if it cannot be used."""
+        """The variant of a file; None, with a line in the log, if it cannot be used."""
         if not _is_first(path):
             return None
         try:
@@ -150,7 +149,7 @@ def _listed(folder: Path) -> Iterable[Path]:
 
 
 def _is_first(path: Path) -> bool:
-    """Whether it is a model's file, or the first of its files. A projector for pictures is none."""
+    """Whether it is a model's only file, or the first of its parts. A projector for pictures (mmproj) is no model."""
     if path.suffix.lower() != ".gguf" or path.name.startswith((".", "mmproj")):
         return False
     part = _PART.search(path.stem)

@@ -1,4 +1,4 @@
-"""A worker's line to the host. When it is lost it is opened again, to a new host if need be."""
+"""A worker's connection to the host. When it is lost it is opened again, to a new host if need be."""
 
 import asyncio
 import contextlib
@@ -42,26 +42,27 @@ _PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.host")
 _ENGINE: Sequence[str] = ()
 """The command of engines, if not our own."""
 _LINE: Final = 16 << 20
+"""The most bytes of a message."""
 _STARTING: Final = 30.0
-"""Seconds that a host may take to begin; and to end all models, at the end."""
+"""Seconds that a host may take to start; and to end all models, at the end."""
 
 _WAITS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds before a host is begun in the place of one that does not answer; to try as often."""
+"""Seconds to wait, try after try, before another host is started instead of one that does not answer."""
 _ATTEMPTS: Final = 3
-"""To ask a host, each time another one."""
+"""How often a question is asked, each time on a new connection."""
 _PAUSE: Final = 5.0
-"""Seconds until a host is begun again that could not be."""
+"""Seconds until the next try to start a host, for pinned models."""
 
 R = TypeVar("R", bound=Reply)
 _Question = Acquire | Load | Unload | Report
 
 
 class _Lost(Exception):
-    """The host has gone; what it was asked may have been done or not."""
+    """The connection to the host is lost; what it was asked may have been done or not."""
 
 
 class Lease:
-    """A loaded model, for one request. Give it back."""
+    """A loaded model, leased for one request. It must be released."""
 
     __slots__ = ("_id", "_link", "_spec", "_writer", "socket")
 
@@ -71,31 +72,31 @@ class Lease:
         self._writer: asyncio.StreamWriter | None = writer
         self._id = id
         self.socket = socket
-        """Where the model's engine listens."""
+        """Path of the Unix socket on which the model's engine listens."""
 
     def release(self, *, broken: bool = False) -> None:
-        """The request has ended; or it was not even begun, as the engine is `broken`."""
+        """Give it back: the request has ended, or could not be sent as the engine is `broken`."""
         writer, self._writer = self._writer, None
         if writer is not None:
             self._link.release(writer, self._id, broken=broken)
 
     async def renew(self) -> None:
-        """Have another engine in the place of one that takes no requests: it has just ended.
+        """Lease the model anew, in the place of an engine that has just ended and takes no requests.
 
         Raises:
-            Unavailable: there is none, as for `Link.acquire`.
+            Unavailable: as for `Link.acquire`.
         """
         self.release(broken=True)
         self._writer, self._id, self.socket = await self._link.take(self._spec)
 
 
 class Link:
-    """Speaks with the host. Use within `lifespan()`."""
+    """Asks the host to load, lease and unload models. Use within `lifespan()`."""
 
     def __init__(self) -> None:
         """Nothing is opened yet."""
         self.rules = Rules()
-        """What the host is told, which goes by the newest that it was told."""
+        """This worker's rules; the host goes by the newest that any worker has sent."""
         self._folder: Path | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._opening = asyncio.Lock()
@@ -105,16 +106,16 @@ class Link:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path, rules: Rules) -> AsyncIterator[None]:
-        """Open the line to the host of this folder, if there is one; begin it if models are pinned.
+        """Connect to the host of this folder, if there is one; start it if models are pinned.
 
-        Without pinned models it is begun at the first need: a gateway that is asked for none has no use for it.
+        Without pinned models it is started when the first model is needed, which in some gateways is never.
 
         Args:
-            folder: private, and the same for all workers.
-            rules: how the host is to keep models.
+            folder: the gateway's own, and the same for all workers.
+            rules: which models the host may load, and for how long.
 
         Raises:
-            StartupError: the host cannot be begun.
+            StartupError: the host cannot be started.
         """
         longest = len(os.fsencode(engine_socket(folder, 1 << 32)))
         if longest > LONGEST_PATH:
@@ -149,18 +150,18 @@ class Link:
         return Lease(self, spec, *await self.take(spec))
 
     async def take(self, spec: Spec) -> tuple[asyncio.StreamWriter, int, str]:
-        """What a lease is made of: the line it came by, its number there, and the engine's socket."""
+        """What a lease is made of: its connection, its id there, and the path of the engine's socket."""
         wish = Acquire(next(self._ids), spec)
         writer, leased = await self._ask(wish, Leased)
         return writer, wish.id, leased.socket
 
     def release(self, writer: asyncio.StreamWriter, id: int, *, broken: bool = False) -> None:
-        """Give a lease back, or the wish for one; if its host is gone, so are they."""
+        """Give back a lease, or stop waiting for one. With a connection that is lost, they are gone already."""
         if writer is self._writer and not writer.is_closing():
             writer.write(line(Release(id, broken)))
 
     async def load(self, spec: Spec, *, exact: bool = True) -> None:
-        """Have this loaded, or if not `exact` any quantization of it; returns when it is.
+        """Load a model, or if not `exact` any quantization of it; returns when it is loaded.
 
         Raises:
             Unavailable: as `acquire`.
@@ -176,7 +177,7 @@ class Link:
         await self._ask(Unload(next(self._ids), name), Done)
 
     async def report(self) -> Told:
-        """How all models are; none is loaded where there is no host.
+        """The state of all models; where there is no host, none is loaded.
 
         Raises:
             Unavailable: the host is gone.
@@ -187,7 +188,7 @@ class Link:
         return told
 
     async def _ask(self, message: _Question, kind: type[R]) -> tuple[asyncio.StreamWriter, R]:
-        """The host's answer, and the line it came by. Asked again if the line is lost: no question does harm twice.
+        """The host's answer, and its connection. Asked again if that is lost: every question may be asked twice.
 
         Raises:
             Unavailable: the host refuses, or is gone.
@@ -209,10 +210,10 @@ class Link:
         )
 
     async def _answer(self, writer: asyncio.StreamWriter, message: _Question, kind: type[R]) -> R:
-        """What the host answers.
+        """Ask over one connection.
 
         Raises:
-            _Lost: the line broke before it did. GatewayError: it refuses.
+            _Lost: the connection broke before the answer. GatewayError: the host refuses.
         """
         if writer is not self._writer:
             raise _Lost
@@ -229,10 +230,10 @@ class Link:
         return reply
 
     async def _opened(self) -> asyncio.StreamWriter:
-        """The line, opened if it is not.
+        """The connection, opened if it is not.
 
         Raises:
-            Unavailable: there is no host, and none can be begun.
+            Unavailable: there is no host, and none can be started.
         """
         if self._writer is not None:
             return self._writer
@@ -242,7 +243,7 @@ class Link:
             return self._writer
 
     async def _joined(self) -> bool:
-        """Open the line, if it is not and there is a host already; whether it is open."""
+        """Connect, if there is a host already; gives whether there is a connection."""
         assert self._folder is not None, "enter lifespan() first"  # noqa: S101
         async with self._opening:
             if self._writer is None:
@@ -251,12 +252,12 @@ class Link:
             return self._writer is not None
 
     def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
-        """Have somebody listen to a new line."""
+        """Begin to listen on a new connection."""
         self._listener = asyncio.create_task(self._listen(reader, writer))
         return writer
 
     async def _keep_open(self) -> None:
-        """Open the line again when it was lost, also if no request needs it: pinned models are to be there."""
+        """Connect again whenever the connection is lost, also without requests: pinned models must stay loaded."""
         while True:
             if self._listener is not None:
                 await asyncio.wait([self._listener])
@@ -267,10 +268,10 @@ class Link:
                 await asyncio.sleep(_PAUSE)
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A line to a host that lives, begun if there is none.
+        """A connection to a host, which is started if there is none.
 
         Raises:
-            Unavailable: none can be begun.
+            Unavailable: none can be started.
         """
         assert self._folder is not None, "enter lifespan() first"  # noqa: S101
         fault = ""
@@ -281,12 +282,12 @@ class Link:
             if fault := await asyncio.to_thread(_begin_host, self._folder):
                 break
         raise Unavailable(
-            f"the process that keeps local models cannot be begun: {fault or 'it does not answer'}",
+            f"the process that keeps local models cannot be started: {fault or 'it does not answer'}",
             code="engine_host_failed",
         )
 
     async def _greeted(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A line to the host, which has answered: one that is just ending may take a line and never look at it.
+        """A connection on which the host has answered: one that is ending may accept a connection and never read it.
 
         Raises:
             OSError: there is no host, or it is ending. TimeoutError: it does not answer.
@@ -303,17 +304,17 @@ class Link:
         return reader, writer
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass answers on to those who wait for them, until the line ends."""
+        """Pass answers on to those who wait for them, until the connection ends."""
         try:
             while said := await reader.readline():
                 reply = read_reply(said)
                 future = self._asked.get(reply.id)
                 if future is not None and not future.done():
                     future.set_result(reply)
-                elif isinstance(reply, Leased):  # for somebody who left at this moment
+                elif isinstance(reply, Leased):  # the request was cancelled at this moment
                     self.release(writer, reply.id)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            log.warning("the line to the process that keeps local models broke: %s", error)
+            log.warning("the connection to the process that keeps local models broke: %s", error)
         finally:
             self._writer = None
             writer.close()
@@ -322,7 +323,7 @@ class Link:
                     future.set_exception(_Lost())
 
     async def _close(self) -> None:
-        """Say good-bye; if this is the last worker, the models end before this returns."""
+        """Say `Bye`; if this is the last worker, all models have ended when this returns."""
         writer, listener = self._writer, self._listener
         if writer is not None and listener is not None:
             writer.write(line(Bye()))
@@ -332,7 +333,7 @@ class Link:
 
 
 def _begin_host(folder: Path) -> str:
-    """Have a host begun, if there is none; why it was not, "" if it was."""
+    """Start a host, if there is none; gives why that failed, "" if it did not."""
     try:
         done = subprocess.run(  # noqa: S603
             [*_PROGRAM, str(folder), *_ENGINE],

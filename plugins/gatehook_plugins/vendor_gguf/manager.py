@@ -1,10 +1,10 @@
 """Which models are loaded: all decisions, made in one place by one process.
 
-A model is loaded when somebody wants it and there is room: for one more among `max_concurrent_models`, and for its
-memory. Those who want what is not there stand in a line. Room is made by unloading idle models, the least recently used
-first. One that is busy is never taken away under a request; but when the first in the line has waited for
-`switch_after`, the busy model that has been loaded for longest takes no further requests, and goes when those it has
-are answered: so none is kept out for ever by another that is always busy.
+A model is loaded when it is wanted and there is room: for one more among `max_concurrent_models`, and for its memory.
+Models that are wanted and not loaded wait in a queue. Room is made by unloading idle models, the least recently used
+first. A busy model is never unloaded under a request. But when the first in the queue has waited for `switch_after`,
+the busy model that has been loaded for longest takes no further requests, and is unloaded when those it has are
+answered: so none is kept out for ever by another that is always busy.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ __all__ = ["Manager", "Measure"]
 log = logging.getLogger("gatehook.vendor_gguf")
 
 Measure = Callable[[Spec], Awaitable[int | None]]
-"""Finds out how many bytes a model needs; None if it cannot."""
+"""Gives the bytes of memory that a model needs; None if they cannot be found out."""
 
 _SHUTTING_DOWN: Final = ("service_unavailable", "the gateway is shutting down")
 _TICK: Final = 0.01
-"""Seconds that a timer is late by, so that what it looks at is surely over."""
+"""Seconds that a timer is set later, so that the time it waits for has surely passed."""
 
 
 class _Want:
-    """A model that is wanted and not there, and those who wait for it."""
+    """A model that is wanted and not loaded, and the requests that wait for it."""
 
     def __init__(self, spec: Spec, since: float) -> None:
         self.spec = spec
@@ -42,21 +42,21 @@ class _Want:
 
 
 class Manager:
-    """All loaded models of one gateway. It runs on one event loop, and decides between two awaits only."""
+    """All loaded models of one gateway. It runs on one event loop, and no decision is interrupted by an await."""
 
     def __init__(self, start: Starter, measure: Measure) -> None:
-        """`start` makes the process of a model, `measure` looks closely at a model before it is loaded."""
+        """`start` makes the engine of a model, `measure` finds out the memory that it needs."""
         self._start = start
         self._measure = measure
         self._rules = Rules()
         self._residents: dict[str, Resident] = {}
         self._wants: dict[str, _Want] = {}
-        """By name, in the order in which they are to be met."""
+        """The queue, by name: the first one gets the next room."""
         self._chosen: dict[str, Spec] = {}
-        """What somebody chose of a model by `load`, by name: it holds until another is chosen, or it is unloaded."""
+        """The variant of a model that was chosen by `load`, by name: until another is chosen, or it is unloaded."""
         self._failures = Failures()
         self._needs: dict[str, int] = {}
-        """Bytes that models need, by their content, as measured."""
+        """Bytes of memory that models need, by their content, as far as they were measured."""
         self._measuring = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pins: dict[str, asyncio.Task[None]] = {}
@@ -65,7 +65,7 @@ class Manager:
     # --- what workers ask for
 
     def adopt(self, rules: Rules) -> None:
-        """Go by these rules, unless newer ones hold already; and load what is pinned."""
+        """Go by these rules, unless it has newer ones already; and load what is pinned."""
         if rules.stamp < self._rules.stamp or rules == self._rules or self._closed:
             return
         self._rules = rules
@@ -79,7 +79,7 @@ class Manager:
         self._pump()
 
     async def acquire(self, spec: Spec) -> Resident:
-        """A lease of the model, to be given back by `release`; loads it first, if it is not there.
+        """A lease of the model, to be given back by `release`; loads it first, if it is not loaded.
 
         Raises:
             Refusal: it cannot be loaded, or there was no room for too long.
@@ -100,13 +100,13 @@ class Manager:
         self._pump()
 
     def doubt(self, resident: Resident) -> None:
-        """Lease it no more: its engine cannot be reached. It has ended, which will be noticed soon, or is to end."""
+        """Lease a model no more, as its engine cannot be reached: it has ended, or it ends with its last lease."""
         if not resident.leaving:
             log.warning("the engine of %s cannot be reached", resident.spec.name)
             resident.leaving = True
 
     async def load(self, spec: Spec, *, exact: bool = True) -> None:
-        """Have this loaded, in the place of another quantization of it unless that will do; returns when it is.
+        """Load a model; returns when it is loaded. If `exact`, it replaces another quantization that is loaded.
 
         Raises:
             Refusal: as `acquire`.
@@ -129,7 +129,7 @@ class Manager:
             raise
 
     async def unload(self, name: str) -> None:
-        """Unload a model when its requests are answered; returns when its process has ended. It is pinned no more."""
+        """Unload a model when its requests are answered; returns when its process has ended. It is no longer pinned."""
         self._failures.forget(name)
         self._chosen.pop(name, None)
         if (pin := self._pins.pop(name, None)) is not None:
@@ -140,7 +140,7 @@ class Manager:
             await resident.ended.wait()
 
     def states(self) -> Sequence[State]:
-        """How those are that are loaded, being loaded, wanted, or have failed lately."""
+        """The models that are loaded, being loaded or wanted, or that failed last time."""
         found = {
             one.spec.name: State(one.spec.name, "failed", one.spec, error=one.reason) for one in self._failures.all()
         }
@@ -158,7 +158,7 @@ class Manager:
         return self._failures.counts
 
     async def close(self) -> None:
-        """End all processes, whatever they do."""
+        """End all engines, whatever they are doing."""
         self._closed = True
         for want in self._wants.values():
             _refuse(want.waiters, Refusal(*_SHUTTING_DOWN))
@@ -208,7 +208,7 @@ class Manager:
             self._drop_unwanted(spec.name)
 
     def _preferred(self, spec: Spec) -> Spec:
-        """What was chosen of this model, unless its settings have changed since."""
+        """The variant of this model that was chosen by `load`, unless the settings have changed since."""
         chosen = self._chosen.get(spec.name, spec)
         if chosen.origin != spec.origin and spec.stamp > chosen.stamp:
             del self._chosen[spec.name]
@@ -230,7 +230,7 @@ class Manager:
         return want
 
     def _drop_unwanted(self, name: str) -> None:
-        """Load nothing for those who have left."""
+        """Remove a model from the queue if nobody waits for it any more."""
         want, resident = self._wants.get(name), self._residents.get(name)
         if want is not None and all(waiter.done() for waiter in want.waiters):
             del self._wants[name]
@@ -253,24 +253,24 @@ class Manager:
         )
 
     async def _looked_at(self, spec: Spec) -> Spec:
-        """The model with what it really needs, where the estimate would decide something."""
+        """The model with the memory that it really needs, measured only if its estimate does not fit beside others."""
         content = spec.content
         if content not in self._needs and self.memory + spec.need > self._rules.memory_limit:
-            async with self._measuring:  # a process each time: one for all who want the model, and one at a time
+            async with self._measuring:  # each measurement is a process: one for all waiters, and one at a time
                 if content not in self._needs:
                     measured = await self._measure(spec)
                     self._needs[content] = spec.need if measured is None else measured
         return msgspec.structs.replace(spec, need=self._needs.get(content, spec.need))
 
     def _refuse_damaged(self, spec: Spec) -> None:
-        """Refuse what cannot be loaded, before anything makes room for it; it counts as if that had been tried."""
+        """Refuse a file that is damaged, before anything makes room for it; it counts as a failure to load."""
         if spec.fault:
             log.error("%s %s", spec.name, spec.fault)
             now = asyncio.get_running_loop().time()
             raise self._failures.note(spec, EngineFailed(spec.fault), now).refusal(now)
 
     def _refuse_hopeless(self, spec: Spec) -> None:
-        """Refuse at once what cannot be loaded however long somebody waits."""
+        """Refuse at once what cannot be loaded, however long the request waits."""
         rules = self._rules
         pinned = [one for one in self._residents.values() if one.pinned and one.spec.name != spec.name]
         if len(pinned) >= rules.max_concurrent_models:
@@ -290,7 +290,7 @@ class Manager:
     # --- making room
 
     def _pump(self) -> None:
-        """Meet what wants can be met, in order. Called whenever something has changed."""
+        """Load from the queue what there is room for, in order. Called whenever something has changed."""
         for name, want in list(self._wants.items()):
             if self._closed:
                 return
@@ -302,7 +302,7 @@ class Manager:
             self._begin(want)
 
     def _make_room(self, want: _Want) -> bool:
-        """Whether there is room for it now. If there is not, but can be, it is being made."""
+        """Whether there is room for it now. If not, models are unloaded to make room, if that is possible."""
         staying = [one for one in self._residents.values() if not one.leaving]
         idle = sorted((one for one in staying if one.evictable), key=lambda one: one.last_used)
         going: list[Resident] = []
@@ -318,7 +318,7 @@ class Manager:
         return self._fits(self._residents.values(), want.spec)
 
     def _longest_loaded(self, staying: Iterable[Resident], want: _Want) -> Resident | None:
-        """The busy model that is to go, if the want has waited long enough for that."""
+        """The busy model that has to go, if the want has waited long enough for that."""
         if asyncio.get_running_loop().time() < want.since + self._rules.switch_after:
             return None
         busy = [one for one in staying if one.ready and not one.pinned]
@@ -331,7 +331,7 @@ class Manager:
         )
 
     def _replace_if_outdated(self, resident: Resident, spec: Spec) -> None:
-        """Let a model go that newer settings want otherwise, or whose file has been replaced."""
+        """Unload a model that newer settings describe otherwise, or whose file has been replaced."""
         loaded = resident.spec
         resettled = spec.origin != loaded.origin and spec.stamp > loaded.stamp
         rewritten = spec.options.path == loaded.options.path and spec.modified > loaded.modified
@@ -360,7 +360,7 @@ class Manager:
         except EngineFailed as failed:
             self._failed(resident, failed)
         except Exception as error:
-            log.exception("%s is in disorder", name)
+            log.exception("%s could not be run", name)
             resident.engine.stop()
             self._failed(resident, EngineFailed(f"could not be run: {error}"))
         finally:
@@ -371,7 +371,7 @@ class Manager:
     def _failed(self, resident: Resident, failed: EngineFailed) -> None:
         if self._closed:
             _refuse(resident.waiters, Refusal(*_SHUTTING_DOWN))
-        elif failed.served is not None or not resident.leaving or resident.wanted:  # else it was stopped while loading
+        elif failed.served is not None or not resident.leaving or resident.wanted:  # else: stopped while loading
             now = asyncio.get_running_loop().time()
             failure = self._failures.note(resident.spec, failed, now)
             if failed.served is None:  # its file may be gone; the usual one may do
@@ -380,7 +380,7 @@ class Manager:
             _refuse(resident.waiters, failure.refusal(now))
 
     async def _keep(self, spec: Spec) -> None:
-        """Have a pinned model loaded whenever it is not."""
+        """Keep a pinned model loaded: load it whenever it is not."""
         while True:
             try:
                 resident = self._residents.get(spec.name)
@@ -402,7 +402,7 @@ class Manager:
         self._settle(resident)
 
     def _settle(self, resident: Resident) -> None:
-        """See to a model that may have become idle."""
+        """After a change: stop a leaving model that has no requests any more, or watch how long another is idle."""
         if resident.leaving:
             if not resident.leases and not resident.wanted:
                 resident.engine.stop()
@@ -410,7 +410,7 @@ class Manager:
             self._watch_idle(resident)
 
     def _watch_idle(self, resident: Resident) -> None:
-        """Unload it when nobody has used it for `idle_ttl`; but not where requests could not have it loaded again."""
+        """Unload a model after `idle_ttl` without a request; but not if requests may not load it again (auto_load)."""
         ttl = self._rules.idle_ttl if self._rules.auto_load else 0.0
         if ttl and resident.evictable and not resident.watched:
             resident.watched = True

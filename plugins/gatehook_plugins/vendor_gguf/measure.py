@@ -1,7 +1,7 @@
-"""``python -m gatehook_plugins.vendor_gguf.measure``: how much memory a model would take, as the library itself says.
+"""``python -m gatehook_plugins.vendor_gguf.measure``: how much memory a model would take, by the library's own account.
 
-It reads `EngineOptions` as a JSON line, loads the model without its weights, and writes the number of bytes. A process
-of its own, because the library ends the process it is in when it does not like a file.
+It reads `EngineOptions` as a JSON line, loads the model without its weights, and writes the number of bytes. It is a
+process of its own because the library aborts its process on some files.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ __all__ = ["measured"]
 _PROGRAM: Final = (sys.executable, "-m", "gatehook_plugins.vendor_gguf.measure")
 _SECONDS: Final = 20.0
 _BUFFER: Final = re.compile(rb"(?:llama_(?:kv_cache|memory)\w*: +size|(?:compute|output) buffer size) *= *([\d.]+) MiB")
-"""What the library logs of each buffer that it would allocate; of caches, the sum of several."""
+"""What the library logs about each buffer that it would allocate; for caches, the sum of several."""
 
 
 async def measured(options: EngineOptions) -> int | None:
-    """Bytes of memory that a model takes when it is loaded so; None if the library cannot tell."""
+    """Bytes of memory that a model takes when it is loaded with these options; None if the library cannot tell."""
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
@@ -49,10 +49,10 @@ async def measured(options: EngineOptions) -> int | None:
 
 
 def _measure(options: EngineOptions) -> int:
-    """Load the model without its weights, and add up what it says of its buffers.
+    """Load the model without its weights, and add up the sizes of its buffers.
 
     Raises:
-        BadFile: the file cannot be read, or the library does not take it.
+        BadFile: the file cannot be read, or the library cannot load it.
     """
     import llama_cpp
 
@@ -62,7 +62,7 @@ def _measure(options: EngineOptions) -> int:
     def hear(level: int, text: bytes, data: Any) -> None:
         said.append(text)
 
-    listen = llama_cpp.llama_log_callback(hear)  # a name, or it would be collected while the library has it
+    listen = llama_cpp.llama_log_callback(hear)  # without a name it would be collected while the library has it
     llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
     how = llama_cpp.llama_model_default_params()
     how.no_alloc, how.load_mode, how.n_gpu_layers = True, llama_cpp.LLAMA_LOAD_MODE_NONE, options.gpu_layers
@@ -87,7 +87,7 @@ def _main() -> int:
         return 1
     sys.stdout.write(f"{need}\n")
     sys.stdout.flush()
-    os._exit(0)  # the process was only for this; freeing what was never allocated is the library's weak spot
+    os._exit(0)  # without cleaning up: the library may crash when it frees what was never allocated
 
 
 if __name__ == "__main__":

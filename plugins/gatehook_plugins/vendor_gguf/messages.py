@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """Which file is to run under which name, and how."""
+    """A model to load: its name, its file, and how it is to run."""
 
     name: str
     options: EngineOptions
@@ -40,32 +40,32 @@ class Spec(msgspec.Struct, frozen=True):
     size: int
     """Bytes of the file."""
     modified: int
-    """When it was changed, in nanoseconds."""
+    """When the file was changed, in nanoseconds since the epoch."""
     need: int
-    """Bytes of memory that it will take."""
+    """Bytes of memory that the model will take."""
     origin: str = ""
-    """What the settings say of this model, as a digest: another one takes the place of what is loaded."""
+    """A digest of the model's settings: when it changes, what is loaded is replaced."""
     stamp: float = 0.0
-    """When those settings were read, in monotonic seconds, which all processes of a machine share: the newest hold."""
+    """When those settings were read, in monotonic seconds, which all processes of a machine share: the newest count."""
     fault: str = ""
-    """Why the file cannot be loaded, as far as that can be seen beforehand; it reads on from the model's name."""
+    """Why the file cannot be loaded, if its header shows that; it continues a sentence after the model's name."""
 
     @property
     def content(self) -> str:
-        """A digest of what would run, and how: two specs of one content are served by one process."""
+        """A digest of the file and its options: specs of the same content are served by the same process."""
         said = msgspec.json.encode((self.options, self.size, self.modified))
         return hashlib.sha256(said).hexdigest()
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What all models together may take, and when they go. Times are in seconds, memory in bytes."""
+    """The plugin's settings for all models together. Times are in seconds, memory in bytes."""
 
     stamp: float = 0.0
     max_concurrent_models: int = 3
     memory_limit: int = 1 << 62
     auto_load: bool = True
     idle_ttl: float = 0.0
-    """0 for ever."""
+    """0: models are never unloaded for being idle."""
     queue_timeout: float = 60.0
     load_timeout: float = 600.0
     switch_after: float = 5.0
@@ -79,38 +79,38 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Acquire(msgspec.Struct, frozen=True, tag=True):
-    """Have a model answer a request; answered by `Leased` or `Refused`. The lease is this `id`, until `Release`."""
+    """Lease a model for a request; answered by `Leased` or `Refused`. This `id` names the lease, until `Release`."""
 
     id: int
     spec: Spec
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
-    """The request has ended; or nobody waits for the model any more. Not answered."""
+    """End a lease, or give up waiting for one. Not answered."""
 
     id: int
     broken: bool = False
-    """Whether the model's engine did not take the request."""
+    """Whether the model's engine could not be reached."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load it, also where models are not loaded by requests; answered by `Done` when it is."""
+    """Load a model, even if requests may not (auto_load); answered by `Done` when it is loaded."""
 
     id: int
     spec: Spec
     exact: bool = True
-    """Whether another quantization of it will not do, if it is that which is loaded."""
+    """Whether it must be this quantization; False: any that is loaded already will do."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
-    """Unload it when its requests have ended; answered by `Done` then."""
+    """Unload a model when its requests have ended; answered by `Done` then."""
 
     id: int
     name: str
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):
-    """How are they? Answered by `Told`."""
+    """Ask for the state of all models; answered by `Told`."""
 
     id: int
 
@@ -120,20 +120,20 @@ class Bye(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leased(msgspec.Struct, frozen=True, tag=True):
-    """The model is loaded, and stays so."""
+    """The model is loaded, and stays so until `Release`."""
 
     id: int
     socket: str
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """It is done."""
+    """What was asked for is done."""
 
     id: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """It cannot be done."""
+    """What was asked for cannot be done."""
 
     id: int
     code: str
@@ -142,11 +142,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """A model that is not simply unloaded."""
+    """A model that is loaded or being loaded, is waited for, or has failed."""
 
     name: str
     status: Literal["loading", "loaded", "failed"]
-    """What the model is doing."""
     spec: Spec
     context: int = 0
     progress: float | None = None
@@ -157,7 +156,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):
-    """How they are."""
+    """The state of all models."""
 
     id: int
     states: tuple[State, ...]
@@ -176,5 +175,5 @@ read_reply: Final = msgspec.json.Decoder(Reply).decode
 
 
 def line(said: Message | Reply) -> bytes:
-    """One message as it is sent."""
+    """A message as it is sent: a line of JSON."""
     return _encode(said) + b"\n"

@@ -1,4 +1,4 @@
-"""The plugin: settings of [plugins.vendor_gguf], and what it brings to the gateway."""
+"""The plugin: the settings of [plugins.vendor_gguf], and its hooks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["VendorGGUF"]
 
 _SHARE = 0.8
-"""Of this machine's memory, for models, where nobody says how much."""
+"""The share of this machine's memory for models, where the settings do not say how much."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -82,7 +82,9 @@ class VendorGGUF:
 
     @staticmethod
     def models_at(path: Path) -> Sequence[Mapping[str, Any]]:
-        """What `gatehook models add` writes of a GGUF file, or of a folder of them: what this machine's memory holds.
+        """The [[models]] tables that `gatehook models add` writes for a GGUF file, or for a folder of them.
+
+        Of several quantizations it takes the largest that this machine's memory holds.
 
         Raises:
             StartupError: it should be a GGUF file, and is none.
@@ -99,7 +101,7 @@ class VendorGGUF:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # Before the workers are forked: the same in all of one generation. By a clock that nobody sets back.
+        # Made before the workers are forked, so all of one generation have the same; by a clock that is never set back.
         self._stamp = time.monotonic()
         self._shelf: Shelf
         self._link: Link
@@ -118,12 +120,12 @@ class VendorGGUF:
 
     @hookimpl
     def register_routers(self) -> Iterable[Router]:
-        """What looks for new files when nobody knows a name."""
+        """The shelf, which looks for new files when no other router knows a name."""
         return [self._shelf] if self._settings.models_dir else []
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """What keeps up with the files, and the line to the process that keeps the models."""
+        """The shelf, which watches the files, and the link to the host, which keeps the models."""
 
         @contextlib.asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -176,7 +178,7 @@ class VendorGGUF:
         """The models that are always loaded.
 
         Raises:
-            StartupError: one of them is not there, or they are too many.
+            StartupError: one of them does not exist, or there are too many.
         """
         pinned = []
         for name in self._settings.pinned:
@@ -195,7 +197,7 @@ def _usual_memory() -> int:
 
 @contextlib.contextmanager
 def _folder(runtime: Path | None) -> Iterator[Path]:
-    """Where the sockets are: the server's own folder; or one of this process, if it has none."""
+    """The folder of the sockets: the gateway's own, or a temporary one if it has none."""
     if runtime is not None:
         yield runtime
         return

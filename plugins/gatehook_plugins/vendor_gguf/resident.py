@@ -1,4 +1,4 @@
-"""One model that is loaded, being loaded, or on its way out: who uses it, and since when."""
+"""A model that is loaded, being loaded, or being unloaded: its process, its leases, and since when it is idle."""
 
 import asyncio
 import time
@@ -11,22 +11,22 @@ __all__ = ["Engine", "Resident", "Starter"]
 
 
 class Engine(Protocol):
-    """A process that runs one model; see `EngineProcess`."""
+    """The process of one model; see `EngineProcess`."""
 
     context: int
 
     @property
     def socket(self) -> str:
-        """Where it answers."""
+        """Path of the Unix socket on which it answers."""
         ...
 
     @property
     def memory(self) -> int | None:
-        """Bytes that it has in memory."""
+        """Bytes of memory that it holds; None if that cannot be read."""
         ...
 
     async def begin(self, progress: Callable[[float], None], timeout: float) -> None:
-        """Begin it, and wait until it answers."""
+        """Start it, and wait until it answers."""
         ...
 
     async def wait(self) -> None:
@@ -39,26 +39,26 @@ class Engine(Protocol):
 
 
 Starter = Callable[[Spec], Engine]
-"""Makes the engine of a model, not begun yet."""
+"""Makes the engine of a model, which is not started yet."""
 
 
 class Resident:
     """A model that has a process, or will have one in a moment."""
 
     def __init__(self, spec: Spec, engine: Engine, waiters: "list[asyncio.Future[Resident]]") -> None:
-        """`waiters` are those who want it as soon as it is loaded."""
+        """`waiters` get a lease as soon as it is loaded."""
         self.spec = spec
         self.engine = engine
         self.waiters = waiters
         self.ended = asyncio.Event()
         self.leaving = False
-        """Whether it takes no further requests, and ends when those it has are answered."""
+        """Whether it takes no further requests, and is unloaded when those it has are answered."""
         self.pinned = False
         """Whether it is never unloaded to make room."""
         self.watched = False
-        """Whether somebody will look how long it has been idle."""
+        """Whether a timer will look how long it has been idle."""
         self.last_used = 0.0
-        """The loop's time, as `ready_at`."""
+        """In the loop's time, like `ready_at`."""
         self.ready_at: float | None = None
         self.leases = 0
         self._loaded_at: float | None = None
@@ -85,10 +85,10 @@ class Resident:
         return any(not waiter.done() for waiter in self.waiters)
 
     async def load(self, timeout: float) -> None:
-        """Load it, and give it to those who wait.
+        """Load it, and lease it to those who wait.
 
         Raises:
-            EngineFailed: it cannot be loaded, or not within so many seconds.
+            EngineFailed: it cannot be loaded, or not within `timeout` seconds.
         """
         await self.engine.begin(self._on, timeout)
         self.ready_at = self.last_used = asyncio.get_running_loop().time()
@@ -110,7 +110,7 @@ class Resident:
         self.last_used = asyncio.get_running_loop().time()
 
     def state(self) -> State:
-        """How it is."""
+        """Its state, for the service."""
         return State(
             name=self.spec.name,
             status="loading" if self.loading else "loaded",

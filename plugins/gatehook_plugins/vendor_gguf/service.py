@@ -1,4 +1,4 @@
-"""The service `LOCAL_MODELS`: what a worker knows of the files, joined with how the host says that they are."""
+"""The service `LOCAL_MODELS`: what the worker knows of the files, joined with what the host says of loaded models."""
 
 import asyncio
 import math
@@ -53,7 +53,7 @@ class LocalGGUF:
         return await self._one(target)
 
     async def limits(self) -> LocalLimits:
-        """How much they may take, and take."""
+        """The limits for all models together, and the memory in use."""
         told = await self._link.report()
         rules = self._link.rules
         return LocalLimits(rules.max_concurrent_models, rules.memory_limit, told.memory)

@@ -1,4 +1,4 @@
-"""What a worker knows of the models on this machine: kept up while it serves, and shown in the catalog."""
+"""What a worker knows of the models on this machine: kept up to date while it serves, and shown in the catalog."""
 
 import asyncio
 import contextlib
@@ -20,13 +20,13 @@ log = logging.getLogger("gatehook.vendor_gguf")
 
 _SOURCE: Final = "vendor_gguf"
 _SECONDS: Final = 5.0
-"""Between two looks at the files; what is known of a file is at most so old."""
+"""Seconds between two looks at the files; what is known of a file is at most so old."""
 _SOON: Final = 1.0
-"""Between two looks for the sake of a name that nobody knows."""
+"""The least seconds between two looks for names that no router knows."""
 
 
 class Shelf:
-    """The models there are. Also a router: a name that nobody knows may be that of a new file."""
+    """All local models. It is also a router: a name that no other router knows may be that of a new file."""
 
     def __init__(self, deployments: Deployments, catalog: Catalog) -> None:
         """Nothing is read yet."""
@@ -34,7 +34,7 @@ class Shelf:
         self._catalog = catalog
         self._found: Sequence[Target] = ()
         self._headers: Mapping[str, Header] = {}
-        """What the files of the settings' deployments say, by the deployments' keys."""
+        """The headers of the files of the settings' deployments, by the deployments' keys."""
         self._specs: dict[str, tuple[Target, Spec, float]] = {}
         self._looked = -math.inf
         self._looking = asyncio.Lock()
@@ -91,7 +91,7 @@ class Shelf:
         return await asyncio.to_thread(self.deployments.family, target)
 
     async def spec(self, target: Target) -> Spec:
-        """What the engine of a deployment is told; its file is looked at from time to time only.
+        """What is to be loaded for a deployment; its file is looked at every few seconds only.
 
         Raises:
             GatewayError: its file cannot be used.

@@ -13,10 +13,10 @@ _BLOCKS: Final[Mapping[int, tuple[int, int]]] = {
     26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
     40: (64, 36), 41: (128, 18),
 }  # fmt: skip
-"""Of ggml's types: how many numbers a block has, and how many bytes."""
+"""By ggml's types: how many numbers a block has, and how many bytes."""
 
 
 def tensor_size(kind: int, dimensions: Sequence[int]) -> int:
-    """Bytes of a tensor of this type; one at least of a type that came later, so that no whole file looks cut."""
+    """Bytes of a tensor; 1 for a type that is not known here, so that a whole file never looks cut."""
     numbers, size = _BLOCKS.get(kind, (0, 0))
     return math.prod(dimensions) // numbers * size if numbers else 1

@@ -1,4 +1,4 @@
-"""The vendor "gguf": has the model loaded, and passes the request to its engine and the answer back."""
+"""The vendor "gguf": leases a model, and passes the request on to its engine and the answer back."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ _HEADERS: Final = {"Content-Type": "application/json"}
 
 
 def is_installed() -> bool:
-    """Whether the library is there. It is not imported."""
+    """Whether llama-cpp-python is installed; it is not imported."""
     return importlib.util.find_spec("llama_cpp") is not None
 
 
@@ -54,7 +54,7 @@ class GGUFVendor:
     operations: frozenset[Operation] = frozenset(_URLS)
     parameters: Mapping[Operation, Mapping[str, Parameter]] = PARAMETERS
     prepares = True
-    """The time until the first content counts from when the model is loaded."""
+    """The timeout of the first content begins when the model is loaded."""
 
     def __init__(self, egress: Egress, shelf: Shelf, link: Link) -> None:
         self._egress = egress
@@ -78,7 +78,7 @@ class GGUFVendor:
         return faults
 
     async def probe(self, target: Target) -> None:
-        """Look whether its file is there; nothing is loaded.
+        """Check that the deployment's file is there and can be read; nothing is loaded.
 
         Raises:
             GatewayError: it is not, or cannot be read.
@@ -95,9 +95,9 @@ class GGUFVendor:
         return Completion(raw=raw, usage=usage_in(raw))
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
-        """One streamed answer, each batch what one read brought."""
+        """One streamed answer; each batch is what one read brought."""
         async with self._leased(attempt.target) as lease:
-            yield []  # loaded; from here on it is the model's time
+            yield []  # the model is loaded: see `prepares`
             async with await self._sent(attempt, lease) as upstream:
                 if upstream.status != 200:
                     raise await error_of(upstream, attempt.target)
@@ -137,15 +137,15 @@ class GGUFVendor:
 
 
 def _is_refused(error: UpstreamError) -> bool:
-    """Whether nobody listens there any more: what was to be sent has not been."""
+    """Whether nobody listens on the socket any more, so that nothing was sent."""
     cause = error.__cause__
-    refused = getattr(cause, "os_error", cause)  # the client library's own error has the system's in it
+    refused = getattr(cause, "os_error", cause)  # the HTTP client's error holds the system's
     return isinstance(refused, ConnectionRefusedError | FileNotFoundError)
 
 
 @contextlib.contextmanager
 def _crash_told() -> Iterator[None]:
-    """An engine's line breaks when its process ends, and for no other reason."""
+    """Report a broken connection as a crash: an engine's connection breaks only when its process ends."""
     try:
         yield
     except UpstreamError as error:

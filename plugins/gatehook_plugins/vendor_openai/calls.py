@@ -2,7 +2,7 @@
 
 Some servers number all calls 0, count from 1, leave gaps or give no index; some repeat a call's id with each fragment,
 or make up another one. The official SDKs join all fields of fragments with the same index, ids too, and fail without
-an index. Mistral leaves out a call's type, and some servers say nothing where there are no arguments, which is no JSON.
+an index. Mistral leaves out a call's type, and some servers send no arguments where there are none, which is no JSON.
 """
 
 from collections.abc import Mapping

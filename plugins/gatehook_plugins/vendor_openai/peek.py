@@ -174,7 +174,7 @@ def _all(total: int) -> Usage | None:
 def _left_out(part: int, more: int) -> int:
     """The tokens of a part, if the total has just so many more than its parts.
 
-    xAI leaves the tokens of reasoning out of the answer, Mistral those of sound out of the prompt.
+    xAI leaves the tokens of reasoning out of the answer's, and Mistral those of sound out of the prompt's.
     """
     return part if part == more else 0
 

@@ -107,7 +107,7 @@ async def test_a_host_that_cannot_be_begun_for_a_pinned_model_is_a_fault_at_the_
     tmp_path: Path, gguf: Write, spec_of: Make
 ) -> None:
     pinned = Rules(pinned=(spec_of("a", gguf("a.gguf")),))
-    with pytest.raises(StartupError, match=r"cannot be begun: No such file or directory: .*host\.sock"):
+    with pytest.raises(StartupError, match=r"cannot be started: No such file or directory: .*host\.sock"):
         async with Link().lifespan(tmp_path / "none", pinned):
             raise AssertionError
 
@@ -179,7 +179,7 @@ async def test_an_engine_that_is_stopped_while_it_loads_ends(
 @pytest.mark.parametrize(
     ("program", "what"),
     [
-        (("/no/such/program",), "cannot be begun: No such file or directory"),
+        (("/no/such/program",), "cannot be started: No such file or directory"),
         ((sys.executable, "-c", "print('not JSON'); print('[]'); print('{}')"), "ended with status 0"),
         ((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), "was killed .SIGKILL., as the system does"),
         ((sys.executable, "-c", "import sys; sys.exit('no room')"), "ended with status 1: no room"),

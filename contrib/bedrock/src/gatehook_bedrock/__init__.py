@@ -18,9 +18,10 @@ class BedrockPlugin:
         """[plugins.bedrock]."""
 
         region: str = Field(
-            default="", description='for models that name none, as in "eu-central-1"; "" asks AWS\'s chain'
+            default="",
+            description='AWS region for models that name none, such as "eu-central-1"; "": as AWS\'s own chain says',
         )
-        profile: str = Field(default="", description="of ~/.aws/config, for models that name none")
+        profile: str = Field(default="", description="profile of ~/.aws/config for models that name none")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gatehook import Attempt, Chunk, Completion, StreamBuilder, Usage, completion, encode
-from gatehook_bedrock.trouble import garbled
+from gatehook_bedrock.failure import garbled
 
 __all__ = ["Translation", "read"]
 
@@ -67,13 +67,13 @@ def read(attempt: Attempt, data: Mapping[str, Any]) -> Completion:
 
 
 def _proven(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that can be given back: without its signature no vendor takes reasoning."""
+    """Those that can be sent back in a later request: no vendor accepts reasoning without its signature."""
     return [block for block in blocks if block.get("signature") or block.get("data")]
 
 
 @dataclass(slots=True)
 class _Block:
-    """A content block that is open: what its stop will need to know."""
+    """A content block that is open: what has to be known when it stops."""
 
     tool: bool = False
     left_out: bool = False
@@ -84,7 +84,7 @@ class _Block:
 
 
 class Translation:
-    """The state of one stream. `ended` is set by the reason for its end, `done` by the metadata, which come last."""
+    """The state of one stream. `ended` is set by the stop reason, `done` by the metadata, which come last."""
 
     def __init__(self, attempt: Attempt) -> None:
         self.ended = self.done = False
@@ -103,7 +103,7 @@ class Translation:
         }
 
     def take(self, kind: str, data: Mapping[str, Any], batch: list[Chunk]) -> None:
-        """Translate one event, adding to the batch; unknown ones say nothing.
+        """Translate one event, adding its chunks to `batch`; events of an unknown kind are ignored.
 
         Raises:
             UpstreamError: it is not what Bedrock gives.

@@ -118,7 +118,7 @@ class _Writer:
         return "tooluse_" + hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def _name(self, filename: str) -> str:
-        """Names of documents are of few letters, and differ."""
+        """A document's name: only characters that Bedrock allows, and unique by the number at its end."""
         self._documents += 1
         known = " ".join(_UNSAFE_NAME.sub(" ", filename).split())[:150]
         return f"{known} {self._documents}" if known else f"document {self._documents}"
@@ -143,10 +143,10 @@ def _thinking(part: Thinking) -> Block:
 
 
 async def fetched(conversation: Conversation, egress: Egress) -> Mapping[str, Blob]:
-    """The images that clients gave by URL, by their URL: Bedrock fetches nothing from the web.
+    """Download the images that the client gave by URL, as Bedrock does not; gives them by their URL.
 
     Raises:
-        InvalidRequest: not to be had, too many, or no image.
+        InvalidRequest: one cannot be fetched or is no image, or there are too many.
     """
     wanted = {one.url: f"{one.path}.url" for one in _media(conversation) if one.url}
     if len(wanted) > _MOST_IMAGES:
@@ -171,5 +171,5 @@ async def _fetch(egress: Egress, url: str, param: str) -> Blob:
 
 
 def refused(path: str, why: str) -> InvalidRequest:
-    """What Bedrock cannot do; another deployment may."""
+    """The error for what Bedrock cannot do; another deployment is tried."""
     return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

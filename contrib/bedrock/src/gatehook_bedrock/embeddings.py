@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gatehook import Attempt, Completion, Usage
 from gatehook_bedrock.blocks import refused
-from gatehook_bedrock.trouble import garbled
+from gatehook_bedrock.failure import garbled
 
 __all__ = ["Batches"]
 
@@ -30,7 +30,7 @@ class Batches:
         """Read the request.
 
         Raises:
-            InvalidRequest: no texts, or a model whose body nobody knows.
+            InvalidRequest: there are no texts, or the model's format of requests is not known.
         """
         payload, model = attempt.payload, attempt.target.model
         texts = payload.get("input")
@@ -48,7 +48,7 @@ class Batches:
         self._used: list[Usage] = []
 
     def bodies(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """How many texts are in each body, and the body.
+        """The number of texts in each body, and the body.
 
         Raises:
             InvalidRequest: an `input_type` that Nova does not know.
@@ -92,7 +92,7 @@ class Batches:
         """Take the answer to a body that held `sent` texts.
 
         Raises:
-            UpstreamError: it does not fit.
+            UpstreamError: it does not hold that many embeddings.
         """
         vectors = self._found(data)
         if not isinstance(vectors, list) or len(vectors) != sent:
@@ -113,7 +113,7 @@ class Batches:
         return found.get("float") if isinstance(found, dict) else found
 
     def joined(self) -> Completion:
-        """All answers as one."""
+        """All answers as one; tokens are estimated where the model does not count them."""
         used = sum(self._used[1:], self._used[0])
         packed = self._attempt.payload.get("encoding_format") == "base64"
         found = [

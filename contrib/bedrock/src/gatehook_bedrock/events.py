@@ -1,16 +1,16 @@
-"""AWS's binary event stream (application/vnd.amazon.eventstream), taken apart by botocore, which checks both sums."""
+"""AWS's binary event stream (application/vnd.amazon.eventstream), parsed by botocore, which checks both checksums."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from gatehook import MalformedJSON, Target, decode
-from gatehook_bedrock.trouble import exception, garbled, told
+from gatehook_bedrock.failure import exception, garbled, told
 
 __all__ = ["Events"]
 
 
 class Events:
-    """An incremental reader: bytes in, events out, borders anywhere."""
+    """An incremental parser: bytes in, events out, wherever the bytes are cut."""
 
     def __init__(self, target: Target) -> None:
         from botocore.eventstream import EventStreamBuffer
@@ -22,7 +22,7 @@ class Events:
         """The type and the payload of each event that `data` completes.
 
         Raises:
-            GatewayError: an exception arrived in place of an event, a sum does not match, or it is no event at all.
+            GatewayError: an exception arrived instead of an event, a checksum is wrong, or it is no event at all.
         """
         from botocore.eventstream import ParserError
 

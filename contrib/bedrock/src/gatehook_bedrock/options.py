@@ -19,8 +19,8 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Bedrock's guardrailConfig: `guardrailIdentifier`, `guardrailVersion`, `trace`."""
     latency: Literal["standard", "optimized"] | None = None
     reasoning: Way | None = None
-    """How effort is told: a budget of tokens, thinking that is adaptive, outputConfig.effort, Nova's own settings, the
-    field `reasoning_effort`, not at all; None: by name."""
+    """How `reasoning_effort` is sent: as a budget of tokens, as adaptive thinking, as outputConfig.effort, in Nova's
+    own settings, in the field `reasoning_effort`, or not at all; None: as the model's name suggests."""
     extra: dict[str, Any] = {}
     """Further entries of additionalModelRequestFields."""
 
@@ -29,7 +29,7 @@ def read_options(target: Target) -> Options:
     """A deployment's options.
 
     Raises:
-        GatewayError: they are wrong; another deployment may do.
+        GatewayError: they are wrong; another deployment is tried.
     """
     try:
         return msgspec.convert(dict(target.options), Options)
@@ -47,5 +47,5 @@ def faults(target: Target) -> list[str]:
 
 
 def misconfigured(target: Target, why: str) -> GatewayError:
-    """The operator's fault, not the client's."""
+    """The error for a deployment that the operator has to correct; another is tried."""
     return GatewayError(f"model {target.name!r}: {why}", code="misconfigured_model", retry=Retry.NEXT)

@@ -20,7 +20,7 @@ async def converse_body(
     """Write the request for a chat.
 
     Args:
-        attempt: whose deployment is called, and which is told what is lost.
+        attempt: names the deployment, and records the parameters that are dropped.
         payload: the chat in OpenAI's shape.
         options: the deployment's.
         egress: gets the images that the client gave by URL.

@@ -9,7 +9,7 @@ from gatehook import GatewayError, Retry
 __all__ = ["Signer"]
 
 _LARGE: Final = 1 << 20
-"""Bytes of a body that are hashed in a thread: the loop would stand still for milliseconds."""
+"""A body of more bytes is hashed in a thread: that takes milliseconds, in which the loop would stand still."""
 
 
 class Signer:

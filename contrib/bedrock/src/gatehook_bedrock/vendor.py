@@ -26,11 +26,11 @@ from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_bedrock.answer import Translation, read
 from gatehook_bedrock.embeddings import Batches
 from gatehook_bedrock.events import Events
+from gatehook_bedrock.failure import failure, garbled
 from gatehook_bedrock.options import Options, faults, misconfigured, read_options
 from gatehook_bedrock.parameters import PARAMETERS
 from gatehook_bedrock.request import converse_body
 from gatehook_bedrock.signing import Signer
-from gatehook_bedrock.trouble import failure, garbled
 
 __all__ = ["Bedrock"]
 
@@ -46,7 +46,7 @@ class Bedrock:
     parameters: ClassVar[Mapping[Operation, Mapping[str, Parameter]]] = PARAMETERS
 
     def __init__(self, egress: Egress, signer: Signer, region: str = "", profile: str = "") -> None:
-        """`region` and `profile` are for deployments that name none."""
+        """`region` and `profile` are those of deployments that name none."""
         self._egress = egress
         self._signer = signer
         self._region = region
@@ -109,7 +109,7 @@ class Bedrock:
         """Sign and send, and give an answer with the status 200.
 
         Raises:
-            GatewayError: it has another; or nothing tells the region or the credentials.
+            GatewayError: the status is another, or neither settings nor AWS's chain give the region or the credentials.
         """
         target, raw = attempt.target, encode(body)
         profile = options.profile or self._profile
@@ -131,7 +131,10 @@ class Bedrock:
 
 
 def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
-    """The chunks that `data` completes. What came before a fault, in the same read, is as good as if it came alone."""
+    """The chunks that `data` completes, and the error that follows them, if there is one.
+
+    What came before an error, in the same read, still goes to the client.
+    """
     batch: list[Chunk] = []
     try:
         for kind, event in events.feed(data):

@@ -18,7 +18,7 @@ class CoherePlugin:
     class Settings(Section):
         """[plugins.cohere]."""
 
-        base_url: str = Field(default=DEFAULT_BASE, description="for models that name no base_url")
+        base_url: str = Field(default=DEFAULT_BASE, description="address of the API, for models that name none")
         rerank: bool = Field(default=True, description="serve /v1/rerank and /v2/rerank")
 
     def __init__(self, settings: Settings) -> None:

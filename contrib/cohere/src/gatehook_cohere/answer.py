@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gatehook import Attempt, Chunk, Completion, MalformedJSON, StreamBuilder, Usage, completion, decode, tool_call_id
-from gatehook_cohere.trouble import garbled, in_band
+from gatehook_cohere.failure import garbled, in_band
 
 __all__ = ["Translation", "read", "usage"]
 
@@ -87,7 +87,7 @@ class Translation:
         }
 
     def take(self, event: bytes, batch: list[Chunk]) -> None:
-        """Translate one event, adding to the batch; unknown ones, and all after message-end, say nothing.
+        """Translate one event, adding its chunks to `batch`; unknown kinds, and all after message-end, are ignored.
 
         Raises:
             GatewayError: the vendor reports an error, or the event is not what its API gives.

@@ -8,8 +8,8 @@ from typing import Any, Final
 from gatehook import Attempt, Completion, Usage
 from gatehook_cohere.answer import usage
 from gatehook_cohere.endpoint import Options
+from gatehook_cohere.failure import garbled
 from gatehook_cohere.request import refused
-from gatehook_cohere.trouble import garbled
 
 __all__ = ["Batches"]
 
@@ -55,7 +55,7 @@ class Batches:
         """Take the answer to a body that held `sent` texts.
 
         Raises:
-            UpstreamError: it does not fit.
+            UpstreamError: it does not hold that many embeddings.
         """
         embeddings = data.get("embeddings")
         vectors = embeddings.get("float") if isinstance(embeddings, dict) else None

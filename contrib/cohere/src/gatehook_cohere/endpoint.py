@@ -1,4 +1,4 @@
-"""Where a deployment is called, with which headers, and what its `options` say: made once per deployment."""
+"""A deployment's URLs, headers and `options`, made once and kept."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,7 +20,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     input_type: str = "search_document"
     """What embeddings are for, where a request has no `input_type`."""
     truncate: Literal["NONE", "START", "END"] | None = None
-    """Which end of a text that is too long for an embedding is left out; NONE: an error."""
+    """At which end a text that is too long for an embedding is cut; NONE: it is an error."""
     priority: int | None = None
     extra: dict[str, Any] = {}
     """Further fields of the chat's body, such as `citation_options`."""

@@ -24,14 +24,14 @@ _SAME: Final = ("temperature", "seed", "documents")
 _RENAMED: Final = (("top_p", "p"), ("top_k", "k"))
 _MOST_STOPS: Final = 5
 _BUDGETS: Final[Mapping[str, int | None]] = {"minimal": 512, "low": 1024, "medium": 8192, "high": None, "xhigh": None}
-"""Tokens that a model may think, by effort."""
+"""The most tokens of reasoning, by effort; None: no limit."""
 
 
 def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Write the request for a chat.
 
     Args:
-        attempt: whose deployment is called, and which is told what is lost.
+        attempt: names the deployment, and records the parameters that are dropped.
         payload: the chat in OpenAI's shape.
         options: the deployment's.
 
@@ -190,5 +190,5 @@ def _result(result: ToolResult) -> dict[str, Any]:
 
 
 def refused(path: str, why: str) -> InvalidRequest:
-    """What Cohere cannot do; another deployment may."""
+    """The error for what Cohere cannot do; another deployment is tried."""
     return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

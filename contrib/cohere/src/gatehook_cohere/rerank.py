@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from gatehook import Attempt, Completion, Usage
 from gatehook_cohere.answer import usage
-from gatehook_cohere.trouble import garbled
+from gatehook_cohere.failure import garbled
 
 __all__ = ["ranked", "rerank_body"]
 
@@ -13,7 +13,7 @@ _BYTES_PER_TOKEN: Final = 4
 
 
 def rerank_body(attempt: Attempt) -> dict[str, Any]:
-    """Write the request. Cohere's answer names documents by their place only, so they are never asked back."""
+    """Write the request. Cohere's answer names documents by their index, so their texts are not requested back."""
     payload = attempt.payload
     body = {"model": attempt.target.model, "query": payload["query"], "documents": _texts(payload)}
     return body | {name: payload[name] for name in ("top_n", "max_tokens_per_doc") if name in payload}

@@ -23,10 +23,10 @@ from gatehook.sse import Event, EventTooLarge, Reader
 from gatehook_cohere.answer import Translation, read
 from gatehook_cohere.embeddings import Batches
 from gatehook_cohere.endpoint import Endpoint, faults
+from gatehook_cohere.failure import failure, garbled
 from gatehook_cohere.parameters import PARAMETERS
 from gatehook_cohere.request import chat_body
 from gatehook_cohere.rerank import ranked, rerank_body
-from gatehook_cohere.trouble import failure, garbled
 
 __all__ = ["Cohere"]
 
@@ -39,7 +39,7 @@ class Cohere:
     parameters: ClassVar[Mapping[Operation, Mapping[str, Parameter]]] = PARAMETERS
 
     def __init__(self, egress: Egress, base_url: str) -> None:
-        """`base_url` is for deployments that name none."""
+        """`base_url` is that of deployments that name none."""
         self._egress = egress
         self._base_url = base_url
         self._endpoints: dict[str, Endpoint] = {}
@@ -132,7 +132,10 @@ class Cohere:
 def _taken(
     translation: Translation, reader: Reader, data: bytes | None = None
 ) -> tuple[list[Chunk], GatewayError | None]:
-    """The chunks that `data` completes, or its end. What came before a fault is as good as if it had come alone."""
+    """The chunks that `data` (None is the end) completes, and the error that follows them, if there is one.
+
+    What came before an error, in the same read, still goes to the client.
+    """
     batch: list[Chunk] = []
     try:
         events: Iterable[Event] = reader.end() if data is None else reader.feed(data)

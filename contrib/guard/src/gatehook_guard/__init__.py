@@ -1,4 +1,4 @@
-"""Masks personal data and secrets in what models are asked, and in what they answer; whole or streamed."""
+"""Masks personal data and secrets in requests and in answers, whole or streamed."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -16,7 +16,7 @@ Kind = Literal["email", "phone", "card", "iban", "ip", "api_key", "private_key"]
 
 
 class GuardPlugin:
-    """One transform."""
+    """Contributes one transform."""
 
     class Settings(Section):
         """[plugins.guard]."""
@@ -25,14 +25,16 @@ class GuardPlugin:
             default=("email", "phone", "card", "iban", "ip", "api_key", "private_key"), description="what to look for"
         )
         patterns: dict[str, str] = Field(
-            default={}, description="more to look for: a name and a regular expression of bounded length"
+            default={}, description="patterns of your own: a name and a regular expression of bounded length"
         )
         requests: Literal["mask", "refuse", "off"] = Field(
-            default="mask", description="what becomes of a find in a request"
+            default="mask", description="what to do with what is found in a request"
         )
-        answers: Literal["mask", "off"] = Field(default="mask", description="what becomes of a find in an answer")
-        restore: bool = Field(default=True, description="put back in answers what was masked in the request")
-        models: tuple[str, ...] = Field(default=(), description="the public names to guard; none: all")
+        answers: Literal["mask", "off"] = Field(
+            default="mask", description="what to do with what is found in an answer"
+        )
+        restore: bool = Field(default=True, description="put back into answers what was masked in the request")
+        models: tuple[str, ...] = Field(default=(), description="public names of the models to guard; none: all")
 
         @field_validator("patterns")
         @classmethod
@@ -46,7 +48,7 @@ class GuardPlugin:
 
     @hookimpl
     def register_transforms(self, gateway: Gateway) -> Iterable[Transform]:
-        """What looks at requests and answers."""
+        """The guard."""
         given = self._settings
         detectors: list[Detector] = [KINDS[kind] for kind in KINDS if kind in given.kinds]
         detectors += [custom(name, pattern) for name, pattern in given.patterns.items()]

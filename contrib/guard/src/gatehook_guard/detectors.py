@@ -1,7 +1,7 @@
-"""What is looked for. Every pattern is of bounded length, begins where a word does, and can be read in one pass.
+"""What is looked for. Every pattern is of bounded length, begins where a word does, and can be matched in one pass.
 
-A detector also tells of which characters its finds are made: so a stream knows what may still become one, and lets
-everything else go at once.
+A detector also tells of which characters its matches are made. So in a stream it is known what may still become one,
+and everything else is let through at once.
 """
 
 import ipaddress
@@ -19,11 +19,15 @@ def _whole(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """One kind of find.
+    """One kind of thing to find.
 
-    `tail` matches what, at the end of a text, may be the beginning of one; it must reach back to where a find that
-    touches the end begins. `longest` is the most characters of a find. `accepted` tells how many characters of a
-    match are one, 0 if it is none; `label` names finds in placeholders.
+    Attributes:
+        label: names it in placeholders, as EMAIL in [EMAIL_1].
+        pattern: a regular expression.
+        tail: matches, at the end of a text, what may be the beginning of a match, from where that begins.
+            None: whatever stands there may be.
+        longest: the most characters of a match.
+        accepted: how many characters of a match count; 0: none, it only looked like one.
     """
 
     label: str
@@ -34,22 +38,22 @@ class Detector:
 
 
 def _run(characters: str, longest: int) -> re.Pattern[str]:
-    """The last characters, as far as they are these."""
+    """A run of these characters at the end of a text."""
     return re.compile(rf"[{characters}]{{1,{longest}}}\Z")
 
 
 def luhn_length(text: str) -> int:
-    """How much of a text of digits in groups is a card's number: 13 to 19 digits whose Luhn sum is right."""
+    """How many characters of `text`, digits in groups, are a card's number: 13 to 19 digits, by their Luhn checksum."""
     return _accepted(text, 13, 19, _luhn)
 
 
 def iban_length(text: str) -> int:
-    """How much of a text is an International Bank Account Number: ISO 13616, its checksum modulo 97."""
+    """How many characters of `text` are an International Bank Account Number (ISO 13616, checksum modulo 97)."""
     return _accepted(text, 15, 34, _mod97)
 
 
 def _accepted(text: str, least: int, most: int, is_right: Callable[[str], bool]) -> int:
-    """The longest beginning, ending where a group does, that is right."""
+    """The length of the longest beginning that ends where a group does and is right; 0 if none is."""
     letters = "".join(filter(str.isalnum, text))
     count = len(letters)
     for place in range(len(text) - 1, -1, -1):
@@ -87,7 +91,8 @@ _ALNUM: Final = "A-Za-z0-9"
 _PEM: Final = "-----"
 _LONGEST_KEY: Final = 8192
 
-# Not after a letter or a digit: inside a word nothing begins, and looking there would cost the most.
+# These are tried only where neither a letter nor a digit stands before (see scanner.Patterns): inside of words, where
+# most of the time would be spent, nothing begins.
 _HOST: Final = rf"(?:[{_ALNUM}](?:[{_ALNUM}\-]{{0,61}}[{_ALNUM}])?\.){{1,8}}[A-Za-z]{{2,24}}"
 _EMAIL: Final = rf"[{_ALNUM}._%+\-]{{1,64}}+@{_HOST}(?![{_ALNUM}])"
 _PHONE: Final = (

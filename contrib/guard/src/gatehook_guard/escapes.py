@@ -1,8 +1,8 @@
-r"""JSON texts as whoever decodes them reads them: finds stand in their values, however those are escaped.
+r"""Undoes the escapes of a JSON text, so that its values are scanned as whoever decodes it will read them.
 
 In `\nann@example.org` the `n` is no letter of the address, and before the digits of `\n4111…` stands no word. So each
-escape becomes the one character that it means; those that would mean something else outside of a value become marks,
-characters that Unicode keeps for a program's own use.
+escape becomes the one character that it means. Quotes, backslashes and control characters, which unescaped would break
+the JSON text, become marks: noncharacters, which Unicode keeps for a program's own use.
 """
 
 import re
@@ -29,12 +29,12 @@ class Unescaper:
         self._cut = ""
 
     def feed(self, piece: str) -> str:
-        """The next piece, with its escapes undone; one that is cut at its end goes before the next."""
+        """The next piece, with its escapes undone; an escape that is cut at its end is kept for the next piece."""
         text, self._cut = self._cut + piece, ""
         return _ESCAPE.sub(self._undone, text)
 
     def rest(self) -> str:
-        """What was cut at the end, as nothing follows."""
+        """The cut escape that is left at the end of the text, as it is."""
         return self._cut
 
     def _undone(self, escape: re.Match[str]) -> str:
@@ -46,15 +46,15 @@ class Unescaper:
 
 
 def escaped(text: str) -> str:
-    """A text with marks as JSON again."""
+    """A text with marks, as JSON again."""
     return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text.translate(_TO_ESCAPES))
 
 
 def marked(value: str) -> str:
-    """A value as it stands in a text with marks."""
+    """A value, with its special characters as marks."""
     return value.translate(_TO_MARKS)
 
 
 def unmarked(text: str) -> str:
-    """The value that a text with marks tells."""
+    """The value that a text with marks stands for."""
     return text.translate(_FROM_MARKS)

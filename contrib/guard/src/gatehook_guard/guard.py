@@ -1,4 +1,4 @@
-"""The transform: what is found in a request is masked or refused, before any vendor, cache or tool sees it."""
+"""The transform: masks what it finds in a request, or refuses it, before any vendor, cache or tool sees it."""
 
 import asyncio
 import re
@@ -16,13 +16,13 @@ from gatehook_guard.vault import PLACEHOLDER, Vault
 __all__ = ["Guard", "Policy"]
 
 _SLICE: Final = 2048
-"""Characters that are looked at before others get their turn."""
+"""Characters of a text that are scanned before other tasks get their turn."""
 _HEADER: Final = "X-Guard-Masked"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What becomes of finds; `models` are the public names that are guarded, none: all."""
+    """The plugin's settings on what to do with what is found; `models` are the public names to guard, none: all."""
 
     requests: Literal["mask", "refuse", "off"] = "mask"
     answers: Literal["mask", "off"] = "mask"
@@ -31,7 +31,7 @@ class Policy:
 
 
 class Guard:
-    """Looks at every text of a request."""
+    """Implements `gatehook.Transform`: scans every text of a request, and the answer by a `Rewriting`."""
 
     def __init__(self, detectors: tuple[Detector, ...], policy: Policy) -> None:
         self._patterns = Patterns(detectors)
@@ -44,7 +44,7 @@ class Guard:
         """See `Transform.transform`.
 
         Raises:
-            InvalidRequest: something was found, and requests with it are refused.
+            InvalidRequest: something was found, and the settings say to refuse such requests.
         """
         policy = self._policy
         if policy.models and call.model not in policy.models:
@@ -58,7 +58,7 @@ class Guard:
         return Rewriting(self._in_answers, vault)
 
     async def _request(self, call: Call) -> Vault:
-        """Put placeholders into the request; gives what they stand for."""
+        """Put placeholders into the request; gives the vault that knows what they stand for."""
         payload = call.payload
         texts: dict[tuple[str, bool], str] = {}
 
@@ -98,13 +98,13 @@ class Guard:
         for start in range(0, len(text), _SLICE):
             said.append(scanner.feed(text[start : start + _SLICE]))
             if len(text) > _SLICE:
-                await asyncio.sleep(0)  # a long text must not keep everybody waiting
+                await asyncio.sleep(0)  # a long text must not keep other requests waiting
         whole = "".join(said) + scanner.rest()
-        return whole if finds else text  # JSON may be written in another way than it was
+        return whole if finds else text  # the same JSON may come back with other escapes
 
 
 def _with(value: Any, changed: Mapping[tuple[str, bool], str]) -> Any:
-    # Not by paths: where keys have dots, two texts can have the same.
+    # By text and not by path: where keys have dots, two texts can have the same path.
     return mapped(value, "", lambda _, text, is_json: changed.get((text, is_json), text))
 
 

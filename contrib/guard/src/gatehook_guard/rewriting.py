@@ -1,4 +1,4 @@
-"""The answer to one call: placeholders become what they stand for, and what is found anew is masked."""
+"""Rewrites the answer to one call: placeholders become what they stand for, and what else is found is masked."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,17 +15,17 @@ _TEXTS: Final = ("content", "reasoning_content", "refusal")
 """Fields of a delta that hold text."""
 
 Place = tuple[int, str, int]
-"""A choice, a field of its delta, and for the arguments of a tool call its number."""
+"""A text of a stream: the choice's index, the field of its delta and, for arguments, the tool call's index (else 0)."""
 
 
 class Rewriting:
-    """Implements `gatehook.Rewriter`. Log probabilities are left out: they would spell what is masked."""
+    """Implements `gatehook.Rewriter`. Log probabilities are removed: they would spell out what is masked."""
 
     def __init__(self, patterns: Patterns, vault: Vault) -> None:
         self._patterns = patterns
         self._vault = vault
         self._found = Vault(vault.placeholders)
-        """What the answer itself brought: never given back, whatever the model writes."""
+        """What was found in the answer itself: masked, and never put back, whatever the model writes."""
         self._scanners: dict[Place, Scanner] = {}
         self._head: Mapping[str, Any] = {}
         """The fields of the stream's chunks, but for its choices and usage."""
@@ -45,7 +45,7 @@ class Rewriting:
         return scanner.feed(text) + scanner.rest()
 
     def chunks(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
-        """See `Rewriter.chunks`. A choice's text is given out whole before the choice ends."""
+        """See `Rewriter.chunks`. All text that is held back of a choice is given out before the choice ends."""
         found: list[Chunk] = []
         for chunk in batch:
             choices = chunk.data.get("choices")
@@ -67,7 +67,7 @@ class Rewriting:
         return [self._chunk([left]) for choice in choices for left in self._left(choice)]
 
     def _choice(self, choice: Mapping[str, Any], ahead: list[dict[str, Any]]) -> dict[str, Any]:
-        """A choice with as much of its text as can be said; what has to be said before it goes `ahead`."""
+        """A choice with as much of its text as may go out; what has to go out before it is added to `ahead`."""
         index = choice.get("index", 0)
         new = {**choice, "logprobs": None} if choice.get("logprobs") else dict(choice)
         ends = choice.get("finish_reason") is not None
@@ -78,7 +78,7 @@ class Rewriting:
         fields = [name for name in _TEXTS if isinstance(delta.get(name), str) and delta[name]]
         calls = delta.get("tool_calls")
         if fields or calls:
-            # What was said in another field is over: the end of a thought is no part of the answer's first word.
+            # A text in another field is over: the end of the reasoning is no part of the answer's first word.
             ahead += self._left(index, but=(*fields, "arguments") if calls else tuple(fields))
         for name in fields:
             delta[name] = self._scan((index, name, 0), delta[name], ends)
@@ -98,7 +98,7 @@ class Rewriting:
         return {**call, "function": function}
 
     def _scan(self, place: Place, text: str, ends: bool) -> str:
-        """What can be said now of a text that goes on; all of it, if it ends."""
+        """What may go out now of a text that goes on; all that is left of it, if it ends."""
         scanner = self._scanners.get(place)
         if scanner is None:
             scanner = self._scanners[place] = self._scanner(place[1] == "arguments")
@@ -106,7 +106,13 @@ class Rewriting:
         return said + self._scanners.pop(place).rest() if ends else said
 
     def _left(self, index: int, but: tuple[str, ...] = (), number: int | None = None) -> list[dict[str, Any]]:
-        """What is held back of a choice, as choices of chunks of their own; that of the fields in `but` stays held."""
+        """What is held back of a choice, as choices for chunks of their own.
+
+        Args:
+            index: the choice's.
+            but: fields whose text stays held back.
+            number: of "arguments" in `but`, the tool call whose arguments stay; None: those of all.
+        """
         found: list[dict[str, Any]] = []
         for place in [one for one in self._scanners if one[0] == index]:
             _, field, call = place
@@ -129,7 +135,7 @@ class Rewriting:
             if detector is PLACEHOLDER:
                 value = self._vault.value(found)
                 return found if value is None else value
-            # What the client wrote itself is no secret to it; it is known if the vendor's words were masked before.
+            # What the client wrote itself is no secret to it, however the model came to write it.
             return found if self._vault.knows(found) and self._restores else self._found.mask(detector.label, found)
 
         return (JsonScanner if is_json else Scanner)(self._patterns, replace)

@@ -1,7 +1,7 @@
 """Finds and replaces in a text that comes in pieces; the result is the same wherever it is cut.
 
-What may still be the beginning of a find is held back, and nothing else: mostly the last word. Before the place that
-is looked at one character is remembered, as patterns look back by one.
+Only what may still be the beginning of a match is held back: mostly the last word. One character of what has gone out
+is remembered, as patterns look back by one.
 """
 
 import re
@@ -14,14 +14,15 @@ __all__ = ["JsonScanner", "Patterns", "Scanner"]
 
 
 class Patterns:
-    """Detectors as one regular expression: the leftmost find counts, and there the first detector's."""
+    """Detectors as one regular expression: the leftmost match counts and, of several there, the first detector's."""
 
     def __init__(self, detectors: Sequence[Detector], anywhere: Sequence[Detector] = ()) -> None:
         """Put them together.
 
         Args:
-            detectors: the shipped ones begin where neither a letter nor a digit is before.
-            anywhere: those that may begin inside a word; an operator's own do too.
+            detectors: those with a `tail` match only where neither a letter nor a digit stands before; an operator's
+                own, which have none, also inside a word.
+            anywhere: detectors with a `tail` that match inside a word all the same.
         """
         at_words = [one for one in detectors if one.tail is not None]
         others = [*anywhere, *(one for one in detectors if one.tail is None)]
@@ -33,7 +34,7 @@ class Patterns:
         self._alone = [re.compile(f"{b}(?:{one.pattern})").match for b, one in zip(begun, self.detectors, strict=True)]
 
     def find(self, text: str, start: int, until: int) -> "tuple[int, int, Detector] | None":
-        """The first find that begins before `until`: where it begins, its length, and whose it is."""
+        """The first match that begins before `until`: where it begins, its length, and its detector."""
         while start < until and (match := self._search(text, start)) is not None and match.start() < until:
             first = next(place for place in range(len(self.detectors)) if match[f"g{place}"] is not None)
             if length := self.detectors[first].accepted(match[0]):
@@ -46,7 +47,7 @@ class Patterns:
         return None
 
     def held(self, text: str) -> int:
-        """Where what may still become a find begins, at the end of `text`."""
+        """Where, at the end of `text`, what may still become a match begins."""
         start = len(text)
         for one in self.detectors:
             if one.tail is None:
@@ -63,24 +64,24 @@ class Scanner:
     """One text, as it comes in."""
 
     def __init__(self, patterns: Patterns, replace: Replace) -> None:
-        """`replace(detector, found)` gives what stands in place of a find."""
+        """`replace(detector, found)` gives what takes the place of a match."""
         self._patterns = patterns
         self._replace = replace
         self._text = ""
         self._place = 0
-        """Where in the text what was not given out begins; what is before it is only looked back at."""
+        """What is before this position in `_text` has gone out, and is kept only to look back at."""
 
     def feed(self, piece: str) -> str:
-        """The next piece; gives what can be said now."""
+        """Take the next piece; gives what may go out now."""
         self._text += piece
         return self._scan(self._patterns.held(self._text))
 
     def rest(self) -> str:
-        """All that is left, as nothing follows."""
+        """All that is left, as the text has ended."""
         return self._scan(len(self._text) + 1)
 
     def _scan(self, until: int) -> str:
-        """Give out everything before `until`; a find that begins there is given out whole."""
+        """Give out everything before `until`; a match that begins before it is given out whole."""
         text, place = self._text, self._place
         said: list[str] = []
         while (found := self._patterns.find(text, place, until)) is not None:
@@ -95,10 +96,10 @@ class Scanner:
 
 
 class JsonScanner(Scanner):
-    """The same for a JSON text: finds are looked for, and replaced, in what its values say."""
+    """The same for a JSON text, whose values are scanned unescaped."""
 
     def __init__(self, patterns: Patterns, replace: Replace) -> None:
-        """`replace` gets, and gives, what values say."""
+        """`replace` gets and gives text without escapes."""
         super().__init__(patterns, lambda detector, found: marked(replace(detector, unmarked(found))))
         self._unescaper = Unescaper()
 

@@ -9,7 +9,7 @@ FIELDS: Final = (
     "messages", "prompt", "suffix", "prediction", "negative_prompt", "input", "query", "documents", "instructions",
     "user", "safety_identifier", "metadata",
 )  # fmt: skip
-"""Of a request: what holds text."""
+"""The fields of a request that hold text."""
 
 _OPAQUE: Final = frozenset(
     {
@@ -17,14 +17,14 @@ _OPAQUE: Final = frozenset(
         "cache_control", "signature", "finish_reason", "logprobs", "index",
     }
 )  # fmt: skip
-"""What is no text: names, marks, pictures, and reasoning whose signature would no longer fit."""
+"""Keys that hold no text to mask: names, markers, pictures, and reasoning whose signature would no longer match."""
 
 Map = Callable[[str, str, bool], str]
-"""Gets the path, the text, and whether the text is JSON (the arguments of a tool); gives the new text."""
+"""Gets a text's path, the text, and whether it is JSON (the arguments of a tool); gives the new text."""
 
 
 def mapped(value: Any, path: str, change: Map, json_text: bool = False) -> Any:
-    """`value` with every text in it changed; parts without any stay the same objects."""
+    """`value` with every text in it changed; parts in which nothing changes stay the same objects."""
     if isinstance(value, str):
         return change(path, value, json_text)
     if isinstance(value, list):

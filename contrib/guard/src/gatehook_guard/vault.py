@@ -1,4 +1,4 @@
-"""What was masked in one call: each value has one placeholder, the same wherever it stands, as in [EMAIL_1]."""
+"""What was masked in one call. Each value has one placeholder, such as [EMAIL_1], the same wherever it stands."""
 
 import re
 from collections import Counter
@@ -18,10 +18,10 @@ PLACEHOLDER: Final = Detector(
 
 
 class Vault:
-    """Lives as long as its call, and nowhere but in memory."""
+    """The values and their placeholders. It lives as long as its call, in memory only."""
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:
-        """`taken`: placeholders that somebody wrote; those would be taken for ours."""
+        """`taken`: what looks like placeholders in the client's own text, and so is not used for one."""
         self._taken = taken
         self._placeholders: dict[str, str] = {}
         self._values: dict[str, str] = {}
@@ -29,20 +29,20 @@ class Vault:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many different values of each label."""
+        """The number of different values by label."""
         return dict(Counter(placeholder[1:].rpartition("_")[0] for placeholder in self._values))
 
     @property
     def placeholders(self) -> frozenset[str]:
-        """Those that were made, and those that somebody wrote."""
+        """Those that were made, and those that were taken."""
         return self._taken | self._values.keys()
 
     def knows(self, value: str) -> bool:
-        """Whether it was masked before."""
+        """Whether a value was masked before."""
         return value in self._placeholders
 
     def mask(self, label: str, value: str) -> str:
-        """The placeholder of a value."""
+        """The placeholder of a value; makes one if it has none yet."""
         known = self._placeholders.get(value)
         while known is None:
             self._numbers[label] += 1
@@ -53,5 +53,5 @@ class Vault:
         return known
 
     def value(self, placeholder: str) -> str | None:
-        """What a placeholder stands for; None if it is none of ours."""
+        """What a placeholder stands for; None if none was made like this."""
         return self._values.get(placeholder)

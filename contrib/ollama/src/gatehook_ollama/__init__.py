@@ -19,7 +19,7 @@ class OllamaPlugin:
     class Settings(Section):
         """[plugins.ollama]."""
 
-        base_url: str = Field(default=DEFAULT_BASE, description="of the server, for models that name none")
+        base_url: str = Field(default=DEFAULT_BASE, description="address of the server, for models that name none")
         keep_alive: str = Field(
             default="", description='how long a model stays loaded, as in "10m"; "-1" for ever, "" as the server likes'
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatehook import Attempt, Chunk, Completion, StreamBuilder, UpstreamError, Usage, completion, encode, tool_call_id
-from gatehook_ollama.trouble import in_band
+from gatehook_ollama.failure import in_band
 
 __all__ = ["Translation", "read"]
 
@@ -52,7 +52,7 @@ class Translation:
         self._chunks = StreamBuilder(attempt.call)
 
     def take(self, data: Any, batch: list[Chunk]) -> None:
-        """Translate one line, adding to the batch.
+        """Translate one line, adding its chunks to `batch`.
 
         Raises:
             GatewayError: it is an error, or not what Ollama gives.

@@ -13,14 +13,14 @@ __all__ = ["OllamaCommand"]
 
 
 class OllamaCommand:
-    """The command: it talks to the server itself, whether or not a gateway serves."""
+    """The command. It talks to the server directly, so no gateway needs to run."""
 
     def __init__(self, egress: Egress, base_url: str) -> None:
         self._egress = egress
         self._base_url = base_url
 
     def __call__(self, words: Sequence[str]) -> int:
-        """Run it; gives the exit status."""
+        """Run the command; gives the exit status."""
         options = self._parser().parse_args(words)
         try:
             asyncio.run(self._run(options))
@@ -36,8 +36,8 @@ class OllamaCommand:
         parser = argparse.ArgumentParser(prog="gatehook ollama", description="The models of an Ollama server.")
         parser.add_argument("--server", default=self._base_url, help="its address (default: %(default)s)")
         words = parser.add_subparsers(dest="word", required=True)
-        words.add_parser("list", help="what it has")
-        for word, told in (("pull", "load a model from the registry"), ("remove", "delete a model")):
+        words.add_parser("list", help="list the server's models")
+        for word, told in (("pull", "download a model from the registry"), ("remove", "delete a model")):
             words.add_parser(word, help=told).add_argument("model")
         return parser
 
@@ -63,7 +63,7 @@ async def _list(library: Library) -> None:
 
 
 async def _pull(library: Library, model: str) -> None:
-    """Tell each thing it does once; a terminal sees how far it is."""
+    """Print each step once; on a terminal, one line that shows the progress."""
     live, last = sys.stdout.isatty(), ""
     async with contextlib.aclosing(library.pull(model)) as states:
         async for state in states:

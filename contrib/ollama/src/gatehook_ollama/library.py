@@ -1,4 +1,4 @@
-"""The models that an Ollama server has: listed, loaded from the registry, removed."""
+"""The models that an Ollama server has: listed, downloaded from the registry, removed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,18 +7,18 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gatehook import Egress, MalformedJSON, Target, Upstream, UpstreamError, UpstreamTimeout, decode, encode
+from gatehook_ollama.failure import failure, in_band
 from gatehook_ollama.lines import Lines
 from gatehook_ollama.options import base
-from gatehook_ollama.trouble import failure, in_band
 
 __all__ = ["Library", "Pulling"]
 
 _SECONDS: Final = 10.0
-"""Within which a server lists its models; one that is silent does not hold up the others' lists."""
+"""A server has so many seconds to list its models, so that a silent one does not hold up the others' lists."""
 
 
 class Pulling(Struct, frozen=True):
-    """How far the loading of a model is: what it is at, and bytes of the layer it loads now."""
+    """The progress of a download: what is being done, and bytes of the layer that is downloaded now."""
 
     status: str
     completed: int = 0
@@ -29,15 +29,15 @@ class Library:
     """The models of one server."""
 
     def __init__(self, egress: Egress, target: Target) -> None:
-        """`target` tells the server's address and its key; its model does not matter."""
+        """`target` gives the server's address and its key; its model does not matter."""
         self._egress = egress
         self._target = target
 
     async def models(self) -> list[dict[str, Any]]:
-        """As the server tells them: `name`, `size` in bytes, `modified_at`, `details`.
+        """The models in the server's own words: `name`, `size` in bytes, `modified_at`, `details`.
 
         Raises:
-            GatewayError: it does not answer, or not what its API tells.
+            GatewayError: the server does not answer, or its answer is no list of models.
         """
         try:
             async with asyncio.timeout(_SECONDS), await self._request("GET", "/api/tags") as upstream:
@@ -53,10 +53,10 @@ class Library:
         return found
 
     async def pull(self, model: str) -> AsyncGenerator[Pulling, None]:
-        """Have it loaded; closing the generator stops that, and another pull goes on where it was.
+        """Have the server download a model. Closing the generator stops it; the next pull resumes it.
 
         Raises:
-            GatewayError: the model does not exist, or cannot be loaded.
+            GatewayError: the model does not exist, or cannot be downloaded.
         """
         lines, done = Lines(), False
         async with await self._request("POST", "/api/pull", {"model": model, "stream": True}) as upstream:
@@ -68,10 +68,10 @@ class Library:
                 yield (state := self._state(value))
                 done = state.status == "success"
         if not done:
-            raise UpstreamError(f"ollama: the loading of {model!r} broke off", code="upstream_truncated")
+            raise UpstreamError(f"ollama: the download of {model!r} broke off", code="upstream_truncated")
 
     async def remove(self, model: str) -> None:
-        """Delete it.
+        """Delete a model.
 
         Raises:
             GatewayError: there is no such model.

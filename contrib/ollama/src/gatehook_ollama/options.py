@@ -15,13 +15,13 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A model's `options`."""
 
     keep_alive: str | int | None = None
-    """How long it stays loaded after an answer: "10m", seconds, -1 for ever, 0 for not at all."""
+    """How long the model stays loaded after an answer: "10m", seconds, -1 for ever, 0 for not at all."""
     num_ctx: int | None = None
-    """Tokens of a request and its answer."""
+    """The size of the context: tokens of a request and its answer together."""
     think: bool | Literal["low", "medium", "high"] | None = None
-    """Whether it thinks, where a request does not say."""
+    """Whether the model thinks, where a request does not say."""
     truncate: bool | None = None
-    """False: an input for an embedding that is too long is an error, and not cut."""
+    """False: a text that is too long for an embedding is an error; otherwise it is cut."""
     runtime: dict[str, Any] = {}
     """Further entries of Ollama's own `options`: num_gpu, repeat_penalty, mirostat, …"""
 
@@ -43,7 +43,7 @@ def read_options(target: Target) -> Options:
 
 
 def faults(target: Target) -> list[str]:
-    """What is wrong with them, for `gatehook check`."""
+    """What is wrong with a deployment's options, for `gatehook check`."""
     try:
         read_options(target)
     except GatewayError as error:
@@ -52,5 +52,5 @@ def faults(target: Target) -> list[str]:
 
 
 def base(url: str) -> str:
-    """The server's address without what people add to it: OpenAI's path is not Ollama's own."""
+    """The server's address without a path that belongs to OpenAI's API and not to Ollama's own."""
     return url.rstrip("/").removesuffix("/v1").removesuffix("/api").rstrip("/")

@@ -29,7 +29,7 @@ _EFFORTS: Final[Mapping[str, bool | str]] = {
     "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high",
 }  # fmt: skip
 _MOST_IMAGES: Final = 32
-"""Fetched for one request: enough for any real one, too few to make the gateway a nuisance to others."""
+"""Images that are fetched for one request: enough for any real one, too few to flood another site with downloads."""
 
 
 async def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Options, egress: Egress) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _switches(payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
 
 
 def _format(wanted: Any) -> str | Mapping[str, Any] | None:
-    """Ollama's `format`: a word, a JSON schema, or nothing."""
+    """Ollama's `format`: "json", a JSON schema, or None."""
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if wanted is None or kind == "text":
         return None
@@ -174,5 +174,5 @@ async def _fetch(egress: Egress, url: str, param: str) -> str:
 
 
 def refused(path: str, why: str) -> InvalidRequest:
-    """What Ollama cannot do; another deployment may."""
+    """The error for what Ollama cannot do; another deployment is tried."""
     return InvalidRequest(f"{path}: {why}", param=path, retry=Retry.NEXT)

@@ -1,4 +1,4 @@
-"""What an administrator asks of the Ollama servers: `/admin/ollama/models` and `/admin/ollama/pull`."""
+"""The administrator's routes to the Ollama servers: `/admin/ollama/models` and `/admin/ollama/pull`."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ class _Pull(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Routes:
-    """The handlers. Only servers that the operator has named are asked: a request cannot send the gateway elsewhere."""
+    """The handlers. They reach only servers that the settings name: no request can send the gateway elsewhere."""
 
     def __init__(self, egress: Egress, catalog: Catalog, base_url: str) -> None:
         self._egress = egress
@@ -26,7 +26,7 @@ class Routes:
         self._base_url = base_url
 
     async def models(self, request: web.Request) -> web.Response:
-        """Each server, and its models or why it does not tell them."""
+        """Each server with its models, or with the error that it gave."""
         found = []
         for url, target in self._servers().items():
             try:
@@ -36,7 +36,7 @@ class Routes:
         return web.json_response(body=encode({"servers": found}))
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        """Load a model; a line of JSON for each step. The client's leaving stops it."""
+        """Download a model; the answer is a line of JSON for each step. It stops when the client disconnects."""
         wanted = read_as(await read_body(request), _Pull)
         library = Library(self._egress, self._server(wanted.server))
         async with contextlib.aclosing(library.pull(wanted.model)) as states:
@@ -57,11 +57,11 @@ class Routes:
         found = servers.get(base(wanted or self._base_url))
         if found is None:
             known = ", ".join(servers)
-            raise InvalidRequest(f"server: {wanted!r} is none of the settings'; there are: {known}", param="server")
+            raise InvalidRequest(f"server: the settings do not name {wanted!r}; they name: {known}", param="server")
         return found
 
     def _servers(self) -> dict[str, Target]:
-        """By address: the plugin's, and those of the models."""
+        """The servers by address: the one of the plugin's settings, and those of the models."""
         own = base(self._base_url)
         servers = {own: Target("ollama", "ollama", "ollama", "", base_url=own)}
         for group in self._catalog.groups().values():

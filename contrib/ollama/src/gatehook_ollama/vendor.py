@@ -22,11 +22,11 @@ from gatehook import (
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_ollama.answer import Translation, read
 from gatehook_ollama.embeddings import embed_body, embedded
+from gatehook_ollama.failure import failure, in_band
 from gatehook_ollama.lines import Lines
 from gatehook_ollama.options import base, faults, read_options
 from gatehook_ollama.parameters import PARAMETERS
 from gatehook_ollama.request import chat_body
-from gatehook_ollama.trouble import failure, in_band
 
 __all__ = ["Ollama"]
 
@@ -39,7 +39,7 @@ class Ollama:
     parameters: ClassVar[Mapping[Operation, Mapping[str, Parameter]]] = PARAMETERS
 
     def __init__(self, egress: Egress, base_url: str, keep_alive: str = "") -> None:
-        """`base_url` and `keep_alive` are for deployments that tell neither."""
+        """`base_url` and `keep_alive` are those of deployments that do not set them."""
         self._egress = egress
         self._base_url = base_url
         self._keep_alive: str | int = _seconds(keep_alive)
@@ -71,7 +71,7 @@ class Ollama:
                 raise fault
 
     async def probe(self, target: Target) -> None:
-        """Ask for the server's version: that loads no model."""
+        """Ask for the server's version, which loads no model."""
         url = base(target.base_url or self._base_url) + "/api/version"
         async with await self._egress.request(target, "GET", url, headers=_headers(target)) as upstream:
             if upstream.status != 200:
@@ -119,7 +119,10 @@ class Ollama:
 
 
 def _taken(translation: Translation, values: Iterable[Any]) -> tuple[list[Chunk], GatewayError | None]:
-    """The chunks of these lines. What came before a fault, in the same read, is as good as if it had come alone."""
+    """The chunks of these lines, and the error that follows them, if there is one.
+
+    What came before an error, in the same read, still goes to the client.
+    """
     batch: list[Chunk] = []
     try:
         for value in values:
@@ -131,7 +134,7 @@ def _taken(translation: Translation, values: Iterable[Any]) -> tuple[list[Chunk]
 
 
 def _headers(target: Target) -> dict[str, str]:
-    """A key is for a proxy before the server, or for Ollama's cloud; Ollama itself wants none."""
+    """A key is for a proxy in front of the server, or for Ollama's cloud; Ollama itself needs none."""
     headers = {"Content-Type": "application/json"}
     if secret := target.secret():
         headers["Authorization"] = f"Bearer {secret}"

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces and metrics of every call, by the conventions for generative AI, sent by OTLP over HTTP."""
+"""OpenTelemetry traces and metrics of every call, by the semantic conventions for generative AI, over OTLP/HTTP."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,20 +15,20 @@ __all__ = ["OtelPlugin"]
 
 
 class OtelPlugin:
-    """Watches calls as an observer, and attempts as a limiter that never refuses."""
+    """Watches calls as an observer, and attempts as a limiter that refuses nothing."""
 
     class Settings(Section):
-        """[plugins.otel]. What people say and models answer is never sent."""
+        """[plugins.otel]. No setting makes it send what people say or models answer."""
 
-        order: int = Field(default=100, description="after other limiters: what those refuse is no attempt")
-        endpoint: str = Field(default="http://localhost:4318", description="of the collector, without /v1/traces")
+        order: int = Field(default=100, description="after the other limiters: what they refuse is no attempt")
+        endpoint: str = Field(default="http://localhost:4318", description="the collector's URL, without /v1/traces")
         headers: dict[str, SecretStr] = Field(default={}, description="sent to the collector, such as its key")
         service_name: str = Field(default="gatehook", description="service.name")
         traces: bool = Field(default=True, description="send a span for each call and each attempt")
         metrics: bool = Field(default=True, description="send durations and tokens")
-        sample: float = Field(default=1.0, ge=0, le=1, description="part of the traces that begin here; 1: all")
-        follow: bool = Field(default=True, description="go on with the client's trace (traceparent), sampled as it is")
-        users: bool = Field(default=False, description="tell in spans who called (enduser.id)")
+        sample: float = Field(default=1.0, ge=0, le=1, description="share of traces that begin here to record; 1: all")
+        follow: bool = Field(default=True, description="continue the client's trace (traceparent), sampled as it is")
+        users: bool = Field(default=False, description="name the user in spans (enduser.id)")
         interval: float = Field(default=60, gt=0, description="seconds between two exports of the metrics")
         timeout: float = Field(default=10, gt=0, description="seconds that an export may take")
 
@@ -51,7 +51,7 @@ class OtelPlugin:
 
     @hookimpl
     def register_lifespans(self, gateway: Gateway) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """What sends: its threads begin here, as each worker needs its own."""
+        """The exporters. Their threads start here, in each worker process."""
 
         @contextlib.asynccontextmanager
         async def sending() -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""A span for each attempt, as the client that the gateway is to a vendor; and the metrics of attempts."""
+"""A CLIENT span for each attempt, in which the gateway is a vendor's client; and the metrics of attempts."""
 
 import time
 from typing import Any
@@ -15,18 +15,18 @@ __all__ = ["AttemptSpans"]
 
 
 class AttemptSpans:
-    """A limiter, as those are told when an attempt begins and how it ended; it refuses nothing."""
+    """A limiter that refuses nothing: limiters are what the gateway tells when an attempt begins and how it ended."""
 
     def __init__(self, telemetry: Telemetry, catalog: Catalog) -> None:
         self._telemetry = telemetry
         self._catalog = catalog
 
     def admit(self, call: Call) -> Permit | None:
-        """Nothing to say about the call as a whole."""
+        """None: calls are watched by `CallSpans`."""
         return None
 
     def admit_attempt(self, call: Call, target: Target) -> Permit | None:
-        """Begin the attempt's span, if there is anybody to tell."""
+        """Begin the attempt's span, unless neither traces nor metrics are on."""
         telemetry = self._telemetry
         if telemetry.tracer is None and telemetry.instruments is None:
             return None
@@ -51,7 +51,7 @@ class AttemptSpans:
 
 
 class _Attempt:
-    """One that has begun. Settled when it fails, or with its call."""
+    """An attempt that has begun. Settled when it fails, or with its call."""
 
     def __init__(self, telemetry: Telemetry, span: Span | None, told: dict[str, Any]) -> None:
         self._telemetry = telemetry
@@ -79,7 +79,7 @@ class _Attempt:
 
 
 def _server(target: Target) -> dict[str, Any]:
-    """Where the vendor is, if the deployment names it: never with a path, which may hold a secret."""
+    """The vendor's address, if the deployment names it: never with its path, which may hold a secret."""
     if not target.base_url:
         return {}
     url = URL(target.base_url)

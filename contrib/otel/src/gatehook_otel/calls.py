@@ -1,4 +1,4 @@
-"""A span for each call, as the server that the gateway is; and the metrics of calls."""
+"""A SERVER span for each call, in which the gateway serves a client; and the metrics of calls."""
 
 from typing import Any, Final
 
@@ -12,14 +12,14 @@ from gatehook_otel.instruments import OPERATIONS, Telemetry, model, provider
 __all__ = ["SPAN", "CallSpans"]
 
 SPAN: Final = "otel"
-"""Where a call's span is kept, in its `state`."""
+"""The key of a call's span in its `state`."""
 
 _EMPTY: Final = Context()
-"""A trace begins here: what happens to be current in this task is no parent."""
+"""The context of a span that begins a trace: what happens to be current in this task is not its parent."""
 
 
 class CallSpans(Observer):
-    """Begins a span when a call arrives and ends it with its outcome. Nothing of its text is looked at."""
+    """Begins a span when a call arrives and ends it with the call's outcome. It never looks at the call's text."""
 
     def __init__(self, telemetry: Telemetry, catalog: Catalog, *, follow: bool = True, users: bool = False) -> None:
         self._telemetry = telemetry
@@ -36,14 +36,14 @@ class CallSpans(Observer):
             call.state[SPAN] = tracer.start_span(operation, parent, SpanKind.SERVER)
 
     def attempt_failed(self, call: Call, target: Target, error: GatewayError) -> None:
-        """Say in the call's span that another attempt may follow."""
+        """Add the failed attempt to the call's span, as an event: another attempt may follow."""
         span: Span | None = call.state.get(SPAN)
         if span is not None and span.is_recording():
             told = {"gatehook.deployment": target.key, "error.type": error.code or error.type}
             span.add_event("gatehook.attempt_failed", told)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
-        """Tell the outcome and end the span."""
+        """Add the outcome to the span and end it, and record the metrics."""
         common = self._common(call)
         span: Span | None = call.state.pop(SPAN, None)
         if span is not None:
@@ -52,7 +52,7 @@ class CallSpans(Observer):
             span.end()
         if (instruments := self._telemetry.instruments) is not None:
             labels = common | self._telemetry.error(outcome.code)
-            # The histogram may show the trace that an extreme belongs to.
+            # With the span's context a histogram can name the trace of an outlier (an exemplar).
             context = set_span_in_context(span) if span is not None else _EMPTY
             instruments.request.record(outcome.duration, labels, context)
             if outcome.first_token is not None:
@@ -61,7 +61,10 @@ class CallSpans(Observer):
                 instruments.each_token.record(each, common, context)
 
     def _common(self, call: Call) -> dict[str, Any]:
-        """What spans and metrics both tell. Names that clients made up are no model, and would be ever new series."""
+        """The attributes of spans and metrics alike.
+
+        A name that is no model is left out: clients could make up any number of them, each a new series.
+        """
         asked = self._catalog.canonical(call.model)
         found: dict[str, Any] = {"gen_ai.operation.name": OPERATIONS.get(call.operation, call.operation)}
         if asked in self._catalog.groups():
@@ -104,7 +107,7 @@ class CallSpans(Observer):
 
 
 def _each_token(outcome: Outcome) -> float | None:
-    """The seconds that each token after the first took; None if there were none, or nobody counted or waited."""
+    """Seconds per token after the first; None if there were none, they are not counted, or the stream broke off."""
     used = outcome.usage
     if outcome.status != "complete" or outcome.first_token is None or used is None or used.estimated:
         return None
@@ -113,7 +116,7 @@ def _each_token(outcome: Outcome) -> float | None:
 
 
 def usage(used: Usage) -> dict[str, Any]:
-    """The attributes of what was used."""
+    """The attributes for the tokens used."""
     return {
         "gen_ai.usage.input_tokens": used.prompt_tokens,
         "gen_ai.usage.output_tokens": used.completion_tokens,

@@ -1,4 +1,4 @@
-"""What calls are told to: a tracer and the instruments of the conventions, as far as they are switched on."""
+"""What spans and metrics are recorded with: a tracer and the conventions' instruments, as far as they are on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ OPERATIONS: Final[Mapping[str, str]] = {"completions": "text_completion"}
 _PROVIDERS: Final[Mapping[str, str]] = {"gemini": "gcp.gemini", "bedrock": "aws.bedrock"}
 
 _MOST_CODES: Final = 100
-"""Errors that metrics tell apart: vendors make up codes of their own, and each would be another series."""
+"""So many error codes are told apart in metrics: vendors have codes of their own, and each would be another series."""
 
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -27,14 +27,14 @@ _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 
 
 @dataclass(slots=True)
 class Telemetry:
-    """Empty until the gateway serves; what is not switched on stays so."""
+    """The tracer and the instruments: None until the gateway serves, and for good where the settings say so."""
 
     tracer: Tracer | None = None
     instruments: "Instruments | None" = None
     _codes: set[str] = field(default_factory=set)
 
     def error(self, code: str) -> dict[str, str]:
-        """The label of an error in metrics; none without one."""
+        """The label of an error code in metrics; no label for ""."""
         if code and code not in self._codes:
             if len(self._codes) >= _MOST_CODES:
                 code = "_OTHER"  # the conventions' word
@@ -44,11 +44,11 @@ class Telemetry:
 
 
 class Instruments:
-    """The histograms, with the borders that the conventions ask for."""
+    """The histograms, with the bucket boundaries that the conventions ask for."""
 
     def __init__(self, meter: Meter) -> None:
-        def histogram(name: str, unit: str, told: str, borders: tuple[float, ...]) -> Histogram:
-            return meter.create_histogram(name, unit, told, explicit_bucket_boundaries_advisory=borders)
+        def histogram(name: str, unit: str, description: str, boundaries: tuple[float, ...]) -> Histogram:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=boundaries)
 
         self.request = histogram("gen_ai.server.request.duration", "s", "A client's request, to its end.", _SECONDS)
         self.first_token = histogram(
@@ -62,7 +62,10 @@ class Instruments:
 
 
 def model(target: Target, catalog: Catalog) -> str:
-    """The vendor's model, for metrics: of a wildcard as it is configured, as clients write what it serves."""
+    """The vendor's model, for metrics.
+
+    Of a wildcard it is the pattern in the settings: clients choose the names, and each would be a new series.
+    """
     name = catalog.canonical(target.name)
     if name == target.name:
         return target.model
@@ -70,5 +73,5 @@ def model(target: Target, catalog: Catalog) -> str:
 
 
 def provider(target: Target) -> str:
-    """`gen_ai.provider.name`: the vendor's, in the conventions' words."""
+    """The vendor's name as the conventions write it (`gen_ai.provider.name`)."""
     return _PROVIDERS.get(target.vendor, target.vendor)

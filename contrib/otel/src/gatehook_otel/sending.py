@@ -1,4 +1,4 @@
-"""What sends, in threads of its own: a call only puts its span into a queue, which drops what is too much."""
+"""Exports spans and metrics in threads. A call only puts its span into a queue, which drops spans when it is full."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,9 @@ async def sending(telemetry: Telemetry, settings: "OtelPlugin.Settings", worker:
     """Fill `telemetry`; at the end send what is left, within the timeout.
 
     Args:
-        telemetry: what calls are told to.
+        telemetry: what spans and metrics are recorded with.
         settings: the plugin's.
-        worker: this process's number among those of the gateway.
+        worker: the number of this worker process.
     """
     resource = Resource.create(
         {
@@ -59,18 +59,18 @@ async def sending(telemetry: Telemetry, settings: "OtelPlugin.Settings", worker:
         yield
     finally:
         telemetry.tracer = telemetry.instruments = None
-        # In threads: they wait for the collector, and nothing else of the gateway shall.
+        # In threads: closing waits for the collector, and the loop must not.
         await asyncio.gather(*(asyncio.to_thread(close) for close in closing))
 
 
 def span_exporter(settings: "OtelPlugin.Settings") -> SpanExporter:
-    """What sends spans."""
+    """The exporter of spans, to the collector."""
     url = f"{settings.endpoint.rstrip('/')}/v1/traces"
     return OTLPSpanExporter(url, headers=_headers(settings), timeout=settings.timeout)
 
 
 def metric_exporter(settings: "OtelPlugin.Settings") -> MetricExporter:
-    """What sends metrics."""
+    """The exporter of metrics, to the collector."""
     url = f"{settings.endpoint.rstrip('/')}/v1/metrics"
     return OTLPMetricExporter(url, headers=_headers(settings), timeout=settings.timeout)
 

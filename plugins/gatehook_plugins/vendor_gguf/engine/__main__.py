@@ -22,20 +22,19 @@ from gatehook_plugins.vendor_gguf.engine.scheduler import Scheduler
 from gatehook_plugins.vendor_gguf.engine.server import EmbeddingServer, Endpoints, TextServer, application
 from gatehook_plugins.vendor_gguf.engine.templates import PLAIN, ChatTemplate, TemplateFault
 from gatehook_plugins.vendor_gguf.engine.writer import Writer
-from gatehook_plugins.vendor_gguf.options import EngineOptions, option_faults
+from gatehook_plugins.vendor_gguf.options import LONGEST_DEFAULT_CONTEXT, EngineOptions, option_faults
 
 __all__ = ["main"]
 
-_LONGEST_DEFAULT: Final = 8192
-"""Tokens of context where nobody says how many: models are trained for more than most machines can hold."""
+
 _RANK: Final = 4
-"""How models pool that tell how well two texts go together."""
+"""llama.cpp's number for the pooling of models that rank texts (rerankers)."""
 Tell = Callable[[dict[str, Any]], None]
 
 
 def main() -> int:
-    """The exit status: 1 after a failure, which is told."""
-    # What the library or anything else prints must not come between the lines that are told.
+    """Run the engine; gives the exit status, 1 after a failure, which is told on standard output."""
+    # What the library or anything else prints goes to standard error: it must not come between the messages.
     told = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
@@ -49,8 +48,8 @@ def main() -> int:
     if faults := option_faults(msgspec.structs.asdict(options)):
         return _refuse(tell, "bad_options", "; ".join(faults))
     if options.threads >= allowed():
-        # Others halt one of the threads now and then. Were it moved to where another one computes, both would wait for
-        # each other there. The library's OpenMP looks at this when it is loaded.
+        # Every core computes. When another process takes one for a moment, a thread that is moved to the core of
+        # another would slow both down. The library's OpenMP reads this when it is loaded.
         os.environ.setdefault("OMP_PROC_BIND", "true")
     _end_with(sys.stdin.fileno(), options.socket)
     threading.excepthook = _end_process
@@ -71,7 +70,7 @@ def main() -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop: each telling takes the cores from the computing, and uvloop's takes the least."""
+    """uvloop's, if it is there: what the event loop does takes time from the computing, and its loop takes least."""
     try:
         import uvloop
     except ImportError:  # no wheel for this platform
@@ -88,7 +87,7 @@ def _refuse(tell: Tell, code: str, message: str) -> int:
 
 async def _serve(options: EngineOptions, tell: Tell) -> None:
     model = await asyncio.to_thread(_load, options, tell)
-    length = options.context or min(model.trained_context or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
+    length = options.context or min(model.trained_context or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
     context = await asyncio.to_thread(_context, model, options, length)
     endpoints = _endpoints(options, model, context, length)
     runner = web.AppRunner(application(endpoints), access_log=None, handler_cancellation=True)
@@ -139,7 +138,7 @@ def _endpoints(options: EngineOptions, model: Model, context: Context, length: i
 
 
 def _end_with(file: int, socket: str) -> None:
-    """End at once when `file` does: who began this process has ended, or wants it to."""
+    """End at once when the file descriptor `file` ends: the host has ended, or wants this process to."""
 
     def wait() -> None:
         while os.read(file, 1 << 16):
@@ -152,7 +151,7 @@ def _end_with(file: int, socket: str) -> None:
 
 
 def _end_process(fault: threading.ExceptHookArgs) -> None:
-    """A thread that computes has failed: nothing would ever be answered again."""
+    """End the process: the thread that computes has failed, and no request would ever be answered again."""
     traceback.print_exception(fault.exc_type, fault.exc_value, fault.exc_traceback, file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)

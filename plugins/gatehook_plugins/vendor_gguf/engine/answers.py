@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 
 class Shape:
-    """How the choices of one answer look. One object an answer: it remembers what has come."""
+    """Writes one answer, whole or as events; it keeps what has come so far."""
 
     kind = ""
     chunk_kind = ""
@@ -40,12 +40,12 @@ class Shape:
         return []
 
     def event(self, choices: list[Object], usage: Object | None = None) -> Object:
-        """One of a stream."""
+        """An event of a stream."""
         event = {**self._head, "object": self.chunk_kind, "choices": choices}
         return event if usage is None else {**event, "usage": usage}
 
     def add(self, at: int, news: News) -> list[Object]:
-        """Take what is new about a choice; gives the events it makes."""
+        """Take what is new of choice number `at`; gives the events for it."""
         raise NotImplementedError
 
     def _choice(self, at: int) -> Object:
@@ -138,7 +138,7 @@ class ChatShape(Shape):
         return events
 
     def _read(self, at: int, news: News) -> tuple[str, str, list[Call]]:
-        """Reasoning, text and calls."""
+        """Part what is new into reasoning, text and calls, as far as that is certain."""
         reader, calls_reader = self._reasoning[at], self._calls[at]
         reasoning, text = reader.push(news.text)
         if news.reason:

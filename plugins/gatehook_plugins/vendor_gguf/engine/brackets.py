@@ -11,7 +11,7 @@ _STRING: Final = re.compile(r'[^"\\]*')
 
 
 class Brackets:
-    """Finds where an object or an array ends. It comes bit by bit, and each character is looked at once."""
+    """Finds where an object or an array ends that comes bit by bit. Each character is looked at once."""
 
     def __init__(self) -> None:
         self._at = 0
@@ -19,10 +19,13 @@ class Brackets:
         self._quoted = False
 
     def end(self, text: str) -> int | None:
-        """Where it ends in `text`, which begins with it, and has only grown since; None as long as that is to come.
+        """The position after its end; None as long as that has not come.
+
+        Args:
+            text: begins with the value; since the last call it has only grown.
 
         Raises:
-            ValueError: this becomes no JSON.
+            ValueError: it cannot become JSON.
         """
         while True:
             at = (_STRING if self._quoted else _PLAIN).match(text, self._at).end()  # type: ignore[union-attr]
@@ -40,7 +43,7 @@ class Brackets:
                 self._quoted = not self._quoted
 
     def _bracket(self, mark: str) -> bool:
-        """Count it; whether it is the last one."""
+        """Count a bracket; gives whether it is the last one."""
         if mark in "{[":
             self._depth += 1
         elif mark in "}]":

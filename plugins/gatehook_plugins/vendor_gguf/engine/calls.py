@@ -17,15 +17,15 @@ _LONGEST_HEAD: Final = 256
 
 
 class Call(Struct):
-    """One that is complete."""
+    """A complete call of a function."""
 
     name: str
     arguments: str
-    """JSON, an object."""
+    """A JSON object, as text."""
 
 
 class CallReader:
-    """Takes a text bit by bit, and gives it out again without the calls. What is no call after all is text."""
+    """Takes a text bit by bit, and parts it into calls and the text around them. What is no call after all is text."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
@@ -33,7 +33,7 @@ class CallReader:
         self._within = False
         """Whether the held text begins with a mark."""
         self._brackets = Brackets()
-        """Of the JSON after the mark."""
+        """Follows the JSON after the mark."""
         self._closing = False
         """Whether the held text follows a call."""
         self._blank = True
@@ -49,12 +49,12 @@ class CallReader:
         return "".join(said), calls
 
     def finish(self) -> str:
-        """What was held back, and is text."""
+        """The text that is still held back, at the end."""
         held, self._held = self._held, ""
         return "" if self._blank and not held.strip() else held
 
     def _closed(self) -> bool:
-        """Pass what closes a call; False as long as that is still coming."""
+        """Skip what closes a call; False if it may still be coming."""
         if self._closing:
             rest = self._held.lstrip()
             close = next((close for close in self._family.closes if rest.startswith(close)), None)
@@ -64,7 +64,7 @@ class CallReader:
         return True
 
     def _marked(self, said: list[str]) -> bool:
-        """Give out the text before a mark; whether there is one."""
+        """Give out the text before a mark; gives whether there is a mark."""
         if self._within:
             return True
         held, marks = self._held, self._family.marks
@@ -86,7 +86,7 @@ class CallReader:
         return self._within
 
     def _read(self, said: list[str], calls: list[Call]) -> bool:
-        """The JSON after a mark; False as long as it is still coming. What turns out to be no call is text."""
+        """Read the JSON after a mark; False if it is still coming. What turns out to be no call is text."""
         head = self._family.head.match(self._held)
         payload = self._held[head.end() :] if head else ""
         if head is None or payload[:1] not in ("{", "["):
@@ -105,7 +105,7 @@ class CallReader:
         return True
 
     def _give_up(self, said: list[str]) -> bool:
-        """Pass the mark, so that it is not looked at again."""
+        """Give out the mark as text, so that it is not looked at again."""
         mark = next(mark for mark in self._family.marks if self._held.startswith(mark))
         said.append(mark)
         self._held, self._within, self._blank = self._held[len(mark) :], False, False
@@ -113,7 +113,7 @@ class CallReader:
 
 
 def _calls(value: Any, name: str | None) -> list[Call]:
-    """The calls in a JSON value; none if it is something else.
+    """The calls in a JSON value; [] if it is something else.
 
     Raises:
         ValueError, RecursionError: its arguments are no JSON.

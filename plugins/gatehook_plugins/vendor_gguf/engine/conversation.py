@@ -1,4 +1,4 @@
-"""What was said, in the form that templates expect."""
+"""Messages and tools, in the form that chat templates expect."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def tools_for(tools: Sequence[Tool]) -> list[Said]:
 
 
 def messages_for(messages: Sequence[Message], tools: Sequence[Said], *, knows_tools: bool) -> list[Said]:
-    """The messages; if the template does not know of tools, what concerns them is told in words.
+    """The messages; for a template without tools, the tools, their calls and results become text.
 
     Raises:
         Invalid: a content is no text, or the arguments of a call are no JSON object.
@@ -54,7 +54,7 @@ def messages_for(messages: Sequence[Message], tools: Sequence[Said], *, knows_to
 
 
 def simpler(messages: Sequence[Said]) -> list[Said]:
-    """The same for strict templates: no system message, no two in a row of one role, ids of nine letters and digits."""
+    """The same for strict templates: no system message, roles in turn, ids of nine letters and digits."""
     said: list[Said] = []
     for message in messages:
         message = {**message, "role": "user"} if message["role"] == "system" else _with_short_ids(message)
@@ -128,7 +128,7 @@ def _no_constant(name: str) -> None:
 
 
 def _in_words(message: Said) -> Said:
-    """A call and its result, as texts of those who can say something in any template."""
+    """Calls and results as text of the assistant and the user, whom every template knows."""
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls = [

@@ -12,16 +12,16 @@ _UNLIMITED: Final = 1e9
 
 
 def cores(cgroups: Path = _CGROUPS) -> int:
-    """At least one; of a quota, what is begun of a core counts as one.
+    """How many cores' time this process may use, at least 1; a quota is rounded up.
 
     Args:
-        cgroups: where the system tells the quota of this container.
+        cgroups: where Linux tells the quota of this container.
     """
     return max(1, min(allowed(), math.ceil(_quota(cgroups))))
 
 
 def allowed() -> int:
-    """On how many cores this process may run at all, whatever its quota of their time is."""
+    """On how many cores this process may run (its affinity), whatever its quota of their time is."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # no Linux
@@ -29,7 +29,7 @@ def allowed() -> int:
 
 
 def _quota(cgroups: Path) -> float:
-    """The cores' time that is granted per time that passes; without a limit, infinitely much of it is."""
+    """The quota of a cgroup in cores: CPU time granted per period; `_UNLIMITED` without a limit."""
     try:
         granted, period = (cgroups / "cpu.max").read_text("ascii").split()
     except (OSError, ValueError):

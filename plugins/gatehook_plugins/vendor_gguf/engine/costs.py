@@ -1,4 +1,4 @@
-"""How many sequences a step should carry. More is mostly faster, but not always: some kernels are slow for a few."""
+"""How many sequences to compute in one step. More is mostly faster, but some kernels are slow for a few."""
 
 from collections import deque
 from statistics import median
@@ -10,11 +10,11 @@ _SAMPLES: Final = 9
 _WARMUP: Final = 2
 """Steps of a size that are not counted: the library sets itself up in them."""
 _REST: Final = 64
-"""Steps between two in which a size that is not the best is measured again: contexts grow, and neighbours come."""
+"""After so many steps a size that is not the best is measured again: contexts grow, other processes come and go."""
 _LOSS: Final = 0.02
-"""Of all the time, how much may be lost by that."""
+"""The share of all time that may be lost by such measuring."""
 _MARGIN: Final = 1.08
-"""How much faster fewer sequences must be: all together is smoother for those who read."""
+"""How much faster fewer sequences must be to be preferred: text comes more smoothly if all are computed together."""
 
 
 class StepCosts:
@@ -25,12 +25,12 @@ class StepCosts:
         self._times: list[deque[float]] = [deque(maxlen=_SAMPLES) for _ in range(sequences + 1)]
         self._seen = [0] * (sequences + 1)
         self._measured = [(0, 0.0)] * (sequences + 1)
-        """Of each size, the step and the time in which it was measured last."""
+        """For each size, the step and the total seconds at which it was measured last."""
         self._steps = 0
         self._spent = 0.0
 
     def seconds(self, size: int) -> float | None:
-        """What a step of that many sequences takes; None as long as that is not known."""
+        """Seconds of a step of that many sequences (the median of the last ones); None if none was measured."""
         return median(self._times[size]) if self._times[size] else None
 
     def record(self, size: int, seconds: float) -> None:
@@ -43,7 +43,7 @@ class StepCosts:
             self._times[size].append(seconds)
 
     def choose(self, running: int) -> int:
-        """How many of the sequences that want a token should have one in the next step."""
+        """How many of `running` sequences should get a token in the next step."""
         if running <= 1:
             return running
         for size in (running, 1):  # all at once, and one at a time: both have to be known
@@ -57,7 +57,7 @@ class StepCosts:
         return next((size for size in rates if self._due(size, rates[best])), best)
 
     def _due(self, size: int, rate: float) -> bool:
-        """Whether to measure a size again, where `rate` tokens per second are what can be had."""
+        """Whether to measure a size again, where the best gives `rate` tokens per second."""
         step, spent = self._measured[size]
         lost = (self.seconds(size) or 0.0) - size / rate
         return self._steps - step > _REST and lost < (self._spent - spent) * _LOSS

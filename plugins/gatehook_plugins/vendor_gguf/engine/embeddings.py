@@ -14,11 +14,11 @@ from gatehook_plugins.vendor_gguf.engine.llama import Context
 __all__ = ["Embedder"]
 
 _WAITING: Final = 4096
-"""Texts that may wait."""
+"""The most texts that may wait."""
 
 
 class _Text:
-    """One that is to be embedded."""
+    """A text to be embedded."""
 
     def __init__(self, tokens: Sequence[int], result: "asyncio.Future[Any]") -> None:
         self.tokens = tokens
@@ -26,10 +26,10 @@ class _Text:
 
 
 class Embedder:
-    """The thread that computes embeddings on a context."""
+    """Computes embeddings on a context, in a thread of its own."""
 
     def __init__(self, context: Context, *, sequences: int) -> None:
-        """Begin the thread; on the event loop. `sequences` is how many texts a step may have."""
+        """Start the thread; call it on the event loop. `sequences` is the most texts of a step."""
         self._context = context
         self._sequences = sequences
         self._loop = asyncio.get_running_loop()
@@ -37,7 +37,7 @@ class Embedder:
         self._come = threading.Condition()
         self._closing = False
         self.active = 0
-        """Texts that are computed now."""
+        """Texts of the step that is computed now."""
         self._steps = 0
         self._thread = threading.Thread(target=self._run, name="embed", daemon=True)
         self._thread.start()
@@ -49,11 +49,11 @@ class Embedder:
 
     @property
     def progress(self) -> int | None:
-        """How many steps were computed; None if there is nothing to do."""
+        """How many steps were computed so far; None if there is nothing to do."""
         return self._steps if self.active or self._waiting else None
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[Any]:
-        """An array for each prompt, of length 1. None has more tokens than a step.
+        """A vector of length 1 (a NumPy array) for each prompt, none of which has more tokens than a step.
 
         Raises:
             Busy: too many wait.
@@ -68,7 +68,7 @@ class Embedder:
         try:
             return await asyncio.gather(*(text.result for text in texts))
         finally:
-            for text in texts:  # who has left is passed by
+            for text in texts:  # when the client has left, those that still wait are skipped
                 text.result.cancel()
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class Embedder:
             self.active = 0
 
     def _next(self) -> list[_Text]:
-        """Those that fit into a step together."""
+        """The texts of the next step: as many, from the first on, as fit into it."""
         texts: list[_Text] = []
         room = self._context.size
         while self._waiting and len(texts) < self._sequences and len(self._waiting[0].tokens) <= room:

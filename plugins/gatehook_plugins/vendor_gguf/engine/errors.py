@@ -1,4 +1,4 @@
-"""What the engine refuses, in OpenAI's words."""
+"""The engine's errors, which are answered in OpenAI's shape."""
 
 from typing import Any
 
@@ -42,9 +42,8 @@ class TooLong(Invalid):
     def __init__(self, tokens: int, context: int, param: str, *, counted: bool = True) -> None:
         """Say by how much: a prompt and at least one token of an answer have to fit.
 
-        `counted` tells that there are so many `tokens`, and not only that there are no fewer.
+        `counted`: whether `tokens` is the exact number, and not only the least that it can be.
         """
-        many = f"{'' if counted else 'at least '}{tokens}"
         many = f"{'' if counted else 'at least '}{tokens}"
         super().__init__(
             f"{param}: the prompt has {many} tokens; this model's context is {context} tokens, "
@@ -54,12 +53,12 @@ class TooLong(Invalid):
 
 
 class Busy(EngineError):
-    """More requests wait than may."""
+    """As many requests wait as may."""
 
     status = 503
     code = "engine_busy"
 
     def __init__(self, waiting: int, retry_after: int) -> None:
-        """`retry_after` seconds from now there may be room."""
+        """In `retry_after` seconds there may be room."""
         super().__init__(f"{waiting} requests wait for this model already; try again in {retry_after} s")
         self.retry_after = retry_after

@@ -1,4 +1,4 @@
-"""How families of models write a call of a function."""
+"""The notations in which families of models write a call of a function."""
 
 import json
 import re
@@ -10,27 +10,27 @@ __all__ = ["FUNCTION_TAGS", "HERMES", "LLAMA", "MISTRAL", "Family", "family_of"]
 
 
 class Family(Struct, frozen=True):
-    """The marks around the JSON of a call, or of several."""
+    """A notation: the marks around the JSON of a call, or of several."""
 
     marks: tuple[str, ...]
     """Where a call may begin in an answer."""
     head: re.Pattern[str]
-    """What stands before the JSON; its group "name", if any, is of the function, and the JSON its arguments."""
+    """What stands before the JSON. A group "name", if any, is the function's name, and the JSON then its arguments."""
     closes: tuple[str, ...]
     """What may stand after the JSON."""
     open: str
     between: str
     close: str
-    """What is written before, between and after calls."""
+    """What a model writes before, between and after calls."""
     arguments: str = "arguments"
-    """What the arguments are called."""
+    """The key of the arguments in the JSON."""
     tagged: bool = False
-    """Whether the name of the function is written in a tag."""
+    """Whether the name of the function is written in a tag, and not in the JSON."""
     first: bool = False
     """Whether a call must be the first thing in an answer."""
 
     def around(self, function: str) -> tuple[str, str]:
-        """What is written before and after the arguments of a call."""
+        """What a model writes before and after the arguments of a call."""
         if self.tagged:
             return f"<function={function}>", "</function>"
         return f'{{"name": {json.dumps(function)}, "{self.arguments}": ', "}"
@@ -74,7 +74,7 @@ FUNCTION_TAGS: Final = Family(
 
 
 def family_of(template: str) -> Family:
-    """The family of the model with this chat template; those that are told in words how to call are of the first."""
+    """The family of the model with this chat template; `HERMES` for one that is told in words how to call."""
     if "[TOOL_CALLS]" in template:
         return MISTRAL
     if "<tool_call>" in template:

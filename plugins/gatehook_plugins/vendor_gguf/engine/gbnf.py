@@ -1,4 +1,4 @@
-"""llama.cpp's own converter of JSON schemas to grammars, mended where what it makes would let bad JSON through."""
+"""llama.cpp's own converter of JSON schemas to grammars, corrected where its grammars would allow bad JSON."""
 
 import json
 from typing import Any
@@ -10,18 +10,18 @@ __all__ = ["Grammar", "literal"]
 _library: Any = llama_grammar  # it has no types
 
 _CHAR = r'[^"\\\x7F\x00-\x1F] | [\\] (["\\bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])'
-"""A character in a JSON string, which the library's rule lets be a bare line break too."""
+"""A character in a JSON string; the library's own rule allows an unescaped line break, too."""
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def literal(text: str) -> str:
-    """A text as it stands in a grammar."""
+    """A text as a literal of a grammar."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
 class Grammar(_library.SchemaConverter):  # type: ignore[misc]
-    """Gathers the rules of several schemas, and of what stands around them."""
+    """Collects the rules of several schemas, and those for the text around them."""
 
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
@@ -43,7 +43,7 @@ class Grammar(_library.SchemaConverter):  # type: ignore[misc]
         return str(self.format_grammar())
 
     def _format_literal(self, text: str) -> str:
-        """JSON text as a literal. The library escapes no backslashes, and splits what is beyond 16 bits in two."""
+        """JSON text as a literal. The library does not escape backslashes, and splits characters beyond 16 bits."""
         value = json.dumps(json.loads(text), ensure_ascii=False)
         return literal(value if value.isascii() or value.encode(errors="ignore").decode() == value else text)
 

@@ -1,4 +1,4 @@
-"""Grammars that make an answer what was asked for: JSON of a schema, a call of a function."""
+"""Grammars that force an answer into a form: JSON of a schema, or a call of a function."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,11 +11,11 @@ from gatehook_plugins.vendor_gguf.engine.schemas import ANY, Budget, Unfit, norm
 __all__ = ["Rules"]
 
 _LONGEST: Final = 1 << 18
-"""Characters of a grammar; one that repeats things thousands of times is slow for each token."""
+"""The most characters of a grammar; one that repeats things thousands of times is slow for each token."""
 
 
 class Rules:
-    """Collects what an answer may be: one of the alternatives that are added."""
+    """Collects the alternatives that an answer may be."""
 
     def __init__(self) -> None:
         from gatehook_plugins.vendor_gguf.engine.gbnf import Grammar, literal
@@ -26,10 +26,10 @@ class Rules:
         self._alternatives: list[str] = []
 
     def add_format(self, format: Format) -> None:
-        """JSON, and of its schema.
+        """Add the alternative of JSON, of the format's schema if it has one.
 
         Raises:
-            Invalid: the schema has something that no grammar can be made of.
+            Invalid: no grammar can be made of the schema.
         """
         param = "response_format"
         if format.type == "json_object":
@@ -40,10 +40,10 @@ class Rules:
             self._alternatives.append(self._rule(format.json_schema.schema_, "answer", f"{param}.json_schema.schema"))
 
     def add_calls(self, family: Family, functions: Sequence[Mapping[str, Any]], *, several: bool) -> None:
-        """A call of one of the functions, or with `several` of more than one, as the model's family writes them.
+        """Add the alternative of a call of one of the functions, or with `several` of a number of calls.
 
         Raises:
-            Invalid: the schema of its parameters has something that no grammar can be made of.
+            Invalid: no grammar can be made of the schema of a function's parameters.
         """
         calls = [self._call(family, function, at) for at, function in enumerate(functions)]
         one = f"( {' | '.join(calls)} )"
@@ -51,7 +51,7 @@ class Rules:
         self._alternatives.append(f"{self._written(family.open)} {one} {many} {self._written(family.close)}")
 
     def text(self) -> str:
-        """In llama.cpp's notation; "" if anything may be answered.
+        """The grammar in llama.cpp's notation; "" if anything may be answered.
 
         Raises:
             Invalid: it is too long.
@@ -70,7 +70,7 @@ class Rules:
         return f"{self._written(before)} {arguments} {self._written(after)}"
 
     def _rule(self, schema: Any, name: str, param: str, *, is_object: bool = False) -> str:
-        """The name of the rule for what a schema describes."""
+        """Add the rules of a schema; gives the name of the first."""
         try:
             normal = normal_schema(schema, self._budget, name=name)
             if is_object and normal == ANY:

@@ -1,4 +1,4 @@
-"""One text to be written, and what is told about it while it is."""
+"""A job: one text to be written; and the news about it while it is."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,35 +15,35 @@ __all__ = ["Chance", "Job", "Mail", "News", "Reason", "joined"]
 
 Reason = Literal["stop", "length"]
 _UNREAD: Final = 256
-"""Tokens that nobody has taken yet, after which no more are written."""
+"""When so many tokens of a job wait to be taken, no more are written."""
 
 
 class Chance(Struct):
-    """A token of the answer, its chance, and what else was likely."""
+    """A token of the answer with its log probability, and the likeliest tokens in its place."""
 
     at: int
-    """The character of the answer it begins at."""
+    """The character of the answer at which the token begins."""
     chosen: TokenChance
     likeliest: list[TokenChance]
 
 
 class News(Struct):
-    """What a few steps brought."""
+    """What one or more steps brought to a job."""
 
     text: str = ""
     chances: Sequence[Chance] = ()
     reason: Reason | None = None
-    """Why it is over, if it is."""
+    """Why the text has ended, if it has."""
     failure: EngineError | None = None
 
     @property
     def last(self) -> bool:
-        """Whether nothing comes after it."""
+        """Whether no news of the job comes after this."""
         return self.reason is not None or self.failure is not None
 
 
 def joined(news: Sequence[News]) -> News:
-    """All of them as one, in their order; at least one."""
+    """Join news of one job, at least one piece, in their order."""
     if len(news) == 1:
         return news[0]
     chances = [chance for each in news for chance in each.chances]
@@ -51,7 +51,7 @@ def joined(news: Sequence[News]) -> News:
 
 
 class Job:
-    """Asked for on the event loop, written by the thread that computes."""
+    """One text to be written: asked for on the event loop, written by the scheduler's thread."""
 
     def __init__(
         self,
@@ -64,25 +64,25 @@ class Job:
         top: int | None = None,
         whole: bool = False,
     ) -> None:
-        """Nothing is begun by this.
+        """Describe the job; `Scheduler.submit` begins it.
 
         Args:
             prompt: its tokens, at least one.
-            most: tokens of the answer, at least one; with the prompt no more than the context has.
-            sampler: of this job alone.
+            most: the most tokens of the answer, at least one; with the prompt no more than the context has.
+            sampler: belongs to this job alone.
             stops: texts that end the answer, and are no part of it.
             special: whether control tokens show in the text.
-            top: how many likely tokens to tell beside each; None for no chances at all.
-            whole: whether nobody wants to hear of it before it is over.
+            top: how many of the likeliest tokens to tell beside each; None for no log probabilities at all.
+            whole: whether the news is wanted only when all of it is there.
         """
         self.prompt = prompt
         self.most = most
         self.special = special
         self.whole = whole
         self.begun = False
-        """Whether there was anything to tell of it."""
+        """Whether there was any news of it yet."""
         self.cached = 0
-        """Tokens of the prompt that did not have to be computed."""
+        """Tokens of the prompt that were taken from a slot, and not computed again."""
         self.written = 0
         """Tokens of the answer."""
         self.cancelled = False
@@ -91,15 +91,15 @@ class Job:
         self._text = Withheld(stops)
         self._chances: list[Chance] = []
         self.unread = 0
-        """Tokens that were told since somebody listened last."""
+        """Tokens in news that was not taken yet."""
         self.mail: Mail
-        """Where its news goes."""
+        """Gets its news."""
         self.placed_at = 0.0
         """When it was given a slot, in the seconds of `time.monotonic`."""
 
     @property
     def stalled(self) -> bool:
-        """Whether nobody reads it, so that writing more is of no use now."""
+        """Whether its reader is so slow that writing more is of no use now."""
         return self.unread >= _UNREAD
 
     @property
@@ -113,7 +113,7 @@ class Job:
         return self._top
 
     def take(self, model: Model, token: int, chance: tuple[TokenChance, list[TokenChance]] | None) -> News:
-        """Go on by a token."""
+        """Add a token to the text; gives what is new."""
         reason: Reason | None = None
         piece = b""
         if model.ends(token):
@@ -129,11 +129,11 @@ class Job:
         if self._text.stopped:
             reason = "stop"
         news = News(said, self._released(all_of_it=reason is not None), reason)
-        self.unread += bool(said) and not self.whole  # only what is told: taking it is what makes this 0 again
+        self.unread += bool(said) and not self.whole  # only with news, as taking that makes this 0 again
         return news
 
     def _released(self, *, all_of_it: bool) -> list[Chance]:
-        """The chances of the tokens whose text was said; what was cut off has none."""
+        """The chances of the tokens whose text was given out; those of text that was cut off are dropped."""
         if not self._chances:
             return []
         over = all_of_it and not self._text.stopped
@@ -143,7 +143,7 @@ class Job:
 
 
 class Mail:
-    """The news about the jobs of one request, for who waits for them on the event loop."""
+    """Brings the news about the jobs of one request to its handler on the event loop."""
 
     def __init__(self, jobs: Sequence[Job], wake: Callable[[], None]) -> None:
         """`wake` is called when jobs that were stalled can go on."""
@@ -155,12 +155,12 @@ class Mail:
             job.mail = self
 
     def put(self, job: Job, news: News) -> None:
-        """Something is new."""
+        """Add news of a job."""
         self._news.append((job, news))
         self._come.set()
 
     async def take(self) -> list[tuple[Job, News]]:
-        """All that is new, at least one thing. After a reason or a failure a job has no news any more."""
+        """Wait for news, and take all there is. After a reason or a failure there is no more news of a job."""
         await self._come.wait()
         self._come.clear()
         news, self._news = self._news, []

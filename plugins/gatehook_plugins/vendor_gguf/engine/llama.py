@@ -1,7 +1,7 @@
-"""llama.cpp as the engine uses it: a model, its words, and a context that computes steps for several sequences.
+"""llama.cpp as the engine uses it: a model, its vocabulary, and a context that computes steps for several sequences.
 
-Only what takes long (loading, computing a step) gives up Python's lock. ctypes gives it up for every call otherwise,
-and a thread may wait 5 ms to have it back while another one is busy: for each token that is sampled.
+Only what takes long (loading, computing a step) releases Python's global lock (GIL). ctypes otherwise releases it for
+every call, and a thread may wait 5 ms to get it back while another one is busy: for each token that is sampled.
 """
 
 import ctypes
@@ -48,11 +48,11 @@ _LOCKED: Final = (
     "llama_vocab_n_tokens",
     "llama_vocab_type",
 )
-"""What is called with Python's lock held."""
+"""Functions that are called with the GIL held."""
 _WARNING: Final = 3
 _CONTINUED: Final = 5
 _WHOLE: Final = (1, 2)
-"""Kinds of vocabularies (SentencePiece, BPE) whose tokens tell all of a text; others leave out blanks, and more."""
+"""Types of vocabularies (SentencePiece, BPE) whose tokens hold all of a text; others leave out spaces, and more."""
 _POOLINGS: Final = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3}
 _PIECE: Final = 256
 """Bytes that most tokens fit in."""
@@ -63,10 +63,10 @@ class LoadFailed(Exception):
 
 
 class Library:
-    """The library, loaded and started. One per process."""
+    """The library llama.cpp, loaded and started. One per process."""
 
     def __init__(self) -> None:
-        """Load it.
+        """Load the library.
 
         Raises:
             ImportError: llama-cpp-python is not installed.
@@ -75,7 +75,7 @@ class Library:
 
         self.api: Any = llama_cpp
         self.errors: list[str] = []
-        """What it complained about since this was emptied last."""
+        """The library's last warnings and errors, since this was emptied."""
         quick = ctypes.PyDLL(llama_cpp.llama_cpp._lib._name)  # noqa: SLF001
         self.locked: dict[str, Any] = {name: _as_declared(llama_cpp, quick, name) for name in _LOCKED}
         self._callback = llama_cpp.llama_log_callback(self._log)  # kept: the library calls it as long as it lives
@@ -84,18 +84,18 @@ class Library:
         llama_cpp.llama_backend_init()
 
     def _log(self, level: int, text: bytes, _: object) -> None:
-        """Pass on warnings and errors; the rest is a flood."""
+        """Pass on warnings and errors; the rest would be a flood."""
         self._continued = self._continued if level == _CONTINUED else level >= _WARNING
         if self._continued and (line := text.decode("utf-8", "replace").strip()):
             self.errors[:] = [*self.errors[-7:], line]
-            print(line, file=sys.stderr, flush=True)  # noqa: T201  # the process that began this one listens
+            print(line, file=sys.stderr, flush=True)  # noqa: T201  # the host listens
 
 
 class Model:
     """The weights and the vocabulary."""
 
     def __init__(self, library: Library, path: str, gpu_layers: int, progress: Callable[[float], None]) -> None:
-        """Load it; `progress` is told how much is there, 0 to 1.
+        """Load a GGUF file; `progress` is told the part that is loaded, 0 to 1.
 
         Raises:
             LoadFailed: it is no GGUF file, is cut off, or needs what this library or machine does not have.
@@ -113,15 +113,15 @@ class Model:
             raise LoadFailed(f"{path}: {_reason(library.errors)}")
         self.vocab = api.llama_model_get_vocab(self._model)
         self.tokens: int = self.call["llama_vocab_n_tokens"](self.vocab)
-        """How many tokens it knows."""
+        """The size of the vocabulary."""
         self.trained_context: int = self.call["llama_model_n_ctx_train"](self._model)
         self.width: int = self.call["llama_model_n_embd"](self._model)
         self.decodes = bool(api.llama_model_has_decoder(self._model))
-        """False for those that only encode."""
+        """False for models that only encode."""
 
     @property
     def library(self) -> Library:
-        """Where its functions are."""
+        """The library that it is loaded with."""
         return self._library
 
     @property
@@ -130,7 +130,7 @@ class Model:
         return self._model
 
     def metadata(self, key: str) -> str | None:
-        """The text of a header's key; None if it has none."""
+        """The value of a key of the file's header, as text; None if there is none."""
         size = _PIECE
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -161,7 +161,7 @@ class Model:
 
     @cached_property
     def longest(self) -> int | None:
-        """Bytes of a text that a token stands for, at most; None if that is not known of this vocabulary."""
+        """The most bytes of text that a token stands for; None if that is not known of this vocabulary."""
         if self.call["llama_vocab_type"](self.vocab) not in _WHOLE:
             return None
         text_of = self.call["llama_vocab_get_text"]
@@ -179,7 +179,7 @@ class Model:
             size = -length
 
     def ends(self, token: int) -> bool:
-        """Whether it ends an answer."""
+        """Whether a token ends an answer."""
         return bool(self.call["llama_vocab_is_eog"](self.vocab, token))
 
     def text_of(self, which: str) -> str:
@@ -189,12 +189,12 @@ class Model:
 
     @property
     def begins_with_bos(self) -> bool:
-        """Whether each text begins with a token of its own."""
+        """Whether the model wants each text to begin with the token "bos"."""
         return bool(self.call["llama_vocab_get_add_bos"](self.vocab))
 
 
 class Context:
-    """The memory of several sequences, and the steps that are computed on it. For one thread."""
+    """The key-value cache of several sequences, and the steps that are computed on it. For one thread."""
 
     def __init__(
         self,
@@ -207,14 +207,14 @@ class Context:
         embedding: bool = False,
         pooling: str = "",
     ) -> None:
-        """Make it.
+        """Reserve its memory.
 
         Args:
-            model: whose.
-            context: tokens that one sequence may have.
-            sequences: how many there may be.
-            batch: tokens that one step may have.
-            threads: to compute with; 0 for all cores but one.
+            model: the model that computes.
+            context: the most tokens of one sequence.
+            sequences: the most sequences.
+            batch: the most tokens of one step.
+            threads: threads that compute; 0 for all cores but one.
             embedding: whether embeddings are made, and no text.
             pooling: of embeddings: mean, cls or last; "" for what the file says.
 
@@ -263,9 +263,14 @@ class Context:
             setattr(self._batch, name, ctypes.cast(array.ctypes.data, kind))
 
     def put(self, at: int, sequence: int, first: int, tokens: Sequence[int], *, output: bool) -> int:
-        """Put tokens of a sequence, from its position `first`, into the next step, from `at`; gives what follows.
+        """Put tokens of a sequence into the next step; gives the place in the step that follows them.
 
-        `output` tells whether something will be read at the last of them.
+        Args:
+            at: their place in the step.
+            sequence: the sequence's number.
+            first: the position of the first one in the sequence.
+            tokens: at least one.
+            output: whether logits or an embedding will be read at the last of them.
         """
         end = at + len(tokens)
         self.token[at:end] = tokens
@@ -276,7 +281,7 @@ class Context:
         return end
 
     def compute(self, tokens: int) -> int:
-        """Compute the step of the first `tokens` that were put; 0, or the library's code: 1 is no room."""
+        """Compute the step of the first `tokens` tokens; gives 0, or the library's error code (1: no room)."""
         self._batch.n_tokens = tokens
         return int(self._decode(self._context, self._batch))
 
@@ -287,7 +292,7 @@ class Context:
         return bool(self.call["llama_memory_seq_rm"](self._memory, sequence, tokens, -1))
 
     def copy(self, source: int, target: int) -> None:
-        """Have a sequence begin as another one; what it had is forgotten."""
+        """Make the sequence `target` a copy of `source`."""
         self.keep(target, 0)
         self.call["llama_memory_seq_cp"](self._memory, source, target, -1, -1)
 
@@ -297,7 +302,7 @@ class Context:
             self.call["llama_memory_clear"](self._memory, False)
 
     def logits(self, index: int, size: int) -> Any:
-        """What was computed at a place of the last step, as an array that the next one overwrites."""
+        """The logits at a place of the last step, in an array that the next step overwrites."""
         import numpy as np
 
         return np.ctypeslib.as_array(self.call["llama_get_logits_ith"](self._context, index), (size,))
@@ -312,7 +317,7 @@ class Context:
 
 
 def default_threads() -> int:
-    """All cores but one: the gateway works beside it, and a step waits for its slowest."""
+    """All cores but one: the gateway works beside the engine, and a step waits for its slowest thread."""
     return max(1, cores() - 1)
 
 
@@ -337,5 +342,5 @@ def _every_percent(progress: Callable[[float], None]) -> Callable[[float, object
 
 
 def _reason(errors: Sequence[str]) -> str:
-    """The first complaint; the others say that something failed because of it."""
+    """The first error that the library logged; the later ones say what failed because of it."""
     return next(iter(errors), "the library gives no reason").removeprefix("llama_model_load: ")

@@ -1,4 +1,4 @@
-"""The plain part of regular expressions, written so that the converter makes rules of valid JSON strings of them."""
+"""Plain regular expressions, rewritten so that the converter's rules for them match valid JSON strings only."""
 
 import re
 
@@ -28,7 +28,7 @@ _ANYTHING = f"[^{_BREAKS_STRINGS}]"
 
 
 def plain_pattern(pattern: str) -> str | None:
-    """The pattern in the converter's own form, anchored at both ends; None where it goes beyond what is plain."""
+    """The pattern in the converter's form, anchored at both ends; None if it uses more than plain syntax."""
     if len(pattern) > MAX_LENGTH or not compiles(pattern):
         return None
     begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
@@ -49,14 +49,14 @@ def plain_pattern(pattern: str) -> str | None:
 
 
 class _Group:
-    """What is known of a group while its pattern is read."""
+    """What is known of a group of a pattern, as far as that has been read."""
 
     def __init__(self) -> None:
         self.last_needs_text = True
-        """Whether what a count would repeat fits no empty text."""
+        """Whether the last part, which a count would repeat, does not match the empty text."""
         self.last_size = 1
         self.needs_text = False
-        """Whether what was read of this alternative fits no empty text."""
+        """Whether this alternative, as far as it was read, does not match the empty text."""
         self.every_one_does = True
         self.size = 1
         """How often its largest part is written out in a grammar."""
@@ -69,9 +69,9 @@ class _Group:
 
 
 def _is_bounded(token: re.Match[str], groups: list[_Group]) -> bool:
-    """Whether a grammar of what was read so far can be walked through in time.
+    """Whether a grammar of what was read so far is small and fast enough.
 
-    Counts of counts multiply; and what may be empty, repeated, fits the same text in ever more ways.
+    Counts of counts multiply; and what matches the empty text matches, repeated, the same text in ever more ways.
     """
     group = groups[-1]
     if token["group"]:
@@ -124,7 +124,7 @@ def _listed(listed: str, *, negated: bool) -> str:
 
 
 def compiles(pattern: str) -> bool:
-    """Whether it is a regular expression at all; one that is too long to be looked at may be."""
+    """Whether it is a valid regular expression; True without a look if it is too long."""
     if len(pattern) > MAX_LENGTH:
         return True
     try:

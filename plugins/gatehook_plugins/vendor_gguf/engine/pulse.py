@@ -1,4 +1,4 @@
-"""Signs of life: an engine that hangs is ended by who began it, and by itself where nobody is left to do so."""
+"""Heartbeats: an engine that hangs is ended by its host, and by itself if the host is gone."""
 
 import asyncio
 import contextlib
@@ -12,27 +12,26 @@ __all__ = ["beat"]
 _PERIOD: Final = 5.0
 """Seconds between two signs, at most."""
 _OFTEN: Final = 8
-"""Signs within the time that somebody waits for one, at least."""
+"""At least so many signs come within the time that the host waits for one."""
 _PATIENCE: Final = 1.5
-"""How much longer than others the engine itself waits before it ends."""
+"""The engine waits longer than the host, by this factor, before it ends itself."""
 
 
 async def beat(tell: Callable[[], None], progress: Callable[[], int | None], limit: float) -> None:
-    """Tell again and again that the engine goes on, for ever.
+    """Give signs of life for ever, as long as the engine has nothing to do or has computed a step since the last one.
 
-    It does while it has nothing to do, or has computed a step since it was looked at last. If it does neither for long,
-    or has not even a moment for this, the process ends, and prints what its threads are at.
+    If it has not for long, or this task does not get to run, the process ends and prints what its threads are doing.
 
     Args:
         tell: gives a sign of life.
         progress: how many steps were computed; None if there is nothing to do.
-        limit: seconds without a sign after which others take the engine for hung.
+        limit: seconds without a sign after which the host takes the engine for hung.
     """
 
     def goes_on() -> None:
         with contextlib.suppress(OSError):  # who listened has gone
             tell()
-        # A thread of the interpreter waits for this, and needs no lock: it works where nothing else does.
+        # Its timer is a thread of the interpreter that does not need the GIL: it works where nothing else does.
         faulthandler.dump_traceback_later(limit * _PATIENCE, exit=True, file=sys.stderr)
 
     goes_on()

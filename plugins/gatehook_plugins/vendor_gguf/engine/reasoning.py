@@ -1,4 +1,4 @@
-"""The part of an answer that is reasoning, by the tags around it."""
+"""Parts an answer into reasoning and text, by the tags around the reasoning."""
 
 from gatehook_plugins.vendor_gguf.engine.text import withheld
 
@@ -6,10 +6,10 @@ __all__ = ["ReasoningReader"]
 
 
 class ReasoningReader:
-    """Takes a text bit by bit, and parts it. Reasoning is the beginning of an answer, if there is any."""
+    """Takes a text bit by bit, and parts it. Reasoning, if there is any, is the beginning of an answer."""
 
     def __init__(self, tags: tuple[str, str] | None, *, begun: bool = False) -> None:
-        """`tags` stand before and after it; `begun` tells that the prompt ends with the first one."""
+        """`tags` stand before and after the reasoning; `begun`: the prompt ends with the first one."""
         self._tags = tags
         self._begun = begun
         self._over = tags is None
@@ -17,7 +17,7 @@ class ReasoningReader:
         self._blank = True
 
     def push(self, text: str) -> tuple[str, str]:
-        """The reasoning and the answer in what is certain now."""
+        """Take a piece; gives the reasoning and the answer that are certain now."""
         if self._tags is None or self._over:
             return "", self._without_blanks(text)
         before, after = self._tags
@@ -36,7 +36,7 @@ class ReasoningReader:
         return said, ""
 
     def finish(self) -> tuple[str, str]:
-        """What was held back."""
+        """The reasoning and the answer that are still held back, at the end."""
         held, self._held = self._held, ""
         return (held, "") if self._begun and not self._over else ("", held)
 
@@ -45,7 +45,7 @@ class ReasoningReader:
         return reasoning, self._without_blanks(answer)
 
     def _without_blanks(self, text: str) -> str:
-        """Blanks between reasoning and answer are none of either."""
+        """The answer without the blanks between reasoning and answer, which belong to neither."""
         if self._blank and self._begun:
             text = text.lstrip()
             self._blank = not text

@@ -1,4 +1,4 @@
-"""What may be asked, and the ranges: OpenAI's fields, and those that llama.cpp adds."""
+"""The requests' fields and their ranges: OpenAI's, and those that llama.cpp adds."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(Struct):
-    """Of streamed answers."""
+    """`stream_options`."""
 
     include_usage: bool = False
 
@@ -68,7 +68,7 @@ class Sampling(Struct, kw_only=True):
 
 
 class Function(Struct):
-    """What may be called."""
+    """A function that may be called."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}\Z")]
     description: str | None = None
@@ -77,7 +77,7 @@ class Function(Struct):
 
 
 class Tool(Struct):
-    """What is offered to the model."""
+    """A tool that is offered to the model."""
 
     function: Function
     type: Literal["function"] = "function"
@@ -100,14 +100,14 @@ class _Schema(Struct):
 
 
 class Format(Struct):
-    """What the answer must be."""
+    """`response_format`: what the answer must be."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _Schema | None = None
 
 
 class Message(Struct):
-    """One of a conversation; what else a message has goes to the template as it is."""
+    """A message of a conversation. Fields that are not named here are ignored."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -133,7 +133,7 @@ class ChatRequest(Sampling, kw_only=True):
 
     @property
     def most(self) -> int | None:
-        """Tokens that the answer may have."""
+        """The most tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -163,7 +163,7 @@ def read(body: bytes, kind: type[T]) -> T:
     """The request in a body.
 
     Raises:
-        Invalid: it is none; the field at fault is named.
+        Invalid: it is no such request; the field at fault is named.
     """
     try:
         return msgspec.json.decode(body, type=kind)
@@ -183,7 +183,7 @@ def _missing(fault: str) -> str:
 
 
 def _no_text(body: bytes) -> str | None:
-    """The first field that has half a character, as JSON can write it and UTF-8 cannot; None if nothing has."""
+    """The first field with a lone surrogate, which JSON's escapes can write and UTF-8 cannot; None if there is none."""
     try:
         return next(_halves(json.loads(body), ""), None)
     except (ValueError, RecursionError):

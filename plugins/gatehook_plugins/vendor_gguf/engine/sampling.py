@@ -14,26 +14,26 @@ from gatehook_plugins.vendor_gguf.engine.requests import Sampling
 __all__ = ["Grammar", "GrammarEnded", "Sampler", "TokenChance", "chances", "new_seed"]
 
 _WINDOW: Final = 1024
-"""Tokens of the answer, the last ones, that penalties look at."""
+"""Penalties look at so many of the answer's last tokens."""
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
 _COLDEST: Final = 1e-5
-"""Below it the likeliest token is chosen: what is divided by less is no number any more."""
+"""At lower temperatures the likeliest token is chosen: logits divided by less overflow."""
 _SEEDS: Final = 2**32 - 1
-"""The last one means a random one to the library."""
+"""Seeds are below this; the number itself means a random seed to the library."""
 
 
 class TokenChance(Struct, array_like=True):
-    """A token that was, or could have been, chosen."""
+    """A token that was, or could have been, chosen, and its log probability."""
 
     token: int
     logprob: float
 
 
 class Grammar:
-    """A grammar in llama.cpp's notation, compiled. Used up by one answer."""
+    """A compiled grammar, and how far an answer has come in it. Each answer needs its own."""
 
     def __init__(self, model: Model, text: str) -> None:
-        """Compile it.
+        """Compile `text`, a grammar in llama.cpp's notation.
 
         Raises:
             Invalid: the library does not understand it.
@@ -49,7 +49,7 @@ class Grammar:
         self.apply(self._api.llama_token_data_array(data=ctypes.pointer(one), size=1, selected=-1, sorted=False))
         return bool(one.logit != -math.inf)
 
-    # What grammars do takes long where they are large: Python's lock is given up meanwhile, so that others are served.
+    # These take long with large grammars: they release the GIL meanwhile, so that requests are served.
 
     def apply(self, candidates: Any) -> None:
         """Take away the chance of all tokens that may not come next."""
@@ -68,7 +68,7 @@ class Sampler:
     """Chooses tokens as one request wants it. For the thread that computes."""
 
     def __init__(self, model: Model, wishes: Sampling, seed: int, grammar: Grammar | None = None) -> None:
-        """`grammar` becomes its own."""
+        """`grammar` belongs to this sampler from now on."""
         api, self._call = model.library.api, model.call
         self._model = model
         self._grammar = grammar
@@ -77,10 +77,14 @@ class Sampler:
             self._call["llama_sampler_chain_add"](self._chain, sampler)
 
     def choose(self, context: Context, index: int) -> int:
-        """The token that follows a place of the step computed last."""
+        """Choose the token that follows place `index` of the last step.
+
+        Raises:
+            GrammarEnded: the grammar allows none.
+        """
         if self._grammar is None:
             return int(self._call["llama_sampler_sample"](self._chain, context.handle, index))
-        # To ask the grammar about each token of the vocabulary is slow; mostly the first choice is within it.
+        # Asking the grammar about every token of the vocabulary is slow, and mostly it allows the first choice.
         token = self._apply(context, index, self._chain)
         if not self._grammar.allows(token):
             token = self._apply(context, index, self._chain, grammar=self._grammar)
@@ -114,12 +118,12 @@ class GrammarEnded(Exception):
 
 
 def new_seed() -> int:
-    """A random one."""
+    """A random seed."""
     return secrets.randbelow(_SEEDS)
 
 
 def chances(context: Context, index: int, token: int, size: int, top: int) -> tuple[TokenChance, list[TokenChance]]:
-    """The chance of the chosen token, before temperature and the like, and the `top` likeliest ones."""
+    """The log probability of the chosen token, before temperature and the like, and the `top` likeliest tokens."""
     import numpy as np
 
     logits = context.logits(index, size).astype(np.float64)
@@ -159,7 +163,7 @@ def _biases(wishes: Sampling, tokens: int) -> dict[int, float]:
     """The tokens to favour.
 
     Raises:
-        Invalid: one is no token of this model.
+        Invalid: a key of `logit_bias` is no token of this model.
     """
     found = {}
     for name, bias in (wishes.logit_bias or {}).items():

@@ -1,4 +1,4 @@
-"""The thread that computes: step after step, a token for each running text, and a part of the prompts that wait."""
+"""The thread that computes: each step gives a token to every running text, and reads a part of the prompts."""
 
 import asyncio
 import sys
@@ -23,49 +23,50 @@ from gatehook_plugins.vendor_gguf.engine.slots import Slot, Slots
 __all__ = ["Scheduler", "Status"]
 
 _WAITING: Final = 64
-"""Jobs that may wait, for each slot."""
+"""So many jobs may wait for each slot."""
 _PAUSE: Final = 0.1
-"""Seconds by which prompts may hold up the texts that are written, and each other: so the first ones begin soon."""
+"""The seconds of a step that reads prompts beside other jobs: so long it may hold up the others."""
 _ALONE: Final = 0.5
-"""Seconds that a step takes when nobody is held up: after each it is seen who has left."""
+"""The seconds of a step that reads a prompt alone: after each it is seen whether the client has left."""
 _SMALLEST: Final = 16
-"""Tokens of a prompt that are worth a step."""
+"""The fewest tokens of a prompt that are worth a step."""
 _WEIGHT: Final = 0.2
-"""Of what was measured last, in the averages."""
+"""The weight of the last measurement in the moving averages."""
 _NO_ROOM: Final = 1
 
 _PACE: Final = 0.016
-"""Seconds in which what comes is told together: nobody reads faster, and each telling wakes two processes or three."""
+"""News of so many seconds is delivered together: nobody reads faster, and a delivery wakes two or three processes."""
 _PACE_ON_ALL: Final = 0.1
-"""The same where the computing has all cores: it halts, for about a millisecond, while those work."""
+"""The same where the computing has all cores: each delivery halts it for about a millisecond."""
 _SLOW: Final = 0.04
-"""Seconds that a step takes whose tokens do not wait for others: they come no faster than people read."""
+"""The tokens of a step that takes longer are delivered at once: they come no faster than people read."""
 
 
 class Status(Struct):
-    """How much there is to do."""
+    """How busy the engine is."""
 
     active: int
-    """Texts that are written, or whose prompts are read."""
+    """Jobs that have a slot."""
     queued: int
+    """Jobs that wait for one."""
     kv_used: int
-    """Cells that hold a token."""
+    """Cells of the key-value cache that hold a token."""
     kv_total: int
     tokens_per_second: float
-    """Written, in the last seconds."""
+    """Tokens written per second, in the last seconds."""
 
 
 class Scheduler:
     """Continuous batching on one context."""
 
     def __init__(self, model: Model, context: Context, *, slots: int, length: int) -> None:
-        """Begin the thread; on the event loop.
+        """Start the thread; call it on the event loop.
 
         Args:
-            model: what the context is of.
+            model: the context's model.
             context: belongs to the thread from now on.
             slots: sequences of the context.
-            length: tokens of each.
+            length: the most tokens of a sequence.
         """
         self.length = length
         self._model = model
@@ -77,18 +78,19 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._room = _WAITING * slots
         self._queued = 0
-        """Jobs that have no slot yet; counted on the event loop and by the thread, each its own."""
+        """Jobs that were submitted so far; only the event loop counts here."""
         self._placed = 0
+        """Jobs of these that no longer wait; only the thread counts here."""
         self._reading = 0.0
-        """Tokens of prompts that are read in a second; 0 as long as nobody knows."""
+        """Tokens of prompts that are read in a second; 0 if none was measured yet."""
         self._took = 0.0
-        """Seconds that a job takes."""
+        """Seconds that a job takes, on average."""
         self._steps = 0
         self._news: dict[Job, list[News]] = {}
-        """What is to be told."""
+        """News that was not delivered yet."""
         self._pace = _PACE if context.threads < cores() else _PACE_ON_ALL
         self._urgent = False
-        """Whether somebody waits for the first that is told, or the last."""
+        """Whether the first or the last news of a job is among it, which does not wait for the pace."""
         self._told_at = 0.0
         self._rate = _Rate()
         self._closing = False
@@ -100,7 +102,7 @@ class Scheduler:
     # The event loop's side.
 
     def submit(self, jobs: Sequence[Job]) -> Mail:
-        """Have them written, all or none.
+        """Queue jobs, all or none; gives their mail.
 
         Raises:
             Busy: too many wait.
@@ -115,13 +117,13 @@ class Scheduler:
         return mail
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Stop writing them, before the next step; nothing is told about them any more."""
+        """Stop jobs before the next step; there is no more news of them."""
         for job in jobs:
             job.cancelled = True
         self._wake()
 
     def status(self) -> Status:
-        """What there is to do just now."""
+        """How busy the engine is just now."""
         return Status(
             active=len(self._slots.busy),
             queued=self._queued - self._placed,
@@ -136,7 +138,7 @@ class Scheduler:
         return None if self._resting else self._steps
 
     async def close(self) -> None:
-        """End the thread; what is being written is not finished."""
+        """End the thread; running jobs are not finished."""
         self._closing = True
         self._wake()
         await asyncio.to_thread(self._thread.join)
@@ -152,7 +154,7 @@ class Scheduler:
             self._receive(wait=self._resting)
 
     def _receive(self, *, wait: bool) -> None:
-        """Take in what was asked for; with `wait` there is nothing else to do."""
+        """Take submitted jobs from the inbox; with `wait`, wait for something to come."""
         try:
             while True:
                 job = self._inbox.get(block=wait)
@@ -164,7 +166,7 @@ class Scheduler:
             pass
 
     def _step(self) -> bool:
-        """One step, and what it brings told; False if there is nothing to compute."""
+        """Compute one step, and deliver what it brings; False if there is nothing to compute."""
         self._drop_cancelled()
         self._place()
         chosen, took = self._choose()
@@ -185,7 +187,7 @@ class Scheduler:
         return True
 
     def _tell(self) -> None:
-        """Pass on what is new; of answers that are wanted whole, when they are."""
+        """Deliver what is new; of answers that are wanted whole, only when they are complete."""
         self._urgent = False
         if due := [job for job, news in self._news.items() if not job.whole or news[-1].last]:
             told = [(job, joined(self._news.pop(job))) for job in due]
@@ -193,7 +195,7 @@ class Scheduler:
             self._loop.call_soon_threadsafe(_deliver, told)
 
     def _note(self, job: Job, news: News) -> None:
-        """Have it told soon, with what else is new about the job."""
+        """Keep news to be delivered, with what else is new about the job."""
         self._news.setdefault(job, []).append(news)
         self._urgent |= news.last or not (job.begun or job.whole)
         job.begun = True
@@ -209,14 +211,14 @@ class Scheduler:
             self._placed += before - len(self._waiting)
 
     def _place(self) -> None:
-        """Give slots to those who wait, in their order; only who waits for another's prompt is passed by."""
+        """Give slots to waiting jobs in their order; one that waits for another's prompt lets others pass."""
         if self._waiting:
             before = len(self._waiting)
             self._waiting = deque(job for job in self._waiting if not self._slots.place(job, time.monotonic()))
             self._placed += before - len(self._waiting)
 
     def _choose(self) -> tuple[list[Slot], list[tuple[Slot, int]]]:
-        """Who writes in the next step, and for each slot in it how many tokens are computed."""
+        """The slots that get a token in the next step; and all of its slots, each with how many tokens are computed."""
         ready = [slot for slot in self._slots.busy if slot.job is not None and not slot.job.stalled]
         writers = [slot for slot in ready if not slot.reading]
         size = self._costs.choose(len(writers))
@@ -227,7 +229,7 @@ class Scheduler:
         return chosen, sorted(took, key=lambda each: each[0].sequence)
 
     def _chunk(self, seconds: float) -> int:
-        """Tokens of prompts that can be read in so long, within bounds."""
+        """How many tokens of prompts can be read in so many seconds, within bounds."""
         size = self._context.size
         if not self._reading:
             return min(size, 4 * _SMALLEST + len(self._slots.all))
@@ -260,7 +262,7 @@ class Scheduler:
         self._rate.add(len(outputs))
 
     def _measure(self, seconds: float, writers: int, tokens: int) -> None:
-        """Learn what steps cost: of texts by how many they carry, of prompts by the token."""
+        """Learn what steps cost: those of texts alone by the number of texts, prompts by the token."""
         if tokens == writers:
             self._costs.record(writers, seconds)
         elif (read := tokens - writers) >= _SMALLEST:
@@ -268,7 +270,7 @@ class Scheduler:
             self._reading += (rate - self._reading) * (_WEIGHT if self._reading else 1.0)
 
     def _write(self, slot: Slot, index: int) -> None:
-        """Choose the next token of a text."""
+        """Choose the next token of a slot's text, and note what it brings."""
         job, chance = slot.job, None
         assert job is not None  # noqa: S101
         try:
@@ -303,7 +305,10 @@ class Scheduler:
 
 
 def _shares(readers: Sequence[Slot], room: int) -> list[tuple[Slot, int]]:
-    """How much is read of which prompts: the shortest first, so that most begin soon; the oldest always goes on."""
+    """How many tokens are read of which prompts.
+
+    The shortest come first, so that most texts begin soon; the oldest always gets a part, so that it is never left out.
+    """
     if not readers:
         return []
     oldest = min(readers, key=_age)
@@ -320,7 +325,7 @@ def _age(slot: Slot) -> float:
 
 
 class _Rate:
-    """Tokens per second, over the last seconds."""
+    """Counts tokens per second, over the last seconds."""
 
     def __init__(self) -> None:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=5)
@@ -332,7 +337,7 @@ class _Rate:
         self._seconds.append((now, tokens))
 
     def now(self) -> float:
-        """Of the whole seconds before this one."""
+        """The average of the whole seconds before this one."""
         now = int(time.monotonic())
         recent = [tokens for second, tokens in list(self._seconds) if now - 5 < second < now]
         return sum(recent) / max(1, len(recent))

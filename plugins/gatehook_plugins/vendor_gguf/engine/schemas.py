@@ -1,8 +1,9 @@
-"""JSON schemas brought into the few forms that llama.cpp's converter turns into a sound grammar.
+"""JSON schemas normalised to the few forms that llama.cpp's converter turns into a correct grammar.
 
-The converter passes over what it does not expect: a type list with an enum beside it, `allOf` of anything but objects,
-two references with the same last name. So what it is given here has one meaning only, and is bounded. What a grammar
-cannot hold (ranges of numbers, long lengths, patterns beyond plain ones) is left out: the model is still told of it.
+The converter ignores what it does not expect: a list of types with an enum beside it, `allOf` of anything but objects,
+two references with the same last name. So the schemas that it gets from here have one meaning only, and are bounded.
+What a grammar cannot hold (ranges of numbers, great lengths, patterns beyond plain ones) is left out; the model still
+sees it in its prompt.
 """
 
 import json
@@ -19,9 +20,9 @@ Schema = dict[str, Any]
 
 MAX_DEPTH = 32
 MAX_OPTIONAL = 128
-"""Optional properties of one object; a grammar has a rule for every one that may come first."""
+"""The most optional properties of one object; a grammar has a rule for each that may come first."""
 MAX_NAME = 256
-"""Characters of a property's name."""
+"""The most characters of a property's name."""
 
 ANY: Schema = {"type": "value"}
 """Any JSON value, by the name of the converter's own rule for it."""
@@ -35,7 +36,7 @@ _SHOWS_TYPE = {
 _FORMATS = ("date", "time", "date-time", "uuid")
 _ALTERNATIVES = ("anyOf", "oneOf")
 _MEANING = {"type", "enum", "const", "$ref", "allOf", *_ALTERNATIVES, *chain.from_iterable(_SHOWS_TYPE.values())}
-"""The words that say anything a grammar can hold."""
+"""The keywords that a grammar can express."""
 
 
 class Unfit(ValueError):
@@ -80,7 +81,7 @@ class _Reader:
         self._budget = budget
         self._name = name
         self._names: dict[str, str] = {}
-        """Of the definitions, by the reference as it was written."""
+        """The definitions' names in the result, by the reference as it is written in the schema."""
 
     def read(self) -> Schema:
         out = self._schema(self._root, "#", 0)
@@ -203,7 +204,7 @@ class _Reader:
         return out
 
     def _merged(self, one: Schema, other: Any, where: str, steps: int) -> Schema:
-        """What both ask for: their properties together; where both say something of one thing, the second counts."""
+        """Both schemas as one: their properties and required names together; of any other keyword the second counts."""
         if other is True:
             return one
         if not isinstance(other, Mapping):
@@ -247,7 +248,7 @@ class _Reader:
 
 
 def _check_progress(definitions: Mapping[str, Schema]) -> None:
-    """A definition that begins with itself fits nothing, and a grammar of it has no beginning.
+    """Refuse a definition that begins with itself: nothing matches it, and its grammar would recurse for ever.
 
     Raises:
         Unfit: there is one.

@@ -22,23 +22,23 @@ from gatehook_plugins.vendor_gguf.engine.writer import Writer, prompts_of
 __all__ = ["EmbeddingServer", "Endpoints", "TextServer", "application"]
 
 _LARGEST: Final = 64 << 20
-"""Bytes of a body; the gateway in front has a limit of its own."""
+"""The most bytes of a body; the gateway in front has a limit of its own."""
 _MOST_INPUTS: Final = 2048
 _UNREAD: Final = 120.0
-"""Seconds that a client may read nothing for."""
+"""The most seconds for which the gateway may read nothing of an answer."""
 _SHORT: Final = 1 << 15
-"""Bytes that the line takes while nothing else waits to be sent."""
+"""Up to so many bytes are written without a timeout, if nothing else waits to be sent."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Endpoints(Protocol):
-    """What a model offers: its paths, and how it is."""
+    """The paths that a model serves, and how busy it is."""
 
     def routes(self) -> dict[str, Handler]:
-        """What answers a POST, by path."""
+        """The handlers of POST requests, by path."""
 
     def status(self) -> Status:
-        """How much there is to do."""
+        """How busy the engine is."""
 
     def progress(self) -> int | None:
         """How many steps were computed; None if there is nothing to do."""
@@ -58,12 +58,12 @@ def application(endpoints: Endpoints) -> web.Application:
 
 
 class TextServer:
-    """Of a model that writes."""
+    """The endpoints of a model that writes text."""
 
     def __init__(
         self, model: Model, writer: Writer, scheduler: Scheduler, *, name: str, reasoning: tuple[str, str] | None
     ) -> None:
-        """`name` is of the model, in answers to requests that name none."""
+        """`name` is the model's, in answers to requests that name none."""
         self._model = model
         self._writer = writer
         self._scheduler = scheduler
@@ -141,13 +141,13 @@ class TextServer:
                 data = b"".join(map(_frame, events)) + (b"" if open_jobs else _DONE)
                 send = response.write if open_jobs else response.write_eof
                 if len(data) <= _SHORT and transport is not None and not transport.get_write_buffer_size():
-                    await send(data)  # nothing is unread: it does not wait
+                    await send(data)  # the buffer is empty, so this does not wait
                 else:
                     async with asyncio.timeout(_UNREAD):
                         await send(data)
         except (ConnectionError, TimeoutError):  # the client has left
             pass
-        except Exception as error:  # whatever it is, who reads is told
+        except Exception as error:  # whatever it is, the client is told
             if not response.prepared:
                 raise
             await response.write(_frame(_told(error).envelope()))
@@ -157,7 +157,7 @@ class TextServer:
 
 
 class EmbeddingServer:
-    """Of a model that makes embeddings."""
+    """The endpoints of a model that makes embeddings."""
 
     def __init__(self, model: Model, embedder: Embedder, *, name: str, length: int) -> None:
         """`length` is the most tokens that a text may have."""
@@ -210,7 +210,7 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 
 class _EventStream(web.StreamResponse):
-    """Its head goes along with the first events: each piece wakes who reads, and the computing waits for that."""
+    """Sends its headers with the first events: each write wakes the gateway, which takes time from the computing."""
 
     _send_headers_immediately = False
 
@@ -230,7 +230,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _told(error: Exception) -> EngineError:
-    """The same as an error of the engine; a fault of ours is told in its form."""
+    """An exception as an error of the engine; one that is unexpected is logged."""
     if isinstance(error, EngineError):
         return error
     traceback.print_exception(error, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The sequences of a context, and which of them a new prompt finds the most of itself in."""
+"""The sequences of a context, and which of them has computed the most of a new prompt's beginning."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,14 +9,14 @@ from gatehook_plugins.vendor_gguf.engine.llama import Context
 __all__ = ["Slot", "Slots", "common"]
 
 _WORTH_COPYING: Final = 32
-"""Tokens that have to be saved by it: the cells of a whole sequence are copied."""
+"""A sequence is copied if that saves so many tokens: the cells of the whole sequence are copied."""
 
 
 class Slot:
     """A sequence: what its cells hold, and what is to be computed next."""
 
     def __init__(self, sequence: int) -> None:
-        """It is empty."""
+        """An empty slot."""
         self.sequence = sequence
         self.cells: list[int] = []
         """The tokens computed, in their order."""
@@ -33,16 +33,16 @@ class Slot:
 
 
 class Slots:
-    """All of them."""
+    """All slots of a context."""
 
     def __init__(self, context: Context, count: int) -> None:
-        """They are all free."""
+        """`count` slots, all free."""
         self._context = context
         self.all = [Slot(sequence) for sequence in range(count)]
 
     @property
     def busy(self) -> list[Slot]:
-        """Those with a job, in the order of their sequences: so the library computes them together."""
+        """The slots with a job, in the order of their sequences: then the library computes them together."""
         return [slot for slot in self.all if slot.job is not None]
 
     @property
@@ -51,9 +51,9 @@ class Slots:
         return sum(len(slot.cells) for slot in self.all)
 
     def place(self, job: Job, now: float) -> bool:
-        """Give it a slot, with as much of its prompt as is computed anywhere.
+        """Give a job a slot, with as much of its prompt as any slot has computed already.
 
-        False if there is none, or if it is better to wait: another prompt with the same beginning is just being read.
+        False if no slot is free, or if it is better to wait as another prompt with the same beginning is being read.
         """
         free = [slot for slot in self.all if slot.job is None]
         if not free:
@@ -75,11 +75,11 @@ class Slots:
         return True
 
     def release(self, slot: Slot) -> None:
-        """Its job is over; what it computed stays, for who asks with the same beginning."""
+        """Free a slot; what it has computed stays, for prompts with the same beginning."""
         slot.job, slot.pending = None, []
 
     def forget(self, slots: Sequence[Slot]) -> None:
-        """Free their cells."""
+        """Empty the cells of these slots."""
         for slot in slots:
             self._cut(slot, 0)
 
@@ -91,7 +91,7 @@ class Slots:
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens at the beginning are the same."""
+    """The length of the common beginning of two lists of tokens."""
     low, high = 0, min(len(one), len(other))
     while low < high:  # comparing slices is fast, comparing in Python is not
         middle = (low + high + 1) // 2
@@ -103,7 +103,7 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _least_loss(free: Sequence[Slot], shared: Sequence[int]) -> Slot:
-    """The slot that goes on, or else the one unused longest: what it remembers is lost."""
+    """A free slot that loses little: the one that the prompt continues, or else the one unused for longest."""
     best = max(free, key=lambda slot: shared[slot.sequence])
     if shared[best.sequence] * 2 > len(best.cells):
         return best

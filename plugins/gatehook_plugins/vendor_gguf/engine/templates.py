@@ -1,4 +1,4 @@
-"""Conversations as the text that the model was trained on: its own jinja template, in a sandbox."""
+"""Renders conversations as the text that the model was trained on, by its own Jinja template, in a sandbox."""
 
 import json
 import re
@@ -18,11 +18,11 @@ PLAIN: Final = (
 
 
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Tags around what a model is trained on; for what is rendered they mean nothing."""
+"""Tags around what a model is trained on; they mean nothing for the text that is rendered."""
 
 
 class TemplateFault(Exception):
-    """The template is none; the text says where."""
+    """The template is no valid Jinja; the message says where."""
 
 
 class Refused(Invalid):
@@ -34,13 +34,13 @@ class _Raised(Exception):
 
 
 class ChatTemplate:
-    """A template, with the names that templates are written for."""
+    """A template, with the filters and functions that templates expect."""
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
         """`bos` and `eos` are the texts of the tokens that begin and end a text.
 
         Raises:
-            TemplateFault: it is no jinja.
+            TemplateFault: it is no valid Jinja.
         """
         import jinja2
         import jinja2.meta
@@ -62,7 +62,7 @@ class ChatTemplate:
             raise TemplateFault(f"the chat template is no valid jinja: {where}{error}") from None
         self.source = source
         self.knows_tools = "tools" in names
-        """Whether it can offer tools."""
+        """Whether the template can offer tools."""
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], names: Mapping[str, Any]
@@ -75,7 +75,7 @@ class ChatTemplate:
             names: more that the template may use.
 
         Raises:
-            Refused: the template does not take them. Invalid: it fails at them.
+            Refused: the template refuses the messages. Invalid: it fails at them.
         """
         try:
             return self._template.render(

@@ -1,4 +1,4 @@
-"""From the bytes of tokens to text that may be sent: whole characters, and nothing of a text that ends the answer."""
+"""From the bytes of tokens to text that may be sent: only whole characters, and nothing of a stop text."""
 
 import codecs
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ def withheld(text: str, marks: Sequence[str]) -> int:
 
 
 class Withheld:
-    """The text of one answer. What may turn out to be a part of a stop is held back."""
+    """The text of one answer. What may turn out to be the beginning of a stop text is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._held = ""
         self.length = 0
-        """Characters that have come, those held back and those cut off too."""
+        """Characters that have come, including those held back or cut off."""
         self.said = 0
         """Characters that were given out."""
         self.stopped = False
-        """Whether a stop has come; nothing more is given out."""
+        """Whether a stop text has come; nothing more is given out."""
 
     def push(self, piece: bytes, *, last: bool = False) -> str:
-        """What may be said after a token has come; with `last`, all that is left."""
+        """Take a token's bytes; gives the text that may go out, with `last` all that is left."""
         text = self._decode(piece, last)
         self.length += len(text)
         self._held += text

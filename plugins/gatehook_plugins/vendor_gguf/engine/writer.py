@@ -19,21 +19,21 @@ from gatehook_plugins.vendor_gguf.engine.templates import ChatTemplate, Refused
 __all__ = ["ChatPlan", "Writer", "prompts_of"]
 
 _MOST_JOBS: Final = 128
-"""Prompts and choices of one request."""
+"""The most jobs of one request: prompts times choices."""
 
 
 class ChatPlan(Struct):
-    """What a conversation becomes."""
+    """The jobs of a chat request, and how to read what they write."""
 
     jobs: list[Job]
     family: Family | None
-    """How calls are written; None if none may be."""
+    """The notation of calls; None if the model is offered no tools."""
     reasons: bool
     """Whether the prompt ends with the tag that begins reasoning."""
 
 
 class Writer:
-    """Knows the model, and how its users want it to write."""
+    """Turns requests into jobs for one model."""
 
     def __init__(
         self,
@@ -44,7 +44,15 @@ class Writer:
         reasoning: tuple[str, str] | None = None,
         seed: int | None = None,
     ) -> None:
-        """`context` is the tokens of a prompt and its answer; `seed` is of requests that give none."""
+        """Keep what is the same for all requests.
+
+        Args:
+            model: the model.
+            template: its chat template.
+            context: the most tokens of a prompt and its answer.
+            reasoning: the tags before and after reasoning; None if it has none.
+            seed: the seed of requests that give none; None for a random one each.
+        """
         self._model = model
         self._template = template
         self._family = family_of(template.source)
@@ -53,7 +61,7 @@ class Writer:
         self._seed = seed
 
     async def completions(self, request: CompletionRequest) -> list[Job]:
-        """The jobs of POST /v1/completions: for each prompt as many as are wanted.
+        """The jobs of POST /v1/completions: `n` for each prompt.
 
         Raises:
             Invalid: something is asked for that is not done, or does not fit.
@@ -114,15 +122,15 @@ class Writer:
             try:
                 return template.render(simpler(messages), functions, names)
             except Invalid:
-                raise refused from None  # what is wrong with what was sent, not with what was made of it
+                raise refused from None  # it says what is wrong with the client's messages, not with the simpler ones
 
     def _template_bos(self, text: str) -> bool:
-        """Whether the template has begun the text as the model wants it."""
+        """Whether the text begins as the model wants it to, so that no token has to be added."""
         bos = self._model.text_of("bos")
         return not self._model.begins_with_bos or (bool(bos) and text.startswith(bos))
 
     def _grammar(self, request: ChatRequest, functions: Sequence[dict[str, Any]]) -> str:
-        """What the answer must be; "" for anything."""
+        """The grammar of the answer; "" if it may be anything."""
         rules, choice = Rules(), request.tool_choice
         offered = [each["function"] for each in functions]
         if choice == "required" or isinstance(choice, Choice):
@@ -151,7 +159,7 @@ class Writer:
         grammar: str = "",
         special: bool = False,
     ) -> list[Job]:
-        """As many as are wanted, each with a seed of its own."""
+        """The `n` jobs of a prompt, each with a seed of its own."""
         room = self._context - len(prompt)
         seed = next((seed for seed in (request.seed, self._seed) if seed is not None), None)
         jobs = []
@@ -175,7 +183,7 @@ def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param
 
     Raises:
         Invalid: it is something else, or has a token that the model does not know.
-        TooLong: a text surely has more tokens than the `context`. Others may have, too.
+        TooLong: a text is so long that it must have more tokens than `context`; prompts that are returned may, too.
     """
     if isinstance(given, str):
         return [_tokens(model, given, param, context, begin=True)]
@@ -196,7 +204,7 @@ def prompts_of(model: Model, given: str | Sequence[str | int | list[int]], param
 
 
 def _tokens(model: Model, text: str, param: str, context: int, *, begin: bool) -> list[int]:
-    # What cannot fit is not even taken apart: that takes seconds for tens of megabytes, and many times their memory.
+    # What cannot fit is not tokenized: for tens of megabytes that takes seconds, and many times their memory.
     if len(text) > context and model.longest and (least := len(text) // model.longest) > context:
         raise TooLong(least, context, param, counted=False)
     try:

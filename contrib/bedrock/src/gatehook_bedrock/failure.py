@@ -25,14 +25,15 @@ _STATUS: Final[Mapping[str, int]] = {
     "unrecognizedclient": 403,
     "validation": 400,
 }
-"""What each stands for among the gateway's errors; AWS's own statuses blame the client for much that it cannot mend."""
+"""The status of each exception. AWS's own statuses blame the client for much that it cannot help."""
 
 _NO_MODEL: Final = ("model identifier is invalid", "on-demand throughput isn")
 """In a validation's words: it is the deployment's model that is wrong, which no client can mend."""
 
 _LONGEST_NAME: Final = 100
 _UNSIGNED: Final = frozenset({"incompletesignature", "invalidsignature", "signaturedoesnotmatch"})
-"""Their words repeat the request's headers, the session's token among them, which no deployment's settings name."""
+"""Their messages repeat the request's headers, and so AWS's session token, which is no secret of the deployment that
+could be redacted. They are never passed on."""
 
 
 async def failure(upstream: Upstream, target: Target) -> GatewayError:
@@ -45,13 +46,13 @@ async def failure(upstream: Upstream, target: Target) -> GatewayError:
 def exception(
     kind: str, body: bytes, target: Target, status: int = 500, retry_after: float | None = None
 ) -> GatewayError:
-    """An exception by its name, such as `ThrottlingException` or, in a stream, `throttlingException`.
+    """The error for an exception, such as `ThrottlingException` or, in a stream, `throttlingException`.
 
     Args:
-        kind: its name; "" if it was not told.
+        kind: its name; "" if the answer names none.
         body: ``{"message": …}``.
-        target: whose secrets must not appear.
-        status: for names that nobody knew when this was written.
+        target: the deployment, whose secrets are redacted.
+        status: the HTTP status, for exceptions that `_STATUS` does not know.
         retry_after: seconds.
     """
     try:
