@@ -93,8 +93,7 @@ class QuotaLimiter:
         permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
         if permit is None:  # no caps
             return
-        rates = self._prices.of(call.model)
-        need = rates.need(estimate(call, rates.group))
+        need = self._need_now(call, permit)
         if isinstance(permit, ReservedPermit):
             await self._service.cover(call.reservation, _recorded(call.principal.id), permit.caps, need)
         elif not permit.account.exchange(permit.most, need.most):
@@ -111,8 +110,7 @@ class QuotaLimiter:
         permit: QuotaPermit | ReservedPermit | None = call.state.get(_STATE)
         if permit is None:  # no caps
             return
-        rates = self._prices.of(call.model)
-        need = rates.need(estimate(call, rates.group))
+        need = self._need_now(call, permit)
         used = _used(call, permit.most)
         if isinstance(permit, ReservedPermit):
             permit.most = used
@@ -123,6 +121,13 @@ class QuotaLimiter:
         if not permit.account.reserve(need.most):
             await self._broker.admit(permit.account, need)
         permit.most += need.most
+
+    def _need_now(self, call: Call, permit: QuotaPermit | ReservedPermit) -> Need:
+        """What a call that is admitted needs as it is now, at the prices of now, which its deployments may have."""
+        rates = self._prices.of(call.model)
+        if permit.rates is not None:
+            permit.rates = rates
+        return rates.need(estimate(call, rates.group))
 
     async def _cover_round(self, call: Call, permit: ReservedPermit, need: Need) -> None:
         """See that the reservation suffices for one round more: nothing is taken from it before the call has ended."""

@@ -1,10 +1,11 @@
 """Requests of several rounds, after tools of the gateway's own were run: each round is reserved before it begins."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from gatehook import Call, Pricing, RateLimited, Usage
+from gatehook import Call, Pricing, RateLimited, Unavailable, Usage
 from gatehook_plugins.quota import store
 from gatehook_plugins.quota.account import NOTHING
 
@@ -82,6 +83,24 @@ async def test_a_round_that_a_cap_has_no_room_for_is_refused_and_what_was_used_i
     await node.settled()
     assert permit.account.held == NOTHING
     assert {amount.tokens for amount in (await world.balances(user)).values()} == {55}
+
+
+@pytest.mark.parametrize("again", ["admit_round", "admit_change"])
+async def test_what_is_reserved_anew_goes_by_the_prices_of_now(world: Any, again: str) -> None:
+    node = world.node()
+    call = node.call(world.add(budget=10**9))
+    permit = await node.admit(call)
+    dearer = Pricing(input=9_000, output=9_000)
+    node.catalog.amend("a test", lambda target: dataclasses.replace(target, pricing=dearer))
+    (target,) = node.catalog.group("m")
+    with pytest.raises(Unavailable) as refused:
+        node.limiter.admit_attempt(call, target)
+    assert refused.value.code == "price_changed"
+    before = permit.most.nano
+    await getattr(node.limiter, again)(call)
+    assert permit.most.nano >= 9 * (40 + 10) + (before if again == "admit_round" else 0)
+    assert node.limiter.admit_attempt(call, target) is None
+    await node.end(call, permit, prompt=0, completion=0)
 
 
 async def test_callers_without_caps_are_not_asked_about(world: Any) -> None:
