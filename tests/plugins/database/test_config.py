@@ -14,6 +14,7 @@ from sqlalchemy import text as sql
 
 from gatehook import Conflict, InvalidRequest, Unavailable
 from gatehook_plugins.database.config import merged
+from gatehook_plugins.database.tables import LONGEST_CONFIG_NAME
 
 NAME = "load-balancing"
 
@@ -145,7 +146,7 @@ async def unchanged(one: Any, kept: Any) -> None:
         (NAME, {"a": {1, 2}}),
         (NAME, {"a": "x" * (1 << 16)}),
         ("", {}),
-        ("n" * 201, {}),
+        ("n" * (LONGEST_CONFIG_NAME + 1), {}),
         ("bell\a", {}),
         (5, {}),
     ],
