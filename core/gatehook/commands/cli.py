@@ -114,9 +114,12 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from gatehook.serving.output import unfailing
+
     gc.disable()  # nearly all objects made at the start live on; the supervisor switches it on again
     try:
-        return _supervise(options)
+        with unfailing():
+            return _supervise(options)
     finally:
         gc.enable()
 

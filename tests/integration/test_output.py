@@ -1,0 +1,84 @@
+"""Nobody listens to what the gateway says any more: it serves, reloads and stops all the same."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+SETTINGS = """
+[server]
+uds = "s.sock"
+shutdown_grace = 3
+[plugins.health]
+"""
+
+
+def children(pid: int) -> set[str]:
+    """The processes that it has begun."""
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # what is waited for is another process
+            await asyncio.sleep(0.02)
+
+
+async def ready(file: Path) -> int:
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(file))) as http, asyncio.timeout(30):
+        while True:
+            try:
+                async with http.get("http://gateway/health/ready") as answer:
+                    return answer.status
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def unheard() -> int:
+    """A pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    ("open_it", "closed"),
+    [(full, ""), (unheard, ""), (full, ">&-"), (full, "2>&-"), (full, "<&- >&- 2>&-")],
+    ids=["full", "unheard", "no output", "no errors", "nothing"],
+)
+async def test_it_serves_on(tmp_path: Path, open_it: Callable[[], int], closed: str) -> None:
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    number = open_it()
+    process: Any = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", f'exec "{sys.executable}" -m gatehook serve {closed}',
+        stdout=number, stderr=number, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    os.close(number)
+    try:
+        assert await ready(tmp_path / "s.sock") == 200
+        first = children(process.pid)
+        process.send_signal(signal.SIGHUP)
+        await until(lambda: bool(children(process.pid)) and not first & children(process.pid))
+        assert await ready(tmp_path / "s.sock") == 200
+        (second,) = children(process.pid)
+        os.kill(int(second), signal.SIGKILL)
+        await until(lambda: bool(children(process.pid) - {second}))
+        assert await ready(tmp_path / "s.sock") == 200
+        process.terminate()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert not (tmp_path / "s.sock").exists()
