@@ -279,7 +279,10 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
         message["tool_calls"] = calls
     if signature:
         message["extra_content"] = {"google": {"thought_signature": signature}}
-    reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.note)
+    try:
+        reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.note)
+    except WireError as error:
+        raise error.because(why_ended(candidate)) from None
     if reason == "content_filter":
         message["refusal"] = why_ended(candidate) or None
     return {

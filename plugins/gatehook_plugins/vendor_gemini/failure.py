@@ -40,9 +40,13 @@ class WireError(Exception):
         super().__init__(message)
         self.retry = retry
 
+    def because(self, why: str) -> "WireError":
+        """The same, with what Google says of it."""
+        return WireError(f"{self}: {why[:500]}", retry=self.retry) if why else self
+
     def named(self, target: Target) -> UpstreamError:
         """The error, naming the vendor."""
-        return UpstreamError(f"{target.vendor}: {self}", retry=self.retry)
+        return UpstreamError(f"{target.vendor}: {redact(str(self), target.secrets())}", retry=self.retry)
 
 
 def failure(target: Target, status: int, body: bytes, retry_after: float | None = None) -> GatewayError:

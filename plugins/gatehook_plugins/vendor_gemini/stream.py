@@ -100,10 +100,14 @@ class StreamReader:
                 code="upstream_truncated",
             )
             return chunks
+        reasons: dict[int, str] = {}
         try:
-            reasons = {
-                index: answer.finish_reason(reason, self._attempt.note) for index, reason in self._reasons.items()
-            }
+            for index, reason in self._reasons.items():
+                reasons[index] = answer.finish_reason(reason, self._attempt.note)
+        except WireError as error:
+            self.fault = error.because(self._explained.get(index, "")).named(self._attempt.target)
+            return chunks
+        try:
             usage = answer.usage(self._counts)
         except WireError as error:
             self.fault = error.named(self._attempt.target)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion
+from pydantic import SecretStr
 
 from gatehook import Attempt, Completion, Retry, UpstreamError, Usage
 from gatehook.testing import Replay, ReplayEgress, attempt
@@ -241,6 +242,17 @@ async def test_what_tools_of_googles_own_did_and_where_words_are_from_is_told_as
     answer, one = await answered({"candidates": [cited]})
     assert answer.data["choices"][0]["message"]["content"] == "So."
     assert one.dropped == ["answer.toolCall", "answer.toolResponse", "answer.citationMetadata"]
+
+
+async def test_why_an_answer_was_broken_off_is_told_without_secrets() -> None:
+    secret = "k" * 30
+    cut = candidate(reason="UNEXPECTED_TOOL_CALL", finishMessage=f"It called list_files. {secret} " + "x" * 5000)
+    response = json.dumps({"candidates": [cut]}).encode()
+    one = attempt({"model": "public", "messages": [USER]}, vendor="gemini", api_key=SecretStr(secret))
+    with pytest.raises(UpstreamError, match=r"\(UNEXPECTED_TOOL_CALL\): It called list_files\.") as caught:
+        await Gemini(ReplayEgress(Replay(response))).complete(one)
+    assert secret not in caught.value.message
+    assert len(caught.value.message) < 1000
 
 
 @pytest.mark.parametrize("reason", ["SAFETY", "MODEL_ARMOR"])

@@ -494,3 +494,12 @@ async def test_events_that_only_add_a_text_read_the_same_with_anything_beside_it
     long, other, _ = await played(wire(*beside, *ends))
     assert (told(short), str(fault)) == (told(long), str(other))
     assert [chunk.usage for chunk in short] == [chunk.usage for chunk in long]
+
+
+async def test_why_a_streamed_answer_was_broken_off_is_told() -> None:
+    cut = event({"text": "a"}, reason="UNEXPECTED_TOOL_CALL")
+    cut["candidates"][0]["finishMessage"] = "It called list_files."
+    chunks, fault, _ = await played(wire(cut))
+    assert told(chunks) == [{"content": "a"}]
+    assert fault is not None
+    assert fault.message.endswith("(UNEXPECTED_TOOL_CALL): It called list_files.")
