@@ -265,6 +265,19 @@ async def test_what_bedrock_cannot_do_is_refused_by_name_for_another_to_try(
     assert (caught.value.param, caught.value.retry) == (param, Retry.NEXT)
 
 
+@pytest.mark.parametrize(
+    "model", ["us.anthropic.claude-sonnet-4-5", "qwen.qwen3-32b-v1:0", "zai.glm-4.7", "moonshotai.kimi-k2.5"]
+)
+async def test_a_conversation_may_begin_with_a_greeting_where_the_model_lets_it(asked: Any, model: str) -> None:
+    history = [{"role": "assistant", "content": "What can I do?"}, *HI]
+    (request,), _, _ = await asked({"messages": history}, answer(), model=model)
+    assert [message["role"] for message in request.json["messages"]] == ["assistant", "user"]
+    with pytest.raises(InvalidRequest, match="begins with a user message"):
+        await asked({"messages": history}, answer(), model="amazon.nova-pro-v1:0")
+    with pytest.raises(InvalidRequest, match="needs a user message"):
+        await asked({"messages": history[:1]}, answer(), model=model)
+
+
 async def test_a_whole_answer_with_reasoning_and_calls(asked: Any) -> None:
     _, completion, one = await asked(
         {"messages": HI},

@@ -24,11 +24,12 @@ def messages(turns: Sequence[Turn], drop: Callable[[str], None]) -> list[Block]:
     """The wire's `messages`.
 
     Raises:
-        InvalidRequest: the conversation does not begin with the user, or holds what Anthropic does not take.
+        InvalidRequest: the user says nothing in it, or it holds what Anthropic does not take.
     """
-    if not turns or turns[0].role != "user":
+    # An answer may come first, a greeting as a rule; neighbours differ, so a user's turn is then the next.
+    if not turns or (turns[0].role != "user" and len(turns) == 1):
         raise InvalidRequest(
-            "messages: at vendor 'anthropic' a conversation begins with a user message that is not empty",
+            "messages: at vendor 'anthropic' a conversation needs a user message that is not empty",
             param="messages",
             retry=Retry.NEXT,
         )

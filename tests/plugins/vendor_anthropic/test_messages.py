@@ -60,12 +60,20 @@ async def test_messages_of_one_side_become_one_turn(ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [[{"role": "assistant", "content": "hi"}, user("yo")], [{"role": "system", "content": "x"}], [user("")]]
+    "messages", [[{"role": "assistant", "content": "hi"}], [{"role": "system", "content": "x"}], [user("")]]
 )
-async def test_a_conversation_that_does_not_begin_with_the_user_is_refused(ask: Any, messages: Any) -> None:
-    with pytest.raises(InvalidRequest, match="begins with a user message that is not empty") as caught:
+async def test_a_conversation_in_which_the_user_says_nothing_is_refused(ask: Any, messages: Any) -> None:
+    with pytest.raises(InvalidRequest, match="needs a user message that is not empty") as caught:
         await ask({"messages": messages})
     assert (caught.value.param, caught.value.retry) == ("messages", Retry.NEXT)
+
+
+async def test_a_conversation_may_begin_with_a_greeting(ask: Any) -> None:
+    run = await ask({"messages": [{"role": "assistant", "content": "What can I do?"}, user("yo")]})
+    assert run.body["messages"] == [
+        {"role": "assistant", "content": [text("What can I do?")]},
+        {"role": "user", "content": [text("yo")]},
+    ]
 
 
 async def test_parallel_results_stand_in_one_user_turn_before_the_words_that_follow(ask: Any) -> None:

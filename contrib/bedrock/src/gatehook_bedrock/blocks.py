@@ -41,6 +41,8 @@ _FILMS: Final = {
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _ID_OF_CLAUDE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNSAFE_NAME: Final = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
+_GREETING: Final = ("anthropic.", "qwen.", "zai.", "moonshot")
+"""In the names of models with which a conversation may begin with an answer of theirs, such as a greeting."""
 _MOST_IMAGES: Final = 20
 
 
@@ -58,11 +60,13 @@ def messages(conversation: Conversation, images: Mapping[str, Blob], model: str)
         model: its name at Bedrock: Claude takes fewer letters in ids.
 
     Raises:
-        InvalidRequest: the conversation does not begin with the user, or holds what Bedrock does not take.
+        InvalidRequest: the user does not say what the model needs, or it holds what Bedrock does not take.
     """
     turns = conversation.turns
-    if not turns or turns[0].role != "user":
-        raise refused("messages", "at vendor 'bedrock' a conversation begins with a user message that is not empty")
+    if not turns or (turns[0].role != "user" and len(turns) == 1):
+        raise refused("messages", "at vendor 'bedrock' a conversation needs a user message that is not empty")
+    if turns[0].role != "user" and not any(sign in model for sign in _GREETING):
+        raise refused("messages", f"at vendor 'bedrock' a conversation with {model!r} begins with a user message")
     writer = _Writer(images, _ID_OF_CLAUDE if "anthropic." in model else _ID)
     return [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
 
