@@ -100,10 +100,12 @@ class _Choice:
             self._bare.discard(number)
         if call.get("index") != number:
             call = {**call, "index": number}
+        again = {"type"} if call.get("type", "") is None else set()  # with which the official SDK overwrites the first
         if given and (self._ids[number] or place is None):
-            return {name: value for name, value in call.items() if name != "id"}
-        self._ids[number] = self._ids[number] or given
-        return call
+            again.add("id")
+        else:
+            self._ids[number] = self._ids[number] or given
+        return {name: value for name, value in call.items() if name not in again} if again else call
 
     def rest(self) -> list[Any]:
         """What is still to be said when the choice ends: that calls have no arguments, in JSON; once."""

@@ -154,9 +154,9 @@ class StreamReader:
         return Frames(b"".join(out), chunks_of, finished=self._finished)
 
     def _finish(self, out: list[bytes]) -> None:
-        """Finish what is still open, in an event as the server should have sent it."""
+        """Finish every choice, in an event as the server should have sent it."""
         choices: list[dict[str, Any]] = []
-        for index in sorted(self._open - self._closed):
+        for index in sorted(self._open):
             reason = finish_reason(self._attempt, self._usage, with_calls=index in self._with_tools)
             empty: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
             choices.append({"index": index, **empty, "logprobs": None, "finish_reason": reason})

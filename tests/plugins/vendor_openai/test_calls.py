@@ -141,6 +141,18 @@ async def test_a_call_without_a_type_is_one_of_a_function(stream: Ask, ask: Ask,
     assert streamed == {**call, "index": 0, "type": "function"}
 
 
+async def test_a_type_that_is_null_in_later_fragments_is_not_told(stream: Ask, event: Make, sse: Make) -> None:
+    """The official SDK takes the last type that it is told, and fails."""
+    first = piece("", "f", index=0, id="c", type="function")
+    later = [{**piece(half, index=0), "id": None, "type": None} for half in HALVES]
+    body = sse(*(event({"role": None, "tool_calls": [one]}) for one in (first, *later)), event({}, "tool_calls"))
+    for cut in splits(body):
+        deltas = [chunk.data["choices"][0]["delta"] for chunk in (await stream(cut)).chunks]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+        assert [call.get("type", "none") for call in calls] == ["function", "none", "none"]
+        assert "".join(call["function"]["arguments"] for call in calls) == ARGUMENTS
+
+
 @pytest.mark.parametrize("begun", ["", None])
 @pytest.mark.parametrize("finish", ["tool_calls", "stop"])
 async def test_calls_without_arguments_have_empty_ones_in_the_end(
