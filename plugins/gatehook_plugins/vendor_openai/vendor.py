@@ -322,7 +322,9 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
                 raise failure.from_body(attempt.target, choice.error)
             message = choice.message
             if choice.finish_reason == "" or (
-                message is not None and message.tool_calls and _misleads(choice.finish_reason, message.tool_calls)
+                call.operation == "chat"
+                if message is None
+                else message.tool_calls and _misleads(choice.finish_reason, message.tool_calls)
             ):
                 raw = _with_ends_told(attempt, raw, usage)
                 break
@@ -341,9 +343,11 @@ def _misleads(finish_reason: str | None, calls: Any) -> bool:
 
 
 def _with_ends_told(attempt: Attempt, raw: bytes, usage: Usage | None) -> bytes:
-    """The answer with its tool calls mended, and in each choice why it ended."""
+    """The answer with a message in each choice of a chat, its tool calls mended, and in each choice why it ended."""
     data = decode(raw)
     for choice in data["choices"]:
+        if attempt.call.operation == "chat" and choice.get("message") is None:
+            choice["message"] = {"role": "assistant", "content": None}  # Azure leaves out what its filter holds back
         message = choice.get("message") or {}
         calls = message.get("tool_calls")
         if calls:

@@ -83,3 +83,13 @@ async def test_an_empty_reason_beside_calls_is_told_as_tool_calls(ask: Ask) -> N
     choice = {"index": 0, "message": {"role": "assistant", "tool_calls": [CALL]}, "finish_reason": ""}
     run = await ask(answer={"choices": [choice]})
     assert run.data["choices"] == [{**choice, "finish_reason": "tool_calls"}]
+
+
+@pytest.mark.parametrize("left_out", [{}, {"message": None}])
+async def test_a_choice_of_a_chat_has_a_message_also_where_a_filter_held_it_back(
+    ask: Ask, left_out: dict[str, Any]
+) -> None:
+    """Azure leaves it out, and clients look into it."""
+    held = {"index": 0, "finish_reason": "content_filter", "content_filter_results": {"hate": {"filtered": True}}}
+    run = await ask(answer={"choices": [{**held, **left_out}], "usage": USAGE})
+    assert run.data["choices"] == [{**held, "message": {"role": "assistant", "content": None}}]
