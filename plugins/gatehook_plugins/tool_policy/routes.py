@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from msgspec.structs import replace
 
-from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, Route, encode
+from gatehook import CATALOG, DIRECTORY, PRINCIPAL, Call, Document, Route, ToolCall, encode
 from gatehook_plugins.tool_policy.decisions import decided, require_allowed
 from gatehook_plugins.tool_policy.desk import Desk
 from gatehook_plugins.tool_policy.feed import PendingFeed
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gatehook.app import Gateway
 
 __all__ = ["ToolRoutes"]
+
+_BROKEN_OFF: Final = "error: this call was broken off, and nobody knows what came of it"
 
 
 class ToolRoutes:
@@ -78,7 +80,7 @@ class ToolRoutes:
         if kept.decision is None:
             require_allowed(decision, session, self._standing, self._catalog)
             await self._desk.decide(request[PRINCIPAL].actor, session, decision)
-            kept = replace(kept, decision=decision, made=await self._made(call, session, kept, decision))
+            kept = await self._made(call, session, kept, decision)
         else:
             await self._desk.resume(session, kept, decision)
         turn = turn_after(session, kept, decision)
@@ -102,11 +104,24 @@ class ToolRoutes:
             if not begun:
                 await self._desk.halt(session, kept)
 
-    async def _made(self, call: Call, session: Session, kept: Kept, decision: Decision) -> dict[str, str]:
-        """What came of the calls of the gateway's own tools that may be made: they run at the same time."""
+    async def _made(self, call: Call, session: Session, kept: Kept, decision: Decision) -> Kept:
+        """Make the calls of the gateway's own tools that may be made, at the same time; gives what came of them too.
+
+        If the client leaves meanwhile, the rest may be asked for again; what was broken off then is not run again.
+        """
         calls = own_calls(session, kept, decision)
-        results = await asyncio.gather(*(self._gateway.execute(call, one) for one in calls))
-        return {one.id: result for one, result in zip(calls, results, strict=True)}
+        made = {one.id: _BROKEN_OFF for one in calls}
+
+        async def make(one: ToolCall) -> None:
+            made[one.id] = await self._gateway.execute(call, one)
+
+        kept = replace(kept, decision=decision, made=made)
+        try:
+            await asyncio.gather(*map(make, calls))
+        except asyncio.CancelledError:
+            await self._desk.halt(session, kept)
+            raise
+        return kept
 
     async def _call(self, request: web.Request, session: Session, kept: Kept, *, stream: bool) -> Call:
         """The call for the next turn, made as the user who asked, whoever decides: by that user's limits and rights.

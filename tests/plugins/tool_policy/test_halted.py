@@ -43,9 +43,13 @@ class Launch:
 
     def __init__(self) -> None:
         self.runs: list[Any] = []
+        self.begun = asyncio.Event()
 
     async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
         self.runs.append(arguments)
+        if arguments["what"] == "a rocket":
+            self.begun.set()
+            await asyncio.Event().wait()
         return f"launched {arguments['what']}"
 
 
@@ -200,3 +204,22 @@ async def test_who_leaves_while_a_limit_has_them_wait_may_come_again(
             while (answer := await at.confirm(session, "call_1")).status == 409:  # until that is written
                 assert answer.error["code"] == "already_resolved"
     assert (said(answer, stream=False), len(launch.runs)) == ("Done.", 1)
+
+
+async def test_who_leaves_while_tools_run_may_come_again_and_nothing_is_run_twice(
+    harbour: Any, vendor: Vendor, launch: Launch
+) -> None:
+    calls = vendor.call("launch", {"what": "it"}, id="a"), vendor.call("launch", {"what": "a rocket"}, id="b")
+    async with harbour(vendor.plain(*calls), vendor.plain(text="Done.")) as at:
+        session = await at.asked()
+        async with asyncio.timeout(10):
+            asking = asyncio.create_task(at.confirm(session, "a", "b"))
+            await launch.begun.wait()
+            asking.cancel()
+            while (answer := await at.confirm(session, "b", "a")).status == 409:  # until that is written
+                assert answer.error["code"] == "already_resolved"
+    assert (said(answer, stream=False), len(launch.runs)) == ("Done.", 2)
+    first, second = at.stub.requests[1].json["messages"][-2:]
+    assert (first["tool_call_id"], first["content"]) == ("a", "launched it")
+    assert second["tool_call_id"] == "b"
+    assert "broken off" in second["content"]
