@@ -176,25 +176,18 @@ class Pipeline:
             concerns.own_tools.offer(call)
         if concerns.tools.policies:
             await concerns.tools.offer(call)
-        key, entry = await self._stored(call)
+        key, entry = concerns.answers.key(call), None
+        if key is not None:
+            entry = await concerns.answers.get(call, key)
+            if entry is not None:
+                if call.rewriter is not None:
+                    entry = rewritten(call, entry)
+                entry = await concerns.tools.judge_again(call, entry) if concerns.tools.policies else entry
+                if entry is None:  # its calls are wrong by now: the model is told so, and what it says is not stored
+                    key = None
+            concerns.answers.mark(call, entry)
         if entry is None and call.body is not admitted:
             await admit_change(concerns.changing, call)
-        return key, entry
-
-    async def _stored(self, call: Call) -> tuple[Lookup | None, Entry | None]:
-        """What caches have for the call as it is now."""
-        concerns = self.concerns
-        key = concerns.answers.key(call)
-        if key is None:
-            return None, None
-        entry = await concerns.answers.get(call, key)
-        if entry is not None:
-            if call.rewriter is not None:
-                entry = rewritten(call, entry)
-            entry = await concerns.tools.judge_again(call, entry) if concerns.tools.policies else entry
-            if entry is None:  # its tool calls are wrong by now: the model is told so, and its new answer is not stored
-                key = None
-        concerns.answers.mark(call, entry)
         return key, entry
 
     async def _submitted(self, call: Call) -> str:

@@ -19,7 +19,7 @@ __all__ = ["METER", "Meter", "Steps", "metered"]
 _SURFACE: Final = ("parse", "answer", "event", "end", "error", "error_event", "status")
 _TIMED: Final[Mapping[str, tuple[str, ...]]] = {
     "register_authenticators": ("authenticate",),
-    "register_limiters": ("admit", "admit_attempt", "standing"),
+    "register_limiters": ("admit", "admit_attempt", "admit_change", "admit_round", "standing"),
     "register_routers": ("route",),
     "register_vendors": ("complete", "stream", "probe"),
     "register_caches": ("get", "put"),

@@ -13,11 +13,13 @@ from gatehook import (
     Bounded,
     Cache,
     Call,
+    ChangeLimiter,
     Endpoint,
     Observer,
     OwnStatus,
     Prober,
     RateLimited,
+    RoundLimiter,
     Route,
     Scoped,
     Surface,
@@ -136,6 +138,15 @@ async def test_a_time_limit_inside_works(book: Book) -> None:
 
     router = metered(book, "acme", "register_routers", made(route=asynchronous(work)))
     assert await router.route(CALL) == "late"
+
+
+@pytest.mark.parametrize("again", ["admit_change", "admit_round"])
+async def test_what_a_limiter_is_asked_again_is_measured_too(book: Book, again: str) -> None:
+    limiter = metered(book, "acme", "register_limiters", made(admit=asynchronous(int), **{again: asynchronous(int)}))
+    assert isinstance(limiter, ChangeLimiter) == (again == "admit_change")
+    assert isinstance(limiter, RoundLimiter) == (again == "admit_round")
+    await getattr(limiter, again)(CALL)
+    assert book.methods == [(again, False)]
 
 
 @pytest.mark.parametrize("admits", ["async", "plain", "plain, and waits"])
