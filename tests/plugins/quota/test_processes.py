@@ -58,7 +58,7 @@ class Chaos:
             await self.pause()
             if node in self.dead:
                 continue
-            if self.random.random() < 0.4 and not await self.changed(node, call):
+            if self.random.random() < 0.2 and not await self.changed(node, call):
                 if node not in self.dead:
                     await node.end(call, permit, 0, 0)
                 continue
