@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if os.getpid() == 1:  # of a container: the system passes over signals for which its first process has no handler
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     from gatehook.serving.output import unfailing
 
     gc.disable()  # nearly all objects made at the start live on; the supervisor switches it on again

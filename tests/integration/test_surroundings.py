@@ -1,4 +1,4 @@
-"""Nobody listens to what the gateway says any more: it serves, reloads and stops all the same."""
+"""Odd surroundings of `gatehook serve`: output that nobody takes, and the place of a container's first process."""
 
 import asyncio
 import os
@@ -82,3 +82,21 @@ async def test_it_serves_on(tmp_path: Path, open_it: Callable[[], int], closed: 
             process.kill()
             await process.wait()
     assert not (tmp_path / "s.sock").exists()
+
+
+EARLY = """
+import os, signal, sys
+me, os.getpid = os.getpid(), lambda: 1
+from gatehook.commands.cli import main
+from gatehook.serving import supervisor
+supervisor.supervise = lambda build, ready: (build(), os.kill(me, signal.SIGTERM))
+sys.exit(main(["serve"]))
+"""
+
+
+async def test_a_container_that_is_stopped_while_it_starts_stops(tmp_path: Path) -> None:
+    """Its first process has no default for signals: without a handler they would be lost."""
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", EARLY, cwd=tmp_path)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 128 + signal.SIGTERM
