@@ -242,7 +242,7 @@ class Gateway:
         return await self.pipeline.serve(Endpoint(request.path, call.operation, surface), request, parsed=call)
 
     async def nothing_here(self, request: web.Request) -> NoReturn:
-        """Handles what nobody serves: the last route of a surface whose errors have a shape of their own.
+        """The handler for unknown paths; surfaces whose errors have their own shape make it their last route.
 
         Raises:
             NotFound: always; it names the path that was probably meant.

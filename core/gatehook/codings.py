@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import ClientPayloadError
 from aiohttp.http import HttpProcessingError
 
-__all__ = ["Inflater", "TooLong", "codings", "inflated"]
+__all__ = ["Inflater", "NotEncoded", "TooLong", "codings", "inflated"]
 
 _PIECE: Final = 65536
 """Bytes that are inflated at once: of a decompression bomb, only as much as its reader takes."""
 _KNOWN: Final = frozenset({"br", "deflate", "gzip", "zstd"})
 _MOST: Final = 4
 """Encodings of one body, on top of each other."""
+
+
+class NotEncoded(ValueError):
+    """A body does not have the encoding that it claims, or ends too early."""
 
 
 class TooLong(ValueError):
@@ -69,7 +72,7 @@ class Inflater:
             data: compressed bytes, as they arrive.
 
         Raises:
-            ClientPayloadError: the body does not have this encoding.
+            NotEncoded: the body does not have this encoding.
         """
         if data and not self._begun:
             self._begun = True
@@ -78,16 +81,16 @@ class Inflater:
         try:
             return self._by.decompress_sync(data, max_length=_PIECE)
         except Exception as error:  # noqa: BLE001 - each of the libraries has its own
-            raise ClientPayloadError(f"not {self._encoding}: {error}") from None
+            raise NotEncoded(f"not {self._encoding}: {error}") from None
 
     def finish(self) -> None:
         """Check, when nothing more will come, that the body is complete.
 
         Raises:
-            ClientPayloadError: it ends too early.
+            NotEncoded: it ends too early.
         """
         if self._encoding == "deflate" and self._begun and isinstance(self._by, self._zlib) and not self._by.eof:
-            raise ClientPayloadError("deflate ends too early")
+            raise NotEncoded("deflate ends too early")
 
 
 def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:
@@ -99,7 +102,7 @@ def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:
         most: bytes that the body may have after each step.
 
     Raises:
-        TooLong: it has more than `most`. ClientPayloadError: it does not have these encodings.
+        TooLong: it has more than `most`. NotEncoded: it does not have these encodings.
         HttpProcessingError: the package for an encoding is not installed.
     """
     for encoding in encodings:

@@ -1,4 +1,4 @@
-"""What is said of a path that nobody serves: most come of a base URL that has a part too many, or lacks one."""
+"""The 404 for an unknown path. Most such paths come from a base URL with a part too many, or a part missing."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ _INDEX = "/openapi.json"
 
 
 def unknown_path(method: str, path: str, routes: Sequence[Route | Endpoint]) -> NotFound:
-    """The 404, which names the path that was probably meant, or where all are listed.
+    """The 404, which suggests the path that was probably meant, or says where all paths are listed.
 
     Args:
-        method: what the client wants to do there.
-        path: as the client wrote it.
-        routes: all that there are.
+        method: the request's.
+        path: the request's, as the client wrote it.
+        routes: all routes there are.
     """
     wanted = "GET" if method == "HEAD" else method
     known = [route for route in routes if route.method == wanted]
@@ -30,7 +30,11 @@ def unknown_path(method: str, path: str, routes: Sequence[Route | Endpoint]) -> 
 
 
 def _nearest(asked: str, known: Sequence[Route | Endpoint]) -> str:
-    """The path that stands in for `asked`, ends it, is ended by it, or has an end that it repeats; "" if none does."""
+    """The known path most like `asked`; "" if there is none.
+
+    That is the one that replaces it (`Endpoint.instead_of`), else the longest that it ends with, else the shortest that
+    ends with it, else one whose end it repeats ("/v1/models/models").
+    """
     for route in known:
         if isinstance(route, Endpoint) and asked in route.instead_of:
             return route.path

@@ -246,7 +246,7 @@ def test_a_room_of_the_kernel_knows_only_those_below_it(room: str) -> None:
 
 
 def test_only_the_egress_knows_an_http_client() -> None:
-    server_side = {"HttpVersion11", "hdrs", "http_exceptions", "web"}
+    server_side = {"HttpVersion11", "compression_utils", "hdrs", "http_exceptions", "web"}
     others = ("requests", "httpx", "urllib3", "urllib.request", "http.client", "aiohttp.client", "aiohttp.connector")
     for file in FILES:
         for module, name in imports(file):

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from aiohttp import ClientPayloadError, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
 
 from gatehook.calls.stages import Concerns
 from gatehook.calls.usual import JSON, Usual
-from gatehook.codings import TooLong, codings, inflated
+from gatehook.codings import NotEncoded, TooLong, codings, inflated
 from gatehook.errors import BodyTooLarge, GatewayError, InvalidRequest, RequestTimeout, UnsupportedMediaType
 from gatehook.jsonio import MalformedJSON, check_depth
 
@@ -42,7 +42,7 @@ async def _undone(request: web.Request, body: bytes, most: int) -> bytes:
         raise UnsupportedMediaType("the body's Content-Encoding is not known here; send it as it is, or as gzip")
     try:
         return await asyncio.to_thread(inflated, body, encodings, most) if encodings else body
-    except (ClientPayloadError, HttpProcessingError) as error:
+    except (NotEncoded, HttpProcessingError) as error:
         raise InvalidRequest(f"the body cannot be read: its Content-Encoding cannot be undone: {error}") from None
 
 

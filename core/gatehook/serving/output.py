@@ -1,4 +1,4 @@
-"""What is told while serving, to people or a log: that nobody listens any more is no reason to stop serving."""
+"""Standard output and error while serving: that they are closed or full is no reason to stop serving."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ __all__ = ["unfailing"]
 
 @contextlib.contextmanager
 def unfailing() -> Iterator[None]:
-    """Have standard output and error be there, and never fail: a pipe may be closed, a disk full.
+    """Make standard output and error exist, and never fail, while this context is open: a pipe may close, a disk fill.
 
-    What cannot be written is lost. Once there is room again, the rest is written.
+    What cannot be written is lost; once there is room again, what follows is written.
     """
     _fill()
     before = sys.stdout, sys.stderr
@@ -27,7 +27,7 @@ def unfailing() -> Iterator[None]:
 
 
 def _fill() -> None:
-    """Open what was closed by who began this: else a connection has its number, and gets what is written there."""
+    """Open the standard streams that are closed, or a connection would get their number, and what is written there."""
     number = 0
     while number <= 2:
         number = os.open(os.devnull, os.O_RDWR)
@@ -36,11 +36,11 @@ def _fill() -> None:
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123  # to the end of the program
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123  # open to the end of the program
 
 
 def _let_go(stream: TextIO | None) -> None:
-    """What could not be written is not tried again at the end of the program, which would fail by it."""
+    """Drop what could not be written, so that the program does not fail at its end by trying again."""
     if stream is None:
         return
     try:
@@ -51,19 +51,19 @@ def _let_go(stream: TextIO | None) -> None:
 
 
 class _Unfailing:
-    """A stream of text."""
+    """A text stream whose writes never fail."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write it, if that can be done."""
+        """Write the text, if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """The same for what waits to be written."""
+        """Write what is buffered, if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 

@@ -1,8 +1,9 @@
 """Compressed answers, decompressed as they are read: vendors are asked for none, but some send them all the same."""
 
+from aiohttp import ClientPayloadError
 from multidict import MultiMapping
 
-from gatehook.codings import Inflater, codings
+from gatehook.codings import Inflater, NotEncoded, codings
 from gatehook.upstream.answer import Line
 
 __all__ = ["Decoded", "decoded"]
@@ -34,6 +35,12 @@ class Decoded:
             OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come, or does not have
                 this encoding.
         """
+        try:
+            return await self._next()
+        except NotEncoded as error:
+            raise ClientPayloadError(str(error)) from None
+
+    async def _next(self) -> bytes:
         while True:
             if self._inflater.more and (data := self._inflater.inflate(b"")):
                 return data
