@@ -106,4 +106,4 @@ class LiveCatalog:
         return found
 
 
-_guard: type[Catalog] = LiveCatalog  # for mypy: it keeps the protocol
+_implements: type[Catalog] = LiveCatalog

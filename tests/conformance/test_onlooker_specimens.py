@@ -337,4 +337,4 @@ def test_there_is_a_fault_for_every_check(sound: Any, capabilities: Any) -> None
     assert caught == set(capabilities(type(SUITES[sound](sound))))
 
 
-_guards: tuple[type[Transform], type[Observer]] = (SoundTransform, SoundObserver)
+_implements: tuple[type[Transform], type[Observer]] = (SoundTransform, SoundObserver)

@@ -445,5 +445,5 @@ def test_there_is_a_fault_for_every_check(sound: Any, capabilities: Any) -> None
     assert caught == set(capabilities(type(SUITES[sound](sound))))
 
 
-_guards: tuple[type[Cache], type[Router], type[Authenticator], type[ToolPolicy]]
+_implements: tuple[type[Cache], type[Router], type[Authenticator], type[ToolPolicy]]
 _guards = (SoundCache, SoundRouter, SoundDoor, SoundPolicy)

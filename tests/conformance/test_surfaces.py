@@ -194,4 +194,4 @@ def test_there_is_a_fault_for_every_check(capabilities: Any) -> None:
     assert caught == set(capabilities(SurfaceConformance))
 
 
-_guard: type[Surface] = Sound
+_implements: type[Surface] = Sound

@@ -280,4 +280,4 @@ async def test_a_suite_that_tells_no_call_of_a_tool_is_told_so(failing: Any) -> 
     assert found == {"what models are told": "Suite.good: tell a call of each tool; there is none of ['weather']"}
 
 
-_guard: type[Tool] = Weather
+_implements: type[Tool] = Weather

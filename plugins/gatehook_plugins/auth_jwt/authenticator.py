@@ -115,4 +115,4 @@ class JwtAuthenticator:
         )
 
 
-_guard: type[Authenticator] = JwtAuthenticator
+_implements: type[Authenticator] = JwtAuthenticator

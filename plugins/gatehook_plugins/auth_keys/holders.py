@@ -88,4 +88,4 @@ def _principal(user: User, key: Key) -> Principal:
     )
 
 
-_guard: type[Authenticator] = Holders
+_implements: type[Authenticator] = Holders

@@ -90,4 +90,4 @@ class Keyring:
         return None
 
 
-_guard: type[Authenticator] = Keyring
+_implements: type[Authenticator] = Keyring

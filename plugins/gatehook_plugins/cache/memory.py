@@ -51,4 +51,4 @@ def _size(kept: _Kept) -> int:
     return len(kept.data) + OVERHEAD
 
 
-_guard: type[Store] = MemoryStore
+_implements: type[Store] = MemoryStore

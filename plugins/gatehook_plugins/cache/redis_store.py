@@ -64,4 +64,4 @@ class RedisStore:
         return self._prefix + key.hex().encode()
 
 
-_guard: type[Store] = RedisStore
+_implements: type[Store] = RedisStore

@@ -59,5 +59,5 @@ class ResponseCache:
             self._store.put(key, data, seconds)
 
 
-_guard: type[Cache] = ResponseCache
+_implements: type[Cache] = ResponseCache
 _scoped: type[Scoped] = ResponseCache

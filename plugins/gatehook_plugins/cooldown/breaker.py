@@ -227,7 +227,7 @@ def _passed_over(target: Target, condition: Condition, now: float) -> Unavailabl
 
 _HEALTHY: Final = Vitality()
 
-_guards: tuple[type[Limiter], type[AttemptLimiter], type[DeploymentHealth], type[Permit]] = (
+_implements: tuple[type[Limiter], type[AttemptLimiter], type[DeploymentHealth], type[Permit]] = (
     Breaker,
     Breaker,
     Breaker,

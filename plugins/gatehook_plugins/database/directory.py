@@ -165,4 +165,4 @@ class SqlDirectory(Users, Keys, Models):
         self._trail.subscribe(changed)
 
 
-_guard: type[Directory] = SqlDirectory
+_implements: type[Directory] = SqlDirectory

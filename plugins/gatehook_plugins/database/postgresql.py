@@ -106,4 +106,4 @@ class Postgresql:
         return None
 
 
-_guard: type[Backend] = Postgresql
+_implements: type[Backend] = Postgresql

@@ -1,4 +1,4 @@
-"""Whether the tables are still there that were made at the start: somebody may replace a database while it is used."""
+"""Whether the tables that were made at the start are still there: somebody may replace a database while it is used."""
 
 import logging
 import re
@@ -17,31 +17,31 @@ __all__ = ["Presence"]
 log: Final = logging.getLogger("gatehook.database")
 
 _NO_TABLE: Final = re.compile(r"no such table|relation \"[^\"]*\" does not exist")
-"""In the words of SQLite, and of PostgreSQL."""
+"""The messages of SQLite, and of PostgreSQL."""
 
 
 class Presence:
-    """Knows whose tables were made. What is missing is logged when it begins, when it changes, and its end."""
+    """Looks for the tables of all plugins. It logs when tables go missing, when that changes, and when all are back."""
 
     def __init__(self, where: str) -> None:
         """`where` names the database."""
         self._name = f"the database ({where})"
         self._made: list[str] = []
         self.gone: Sequence[str] = ()
-        """Plugins whose tables are not there."""
+        """The plugins whose tables were missing at the last look."""
 
     def made(self, name: str) -> None:
-        """The tables of a plugin are there."""
+        """Note that the tables of a plugin were made."""
         if name not in self._made:
             self._made.append(name)
 
     @staticmethod
     def is_doubtful(error: Exception) -> bool:
-        """Whether an error may come of a database that was replaced: it lacks a table."""
+        """Whether an error may mean that the database was replaced: a table is missing."""
         return isinstance(error, DBAPIError) and _NO_TABLE.search(str(error.orig)) is not None
 
     async def look(self, connection: AsyncConnection) -> bool:
-        """Whether all of them are there."""
+        """Whether the tables of all plugins are there."""
         gone = await connection.run_sync(self._missing)
         if gone and gone != self.gone:
             log.error(

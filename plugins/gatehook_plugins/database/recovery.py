@@ -1,4 +1,4 @@
-"""Finds out when a database that failed can be used again, though nobody else may want to: readiness goes by it."""
+"""Finds out when a database that failed can be used again, also without any request: readiness depends on it."""
 
 import asyncio
 import logging
@@ -16,20 +16,20 @@ _PAUSE: Final = 5.0
 
 
 class Recovery:
-    """Tries while there is trouble, and never otherwise."""
+    """Tries the database again and again after a failure, until it can be used."""
 
     def __init__(self, attempt: Callable[[], Awaitable[bool]]) -> None:
-        """`attempt` uses the database in every way, and tells whether all is well; it may raise Unavailable."""
+        """`attempt` reads and writes, and gives whether all is well; it may raise Unavailable."""
         self._attempt = attempt
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """There is trouble."""
+        """Start to try, unless that is under way."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Try no more."""
+        """Stop trying."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -302,4 +302,4 @@ def _history(package: str) -> "ScriptDirectory":
     return history(package)
 
 
-_guard: type[Database] = SqlDatabase
+_implements: type[Database] = SqlDatabase

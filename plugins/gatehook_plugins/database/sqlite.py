@@ -198,4 +198,4 @@ def _code(error: BaseException | None) -> int | None:
     return None if code is None else code & 0xFF
 
 
-_guard: type[Backend] = Sqlite
+_implements: type[Backend] = Sqlite

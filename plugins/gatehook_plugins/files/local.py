@@ -226,4 +226,4 @@ def _away(error: OSError) -> Unavailable:
     return Unavailable(f"the file store fails: {reason}", code="file_store_unavailable")
 
 
-_guard: type[FileStore] = LocalFiles
+_implements: type[FileStore] = LocalFiles

@@ -185,4 +185,4 @@ def _errors() -> Iterator[None]:
         raise Unavailable("the file store is away", code="file_store_unavailable") from None
 
 
-_guard: type[FileStore] = S3Files
+_implements: type[FileStore] = S3Files

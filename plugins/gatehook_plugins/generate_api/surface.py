@@ -114,4 +114,4 @@ def _words(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-_guard: type[Surface] = GenerateSurface
+_implements: type[Surface] = GenerateSurface

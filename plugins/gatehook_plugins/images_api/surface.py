@@ -40,4 +40,4 @@ def _without_async(body: bytes) -> Document:
     return Document({name: value for name, value in decode(body).items() if name != "async"})
 
 
-_guard: type[Surface] = ImageSurface
+_implements: type[Surface] = ImageSurface

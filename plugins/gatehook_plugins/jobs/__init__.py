@@ -156,4 +156,4 @@ class _Parts:
             yield
 
 
-_guard: type[JobQueue] = Jobs
+_implements: type[JobQueue] = Jobs

@@ -134,4 +134,4 @@ def _bill(usage: Usage | None, cost: Cost | None) -> dict[str, Any]:
     }
 
 
-_guard: type[Surface] = LlmSurface
+_implements: type[Surface] = LlmSurface

@@ -131,4 +131,4 @@ def _vitalities(catalog: Catalog, health: DeploymentHealth) -> Mapping[str, Vita
     return {target.key: health.of(target) for group in catalog.groups().values() for target in group}
 
 
-_guard: type[MetricsPage] = Metrics
+_implements: type[MetricsPage] = Metrics

@@ -23,4 +23,4 @@ class PluginTimes:
         self._numbers().add((PLUGINS, plugin, method), (1, seconds, busy, failed))
 
 
-_guard: type[Meter] = PluginTimes
+_implements: type[Meter] = PluginTimes

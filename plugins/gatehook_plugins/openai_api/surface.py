@@ -78,4 +78,4 @@ def _check_encoding(request: EmbeddingRequest) -> None:
         raise InvalidRequest("encoding_format: expected 'float' or 'base64'", param="encoding_format")
 
 
-_guard: type[Surface] = OpenAISurface
+_implements: type[Surface] = OpenAISurface

@@ -168,4 +168,4 @@ def _add(sums: dict[_Key, list[int]], key: _Key, tokens: int, nano: int) -> None
     known[1] += nano
 
 
-_guard: tuple[type[Posting], type[Permit], type[Permit]] = (Books, QuotaPermit, ReservedPermit)
+_implements: tuple[type[Posting], type[Permit], type[Permit]] = (Books, QuotaPermit, ReservedPermit)

@@ -238,7 +238,7 @@ def _unpriced(key: str, retry: Retry) -> PermissionDenied:
     )
 
 
-_guards: tuple[type[Limiter], type[AttemptLimiter], type[ChangeLimiter], type[RoundLimiter]] = (
+_implements: tuple[type[Limiter], type[AttemptLimiter], type[ChangeLimiter], type[RoundLimiter]] = (
     QuotaLimiter,
     QuotaLimiter,
     QuotaLimiter,

@@ -74,7 +74,7 @@ class RateLimit:
 
     @hookimpl
     def register_lifespans(self) -> Iterable[Callable[[], AbstractAsyncContextManager[None]]]:
-        """The memory that workers share, and the line to Redis, where there are such."""
+        """The stores' lifespans: of the memory that workers share, and of the line to Redis, if they are used."""
         return [self._lifespan]
 
     @asynccontextmanager
@@ -85,7 +85,7 @@ class RateLimit:
             yield
 
     def _local(self, gateway: Gateway) -> Store:
-        """Limits of this node."""
+        """The store that counts for this node: for all its workers, if there are several."""
         workers = gateway.settings.server.workers
         if workers == 1:
             return MemoryStore()

@@ -27,7 +27,7 @@ from gatehook_plugins.rate_limit.told import headers, refusal
 __all__ = ["RateLimiter"]
 
 _REMEMBERED: Final = 10_000
-"""Callers, and deployments, whose checkpoints are kept ready."""
+"""So many callers, and so many deployments, have their checkpoints kept ready."""
 _UNLIMITED: Final = Limits()
 
 
@@ -77,10 +77,10 @@ class RateLimiter:
         return checkpoint.decided(call, await decision, tokens)
 
     async def standing(self, principal: Principal) -> Mapping[str, str]:
-        """The same headers for who makes no call; those of models' limits are told with calls of them.
+        """The headers for a caller who makes no call: without the limits of models, which calls of these tell.
 
         Raises:
-            Unavailable: nobody knows at the moment.
+            Unavailable: the limits cannot be looked up at the moment.
         """
         checkpoint = self._caller(principal).checkpoint
         if checkpoint is None:
@@ -108,7 +108,7 @@ class RateLimiter:
         return decision.grant
 
     def _caller(self, principal: Principal) -> "_Caller":
-        """The one that is known, if nothing has changed, or a new one."""
+        """The caller that is kept for this principal, if its limits have not changed; else a new one."""
         # Not by `key_id`: many may have come in by the same.
         name = principal.id if principal.key is None else principal.key.id
         known = self._callers.get(name)
@@ -131,7 +131,7 @@ class RateLimiter:
         return checkpoint
 
     def _checkpoint(self, principal: Principal, model: str) -> "_Checkpoint | None":
-        """Of the limits of a caller, and of the model, if it has any; None without any."""
+        """The checkpoint for the limits of a caller, and those of `model` unless that is ""; None without limits."""
         key, user = principal.key, principal.user
         found = rules("key", key.id, key.limits) if key is not None else ()
         own = rules("user", user.id, user.limits) if user is not None else ()
@@ -148,7 +148,7 @@ class RateLimiter:
 
 
 class _Checkpoint:
-    """The limits that a call has to keep to, ready for the next one."""
+    """The limits that a call has to pass, kept ready for the next call."""
 
     __slots__ = ("counts_tokens", "gate", "headers", "rules")
 
@@ -159,10 +159,10 @@ class _Checkpoint:
         self.counts_tokens = any(rule.unit == "tokens" for rule in rules)
 
     def decided(self, call: Call, decision: Decision, tokens: int) -> Permit | None:
-        """Tell the caller; gives what was reserved.
+        """Add the headers to the answer; gives the permit.
 
         Raises:
-            RateLimited: nothing was.
+            RateLimited: a limit refused.
         """
         call.answer_lines += decision.lines or self.headers.of(decision, time.time())
         if decision.waits:
@@ -171,21 +171,21 @@ class _Checkpoint:
 
 
 class _Caller:
-    """Who was limited, and the checkpoints of its calls."""
+    """A principal, and the checkpoints that its calls have to pass."""
 
     __slots__ = ("checkpoint", "of_models", "principal")
 
     def __init__(self, principal: Principal, checkpoint: _Checkpoint | None) -> None:
         self.principal = principal
         self.checkpoint = checkpoint
-        """None without any limits."""
+        """For calls of models without limits of their own; None if the caller has no limits."""
         self.of_models: dict[str, _Checkpoint | None] = {}
-        """Those for models with limits of their own."""
+        """For calls of models with limits of their own."""
 
     def is_limited_as(self, other: Principal) -> bool:
-        """Whether nothing has changed: whoever changes a key or a user makes a new one."""
+        """Whether key and user are the same objects: whoever changes one makes a new object."""
         mine = self.principal
         return mine.key is other.key and mine.user is other.user and mine.id == other.id
 
 
-_guards: tuple[type[Limiter], type[AttemptLimiter], type[TellingLimiter]] = (RateLimiter, RateLimiter, RateLimiter)
+_implements: tuple[type[Limiter], type[AttemptLimiter], type[TellingLimiter]] = (RateLimiter, RateLimiter, RateLimiter)

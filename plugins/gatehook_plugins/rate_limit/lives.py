@@ -1,4 +1,4 @@
-"""Which workers of a machine live: each holds a lock of the operating system, which goes with its process."""
+"""Which workers of a machine are alive: each holds a file lock, which the system releases when its process ends."""
 
 import fcntl
 from contextlib import suppress
@@ -12,17 +12,20 @@ _AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class Lives:
-    """One worker's view of all. To be used by one worker at a time: who looks at a lock has it for a moment."""
+    """The locks of all workers, as one of them sees them.
+
+    Only one worker at a time may use it, under another lock: to test a lock is to hold it for a moment.
+    """
 
     def __init__(self, folder: Path, worker: int) -> None:
-        """Tell the others that `worker`, which is this process, lives."""
+        """Take the lock of `worker`, which is this process's number."""
         self._folder = folder
         self._own = FileIO(self._path(worker), "a")
-        with suppress(BlockingIOError):  # then it is known to live
+        with suppress(BlockingIOError):  # somebody else of this number holds it, so it counts as alive all the same
             fcntl.flock(self._own, _AT_ONCE)
 
     def has_ended(self, worker: int) -> bool:
-        """Whether no process is this worker, now; not if that cannot be told."""
+        """Whether no process has this number now; False if that cannot be found out."""
         try:
             with FileIO(self._path(worker), "a") as file:
                 fcntl.flock(file, _AT_ONCE)
@@ -31,7 +34,7 @@ class Lives:
         return True
 
     def close(self) -> None:
-        """This one ends."""
+        """Release this worker's lock."""
         self._own.close()
 
     def _path(self, worker: int) -> Path:

@@ -1,7 +1,7 @@
 """Counting in memory that the workers of one machine share: as exact as in one process, and a little slower.
 
-What a request used less than was expected of it is given back when the next one is decided about, or a moment later:
-so most requests take the lock once. Until then other workers see a little less room than there is, never more.
+What a request used less than it had reserved is given back when the next one is decided, or a moment later: so most
+requests take the lock once only. Until then other workers see a little less room than there is, never more.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from gatehook_plugins.rate_limit.table import Record, Table
 __all__ = ["MachineStore"]
 
 _RUNNING: Final = -1
-"""What the first cell of a record is where running requests are counted."""
+"""The first cell of a record that counts running requests; a window's holds a second, which is not negative."""
 _SUM: Final = 1 + SLOTS
 """The cell of a window's record that holds the sum of its seconds."""
 _NOTHING: Final = memoryview(array("q", bytes(8 * SLOTS)))
 _MOMENT: Final = 0.05
-"""Seconds after which what is owed is given back, if nobody has asked meanwhile."""
+"""Seconds after which what is owed is charged, if no request was decided meanwhile."""
 
 
 def _monotonic() -> int:
@@ -36,10 +36,10 @@ def _monotonic() -> int:
 
 
 class MachineStore:
-    """Limits of all workers."""
+    """Counts for all workers of a machine together."""
 
     def __init__(self, clock: Callable[[], int] = _monotonic) -> None:
-        """`clock` gives microseconds, the same ones to all, and never goes back."""
+        """`clock` gives microseconds, is the same for all workers, and never goes back."""
         self.clock: Final = clock
         self.worker = 0
         self.table: Table
@@ -47,24 +47,24 @@ class MachineStore:
         self._look_again = 0
         """When to look for dead workers the next time."""
         self.owed: dict[str, dict[int, int]] = {}
-        """What is still to be charged: by the names of limits, and by seconds or `_RUNNING`."""
+        """Amounts still to be charged, by the limit's name, and by the second or `_RUNNING`."""
         self._timer: asyncio.TimerHandle | None = None
         self._gauges: dict[str, _Gauge] = {}
-        """Where the records of limits are in the table, by their names; all are looked up anew when they have moved."""
+        """The limits' records in the table, by name; looked up anew when the table's edition shows that they moved."""
         self._edition = 0
 
     @contextlib.asynccontextmanager
     async def lifespan(self, folder: Path | None, worker: int) -> AsyncIterator[None]:
-        """Open it, meanwhile; without a folder there is a private one."""
+        """Keep it open; without a folder, in a private one."""
         with ExitStack() as stack:
             self.open(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())), worker)
             stack.callback(self.close)
             yield
 
     def open(self, folder: Path, worker: int) -> None:
-        """Share what is counted with all that have the same folder.
+        """Share the counts with all workers that have the same folder.
 
-        `worker` is this process's number. What ran in another that had it before runs no more: that one is dead.
+        `worker` is this process's number. Requests of a process that had it before no longer run: that one has ended.
         """
         self.table = Table(folder, self._is_idle)
         self.worker = worker
@@ -75,7 +75,7 @@ class MachineStore:
                     record[1 + worker] = 0
 
     def close(self) -> None:
-        """Charge what is owed, and count no more."""
+        """Charge what is owed, and close the table."""
         if self._timer is not None:
             self._timer.cancel()
         self.pay(self.owed)
@@ -87,14 +87,14 @@ class MachineStore:
         return _Gate(self, rules)
 
     def owe(self, name: str, slot: int, amount: int) -> None:
-        """Charge it soon: with the next request that is decided by this limit, or in a moment."""
+        """Charge an amount soon: with the next request that this limit decides, or in a moment."""
         amounts = self.owed.setdefault(name, {})
         amounts[slot] = amounts.get(slot, 0) + amount
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._pay_late)
 
     def pay(self, names: Iterable[str]) -> None:
-        """Charge what is owed of these limits now, unless a worker that is stopped has the lock."""
+        """Charge what is owed to these limits now, unless a worker that was halted holds the lock."""
         if not (owing := [name for name in names if name in self.owed]):
             return
         with contextlib.suppress(TimeoutError), self.table as table:
@@ -103,7 +103,7 @@ class MachineStore:
                 gauge.used(slot, self.owed.pop(name))
 
     def gauges(self, table: Table, names: Sequence[str]) -> "Sequence[_Gauge]":
-        """Where these limits are counted; the lock is held."""
+        """The gauges of these limits. The caller holds the lock."""
         known = self._gauges
         if table.edition == self._edition:
             try:
@@ -119,10 +119,10 @@ class MachineStore:
         return [known[name] for name in names]
 
     def bury(self, gauges: "Sequence[_Gauge]", now: int) -> bool:
-        """Let go what ran in workers that have died; whether there was any. The lock is held.
+        """Remove the running requests of dead workers; gives whether there were any. The caller holds the lock.
 
-        Mostly a successor does that. But one of those that were to end anyway has none. They are looked for where
-        somebody would be refused, once a second.
+        Mostly a worker's successor does that, but one that was about to end has none. So dead workers are looked for
+        when a request would be refused, at most once a second.
         """
         if now < self._look_again:
             return False
@@ -143,7 +143,7 @@ class MachineStore:
 
 
 class _Gate:
-    """Finds the records of a few limits in the table, and decides while it has the lock."""
+    """Decides by a few limits, whose records it finds in the table, while it holds the lock."""
 
     __slots__ = ("_most", "_names", "_rules", "_store")
 
@@ -182,7 +182,7 @@ class _Gate:
                 waits = [gauge.wait(then, limit, now) for gauge, then, limit in zip(gauges, after, most, strict=True)]
         if again:
             return self._decided(tokens, costs)
-        # What is told of the limits need not be of the very moment of the decision.
+        # The figures for the headers may be read without the lock: they need not be those of the very moment.
         left = [max(0, room) for room in map(sub, most, used)]
         resets = [gauge.reset(now) for gauge in gauges]
         return Decision(left, resets, waits, None if waits else Grant(self, tokens, slot))
@@ -219,11 +219,11 @@ class _Gate:
 
 
 class _Window:
-    """What was used in each second of the window.
+    """What was used in each second of the window, in a record of the table.
 
-    A record's first cell tells the second that was looked at last; in a circle after it are that one and those before
-    it, and then their sum, for the lock is held while it is looked up. What is left undone by a process that dies
-    meanwhile is done by the next: the seconds are summed up anew in each of them.
+    The record's first cell is the second that was looked at last. A ring of `SLOTS` cells follows, one for that second
+    and each before it, and then their sum, so that it need not be computed while the lock is held. It is computed anew
+    in each second, which also corrects what a process left undone that died with the lock.
     """
 
     __slots__ = ("_record",)
@@ -232,7 +232,7 @@ class _Window:
         self._record = record
 
     def used(self, slot: int, owed: Mapping[int, int] | None) -> int:
-        """In all, once the seconds wholly before the window are dropped, and what is owed is charged to the others."""
+        """The sum, after dropping the seconds that have left the window, and charging what is owed to the others."""
         record = self._record
         if (rolled := record[0]) != slot:
             if rolled <= slot - SLOTS:
@@ -249,13 +249,13 @@ class _Window:
         return record[_SUM]
 
     def charge(self, amount: int, slot: int) -> None:
-        """More, or (negative) less, to a second of the window."""
+        """Add to a second of the window; a negative amount takes off."""
         record = self._record
         record[1 + slot % SLOTS] += amount
         record[_SUM] += amount
 
     def wait(self, wanted: int, most: int, now: int) -> int:
-        """How long until it is not more than `most` that is used: until enough of the oldest seconds have gone."""
+        """Microseconds until `wanted` is at most `most`: until enough of the oldest seconds have left the window."""
         over = wanted - most
         if over <= 0:
             return 0
@@ -267,7 +267,7 @@ class _Window:
         return NEVER
 
     def reset(self, now: int) -> int:
-        """How long until nothing is used any more."""
+        """Microseconds until all that was used has left the window."""
         slot = self._record[0]
         for past in range(slot, slot - SLOTS, -1):
             if self._record[1 + past % SLOTS]:
@@ -276,7 +276,7 @@ class _Window:
 
 
 class _Running:
-    """How many requests run now; a cell for each worker, as those of one that dies run no more."""
+    """How many requests run now: a cell for each worker, so that those of a dead one can be removed."""
 
     __slots__ = ("_cells", "_worker")
 
@@ -285,31 +285,31 @@ class _Running:
         self._cells, self._worker = record[1:], worker
 
     def used(self, slot: int, owed: Mapping[int, int] | None) -> int:
-        """By all workers, once what is owed is taken into account."""
+        """The requests of all workers, after charging what is owed."""
         if owed:
             self._cells[self._worker] += sum(owed.values())
         return sum(self._cells)
 
     def let_go(self, has_ended: Callable[[int], bool]) -> bool:
-        """Count no more what ran in workers that have ended; whether something did."""
+        """Remove the requests of workers that have ended; gives whether there were any."""
         gone = [number for number, running in enumerate(self._cells) if running and has_ended(number)]
         for number in gone:
             self._cells[number] = 0
         return bool(gone)
 
     def wait(self, wanted: int, most: int, now: int) -> int:
-        """When one of them ends, nobody knows."""
+        """0, or a guess: nobody knows when a running request ends."""
         return 0 if wanted <= most else BUSY if most > 0 else NEVER
 
     def charge(self, amount: int, slot: int) -> None:
-        """More of them."""
+        """Add running requests of this worker."""
         self._cells[self._worker] += amount
 
     def reset(self, now: int) -> int:
-        """Nothing that can be waited for."""
+        """0: nobody knows when they end."""
         return 0
 
 
 _Gauge = _Window | _Running
 
-_guards: tuple[type[Store], type[Gate]] = (MachineStore, _Gate)
+_implements: tuple[type[Store], type[Gate]] = (MachineStore, _Gate)

@@ -13,18 +13,18 @@ from gatehook_plugins.rate_limit.told import Told, headers, lasting
 __all__ = ["MemoryStore"]
 
 _REST: Final = (SLOTS - 1) * SECOND
-"""For so long after its end a second counts."""
+"""A second counts for so long after its end, in microseconds."""
 
 
 class MemoryStore:
-    """Limits of one process."""
+    """Counts for one process."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """`clock` gives nanoseconds, as the system's does, and never goes back."""
         self.clock: Final = clock
         self._running: WeakValueDictionary[str, _Running] = WeakValueDictionary()
-        """For as long as a gate, or a grant of one, has it: what nobody has, nobody runs."""
-        # Two generations: what nobody asked for during a whole one is out of the window, and goes without a search.
+        """By rule name, kept alive by the gates, which grants hold: without any of these no request runs."""
+        # Two generations: a window that was not asked for during a whole one is empty, and is dropped without a search.
         self._recent: dict[str, _Window] = {}
         self._older: dict[str, _Window] = {}
         self._next_generation = 0
@@ -34,14 +34,14 @@ class MemoryStore:
         return _Gate(self, rules)
 
     def generation(self, slot: int) -> int:
-        """Be in the generation of this second. Gives the first second of the next one."""
+        """Go on to the generation of this second; gives the first second of the next one."""
         if slot >= self._next_generation:
             self._older, self._recent = self._recent, {}
             self._next_generation = slot + SLOTS
         return self._next_generation
 
     def gauge(self, rule: Rule) -> "_Gauge":
-        """Where this is counted, in this generation: the same for all who ask."""
+        """The gauge of a rule in this generation, the same for all gates."""
         name = rule.name
         if rule.unit == "concurrent":
             return self._running.setdefault(name, _Running())
@@ -52,7 +52,7 @@ class MemoryStore:
 
 
 class _Gate:
-    """The gauges of a few limits at hand, so that nothing is looked up for a request."""
+    """Decides by a few limits, whose gauges it keeps at hand: nothing is looked up for a request."""
 
     __slots__ = (
         "_clock",
@@ -76,18 +76,18 @@ class _Gate:
         self._rules = tuple(rules)
         self._headers = headers(self._rules)
         self._told: Told | None = None
-        """The headers of this second, where they can be told beforehand."""
+        """The headers of this second, where they can be written beforehand."""
         self._slot = self._next_generation = -1
         self._turns = 0
-        """When the second after `_slot` begins."""
+        """When the second after `_slot` begins, by the clock; as `_ends`."""
         self._ends = 0
-        """When what is charged to `_slot` is free again: it is the last to go."""
+        """When what is charged to `_slot` leaves the window, as the last."""
         self._gauges: tuple[tuple[_Gauge, int, bool], ...] = ()
-        """For each limit where it is counted, the most of it, and whether it is of tokens."""
+        """For each limit its gauge, the most that may be used, and whether that is tokens."""
         self._requests: tuple[_Window, ...] = ()
         self._tokens: tuple[_Window, ...] = ()
         self._running: tuple[tuple[int, _Running], ...] = ()
-        """With their places among all."""
+        """With their places among all limits."""
 
     def admit(self, tokens: int) -> Decision:
         """See `Gate`."""
@@ -108,7 +108,7 @@ class _Gate:
         return Decision(left, (), (), grant, fill(left[main], left[of_tokens], lasting(-((now - self._ends) // 1000))))
 
     def _resets(self, now: int) -> list[int]:
-        """Of all limits, when something has just been charged to them."""
+        """The resets of all limits, right after something was charged to them."""
         resets = [self._ends - now] * len(self._rules)
         for place, _ in self._running:
             resets[place] = 0
@@ -140,7 +140,7 @@ class _Gate:
                 running.used -= 1
 
     def _turn(self, now: int) -> None:
-        """Be ready for what is asked in this second."""
+        """Prepare for the requests of a new second."""
         slot = now // SECOND
         if slot >= self._next_generation:
             self._take(slot)
@@ -152,7 +152,7 @@ class _Gate:
         self._told = self._headers.until(ceil(time.time() + (self._ends - now) / SECOND))
 
     def _take(self, slot: int) -> None:
-        """Have the gauges of the generation of this second."""
+        """Fetch the gauges of this second's generation."""
         self._next_generation = self._store.generation(slot)
         gauges = [(rule, self._store.gauge(rule)) for rule in self._rules]
         windows = [(rule, gauge) for rule, gauge in gauges if isinstance(gauge, _Window)]
@@ -162,7 +162,7 @@ class _Gate:
         self._running = tuple((place, one) for place, (_, one) in enumerate(gauges) if isinstance(one, _Running))
 
     def _refuse(self, charged: int, tokens: int, now: int) -> Decision:
-        """As if nobody had asked; so many limits are charged already."""
+        """Undo the charges to the first `charged` limits; gives the refusal."""
         for gauge, _, is_of_tokens in self._gauges[:charged]:
             gauge.used -= tokens if is_of_tokens else 1
         return Decision(
@@ -179,16 +179,16 @@ class _Window:
 
     def __init__(self) -> None:
         self.used = 0
-        """In all of them. To charge the second that is going on is to add to it."""
+        """The sum of all seconds. Adding to it charges the second `rolled`."""
         self.rolled = 0
-        """The second in which it was last looked at."""
+        """The second that was begun last."""
         self._earlier: dict[int, int] = {}
-        """What was used in the seconds before that one, in the order of time."""
+        """What was used in each second before that one, in the order of time."""
         self._before = 0
-        """Their sum: the rest of what was used is the last second's."""
+        """The sum of `_earlier`: the rest of `used` belongs to the second `rolled`."""
 
     def roll(self, slot: int) -> None:
-        """Begin this second, and drop those that lie wholly before the window; nothing if it has begun."""
+        """Begin a second, and drop those that have left the window; does nothing if it has begun."""
         if slot == self.rolled:
             return
         earlier, used = self._earlier, self.used
@@ -199,7 +199,7 @@ class _Window:
         self.rolled = slot
 
     def amend(self, slot: int, excess: int) -> None:
-        """Charge more, or (negative) less, to a second; nothing if it is out of the window already."""
+        """Add to a second (a negative excess takes off); does nothing if it has left the window."""
         if slot == self.rolled:
             self.used += excess
         elif slot in self._earlier:
@@ -208,7 +208,7 @@ class _Window:
             self.used += excess
 
     def wait(self, cost: int, most: int, now: int) -> int:
-        """How long until `cost` fits in: until enough of the oldest seconds have gone."""
+        """Microseconds until `cost` fits: until enough of the oldest seconds have left the window."""
         over = self.used + cost - most
         if over <= 0:
             return 0
@@ -219,7 +219,7 @@ class _Window:
         return NEVER
 
     def reset(self, now: int) -> int:
-        """How long until nothing is used any more."""
+        """Microseconds until all that was used has left the window."""
         if self.used > self._before:
             return (self.rolled + SLOTS) * SECOND - now
         last = next((slot for slot in reversed(self._earlier) if self._earlier[slot]), None)
@@ -235,14 +235,14 @@ class _Running:
         self.used = 0
 
     def wait(self, cost: int, most: int, now: int) -> int:
-        """When one of them ends, nobody knows."""
+        """0, or a guess: nobody knows when a running request ends."""
         return 0 if self.used + cost <= most else BUSY if most > 0 else NEVER
 
     def reset(self, now: int) -> int:
-        """Nothing that can be waited for."""
+        """0: nobody knows when they end."""
         return 0
 
 
 _Gauge = _Window | _Running
 
-_guards: tuple[type[Store], type[Gate]] = (MemoryStore, _Gate)
+_implements: tuple[type[Store], type[Gate]] = (MemoryStore, _Gate)

@@ -1,4 +1,4 @@
-"""What becomes of limits while Redis is gone."""
+"""What limits do while Redis cannot be reached: `Resilient` asks another store, which may be `Open` or `Closed`."""
 
 from collections.abc import Awaitable, Sequence
 
@@ -11,10 +11,10 @@ __all__ = ["Closed", "Open", "Resilient"]
 
 
 class Resilient:
-    """Asks one store, and while that is gone another."""
+    """Asks one store, and another while that cannot be reached."""
 
     def __init__(self, store: Store, meanwhile: Store) -> None:
-        """`store` may raise Gone; grants tell which of the two gave them, and are settled there."""
+        """`store` may raise Gone, and `meanwhile` is asked then. A grant is settled where it was given."""
         self._store = store
         self._meanwhile = meanwhile
 
@@ -24,7 +24,7 @@ class Resilient:
 
 
 class _ResilientGate:
-    """The gates of both."""
+    """The gates of both stores."""
 
     __slots__ = ("_gate", "_meanwhile")
 
@@ -52,18 +52,18 @@ class _ResilientGate:
 
 
 class Open:
-    """Limits nobody."""
+    """Admits everybody, and counts nothing."""
 
     def gate(self, rules: Sequence[Rule]) -> "Open":
         """See `Store`."""
         return self
 
     def admit(self, tokens: int) -> Decision:
-        """Yes, and nothing is counted."""
+        """Admit the request, without a grant."""
         return Decision((), ())
 
     def peek(self) -> Decision:
-        """Nobody counts."""
+        """Nothing is left to tell, as nothing is counted."""
         return Decision((), ())
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
@@ -71,14 +71,14 @@ class Open:
 
 
 class Closed:
-    """Lets nobody in."""
+    """Refuses everybody, as what is left of their limits is not known."""
 
     def gate(self, rules: Sequence[Rule]) -> "Closed":
         """See `Store`."""
         return self
 
     def admit(self, tokens: int) -> Decision:
-        """No.
+        """Refuse the request.
 
         Raises:
             Unavailable: always.

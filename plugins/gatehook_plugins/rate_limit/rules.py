@@ -1,4 +1,4 @@
-"""The limits that apply, one by one."""
+"""The limits that apply to a call, as rules: one for each figure."""
 
 from typing import Literal
 
@@ -17,14 +17,14 @@ class Rule(Struct, frozen=True, gc=False):
 
     scope: Scope
     owner: str
-    """Which key, user, model or deployment."""
+    """The id of the key or user, the name of the model, or the key of the deployment."""
     unit: Unit
     most: int
     name: str
-    """What is counted against it; the same whatever the limit, so that changing a limit forgets nothing."""
+    """The name of its count. It does not depend on `most`, so that changing a limit forgets nothing."""
 
     def cost(self, tokens: int) -> int:
-        """What a request of so many tokens takes of it."""
+        """What a request of so many tokens is charged: the tokens, or 1."""
         return tokens if self.unit == "tokens" else 1
 
 

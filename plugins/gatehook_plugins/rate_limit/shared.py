@@ -20,11 +20,11 @@ log = logging.getLogger("gatehook.rate_limit")
 
 _ADMIT, _PEEK, _SETTLE, _RENEW = script("admit"), script("peek"), script("settle"), script("renew")
 _LEASE: Final = 30_000_000
-"""Microseconds that a running request counts without being renewed: so long after its node has died."""
+"""Microseconds for which a running request counts without being renewed, as after the death of its node."""
 _BEAT: Final = 5.0
 """Seconds from one renewal to the next."""
 _AT_ONCE: Final = 500
-"""Running requests that one script renews."""
+"""The most running requests that one run of the script renews."""
 
 
 class RedisStore:
@@ -34,10 +34,10 @@ class RedisStore:
     """
 
     def __init__(self, line: RedisLine, prefix: str, clock: Callable[[], int] | None = None) -> None:
-        """Made ready; nothing is sent.
+        """Nothing is sent yet.
 
         Args:
-            line: to Redis.
+            line: the line to Redis.
             prefix: what the names of all keys begin with.
             clock: microseconds since the epoch; None for the server's.
         """
@@ -54,7 +54,7 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Renew leases meanwhile; end with no request of this node counted and no connection open."""
+        """Renew leases; at the end, no request of this node counts any more, and no connection is open."""
         self._node = secrets.token_hex(8)  # not before: workers that are forked must differ
         try:
             await self._line.open()
@@ -124,7 +124,7 @@ class RedisStore:
         if not keys:
             return
         running = self._held.pop(grant.holder, ())
-        if running and self._beating:  # which may count it once more
+        if running and self._beating:  # the renewal that is under way may count it once more
             self._ended[grant.holder] = running
         try:
             await self._run(_SETTLE, keys, arguments)
@@ -163,7 +163,7 @@ class RedisStore:
             try:
                 await self.beat()
             except Gone:
-                continue  # told already
+                continue  # the line has logged it
             except Exception:
                 log.exception("leases could not be renewed; trying again")
 
@@ -171,7 +171,7 @@ class RedisStore:
         return await self._line.ask(lambda client: script.run(client, keys, arguments))
 
     def key(self, rule: Rule) -> bytes:
-        """What a limit is counted under."""
+        """The key that a limit is counted under."""
         return (self._prefix + rule.name).encode("utf-8", "surrogatepass")  # an id may be any text
 
     def _now(self) -> str | int:
@@ -202,4 +202,4 @@ class _Gate:
         return self._store.settle(self, grant, requests, tokens)
 
 
-_guards: tuple[type[Store], type[Gate]] = (RedisStore, _Gate)
+_implements: tuple[type[Store], type[Gate]] = (RedisStore, _Gate)

@@ -1,4 +1,4 @@
-"""Where what was used is counted: the interfaces of it, and the values that go in and out. Times are microseconds."""
+"""The interfaces of what counts usage against limits, and the values that go in and out. Times are in microseconds."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ __all__ = ["BUSY", "NEVER", "SECOND", "SLOTS", "Decision", "Gate", "Grant", "Sto
 
 SECOND: Final = 1_000_000
 SLOTS: Final = 61
-"""Whole seconds that count: the one that is going on, and the sixty that lie, also in part, in the window before it."""
+"""The seconds of a window: the one that is going on, and the sixty that reach into the minute before now."""
 BUSY: Final = 1 * SECOND
-"""How long to wait for a running request to end: nobody knows."""
+"""The wait for a running request to end: a guess, as nobody knows."""
 NEVER: Final = -1
 """The wait of a request that will not pass however long it waits."""
 
 
 class Decision(Struct, frozen=True, gc=False):
-    """Whether a request may go on, and what is left after that of each limit, in their order."""
+    """Whether a request may go on, and what is left after it. Sequences have an entry for each limit, in order."""
 
     left: Sequence[int]
-    """() if nobody counts."""
+    """How much is left; () if nothing is counted."""
     resets: Sequence[int]
-    """Until the whole limit is free again, if nothing more is asked; 0 for requests at the same time.
+    """The time until the whole limit is free again, if nothing more is asked; 0 for requests at the same time.
 
-    () where `lines` tell it.
+    () if `lines` tell it.
     """
     waits: Sequence[int] = ()
-    """() if the request was admitted; else until it could pass each limit: 0 if it could now, `NEVER`."""
+    """() if the request was admitted; else the time until it could pass the limit: 0 if it could now, or `NEVER`."""
     grant: Grant | None = None
-    """None if it was refused, or if nobody counts."""
+    """None if the request was refused, or if nothing is counted."""
     lines: str = ""
-    """The headers for the caller, if the request was admitted and the gate has written them; else the rest tells."""
+    """The headers for the caller, if the gate has written them for a request that was admitted; else ""."""
 
     @property
     def admitted(self) -> bool:
@@ -45,7 +45,7 @@ class Decision(Struct, frozen=True, gc=False):
 
 
 class Grant(Struct, frozen=True, gc=False):
-    """What an admitted request, or one attempt of it, has reserved, and where: the `Permit` of it."""
+    """The permit of an admitted request, or of one attempt of it: what it has reserved, and where."""
 
     gate: Gate
     tokens: int
@@ -62,27 +62,27 @@ class Grant(Struct, frozen=True, gc=False):
 
 
 class Gate(Protocol):
-    """A few limits that are decided together, always the same ones: what one caller has to pass.
+    """A few limits that are decided together, always the same ones: those that one caller has to pass.
 
-    What counts in memory answers at once; what has to ask somebody gives an awaitable.
+    A gate that counts in memory answers at once; one that has to ask a server gives an awaitable.
     """
 
     def admit(self, tokens: int) -> Awaitable[Decision] | Decision:
-        """Charge one request, and its tokens, to all of them or to none."""
+        """Charge one request, and its tokens, to all limits or to none."""
         ...
 
     def peek(self) -> Awaitable[Decision] | Decision:
-        """What is left of all of them; nothing is charged.
+        """What is left of all limits; nothing is charged.
 
         Raises:
-            Unavailable: nobody knows.
+            Unavailable: the limits cannot be looked up.
         """
         ...
 
     def settle(self, grant: Grant, requests: int, tokens: int) -> Awaitable[None] | None:
-        """Correct what was charged to what was really used (`requests` is 1, or 0), and let the running request go.
+        """Correct what was charged to what was really used (`requests` is 1 or 0), and end the running request.
 
-        Once for each grant that it gave.
+        It is called once for each grant that this gate gave.
         """
         ...
 
@@ -91,7 +91,7 @@ class Store(Protocol):
     """Counts requests, tokens and running requests against limits."""
 
     def gate(self, rules: Sequence[Rule]) -> Gate:
-        """What decides by these limits, to be kept for the next request; gates that share a limit share its count."""
+        """The gate of these limits, to be kept for the next request; gates that share a limit share its count."""
         ...
 
 
@@ -104,4 +104,4 @@ def nobody_knows() -> Unavailable:
     )
 
 
-_guard: type[Permit] = Grant
+_implements: type[Permit] = Grant

@@ -1,9 +1,8 @@
-"""Records by name that the processes of one machine share: memory of a file, and a lock that one has at a time.
+"""A hash table of records that the processes of one machine share: a memory-mapped file, and a file lock.
 
-A name is kept as a hash of 64 bits; a record is looked for from its hash's place on, until it is met or a free one is.
-A table that is nearly full is made anew without the records that are idle, beside the old one: a process that is
-killed meanwhile does no harm. Nor does one that is killed at any other time: its lock is then free. One that is only
-stopped keeps it: then the others wait a moment, and after that fail at once, until it goes on or is killed.
+Names are kept as 64-bit hashes, with linear probing. A table that is nearly full is rebuilt beside the old one, without
+the records that are idle. A process that is killed does no harm, at any time: its lock is released. One that is only
+halted keeps the lock: the others wait for a moment, and after that fail at once, until it goes on or is killed.
 """
 
 import fcntl
@@ -24,7 +23,7 @@ __all__ = ["CELLS", "Record", "Table"]
 log: Final = logging.getLogger("gatehook.rate_limit")
 
 Record: TypeAlias = "memoryview[int]"
-"""`CELLS` signed integers of 64 bits; all are 0 in a new one. Good until the lock is let go."""
+"""`CELLS` signed integers of 64 bits; all are 0 in a new one. Only valid while the lock is held."""
 
 CELLS: Final = 129
 _STRIDE: Final = 1 + CELLS
@@ -32,18 +31,18 @@ _STRIDE: Final = 1 + CELLS
 _HEAD: Final = 8
 """Words before the first record."""
 _USED: Final = 0
-"""The word that says how many records are in use."""
+"""The place of the word that holds the number of records in use."""
 _MOVED: Final = 1
-"""The word that says that there is, or may be, another table in this one's place."""
+"""The place of the word that is 1 when another table has, or may have, taken this one's place."""
 _WORD: Final = 8
-"""Bytes."""
+"""Bytes of a word."""
 _FEWEST: Final = 512
 """Records of the smallest table."""
 _REMEMBERED: Final = 10_000
-"""Names whose hashes are kept ready."""
+"""The most names whose hashes are kept ready."""
 _AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 _PATIENCE: Final = 1.0
-"""Seconds that the lock is waited for: it is held for some millionths of one."""
+"""Seconds to wait for the lock, which is mostly held for microseconds."""
 _PAUSE: Final = 20e-6
 """Seconds between two tries."""
 
@@ -63,11 +62,11 @@ class Table:
         self._file = FileIO(folder / "rate_limit.lock", "a")
         self._lock = self._file.fileno()
         self._patience = _PATIENCE
-        """Seconds for which the lock is waited for; none once that was in vain, until it is free again."""
+        """Seconds to wait for the lock; 0 after waiting in vain, until it was free again."""
         self._words: Record
         self._capacity = 0
         self.edition = 0
-        """Another number whenever all records have moved; else they stay where they are."""
+        """Grows whenever all records have moved; until then they stay where they are."""
         self._wait_for_lock()
         try:
             if not self._path.exists():
@@ -115,17 +114,17 @@ class Table:
                 "a worker that is stopped has locked the rate limits; until it goes on, or is killed, "
                 "requests that are limited are refused with 503"
             )
-        self._patience = 0.0  # it would not be better for those who come next
+        self._patience = 0.0  # the next requests would wait in vain, too
 
     def close(self) -> None:
-        """Use it no more."""
+        """Close the lock's file; the table must not be used any more."""
         self._file.close()
 
     def records(self, names: Sequence[str]) -> list[Record]:
-        """The records of these names; made if there are none.
+        """The records of these names; those that are missing are added.
 
         Raises:
-            OSError: it has to grow, and there is no memory left.
+            OSError: the table has to grow, and there is no space left.
         """
         if 4 * (self._words[_USED] + len(names)) > 3 * self._capacity:
             self._rebuild(len(names))
@@ -152,7 +151,7 @@ class Table:
         self.edition += 1
 
     def _rebuild(self, more: int) -> None:
-        """Forget what is idle, and have room for so many more, and again as many."""
+        """Drop the records that are idle, and make room for three times the rest and `more`."""
         live = [
             self._words[place : place + _STRIDE]
             for place in range(_HEAD, len(self._words), _STRIDE)
@@ -161,7 +160,7 @@ class Table:
         capacity = _FEWEST
         while capacity < 3 * (len(live) + more):
             capacity *= 2
-        self._words[_MOVED] = 1  # before there is another: whoever finds it the same goes on with it
+        self._words[_MOVED] = 1  # first: if this process dies now, the others only open the same file once more
         self._write(capacity, live)
         self._open()
 
@@ -182,7 +181,7 @@ class Table:
 
 
 def _find(words: Record, key: int, capacity: int) -> int:
-    """The place of the record with this hash, or of the free one where it belongs; there always is one."""
+    """The place of the record with this hash, or of the free one where it belongs; the table is never full."""
     index = key % capacity
     while words[place := _HEAD + index * _STRIDE] not in (key, 0):
         index = (index + 1) % capacity

@@ -16,13 +16,13 @@ _FAMILIES: Final[tuple[Unit, ...]] = ("requests", "tokens", "concurrent")
 _CONCURRENT: Final = 2
 _NONE: Final = -1
 _FIGURES: Final = 5
-"""In a form of requests and of tokens: what is left, three times, and twice how long until all is free again."""
+"""The figures in a form with both requests and tokens: what is left (three), and when all is free again (two)."""
 _RESET: Final = "X-RateLimit-Reset: %s\r\n"
 
 Form: TypeAlias = tuple[str, int, int]
-"""A text to be filled with figures, and the places of the two limits that they are of: the main one, and of tokens."""
+"""A text with gaps for figures, and the places of the two limits whose figures they are: the main one, and tokens'."""
 Told: TypeAlias = tuple[Callable[[int, int, str], str], int, int]
-"""The same as what fills it: with what is left of both, and how long until all is free again."""
+"""A function that writes the text, of what is left of both and the time until all is free again; and the places."""
 
 _SCOPES: Final[Mapping[str, str]] = {
     "key": "this key",
@@ -38,7 +38,7 @@ _UNITS: Final[Mapping[str, str]] = {
 
 
 class Headers:
-    """Writes the headers of a few limits, always the same ones: what never changes of them is written beforehand."""
+    """Writes the headers of a few limits, always the same ones; what never changes in them is written beforehand."""
 
     __slots__ = ("_families", "_main", "_most", "_only")
 
@@ -48,7 +48,7 @@ class Headers:
         """The places of each family's limits."""
         self._main = next((number for number, places in enumerate(self._families) if places), 0)
         self._only: Form | None = None
-        """Where no family has several, nothing has to be compared."""
+        """The form, if no family has several limits that would have to be compared."""
         if rules and all(len(places) <= 1 for places in self._families):
             self._only = self._form([places[0] if places else _NONE for places in self._families])
 
@@ -69,9 +69,10 @@ class Headers:
         return form % (first, ceil(now + reset / SECOND), first, lasts, left[tokens], of_tokens)
 
     def until(self, second: int) -> Told | None:
-        """The text for as long as all that is counted by the minute is free again in this second of the epoch.
+        """The text for requests after which all is free again at this second since the epoch.
 
-        None where that changes sooner, or not the same limits are always the tightest.
+        None if there is no such text: if not always the same limits are the tightest, or if the main one is of requests
+        at the same time.
         """
         if self._only is None or self._main == _CONCURRENT:
             return None
@@ -79,10 +80,10 @@ class Headers:
         return _filling(form.replace(_RESET, _RESET % second)), main, tokens
 
     def _form(self, places: Sequence[int]) -> Form:
-        """The text for the limits at these places, one of each family, and whose figures it is to be filled with.
+        """The form for the limits at these places, one of each family.
 
-        Those of the main limit come first, and again as those of requests: where requests are limited, that is the main
-        one. Then come those of tokens.
+        The figures of the main limit come first, and again as those of requests: where requests are limited, that is
+        the main one. Then come those of tokens.
         """
         requests, tokens, _ = places
         main = places[self._main]
@@ -98,7 +99,7 @@ class Headers:
 
 
 def _filling(form: str) -> Callable[[int, int, str], str]:
-    """What fills a form. Pieces are put together in a fraction of the time in which `%` looks through a text."""
+    """A function that fills a form: joining pieces takes a fraction of the time that `%` takes to scan the text."""
     pieces = form.split("%s")
     if len(pieces) != _FIGURES + 1:  # some of the figures are not written
         return lambda first, tokens, lasts: form % (first, first, lasts, tokens, lasts)
@@ -110,25 +111,25 @@ def _filling(form: str) -> Callable[[int, int, str], str]:
     return fill
 
 
-@lru_cache(maxsize=16)  # so that a gate and who asks it have the same
+@lru_cache(maxsize=16)  # so that a gate and its checkpoint share one
 def headers(rules: tuple[Rule, ...]) -> Headers:
-    """Those of these limits."""
+    """The headers of these limits."""
     return Headers(rules)
 
 
 def _tightest(places: Sequence[int], decision: Decision) -> int:
-    """The one with the least left; of the same, the one that stays so longest."""
+    """The place of the limit with the least left; of several, the one that takes longest to be free again."""
     return min(places, key=lambda place: (decision.left[place], -decision.resets[place]), default=_NONE)
 
 
 def duration(microseconds: int) -> str:
-    """As OpenAI writes it: "120ms", "1s", "6m0s"."""
+    """A time as OpenAI writes it: "120ms", "1s", "6m0s"."""
     return lasting(-(-microseconds // 1000))
 
 
-@lru_cache(maxsize=4096)  # of which a limit that is asked all the time needs the thousand between 60 and 61 seconds
+@lru_cache(maxsize=4096)  # a limit that is asked all the time needs the thousand from 60 to 61 seconds
 def lasting(milliseconds: int) -> str:
-    """The same of milliseconds."""
+    """A time in milliseconds as OpenAI writes it."""
     seconds, fraction = divmod(milliseconds, 1000)
     if not seconds and fraction:
         return f"{fraction}ms"
@@ -137,13 +138,13 @@ def lasting(milliseconds: int) -> str:
 
 
 def refusal(rules: Sequence[Rule], decision: Decision, tokens: int, retry: Retry | None = None) -> RateLimited:
-    """The error for a request that a limit refused; of several, the one to wait for longest.
+    """The error for a request that limits refused; it names the one with the longest wait.
 
     Args:
-        rules: that decided.
-        decision: not admitted.
+        rules: the limits that decided.
+        decision: the refusal.
         tokens: what the request was expected to use.
-        retry: what failover may do; None where it has no part yet.
+        retry: what failover may do; None for the limits of a call, before any attempt.
     """
     waits = decision.waits
     place = max(range(len(waits)), key=lambda one: float("inf") if waits[one] == NEVER else waits[one])

@@ -54,4 +54,4 @@ class Balance(HeldConfig):
             self.tell()
 
 
-_guard: type[Balancing] = Balance
+_implements: type[Balancing] = Balance

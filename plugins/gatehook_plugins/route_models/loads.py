@@ -84,4 +84,4 @@ class _Running:
         self._loads.ended(self._call, self._key, self._began, outcome)
 
 
-_guards: tuple[type[AttemptLimiter], type[Permit]] = (Loads, _Running)
+_implements: tuple[type[AttemptLimiter], type[Permit]] = (Loads, _Running)

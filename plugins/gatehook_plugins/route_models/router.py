@@ -164,4 +164,4 @@ class ModelRouter:
             names += [fallback for target in group for fallback in target.fallbacks]
 
 
-_guard: type[Router] = ModelRouter
+_implements: type[Router] = ModelRouter

@@ -119,4 +119,4 @@ class OperatorPolicy:
         return self._standing.verdict(tool, call.principal.id, models)
 
 
-_guard: tuple[type[ToolPolicy], type[Confirmer]] = (OperatorPolicy, OperatorPolicy)
+_implements: tuple[type[ToolPolicy], type[Confirmer]] = (OperatorPolicy, OperatorPolicy)

@@ -16,4 +16,4 @@ class TurnSurface(CanonicalSurface):
         """Do nothing: the call is filled already."""
 
 
-_guard: type[Surface] = TurnSurface
+_implements: type[Surface] = TurnSurface

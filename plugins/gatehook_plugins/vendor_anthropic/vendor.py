@@ -113,4 +113,4 @@ def _taken(translation: Translation, reader: Reader, data: bytes) -> tuple[list[
     return batch, None
 
 
-_guard: type[Vendor] = Anthropic
+_implements: type[Vendor] = Anthropic

@@ -268,4 +268,4 @@ def _nothing() -> None:
     """Stands for a callback that nobody needs."""
 
 
-_guards: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector], type[Tidier]] = (ComfyVendor,) * 5
+_implements: tuple[type[Vendor], type[Prober], type[Busy], type[Inspector], type[Tidier]] = (ComfyVendor,) * 5

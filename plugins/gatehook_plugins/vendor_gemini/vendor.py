@@ -132,4 +132,4 @@ def _batch(attempt: Attempt, chunks: list[Chunk], legacy: bool) -> Sequence[Chun
     return [chunk_from_chat(attempt.call, chunk) for chunk in chunks] if legacy else chunks
 
 
-_guard: type[Vendor] = Gemini
+_implements: type[Vendor] = Gemini

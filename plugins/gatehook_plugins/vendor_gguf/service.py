@@ -122,4 +122,4 @@ def _with_state(model: LocalModel, state: State) -> LocalModel:
     )
 
 
-_guard: type[LocalModels] = LocalGGUF
+_implements: type[LocalModels] = LocalGGUF

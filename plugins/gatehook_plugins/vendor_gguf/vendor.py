@@ -157,4 +157,4 @@ def _crash_told() -> Iterator[None]:
         ) from error
 
 
-_guard: type[Vendor] = GGUFVendor
+_implements: type[Vendor] = GGUFVendor

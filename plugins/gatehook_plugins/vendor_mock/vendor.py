@@ -192,4 +192,4 @@ def _interleaved(choices: Sequence[Iterable[Piece]]) -> Iterable[tuple[int, Piec
                 yield index, piece
 
 
-_guard: type[Vendor] = MockVendor
+_implements: type[Vendor] = MockVendor

@@ -1,4 +1,4 @@
-"""Why a choice ended, where its server does not say: Snowflake tells "", or nothing at all."""
+"""Works out why a choice ended, if its server does not say: Snowflake sends "", or nothing at all."""
 
 from gatehook import Attempt, Usage
 
@@ -6,11 +6,11 @@ __all__ = ["finish_reason"]
 
 
 def finish_reason(attempt: Attempt, usage: Usage | None, *, with_calls: bool) -> str:
-    """The reason that the rest of a complete answer speaks for.
+    """The finish reason that the rest of a complete answer suggests.
 
     Args:
-        attempt: whose answer it is.
-        usage: what the answer took, as far as it was told.
+        attempt: the attempt that is answered.
+        usage: the answer's usage; None if it was not told.
         with_calls: whether the choice has tool calls.
     """
     if with_calls:

@@ -368,4 +368,4 @@ def _no_stream(target: Target, body: bytes) -> Exception:
     return failure.malformed(target, "answered a stream request with something that is no stream")
 
 
-_guard: type[Vendor] = OpenAIVendor
+_implements: type[Vendor] = OpenAIVendor

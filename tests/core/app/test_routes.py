@@ -43,7 +43,7 @@ class Keys:
         return people.get(credential.token)
 
 
-_guard: type[Authenticator] = Keys
+_implements: type[Authenticator] = Keys
 
 
 async def test_hook_register_routes_serves_a_path_to_anybody_while_no_authenticator_is_on(

@@ -46,7 +46,7 @@ class Teller:
         return told
 
 
-_guard: type[TellingLimiter] = Teller
+_implements: type[TellingLimiter] = Teller
 LIMIT = "X-RateLimit-Limit"
 
 

@@ -253,7 +253,7 @@ async def test_a_pinned_model_that_is_not_there_is_a_fault_at_the_start(monkeypa
         ('{ path = "FILE", pooling = "max" }', "options: pooling must be 'mean', 'cls' or 'last'"),
         pytest.param(
             f'{{ path = "FILE", chat_template = "{"x" * 300_000}" }}',
-            "options: chat_template and reasoning must have 262144 letters or fewer",
+            "options: chat_template and reasoning must have 262144 characters together, or fewer",
             id="a template that no message holds",
         ),
         ('{ path = "FILE", reasoning = ["<think>", ""] }', "options: reasoning must be two tags"),

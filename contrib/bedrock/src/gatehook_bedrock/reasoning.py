@@ -1,7 +1,7 @@
-"""How much a model shall think, told in the way that it understands, and what it takes besides.
+"""How much a model shall think, in the form that it understands; and the sampling that it allows.
 
-Claude thinks within a budget of tokens up to 4.5; later it decides for itself, steered by an effort. Since 4.7 its
-sampling is fixed, and it shows what it thinks only to those who ask for it.
+Up to 4.5, Claude thinks within a budget of tokens; later versions decide for themselves, guided by an effort. Since 4.7
+sampling is fixed, and the reasoning is shown only if the request asks for that.
 """
 
 import re
@@ -16,10 +16,10 @@ __all__ = ["Way", "sampling", "tell_effort"]
 Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
 
 _BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 32768}
-"""Tokens that a model may think, by effort."""
+"""The most tokens of reasoning, by effort."""
 _LEAST_BUDGET: Final = 1024
 _NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts that Nova does not know, and what comes next to them."""
+"""Efforts that Nova does not know, and the nearest that it does."""
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _ADAPTIVE_SINCE: Final = (4, 6)
@@ -28,7 +28,7 @@ _SAMPLING: Final = ("temperature", "top_p", "top_k")
 
 
 def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the request's temperature, top_p and top_k that the model takes."""
+    """Those of the request's temperature, top_p and top_k that the model allows."""
     given = {name: payload[name] for name in _SAMPLING if name in payload}
     if _claude(attempt.target.model) < _FIXED_SINCE:
         return given
@@ -44,13 +44,13 @@ def tell_effort(
     """Write an effort where the model looks for it.
 
     Args:
-        attempt: told what is lost.
+        attempt: records the parameters that are dropped.
         effort: the request's `reasoning_effort`.
-        way: in which it is told, None to go by the model's name.
+        way: the form in which it is written; None to go by the model's name.
         places: inferenceConfig, additionalModelRequestFields and outputConfig.
 
     Raises:
-        InvalidRequest: no such effort.
+        InvalidRequest: there is no such effort.
     """
     if effort not in ("none", *_BUDGETS):
         raise refused("reasoning_effort", f"expected one of none, {', '.join(_BUDGETS)}")
@@ -81,7 +81,7 @@ def _way(model: str) -> Way:
 
 
 def _claude(model: str) -> tuple[int, int]:
-    """The version of a Claude, (0, 0) of other models and where the name does not tell."""
+    """The version in the name of a Claude model; (0, 0) for other models, or if the name has none."""
     match = _CLAUDE.search(model)
     return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
@@ -98,7 +98,7 @@ def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dic
 
 
 def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: dict[str, Any]) -> None:
-    """A budget is part of the answer's limit."""
+    """Set a budget for reasoning, which is part of the answer's limit."""
     if (limit := inference.get("maxTokens")) is None:
         inference["maxTokens"] = budget + 4096
     else:
@@ -111,7 +111,7 @@ def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: di
 
 
 def _drop_sampling(attempt: Attempt, inference: dict[str, Any], fields: dict[str, Any]) -> None:
-    """While Claude thinks, its temperature is its own."""
+    """Drop what Claude does not allow while it thinks: temperature and top_k."""
     if inference.pop("temperature", 1) != 1:
         attempt.drop("temperature")
     if fields.pop("top_k", None) is not None:

@@ -144,4 +144,4 @@ def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[
     return batch, None
 
 
-_guard: type[Vendor] = Bedrock
+_implements: type[Vendor] = Bedrock

@@ -77,4 +77,4 @@ class RerankSurface:
         return b""
 
 
-_guard: type[Surface] = RerankSurface
+_implements: type[Surface] = RerankSurface

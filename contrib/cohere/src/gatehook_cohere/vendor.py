@@ -148,4 +148,4 @@ def _taken(
     return batch, None
 
 
-_guard: type[Vendor] = Cohere
+_implements: type[Vendor] = Cohere

@@ -108,4 +108,4 @@ def _with(value: Any, changed: Mapping[tuple[str, bool], str]) -> Any:
     return mapped(value, "", lambda _, text, is_json: changed.get((text, is_json), text))
 
 
-_guard: type[Transform] = Guard
+_implements: type[Transform] = Guard

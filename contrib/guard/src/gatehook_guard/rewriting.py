@@ -150,4 +150,4 @@ def _says(choice: Mapping[str, Any]) -> bool:
     return bool(choice.get("text") or delta.get("tool_calls") or any(delta.get(name) for name in _TEXTS))
 
 
-_guard: type[Rewriter] = Rewriting
+_implements: type[Rewriter] = Rewriting

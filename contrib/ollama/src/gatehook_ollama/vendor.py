@@ -146,4 +146,4 @@ def _seconds(text: str) -> str | int:
     return int(text) if text.lstrip("-").isdecimal() else text
 
 
-_guard: type[Vendor] = Ollama
+_implements: type[Vendor] = Ollama

@@ -86,4 +86,4 @@ def _server(target: Target) -> dict[str, Any]:
     return {"server.address": url.host or "", "server.port": url.port or 0}
 
 
-_guard: type[Limiter] = AttemptSpans
+_implements: type[Limiter] = AttemptSpans
