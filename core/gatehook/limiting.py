@@ -76,8 +76,8 @@ class RoundLimiter(Protocol):
     async def admit_round(self, call: Call) -> None:
         """Reserve what one more round may use; the call's permit settles it together with all the rest.
 
-        `call.spent` has what the earlier rounds used. If it is cancelled, nothing may stay reserved that the permit does
-        not settle.
+        `call.spent` has what the earlier rounds used. If it is cancelled, nothing may stay reserved that the permit
+        does not settle.
 
         Raises:
             RateLimited: over the limit; the call ends.

@@ -56,6 +56,7 @@ def _write_tools(
     body: Body, payload: Mapping[str, Any], called: Iterator[ToolUse], profile: Profile, drop: Drop
 ) -> None:
     wire = tools.offered(payload.get("tools") or [], strict=profile.structured_outputs, drop=drop)
+    wire = tools.allowed(payload.get("tool_choice"), wire)
     choice = tools.choice(payload, (tool["name"] for tool in wire))
     if not wire and (wire := tools.remembered(called)):
         choice = {"type": "none"}

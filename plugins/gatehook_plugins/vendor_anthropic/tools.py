@@ -2,14 +2,15 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from gatehook import InvalidRequest, Retry, ToolUse
 
-__all__ = ["choice", "offered", "remembered", "wire_id"]
+__all__ = ["allowed", "choice", "offered", "remembered", "wire_id"]
 
 _SAFE_ID = re.compile(r"(?!b64-)[A-Za-z0-9_-]+")
+_SOME = "allowed_tools"
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
 
@@ -69,6 +70,27 @@ def _schema(schema: Any, path: str) -> dict[str, Any]:
     return schema
 
 
+def allowed(asked: Any, wire: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools that a choice of the type `allowed_tools` leaves: Anthropic knows none such, so it sees no others.
+
+    Args:
+        asked: the request's `tool_choice`; any other leaves all.
+        wire: what `offered` gave.
+
+    Raises:
+        InvalidRequest: one of them is not offered, or the choice tells none, or no mode that there is.
+    """
+    if not isinstance(asked, dict) or asked.get("type") != _SOME:
+        return wire
+    given = asked.get(_SOME)
+    tools = given.get("tools") if isinstance(given, dict) else None
+    if not isinstance(tools, list) or not tools or _mode(asked) not in ("auto", "required"):
+        raise _refused("tool_choice", f"{_SOME} needs tools, and auto or required as their mode")
+    known = {tool["name"] for tool in wire}
+    names = {_named(tool, known) for tool in tools}
+    return [tool for tool in wire if tool["name"] in names]
+
+
 def remembered(calls: Iterable[ToolUse]) -> list[dict[str, Any]]:
     """Stand-ins for tools that the conversation used and the request no longer offers: Anthropic wants to know them."""
     names = dict.fromkeys(call.name for call in calls)
@@ -105,13 +127,24 @@ def _choice(asked: Any, names: set[str]) -> dict[str, Any] | None:
             raise InvalidRequest("tool_choice: there are no tools to choose from", param="tool_choice")
         return None
     if isinstance(asked, dict) and asked.get("type") == "function" and isinstance(asked.get("function"), dict):
-        name = asked["function"].get("name")
-        if name not in names:
-            raise InvalidRequest(f"tool_choice.function.name: {name!r} is not among the tools", param="tool_choice")
-        return {"type": "tool", "name": name}
+        return {"type": "tool", "name": _named(asked, names)}
+    if isinstance(asked, dict) and asked.get("type") == _SOME:
+        return {"type": _CHOICES[_mode(asked)]}
     if isinstance(asked, dict) and isinstance(asked.get("type"), str) and asked["type"] != "function":
         raise _refused("tool_choice", f"choices of type {asked['type']!r} cannot be translated")
     raise InvalidRequest("tool_choice: expected 'auto', 'none', 'required' or a function", param="tool_choice")
+
+
+def _mode(asked: Mapping[str, Any]) -> Any:
+    return asked[_SOME].get("mode", "auto")
+
+
+def _named(tool: Any, names: Container[str]) -> str:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or name not in names:
+        raise InvalidRequest(f"tool_choice.function.name: {name!r} is not among the tools", param="tool_choice")
+    return name
 
 
 def _refused(path: str, why: str) -> InvalidRequest:

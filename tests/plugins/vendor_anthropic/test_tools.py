@@ -90,6 +90,20 @@ async def test_tool_choice(ask: Any, given: Any, sent: Any) -> None:
         TypeAdapter(ToolChoiceParam).validate_python(sent)
 
 
+def allowing(*names: Any, **more: Any) -> dict[str, Any]:
+    functions = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"tools": functions, **more}}
+
+
+@pytest.mark.parametrize(("mode", "sent"), [({}, "auto"), ({"mode": "auto"}, "auto"), ({"mode": "required"}, "any")])
+async def test_of_tools_that_are_not_all_allowed_the_others_are_not_offered(ask: Any, mode: Any, sent: str) -> None:
+    tools = [tool(name) for name in ("a", "b", "c")]
+    run = await ask({"tools": tools, "tool_choice": allowing("c", "a", **mode), "parallel_tool_calls": False})
+    assert [one["name"] for one in run.body["tools"]] == ["a", "c"]
+    assert run.body["tool_choice"] == {"type": sent, "disable_parallel_tool_use": True}
+    assert run.dropped == []
+
+
 @pytest.mark.parametrize("given", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {"parallel_tool_calls": False}])
 async def test_a_choice_without_tools_that_forces_nothing_is_left_out(ask: Any, given: Any) -> None:
     assert "tool_choice" not in (await ask(given)).body
@@ -104,6 +118,10 @@ async def test_a_choice_without_tools_that_forces_nothing_is_left_out(ask: Any, 
         ({"tools": [tool()], "tool_choice": "any"}, Retry.NEVER),
         ({"tools": [tool()], "tool_choice": 5}, Retry.NEVER),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, Retry.NEXT),
+        ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, Retry.NEXT),
+        ({"tools": [tool()], "tool_choice": allowing("look", mode="none")}, Retry.NEXT),
+        ({"tools": [tool()], "tool_choice": allowing("look", "gone")}, Retry.NEVER),
+        ({"tools": [tool()], "tool_choice": {"type": "custom", "custom": {"name": "look"}}}, Retry.NEXT),
     ],
 )
 async def test_choices_that_cannot_be_met_are_refused(ask: Any, payload: Any, retry: Retry) -> None:
