@@ -36,8 +36,7 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
 
 async def _undone(request: web.Request, body: bytes, most: int) -> bytes:
     """A body without the encodings that aiohttp does not undo: several at once, and other names of those it knows."""
-    is_undone = request._message.compression is not None  # noqa: SLF001  # there is no public way to find out
-    encodings = codings(request.headers.getall(hdrs.CONTENT_ENCODING), undone=is_undone)
+    encodings = codings(request.headers.getall(hdrs.CONTENT_ENCODING), undone=True)
     if encodings is None and body.lstrip()[:1] != b"{":  # some say "utf-8"
         raise UnsupportedMediaType("the body's Content-Encoding is not known here; send it as it is, or as gzip")
     try:

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -82,7 +83,7 @@ async def serving(settings: str, *, plugins: Mapping[str, type] | None = None) -
     """Serve a gateway on a free port.
 
     Args:
-        settings: the text of a settings.toml; without a [server] table the port is a free one.
+        settings: the text of a settings.toml; without `server.port` or `server.uds` the port is a free one.
         plugins: plugin classes by name, besides those installed; each still needs its [plugins.NAME] table.
     """
     gateway = built(settings, plugins=plugins)
@@ -99,8 +100,16 @@ def built(settings: str, *, plugins: Mapping[str, type] | None = None) -> Gatewa
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "settings.toml")
         file.write_text(settings, "utf-8")
-        loaded = load(file, environ={} if "[server]" in settings else {"GATEHOOK_SERVER__PORT": "0"})
+        loaded = load(file, environ={"GATEHOOK_SERVER__PORT": "0"} if _leaves_port_open(settings) else {})
     return Gateway(loaded, available(plugins or {}))
+
+
+def _leaves_port_open(settings: str) -> bool:
+    try:
+        server = tomllib.loads(settings).get("server", {})
+    except tomllib.TOMLDecodeError:
+        return True  # loading it tells what is wrong
+    return not isinstance(server, dict) or server.keys().isdisjoint({"port", "uds"})
 
 
 @dataclass(frozen=True, slots=True)
