@@ -29,7 +29,7 @@ from gatehook.errors import (
 )
 from gatehook.loader.loading import hook_names
 from gatehook.loader.metering import METER, metered
-from gatehook.loader.patience import Patient, Turns
+from gatehook.loader.patience import Turns, WatchedLifespan
 from gatehook.loader.plugins import Plugins
 from gatehook.model import Call, Completion, ToolCall
 from gatehook.protocols import AttemptLimiter, Endpoint, Limiter, Route, Surface, Tidier, Vendor
@@ -278,7 +278,7 @@ class Gateway:
                     continue
                 who = self.plugins.named(plugin)
                 try:
-                    await stack.enter_async_context(Patient(who, enter()))
+                    await stack.enter_async_context(WatchedLifespan(who, enter()))
                 except StartupError as error:
                     self._do_without(plugin, *(f"{who}: {fault}" for fault in error.faults))
                 except Exception as error:  # noqa: BLE001  # told as a fault

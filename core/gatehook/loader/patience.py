@@ -11,7 +11,7 @@ from types import TracebackType
 
 from gatehook.loader.origins import frames, place
 
-__all__ = ["Patient", "Turns"]
+__all__ = ["Turns", "WatchedLifespan"]
 
 log = logging.getLogger("gatehook")
 
@@ -19,7 +19,7 @@ _PATIENCE = 10.0
 """Seconds until the first warning, and between two."""
 
 
-class Patient:
+class WatchedLifespan:
     """A plugin's lifespan. While it takes long to start or to stop, which may never end, the log says whose it is."""
 
     def __init__(self, who: str, manager: AbstractAsyncContextManager[None]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["WORKERS", "Door", "Loads", "SharedSocket"]
+__all__ = ["WORKERS", "Acceptor", "Loads", "SharedSocket"]
 
 log = logging.getLogger("gatehook")
 
@@ -63,21 +63,21 @@ class SharedSocket:
     loads: Loads = field(default_factory=Loads)
 
 
-class Door:
-    """Where a worker lets connections in."""
+class Acceptor:
+    """Accepts a worker's connections."""
 
     def __init__(self, shared: SharedSocket, handlers: Callable[[], asyncio.Protocol], worker: int) -> None:
         """`handlers` makes the protocol of each connection, which has to call `left` at its end."""
         self._sock, self._loads, self._handlers, self._worker = shared.sock, shared.loads, handlers, worker
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
-        self._entering: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Begin to accept."""
         self._sock.setblocking(False)
         self._loads.join(self._worker)
-        self._loop.add_reader(self._sock, self._knocked)
+        self._loop.add_reader(self._sock, self._on_readable)
 
     async def close(self) -> None:
         """Accept no more; open connections stay."""
@@ -86,14 +86,14 @@ class Door:
             self._pause.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
-        if self._entering:
-            await asyncio.wait(self._entering)
+        if self._starting:
+            await asyncio.wait(self._starting)
 
     def left(self) -> None:
         """Note that a connection has ended."""
         self._loads.change(self._worker, -1)
 
-    def _knocked(self) -> None:
+    def _on_readable(self) -> None:
         if self._loads.lead(self._worker) < _LEAD:
             self._accept()
         else:
@@ -105,7 +105,7 @@ class Door:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._sock, self._knocked)
+        self._loop.add_reader(self._sock, self._on_readable)
         for _ in range(_LEAD):  # those that nobody else has taken
             if not self._accept():
                 break
@@ -123,12 +123,12 @@ class Door:
             self._wait(_RECOVERY)
             return False
         self._loads.change(self._worker, 1)
-        task = self._loop.create_task(self._enter(connection))
-        self._entering.add(task)
-        task.add_done_callback(self._entering.discard)
+        task = self._loop.create_task(self._start(connection))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
         return True
 
-    async def _enter(self, connection: socket.socket) -> None:
+    async def _start(self, connection: socket.socket) -> None:
         try:
             connection.setblocking(False)
             if connection.family != socket.AF_UNIX:

@@ -21,7 +21,7 @@ from gatehook.app import Gateway
 from gatehook.counting import counted
 from gatehook.errors import GatewayError, InvalidRequest, UnsupportedMediaType
 from gatehook.routes import error_response
-from gatehook.serving.accepting import Door, SharedSocket
+from gatehook.serving.accepting import Acceptor, SharedSocket
 from gatehook.serving.lane import LaneConnection
 from gatehook.serving.listening import address, listen, remove_file
 from gatehook.serving.watchdog import Watchdog
@@ -207,14 +207,14 @@ async def _accepting(
         return
     server = runner.server
     assert isinstance(server, _Server)  # noqa: S101  # the runner made it
-    door = Door(shared, server, gateway.worker)
-    server.left = door.left
-    door.open()
+    acceptor = Acceptor(shared, server, gateway.worker)
+    server.left = acceptor.left
+    acceptor.open()
     try:
         yield shared.sock
     finally:
         gateway.draining = not gateway.retiring
-        await door.close()
+        await acceptor.close()
 
 
 async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:

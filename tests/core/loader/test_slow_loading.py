@@ -49,8 +49,14 @@ def test_whoever_waits_is_told_for_whom_and_where_it_is(
     distribution("gatehook-slow", entry, specimen_slow=source, specimen_wait=WAIT.format(go=str(go)))
     monkeypatch.setattr("gatehook.loader.patience._PATIENCE", 0.05)
 
+    where = {"top": "<module>", "init": "Slow.__init__", "hook": "Slow.register_observers"}[place]
+    expected = re.compile(
+        rf"plugin 'slow' \(gatehook-slow 7\.1\) takes more than [\d.]+ s to {told}; the gateway waits for it: "
+        rf"it is at .*specimen_slow\.py:\d+, in {re.escape(where)}"
+    )
+
     def heard(record: logging.LogRecord) -> bool:
-        if "takes more than" in record.getMessage():
+        if expected.fullmatch(record.getMessage()):  # on a busy machine what comes before it may take long as well
             go.touch()
         return True
 
@@ -58,10 +64,4 @@ def test_whoever_waits_is_told_for_whom_and_where_it_is(
     file = tmp_path / "settings.toml"
     file.write_text("[plugins.slow]\n")
     assert Gateway(load(file, environ={})).plugins.names == ("slow",)
-    lines = [record.getMessage() for record in caplog.records if "takes more than" in record.getMessage()]
-    where = {"top": "<module>", "init": "Slow.__init__", "hook": "Slow.register_observers"}[place]
-    assert re.fullmatch(
-        rf"plugin 'slow' \(gatehook-slow 7\.1\) takes more than 0\.05 s to {told}; the gateway waits for it: "
-        rf"it is at .*specimen_slow\.py:\d+, in {re.escape(where)}",
-        lines[0],
-    )
+    assert any(expected.fullmatch(record.getMessage()) for record in caplog.records)

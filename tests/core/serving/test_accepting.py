@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from gatehook.serving.accepting import Door, Loads, SharedSocket
+from gatehook.serving.accepting import Acceptor, Loads, SharedSocket
 
 
 class Handler(asyncio.Protocol):
@@ -32,7 +32,7 @@ class House:
     def __init__(self, shared: SharedSocket, worker: int) -> None:
         self.guests: set[asyncio.BaseTransport] = set()
         own = SharedSocket(shared.sock.dup(), shared.loads)  # as after a fork
-        self.door = Door(own, lambda: Handler(self), worker)
+        self.door = Acceptor(own, lambda: Handler(self), worker)
         self.door.open()
 
     async def end(self) -> None:
