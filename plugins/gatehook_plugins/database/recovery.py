@@ -36,6 +36,7 @@ class Recovery:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
+        is_told = False
         while True:
             await asyncio.sleep(_PAUSE)
             try:
@@ -44,4 +45,6 @@ class Recovery:
             except Unavailable:
                 pass  # it is logged
             except Exception:
-                log.exception("whether the database can be used cannot be found out")
+                if not is_told:
+                    log.exception("whether the database can be used again cannot be found out; trying on")
+                is_told = True

@@ -75,15 +75,15 @@ class StreamReader:
         self._with_tools: set[int] = set()
         self._roleless: set[int] = set()
         self._role_again: set[int] = set()
-        """Choices whose role the event in hand tells, though it was told before."""
+        """Choices whose role the current event repeats."""
         self._numbers: Numbers | None = None
-        """Of tool calls, if there are any."""
+        """Numbers the tool calls, if there are any."""
         self._names = Names()
         self._usage: Usage | None = None
         self._usage_told: dict[str, Any] = {}
-        """It in the vendor's words."""
+        """The usage in the vendor's words."""
         self._counted = False
-        """Whether the last event was the first to tell it: nothing of the answer is still to come."""
+        """Whether the last event was the first to tell a usage: then nothing of the answer is still to come."""
         self._usage_sent = False
         self._contents = 0
         self._finished = False
@@ -140,7 +140,8 @@ class StreamReader:
         """
         out: list[bytes] = []
         if not self.complete:
-            # Who interrupts a stream does not know its usage, nor tells [DONE]; some servers know no finish reasons.
+            # Some servers tell no finish reasons. A server that was interrupted tells neither a usage at the end nor
+            # [DONE]: with both, the answer is whole.
             if self._closed or not (self.done and self._counted and self._open):
                 raise failure.malformed(self._target, "the stream ended before the answer was complete")
             self._finish(out)
