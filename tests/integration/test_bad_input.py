@@ -252,9 +252,7 @@ async def test_a_chunked_body_over_the_limit_is_refused(home: Any) -> None:
         for _ in range(40):
             yield b" " * 100_000
 
-    status, answer, _ = (
-        await home.ask_stream(endless()) if hasattr(home, "ask_stream") else await chunked(home, endless())
-    )
+    status, answer, _ = await chunked(home, endless())
     checked(status, answer, expect=413)
 
 

@@ -167,9 +167,10 @@ class Pipeline:
 
     async def _looked_up(self, call: Call) -> tuple[Lookup | None, Entry | None]:
         """Let plugins change the request; returns what its answer may be stored under, and the stored answer if any."""
-        concerns, admitted = self.concerns, call.body
+        concerns = self.concerns
         if concerns.passes_on:
             return None, None
+        admitted = call.body
         if concerns.transforms:
             await concerns.transforms.request(call)
         if concerns.own_tools is not None:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
+from pydantic import SecretStr
 
-from gatehook import Chunk, GatewayError, InvalidRequest, RateLimited, UpstreamError, Usage
+from gatehook import Chunk, Egress, GatewayError, InvalidRequest, RateLimited, UpstreamError, Usage
+from gatehook.config.settings import EgressSettings
 from gatehook.testing import Replay, ReplayEgress, Reply, StubUpstream, attempt, splits
 from gatehook_plugins.vendor_gemini.vendor import Gemini
 
@@ -440,20 +442,10 @@ async def test_signatures_survive_the_round_trip_of_a_streamed_turn() -> None:
 
 
 async def test_over_a_real_socket_the_quoted_path_and_the_key_arrive() -> None:
-    from pydantic import SecretStr
-
-    from gatehook import Egress
-    from gatehook.config.settings import EgressSettings
-
     egress = Egress(EgressSettings())
     async with egress.lifespan(), StubUpstream(Reply.of_events(wire(*TEXT[0]))) as stub:
-        one = attempt(
-            {"messages": [USER], "stream": True},
-            base_url=stub.url,
-            model="a/b c",
-            api_key=SecretStr("key-1"),
-            vendor="gemini",
-        )
+        place: dict[str, Any] = {"base_url": stub.url, "api_key": SecretStr("key-1")}
+        one = attempt({"messages": [USER], "stream": True}, vendor="gemini", model="a/b c", **place)
         chunks = [chunk async for batch in Gemini(egress).stream(one) for chunk in batch]
     assert told(chunks) == TEXT[1]
     (request,) = stub.requests
