@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
+from msgspec import Struct
 
 from gatehook.awaiting import awaited
 from gatehook.calls import ready
@@ -40,29 +41,20 @@ _HEADER_LENGTH = 4000
 """Characters of a header's value; many clients and proxies refuse an answer with a header longer than 8 KB."""
 
 
-class Delivery:
+class Delivery(Struct, eq=False):
     """One call's answer, written by `answer`, `stream`, `replay` or `refuse`."""
 
-    __slots__ = (
-        "_call",
-        "_concerns",
-        "_record",
-        "_request",
-        "_response",
-        "_rewriter",
-        "_surface",
-    )
+    _call: Call
+    _surface: Surface
+    _request: web.Request
+    _concerns: Concerns
+    _record: Record
+    """Told how the call ends."""
+    _response: web.StreamResponse | None = None
+    _rewriter: Rewriter | None = None
+    """The rewriter of the stream's last batch."""
 
-    def __init__(self, call: Call, surface: Surface, request: web.Request, concerns: Concerns, record: Record) -> None:
-        """`record` is told how the call ends."""
-        self._call = call
-        self._surface = surface
-        self._request = request
-        self._concerns = concerns
-        self._record = record
-        self._response: web.StreamResponse | None = None
-        self._rewriter: Rewriter | None = None
-        """The rewriter of the stream's last batch."""
+    __repr__ = object.__repr__  # requests hold secrets
 
     def answer(self, completion: Completion) -> ready.Ready | Awaitable[web.StreamResponse]:
         """Write a whole answer; to be awaited if it is long, or the request not a usual one.

@@ -3,7 +3,7 @@
 import time
 from typing import Final, Literal, Protocol
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from gatehook.accounts import Cost, Usage
 from gatehook.errors import GatewayError
@@ -37,21 +37,18 @@ class Counted(Protocol):
         ...
 
 
-class Record:
+class Record(Struct, eq=False):
     """Keeps, while a call goes on, what its `outcome` will say to observers and permits."""
 
-    __slots__ = ("_call", "_code", "_earlier", "_http_status", "_status", "_usage", "stream")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._status: Literal["complete", "partial", "failed", "rejected", "cached"] = "failed"
-        self._http_status = 500
-        self._code = ""
-        self._usage: Usage | None = None
-        self._earlier: tuple[Usage | None, Cost | None] | None = None
-        """Usage and cost of the rounds before this one; see `next_round`."""
-        self.stream: Counted | None = None
-        """The vendor's stream, if the answer is streamed."""
+    _call: Call
+    _status: Literal["complete", "partial", "failed", "rejected", "cached"] = "failed"
+    _http_status: int = 500
+    _code: str = ""
+    _usage: Usage | None = None
+    _earlier: tuple[Usage | None, Cost | None] | None = None
+    """Usage and cost of the rounds before this one; see `next_round`."""
+    stream: Counted | None = None
+    """The vendor's stream, if the answer is streamed."""
 
     def spent(self, completion: Completion) -> None:
         """Note a vendor's answer, which will be paid for whatever becomes of it; its usage is estimated if untold."""

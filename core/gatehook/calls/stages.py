@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from msgspec import Struct
 
 from gatehook.awaiting import awaited
 from gatehook.calls.answers import Answers
@@ -230,21 +231,18 @@ async def admit_round(limiters: Sequence[Limiter | AttemptLimiter], call: Call) 
             await limiter.admit_round(call)
 
 
-class Permits:
+class Permits(Struct, eq=False):
     """What the limiters have reserved for one call, and for its current attempt."""
 
-    __slots__ = ("_attempt", "_settlements", "held")
+    _settlements: set[asyncio.Future[None]]
+    """Where settlements that take time are kept, so that a shutdown can wait for them."""
+    held: list[Settle] = []
+    """The `settle` of each permit that is still to be settled.
 
-    def __init__(self, settlements: set[asyncio.Future[None]]) -> None:
-        """`settlements` is where settlements that take time are kept, so that a shutdown can wait for them."""
-        self._settlements = settlements
-        self.held: list[Settle] = []
-        """The `settle` of each permit that is still to be settled.
-
-        The methods are kept, as looking them up later, on objects of several classes, would take longer.
-        """
-        self._attempt: int | None = None
-        """Where the current attempt's own permits begin among them; None before the first attempt."""
+    The methods are kept, as looking them up later, on objects of several classes, would take longer.
+    """
+    _attempt: int | None = None
+    """Where the current attempt's own permits begin among them; None before the first attempt."""
 
     def admit(self, asks: Sequence[Ask], call: Call) -> Awaitable[None] | None:
         """Ask every limiter; returns what is to be awaited, if one of them has to wait.

@@ -27,6 +27,10 @@ T = TypeVar("T")
 DRIVER: Final = "sqlite+gatehook"
 """What SQLAlchemy's URLs begin with."""
 
+# For each None that is bound Python's module looks for a way to adapt it: an adapter that gives None back is found at
+# once, while finding out that there is none takes longer than to bind all the other values of a row.
+sqlite3.register_adapter(type(None), dict[None, None]().get)
+
 
 class _Worker:
     """A thread, and the work that it still has to do, in order."""

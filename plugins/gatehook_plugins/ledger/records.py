@@ -47,8 +47,8 @@ Record = Intent | Row | Damage
 
 encode = msgspec.json.Encoder().encode
 """Makes the body of a line."""
-LINE: Final = b"%08x%b\n"
-"""Adler-32 of a body, and the body, so that a torn line is recognised. CRC-32 takes longer here, as it needs tables."""
+LINE: Final = b"%x%b\n"
+"""Adler-32 of a body in hex, and the body, which begins with "[". CRC-32 takes longer here, as it needs tables."""
 _decoder: msgspec.json.Decoder[Intent | Row] = msgspec.json.Decoder(Intent | Row)
 
 
@@ -64,8 +64,9 @@ def parse(text: bytes) -> Intent | Row:
     Raises:
         ValueError: the line is damaged.
     """
-    body = text[8:]
-    if text[:8] != b"%08x" % adler32(body):
+    begin = text.find(b"[")
+    body = text[begin:]
+    if text[:begin] != b"%x" % adler32(body):
         raise ValueError("the checksum does not match")
     return _decoder.decode(body)
 
