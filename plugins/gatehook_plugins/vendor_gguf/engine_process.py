@@ -141,6 +141,8 @@ class EngineProcess:
             word = _decoded(said)
             if isinstance(told := word.get("progress"), int | float):
                 progress(float(told))
+            elif isinstance(warning := word.get("warning"), str):
+                log.warning("%s: %s", self.options.name, warning)
             elif isinstance(failed := word.get("failed"), dict):
                 await self._killed(process)
                 raise EngineFailed(f"could not be loaded: {failed.get('message') or failed.get('code')}")

@@ -71,7 +71,7 @@ class VendorGGUF:
         )
         batch: PositiveInt = Field(default=512, description="tokens of prompts that are read in one step, at most")
         threads: Count = Field(default=0, description="threads of each model; 0: all cores but one")
-        gpu_layers: int = Field(default=0, ge=-1, description="layers on a GPU; -1: all")
+        gpu_layers: int = Field(default=0, ge=-1, description="layers on a GPU, if llama.cpp is built for it; -1: all")
         step_timeout: float = Field(
             default=300.0,
             ge=0,

@@ -227,6 +227,22 @@ async def test_an_engine_lives_as_long_as_it_gives_signs_and_no_longer(trained: 
         await waiting
 
 
+@NEEDS_LIBRARY
+@pytest.mark.parametrize("layers", [0, -1])
+async def test_layers_for_a_gpu_that_the_library_cannot_use_are_told_in_the_log(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, layers: int
+) -> None:
+    import llama_cpp
+
+    options = EngineOptions(str(trained), str(tmp_path / "e.sock"), "m", context=64, threads=1, gpu_layers=layers)
+    process = EngineProcess(options)
+    await begin(process)
+    process.stop()
+    await process.wait()
+    in_vain = bool(layers) and not llama_cpp.llama_supports_gpu_offload()
+    assert ("m: gpu_layers does nothing here: llama.cpp was built without a GPU" in caplog.text) == in_vain
+
+
 # --- what is missing
 
 

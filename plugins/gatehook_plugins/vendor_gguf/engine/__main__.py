@@ -29,6 +29,7 @@ __all__ = ["main"]
 
 _RANK: Final = 4
 """llama.cpp's number for the pooling of models that rank texts (rerankers)."""
+_NO_GPU: Final = "gpu_layers does nothing here: llama.cpp was built without a GPU; README.md tells how to build it"
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -98,6 +99,8 @@ async def _serve(options: EngineOptions, tell: Tell) -> None:
         await web.UnixSite(runner, options.socket).start()
     finally:
         os.umask(mask)
+    if options.gpu_layers and not model.library.uses_gpu:
+        tell({"warning": _NO_GPU})
     tell({"ready": {"context": length, "slots": options.slots, "memory": _resident()}})
     if options.step_timeout:
         await beat(lambda: tell({"alive": True}), endpoints.progress, options.step_timeout)

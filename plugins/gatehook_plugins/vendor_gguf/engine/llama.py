@@ -83,6 +83,11 @@ class Library:
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it was built for a GPU, and has found one."""
+        return bool(self.api.llama_supports_gpu_offload())
+
     def _log(self, level: int, text: bytes, _: object) -> None:
         """Pass on warnings and errors; the rest would be a flood."""
         self._continued = self._continued if level == _CONTINUED else level >= _WARNING
