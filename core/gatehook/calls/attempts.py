@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, Final, cast
 
 from gatehook.accounts import Usage
 from gatehook.calls.deadlines import Deadlines, Limit, Watch
@@ -15,9 +15,12 @@ from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target
 from gatehook.parameters import left_open, sift
 from gatehook.protocols import Vendor
 
-__all__ = ["Attempts", "Stream"]
+__all__ = ["HEAD", "Attempts", "Stream"]
 
 log = logging.getLogger("gatehook.failover")
+
+HEAD: Final = ("id", "object", "created", "model", "system_fingerprint")
+"""The fields that every chunk of a stream repeats."""
 
 
 class Stream:
@@ -57,6 +60,12 @@ class Stream:
         watch.arm(timeout, late, until)
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What every chunk of it repeats."""
+        first = next((chunk.data for batch in self.begun for chunk in batch), {})
+        return {name: first[name] for name in HEAD if name in first}
 
     def watched(self, watch: Watch) -> "Stream":
         """Iterate under this watch. Whatever the vendor sends ends its silence, a mere sign of life too."""

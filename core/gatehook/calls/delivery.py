@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 from msgspec import Struct
 
+from gatehook.accounts import Usage
 from gatehook.awaiting import awaited
 from gatehook.calls import ready
 from gatehook.calls.answers import Lookup, Recording
@@ -117,6 +118,8 @@ class Delivery(Struct, eq=False):
                 async with contextlib.aclosing(await again()) as stream:
                     self._record.stream = stream
                     await self._relay(stream, response, watch, gate, None)
+            if call.include_usage and stream.usage is None:
+                await self._tell_usage(stream, response, watch, kept)
             watch.beat(None)  # nothing may come after the end
             watch.arm(concerns.write_timeout, _client_too_slow)
             await response.write_eof(self._surface.end(call, self._record.streamed()))
@@ -159,6 +162,17 @@ class Delivery(Struct, eq=False):
         watch.pause()
         if gate is not None or self._call.rewriter is not None or self._rewriter is not None:
             await self._write(response, watch, await self._rest(gate))
+
+    async def _tell_usage(
+        self, stream: Stream | RoundsStream, response: web.StreamResponse, watch: Watch, kept: Recording | None
+    ) -> None:
+        """Tell a client that has asked for the usage what the gateway has counted, as the vendor has told nothing."""
+        usage = self._record.streamed() or Usage()
+        told = {**stream.head, "choices": [], "usage": {**usage.as_openai(), "estimated": True}}
+        batch = [Chunk(told, usage=usage, usage_only=True)]
+        if kept is not None:
+            kept.add(batch)
+        await self._write(response, watch, self._framed(batch))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """Write a cached answer, plain or as the stream it was.

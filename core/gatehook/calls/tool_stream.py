@@ -5,19 +5,16 @@ To its reader it is one stream: one id, one role, one finish reason, and the usa
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 from gatehook.accounts import Usage
-from gatehook.calls.attempts import Stream
+from gatehook.calls.attempts import HEAD, Stream
 from gatehook.calls.deadlines import Watch
 from gatehook.calls.tool_loop import ToolLoop
 from gatehook.model import Chunk, Frames
 from gatehook.tools.calls import GAP, PartialMessage
 
 __all__ = ["RoundsStream"]
-
-_HEAD: Final = ("id", "created", "model", "system_fingerprint")
-"""The fields that every chunk repeats."""
 
 
 class RoundsStream:
@@ -26,10 +23,15 @@ class RoundsStream:
     def __init__(self, loop: ToolLoop, first: Stream) -> None:
         """`first` is the first round's stream."""
         self._loop = loop
-        self._stream = first
+        self._first = self._stream = first
         self._watch: Watch | None = None
         self._batches = self._rounds()
         self.begun: Sequence[Sequence[Chunk]] = ()
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What every chunk repeats."""
+        return self._first.head
 
     @property
     def usage(self) -> Usage | None:
@@ -114,7 +116,7 @@ class _Shown:
         self.message = PartialMessage()
         self.goes_on = False
         self._ending = []
-        self._head = {name: self._first[name] for name in _HEAD if name in self._first}
+        self._head = {name: self._first[name] for name in HEAD if name in self._first}
         self._gap = GAP if self._said else ""
 
     def passed(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
