@@ -3,18 +3,21 @@
 Narrower bounds of one model are for its vendor to tell; unknown fields pass.
 """
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from gatehook import LONGEST_MODEL_NAME
+from gatehook import LONGEST_MODEL_NAME, InvalidRequest
 
-__all__ = ["ImageRequest"]
+__all__ = ["ImageRequest", "check_size"]
 
+_SIZE: Final = "auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}"
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_MODEL_NAME)]
 Prompt = Annotated[str, Meta(min_length=1, max_length=100_000)]
 Count = Annotated[int, Meta(ge=1, le=10)]
-Size = Annotated[str, Meta(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
+Size = Annotated[str, Meta(extra_json_schema={"pattern": rf"^({_SIZE})$"})]
+"""For the published schema; `check_size` has more to say to whoever writes it wrongly."""
 Word = Annotated[str, Meta(max_length=64)]
 
 
@@ -36,3 +39,15 @@ class ImageRequest(Struct):
     negative_prompt: Annotated[str, Meta(max_length=100_000)] | None = None
     steps: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     deferred: bool | UnsetType | None = field(default=UNSET, name="async")
+
+
+def check_size(size: str | None) -> None:
+    """Check the form of a size.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if size is not None and not re.fullmatch(_SIZE, size):
+        raise InvalidRequest(
+            "size: expected 'auto', or a width and a height in pixels, as in '1024x1024'", param="size"
+        )

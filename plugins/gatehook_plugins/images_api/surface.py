@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from gatehook import Call, CanonicalSurface, Document, InvalidRequest, Surface, decode, read_open
-from gatehook_plugins.images_api.requests import ImageRequest
+from gatehook_plugins.images_api.requests import ImageRequest, check_size
 
 __all__ = ["ImageSurface"]
 
@@ -26,6 +26,7 @@ class ImageSurface(CanonicalSurface):
             InvalidRequest: naming the field.
         """
         asked = read_open(body, _decoder)
+        check_size(asked.size)
         if asked.stream:
             raise InvalidRequest(
                 "stream: pictures are not streamed here; leave it out", param="stream", code="unsupported_parameter"

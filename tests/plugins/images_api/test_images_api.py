@@ -117,6 +117,14 @@ async def test_a_field_that_makes_no_sense_is_named(house: House, body: Mapping[
     assert (status, answer["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize("size", ["big", "1024", "1024X1024", "1024x1024\n"])
+async def test_a_size_of_another_form_is_told_the_right_one(house: House, size: str) -> None:
+    async with house(MOCK, files=False) as home:
+        status, answer = await home.ask(size=size)
+    assert status == 400
+    assert answer["error"]["message"] == "size: expected 'auto', or a width and a height in pixels, as in '1024x1024'"
+
+
 async def test_async_marks_the_call_and_leaves_the_body(house: House) -> None:
     seen: list[tuple[bool, Any]] = []
 
