@@ -1,6 +1,6 @@
 """GET /health and /models, and what loads and unloads models. Remote models are always ready."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from aiohttp import web
@@ -85,11 +85,16 @@ class Models(Observer):
         """All models that the caller may use and that can be called; a remote one has no size, and is always loaded."""
         local = {model.name: model for model in await self._local_models() or ()}
         found = [
-            _shown(local[name]) if name in local else _remote(name)
+            self._listed(name, local)
             for name, group in self._catalog.groups().items()
             if self._is_callable(name, group) and self._may_use(request[PRINCIPAL], name)
         ]
         return _answer({"models": found})
+
+    def _listed(self, name: str, local: Mapping[str, LocalModel]) -> dict[str, Any]:
+        """A model under this name, which may be another one's alias."""
+        model = local.get(self._catalog.canonical(name))
+        return _remote(name) if model is None else _shown(model) | {"name": name}
 
     async def load(self, request: web.Request) -> web.Response:
         """Load a model, or wait until it is loaded.

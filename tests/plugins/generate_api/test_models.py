@@ -59,6 +59,15 @@ async def test_local_models_are_loaded_in_a_quantization_and_unloaded(api: Api, 
         assert (await ask("POST", "/models/m/unload")).json["loaded"] is False
 
 
+async def test_an_alias_of_a_local_model_is_as_much_on_this_machine(api: Api, shelf: Any) -> None:
+    async with api(LOCAL + REMOTE, local=True) as ask:
+        for loaded in (False, True):
+            listed = {one.pop("name"): one for one in (await ask("GET", "/models")).json["models"]}
+            assert listed["alias"] == listed["m"]
+            assert (listed["alias"]["format"], listed["alias"]["loaded"]) == ("gguf", loaded)
+            await ask("POST", "/models/m/load")
+
+
 @pytest.mark.parametrize(
     "body", [b"{", {"quantization": 4}, {"quantization": ""}, {"quant": "q4_0"}, {"prefer_gpu": 1}]
 )
