@@ -44,6 +44,7 @@ from gatehook_plugins.vendor_openai.splice import (
     without,
 )
 from gatehook_plugins.vendor_openai.stream import StreamReader
+from gatehook_plugins.vendor_openai.vectors import as_asked
 
 __all__ = ["OpenAIVendor"]
 
@@ -59,6 +60,7 @@ _PATHS: Mapping[Operation, str] = {
     "embeddings": "/embeddings",
     "images": "/images/generations",
 }
+_WITHOUT_TEXT = ("embeddings", "images")
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,9 +123,14 @@ class OpenAIVendor:
         if raw is None:
             raw = await _rest(attempt.target, upstream)
         whole = _result(attempt, raw)
+        if attempt.call.operation in _WITHOUT_TEXT:
+            return await self._without_text(attempt, raw, whole)
+        return _completion(attempt, raw, whole)
+
+    async def _without_text(self, attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
         if attempt.call.operation == "images":
             return await PictureReader(attempt, self._egress, self._files).answer(raw, whole)
-        return _completion(attempt, raw, whole)
+        return _completion(attempt, as_asked(attempt, raw), whole)
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
         """One streamed answer, each batch what one read brought."""
@@ -293,7 +300,7 @@ def _result(attempt: Attempt, raw: bytes) -> Whole:
         whole = _read_again(attempt.target, raw, error)
     if whole.error:
         raise failure.from_body(attempt.target, whole.error)
-    if not (whole.data if operation in ("embeddings", "images") else whole.choices):
+    if not (whole.data if operation in _WITHOUT_TEXT else whole.choices):
         if told := failure.bare(raw):
             raise failure.from_body(attempt.target, told)
         raise failure.malformed(attempt.target, "the answer has neither a result nor an error")
