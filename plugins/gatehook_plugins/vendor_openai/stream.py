@@ -20,6 +20,7 @@ from gatehook.sse import events, frame
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import Numbers
 from gatehook_plugins.vendor_openai.ends import finish_reason
+from gatehook_plugins.vendor_openai.heads import own_id
 from gatehook_plugins.vendor_openai.names import Names, tells_calls
 from gatehook_plugins.vendor_openai.peek import Event, EventChoice, read_event, usage_of
 from gatehook_plugins.vendor_openai.splice import with_model
@@ -63,7 +64,6 @@ class StreamReader:
         self._public = call.public_name
         self._chat = call.operation == "chat"
         self._object = "chat.completion.chunk" if self._chat else "text_completion"
-        self._own_id = ("chatcmpl-" if self._chat else "cmpl-") + call.id.removeprefix("req_")
         self._wants_usage = call.include_usage
         self._head: tuple[str | None, Any] = (None, None)
         self._template: Template | None = None
@@ -299,7 +299,7 @@ class StreamReader:
         """Fix the stream's id and `created` at its first event; gives whether this event has others."""
         if self._head[0] is None:
             created = event.created if isinstance(event.created, int) and event.created else int(time.time())
-            self._head = (event.id or self._own_id, created)
+            self._head = (event.id or own_id(self._attempt.call), created)
         return (event.id, event.created) != self._head
 
     def _follow(self, choice: EventChoice) -> bool:

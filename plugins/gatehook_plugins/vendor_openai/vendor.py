@@ -33,6 +33,7 @@ from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import mended_calls
 from gatehook_plugins.vendor_openai.ends import finish_reason
+from gatehook_plugins.vendor_openai.heads import with_head
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
@@ -324,6 +325,8 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     public = call.served or call.model  # its `public_name`, without the call
     usage = usage_of(whole.usage)
     try:
+        if not whole.id and whole.choices:
+            raw = with_head(call, raw)
         for choice in whole.choices or ():
             if choice.error:
                 raise failure.from_body(attempt.target, choice.error)

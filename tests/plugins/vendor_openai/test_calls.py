@@ -210,6 +210,6 @@ async def test_calls_in_order_keep_their_bytes(stream: Ask, ask: Ask, event: Mak
     assert run.chunks[0].raw == odd.replace("upstream-model", "public").encode()
     message = {"role": "assistant", "tool_calls": [call, custom]}
     whole = json.dumps(
-        {"model": "public", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+        {"id": "x", "model": "public", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
     )
     assert (await ask(answer=whole.encode())).completion.raw == whole.encode()

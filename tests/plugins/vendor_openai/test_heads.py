@@ -1,0 +1,49 @@
+"""Whole answers of servers that leave out what every answer of OpenAI's begins with, or leave it empty."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gatehook import Operation
+
+Ask = Callable[..., Any]
+
+CHOICE = {"message": {"role": "assistant", "content": "Hi", "annotations": []}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("head", [{}, {"id": "", "object": ""}, {"id": None, "object": None, "created": None}])
+async def test_an_answer_without_a_head_gets_one(ask: Ask, head: dict[str, Any]) -> None:
+    """As the events of a stream do; what nobody can know is null."""
+    run = await ask(answer={**head, "choices": [CHOICE, CHOICE], "x_extra": 1})
+    told = run.data
+    assert told.pop("id").startswith("chatcmpl-")
+    assert told.pop("created") > 1_700_000_000
+    assert told == {
+        "object": "chat.completion",
+        "model": "public",
+        "choices": [{"index": 0, **CHOICE}, {"index": 1, **CHOICE}],
+        "usage": None,
+        "system_fingerprint": None,
+        "x_extra": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "asked", "choice", "prefix", "kind"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, CHOICE, "chatcmpl-", "chat.completion"),
+        ("completions", {"prompt": "x"}, {"text": "Hi", "finish_reason": "stop"}, "cmpl-", "text_completion"),
+    ],
+)
+async def test_what_a_server_does_tell_of_it_stays(
+    ask: Ask, operation: Operation, asked: Any, choice: Any, prefix: str, kind: str
+) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    given = {"created": 5, "model": "upstream-model", "system_fingerprint": "fp", "usage": usage}
+    run = await ask({"model": "public", **asked}, {**given, "choices": [choice]}, operation=operation)
+    assert run.data.pop("id").startswith(prefix)
+    assert run.data | {"id": ""} == {
+        **given, "id": "", "object": kind, "model": "public", "choices": [{"index": 0, **choice}]
+    }  # fmt: skip
+    assert run.completion.usage.total_tokens == 3
