@@ -57,7 +57,7 @@ _COMPLETIONS: Final[Mapping[str, Parameter]] = {
     **_SAMPLING,
     "prompt": mapped("prompt: texts, or tokens of the model's own"),
     "best_of": mapped("n; another number is refused"),
-    "echo": refused("the prompt cannot be repeated; put it before the answer yourself", unless=(False,)),
+    "echo": mapped("echo; not together with logprobs"),
     "suffix": refused("local models write at the end of a text only", unless=("",)),
 }
 

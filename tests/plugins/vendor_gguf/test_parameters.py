@@ -9,8 +9,8 @@ from gatehook import Operation
 from gatehook_plugins.vendor_gguf.engine.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from gatehook_plugins.vendor_gguf.parameters import PARAMETERS
 
-REFUSED_TOO = {"echo", "suffix"}
-"""The engine reads these to refuse them, whoever asks it."""
+REFUSED_TOO = {"suffix"}
+"""The engine reads it to refuse it, whoever asks."""
 
 
 @pytest.mark.parametrize(

@@ -61,21 +61,25 @@ class CompletionShape(Shape):
     kind = chunk_kind = "text_completion"
     prefix = "cmpl-"
 
-    def __init__(self, model: Model, name: str, choices: int, *, chances: bool) -> None:
+    def __init__(self, model: Model, name: str, choices: int, *, chances: bool, echoes: Sequence[str] = ()) -> None:
+        """`echoes` are what the texts begin with, if with anything."""
         super().__init__(model, name, choices)
         self._texts = [""] * choices
+        self._echoes = dict(enumerate(echoes))
+        """Those that were not told yet, by choice."""
         self._chances: list[Object | None] = [_no_chances() if chances else None for _ in range(choices)]
 
     def add(self, at: int, news: News) -> list[Object]:
         """See `Shape`."""
-        self._texts[at] += news.text
+        text = self._echoes.pop(at, "") + news.text if self._echoes else news.text
+        self._texts[at] += text
         told = self._chances[at]
         fresh = None if told is None else self._logprobs(news.chances)
         if told is not None and fresh is not None:
             for key, values in fresh.items():
                 told[key] += values
         self._finished[at] = news.reason
-        return [self.event([{"index": at, "text": news.text, "logprobs": fresh, "finish_reason": news.reason}])]
+        return [self.event([{"index": at, "text": text, "logprobs": fresh, "finish_reason": news.reason}])]
 
     def _choice(self, at: int) -> Object:
         text, chances = self._texts[at], self._chances[at]

@@ -99,7 +99,8 @@ class TextServer:
         request = read(await http.read(), CompletionRequest)
         jobs = await self._writer.completions(request)
         chances = request.logprobs is not None
-        shape = CompletionShape(self._model, request.model or self._name, len(jobs), chances=chances)
+        name, echoes = request.model or self._name, self._writer.echoes(request)
+        shape = CompletionShape(self._model, name, len(jobs), chances=chances, echoes=echoes)
         if request.stream:
             return await self._stream(http, jobs, shape, with_usage=request.with_usage)
         return await self._whole(jobs, shape)

@@ -68,6 +68,19 @@ class Writer:
         """
         return await asyncio.to_thread(self._completions, request)
 
+    def echoes(self, request: CompletionRequest) -> list[str]:
+        """What each job's text begins with: its prompt, if that is to be repeated."""
+        if not request.echo:
+            return []
+        given = request.prompt
+        prompts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        return [text for text in map(self._text, prompts) for _ in range(request.n or 1)]
+
+    def _text(self, prompt: Any) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return b"".join(self._model.piece(token, special=False) for token in prompt).decode("utf-8", "replace")
+
     async def chat(self, request: ChatRequest) -> ChatPlan:
         """The jobs of POST /v1/chat/completions.
 
@@ -77,8 +90,10 @@ class Writer:
         return await asyncio.to_thread(self._chat, request)
 
     def _completions(self, request: CompletionRequest) -> list[Job]:
-        if request.echo:
-            raise Invalid("echo: this model cannot repeat the prompt; put it before the answer yourself", param="echo")
+        if request.echo and request.logprobs is not None:
+            raise Invalid(
+                "echo: a prompt's tokens have no log probabilities; leave out logprobs, or echo", param="echo"
+            )
         if request.suffix:
             raise Invalid("suffix: this model writes at the end of a text only", param="suffix")
         if request.best_of not in (None, request.n or 1):

@@ -32,6 +32,21 @@ async def test_greedy_texts_are_the_librarys_own_alone_and_together(engine: Any,
     assert "Paris" in wanted[1]
 
 
+@pytest.mark.parametrize("prompt", ["Hello", ["Hello", "The capital"], [72, 105], [[72, 105], [72]]])
+async def test_echo_begins_each_text_with_its_prompt(engine: Any, prompt: Any) -> None:
+    body = {"prompt": prompt, "temperature": 0, "max_tokens": 4, "n": 2}
+    plain, whole = [(await engine.post("completions", body | more))[1] for more in ({}, {"echo": True})]
+    events = await engine.stream("completions", body | {"echo": True})
+    is_text = "Hello" in prompt
+    prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+    for choice, echoed in zip(plain["choices"], whole["choices"], strict=True):
+        before = echoed["text"].removesuffix(choice["text"])
+        assert before == prompts[choice["index"] // 2] if is_text else before
+        told = [each["text"] for event in events for each in event["choices"] if each["index"] == choice["index"]]
+        assert "".join(told) == echoed["text"] == before + choice["text"]
+    assert whole["usage"] == plain["usage"] | {"prompt_tokens_details": whole["usage"]["prompt_tokens_details"]}
+
+
 async def test_a_stream_says_what_a_whole_answer_says(engine: Any) -> None:
     body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0, "n": 2}
     whole = await engine.chat("What is the capital of France?")

@@ -72,7 +72,7 @@ async def test_the_field_at_fault_is_named(shared: Any, wish: dict[str, Any], pa
 @pytest.mark.parametrize(
     ("wish", "param"),
     [
-        ({"echo": True}, "echo"),
+        ({"echo": True, "logprobs": 0}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"prompt": []}, "prompt"),
