@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gatehook import CATALOG, LOCAL_MODELS, METRICS, Endpoint, ModelName, Observer, Route, Section, hookimpl
 from gatehook_plugins.generate_api.batch import Batch
-from gatehook_plugins.generate_api.errors import error_body
+from gatehook_plugins.generate_api.errors import error_body, with_known_status
 from gatehook_plugins.generate_api.models import Models
 from gatehook_plugins.generate_api.surface import GenerateSurface
 
@@ -52,11 +52,11 @@ class GenerateApi:
         yield Endpoint(f"{_MOUNT}/generate", "chat", plain)
         yield Endpoint(f"{_MOUNT}/generate/stream", "chat", GenerateSurface(models.default, always_streams=True))
         batch = Batch(gateway, models.default)
-        yield Route("POST", f"{_MOUNT}/batch/generate", batch.generate, errors=error_body)
+        yield Route("POST", f"{_MOUNT}/batch/generate", with_known_status(batch.generate), errors=error_body)
         yield Route("GET", f"{_MOUNT}/health", models.health, auth=False, errors=error_body)
         yield Route("GET", f"{_MOUNT}/models", models.list, errors=error_body)
-        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/load", models.load, errors=error_body)
-        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/unload", models.unload, errors=error_body)
+        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/load", with_known_status(models.load), errors=error_body)
+        yield Route("POST", f"{_MOUNT}/models/{{name:.+}}/unload", with_known_status(models.unload), errors=error_body)
         yield Route("*", f"{_MOUNT}/{{path:.*}}", gateway.nothing_here, auth=False, errors=error_body)
         if (metrics := gateway.services.get(METRICS)) is not None:
             metrics.tell_inference()

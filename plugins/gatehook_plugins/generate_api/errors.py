@@ -1,10 +1,14 @@
 """Errors in this API's own shape, under the statuses that its clients know."""
 
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+from aiohttp import web
 
 from gatehook import GatewayError, ModelNotFound, Unavailable, encode
 
-__all__ = ["error_body", "known_status"]
+__all__ = ["error_body", "known_status", "with_known_status"]
 
 _CODES: Final = {
     401: "UNAUTHORIZED",
@@ -25,6 +29,22 @@ def known_status(error: GatewayError) -> int:
     if error.status in (502, 504):
         return 503
     return error.status if error.status in _CODES or error.status >= 500 else 400
+
+
+def with_known_status(
+    handler: Callable[[web.Request], Awaitable[web.Response]],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler of a route, whose errors have such a status, too."""
+
+    @functools.wraps(handler)
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return await handler(request)
+        except GatewayError as error:
+            error.status = known_status(error)
+            raise
+
+    return handle
 
 
 def error_body(error: GatewayError) -> bytes:

@@ -68,6 +68,16 @@ async def test_a_batch_that_is_none_is_refused(api: Api, body: Any) -> None:
         (await ask("POST", BATCH, body)).error(400, "INVALID_REQUEST")
 
 
+@pytest.mark.parametrize("path", [BATCH, "/models/echo/load", "/generate"])
+async def test_what_is_no_json_or_too_large_is_an_invalid_request_at_every_path(api: Api, path: str) -> None:
+    """This API's clients know no 413 and no 415."""
+    async with api(MODELS, more='[server]\nmax_body = "1KB"\n') as ask:
+        typed = await ask("POST", path, {"prompt": "x"}, **{"Content-Type": "text/plain"})
+        assert typed.error(400, "INVALID_REQUEST")["details"]["reason"] == "unsupported_media_type"
+        large = (await ask("POST", path, {"prompt": "x" * 2000})).error(400, "INVALID_REQUEST")
+        assert large["details"]["reason"] == "request_too_large"
+
+
 async def test_each_of_them_counts_against_the_limits_of_its_caller(api: Api, tmp_path: Path) -> None:
     more = '[plugins.auth_keys]\nkeys = ["sk-0123456789abcdef"]\n[plugins.rate_limit]\nrequests_per_minute = 3\n'
     async with api(MODELS, more=more) as ask:
