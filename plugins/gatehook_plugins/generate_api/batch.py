@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from gatehook import PRINCIPAL, Call, Completion, Document, GatewayError, decode, encode, read_body
+from gatehook import PRINCIPAL, Call, Completion, Document, GatewayError, Principal, decode, encode, read_body
 from gatehook_plugins.generate_api.errors import error_body
 from gatehook_plugins.generate_api.requests import as_chat, read_batch
 from gatehook_plugins.generate_api.surface import result
@@ -32,8 +32,8 @@ class Calls(Protocol):
 class Batch:
     """The handler."""
 
-    def __init__(self, calls: Calls, default_model: Callable[[], str]) -> None:
-        """`default_model` tells the model to use where none is named."""
+    def __init__(self, calls: Calls, default_model: Callable[[Principal], str]) -> None:
+        """`default_model` tells the model that a caller uses where it names none."""
         self._calls = calls
         self._default_model = default_model
 
@@ -59,7 +59,7 @@ class Batch:
     async def _generate(self, request: web.Request, data: Any) -> dict[str, Any]:
         call = Call("chat", "generate", request.headers, request.remote or "", principal=request[PRINCIPAL])
         try:
-            chat = as_chat(data, self._default_model())
+            chat = as_chat(data, self._default_model(call.principal))
             chat.pop("stream", None)
             call.model, call.body = chat["model"], Document(chat)
             return result(await self._calls.run(call))

@@ -1,6 +1,6 @@
 """GET /health and /models, and what loads and unloads models. Remote models are always ready."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from aiohttp import web
@@ -56,11 +56,15 @@ class Models(Observer):
         """One less runs."""
         self._running -= 1
 
-    def default(self) -> str:
-        """What "default" stands for: the settings' choice, else the first model that can be called; "" without any."""
-        if self._default_model:
-            return self._default_model
-        return next((name for name, group in self._catalog.groups().items() if self._is_callable(name, group)), "")
+    def default(self, principal: Principal) -> str:
+        """What "default" stands for: the settings' choice, else the first model that this caller can call, or ""."""
+        return self._default_model or next(self._callable(principal), "")
+
+    def _callable(self, principal: Principal) -> Iterator[str]:
+        """The names of the models that this caller may use and that can be called."""
+        for name, group in self._catalog.groups().items():
+            if self._is_callable(name, group) and self._may_use(principal, name):
+                yield name
 
     async def health(self, request: web.Request) -> web.Response:
         """Whether models can be called, and what memory they take; without local ones, what the gateway takes."""
@@ -71,7 +75,7 @@ class Models(Observer):
             loaded = any(model.loaded for model in local)
         else:
             used, of = memory_of_process() or 0, memory_of_machine() or 0
-            loaded = bool(self.default())
+            loaded = bool(self.default(ANONYMOUS))
         return _answer(
             {
                 "status": "healthy",
@@ -84,12 +88,7 @@ class Models(Observer):
     async def list(self, request: web.Request) -> web.Response:
         """All models that the caller may use and that can be called; a remote one has no size, and is always loaded."""
         local = {model.name: model for model in await self._local_models() or ()}
-        found = [
-            self._listed(name, local)
-            for name, group in self._catalog.groups().items()
-            if self._is_callable(name, group) and self._may_use(request[PRINCIPAL], name)
-        ]
-        return _answer({"models": found})
+        return _answer({"models": [self._listed(name, local) for name in self._callable(request[PRINCIPAL])]})
 
     def _listed(self, name: str, local: Mapping[str, LocalModel]) -> dict[str, Any]:
         """A model under this name, which may be another one's alias."""
@@ -131,7 +130,7 @@ class Models(Observer):
     def _named(self, request: web.Request) -> str:
         name = request.match_info["name"]
         if name == "default":
-            name = self.default()
+            name = self.default(request[PRINCIPAL])
         if not self._is_callable(name, self._catalog.group(name)):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /api/v1/models lists those that do")
         return self._catalog.canonical(name)

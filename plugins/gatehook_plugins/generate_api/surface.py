@@ -13,6 +13,7 @@ from gatehook import (
     Document,
     GatewayError,
     MalformedJSON,
+    Principal,
     Surface,
     UpstreamError,
     Usage,
@@ -33,8 +34,8 @@ class GenerateSurface:
     name = "generate"
     canonical = False
 
-    def __init__(self, default_model: Callable[[], str], *, always_streams: bool = False) -> None:
-        """`default_model` tells the model to use where none is named; `always_streams`: whatever `stream` says."""
+    def __init__(self, default_model: Callable[[Principal], str], *, always_streams: bool = False) -> None:
+        """`default_model` tells the model of a caller that names none; `always_streams`: whatever `stream` says."""
         self._default_model = default_model
         self._always_streams = always_streams
 
@@ -44,7 +45,7 @@ class GenerateSurface:
         Raises:
             InvalidRequest: naming the field.
         """
-        chat = as_chat(read_object(body, "a JSON object with 'prompt'"), self._default_model())
+        chat = as_chat(read_object(body, "a JSON object with 'prompt'"), self._default_model(call.principal))
         call.model = chat["model"]
         call.stream = chat.pop("stream", False) or self._always_streams
         if call.stream:

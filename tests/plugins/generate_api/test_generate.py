@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gatehook_plugins.generate_api.errors import error_body
 
 Api = Callable[..., AbstractAsyncContextManager[Any]]
 
+ADMIN = "sk-admin-0123456789abcdef"
 MODELS = """
 [[models]]
 name = "m"
@@ -67,6 +69,23 @@ async def test_no_model_and_default_are_the_settings_choice_else_the_first(api: 
     chosen = '[plugins.generate_api]\ndefault_model = "echo"\n'
     async with api(MODELS, generate=chosen) as ask:
         assert (await ask("POST", "/generate", body)).json["text"] == "Why?"
+
+
+async def test_the_first_model_is_the_first_that_its_caller_may_use(api: Api, tmp_path: Path) -> None:
+    more = (
+        f'[plugins.auth_keys]\nadmin_keys = ["{ADMIN}"]\n[plugins.database]\n[plugins.admin_api]\n'
+        f'[database]\nurl = "sqlite+aiosqlite:///{tmp_path / "g.db"}"\n'
+    )
+    async with api(MODELS, more=more) as ask:
+        as_admin = {"Authorization": f"Bearer {ADMIN}"}
+        user = {"user_id": "ann", "models": ["echo"]}
+        assert (await ask("POST", "//admin/users", user, **as_admin)).status == 201
+        key = (await ask("POST", "//admin/users/ann/keys", {}, **as_admin)).json["key"]
+        as_ann = {"Authorization": f"Bearer {key}"}
+        for body in ({"prompt": "Why?"}, {"prompt": "Why?", "model": "default"}):
+            assert (await ask("POST", "/generate", body, **as_ann)).json["text"] == "Why?"
+        batch = await ask("POST", "/batch/generate", {"requests": [{"prompt": "Why?"}]}, **as_ann)
+        assert batch.json["results"][0]["text"] == "Why?"
 
 
 async def test_a_system_text_and_other_parameters_go_to_the_model(api: Api) -> None:
