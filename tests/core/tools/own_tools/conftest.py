@@ -93,7 +93,9 @@ def answers(message: Mapping[str, Any] | str, reason: str = "stop", *, spent: tu
     return Reply.of_json({"id": "x", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage})
 
 
-def streams(*deltas: Mapping[str, Any] | str, reason: str = "stop", id: str = "x", **rest: Any) -> Reply:
+def streams(
+    *deltas: Mapping[str, Any] | str, reason: str = "stop", id: str = "x", tells_usage: bool = True, **rest: Any
+) -> Reply:
     """A streamed answer, one event in each piece; a delta, or just its text. It ends with its usage."""
     head = {"id": id, "object": "chat.completion.chunk", "created": 1, "model": "up"}
     events: list[Any] = []
@@ -101,7 +103,8 @@ def streams(*deltas: Mapping[str, Any] | str, reason: str = "stop", id: str = "x
         said = {"content": delta} if isinstance(delta, str) else delta
         events.append({**head, "choices": [{"index": 0, "delta": said, "finish_reason": None}]})
     events.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-    events.append({**head, "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    events += [{**head, "choices": [], "usage": usage}] if tells_usage else []
     return Reply.of_events(
         [b"data: %b\n\n" % json.dumps(one).encode() for one in events] + [b"data: [DONE]\n\n"], **rest
     )

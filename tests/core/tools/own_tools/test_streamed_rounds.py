@@ -54,6 +54,21 @@ async def test_it_is_one_stream_with_one_id_one_role_one_end_and_the_usage_of_al
     assert (outcome.status, outcome.usage.total_tokens) == ("complete", 30)
 
 
+async def test_a_vendor_that_tells_no_usage_of_any_round_is_counted_for_all_of_them(kit: Any) -> None:
+    untold: dict[str, Any] = {"tells_usage": False}
+    replies = [calls_search(kit, "Let me ", "see.", id="first", **untold), kit.streams("He", "re.", **untold)]
+    async with kit.asking(*replies, tools=[kit.Noting()]) as ask:
+        events = await ask.stream(**USAGE)
+        await ask.watching.over.wait()
+    assert events[-1] == "[DONE]"
+    assert {event["id"] for event in events[:-1]} == {"first"}
+    told = [event for event in events[:-1] if event.get("usage")]
+    assert told == [events[-2]]
+    assert told[0]["choices"] == []
+    (outcome,) = ask.watching.outcomes
+    assert told[0]["usage"] == outcome.usage.as_openai() | {"estimated": True}
+
+
 async def test_the_model_is_told_what_it_said_and_called(kit: Any) -> None:
     thinking = {"reasoning_content": "hm"}, {"reasoning_content": "m", "thinking_blocks": [{"signature": "a"}]}
     more = {"thinking_blocks": [{"signature": "b"}]}
