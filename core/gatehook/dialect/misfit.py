@@ -1,7 +1,7 @@
 """Requests' JSON and query strings, read as types; and the 400 for a request that does not fit."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ _LONGEST = 200
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _KIND = re.compile(r"Invalid value '(?P<name>.*)'", re.DOTALL)
+_WORD = re.compile(r"Invalid enum value '(?P<name>.*)'", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -101,7 +102,7 @@ def read_query(given: MultiMapping[str], kind: type[T]) -> T:
     try:
         return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise misfit(error, getattr(kind, "__struct_fields__", ())) from None
+        raise misfit(error, getattr(kind, "__struct_fields__", ()), kind) from None
 
 
 def fitted(data: Any, kind: type[T]) -> T:
@@ -124,7 +125,7 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: A
     Args:
         error: msgspec's, which never repeats values, only names of fields.
         fields: the known fields, to suggest one for an unknown one.
-        kind: the type, to suggest a value for an unknown one of a field that tells several types apart.
+        kind: the type, to suggest a value for an unknown one of a field that may have certain ones only.
     """
     match = _FAULT.fullmatch(str(error))
     what, path = (match["what"], match["path"] or "") if match else (str(error), "")
@@ -135,6 +136,9 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: A
     elif other := _KIND.fullmatch(what):
         name = other["name"][:_LONGEST]
         what = f"invalid value {name!r}{_nearest(name, _kinds(kind, path.rpartition('.')[2]))}"
+    elif word := _WORD.fullmatch(what):
+        name = word["name"][:_LONGEST]
+        what = f"invalid value {name!r}{_nearest(name, _words(kind, path.rpartition('.')[2]))}"
     elif "matching regex" in what:  # all patterns of our types forbid just these
         what = "must not contain control characters"
     what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
@@ -147,17 +151,25 @@ def _below(path: str, name: str) -> str:
 
 def _kinds(kind: Any, field: str) -> Collection[str]:
     """What `field` may say where it tells which of several types an object is; () if `kind` holds no such types."""
-    if kind is None:
-        return ()
-    _, definitions = msgspec.json.schema_components([kind])
-    waiting: list[Any] = [definitions]
+    found = (one["discriminator"] for one in _schemas(kind) if "discriminator" in one)
+    return next((one["mapping"] for one in found if one.get("propertyName") == field), ())
+
+
+def _words(kind: Any, field: str) -> Collection[str]:
+    """What `field` may say where it is one of certain words; () if `kind` holds no such field."""
+    found = (one["properties"].get(field) for one in _schemas(kind) if isinstance(one.get("properties"), dict))
+    choices = (choice for one in found if isinstance(one, dict) for choice in one.get("anyOf", [one]))
+    return next(([word for word in one["enum"] if word is not None] for one in choices if "enum" in one), ())
+
+
+def _schemas(kind: Any) -> Iterator[dict[str, Any]]:
+    """The JSON schemas of a type, and of all within it; none of None."""
+    waiting: list[Any] = [] if kind is None else [msgspec.json.schema_components([kind])[1]]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, dict) and one.get("discriminator", {}).get("propertyName") == field:
-            names: Collection[str] = one["discriminator"]["mapping"]
-            return names
+        if isinstance(one, dict):
+            yield one
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-    return ()
 
 
 def _nearest(word: str, words: Collection[str]) -> str:

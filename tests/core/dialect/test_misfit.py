@@ -1,6 +1,6 @@
 """The JSON and the queries of requests, as types."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -106,3 +106,31 @@ def test_an_unknown_kind_is_told_with_those_that_there_are(read: Any, role: str,
     if told:
         assert refused.value.message == f"messages[0].role: invalid value {role!r}{told}"
         assert refused.value.param == "messages[0].role"
+
+
+class Ordered(Struct):
+    """A field of certain words, beside one whose name is a word of JSON Schema."""
+
+    sort: Literal["newest", "oldest"] | None = None
+    properties: dict[str, int] | None = None
+    type: Literal["a"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"sort": "old"}, "sort: invalid value 'old'; did you mean 'oldest'?"),
+        ({"sort": "zz"}, "sort: invalid value 'zz'; there are: newest, oldest"),
+        ({"type": "zz"}, "type: invalid value 'zz'; there are: a"),
+    ],
+)
+def test_a_word_that_is_none_is_told_with_those_that_there_are(given: dict[str, str], told: str) -> None:
+    reads: list[Any] = [
+        lambda: read_as(msgspec.json.encode(given), Ordered),
+        lambda: read_open(msgspec.json.encode(given), msgspec.json.Decoder(Ordered)),
+        lambda: read_query(MultiDict(given), Ordered),
+    ]
+    for read in reads:
+        with pytest.raises(InvalidRequest) as refused:
+            read()
+        assert refused.value.message == told
