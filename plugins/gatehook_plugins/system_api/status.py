@@ -1,7 +1,7 @@
 """What /v1/system/status answers."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -19,6 +19,11 @@ class Lifecycle(Protocol):
     @property
     def serving(self) -> bool:
         """Whether start-up is over."""
+        ...
+
+    @property
+    def vendors(self) -> Container[str]:
+        """The names of those that enabled plugins provide."""
         ...
 
 
@@ -40,7 +45,7 @@ class Status:
             for name, group in self._catalog.groups().items()
             if self._catalog.group(name) and self._catalog.canonical(name) == name and principal.may_use(name)
         }
-        models = [_here(local[name]) if name in local else _remote(name, group) for name, group in groups.items()]
+        models = [_here(local[name]) if name in local else self._remote(name, group) for name, group in groups.items()]
         engines = self._engines(groups, local, limits, trouble)
         return web.Response(
             body=encode(
@@ -75,7 +80,7 @@ class Status:
     ) -> dict[str, Any]:
         vendors = dict.fromkeys(target.vendor for group in groups.values() for target in group)
         engines: dict[str, Any] = {
-            vendor: {"status": "ready" if _is_callable(groups, vendor) else "unavailable", "memory_usage": None}
+            vendor: {"status": "ready" if self._is_ready(groups, vendor) else "unavailable", "memory_usage": None}
             for vendor in vendors
         }
         if self._local is not None:
@@ -84,9 +89,23 @@ class Status:
             engines[self._local.engine] = {"status": status, "memory_usage": used}
         return engines
 
+    def _is_ready(self, groups: Mapping[str, Sequence[Target]], vendor: str) -> bool:
+        return any(self._is_callable(one) for group in groups.values() for one in group if one.vendor == vendor)
 
-def _is_callable(groups: Mapping[str, Sequence[Target]], vendor: str) -> bool:
-    return any(not one.unavailable for group in groups.values() for one in group if one.vendor == vendor)
+    def _is_callable(self, target: Target) -> bool:
+        return not target.unavailable and target.vendor in self._gateway.vendors
+
+    def _remote(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
+        """A model that is not run on this machine: always loaded, as far as anybody knows."""
+        first = next(filter(self._is_callable, group), group[0])
+        return {
+            "name": name,
+            "engine_type": first.vendor,
+            "status": "loaded" if self._is_callable(first) else "unavailable",
+            "loaded_at": None,
+            "memory_usage": None,
+            "context_length": first.context_window,
+        }
 
 
 def _here(model: LocalModel) -> dict[str, Any]:
@@ -97,19 +116,6 @@ def _here(model: LocalModel) -> dict[str, Any]:
         "loaded_at": None if model.loaded_at is None else _timestamp(model.loaded_at),
         "memory_usage": model.memory,
         "context_length": model.context_length,
-    }
-
-
-def _remote(name: str, group: Sequence[Target]) -> dict[str, Any]:
-    """A model that is not run on this machine: always loaded, as far as anybody knows."""
-    first = next((one for one in group if not one.unavailable), group[0])
-    return {
-        "name": name,
-        "engine_type": first.vendor,
-        "status": "unavailable" if first.unavailable else "loaded",
-        "loaded_at": None,
-        "memory_usage": None,
-        "context_length": first.context_window,
     }
 
 

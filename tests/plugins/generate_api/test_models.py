@@ -100,6 +100,18 @@ async def test_the_metrics_are_those_of_metrics_with_the_promised_names(api: Api
         assert own == set(found)
 
 
+async def test_an_engine_that_no_plugin_provides_is_not_ready(api: Api) -> None:
+    async with api(REMOTE + '[[models]]\nname = "w"\nvendor = "nowhere"\n') as ask:
+        assert (await ask("POST", "/generate", {"prompt": "x", "model": "w"})).status == 400
+        status = (await ask("GET", "//v1/system/status")).json
+    assert {name: engine["status"] for name, engine in status["engines"].items()} == {
+        "mock": "ready",
+        "nowhere": "unavailable",
+    }
+    assert [model["status"] for model in status["models"]] == ["loaded", "unavailable"]
+    assert status["loaded_models"] == 1
+
+
 async def test_the_systems_status_tells_of_every_model_and_engine(api: Api, shelf: Any) -> None:
     async with api(LOCAL + REMOTE, local=True) as ask:
         await ask("POST", "/models/m/load")
