@@ -2,14 +2,14 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from gatehook import PRINCIPAL, Catalog, Pricing, Principal, Target, dollars, encode
 from gatehook_plugins.llm_api.errors import UnknownModel
-from gatehook_plugins.llm_api.monitor import Health, Monitor, can_be_called
+from gatehook_plugins.llm_api.monitor import Health, Monitor
 
 __all__ = ["Lifecycle", "Models"]
 
@@ -25,6 +25,11 @@ class Lifecycle(Protocol):
     @property
     def draining(self) -> bool:
         """Whether it is shutting down."""
+        ...
+
+    @property
+    def vendors(self) -> Container[str]:
+        """The names of those that enabled plugins provide."""
         ...
 
 
@@ -60,7 +65,7 @@ class Models:
         group = self._catalog.group(name)
         if not group or not self._may_use(request[PRINCIPAL], name):
             raise UnknownModel(name)
-        vitals = self._monitor.vitals(name, group)
+        vitals = self._monitor.vitals(name, self._callable(group))
         return _json(
             {
                 "model_id": name,
@@ -78,12 +83,14 @@ class Models:
         A model that cannot be called for want of a key is not available, but does not make the whole degraded.
         """
         catalog = self._catalog
-        groups = {name: group for name, group in catalog.groups().items() if catalog.canonical(name) == name}
+        groups = {
+            name: self._callable(group) for name, group in catalog.groups().items() if catalog.canonical(name) == name
+        }
         health = {name: self._monitor.vitals(name, group).health for name, group in groups.items()}
         counts = Counter(health.values())
         available = counts["healthy"] + counts["degraded"]
         draining = self._gateway.draining
-        ailing = any(health[name] != "healthy" and can_be_called(group) for name, group in groups.items())
+        ailing = any(health[name] != "healthy" and group for name, group in groups.items())
         overall: Health = "degraded" if ailing else "healthy"
         return _json(
             {
@@ -106,15 +113,20 @@ class Models:
     def _may_use(self, principal: Principal, name: str) -> bool:
         return principal.may_use(name, self._catalog.canonical(name))
 
+    def _callable(self, group: Sequence[Target]) -> Sequence[Target]:
+        """The deployments that can be called: they lack nothing, and a plugin provides their vendor."""
+        return [one for one in group if not one.unavailable and one.vendor in self._gateway.vendors]
+
     def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
         """One model, as the deployment that is tried first has it."""
-        first = min((one for one in group if not one.unavailable), key=_priority, default=group[0])
+        callable_ = self._callable(group)
+        first = min(callable_, key=_priority, default=group[0])
         return {
             "id": name,
             "name": name,
             "provider": first.vendor,
             "type": _type(first.capabilities),
-            "status": _STATUS[self._monitor.vitals(name, group).health],
+            "status": _STATUS[self._monitor.vitals(name, callable_).health],
             "capabilities": first.capabilities,
             "limits": {"max_tokens": first.max_tokens, "context_window": first.context_window},
             "pricing": _prices(first.pricing),

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from gatehook import Call, Catalog, DeploymentHealth, GatewayError, Observer, Outcome, Target
 
-__all__ = ["Health", "Monitor", "Vitals", "can_be_called"]
+__all__ = ["Health", "Monitor", "Vitals"]
 
 Health = Literal["healthy", "degraded", "unavailable"]
 
@@ -84,7 +84,7 @@ class Monitor(Observer):
             seen.append(_Seen(self._clock(), outcome.duration, ended[name]))
 
     def vitals(self, name: str, group: Sequence[Target]) -> Vitals:
-        """How the model `name`, whose deployments are `group`, does."""
+        """How the model `name` does, of which the deployments in `group` can be called."""
         now = self._clock()
         name = name if self._catalog is None else self._catalog.canonical(name)
         known, checked = self._known(group)
@@ -108,12 +108,11 @@ class Monitor(Observer):
 
         A model is as well as the best of them; if some do worse it is degraded.
         """
-        deployments = [target for target in group if not target.unavailable]
-        if not deployments:
+        if not group:
             return "unavailable", None
         if self._deployments is None:
             return "healthy", None
-        found = [self._deployments.of(target) for target in deployments]
+        found = [self._deployments.of(target) for target in group]
         states = {one.state for one in found}
         checked = max((one.last_check for one in found if one.last_check is not None), default=None)
         health: Health = states.pop() if len(states) == 1 else "degraded"
@@ -123,11 +122,6 @@ class Monitor(Observer):
         """Forget models that are no longer in the catalog, which has changed."""
         assert self._catalog is not None  # noqa: S101  # it is the one that calls
         self._seen = {name: seen for name, seen in self._seen.items() if name in self._catalog.groups()}
-
-
-def can_be_called(group: Sequence[Target]) -> bool:
-    """Whether one of these deployments can."""
-    return any(not target.unavailable for target in group)
 
 
 def _vendor_failed(outcome: Outcome) -> bool | None:

@@ -111,6 +111,18 @@ async def test_a_model_nobody_asked_for_is_healthy_and_its_figures_unknown(llm: 
         assert (off.json["status"], off.json["health"]) == ("unavailable", "unavailable")
 
 
+async def test_a_model_whose_vendor_no_plugin_provides_is_unavailable(llm: OpenLlm) -> None:
+    nowhere = '[[models]]\nname = "m"\nvendor = "mock"\n[[models]]\nname = "w"\nvendor = "nowhere"\n'
+    async with llm(nowhere) as gateway:
+        listed = (await gateway.get("/api/llm/models")).json["models"]
+        status = (await gateway.get("/api/llm/models/w/status")).json
+        health = (await gateway.get("/api/llm/health")).json
+    assert {one["id"]: one["status"] for one in listed} == {"m": "available", "w": "unavailable"}
+    assert (status["status"], status["health"]) == ("unavailable", "unavailable")
+    assert health["models"] == {"available": 1, "healthy": 1, "degraded": 0, "unavailable": 1}
+    assert health["status"] == "healthy"
+
+
 async def test_an_unknown_model_is_named_in_the_error(llm: OpenLlm) -> None:
     async with llm(MODELS) as gateway:
         answer = await gateway.get("/api/llm/models/no/body/status")
