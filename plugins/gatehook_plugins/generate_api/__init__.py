@@ -41,7 +41,7 @@ class GenerateApi:
     def register_observers(self, gateway: Gateway) -> Iterable[Observer]:
         """What counts the calls that are running, for /health."""
         services = gateway.services
-        self._models = Models(services[CATALOG], services.get(LOCAL_MODELS), self._default_model)
+        self._models = Models(gateway, services[CATALOG], services.get(LOCAL_MODELS), self._default_model)
         return [self._models]
 
     @hookimpl

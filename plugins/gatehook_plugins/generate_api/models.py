@@ -1,7 +1,7 @@
 """GET /health and /models, and what loads and unloads models. Remote models are always ready."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Protocol
 
 from aiohttp import web
 from msgspec import Meta, Struct
@@ -26,9 +26,18 @@ from gatehook import (
 )
 from gatehook_plugins.generate_api.sizes import memory_of_machine, memory_of_process, shown
 
-__all__ = ["Models"]
+__all__ = ["Models", "Offers"]
 
 _HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+
+
+class Offers(Protocol):
+    """What the handlers have to know of the gateway."""
+
+    @property
+    def vendors(self) -> Container[str]:
+        """The names of those that enabled plugins provide."""
+        ...
 
 
 class Load(Struct, forbid_unknown_fields=True):
@@ -41,8 +50,9 @@ class Load(Struct, forbid_unknown_fields=True):
 class Models(Observer):
     """The handlers; and how many calls are running."""
 
-    def __init__(self, catalog: Catalog, local: LocalModels | None, default_model: str) -> None:
+    def __init__(self, gateway: Offers, catalog: Catalog, local: LocalModels | None, default_model: str) -> None:
         """`local` are the models of this machine, if a plugin runs any; `default_model` "" has one chosen."""
+        self._gateway = gateway
         self._catalog = catalog
         self._local = local
         self._default_model = default_model
@@ -145,7 +155,8 @@ class Models(Observer):
         return principal.may_use(name, self._catalog.canonical(name))
 
     def _is_callable(self, name: str, group: Sequence[Target]) -> bool:
-        return bool(self._catalog.group(name)) and any(not target.unavailable for target in group)
+        vendors = self._gateway.vendors
+        return bool(self._catalog.group(name)) and any(not one.unavailable and one.vendor in vendors for one in group)
 
 
 def _shown(model: LocalModel) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class ModelList:
     """The models a caller may use and that can be called."""
 
     def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
         self._catalog = gateway.services[CATALOG]
         self._local = gateway.services.get(LOCAL_MODELS)
         self._created = int(time.time())
@@ -38,7 +39,7 @@ class ModelList:
         models = [
             self._model(name, group, local.get(self._catalog.canonical(name)))
             for name, group in self._catalog.groups().items()
-            if self._catalog.group(name) and _available(group) and self._may_use(principal, name)
+            if self._catalog.group(name) and self._is_callable(group) and self._may_use(principal, name)
         ]
         return _json({"object": "list", "data": models})
 
@@ -50,10 +51,13 @@ class ModelList:
         """
         name = request.match_info["id"]
         group = self._catalog.group(name)
-        if not _available(group) or not self._may_use(request[PRINCIPAL], name):
+        if not self._is_callable(group) or not self._may_use(request[PRINCIPAL], name):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
         local = await self._local_models()
         return _json(self._model(name, group, local.get(self._catalog.canonical(name))))
+
+    def _is_callable(self, group: Sequence[Target]) -> bool:
+        return any(not target.unavailable and target.vendor in self._gateway.vendors for target in group)
 
     def _may_use(self, principal: Principal, name: str) -> bool:
         return principal.may_use(name, self._catalog.canonical(name))
@@ -91,10 +95,6 @@ def _meta(model: LocalModel) -> dict[str, Any]:
         "context_length": model.context_length,
         "loaded": model.loaded,
     }
-
-
-def _available(group: Sequence[Target]) -> bool:
-    return any(not target.unavailable for target in group)
 
 
 def _json(value: Any) -> web.Response:

@@ -112,6 +112,12 @@ async def test_an_engine_that_no_plugin_provides_is_not_ready(api: Api) -> None:
     assert status["loaded_models"] == 1
 
 
+async def test_a_model_that_no_plugin_provides_is_neither_listed_nor_the_default(api: Api) -> None:
+    async with api('[[models]]\nname = "w"\nvendor = "nowhere"\n' + REMOTE) as ask:
+        assert [one["name"] for one in (await ask("GET", "/models")).json["models"]] == ["r"]
+        assert (await ask("POST", "/generate", {"prompt": "x"})).status == 200
+
+
 async def test_the_systems_status_tells_of_every_model_and_engine(api: Api, shelf: Any) -> None:
     async with api(LOCAL + REMOTE, local=True) as ask:
         await ask("POST", "/models/m/load")

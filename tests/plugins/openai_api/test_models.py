@@ -95,6 +95,18 @@ async def test_any_other_model_is_told_as_not_found(path: str) -> None:
 KEYED = SETTINGS + '\n[plugins.auth_keys]\nkeys = ["0123456789abcdef0123"]\n'
 
 
+async def test_a_model_whose_vendor_no_plugin_provides_is_not_one_that_can_be_called() -> None:
+    nowhere = SETTINGS.replace("[[models]]", '[[models]]\nname = "w"\nvendor = "nowhere"\n[[models]]', 1)
+    async with serving(nowhere) as served, aiohttp.ClientSession() as http:
+        async with http.get(f"{served.url}/v1/models") as answer:
+            assert "w" not in [model["id"] for model in (await answer.json())["data"]]
+        async with http.get(f"{served.url}/v1/models/w") as answer:
+            assert answer.status == 404
+        body = {"model": "w", "messages": [{"role": "user", "content": "x"}]}
+        async with http.post(f"{served.url}/v1/chat/completions", json=body) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (400, "unknown_vendor")
+
+
 async def test_with_keys_the_list_needs_one_and_the_document_does_not() -> None:
     async with serving(KEYED) as gateway:
         for path in ("/v1/models", "/v1/models/mock"):
