@@ -33,7 +33,7 @@ from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import mended_calls
 from gatehook_plugins.vendor_openai.ends import finish_reason
-from gatehook_plugins.vendor_openai.heads import with_head
+from gatehook_plugins.vendor_openai.heads import counted, with_head
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
@@ -325,8 +325,6 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     public = call.served or call.model  # its `public_name`, without the call
     usage = usage_of(whole.usage)
     try:
-        if not whole.id and whole.choices:
-            raw = with_head(call, raw)
         for choice in whole.choices or ():
             if choice.error:
                 raise failure.from_body(attempt.target, choice.error)
@@ -340,6 +338,9 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
                 break
         if whole.model != public:
             raw = with_model(raw, whole.model, public)
+        if not whole.id and whole.choices:
+            usage = usage or counted(call, raw)
+            raw = with_head(call, raw)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None
     except msgspec.ValidationError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import Operation
+from gatehook import Operation, Usage, encode
 
 Ask = Callable[..., Any]
 
@@ -27,6 +27,14 @@ async def test_an_answer_without_a_head_gets_one(ask: Ask, head: dict[str, Any])
         "system_fingerprint": None,
         "x_extra": 1,
     }
+
+
+async def test_the_head_adds_nothing_to_what_is_charged(ask: Ask) -> None:
+    """Where no usage is told, an answer is counted by its length."""
+    given = encode({"model": "public", "choices": [CHOICE]})
+    run = await ask(answer=given, model="public")
+    assert len(run.completion.raw) > len(given) + 100
+    assert run.completion.usage == Usage(len(run.sent.body) // 4, len(given) // 4, estimated=True)
 
 
 @pytest.mark.parametrize(
