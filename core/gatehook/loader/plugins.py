@@ -4,7 +4,7 @@ pluggy is used for registration only, never while serving: it knows no async, lo
 call. What the hooks return is collected once, checked, and frozen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -161,6 +161,11 @@ class Plugins:
         """The plugins that are switched on, but skipped; with their faults."""
         return dict(self._skipped)
 
+    @property
+    def broken(self) -> Collection[str]:
+        """The plugins that are switched on, do not work, and may not be skipped."""
+        return self._broken.keys()
+
     def owners(self) -> Owners:
         """What tells which of the enabled plugins a module belongs to."""
         return Owners({name: self._available[name] for name in self._order})
@@ -204,6 +209,8 @@ class Plugins:
             path.append(name)
             missing: list[str] = []
             for key in self._requires(name):
+                if key.provider in self._broken and key.name not in offers:
+                    continue  # its own fault is told
                 if key.name not in offers:
                     self._lacking.setdefault(name, set()).add(key.name)
                     missing.append(
@@ -227,6 +234,7 @@ class Plugins:
         try:
             self._forgive(name, faults)
         except StartupError as error:
+            self._broken.setdefault(name, error.faults)
             return error.faults
         return []
 
@@ -254,7 +262,7 @@ class Plugins:
                     else:
                         collected.append((name, one))
             except ServiceMissing as error:
-                if error.key.name not in self._lacking.get(name, ()):
+                if error.key.provider not in self._broken and error.key.name not in self._lacking.get(name, ()):
                     wrong += error.faults
             except StartupError as error:
                 wrong += error.faults

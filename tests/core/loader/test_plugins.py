@@ -130,6 +130,16 @@ def test_every_fault_of_every_plugin_is_told_at_once(faults: Faults) -> None:
     assert "second" in told[3]
 
 
+def all_faults(tmp_path: Path, *classes: type) -> list[str]:
+    """Every fault of plugins "specimen", "specimen1" …, as `gatehook check` gathers them."""
+    plugins = {f"specimen{place or ''}": cls for place, cls in enumerate(classes)}
+    file, gathered = tmp_path / "settings.toml", list[str]()
+    file.write_text("".join(f"[plugins.{name}]\n" for name in plugins), "utf-8")
+    with contextlib.suppress(StartupError):
+        Gateway(load(file, environ={}), available(plugins), gathered=gathered)
+    return gathered
+
+
 def test_missing_services_of_several_plugins_are_told_at_once(faults: Faults) -> None:
     class Needs(Plugin):
         requires = (ServiceKey[object]("alpha", provider="alpha_store"),)
@@ -160,16 +170,41 @@ def test_a_missing_service_is_told_once_though_the_hooks_of_its_plugin_ask_for_i
             gateway.services[beta]
             return []
 
-    file, gathered = tmp_path / "settings.toml", list[str]()
-    file.write_text("[plugins.specimen]\n", "utf-8")
-    with contextlib.suppress(StartupError):
-        Gateway(load(file, environ={}), available({"specimen": Needs}), gathered=gathered)
-    assert sorted(gathered) == [
+    assert sorted(all_faults(tmp_path, Needs)) == [
         "plugin 'specimen' needs the service 'alpha', which no enabled plugin offers; enable [plugins.alpha_store]",
         (
             "plugin 'specimen', register_observers: service 'beta' is not offered by any plugin; "
             "enable [plugins.beta_store]"
         ),
+    ]
+
+
+def test_who_lacks_a_service_of_a_broken_plugin_is_not_told_to_enable_that(tmp_path: Path) -> None:
+    alpha = ServiceKey[object]("alpha", provider="specimen")
+
+    class Offers(Plugin):
+        @hookimpl
+        def register_services(self) -> Iterable[tuple[ServiceKey[object], object]]:
+            raise StartupError("[alpha] url: no address")
+
+    class Needs(Plugin):
+        requires = (alpha,)
+
+    class Asks(Plugin):
+        @hookimpl
+        def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+            gateway.services[alpha]
+            return []
+
+    class Prefers(Plugin):
+        @hookimpl
+        def register_routes(self, gateway: Gateway) -> Iterable[Route]:
+            if gateway.services.get(alpha) is None:
+                raise StartupError("neither alpha nor anything else")
+            return []
+
+    assert all_faults(tmp_path, Offers, Needs, Asks, Prefers) == [
+        "plugin 'specimen', register_services: [alpha] url: no address"
     ]
 
 
