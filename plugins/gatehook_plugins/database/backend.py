@@ -68,5 +68,6 @@ class Backend(Protocol):
 
 
 def reason(error: BaseException) -> str:
-    """An error of a driver, in one line; without the statement and its values."""
+    """An error of a driver, in one line; without the statement and its values, which SQLAlchemy wraps it in."""
+    error = getattr(error, "orig", None) or error
     return " ".join(str(error).split()) or type(error).__name__

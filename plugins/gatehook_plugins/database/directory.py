@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from gatehook import Change, Credential, Directory, Gateway, Key, SecretStr, StartupError, Unavailable, User
+from gatehook import Change, Credential, Directory, Gateway, Key, StartupError, Unavailable, User
 from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.feed import Feed
 from gatehook_plugins.database.keys import Keys
@@ -19,7 +19,7 @@ from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.database.tables import facts
 from gatehook_plugins.database.trail import EVERYTHING, Trail
 from gatehook_plugins.database.users import Users
-from gatehook_plugins.database.vault import MIN_SECRET, Vault, made_secret
+from gatehook_plugins.database.vault import Vault, made_secret, required_secret
 
 __all__ = ["SqlDirectory"]
 
@@ -32,9 +32,13 @@ class SqlDirectory(Users, Keys, Models):
     """See `gatehook.services.Directory`; changes are in the base classes, what is asked while serving in Memory."""
 
     def __init__(self, gateway: Gateway, database: SqlDatabase, secret_file: Path | None, grace: float) -> None:
-        """`secret_file` keeps a secret where nobody has set one; None if it must be set. `grace` is in seconds."""
+        """`secret_file` keeps a secret where nobody has set one; None if it must be set. `grace` is in seconds.
+
+        Raises:
+            StartupError: the secret must be set, but is not; or it is too short.
+        """
         super().__init__(database, Trail(database), Vault(), gateway)
-        self._secret: SecretStr = gateway.settings.database.secret
+        self._secret = required_secret(gateway.settings.database.secret, may_be_made=secret_file is not None)
         self._secret_file = secret_file
         self._memory = Memory(database, self._vault)
         self.recall: Callable[[Credential], tuple[User, Key] | None] = self._memory.recall
@@ -45,7 +49,7 @@ class SqlDirectory(Users, Keys, Models):
         """Bring the tables up to date, and unlock the vault; runs whenever the database was opened, before all else.
 
         Raises:
-            StartupError: the tables are newer than this version, or the secret is missing or another one.
+            StartupError: the tables are newer than this version, or the secret is another one.
         """
         await self._database.migrate("database", _MIGRATIONS)
         of_secret = facts.c.name == "secret"
@@ -72,18 +76,8 @@ class SqlDirectory(Users, Keys, Models):
         return "set the former one"
 
     async def _found_secret(self, *, is_new: bool) -> str:
-        if self._secret:
-            secret = self._secret.get_secret_value()
-            if len(secret) < MIN_SECRET:
-                raise StartupError(
-                    f"[database] secret: must have at least {MIN_SECRET} characters; make it with: openssl rand -hex 32"
-                )
-            return secret
-        if self._secret_file is None:
-            raise StartupError(
-                '[database] secret: PostgreSQL needs one, the same for all nodes; set secret = "env:GATEHOOK_SECRET", '
-                "made with: openssl rand -hex 32"
-            )
+        if self._secret or self._secret_file is None:
+            return self._secret.get_secret_value()
         return await asyncio.to_thread(made_secret, self._secret_file, create=is_new)
 
     @contextlib.asynccontextmanager

@@ -102,7 +102,7 @@ class Postgresql:
             return None
         state = getattr(error.orig, "sqlstate", None) or ""
         if error.connection_invalidated or state.startswith(_CLASSES) or state in _STATES:
-            return reason(error.orig or error)
+            return reason(error)
         return None
 
 

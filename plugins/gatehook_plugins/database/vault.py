@@ -13,16 +13,16 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gatehook import StartupError
+from gatehook import SecretStr, StartupError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["KEY_LENGTH", "KEY_PREFIX", "MIN_SECRET", "Vault", "is_key", "made_secret", "new_key"]
+__all__ = ["KEY_LENGTH", "KEY_PREFIX", "Vault", "is_key", "made_secret", "new_key", "required_secret"]
 
 KEY_PREFIX: Final = "gh-"
 KEY_LENGTH: Final = len(KEY_PREFIX) + 43
-MIN_SECRET: Final = 16
+_MIN_SECRET: Final = 16
 
 _LOCKED: Final = "the database is not open: use it within opened()"
 
@@ -101,6 +101,23 @@ def _derived(secret: str, purpose: str) -> bytes:
     return hmac.digest(extracted, purpose.encode() + b"\x01", "sha256")
 
 
+def required_secret(secret: SecretStr, *, may_be_made: bool) -> SecretStr:
+    """The secret of the settings, which may be empty where one can be made.
+
+    Raises:
+        StartupError: it is missing, or too short.
+    """
+    advice = "openssl rand -hex 32"
+    if not secret and not may_be_made:
+        raise StartupError(
+            '[database] secret: PostgreSQL needs one, the same for all nodes; set secret = "env:GATEHOOK_SECRET", '
+            f"made with: {advice}"
+        )
+    if secret and len(secret) < _MIN_SECRET:
+        raise StartupError(f"[database] secret: must have at least {_MIN_SECRET} characters; make it with: {advice}")
+    return secret
+
+
 def made_secret(file: Path, *, create: bool) -> str:
     """The secret kept in `file`, made there first if there is none. Blocks.
 
@@ -119,7 +136,7 @@ def made_secret(file: Path, *, create: bool) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds something else"
         raise StartupError(f"[database] secret: {file} cannot be used: {why}") from None
-    if len(secret) < MIN_SECRET:
+    if len(secret) < _MIN_SECRET:
         raise StartupError(f"[database] secret: {file} is damaged; restore it from a backup")
     return secret
 

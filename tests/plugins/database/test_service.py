@@ -354,6 +354,13 @@ async def test_a_server_that_is_not_there_is_told_without_the_password(node_at: 
     assert "hunter2" not in str(caught.value) + caplog.text
 
 
+async def test_what_a_server_refuses_is_told_in_its_own_words_alone(node_at: Any, postgres_url: str) -> None:
+    url = postgres_url.replace("/t", "/not_t", 1)
+    with pytest.raises(StartupError, match=r'cannot be used: database "not_t\d+" does not exist$'):
+        async with node_at(url).database.opened():
+            pass
+
+
 async def test_a_server_that_says_nothing_is_given_up(node_at: Any) -> None:
     async def hush(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
