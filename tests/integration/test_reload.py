@@ -331,7 +331,7 @@ async def test_without_a_gateway_the_command_says_so(
     (file := tmp_path / "settings.toml").write_text(text())
     run = tmp_path_factory.mktemp("r")
     code, said = await command("reload", file, {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(run)})
-    assert (code, said) == (1, "no gateway is running with these settings, or another user runs it\n")
+    assert (code, said) == (1, f"no gateway is running with {file}, or another user runs it\n")
 
 
 # --- signals and deaths

@@ -177,9 +177,9 @@ def _built(options: argparse.Namespace, *, strict: bool = False) -> Any:
 
 def _reload(options: argparse.Namespace) -> int:
     from gatehook.config.settings import located
-    from gatehook.control import ask, control_path
+    from gatehook.control import ask
 
-    said = ask(control_path(located(options.config)), "reload")
+    said = ask(located(options.config), "reload")
     if faults := said["faults"]:
         raise StartupError(*faults, "the old settings stay in force")
     models, workers = counted(said["models"], "model"), counted(said["workers"], "worker")
@@ -258,6 +258,8 @@ def _models(options: argparse.Namespace) -> int:
 
     if options.what:
         return _add_models(options)
+    if options.name is not None:
+        raise StartupError("--name is for what `gatehook models add PATH` adds")
     gateway = Gateway(_settings(options))
     if options.params is not None:
         return _params(gateway, options.params, options.json)

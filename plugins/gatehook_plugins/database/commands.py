@@ -24,6 +24,7 @@ from gatehook import (
 )
 from gatehook_plugins.database.printing import as_json, key_row, note, say, seconds, table, user_lines, user_row
 from gatehook_plugins.database.trail import now
+from gatehook_plugins.database.users import no_user
 
 __all__ = ["KeysCommand", "UsersCommand"]
 
@@ -50,7 +51,8 @@ class _Command:
         try:
             asyncio.run(self._opened(options))
         except GatewayError as error:
-            note(error.message)
+            listed = "; `gatehook users list` shows them" if error.code == "user_not_found" else ""
+            note(error.message + listed)
             return 1
         return 0
 
@@ -162,7 +164,7 @@ class UsersCommand(_Command):
     async def _show(self, options: argparse.Namespace) -> None:
         user = await self._directory.user(options.user_id)
         if user is None:
-            raise NotFound(f"there is no user {options.user_id!r}; `gatehook users list` shows them")
+            raise no_user(options.user_id)
         _show_user(user, options)
 
     async def _create(self, options: argparse.Namespace) -> None:
@@ -193,7 +195,7 @@ def _parsers(
 ) -> tuple[argparse.ArgumentParser, Callable[[str, str, Callable[[Any], Awaitable[None]]], argparse.ArgumentParser]]:
     """The parser of `gatehook NAME`, and a function that adds a subcommand: its word, its help, and what runs it."""
     parser = argparse.ArgumentParser(prog=f"gatehook {name}", description=description, allow_abbrev=False)
-    words = parser.add_subparsers(required=True, metavar="WORD")
+    words = parser.add_subparsers(required=True)
 
     def add(word: str, help_: str, run: Callable[[Any], Awaitable[None]]) -> argparse.ArgumentParser:
         one = words.add_parser(word, help=help_, description=help_.capitalize() + ".", allow_abbrev=False)
@@ -250,10 +252,15 @@ def _count(text: str) -> int | str:
 
 
 def _dollars(text: str) -> int | str:
+    if text == _NONE:
+        return text
     try:
-        return text if text == _NONE else nano(text)
+        amount = nano(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if amount < 0:
+        raise argparse.ArgumentTypeError('expected 0 dollars or more, or "none"')
+    return amount
 
 
 def _duration(text: str) -> int:

@@ -120,9 +120,10 @@ def test_a_user_is_made_changed_and_deleted(run: Any) -> None:
     ("words", "said"),
     [
         (("users", "show", "nobody"), "there is no user 'nobody'; `gatehook users list` shows them"),
-        (("users", "set", "nobody", "--rpm", "1"), "there is no user 'nobody'"),
+        (("users", "set", "nobody", "--rpm", "1"), "there is no user 'nobody'; `gatehook users list` shows them\n"),
+        (("users", "disable", "nobody"), "there is no user 'nobody'; `gatehook users list` shows them\n"),
+        (("users", "delete", "nobody"), "there is no user 'nobody'; `gatehook users list` shows them\n"),
         (("users", "create", "a/b"), "user_id: must not contain '/'"),
-        (("users", "create", "a", "--budget=-5"), "caps.budget: must be from 0"),
         (("users", "create", "a", "--rpm", "9" * 18), "limits.requests_per_minute: must be from 0"),
         (("keys", "create", "--name", "n" * 300), "name: must have 200 characters at most"),
         (("keys", "create", "--expires", "0s"), "expires: must be in the future"),
@@ -137,11 +138,13 @@ def test_what_cannot_be_is_told_on_stderr(run: Any, words: Any, said: str) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("keys",), "required: WORD"),
+        (("keys",), "required: {create,list,rotate,revoke}"),
+        (("users",), "required: {list,show,create,set,disable,enable,delete}"),
         (("keys", "make"), "invalid choice"),
         (("keys", "create", "--expires", "soon"), "expected a duration such as 15m, 24h or 30d"),
         (("users", "set", "a", "--rpm", "many"), 'expected a whole number, or "none"'),
         (("users", "set", "a", "--budget", "much"), "expected an amount of dollars"),
+        (("users", "create", "a", "--budget-per-day=-0.5"), "--budget-per-day: expected 0 dollars or more"),
     ],
 )
 def test_wrong_words_are_told_with_the_usage(settings: Any, tmp_path: Path, capsys: Any, words: Any, said: str) -> None:

@@ -110,6 +110,11 @@ def test_what_cannot_be_added_is_told_and_nothing_is_written(
     assert not (folder / "settings.local.toml").exists()
 
 
+def test_a_name_for_a_model_that_is_not_added_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--name", "x"]) == 1
+    assert capsys.readouterr() == ("", "--name is for what `gatehook models add PATH` adds\n")
+
+
 def test_a_plugin_that_the_local_file_switches_off_stays_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "[plugins.vendor_gguf]\nenabled = false\n"
     (folder / "settings.local.toml").write_text(text)
