@@ -118,7 +118,6 @@ class Gateway:
                 faults += error.faults
             offers[key.name] = plugin
         raise_or_gather(faults, self._gathered)
-        self.services.miss(self.plugins.broken)
         return self.plugins.by_dependency(offers)
 
     def _collect(self) -> dict[str, list[tuple[str, Any]]]:

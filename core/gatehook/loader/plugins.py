@@ -4,7 +4,7 @@ pluggy is used for registration only, never while serving: it knows no async, lo
 call. What the hooks return is collected once, checked, and frozen.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -160,11 +160,6 @@ class Plugins:
     def skipped(self) -> dict[str, list[str]]:
         """The plugins that are switched on, but skipped; with their faults."""
         return dict(self._skipped)
-
-    @property
-    def broken(self) -> Collection[str]:
-        """The plugins that are switched on, do not work, and may not be skipped."""
-        return self._broken.keys()
 
     def owners(self) -> Owners:
         """What tells which of the enabled plugins a module belongs to."""

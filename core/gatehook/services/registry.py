@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -34,7 +33,6 @@ class Services:
 
     def __init__(self) -> None:
         self._offers: dict[str, tuple[object, str]] = {}
-        self._broken: Collection[str] = ()
 
     def provide(self, key: ServiceKey[T], service: T, plugin: str) -> None:
         """Offer `service` under `key`.
@@ -48,10 +46,6 @@ class Services:
             )
         self._offers[key.name] = (service, plugin)
 
-    def miss(self, broken: Collection[str]) -> None:
-        """Refuse from now on, instead of saying that nobody offers it, what one of these plugins would have offered."""
-        self._broken = broken
-
     def __getitem__(self, key: ServiceKey[T]) -> T:
         """The service.
 
@@ -63,18 +57,9 @@ class Services:
         return cast("T", self._offers[key.name][0])
 
     def get(self, key: ServiceKey[T]) -> T | None:
-        """The service, None if nobody offers it.
-
-        Raises:
-            ServiceMissing: a broken plugin would have.
-        """
-        if key not in self:
-            return None
-        return cast("T", self._offers[key.name][0])
+        """The service, None if nobody offers it."""
+        offer = self._offers.get(key.name)
+        return None if offer is None else cast("T", offer[0])
 
     def __contains__(self, key: ServiceKey[Any]) -> bool:
-        if key.name in self._offers:
-            return True
-        if key.provider in self._broken:
-            raise ServiceMissing(key)
-        return False
+        return key.name in self._offers
