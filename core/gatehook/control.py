@@ -125,21 +125,21 @@ def listening(settings: Path) -> Iterator[Control | None]:
         control.close(remove=True)
 
 
-def ask(settings: Path, word: str) -> dict[str, Any]:
-    """Ask the gateway that runs with this settings file. Blocks until it has answered.
+def ask(path: Path, word: str) -> dict[str, Any]:
+    """Ask the gateway that listens there. Blocks until it has answered.
 
     Raises:
-        StartupError: there is none, or it ended before it answered.
+        StartupError: nobody listens there, or it ended before it answered.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(_WAIT)
-            line.connect(str(control_path(settings)))
+            line.connect(str(path))
             line.sendall(word.encode() + b"\n")
             with line.makefile("rb") as answers:
                 said: dict[str, Any] = json.loads(answers.readline())
     except (FileNotFoundError, ConnectionRefusedError):
-        raise StartupError(f"no gateway is running with {settings}, or another user runs it") from None
+        raise StartupError("no gateway is running with these settings, or another user runs it") from None
     except (OSError, ValueError) as error:
         raise StartupError(f"the running gateway did not answer: {error}") from None
     return said

@@ -1,7 +1,7 @@
 """Requests' JSON and query strings, read as types; and the 400 for a request that does not fit."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,8 +18,7 @@ _LONGEST = 200
 """Characters of a fault's description, and of names that it repeats from the request."""
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
-_KIND = re.compile(r"Invalid value '(?P<name>.*)'", re.DOTALL)
-_WORD = re.compile(r"Invalid enum value '(?P<name>.*)'", re.DOTALL)
+_VALUE = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -125,7 +124,7 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: A
     Args:
         error: msgspec's, which never repeats values, only names of fields.
         fields: the known fields, to suggest one for an unknown one.
-        kind: the type, to suggest a value for an unknown one of a field that may have certain ones only.
+        kind: the type, to suggest a value for an unknown one of a field that has one of several.
     """
     match = _FAULT.fullmatch(str(error))
     what, path = (match["what"], match["path"] or "") if match else (str(error), "")
@@ -133,15 +132,15 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: A
         path, what = _below(path, missing["name"]), "required, but missing"
     elif unknown := _UNKNOWN.fullmatch(what):
         path, what = _below(path, unknown["name"][:_LONGEST]), f"no such field{_nearest(unknown['name'], fields)}"
-    elif other := _KIND.fullmatch(what):
-        name = other["name"][:_LONGEST]
-        what = f"invalid value {name!r}{_nearest(name, _kinds(kind, path.rpartition('.')[2]))}"
-    elif word := _WORD.fullmatch(what):
-        name = word["name"][:_LONGEST]
-        what = f"invalid value {name!r}{_nearest(name, _words(kind, path.rpartition('.')[2]))}"
+    elif other := _VALUE.fullmatch(what):
+        value = other["value"][:_LONGEST]
+        word = value.removeprefix("'").removesuffix("'")
+        shown = value if word == value else repr(word)
+        what = f"invalid value {shown}{_nearest(word, _words(kind, path.rpartition('.')[2].partition('[')[0]))}"
     elif "matching regex" in what:  # all patterns of our types forbid just these
         what = "must not contain control characters"
-    what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    else:
+        what = what[:_LONGEST].replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
     return InvalidRequest(f"{path or 'the body'}: {what}", param=path or None)
 
 
@@ -149,27 +148,33 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _kinds(kind: Any, field: str) -> Collection[str]:
-    """What `field` may say where it tells which of several types an object is; () if `kind` holds no such types."""
-    found = (one["discriminator"] for one in _schemas(kind) if "discriminator" in one)
-    return next((one["mapping"] for one in found if one.get("propertyName") == field), ())
-
-
 def _words(kind: Any, field: str) -> Collection[str]:
-    """What `field` may say where it is one of certain words; () if `kind` holds no such field."""
-    found = (one["properties"].get(field) for one in _schemas(kind) if isinstance(one.get("properties"), dict))
-    choices = (choice for one in found if isinstance(one, dict) for choice in one.get("anyOf", [one]))
-    return next(([word for word in one["enum"] if word is not None] for one in choices if "enum" in one), ())
-
-
-def _schemas(kind: Any) -> Iterator[dict[str, Any]]:
-    """The JSON schemas of a type, and of all within it; none of None."""
-    waiting: list[Any] = [] if kind is None else [msgspec.json.schema_components([kind])[1]]
+    """What `field` may say, where it is one of several words or tells several types apart; () if that is not known."""
+    if kind is None:
+        return ()
+    _, definitions = msgspec.json.schema_components([kind])
+    found: dict[str, None] = {}
+    waiting: list[Any] = [definitions]
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
-            yield one
-        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            if one.get("discriminator", {}).get("propertyName") == field:
+                return list(one["discriminator"]["mapping"])
+            if isinstance(of := one.get("properties"), dict) and field in of:
+                found |= dict.fromkeys(map(str, _enumerated(of[field])))
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return list(found)
+
+
+def _enumerated(schema: Any) -> Sequence[Any]:
+    """The values that a field's schema lists, for itself or what it is a list of."""
+    if isinstance(schema, list):
+        return [value for one in schema for value in _enumerated(one)]
+    if not isinstance(schema, dict):
+        return ()
+    return schema.get("enum") or _enumerated([schema.get("anyOf"), schema.get("items")])
 
 
 def _nearest(word: str, words: Collection[str]) -> str:

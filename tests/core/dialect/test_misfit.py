@@ -1,5 +1,6 @@
 """The JSON and the queries of requests, as types."""
 
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -108,29 +109,41 @@ def test_an_unknown_kind_is_told_with_those_that_there_are(read: Any, role: str,
         assert refused.value.param == "messages[0].role"
 
 
-class Ordered(Struct):
-    """A field of certain words, beside one whose name is a word of JSON Schema."""
+class Asked(Struct, forbid_unknown_fields=True):
+    """Fields of certain words, beside others whose names are words of JSON Schema."""
 
-    sort: Literal["newest", "oldest"] | None = None
+    order: Literal["rising", "falling"] | None = None
+    kinds: list[Literal["small", "large"]] = []
+    level: Literal[1, 2] = 1
     properties: dict[str, int] | None = None
     type: Literal["a"] = "a"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("body", "told"),
     [
-        ({"sort": "old"}, "sort: invalid value 'old'; did you mean 'oldest'?"),
-        ({"sort": "zz"}, "sort: invalid value 'zz'; there are: newest, oldest"),
+        ({"order": "up"}, "order: invalid value 'up'; there are: falling, rising"),
+        ({"order": "risin"}, "order: invalid value 'risin'; did you mean 'rising'?"),
+        ({"kinds": ["small", "medium"]}, "kinds[1]: invalid value 'medium'; there are: large, small"),
+        ({"level": 3}, "level: invalid value 3; there are: 1, 2"),
         ({"type": "zz"}, "type: invalid value 'zz'; there are: a"),
     ],
 )
-def test_a_word_that_is_none_is_told_with_those_that_there_are(given: dict[str, str], told: str) -> None:
-    reads: list[Any] = [
-        lambda: read_as(msgspec.json.encode(given), Ordered),
-        lambda: read_open(msgspec.json.encode(given), msgspec.json.Decoder(Ordered)),
-        lambda: read_query(MultiDict(given), Ordered),
-    ]
-    for read in reads:
-        with pytest.raises(InvalidRequest) as refused:
-            read()
-        assert refused.value.message == told
+def test_one_of_several_words_is_told_with_all_of_them(body: Any, told: str) -> None:
+    for read in (lambda raw: read_as(raw, Asked), lambda raw: read_open(raw, msgspec.json.Decoder(Asked))):
+        with pytest.raises(InvalidRequest) as caught:
+            read(json.dumps(body).encode())
+        assert caught.value.message == told
+
+
+def test_a_word_of_a_query_is_told_with_all_of_them() -> None:
+    with pytest.raises(InvalidRequest, match=r"^order: invalid value 'up'; there are: falling, rising$"):
+        read_query(MultiDict(order="up"), Asked)
+
+
+def test_known_fields_are_told_to_the_last() -> None:
+    fields = [f"a_field_whose_name_is_long_{place}" for place in range(20)]
+    kind = msgspec.defstruct("Many", [(field, int, 0) for field in fields], forbid_unknown_fields=True)
+    with pytest.raises(InvalidRequest) as caught:
+        read_as(b'{"id": 1}', kind)
+    assert caught.value.message == f"id: no such field; there are: {', '.join(fields)}"
