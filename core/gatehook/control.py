@@ -125,8 +125,8 @@ def listening(settings: Path) -> Iterator[Control | None]:
         control.close(remove=True)
 
 
-def ask(path: Path, word: str) -> dict[str, Any]:
-    """Ask the gateway that listens there. Blocks until it has answered.
+def ask(path: Path, word: str, settings: str = "these settings") -> dict[str, Any]:
+    """Ask the gateway that listens there, which runs with `settings`. Blocks until it has answered.
 
     Raises:
         StartupError: nobody listens there, or it ended before it answered.
@@ -139,7 +139,7 @@ def ask(path: Path, word: str) -> dict[str, Any]:
             with line.makefile("rb") as answers:
                 said: dict[str, Any] = json.loads(answers.readline())
     except (FileNotFoundError, ConnectionRefusedError):
-        raise StartupError("no gateway is running with these settings, or another user runs it") from None
+        raise StartupError(f"no gateway is running with {settings}, or another user runs it") from None
     except (OSError, ValueError) as error:
         raise StartupError(f"the running gateway did not answer: {error}") from None
     return said

@@ -177,9 +177,10 @@ def _built(options: argparse.Namespace, *, strict: bool = False) -> Any:
 
 def _reload(options: argparse.Namespace) -> int:
     from gatehook.config.settings import located
-    from gatehook.control import ask
+    from gatehook.control import ask, control_path
 
-    said = ask(located(options.config), "reload")
+    settings = located(options.config)
+    said = ask(control_path(settings), "reload", str(settings))
     if faults := said["faults"]:
         raise StartupError(*faults, "the old settings stay in force")
     models, workers = counted(said["models"], "model"), counted(said["workers"], "worker")
