@@ -5,6 +5,7 @@ object keeps are told by its methods. Without a meter nothing is wrapped, and no
 """
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import replace
@@ -60,7 +61,9 @@ def metered(meter: Meter, plugin: str, hook: str, result: Any) -> Any:
     if hook == "register_observers":
         return _Wrapping(meter, plugin, result).observer()
     if isinstance(result, Route):
-        return replace(result, handler=_Timed(meter, plugin, "handler").waiting(result.handler))
+        timed = _Timed(meter, plugin, "handler").waiting(result.handler)
+        timed.__doc__ = inspect.getdoc(result.handler)  # /openapi.json has it
+        return replace(result, handler=timed)
     if isinstance(result, Endpoint):
         return replace(result, surface=_Wrapping(meter, plugin, result.surface).like(_SURFACE))
     return _Wrapping(meter, plugin, result).like(_TIMED[hook]) if hook in _TIMED else result

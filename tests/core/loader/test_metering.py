@@ -1,6 +1,7 @@
 """Measured objects: they do what they did, no more and no less, and what each call cost is told once."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -278,11 +279,13 @@ async def test_a_surface_and_a_route_are_measured_where_they_stand(book: Book) -
     assert (surface.canonical, surface.answer(CALL, None)) == (True, b"answer")
 
     async def page(request: Any) -> web.Response:
+        """A page, as /openapi.json calls it."""
         return web.Response(text=request)
 
     route = metered(book, "acme", "register_routes", Route("GET", "/y", page, auth="admin"))
     assert (await route.handler("hi")).text == "hi"
     assert (route.auth, route.path) == ("admin", "/y")
+    assert inspect.getdoc(route.handler) == "A page, as /openapi.json calls it."
     assert book.methods == [("answer", False), ("handler", False)]
 
 
