@@ -99,7 +99,7 @@ class Metrics:
         self._shown.inference = True
 
     async def serve(self, request: web.Request) -> web.Response:
-        """See `MetricsPage`."""
+        """The metrics, in the text format of Prometheus."""
         return await serve(self._shown, request)
 
     @hookimpl
