@@ -282,7 +282,7 @@ class Gateway:
                 except StartupError as error:
                     self._do_without(plugin, *(f"{who}: {fault}" for fault in error.faults))
                 except Exception as error:  # noqa: BLE001  # told as a fault
-                    self._do_without(plugin, f"{who} cannot start: {error!r}")
+                    self._do_without(plugin, f"{who} cannot start: {self.plugins.told(plugin, error)}")
             self.serving = True
             try:
                 yield

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gatehook import Call, Chunk, Observer, Route, Section, Target, Verdict, hookimpl
+from gatehook import Call, Chunk, Observer, Outcome, Route, Section, Target, Verdict, hookimpl
 from gatehook.testing import serving
 
 KERNEL = """
@@ -306,7 +306,8 @@ async def test_caches_observers_and_permits_that_raise_are_logged_and_the_call_g
         def started(self, call: Call) -> None:
             raise fault
 
-        finished = started  # type: ignore[assignment]
+        def finished(self, call: Call, outcome: Outcome) -> None:
+            raise fault
 
     permit = made("Permit", settle=giving(fault))
 

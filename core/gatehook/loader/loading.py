@@ -9,7 +9,7 @@ from gatehook import hookspecs
 from gatehook.config.reading import nearest
 from gatehook.config.sections import Section
 from gatehook.errors import StartupError
-from gatehook.loader.origins import named, origin, remedy, unmet
+from gatehook.loader.origins import named, origin, remedy, told, unmet
 from gatehook.services import ServiceKey
 
 __all__ = ["GROUP", "class_faults", "hook_names", "imported", "installed", "settings_classes"]
@@ -72,7 +72,7 @@ def imported(name: str, entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:  # whatever a third party's import raises is a fault to report
-        raise StartupError(f"{who}: cannot be imported: {error!r}{remedy(name, entry, error)}") from error
+        raise StartupError(f"{who}: cannot be imported: {told(error, entry)}{remedy(name, entry, error)}") from error
 
 
 def class_faults(name: str, entry: EntryPoint, cls: Any) -> list[str]:

@@ -1,11 +1,12 @@
 """Where plugins come from: their distributions, what those ask of Gatehook, and whose code a module is."""
 
 import functools
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, version
 from types import CodeType, FrameType
 
-__all__ = ["OURS", "Owners", "frames", "named", "origin", "place", "remedy", "unmet"]
+__all__ = ["OURS", "Owners", "frames", "named", "origin", "place", "remedy", "told", "unmet"]
 
 OURS = "gatehook"
 """The distribution that brings the kernel and the first-party plugins."""
@@ -50,6 +51,19 @@ def remedy(name: str, entry: EntryPoint, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"; {pip} brings what it needs, or {off}"
     return f"; {pip} may bring a better version, or {off}"
+
+
+def told(error: BaseException, entry: EntryPoint) -> str:
+    """An exception that came out of a plugin, and where in its own code; for whoever mends that."""
+    is_of_file = isinstance(error, OSError) and error.filename is not None  # which its repr does not name
+    what = f"{type(error).__name__}: {error}" if is_of_file else repr(error)
+    package = entry.value.partition(":")[0].strip().partition(".")[0]
+    own = [
+        (frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package
+    ]
+    return f"{what}, at {place(*own[-1])}" if own else what
 
 
 def unmet(entry: EntryPoint) -> str:

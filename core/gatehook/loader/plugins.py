@@ -15,7 +15,7 @@ from gatehook import hookspecs
 from gatehook.config.settings import Section, Settings
 from gatehook.errors import StartupError, raise_or_gather
 from gatehook.loader.loading import class_faults, hook_names, imported, installed
-from gatehook.loader.origins import Owners, named, remedy
+from gatehook.loader.origins import Owners, named, remedy, told
 from gatehook.loader.patience import Turns
 from gatehook.loader.results import result_faults, results_of
 from gatehook.loader.skipping import contradiction, why_not_skipped
@@ -123,7 +123,9 @@ class Plugins:
         except StartupError as error:
             self._forgive(name, [f"{self.named(name)}: {fault}" for fault in error.faults])
         except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault, whatever it is
-            self._forgive(name, [f"{self.named(name)}: cannot be built: {error!r}{remedy(name, entry, error)}"])
+            self._forgive(
+                name, [f"{self.named(name)}: cannot be built: {told(error, entry)}{remedy(name, entry, error)}"]
+            )
         else:
             self._instances[name], self._sections[name] = instance, section
         order: int = section.order
@@ -168,6 +170,10 @@ class Plugins:
     def named(self, name: str) -> str:
         """A plugin as messages name it."""
         return named(name, self._available.get(name))
+
+    def told(self, name: str, error: BaseException) -> str:
+        """An exception that came out of a plugin, and where in its code."""
+        return told(error, self._available[name])
 
     def labelled(self, name: str) -> str:
         """The same without the word "plugin", for messages that have it already."""
@@ -262,7 +268,7 @@ class Plugins:
             except StartupError as error:
                 wrong += error.faults
             except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault
-                wrong.append(repr(error))
+                wrong.append(told(error, self._available[name]))
             if wrong:
                 faults += self._left_of(name, [f"{self.named(name)}, {hook}: {fault}" for fault in wrong])
         raise_or_gather(faults, self._gathered)

@@ -1,13 +1,14 @@
 """What hooks return, checked at start-up: a wrong type is a fault there, and not an error of some later request."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
 from gatehook import protocols
 from gatehook.errors import StartupError
+from gatehook.parameters import Parameter
 from gatehook.services import ServiceKey
 
 __all__ = ["result_faults", "results_of"]
@@ -46,9 +47,11 @@ def results_of(function: Callable[..., Any], arguments: dict[str, Any]) -> list[
 
 def result_faults(hook: str, result: Any) -> list[str]:
     """What is wrong with one of the results of a hook."""
+    if inspect.isclass(result) and hook != "register_lifespans":
+        return [f"{result.__name__} is a class; return an object of it"]
     match hook:
         case "register_lifespans":
-            return [] if callable(result) else ["each result must be callable and give an async context manager"]
+            return _lifespan_faults(result)
         case "register_services":
             is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], ServiceKey)
             return [] if is_pair else ["each result must be a pair of a ServiceKey and the service"]
@@ -59,8 +62,17 @@ def result_faults(hook: str, result: Any) -> list[str]:
         case "register_limiters" if isinstance(result, protocols.AttemptLimiter) and not hasattr(result, "admit"):
             return _shape_faults(result, protocols.AttemptLimiter)
         case "register_vendors":
-            return [*_shape_faults(result, protocols.Vendor), *_name_faults(result)]
+            faults = _shape_faults(result, protocols.Vendor)
+            return [*faults, *_name_faults(result), *([] if faults else _table_faults(result))]
     return _shape_faults(result, _KINDS[hook])
+
+
+def _lifespan_faults(result: Any) -> list[str]:
+    if not callable(result):
+        return ["each result must be callable and give an async context manager"]
+    if inspect.isasyncgenfunction(result) or inspect.iscoroutinefunction(result):
+        return [f"{result.__name__} must give an async context manager: it lacks @contextlib.asynccontextmanager"]
+    return []
 
 
 def _shape_faults(result: Any, kind: type) -> list[str]:
@@ -72,15 +84,30 @@ def _shape_faults(result: Any, kind: type) -> list[str]:
         return [f"{own} is not {article} {kind.__name__}" + (f", it lacks {', '.join(missing)}" if missing else "")]
     faults: list[str] = []
     for name in _members(kind):
-        if name in _MAY_WAIT:
-            continue
-        is_async = inspect.iscoroutinefunction(getattr(result, name))
-        if inspect.iscoroutinefunction(getattr(kind, name)) and not is_async:
+        is_async, must_be = (inspect.iscoroutinefunction(getattr(one, name)) for one in (result, kind))
+        if is_async == must_be or name in _MAY_WAIT:
+            faults += _arity_faults(result, kind, name)
+        elif must_be:
             faults.append(f"{own}.{name} must be `async def`")
-        elif is_async and not inspect.iscoroutinefunction(getattr(kind, name)):
+        else:
             # Nobody would await it. A vendor's `stream`, an async generator, is one only if its `yield` was forgotten.
             faults.append(f"{own}.{name} must not be `async def`{' without a yield' if name == 'stream' else ''}")
     return faults
+
+
+def _arity_faults(result: Any, kind: type, name: str) -> list[str]:
+    """Whether a method can be called as `kind` is; what has no signature that Python could tell is let pass."""
+    method, spec = getattr(result, name), vars(kind)[name]
+    if isinstance(spec, property):
+        return []
+    wanted = [one for one in list(inspect.signature(spec).parameters.values())[1:] if one.default is one.empty]
+    try:
+        inspect.signature(method).bind(*wanted)
+    except ValueError:
+        return []
+    except TypeError as error:
+        return [f"{type(result).__name__}.{name} must take ({', '.join(one.name for one in wanted)}): {error}"]
+    return []
 
 
 def _members(kind: type) -> list[str]:
@@ -97,6 +124,21 @@ def _name_faults(vendor: Any) -> list[str]:
     if isinstance(name, str) and name == name.lower():
         return []
     return [f"the vendor name {name!r} must be lower case; settings are read so"]
+
+
+def _table_faults(vendor: Any) -> list[str]:
+    """What is wrong with a vendor's tables of parameters, which are first read with a call."""
+    if isinstance(vendor.operations, str) or not isinstance(vendor.operations, Collection):
+        return [f"{type(vendor).__name__}.operations must be a set of words, such as frozenset({{'chat'}})"]
+    tables = vendor.parameters
+    if not isinstance(tables, Mapping) or not all(isinstance(table, Mapping) for table in tables.values()):
+        return [f"{type(vendor).__name__}.parameters must have a table by operation; {{}} for none"]
+    return [
+        f"{type(vendor).__name__}.parameters: {name!r} of {operation!r} must be mapped(), dropped() or refused()"
+        for operation, table in tables.items()
+        for name, parameter in table.items()
+        if not isinstance(parameter, Parameter)
+    ]
 
 
 def _route_faults(route: Any) -> list[str]:

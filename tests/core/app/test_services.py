@@ -134,7 +134,8 @@ async def test_a_lifespan_that_fails_to_begin_names_its_plugin_and_the_others_ar
     with pytest.raises(StartupError) as caught:
         async with running(gateway):
             pytest.fail("it must not serve")
-    assert caught.value.faults == ["plugin 'b' cannot start: OSError('b is unreachable')"]
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"plugin 'b' cannot start: OSError('b is unreachable'), at {__file__}:")
     assert log == ["+a", "-a"]
     with pytest.raises(RuntimeError, match="egress is not open"):
         await gateway.egress.fetch("http://example.com", param="x")

@@ -1,12 +1,12 @@
 """Plugins that are refused while they are built, and in which words."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from gatehook import Call, Observer, Permit, Route, Section, StartupError, hookimpl
+from gatehook import Attempt, Call, Chunk, Observer, Permit, Route, Section, StartupError, hookimpl
 from gatehook.app import Gateway
 from gatehook.loader.loading import hook_names
 from gatehook.testing import built
@@ -30,17 +30,32 @@ class Open:
         return None
 
 
-def test_an_exception_in_init_names_the_plugin(faults: Faults) -> None:
+def place_of(function: Any, line: int = 1) -> str:
+    """How messages name the line of a function that is so many below its first, decorators left out."""
+    code = function.__code__
+    first = code.co_firstlineno + bool(hasattr(function, "gatehook_impl"))
+    return f"{code.co_filename}:{first + line}, in {code.co_qualname}"
+
+
+def test_an_exception_in_init_names_the_plugin_and_the_place(faults: Faults) -> None:
     class Raising(Plugin):
         def __init__(self, settings: Section) -> None:
             raise ValueError("no model file")
 
     assert faults(Raising) == [
         (
-            "plugin 'specimen': cannot be built: ValueError('no model file'); "
+            f"plugin 'specimen': cannot be built: ValueError('no model file'), at {place_of(Raising.__init__)}; "
             "[plugins.specimen] enabled = false switches it off"
         )
     ]
+
+
+def test_a_file_that_is_not_there_is_named(faults: Faults) -> None:
+    class Opening(Plugin):
+        def __init__(self, settings: Section) -> None:
+            open("/not/there.toml")  # noqa: PTH123, SIM115
+
+    assert "FileNotFoundError: [Errno 2] No such file or directory: '/not/there.toml', at " in faults(Opening)[0]
 
 
 def test_a_startup_error_in_init_gives_its_words_and_names_the_plugin(faults: Faults) -> None:
@@ -73,7 +88,8 @@ def test_an_exception_in_a_hook_names_plugin_and_hook(faults: Faults) -> None:
         def register_limiters(self, gateway: Gateway) -> Iterable[Any]:
             raise KeyError("quota")
 
-    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
+    where = place_of(Raising.register_limiters)
+    assert faults(Raising) == [f"plugin 'specimen', register_limiters: KeyError('quota'), at {where}"]
 
 
 def test_an_exception_in_the_middle_of_a_generator_hook_is_told_too(faults: Faults) -> None:
@@ -83,7 +99,8 @@ def test_an_exception_in_the_middle_of_a_generator_hook_is_told_too(faults: Faul
             yield Open()
             raise KeyError("quota")
 
-    assert faults(Raising) == ["plugin 'specimen', register_limiters: KeyError('quota')"]
+    where = place_of(Raising.register_limiters, 2)
+    assert faults(Raising) == [f"plugin 'specimen', register_limiters: KeyError('quota'), at {where}"]
 
 
 @pytest.mark.parametrize("result", [None, 7, Open()])
@@ -121,6 +138,82 @@ def test_every_hook_has_a_case_of_a_wrong_result() -> None:
 @pytest.mark.parametrize("hook", [hook for hook in WORDS if hook != "register_commands"])
 def test_a_result_of_the_wrong_type_is_refused_telling_what_is_missing(hook: str, faults: Faults) -> None:
     assert faults(returning(hook, ["nothing"])) == [f"plugin 'specimen', {hook}: {WORDS[hook]}"]
+
+
+class Speaker:
+    """A vendor of the right shape."""
+
+    name = "specimen"
+    operations: Any = frozenset({"chat"})
+    parameters: Any = {}  # noqa: RUF012
+
+    async def complete(self, attempt: Attempt) -> Any: ...
+
+    async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
+        yield []
+
+
+@pytest.mark.parametrize("hook", [hook for hook in WORDS if hook not in ("register_commands", "register_lifespans")])
+def test_a_class_is_refused_in_place_of_its_object(hook: str, faults: Faults) -> None:
+    told = faults(returning(hook, [Speaker]))
+    assert told == [f"plugin 'specimen', {hook}: Speaker is a class; return an object of it"]
+
+
+def test_a_method_that_takes_other_arguments_is_refused(faults: Faults) -> None:
+    class Greedy:
+        async def get(self, key: bytes, call: Call, *, ttl: int) -> None: ...
+
+        async def put(self, key: bytes) -> None: ...
+
+    assert faults(returning("register_caches", [Greedy()])) == [
+        "plugin 'specimen', register_caches: Greedy.get must take (key, call): missing a required argument: 'ttl'",
+        "plugin 'specimen', register_caches: Greedy.put must take (key, call, entry): too many positional arguments",
+    ]
+
+
+def test_a_method_may_take_more_than_it_is_given_if_it_need_not(faults: Faults) -> None:
+    class Generous:
+        async def get(self, key: bytes, call: Call, *more: Any, ttl: int = 3) -> None: ...
+
+        put = get
+
+    built("[plugins.specimen]", plugins={"specimen": returning("register_caches", [Generous()])})
+
+
+@pytest.mark.parametrize(
+    ("operations", "parameters", "said"),
+    [
+        ("chat", {}, "operations must be a set of words, such as frozenset({'chat'})"),
+        ({"chat"}, None, "parameters must have a table by operation; {} for none"),
+        ({"chat"}, {"chat": ["model"]}, "parameters must have a table by operation; {} for none"),
+        (
+            {"chat"},
+            {"chat": {"model": "model"}},
+            "parameters: 'model' of 'chat' must be mapped(), dropped() or refused()",
+        ),
+    ],
+)
+def test_a_vendor_whose_tables_are_none_is_refused(operations: Any, parameters: Any, said: str, faults: Faults) -> None:
+    vendor = Speaker()
+    vendor.operations, vendor.parameters = operations, parameters
+    assert faults(returning("register_vendors", [vendor])) == [f"plugin 'specimen', register_vendors: Speaker.{said}"]
+
+
+async def yielding() -> AsyncIterator[None]:
+    yield
+
+
+async def waiting() -> None: ...
+
+
+@pytest.mark.parametrize("lifespan", [yielding, waiting])
+def test_a_lifespan_without_its_decorator_is_refused(lifespan: Any, faults: Faults) -> None:
+    assert faults(returning("register_lifespans", [lifespan])) == [
+        (
+            f"plugin 'specimen', register_lifespans: {lifespan.__name__} must give an async context manager: "
+            "it lacks @contextlib.asynccontextmanager"
+        )
+    ]
 
 
 def test_a_route_is_refused_as_a_result_of_another_hook(faults: Faults) -> None:
