@@ -36,7 +36,10 @@ _MOMENT: Final = 1.0
 
 
 class _Lane:
-    """An engine, to read or to write. Trouble with it is logged when it begins, when it changes, and when it ends."""
+    """An engine, to read or to write. Trouble with it is logged when it begins, when it changes, and when it ends.
+
+    Not before `is_open`: what goes wrong until then is told by who opens it.
+    """
 
     def __init__(self, engine: AsyncEngine, begin: Begin, what: str, where: str, recover: Callable[[], None]) -> None:
         """`recover` is called when something is wrong."""
@@ -44,12 +47,13 @@ class _Lane:
         self.engine = engine
         self.begin = begin
         self.trouble = ""
+        self.is_open = False
         self._name = f"the database ({where})"
         self._what = what
 
     def failed(self, why: str) -> Unavailable:
         """Note why the database cannot be used; gives the error for clients."""
-        if why != self.trouble:
+        if why != self.trouble and self.is_open:
             log.error("%s cannot be %s: %s", self._name, self._what, why)
         self.trouble = why
         self._recover()
@@ -142,6 +146,7 @@ class SqlDatabase:
                 pass  # if it cannot be reached at all, that is what is told
             for prepare in self._preparations:
                 await prepare()
+            lanes.read.is_open = lanes.write.is_open = True
         except BaseException as error:
             await self._close()
             if isinstance(error, Unavailable):

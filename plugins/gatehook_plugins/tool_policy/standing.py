@@ -57,7 +57,7 @@ class Standing(HeldConfig):
             configured = Configured(rules=(Rule(verdict="deny", reason="the configured policy cannot be read"),))
         self._now = Rules((*self._rules, *configured.rules), configured.default or self._default)
         log.info(
-            "tools are called by %s of the settings, and %d configured",
+            "tool calls go by %s of the settings, and %d set at run time",
             counted(len(self._rules), "rule"),
             len(configured.rules),
         )
