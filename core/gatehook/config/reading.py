@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args,
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from gatehook.config.env_layer import PREFIX
-from gatehook.config.sections import Table
+from gatehook.config.sections import NO_SIZE, Table
 from gatehook.errors import redact
 
 __all__ = ["Layer", "Layers", "MissingSecretError", "Reading", "find_secret", "nearest", "table_at", "value_at"]
@@ -301,6 +301,8 @@ class Reading(Generic[TableT]):
                 self._found[place] = "required, but not set" + self._variable_hint(place)
             elif fault["type"] == "extra_forbidden":
                 self._found[place] = "unknown key" + nearest(str(place[-1]), self._names_beside(place))
+            elif fault["type"].startswith("byte_size"):  # of pydantic's own, which plugins may use
+                self._found[place] = NO_SIZE
             else:
                 message = fault["msg"].removeprefix("Value error, ")
                 self._found[place] = message[:1].lower() + message[1:]

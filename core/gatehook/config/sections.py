@@ -29,6 +29,7 @@ from gatehook.model import Target
 from gatehook.names import LONGEST_MODEL_NAME, is_pattern
 
 __all__ = [
+    "NO_SIZE",
     "ByteSize",
     "DatabaseSettings",
     "EgressSettings",
@@ -46,6 +47,7 @@ __all__ = [
     "parse_size",
 ]
 
+NO_SIZE = "expected a number of bytes, or a size such as '512KB', '32MB' or '1GB'"
 _SIZE = re.compile(r"(\d{1,18})\s*(|B|KB|MB|GB|TB)", re.IGNORECASE | re.ASCII)
 _UNITS: Final = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -60,7 +62,7 @@ def parse_size(value: object) -> int:
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("expected a number of bytes, or a size such as '512KB', '32MB' or '1GB'")
+        raise ValueError(NO_SIZE)
     return int(match[1]) * _UNITS[match[2].upper()]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from yarl import URL
 
-from gatehook import GatewayError, Retry, Target
+from gatehook import GatewayError, Retry, Target, misfit
 
 __all__ = ["Defaults", "Profile", "profile"]
 
@@ -85,7 +85,8 @@ def profile(target: Target, defaults: Defaults) -> Profile:
         options = msgspec.convert(dict(target.options), _Options)
     except msgspec.ValidationError as error:
         raise GatewayError(
-            f"model {target.name!r}: wrong options for vendor anthropic: {error}",
+            f"model {target.name!r}: wrong options for vendor anthropic: "
+            f"{misfit(error, _Options.__struct_fields__, _Options).message}",
             code="misconfigured",
             retry=Retry.NEXT,
         ) from None

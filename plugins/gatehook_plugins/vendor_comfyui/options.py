@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from gatehook import misfit
+
 __all__ = ["InputOptions", "Options", "read_options"]
 
 Bound = int | float
@@ -58,4 +60,4 @@ def read_options(options: Mapping[str, Any]) -> Options:
     try:
         return msgspec.convert(dict(options), Options)
     except msgspec.ValidationError as error:
-        raise ValueError(f"options: {error}") from None
+        raise ValueError(f"options: {misfit(error, Options.__struct_fields__, Options).message}") from None

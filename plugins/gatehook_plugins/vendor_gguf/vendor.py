@@ -25,7 +25,7 @@ from gatehook import (
 )
 from gatehook.sse import Reader
 from gatehook_plugins.vendor_gguf.answers import Stream, error_of, usage_in
-from gatehook_plugins.vendor_gguf.deployments import VENDOR, DeploymentOptions
+from gatehook_plugins.vendor_gguf.deployments import VENDOR, DeploymentOptions, option_misfit
 from gatehook_plugins.vendor_gguf.link import Lease, Link
 from gatehook_plugins.vendor_gguf.parameters import PARAMETERS
 from gatehook_plugins.vendor_gguf.shelf import Shelf
@@ -66,7 +66,7 @@ class GGUFVendor:
         try:
             options = msgspec.convert(dict(target.options), DeploymentOptions)
         except msgspec.ValidationError as error:
-            return [f"options: {error}"]
+            return [option_misfit(error)]
         faults = list(options.faults())
         if not is_installed():
             faults.append(INSTALL)

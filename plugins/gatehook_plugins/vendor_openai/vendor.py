@@ -28,6 +28,7 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    misfit,
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
@@ -112,7 +113,7 @@ class OpenAIVendor:
         try:
             options = msgspec.convert(dict(target.options), Options)
         except msgspec.ValidationError as error:
-            return [f"options: {error}"]
+            return [f"options: {misfit(error, Options.__struct_fields__, Options).message}"]
         if options.max_tokens_field not in ("", "max_tokens", "max_completion_tokens"):
             return ["options: max_tokens_field must be 'max_tokens' or 'max_completion_tokens'"]
         return _faults_of_key(options)

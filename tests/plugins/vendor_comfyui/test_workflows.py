@@ -83,9 +83,9 @@ def test_a_broken_workflow_is_told(tmp_path: Path, workflow: Any, words: str) ->
         ({"inputs": {**PROMPT, "x": {"node": ["1.width", "2.text"]}}}, "places of different types"),
         ({"inputs": {**PROMPT, "w": {"node": "1.width", "max": 32}}}, "the workflow's own value 64 does not suit"),
         ({"inputs": {**PROMPT, "w": {"node": []}}}, "node is empty"),
-        ({"inputs": {**PROMPT, "w": {"nod": "1.width"}}}, "options: "),
+        ({"inputs": {**PROMPT, "w": {"nod": "1.width"}}}, "options: inputs[...].nod: no such field"),
         ({"outputs": ["8"]}, "outputs: there is no node '8'"),
-        ({"pol": 1}, "options: "),
+        ({"pol": 1}, "options: pol: no such field; did you mean 'poll'?"),
     ],
 )
 def test_options_that_do_not_suit_the_workflow_are_told(tmp_path: Path, options: Any, words: str) -> None:

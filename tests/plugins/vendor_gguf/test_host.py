@@ -264,8 +264,8 @@ async def test_a_pinned_model_that_is_not_there_is_a_fault_at_the_start(monkeypa
     ("options", "fault"),
     [
         ('{ path = "FILE", slots = 0 }', "options: slots must be 1 or more"),
-        ('{ path = "FILE", context = "much" }', "options: Expected `int | null`, got `str`"),
-        ('{ path = "FILE", size = 1 }', "options: Object contains unknown field `size`"),
+        ('{ path = "FILE", context = "much" }', "options: context: expected int | null, got str"),
+        ('{ path = "FILE", size = 1 }', "options: size: no such field; there are: "),
         ('{ path = "FILE", pooling = "max" }', "options: pooling must be 'mean', 'cls' or 'last'"),
         pytest.param(
             f'{{ path = "FILE", chat_template = "{"x" * 300_000}" }}',
@@ -326,3 +326,14 @@ async def test_the_library_s_word_on_memory_is_near_the_estimate_and_below_it(tr
 async def test_of_a_file_that_it_does_not_take_the_library_says_nothing(gguf: Write, tmp_path: Path) -> None:
     assert await measured(EngineOptions(str(gguf("m.gguf")), "", "m")) is None
     assert await measured(EngineOptions(str(tmp_path / "none"), "", "m")) is None
+
+
+def test_a_memory_that_is_no_size_is_told_as_every_other_is() -> None:
+    with pytest.raises(StartupError) as caught:
+        built('[plugins.vendor_gguf]\nmemory_limit = "much"\n')
+    assert caught.value.faults == [
+        (
+            "settings.toml: [plugins.vendor_gguf] memory_limit: expected a number of bytes, or a size such as '512KB', "
+            "'32MB' or '1GB'"
+        )
+    ]
