@@ -292,10 +292,11 @@ class Reading(Generic[TableT]):
         return self._prepared(kinds, value, place)
 
     def _explain(self, error: ValidationError, values: dict[str, Any]) -> None:
+        known = [*self._found]  # of values that could not be had: what holds them is no better
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
             missing = fault["type"] == "missing"
             place = _real_place(fault["loc"], values, missing=missing)
-            if place in self._found:
+            if place in self._found or any(one[: len(place)] == place for one in known):
                 continue
             if missing:
                 self._found[place] = "required, but not set" + self._variable_hint(place)

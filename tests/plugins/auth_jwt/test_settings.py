@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from gatehook.app import Gateway
 from gatehook.config.settings import load
 from gatehook.errors import StartupError
-from gatehook.testing import available
+from gatehook.testing import available, built
 from gatehook_plugins.auth_jwt import AuthJwt
 
 SECRET = "a-shared-secret-of-32-bytes-at-least"
@@ -217,3 +217,12 @@ def test_neither_settings_nor_the_plugin_show_the_secret() -> None:
             assert not isinstance(thing, SecretStr)
             assert SECRET not in repr(thing)[:10000] or isinstance(thing, bytes)
             todo += [one for one in gc.get_referents(thing) if not callable(one)]
+
+
+def test_a_secret_that_cannot_be_had_is_not_told_to_be_a_bad_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GATEHOOK_JWT_SECRET", raising=False)
+    with pytest.raises(StartupError) as caught:
+        built('[plugins.auth_jwt]\nsecret = "env:GATEHOOK_JWT_SECRET"\n')
+    assert caught.value.faults == [
+        "settings.toml: [plugins.auth_jwt] secret: refers to $GATEHOOK_JWT_SECRET, which is not set"
+    ]
