@@ -33,8 +33,8 @@ def run(parser: argparse.ArgumentParser, words: Sequence[str], own: Sequence[str
     gateway = Gateway(load(options.config))
     commands = _commands(gateway, own)
     if words[0] not in commands:
-        off = _off_with_commands(gateway)
-        hint = f". A plugin that is off may have it: {', '.join(off)}" if off else ""
+        off = ", ".join(f"[plugins.{name}]" for name in _off_with_commands(gateway))
+        hint = f". A plugin that is off may have it; enabled = true switches one on: {off}" if off else ""
         parser.error(f"unknown command {words[0]!r}; there are: {', '.join([*own, *commands])}{hint}")
     return int(commands[words[0]].run(rest))
 

@@ -102,7 +102,10 @@ def test_an_unknown_command_names_the_plugins_that_are_off_and_have_some(
 ) -> None:
     with pytest.raises(SystemExit):
         program("keys")
-    assert "A plugin that is off may have it: database, ledger, vendor_comfyui\n" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        "A plugin that is off may have it; enabled = true switches one on: "
+        "[plugins.database], [plugins.ledger], [plugins.vendor_comfyui]\n"
+    )
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
