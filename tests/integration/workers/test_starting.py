@@ -1,6 +1,7 @@
 """Workers that cannot start, or do not come to an end of it."""
 
 import contextlib
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -18,7 +19,7 @@ Open = Callable[..., Any]
     [
         ("fault", 0, "plugin 'probe': the probe is broken\nplugin 'probe': and so is its case"),
         ("fault", 2, "plugin 'probe': the probe is broken\nplugin 'probe': and so is its case"),
-        ("error", 0, "plugin 'probe' cannot start: RuntimeError('out of order')"),
+        ("error", 0, "plugin 'probe' cannot start: RuntimeError('out of order'), at {place}"),
         ("exit", 1, "worker {} (process {}) ended with status 3 before it served"),
         ("kill", 0, "worker {} (process {}) was killed by SIGKILL before it served"),
     ],
@@ -30,7 +31,9 @@ async def test_a_worker_that_cannot_start_ends_all_and_is_told(
         assert await program.ended() == 1
         words = "\n".join(program.log)
         found = words.partition("process ")[2].partition(")")[0]
-        assert words == told.format(worker, found)
+        place = words.rpartition(", at ")[2]
+        assert words == told.format(worker, found, place=place)
+        assert fails != "error" or re.fullmatch(r"<string>:\d+, in Probe\.register_lifespans\.<locals>\.life", place)
 
 
 async def test_a_start_that_hangs_can_be_ended(text: Text, tmp_path: Path, started: Open) -> None:
