@@ -13,6 +13,7 @@ SHIPPED = Path(__file__).parents[2].joinpath("settings.toml").read_text("utf-8")
 CHAT: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": "Hi"}]}
 LOST: dict[str, dict[str, Any]] = {
     "cooldown": {},
+    "dashboard": {"/dashboard": 404},
     "generate_api": {},
     "health": {"/health": 404},
     "llm_api": {},
@@ -32,11 +33,12 @@ async def test_a_plugin_switched_off_takes_only_its_own_with_it(plugin: str) -> 
     table = f"[plugins.{plugin}]"
     start = SHIPPED.index("enabled = true", SHIPPED.index(table))
     settings = SHIPPED[:start] + "enabled = false" + SHIPPED[start + len("enabled = true") :]
-    expected: dict[str, Any] = {"/health": 200, "/metrics": 200, "/v1/models": 200, "chat": (200, None)} | LOST[plugin]
+    paths = ("/dashboard", "/health", "/metrics", "/v1/models")
+    expected: dict[str, Any] = dict.fromkeys(paths, 200) | {"chat": (200, None)} | LOST[plugin]
     told: dict[str, Any] = {}
     async with serving(settings) as served, aiohttp.ClientSession() as http:
         assert plugin not in served.gateway.plugins.names
-        for path in ("/health", "/metrics", "/v1/models"):
+        for path in paths:
             async with http.get(served.url + path) as answer:
                 told[path] = answer.status
         async with http.post(f"{served.url}/v1/chat/completions", json=CHAT) as answer:

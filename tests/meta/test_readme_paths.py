@@ -49,7 +49,7 @@ async def test_a_path_of_the_table_answers(
     shipped: OpenShipped, http: aiohttp.ClientSession, method: str, path: str
 ) -> None:
     async with shipped() as served:
-        url = served.url + path.replace("{id}", "mock").replace("{name}", "mock")
+        url = served.url + path.replace("{id}", "mock").replace("{name}", "mock").replace("{part}", "page.js")
         async with http.request(method, url, json=BODIES.get(path)) as answer:
             # The ledger is off in the shipped settings, nobody is an admin, and the model is none of this machine.
             refused = 503 if "/stats/" in path else 403 if "/config/" in path else 400 if "/unload" in path else 200
