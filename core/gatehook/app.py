@@ -31,7 +31,7 @@ from gatehook.loader.loading import hook_names
 from gatehook.loader.metering import METER, metered
 from gatehook.loader.patience import Turns, WatchedLifespan
 from gatehook.loader.plugins import Plugins
-from gatehook.model import Call, Completion, ToolCall
+from gatehook.model import Call, Completion, Target, ToolCall
 from gatehook.protocols import AttemptLimiter, Endpoint, Limiter, Route, Surface, Tidier, Vendor
 from gatehook.routes import application
 from gatehook.services import CATALOG, Services
@@ -196,6 +196,10 @@ class Gateway:
     def routes(self) -> Sequence[tuple[str, Route | Endpoint]]:
         """Every route with the name of its plugin; complete once all plugins have been asked."""
         return self._routes
+
+    def can_call(self, target: Target) -> bool:
+        """Whether a deployment can be called: it lacks nothing, and a plugin provides its vendor."""
+        return not target.unavailable and target.vendor in self.vendors
 
     async def run(self, call: Call) -> Completion:
         """Make a plain call that has no connection of its own; see `Pipeline.run`.

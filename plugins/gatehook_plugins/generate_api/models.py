@@ -1,6 +1,6 @@
 """GET /health and /models, and what loads and unloads models. Remote models are always ready."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 
 from aiohttp import web
@@ -34,9 +34,8 @@ _HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-stor
 class Offers(Protocol):
     """What the handlers have to know of the gateway."""
 
-    @property
-    def vendors(self) -> Container[str]:
-        """The names of those that enabled plugins provide."""
+    def can_call(self, target: Target) -> bool:
+        """Whether a deployment can be called."""
         ...
 
 
@@ -155,8 +154,7 @@ class Models(Observer):
         return principal.may_use(name, self._catalog.canonical(name))
 
     def _is_callable(self, name: str, group: Sequence[Target]) -> bool:
-        vendors = self._gateway.vendors
-        return bool(self._catalog.group(name)) and any(not one.unavailable and one.vendor in vendors for one in group)
+        return bool(self._catalog.group(name)) and any(map(self._gateway.can_call, group))
 
 
 def _shown(model: LocalModel) -> dict[str, Any]:

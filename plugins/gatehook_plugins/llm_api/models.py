@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -27,9 +27,8 @@ class Lifecycle(Protocol):
         """Whether it is shutting down."""
         ...
 
-    @property
-    def vendors(self) -> Container[str]:
-        """The names of those that enabled plugins provide."""
+    def can_call(self, target: Target) -> bool:
+        """Whether a deployment can be called."""
         ...
 
 
@@ -114,8 +113,7 @@ class Models:
         return principal.may_use(name, self._catalog.canonical(name))
 
     def _callable(self, group: Sequence[Target]) -> Sequence[Target]:
-        """The deployments that can be called: they lack nothing, and a plugin provides their vendor."""
-        return [one for one in group if not one.unavailable and one.vendor in self._gateway.vendors]
+        return [one for one in group if self._gateway.can_call(one)]
 
     def _model(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
         """One model, as the deployment that is tried first has it."""

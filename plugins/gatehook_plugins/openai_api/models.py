@@ -57,7 +57,7 @@ class ModelList:
         return _json(self._model(name, group, local.get(self._catalog.canonical(name))))
 
     def _is_callable(self, group: Sequence[Target]) -> bool:
-        return any(not target.unavailable and target.vendor in self._gateway.vendors for target in group)
+        return any(map(self._gateway.can_call, group))
 
     def _may_use(self, principal: Principal, name: str) -> bool:
         return principal.may_use(name, self._catalog.canonical(name))

@@ -1,7 +1,7 @@
 """What /v1/system/status answers."""
 
 import datetime as dt
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -21,9 +21,8 @@ class Lifecycle(Protocol):
         """Whether start-up is over."""
         ...
 
-    @property
-    def vendors(self) -> Container[str]:
-        """The names of those that enabled plugins provide."""
+    def can_call(self, target: Target) -> bool:
+        """Whether a deployment can be called."""
         ...
 
 
@@ -90,18 +89,15 @@ class Status:
         return engines
 
     def _is_ready(self, groups: Mapping[str, Sequence[Target]], vendor: str) -> bool:
-        return any(self._is_callable(one) for group in groups.values() for one in group if one.vendor == vendor)
-
-    def _is_callable(self, target: Target) -> bool:
-        return not target.unavailable and target.vendor in self._gateway.vendors
+        return any(self._gateway.can_call(one) for group in groups.values() for one in group if one.vendor == vendor)
 
     def _remote(self, name: str, group: Sequence[Target]) -> dict[str, Any]:
         """A model that is not run on this machine: always loaded, as far as anybody knows."""
-        first = next(filter(self._is_callable, group), group[0])
+        first = next(filter(self._gateway.can_call, group), group[0])
         return {
             "name": name,
             "engine_type": first.vendor,
-            "status": "loaded" if self._is_callable(first) else "unavailable",
+            "status": "loaded" if self._gateway.can_call(first) else "unavailable",
             "loaded_at": None,
             "memory_usage": None,
             "context_length": first.context_window,
