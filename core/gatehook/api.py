@@ -41,6 +41,7 @@ from gatehook.dialect.conversation import (
 )
 from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
 from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query
+from gatehook.dialect.options import option_faults, read_options
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.dialect.surface import CanonicalSurface
 from gatehook.editing import asked_revision, changed_meanwhile
@@ -50,6 +51,7 @@ from gatehook.errors import (
     Conflict,
     GatewayError,
     InvalidRequest,
+    Misconfigured,
     ModelNotFound,
     NotFound,
     PermissionDenied,
@@ -223,6 +225,7 @@ __all__ = (
     "Media",
     "Meter",
     "MetricsPage",
+    "Misconfigured",
     "ModelKey",
     "ModelName",
     "ModelNotFound",
@@ -317,6 +320,7 @@ __all__ = (
     "meanwhile",
     "misfit",
     "nano",
+    "option_faults",
     "picture_url",
     "pictures_answer",
     "read_as",
@@ -324,6 +328,7 @@ __all__ = (
     "read_conversation",
     "read_object",
     "read_open",
+    "read_options",
     "read_query",
     "redact",
     "refused",

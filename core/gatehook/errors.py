@@ -12,6 +12,7 @@ __all__ = [
     "GatewayError",
     "InvalidRequest",
     "MethodNotAllowed",
+    "Misconfigured",
     "ModelNotFound",
     "NotFound",
     "PermissionDenied",
@@ -103,6 +104,18 @@ class GatewayError(Exception):
             self.retry = retry
         if status is not None:
             self.status = status
+
+
+class Misconfigured(GatewayError):
+    """500: a deployment's settings are wrong, which its operator has to correct; another deployment may do."""
+
+    code = "misconfigured_model"
+    retry = Retry.NEXT
+
+    def __init__(self, fault: str, *, model: str = "", param: str | None = None) -> None:
+        """`fault` says what is wrong, where; `model` is the public name of the deployment."""
+        super().__init__(f"model {model!r}: {fault}" if model else fault, param=param)
+        self.fault = fault
 
 
 class InvalidRequest(GatewayError):

@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 from yarl import URL
 
-from gatehook import GatewayError, Retry, Target, misfit
+from gatehook import Target, read_options
 
-__all__ = ["Defaults", "Profile", "profile"]
+__all__ = ["Defaults", "Options", "Profile", "profile"]
 
 _NO_SAMPLING_SINCE = "2026-10-21"
 """API versions from this one on refuse temperature, top_p and top_k, whatever the model."""
@@ -43,7 +43,7 @@ class Defaults:
     max_tokens: int = 4096
 
 
-class _Options(msgspec.Struct, forbid_unknown_fields=True):
+class Options(msgspec.Struct, forbid_unknown_fields=True):
     """A model's `options` table."""
 
     version: str = ""
@@ -79,17 +79,9 @@ def profile(target: Target, defaults: Defaults) -> Profile:
     """Work out a deployment's profile.
 
     Raises:
-        GatewayError: its options are wrong.
+        Misconfigured: its options are wrong.
     """
-    try:
-        options = msgspec.convert(dict(target.options), _Options)
-    except msgspec.ValidationError as error:
-        raise GatewayError(
-            f"model {target.name!r}: wrong options for vendor anthropic: "
-            f"{misfit(error, _Options.__struct_fields__, _Options).message}",
-            code="misconfigured",
-            retry=Retry.NEXT,
-        ) from None
+    options = read_options(target, Options)
     version = options.version or defaults.version
     generation = _generation(target.model)
     return Profile(

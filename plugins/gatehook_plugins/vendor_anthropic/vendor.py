@@ -19,13 +19,14 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    option_faults,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_anthropic import answer, request
 from gatehook_plugins.vendor_anthropic.failure import NAME, failure, garbled
 from gatehook_plugins.vendor_anthropic.parameters import tables
-from gatehook_plugins.vendor_anthropic.profile import Defaults, Profile, profile
+from gatehook_plugins.vendor_anthropic.profile import Defaults, Options, Profile, profile
 from gatehook_plugins.vendor_anthropic.stream import Translation
 
 __all__ = ["Anthropic"]
@@ -42,6 +43,10 @@ class Anthropic:
         self._egress = egress
         self._defaults = defaults
         self._profiles: dict[str, Profile] = {}
+
+    def check(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment's options."""
+        return option_faults(target, Options)
 
     async def complete(self, attempt: Attempt) -> Completion:
         """See `Vendor.complete`."""

@@ -4,15 +4,11 @@ options = { workflow = "sdxl.json", inputs = { prompt = "6.text", seed = "3.seed
 options = { workflow = "sdxl.json", inputs = { prompt = "6.text", steps = { node = "3.steps", max = 50 } } }
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from gatehook import misfit
-
-__all__ = ["InputOptions", "Options", "read_options"]
+__all__ = ["InputOptions", "Options"]
 
 Bound = int | float
 
@@ -49,15 +45,3 @@ class Options(Struct, forbid_unknown_fields=True, frozen=True):
 
     def __repr__(self) -> str:
         return "Options(…)"  # a header may be secret
-
-
-def read_options(options: Mapping[str, Any]) -> Options:
-    """The table, typed.
-
-    Raises:
-        ValueError: something is wrong with it.
-    """
-    try:
-        return msgspec.convert(dict(options), Options)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"options: {misfit(error, Options.__struct_fields__, Options).message}") from None

@@ -19,12 +19,12 @@ from gatehook import (
     Egress,
     FileStore,
     Inspector,
+    Misconfigured,
     Operation,
     Parameter,
     Picture,
     Prober,
     Progress,
-    Retry,
     Salvage,
     StreamBuilder,
     Target,
@@ -36,12 +36,13 @@ from gatehook import (
     encode,
     picture_url,
     pictures_answer,
+    read_options,
     wants_urls,
 )
 from gatehook_plugins.vendor_comfyui.asked import read_chat, read_images
 from gatehook_plugins.vendor_comfyui.drafts import Draft, draft_of, finished, made_so_far
 from gatehook_plugins.vendor_comfyui.inspection import server_faults
-from gatehook_plugins.vendor_comfyui.options import Options, read_options
+from gatehook_plugins.vendor_comfyui.options import Options
 from gatehook_plugins.vendor_comfyui.run import WorkflowRun
 from gatehook_plugins.vendor_comfyui.server import Server
 from gatehook_plugins.vendor_comfyui.traces import Trace, trace_of
@@ -98,9 +99,9 @@ class ComfyVendor:
     def check(self, target: Target) -> Sequence[str]:
         """Faults of a deployment, as far as they show without its server."""
         try:
-            load(read_options(target.options), self._folder)
-        except ValueError as error:
-            return [str(error)]
+            load(read_options(target, Options), self._folder)
+        except Misconfigured as error:
+            return [error.fault]
         except WorkflowError as error:
             return error.faults
         return [] if target.base_url else ["base_url: say where ComfyUI is, as in 'http://127.0.0.1:8188'"]
@@ -162,16 +163,16 @@ class ComfyVendor:
         """A deployment, read anew if it has changed under its key.
 
         Raises:
-            UpstreamError: its settings are wrong.
+            Misconfigured: its options, or its workflow, are wrong.
         """
         known = self._deployments.get(target.key)
         if known is not None and known.target is target:
             return known
+        options = read_options(target, Options)
         try:
-            options = read_options(target.options)
             workflow = await asyncio.to_thread(load, options, self._folder)
-        except (ValueError, WorkflowError) as error:
-            raise UpstreamError(f"{self.name}: {error}", code="invalid_deployment", retry=Retry.NEXT) from None
+        except WorkflowError as error:
+            raise Misconfigured(str(error), model=target.name) from None
         made = self._deployments[target.key] = Deployment(target, options, workflow, self._server(target, options))
         return made
 

@@ -9,7 +9,7 @@ from gatehook import Attempt, Completion, InvalidRequest, Retry, Usage
 from gatehook_plugins.vendor_gemini import answer
 from gatehook_plugins.vendor_gemini.endpoint import model_path
 from gatehook_plugins.vendor_gemini.failure import WireError
-from gatehook_plugins.vendor_gemini.options import option
+from gatehook_plugins.vendor_gemini.options import Options
 
 __all__ = ["Batches"]
 
@@ -19,7 +19,7 @@ _BATCH: Final = 100
 class Batches:
     """One call for embeddings: the bodies to send, one after another, and the answers joined in order."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, options: Options) -> None:
         """Read the request.
 
         Raises:
@@ -27,6 +27,7 @@ class Batches:
         """
         payload = attempt.payload
         self._attempt = attempt
+        self._task = options.task_type
         self._texts = _texts(payload.get("input"))
         self._dimensions = _dimensions(payload.get("dimensions"))
         self._base64 = _is_base64(payload.get("encoding_format", "float"))
@@ -38,8 +39,8 @@ class Batches:
         common: dict[str, Any] = {"model": model_path(self._attempt.target.model)}
         if self._dimensions is not None:
             common["outputDimensionality"] = self._dimensions
-        if task := option(self._attempt.target, "task_type", str, ""):
-            common["taskType"] = task
+        if self._task:
+            common["taskType"] = self._task
         for start in range(0, len(self._texts), _BATCH):
             texts = self._texts[start : start + _BATCH]
             yield {"requests": [{**common, "content": {"parts": [{"text": text}]}} for text in texts]}

@@ -1,4 +1,4 @@
-"""Where a deployment is called, and with which headers: made once per deployment."""
+"""Where a deployment is called, with which headers and options: made once per deployment."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from gatehook import Target
+from gatehook import Target, read_options
+from gatehook_plugins.vendor_gemini.options import Options
 
 __all__ = ["Endpoint", "files_uri", "model_path"]
 
@@ -20,12 +21,18 @@ Method = Literal["generateContent", "streamGenerateContent", "batchEmbedContents
 
 
 class Endpoint:
-    """The URLs and headers of one deployment. The key travels in a header only: URLs end up in logs."""
+    """The URLs, headers and options of one deployment. The key travels in a header only: URLs end up in logs."""
 
-    __slots__ = ("_urls", "headers", "models", "target")
+    __slots__ = ("_urls", "headers", "models", "options", "target")
 
     def __init__(self, target: Target) -> None:
+        """Read the deployment.
+
+        Raises:
+            Misconfigured: its options are wrong.
+        """
         self.target = target
+        self.options = read_options(target, Options)
         root = f"{_base(target)}/{_quoted(model_path(target.model))}"
         # encoded: yarl would otherwise turn a quoted character of the model's name back into a separator.
         self._urls = {

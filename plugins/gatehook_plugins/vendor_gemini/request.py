@@ -7,7 +7,7 @@ from gatehook import Attempt, Egress, InvalidRequest, Retry, read_conversation
 from gatehook_plugins.vendor_gemini.contents import ContentsWriter
 from gatehook_plugins.vendor_gemini.history import prepared
 from gatehook_plugins.vendor_gemini.media import MediaWriter, fetch_images
-from gatehook_plugins.vendor_gemini.options import option, safety_settings
+from gatehook_plugins.vendor_gemini.options import Options
 from gatehook_plugins.vendor_gemini.schema import SchemaConverter
 from gatehook_plugins.vendor_gemini.thinking import is_third_generation, thinking_config
 from gatehook_plugins.vendor_gemini.tools import function_calling, function_declarations, validated
@@ -25,28 +25,29 @@ _MOST_CANDIDATES: Final = 8
 _INT32: Final = (-(2**31), 2**31 - 1)
 
 
-async def generate_body(attempt: Attempt, payload: Mapping[str, Any], egress: Egress) -> dict[str, Any]:
+async def generate_body(
+    attempt: Attempt, payload: Mapping[str, Any], options: Options, egress: Egress
+) -> dict[str, Any]:
     """Write the request for a chat.
 
     Args:
         attempt: whose deployment is called, and which is told what is lost.
         payload: the chat in OpenAI's shape.
+        options: the deployment's.
         egress: gets the images that the client gave by URL.
 
     Raises:
         InvalidRequest: something Gemini cannot do; another deployment may.
     """
     # Everything that can be refused at once is, before any image is fetched.
-    body = _settings(attempt, payload)
+    body = _settings(attempt, payload, options)
     conversation = read_conversation(prepared(payload["messages"], attempt.drop), attempt.drop)
     if not conversation.turns:
         raise _refused("messages", "Gemini needs a message that is neither empty nor a system message")
     images = await fetch_images(conversation, egress)
     third = is_third_generation(attempt.target.model)
     media = MediaWriter(attempt.target, conversation, images, attempt.drop, per_part=third)
-    writer = ContentsWriter(
-        media, attempt.drop, third=third, function_ids=option(attempt.target, "function_ids", bool, True)
-    )
+    writer = ContentsWriter(media, attempt.drop, third=third, function_ids=options.function_ids)
     body["contents"] = writer.contents(conversation)
     if system := writer.system(conversation):
         body["systemInstruction"] = system
@@ -55,14 +56,13 @@ async def generate_body(attempt: Attempt, payload: Mapping[str, Any], egress: Eg
     return body
 
 
-def _settings(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    json_schema = option(attempt.target, "json_schema", bool, True)
-    if config := _generation_config(attempt, payload, json_schema):
+    if config := _generation_config(attempt, payload, options):
         body["generationConfig"] = config
     if "tools" in payload or "tool_choice" in payload:
-        _tools(attempt, payload, body, json_schema)
-    if safety := safety_settings(attempt.target):
+        _tools(attempt, payload, body, options.json_schema)
+    if safety := options.safety():
         body["safetySettings"] = safety
     return body
 
@@ -80,7 +80,7 @@ def _tools(attempt: Attempt, payload: Mapping[str, Any], body: dict[str, Any], j
         body["toolConfig"] = {"functionCallingConfig": calling}
 
 
-def _generation_config(attempt: Attempt, payload: Mapping[str, Any], json_schema: bool) -> dict[str, Any]:
+def _generation_config(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, key in _NUMBERS:
         if name in payload:
@@ -99,9 +99,11 @@ def _generation_config(attempt: Attempt, payload: Mapping[str, Any], json_schema
         config["responseModalities"] = modalities
     _logprobs(payload, config)
     if "response_format" in payload:
-        _response_format(attempt, payload["response_format"], config, json_schema)
-    if "reasoning_effort" in payload and (thinking := thinking_config(attempt.target, payload["reasoning_effort"])):
-        config["thinkingConfig"] = thinking
+        _response_format(attempt, payload["response_format"], config, options.json_schema)
+    if "reasoning_effort" in payload:
+        effort = payload["reasoning_effort"]
+        if thinking := thinking_config(attempt.target.model, effort, options):
+            config["thinkingConfig"] = thinking
     return config
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatehook import InvalidRequest, Retry, Target
-from gatehook_plugins.vendor_gemini.options import misconfigured, option
+from gatehook import InvalidRequest, Retry
+from gatehook_plugins.vendor_gemini.options import Options
 
 __all__ = ["is_third_generation", "thinking_config"]
 
@@ -41,30 +41,24 @@ def is_third_generation(model: str) -> bool:
     return _THIRD.match(_name(model)) is not None
 
 
-def thinking_config(target: Target, effort: Any) -> dict[str, Any]:
-    """The thinkingConfig for an effort, empty if none is needed.
+def thinking_config(model: str, effort: Any, options: Options) -> dict[str, Any]:
+    """The thinkingConfig for an effort at a model, empty if none is needed.
 
     Raises:
         InvalidRequest: no such effort, or not at this model.
     """
     if effort not in _EFFORTS:
         raise _refused(f"expected one of {', '.join(_EFFORTS)}")
-    table = option(target, "reasoning_effort", dict, {}) or _table(target.model)
+    table = options.reasoning_effort or _table(model)
     if table is None:
-        raise _refused(
-            f"it is not known how the model {target.model!r} thinks; the operator can set options.reasoning_effort"
-        )
+        raise _refused(f"it is not known how the model {model!r} thinks; the operator can set options.reasoning_effort")
     if effort not in table:
-        raise _refused(f"the model {target.model!r} knows only {', '.join(table)}")
+        raise _refused(f"the model {model!r} knows only {', '.join(table)}")
     value = table[effort]
     if value == "":
         return {}
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise misconfigured(
-            target, "reasoning_effort", "expected a budget (a number) or a level (a text) for each effort"
-        )
     config: dict[str, Any] = {"thinkingBudget": value} if isinstance(value, int) else {"thinkingLevel": value.upper()}
-    if value != 0 and option(target, "include_thoughts", bool, True):
+    if value != 0 and options.include_thoughts:
         config["includeThoughts"] = True
     return config
 

@@ -17,12 +17,14 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    option_faults,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_plugins.vendor_gemini.answer import read_answer
 from gatehook_plugins.vendor_gemini.embeddings import Batches
 from gatehook_plugins.vendor_gemini.endpoint import Endpoint, Method
 from gatehook_plugins.vendor_gemini.failure import WireError, error_in, failure, in_band, not_events
+from gatehook_plugins.vendor_gemini.options import Options
 from gatehook_plugins.vendor_gemini.parameters import PARAMETERS
 from gatehook_plugins.vendor_gemini.request import generate_body
 from gatehook_plugins.vendor_gemini.stream import StreamReader
@@ -43,15 +45,18 @@ class Gemini:
         self._egress = egress
         self._endpoints: dict[str, Endpoint] = {}
 
+    def check(self, target: Target) -> Sequence[str]:
+        """Faults of a deployment's options."""
+        return option_faults(target, Options)
+
     async def complete(self, attempt: Attempt) -> Completion:
         """Make one plain call."""
         if attempt.call.operation == "embeddings":
             return await self._embed(attempt)
         legacy = attempt.call.operation == "completions"
         payload = as_chat(attempt.payload) if legacy else attempt.payload
-        response = await self._post(
-            attempt.target, "generateContent", await generate_body(attempt, payload, self._egress)
-        )
+        body = await generate_body(attempt, payload, self._endpoint(attempt.target).options, self._egress)
+        response = await self._post(attempt.target, "generateContent", body)
         try:
             answer = read_answer(attempt, response)
         except WireError as error:
@@ -63,8 +68,8 @@ class Gemini:
         target = attempt.target
         legacy = attempt.call.operation == "completions"
         payload = as_chat(attempt.payload) if legacy else attempt.payload
-        body = encode(await generate_body(attempt, payload, self._egress))
         endpoint = self._endpoint(target)
+        body = encode(await generate_body(attempt, payload, endpoint.options, self._egress))
         url = endpoint.url("streamGenerateContent")
         async with await self._egress.request(target, "POST", url, headers=endpoint.headers, body=body) as upstream:
             if upstream.status != 200:
@@ -95,7 +100,7 @@ class Gemini:
             await upstream.drain()
 
     async def _embed(self, attempt: Attempt) -> Completion:
-        batches = Batches(attempt)
+        batches = Batches(attempt, self._endpoint(attempt.target).options)
         try:
             # One after another: side by side they would only meet the same limit sooner.
             for body in batches.bodies():

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from gatehook import InvalidRequest, ModelNotFound, Retry, Target, Unavailable, misfit
+from gatehook import InvalidRequest, Misconfigured, ModelNotFound, Retry, Target, Unavailable, read_options
 from gatehook_plugins.vendor_gguf.estimate import context_of, need
 from gatehook_plugins.vendor_gguf.header import BadFile, Header
 from gatehook_plugins.vendor_gguf.library import Family, Library, Variant
 from gatehook_plugins.vendor_gguf.messages import Spec
 from gatehook_plugins.vendor_gguf.options import EngineOptions, option_faults
 
-__all__ = ["VENDOR", "Defaults", "DeploymentOptions", "Deployments", "option_misfit"]
+__all__ = ["VENDOR", "Defaults", "DeploymentOptions", "Deployments"]
 
 log = logging.getLogger("gatehook.vendor_gguf")
 
@@ -236,24 +236,13 @@ class Deployments:
         )
 
 
-def option_misfit(error: msgspec.ValidationError) -> str:
-    """The fault of options that are not `DeploymentOptions`."""
-    return f"options: {misfit(error, DeploymentOptions.__struct_fields__, DeploymentOptions).message}"
-
-
 def _options(target: Target) -> DeploymentOptions:
     """A deployment's options.
 
     Raises:
-        InvalidRequest: they are wrong, as `gatehook check` says, too.
+        Misconfigured: they are wrong, as `gatehook check` says, too.
     """
-    faults: Sequence[str]
-    try:
-        options = msgspec.convert(dict(target.options), DeploymentOptions)
-        faults = options.faults()
-    except msgspec.ValidationError as error:
-        faults = [option_misfit(error)]
-    if faults:
-        message = f"the model {target.name!r}: {'; '.join(faults)}"
-        raise InvalidRequest(message, param="options", retry=Retry.NEXT)
+    options = read_options(target, DeploymentOptions)
+    if faults := options.faults():
+        raise Misconfigured("; ".join(faults), model=target.name)
     return options

@@ -6,14 +6,13 @@ import importlib.util
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from gatehook import (
     Attempt,
     Chunk,
     Completion,
     Egress,
     GatewayError,
+    Misconfigured,
     Operation,
     Parameter,
     Retry,
@@ -22,10 +21,11 @@ from gatehook import (
     UpstreamError,
     Vendor,
     encode,
+    read_options,
 )
 from gatehook.sse import Reader
 from gatehook_plugins.vendor_gguf.answers import Stream, error_of, usage_in
-from gatehook_plugins.vendor_gguf.deployments import VENDOR, DeploymentOptions, option_misfit
+from gatehook_plugins.vendor_gguf.deployments import VENDOR, DeploymentOptions
 from gatehook_plugins.vendor_gguf.link import Lease, Link
 from gatehook_plugins.vendor_gguf.parameters import PARAMETERS
 from gatehook_plugins.vendor_gguf.shelf import Shelf
@@ -64,9 +64,9 @@ class GGUFVendor:
     def check(self, target: Target) -> Sequence[str]:
         """Faults of a deployment's options, and what is missing on this machine."""
         try:
-            options = msgspec.convert(dict(target.options), DeploymentOptions)
-        except msgspec.ValidationError as error:
-            return [option_misfit(error)]
+            options = read_options(target, DeploymentOptions)
+        except Misconfigured as error:
+            return [error.fault]
         faults = list(options.faults())
         if not is_installed():
             faults.append(INSTALL)

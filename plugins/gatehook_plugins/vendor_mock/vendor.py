@@ -14,12 +14,11 @@ from gatehook import (
     Chunk,
     Completion,
     FileStore,
+    Misconfigured,
     Operation,
     Parameter,
-    Retry,
     StreamBuilder,
     Target,
-    UpstreamError,
     Usage,
     Vendor,
     completion,
@@ -117,7 +116,7 @@ class MockVendor:
         """The deployment's options, and what its next request gets.
 
         Raises:
-            UpstreamError: the options are wrong.
+            Misconfigured: the options are wrong.
         """
         known = self._deployments.get(target.key)
         if known is None or (known.written is not target.options and known.written != target.options):
@@ -131,7 +130,7 @@ def _options(target: Target) -> Options:
         return Options.model_validate(target.options)
     except ValidationError:
         faults = "; ".join(option_faults(target.options))
-        raise UpstreamError(f"{NAME}: {faults}", code="invalid_deployment", retry=Retry.NEXT) from None
+        raise Misconfigured(faults, model=target.name) from None
 
 
 def _play(attempt: Attempt, turn: Turn, options: Options) -> _Play:

@@ -17,6 +17,7 @@ from gatehook import (
     FileStore,
     InvalidRequest,
     MalformedJSON,
+    Misconfigured,
     Operation,
     Parameter,
     PreparedRequest,
@@ -28,7 +29,7 @@ from gatehook import (
     Vendor,
     decode,
     encode,
-    misfit,
+    read_options,
 )
 from gatehook.sse import EventTooLarge, Reader
 from gatehook_plugins.vendor_openai import failure
@@ -111,9 +112,9 @@ class OpenAIVendor:
     def check(self, target: Target) -> Sequence[str]:
         """Faults of a deployment's options."""
         try:
-            options = msgspec.convert(dict(target.options), Options)
-        except msgspec.ValidationError as error:
-            return [f"options: {misfit(error, Options.__struct_fields__, Options).message}"]
+            options = read_options(target, Options)
+        except Misconfigured as error:
+            return [error.fault]
         if options.max_tokens_field not in ("", "max_tokens", "max_completion_tokens"):
             return ["options: max_tokens_field must be 'max_tokens' or 'max_completion_tokens'"]
         return _faults_of_key(options)
@@ -193,7 +194,7 @@ class OpenAIVendor:
         for kept in (self._prepared, self._keyed):
             kept.pop(target.key, None)
         base = target.base_url or _BASE_URL
-        options = msgspec.convert(dict(target.options), Options)
+        options = read_options(target, Options)
         headers = {"Content-Type": "application/json", **options.headers}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"

@@ -78,6 +78,18 @@ async def test_wrong_options_are_told_and_another_deployment_may_be_tried(ask: A
     assert (caught.value.status, caught.value.retry) == (500, Retry.NEXT)
 
 
+@pytest.mark.parametrize(
+    ("options", "faults"),
+    [
+        ({"thinking": "budget", "beta": ["a"]}, []),
+        ({"thinking": "budgets"}, ["options: thinking: invalid value 'budgets'; did you mean 'budget'?"]),
+        ({"samplign": True}, ["options: samplign: no such field; did you mean 'sampling'?"]),
+    ],
+)
+def test_wrong_options_are_told_before_serving(options: Any, faults: list[str]) -> None:
+    assert Anthropic(ReplayEgress(), Defaults()).check(attempt(CHAT, options=options).target) == faults
+
+
 async def test_a_target_that_changed_under_its_key_is_seen() -> None:
     egress = ReplayEgress(Replay(encode(MESSAGE)))
     vendor = Anthropic(egress, Defaults())

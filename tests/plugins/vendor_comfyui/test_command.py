@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gatehook.commands.cli import main
 from gatehook_plugins.vendor_comfyui.inspection import node_faults, server_faults
-from gatehook_plugins.vendor_comfyui.options import read_options
+from gatehook_plugins.vendor_comfyui.options import Options
 from gatehook_plugins.vendor_comfyui.workflow import Workflow, load
 
 House = Any
@@ -32,7 +33,7 @@ NEWER = {"input": {"required": {"ckpt_name": ["COMBO", {"options": ["sdxl.safete
 
 def workflow(tmp_path: Path, node: Mapping[str, Any], **inputs: Any) -> Workflow:
     (tmp_path / "w.json").write_text(json.dumps({"1": node}))
-    return load(read_options({"workflow": "w.json", "inputs": inputs}), tmp_path)
+    return load(msgspec.convert({"workflow": "w.json", "inputs": inputs}, Options), tmp_path)
 
 
 @pytest.mark.parametrize(

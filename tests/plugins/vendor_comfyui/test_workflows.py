@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from gatehook import InvalidRequest, Target
 from gatehook.testing import attempt
 from gatehook_plugins.vendor_comfyui.asked import read_images
 from gatehook_plugins.vendor_comfyui.metadata import without_metadata
-from gatehook_plugins.vendor_comfyui.options import read_options
+from gatehook_plugins.vendor_comfyui.options import Options
 from gatehook_plugins.vendor_comfyui.vendor import ComfyVendor
 from gatehook_plugins.vendor_comfyui.workflow import Input, Workflow, load
 
@@ -101,7 +102,7 @@ def test_a_deployment_without_an_address_is_told(tmp_path: Path) -> None:
 
 def workflow(tmp_path: Path, **inputs: Any) -> Workflow:
     (tmp_path / "w.json").write_text(json.dumps(GOOD))
-    return load(read_options({"workflow": "w.json", "inputs": {**PROMPT, **inputs}}), tmp_path)
+    return load(msgspec.convert({"workflow": "w.json", "inputs": {**PROMPT, **inputs}}, Options), tmp_path)
 
 
 @pytest.mark.parametrize(

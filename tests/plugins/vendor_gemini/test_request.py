@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gatehook import Attempt, GatewayError, InvalidRequest, Retry, Target, Vendor
+from gatehook import Attempt, InvalidRequest, Misconfigured, Retry, Target, Vendor
 from gatehook.parameters import sift
 from gatehook.testing import Recorded, Replay, ReplayEgress, attempt
 from gatehook_plugins.vendor_gemini import VendorGemini
@@ -265,18 +265,29 @@ async def test_the_operator_can_set_the_table_of_efforts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "given"),
+    ("options", "fault"),
     [
-        ({"reasoning_effort": {"low": 1.5}}, {"reasoning_effort": "low"}),
-        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
-        ({"safety_settings": "off"}, {}),
-        ({"json_schema": "no"}, {}),
+        ({"reasoning_effort": {"low": 1.5}}, "options: reasoning_effort[...]: expected int | str, got float"),
+        ({"reasoning_effort": {"low": True}}, "options: reasoning_effort[...]: expected int | str, got bool"),
+        ({"reasoning_effort": "low"}, "options: reasoning_effort: expected object, got str"),
+        ({"safety_settings": "off"}, "options: safety_settings: expected object | array, got str"),
+        ({"json_schema": "no"}, "options: json_schema: expected bool, got str"),
+        ({"json_shema": False}, "options: json_shema: no such field; did you mean 'json_schema'?"),
     ],
 )
-async def test_a_wrong_option_is_the_operators_fault(options: dict[str, Any], given: dict[str, Any]) -> None:
-    with pytest.raises(GatewayError, match=r"options\.") as caught:
-        await body(given, options=options)
-    assert (caught.value.status, caught.value.retry) == (500, Retry.NEXT)
+async def test_a_wrong_option_is_the_operators_fault_and_told_before_serving(
+    options: dict[str, Any], fault: str
+) -> None:
+    target = attempt({}, options=options).target
+    assert Gemini(ReplayEgress()).check(target) == [fault]
+    with pytest.raises(Misconfigured) as caught:
+        await body({}, options=options)
+    assert (caught.value.status, caught.value.retry, caught.value.fault) == (500, Retry.NEXT, fault)
+
+
+def test_options_that_fit_have_no_fault() -> None:
+    options = {"safety_settings": [{"category": "a", "threshold": "OFF"}], "reasoning_effort": {"low": 9, "high": "X"}}
+    assert Gemini(ReplayEgress()).check(attempt({}, options=options).target) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from gatehook import GatewayError, InvalidRequest, RateLimited, Retry, Target, UpstreamError, UpstreamTimeout
+from gatehook import (
+    GatewayError,
+    InvalidRequest,
+    Misconfigured,
+    RateLimited,
+    Retry,
+    Target,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gatehook.testing import attempt
 from gatehook_plugins.vendor_mock.options import Options, option_faults
 from gatehook_plugins.vendor_mock.vendor import MockVendor
@@ -254,7 +263,7 @@ def test_all_faults_are_told_at_once_and_no_values() -> None:
 async def test_wrong_options_that_nobody_checked_fail_the_deployment_by_name() -> None:
     one = Deployment({"chunk_sise": 3})
     for run in (one.plain, one.stream):
-        with pytest.raises(UpstreamError, match=r"mock: options\.chunk_sise: unknown key") as caught:
+        with pytest.raises(Misconfigured, match=r"model 'm': options\.chunk_sise: unknown key") as caught:
             await run()
         assert caught.value.retry is Retry.NEXT
 

@@ -14,6 +14,7 @@ from gatehook import (
     Egress,
     GatewayError,
     MalformedJSON,
+    Misconfigured,
     Operation,
     Parameter,
     Target,
@@ -21,13 +22,15 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    option_faults,
+    read_options,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_bedrock.answer import Translation, read
 from gatehook_bedrock.embeddings import Batches
 from gatehook_bedrock.events import Events
 from gatehook_bedrock.failure import failure, garbled
-from gatehook_bedrock.options import Options, faults, misconfigured, read_options
+from gatehook_bedrock.options import Options
 from gatehook_bedrock.parameters import PARAMETERS
 from gatehook_bedrock.request import converse_body
 from gatehook_bedrock.signing import Signer
@@ -54,7 +57,7 @@ class Bedrock:
 
     async def complete(self, attempt: Attempt) -> Completion:
         """See `Vendor.complete`."""
-        options = read_options(attempt.target)
+        options = read_options(attempt.target, Options)
         if attempt.call.operation == "embeddings":
             batches = Batches(attempt)
             for count, body in batches.bodies():
@@ -66,7 +69,7 @@ class Bedrock:
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
         """See `Vendor.stream`. A read that completes no event gives an empty batch, as a sign of life."""
-        options = read_options(attempt.target)
+        options = read_options(attempt.target, Options)
         legacy = attempt.call.operation == "completions"
         events, translation = Events(attempt.target), Translation(attempt)
         body = await self._chat(attempt, options)
@@ -85,7 +88,7 @@ class Bedrock:
 
     def check(self, target: Target) -> Iterable[str]:
         """Faults of one deployment's `options`."""
-        return faults(target)
+        return option_faults(target, Options)
 
     async def _chat(self, attempt: Attempt, options: Options) -> dict[str, Any]:
         payload = as_chat(attempt.payload) if attempt.call.operation == "completions" else attempt.payload
@@ -115,7 +118,8 @@ class Bedrock:
         profile = options.profile or self._profile
         region = options.region or self._region or await self._signer.region(profile)
         if not region:
-            raise misconfigured(target, "no AWS region: set options.region, [plugins.bedrock] region, or AWS_REGION")
+            why = "no AWS region: set options.region, [plugins.bedrock] region, or AWS_REGION"
+            raise Misconfigured(why, model=target.name)
         root = target.base_url.rstrip("/") or f"https://bedrock-runtime.{region}.amazonaws.com"
         url = f"{root}/model/{quote(target.model, safe='')}/{word}"
         if secret := target.secret():  # a Bedrock API key, which needs no signature

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import msgspec
 from yarl import URL
 
-from gatehook import GatewayError, Retry, Target
+from gatehook import Target, read_options
 
-__all__ = ["DEFAULT_BASE", "Endpoint", "Options", "faults"]
+__all__ = ["DEFAULT_BASE", "Endpoint", "Options"]
 
 DEFAULT_BASE = "https://api.cohere.com"
 
@@ -35,34 +35,14 @@ class Endpoint:
         """Read the deployment.
 
         Raises:
-            GatewayError: its options are wrong.
+            Misconfigured: its options are wrong.
         """
         root = (target.base_url or default_base).rstrip("/").removesuffix("/v2").removesuffix("/v1")
         self.target = target
-        self.options = _options(target)
+        self.options = read_options(target, Options)
         self.urls: Mapping[str, URL] = {word: URL(f"{root}/v2/{word}") for word in ("chat", "embed", "rerank")}
         self.models = URL(f"{root}/v1/models?page_size=1")
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
         self.headers: Mapping[str, str] = headers
-
-
-def faults(target: Target) -> list[str]:
-    """What is wrong with a deployment's options, for `gatehook check`."""
-    try:
-        _options(target)
-    except GatewayError as error:
-        return [error.message]
-    return []
-
-
-def _options(target: Target) -> Options:
-    try:
-        return msgspec.convert(dict(target.options), Options)
-    except msgspec.ValidationError as error:
-        raise GatewayError(
-            f"model {target.name!r}: wrong options for vendor cohere: {error}",
-            code="misconfigured_model",
-            retry=Retry.NEXT,
-        ) from None

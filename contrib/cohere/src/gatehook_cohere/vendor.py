@@ -17,12 +17,13 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    option_faults,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook.sse import Event, EventTooLarge, Reader
 from gatehook_cohere.answer import Translation, read
 from gatehook_cohere.embeddings import Batches
-from gatehook_cohere.endpoint import Endpoint, faults
+from gatehook_cohere.endpoint import Endpoint, Options
 from gatehook_cohere.failure import failure, garbled
 from gatehook_cohere.parameters import PARAMETERS
 from gatehook_cohere.request import chat_body
@@ -84,7 +85,7 @@ class Cohere:
 
     def check(self, target: Target) -> Iterable[str]:
         """Faults of one deployment's `options`."""
-        return faults(target)
+        return option_faults(target, Options)
 
     def _chat(self, attempt: Attempt) -> dict[str, Any]:
         payload = as_chat(attempt.payload) if attempt.call.operation == "completions" else attempt.payload

@@ -4,9 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gatehook import GatewayError, Retry, Target
-
-__all__ = ["DEFAULT_BASE", "Options", "base", "faults", "read_options"]
+__all__ = ["DEFAULT_BASE", "Options", "base"]
 
 DEFAULT_BASE = "http://127.0.0.1:11434"
 
@@ -24,31 +22,6 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """False: a text that is too long for an embedding is an error; otherwise it is cut."""
     runtime: dict[str, Any] = {}
     """Further entries of Ollama's own `options`: num_gpu, repeat_penalty, mirostat, …"""
-
-
-def read_options(target: Target) -> Options:
-    """A deployment's options.
-
-    Raises:
-        GatewayError: they are wrong; another deployment may do.
-    """
-    try:
-        return msgspec.convert(dict(target.options), Options)
-    except msgspec.ValidationError as error:
-        raise GatewayError(
-            f"model {target.name!r}: wrong options for vendor ollama: {error}",
-            code="misconfigured_model",
-            retry=Retry.NEXT,
-        ) from None
-
-
-def faults(target: Target) -> list[str]:
-    """What is wrong with a deployment's options, for `gatehook check`."""
-    try:
-        read_options(target)
-    except GatewayError as error:
-        return [error.message]
-    return []
 
 
 def base(url: str) -> str:

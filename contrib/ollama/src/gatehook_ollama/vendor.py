@@ -18,13 +18,15 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    option_faults,
+    read_options,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_ollama.answer import Translation, read
 from gatehook_ollama.embeddings import embed_body, embedded
 from gatehook_ollama.failure import failure, in_band
 from gatehook_ollama.lines import Lines
-from gatehook_ollama.options import base, faults, read_options
+from gatehook_ollama.options import Options, base
 from gatehook_ollama.parameters import PARAMETERS
 from gatehook_ollama.request import chat_body
 
@@ -47,7 +49,7 @@ class Ollama:
     async def complete(self, attempt: Attempt) -> Completion:
         """See `Vendor.complete`."""
         if attempt.call.operation == "embeddings":
-            body = embed_body(attempt, read_options(attempt.target))
+            body = embed_body(attempt, read_options(attempt.target, Options))
             return embedded(attempt, await self._ask(attempt, "/api/embed", body), body["input"])
         answer = read(attempt, await self._ask(attempt, "/api/chat", await self._chat(attempt)))
         return from_chat(attempt.call, answer) if attempt.call.operation == "completions" else answer
@@ -80,11 +82,11 @@ class Ollama:
 
     def check(self, target: Target) -> Iterable[str]:
         """Faults of one deployment's `options`."""
-        return faults(target)
+        return option_faults(target, Options)
 
     async def _chat(self, attempt: Attempt) -> dict[str, Any]:
         payload = as_chat(attempt.payload) if attempt.call.operation == "completions" else attempt.payload
-        return await chat_body(attempt, payload, read_options(attempt.target), self._egress)
+        return await chat_body(attempt, payload, read_options(attempt.target, Options), self._egress)
 
     async def _ask(self, attempt: Attempt, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with await self._send(attempt, path, body) as upstream:
@@ -106,7 +108,7 @@ class Ollama:
             GatewayError: it has another.
         """
         target = attempt.target
-        told = read_options(target).keep_alive
+        told = read_options(target, Options).keep_alive
         keep_alive = _seconds(told) if isinstance(told, str) else told
         if (kept := self._keep_alive if keep_alive is None else keep_alive) != "":
             body["keep_alive"] = kept
