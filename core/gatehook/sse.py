@@ -25,12 +25,13 @@ class EventTooLarge(ValueError):
 class Reader:
     """An incremental reader: feed it whatever arrived, borders may fall anywhere, also inside UTF-8 or CRLF."""
 
-    __slots__ = ("_at_start", "_held", "_limit", "_parts", "_size", "_skip_lf")
+    __slots__ = ("_at_start", "_held", "_limit", "_size", "_skip_lf", "parts")
 
     def __init__(self, limit: int = 32 << 20) -> None:
         """`limit` is the most bytes one event may have."""
         self._limit = limit
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
+        """What has come of an event that is not complete."""
         self._size = 0
         self._skip_lf = False
         self._at_start = True
@@ -51,7 +52,7 @@ class Reader:
         Raises:
             EventTooLarge: the event being read is over the limit.
         """
-        plain = not (self._parts or self._at_start or self._skip_lf) and len(data) <= self._limit
+        plain = not (self.parts or self._at_start or self._skip_lf) and len(data) <= self._limit
         if plain and data.endswith(b"\n\n") and data.find(b"\r") < 0:  # `in` would first raise an error, and swallow it
             return data  # whole events and nothing else, as from most vendors most of the time
         if self._at_start:
@@ -60,7 +61,7 @@ class Reader:
             data = self._with_lf(data)
         if not data:
             return b""
-        parts = self._parts
+        parts = self.parts
         if b"\n\n" not in data and not (parts and data[0] == 0x0A and parts[-1][-1] == 0x0A):
             self._size += len(data)
             if self._size > self._limit:
@@ -74,7 +75,7 @@ class Reader:
             raise self._too_large()
         end = data.rfind(b"\n\n") + 2
         rest = data[end:]
-        self._parts = [rest] if rest else []
+        self.parts = [rest] if rest else []
         self._size = len(rest)
         return data[:end]
 
@@ -84,7 +85,7 @@ class Reader:
 
     def rest(self) -> bytes:
         """The text of that event, ended as `take` would; b"" if nothing was left."""
-        rest, self._parts = b"".join(self._parts), []
+        rest, self.parts = b"".join(self.parts), []
         return rest.rstrip(b"\n") + b"\n\n" if rest else b""
 
     def _too_large(self) -> EventTooLarge:

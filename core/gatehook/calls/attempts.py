@@ -76,8 +76,9 @@ class Stream:
         return self
 
     async def __anext__(self) -> Sequence[Chunk]:
-        if self._watch is not None:
-            self._watch.again(self._silence)
+        watch = self._watch
+        if watch is not None:
+            watch.limit = self._silence
         try:
             batch = await self._source.__anext__()
         except StopAsyncIteration:
@@ -93,8 +94,10 @@ class Stream:
             raise _plugin_failed(self._attempt, error) from error
         if type(batch) is Frames:  # quicker than isinstance, which asks the abstract base class first
             self.contents += batch.contents
-            self.finished = self.finished or batch.finished
-            self.usage = batch.usage or self.usage
+            if batch.finished:
+                self.finished = True
+            if batch.usage is not None:
+                self.usage = batch.usage
             return batch
         try:
             for chunk in batch:

@@ -66,7 +66,8 @@ class Watch:
     # Defaults in the class, as one watch is made for each request and most never set these.
     heard = False
     """To be set whenever something is sent to the client, which then needs no beat for a while."""
-    _limit: Limit | None = None
+    limit: Limit | None = None
+    """To be set once per streamed event: arms without asking the clock; the time counts from the timer's next look."""
     _beat: Callable[[], None] | None = None
     _beat_seconds = _beat_at = math.inf
 
@@ -88,17 +89,13 @@ class Watch:
         """Allow `seconds` from now, but not beyond `until`; then raise what `error` makes."""
         self.deadline = min(until, monotonic() + seconds)
         self._error = error
-        self._limit = None
+        self.limit = None
         return self
-
-    def again(self, limit: Limit) -> None:
-        """Arm without asking the clock, for use once per streamed event: the time counts from the timer's next look."""
-        self._limit = limit
 
     def pause(self) -> None:
         """Set no limit until it is armed anew: what is waited for now has limits of its own."""
         self.deadline = math.inf
-        self._limit = None
+        self.limit = None
 
     def beat(self, beat: Callable[[], None] | None, seconds: float = math.inf) -> None:
         """Call `beat` whenever nothing was `heard` for so many seconds, also while paused; None stops that."""
@@ -106,8 +103,8 @@ class Watch:
         self.heard = True
 
     def is_over(self, now: float) -> bool:
-        """Whether the limit is exceeded. Called by the timer; the first time after `again` starts the count."""
-        limit, self._limit = self._limit, None
+        """Whether the limit is exceeded. Called by the timer; the first time after `limit` was set starts the count."""
+        limit, self.limit = self.limit, None
         if limit is not None:
             self._error = limit.error
             self.deadline = min(now + limit.seconds, limit.until)
@@ -141,7 +138,7 @@ class Watch:
     ) -> None:
         self._deadlines.watches.discard(self)
         self.deadline = math.inf
-        self._limit = self._beat = None
+        self.limit = self._beat = None
         task, self._task = self._task, None
         if self._expired and task is not None:
             self._expired = False

@@ -156,7 +156,7 @@ class Delivery(Struct, eq=False):
             if kept is not None:
                 kept.add(batch)
             if data:
-                watch.again(unread)
+                watch.limit = unread
                 watch.heard = True
                 await response.write(data)
         watch.pause()

@@ -103,6 +103,7 @@ class ReadyStream(_Prepared):
             lines: the headers, as `header_lines` writes them: all but Transfer-Encoding and Date.
         """
         self._to = request
+        self._connection = request.protocol
         self._head = (
             f"HTTP/1.1 200 OK\r\n{lines}Transfer-Encoding: chunked\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode()
@@ -128,7 +129,7 @@ class ReadyStream(_Prepared):
         if self._head:
             piece, self._head = self._head + piece, b""
             self._to.writer.output_size += len(piece)  # for whoever asks whether an answer was begun
-        if piece and sent(self._to.protocol, piece):
+        if piece and sent(self._connection, piece):
             await self._to.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -142,7 +143,7 @@ class ReadyStream(_Prepared):
         self._has_ended = True
         piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         head, self._head = self._head, b""
-        if sent(self._to.protocol, head + piece):
+        if sent(self._connection, head + piece):
             await self._to.writer.drain()
 
 

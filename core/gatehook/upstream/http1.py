@@ -127,13 +127,12 @@ class Connection(asyncio.Protocol):
         Raises:
             OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come.
         """
-        while self.error is None:
-            if self._parts:
-                return self.take()
-            if self.whole:
-                return b""
-            await self.news()
-        raise self.error
+        while not self._parts and not self.whole and self.error is None:
+            self._waiter = waiter = self._loop.create_future()  # as `news`, for it is done for every event of a stream
+            await waiter
+        if self.error is not None:
+            raise self.error
+        return self.take()
 
     def take(self) -> bytes:
         """What has arrived of the body, without waiting; perhaps nothing."""

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gatehook import Attempt, Chunk, Frames, GatewayError, MalformedJSON, Usage, decode, encode
-from gatehook.sse import events, frame
+from gatehook.sse import Reader, events, frame
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import Numbers
 from gatehook_plugins.vendor_openai.ends import finish_reason
@@ -79,6 +79,7 @@ class StreamReader:
         self._numbers: Numbers | None = None
         """Numbers the tool calls, if there are any."""
         self._names = Names()
+        self._reader = Reader()
         self._usage: Usage | None = None
         self._usage_told: dict[str, Any] = {}
         """The usage in the vendor's words."""
@@ -87,19 +88,31 @@ class StreamReader:
         self._usage_sent = False
         self._contents = 0
         self._finished = False
+        self.complete = False
+        """Whether every choice that was begun has been finished."""
         self.done = False
         """Whether [DONE] has come; what follows it is of no interest."""
         self.failure: GatewayError | None = None
         """What went wrong after the frames that were given last, which are good all the same."""
 
-    def read(self, whole: bytes) -> Frames:
-        """The frames of the events that arrived together; `failure` is set if one was bad, or told an error.
+    def read(self, data: bytes) -> Frames:
+        """The frames of the events that `data` completes; `failure` is set if one was bad, or told an error.
 
-        Args:
-            whole: complete events with LF line ends, as `gatehook.sse.Reader.take` gives them.
+        Raises:
+            EventTooLarge: the event being read is over the reader's limit.
         """
-        if self._template is not None and not self._names.held and (framed := self._template.single(whole)) is not None:
-            return Frames(framed, chunks_of, contents=1)
+        template = self._template
+        if (
+            template is not None
+            and not self._reader.parts
+            and not self._names.held
+            and (framed := template.single(data)) is not None
+        ):
+            return Frames(framed, chunks_of, contents=1)  # the reader has no part in it: one whole event, as is usual
+        return self._read(self._reader.take(data))
+
+    def _read(self, whole: bytes) -> Frames:
+        """The frames of complete events with LF line ends."""
         self._contents, self._finished = 0, False
         before = self._usage
         out: list[bytes] = []
@@ -120,14 +133,9 @@ class StreamReader:
         usage = self._usage if self._usage is not before else None
         return Frames(b"".join(out), chunks_of, contents=self._contents, finished=self._finished, usage=usage)
 
-    @property
-    def complete(self) -> bool:
-        """Whether every choice that was begun has been finished."""
-        return bool(self._closed) and not self._open - self._closed
-
-    def rest(self, whole: bytes) -> Frames:
-        """As `read`, for what came without a final empty line: half an event does not spoil a complete answer."""
-        frames = self.read(whole)
+    def rest(self) -> Frames:
+        """The frames of what came without a final empty line: half an event does not spoil a complete answer."""
+        frames = self._read(self._reader.rest())
         if self.failure is not None and self.failure.code == failure.MALFORMED and self.complete:
             self.failure = None
         return frames
@@ -280,6 +288,7 @@ class StreamReader:
                 raise failure.from_body(self._target, choice.error)
             self._contents += choice.has_content()
             mends = self._follow(choice) or mends
+            self.complete = bool(self._closed) and not self._open - self._closed
         if event.usage is not None:
             usage = usage_of(event.usage)
             if usage is not None:

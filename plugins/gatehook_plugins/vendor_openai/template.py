@@ -34,11 +34,12 @@ class Run(NamedTuple):
 class Template:
     """What stands around the text: as it comes from the vendor, and as it goes to the client."""
 
-    __slots__ = ("_after", "_before", "_head", "_joint", "_tail")
+    __slots__ = ("_after", "_before", "_head", "_inside", "_joint", "_tail")
 
     def __init__(self, came: tuple[bytes, bytes], goes: tuple[bytes, bytes]) -> None:
         """Args: what stands before and after the text, as it came and as it goes out, final empty lines included."""
         self._before, self._after = came
+        self._inside = slice(len(self._before), -len(self._after))
         self._head, self._tail = goes
         self._joint = self._tail + self._head
 
@@ -64,8 +65,12 @@ class Template:
         before, after = self._before, self._after
         if not (whole.startswith(before) and whole.endswith(after)):
             return None
-        text = whole[len(before) : -len(after)]
-        return b"%b%b%b" % (self._head, text, self._tail) if text and _is_string(text) else None
+        text = whole[self._inside]
+        try:
+            _read_string(b'"%b"' % text)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return b"%b%b%b" % (self._head, text, self._tail) if text else None
 
     def run(self, whole: bytes, start: int) -> Run | None:
         """The events of this form from `start` on; None if the first is of another."""
@@ -107,14 +112,6 @@ def _valid(texts: list[bytes]) -> list[bytes]:
     while good < len(texts) and _are_strings(texts[good : good + 1]):
         good += 1
     return texts[:good]
-
-
-def _is_string(text: bytes) -> bool:
-    try:
-        _read_string(b'"%b"' % text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return False
-    return True
 
 
 def _are_strings(texts: Sequence[bytes]) -> bool:

@@ -31,7 +31,7 @@ from gatehook import (
     encode,
     read_options,
 )
-from gatehook.sse import EventTooLarge, Reader
+from gatehook.sse import EventTooLarge
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import mended_calls
 from gatehook_plugins.vendor_openai.ends import finish_reason
@@ -143,21 +143,23 @@ class OpenAIVendor:
                 raise await failure.from_answer(target, upstream)
             if not upstream.is_event_stream:
                 raise _no_stream(target, await upstream.read_error())
-            reader, answer, until = Reader(), StreamReader(attempt), 0.0
+            answer, until = StreamReader(attempt), 0.0
             try:
                 while not (answer.done or answer.failure):
-                    if answer.complete:
-                        until = until or _latest(attempt)
                     try:
-                        data = await (_last(upstream, until) if answer.complete else upstream.receive())
+                        if answer.complete:
+                            until = until or _latest(attempt)
+                            data = await _last(upstream, until)
+                        else:
+                            data = await upstream.receive()
                     except (UpstreamError, TimeoutError):
                         if not answer.complete:
                             raise
                         break  # cut off, or silent, after the last finish: only formalities are missing
                     if not data:
-                        yield answer.rest(reader.rest())
+                        yield answer.rest()
                         break
-                    yield answer.read(reader.take(data))
+                    yield answer.read(data)
                 if answer.failure:
                     raise answer.failure
             except EventTooLarge as error:

@@ -274,10 +274,10 @@ async def test_a_limit_set_again_and_again_counts_from_the_last_time() -> None:
         limit = Limit(0.2, late("silence"))
         with deadlines.watch() as watch:
             for _ in range(4):  # together longer than one wait may last
-                watch.again(limit)
+                watch.limit = limit
                 await asyncio.sleep(0.08)
             start = time.monotonic()
-            watch.again(limit)
+            watch.limit = limit
             try:
                 await forever()
             finally:
@@ -291,13 +291,13 @@ async def test_a_limit_set_again_and_again_counts_from_the_last_time() -> None:
 async def test_a_limit_set_again_ends_at_until() -> None:
     deadlines = Deadlines()
     watch = deadlines.watch()
-    watch.again(Limit(60, late("all of it"), watch.now() + 0.03))
+    watch.limit = Limit(60, late("all of it"), watch.now() + 0.03)
     with pytest.raises(UpstreamTimeout, match="all of it"), watch:
         await forever()
 
 
 async def test_a_paused_watch_forgets_its_limit() -> None:
     with Deadlines().watch() as watch:
-        watch.again(Limit(0, late()))
+        watch.limit = Limit(0, late())
         watch.pause()
         await asyncio.sleep(TICK * 4)
