@@ -83,6 +83,8 @@ class GatewayError(Exception):
     type = "server_error"
     code: str | None = None
     retry = Retry.NEVER
+    request_id = ""
+    """The id of the request that it answers, for bodies that tell it; set when it is written."""
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from gatehook.calls.pipeline import Pipeline
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.calls.standing import standing, standing_if_known, tells
 from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, PermissionDenied, envelope
+from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
 from gatehook.protocols import Authenticator, Endpoint, Route
@@ -101,6 +102,7 @@ def _guarded(route: Route, authenticators: Sequence[Authenticator]) -> Handler:
             response = await route.handler(request)
             if not response.prepared:
                 response.headers.setdefault("Server", "gatehook")
+                response.headers.setdefault("X-Request-ID", next_id())
                 if route.auth and not tells(response.headers):
                     response.headers.update(await limit_headers(request))
             return response
@@ -114,10 +116,11 @@ def _guarded(route: Route, authenticators: Sequence[Authenticator]) -> Handler:
             kind = InvalidRequest if error.status < 500 else GatewayError
             return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
         except (Exception, SystemExit) as error:
-            log.exception("%s %s failed", request.method, request.path)
+            request_id = next_id()
+            log.exception("%s: %s %s failed", request_id, request.method, request.path)
             _require_unbegun(request, error)
             fault = GatewayError("internal error; the gateway's log tells more")
-            return error_response(fault, route.errors, await limits(request))
+            return error_response(fault, route.errors, await limits(request), request_id)
 
     return handle
 
@@ -150,16 +153,20 @@ def _writer(route: Route | Endpoint) -> Writer | None:
     """What writes the errors of this path that occur before there is a call; None is OpenAI's shape."""
     if isinstance(route, Route):
         return route.errors
-    return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}), error)
+    return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}, id=error.request_id), error)
 
 
 def error_response(
     error: GatewayError,
     written: Writer | None = None,
     headers: Mapping[str, str] | None = None,
+    request_id: str = "",
 ) -> web.Response:
     """An error as a response, written by `written`, or in OpenAI's shape, as at every path that no surface owns."""
-    extra = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    error.request_id = request_id or next_id()
+    extra = {"X-Request-ID": error.request_id}
+    if error.status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         extra["Retry-After"] = str(math.ceil(error.retry_after))
     return web.Response(

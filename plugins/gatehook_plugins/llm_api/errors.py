@@ -1,6 +1,5 @@
 """Errors in this API's own shape."""
 
-import os
 from typing import Final
 
 from gatehook import GatewayError, ModelNotFound, Unavailable, encode
@@ -48,16 +47,14 @@ def error_body(error: GatewayError, request_id: str = "", model: str = "") -> by
 
     Args:
         error: what went wrong; its own, finer code is the reason.
-        request_id: the call's; a fresh one if there was no call.
+        request_id: the call's; "" if there was no call.
         model: the name asked for, "" if none.
     """
     if isinstance(error, UnknownModel):
         model = error.model
     details = {"model": model or None, "reason": error.code or error.type, "retry_after": error.retry_after}
-    request_id = request_id or "req_" + os.urandom(16).hex()
-    return encode(
-        {"error": {"code": _code(error), "message": error.message, "details": details, "request_id": request_id}}
-    )
+    told = request_id or error.request_id
+    return encode({"error": {"code": _code(error), "message": error.message, "details": details, "request_id": told}})
 
 
 def _code(error: GatewayError) -> str:

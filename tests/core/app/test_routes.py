@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -14,6 +15,7 @@ from gatehook import (
     AuthenticationFailed,
     Authenticator,
     Credential,
+    GatewayError,
     InvalidRequest,
     Principal,
     RateLimited,
@@ -248,6 +250,41 @@ async def test_what_a_route_raises_becomes_an_error_in_openai_s_shape(
     assert (answer.json["error"]["type"], answer.json["error"]["code"]) == (kind, code)
     assert b"hunter2" not in answer.body
     assert answer.headers.get("Retry-After") == ("2" if status == 429 else None)
+
+
+async def test_every_answer_has_an_id_of_its_own_which_the_log_and_the_body_of_an_error_tell(
+    specimen: Specimen, build: Build, asking: Asking, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def works(request: web.Request) -> web.Response:
+        return web.Response(text="well", headers={"X-Request-ID": "mine"} if request.query else None)
+
+    async def refuses(request: web.Request) -> web.Response:
+        raise always
+
+    async def breaks(request: web.Request) -> web.Response:
+        raise RuntimeError("broken")
+
+    def written(error: GatewayError) -> bytes:
+        return error.request_id.encode()
+
+    always = InvalidRequest("never")  # one object for all requests, as a plugin may have it
+    plugin = specimen(
+        register_routes=[
+            Route("GET", "/works", works, auth=False),
+            Route("GET", "/refuses", refuses, auth=False, errors=written),
+            Route("GET", "/breaks", breaks, auth=False, errors=written),
+        ]
+    )
+    async with asking(build(one=plugin)) as ask:
+        answers = [await ask("GET", path) for path in ("/works", "/refuses", "/refuses", "/breaks", "/nowhere")]
+        answers += [await ask("POST", "/refuses")]
+        own = await ask("GET", "/works?own")
+    ids = [answer.headers["X-Request-ID"] for answer in answers]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("req_[0-9a-f]{32}", one) for one in ids)
+    assert [answer.body.decode() for answer in (*answers[1:4], answers[5])] == [*ids[1:4], ids[5]]
+    assert f"{ids[3]}: GET /breaks failed" in caplog.text
+    assert own.headers["X-Request-ID"] == "mine"
 
 
 async def test_a_redirect_that_a_route_raises_is_a_redirect(

@@ -128,6 +128,7 @@ async def test_an_unknown_model_is_named_in_the_error(llm: OpenLlm) -> None:
         answer = await gateway.get("/api/llm/models/no/body/status")
     error = answer.error(404, "MODEL_NOT_FOUND")
     assert error["details"] == {"model": "no/body", "reason": "model_not_found", "retry_after": None}
+    assert error["request_id"] == answer.headers["X-Request-ID"]
 
 
 async def test_calls_that_went_by_tell_how_a_model_does(llm: OpenLlm) -> None:
