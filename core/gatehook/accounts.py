@@ -91,7 +91,8 @@ class Cost(Struct, frozen=True, gc=False):
 class Pricing(Struct, frozen=True):
     """Prices in nano-dollars per 1,000 tokens; tokens read from or written to a vendor's cache may have their own.
 
-    `image` is the price of one picture that is made.
+    `cache_write_1h` is of tokens that are kept there for an hour, as `cache_write` if None; `image` is the price of one
+    picture that is made.
     """
 
     input: int
@@ -99,11 +100,20 @@ class Pricing(Struct, frozen=True):
     cached_input: int | None = None
     cache_write: int | None = None
     image: int = 0
+    cache_write_1h: int | None = None
 
-    def cost(self, prompt: int, completion: int, cached: int = 0, cache_write: int = 0, images: int = 0) -> Cost:
+    def cost(
+        self,
+        prompt: int,
+        completion: int,
+        cached: int = 0,
+        cache_write: int = 0,
+        images: int = 0,
+        cache_write_1h: int = 0,
+    ) -> Cost:
         """What these tokens and pictures cost; cached and cache-write tokens are part of the prompt.
 
-        Rounded up per side; pictures are on the answer's.
+        Of the latter, `cache_write_1h` are kept for an hour. Rounded up per side; pictures are on the answer's.
         """
         answer = -(-completion * self.output // 1000) + images * self.image
         if not cached and not cache_write:
@@ -113,6 +123,8 @@ class Pricing(Struct, frozen=True):
         read = self.input if self.cached_input is None else self.cached_input
         written = self.input if self.cache_write is None else self.cache_write
         paid = (prompt - cached - cache_write) * self.input + cached * read + cache_write * written
+        if cache_write_1h and self.cache_write_1h is not None:
+            paid += min(cache_write_1h, cache_write) * (self.cache_write_1h - written)
         return Cost(-(-paid // 1000), answer)
 
 
@@ -136,6 +148,8 @@ class Usage(Struct, frozen=True, gc=False):
     """True when the vendor reported nothing, or not all, and the gateway counted for itself."""
     images: int = 0
     """Pictures that were made."""
+    cache_write_1h_tokens: int = 0
+    """Of `cache_write_tokens`, those that are kept for an hour, for which vendors charge more."""
 
     def __add__(self, other: "Usage") -> "Usage":
         """Both together; estimated if one is."""
@@ -147,6 +161,7 @@ class Usage(Struct, frozen=True, gc=False):
             self.reasoning_tokens + other.reasoning_tokens,
             self.estimated or other.estimated,
             self.images + other.images,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
     def is_credible(self) -> bool:
@@ -161,26 +176,34 @@ class Usage(Struct, frozen=True, gc=False):
             and 0 <= self.reasoning_tokens <= self.completion_tokens <= _MOST_TOKENS
             and (not self.cache_write_tokens or 0 < self.cache_write_tokens <= _MOST_TOKENS)
             and (not self.images or 0 < self.images <= _MOST_TOKENS)
+            and 0 <= self.cache_write_1h_tokens <= max(self.cache_write_tokens, 0)
         )
 
     def as_far_as_credible(self) -> "Usage":
         """The same with each figure brought within those bounds: what limits, budgets and statistics go by."""
         prompt, completion = _bounded(self.prompt_tokens), _bounded(self.completion_tokens)
+        written = _bounded(self.cache_write_tokens)
         return Usage(
             prompt,
             completion,
             min(_bounded(self.cached_tokens), prompt),
-            _bounded(self.cache_write_tokens),
+            written,
             min(_bounded(self.reasoning_tokens), completion),
             self.estimated,
             _bounded(self.images),
+            min(_bounded(self.cache_write_1h_tokens), written),
         )
 
     def cost(self, pricing: Pricing) -> Cost:
         """What all of it costs at these prices."""
         if self.cached_tokens or self.cache_write_tokens or self.images:
             return pricing.cost(
-                self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.cache_write_tokens, self.images
+                self.prompt_tokens,
+                self.completion_tokens,
+                self.cached_tokens,
+                self.cache_write_tokens,
+                self.images,
+                self.cache_write_1h_tokens,
             )
         # As `Pricing.cost` has it, here without the call: it is asked for after every request.
         return Cost(-(-self.prompt_tokens * pricing.input // 1000), -(-self.completion_tokens * pricing.output // 1000))

@@ -43,24 +43,30 @@ def test_an_amount_survives_being_shown(amount: int) -> None:
     assert nano(dollars(amount)) == amount
 
 
-@given(TOKENS, TOKENS, TOKENS, TOKENS, PRICE, PRICE, st.none() | PRICE, st.none() | PRICE)
+@given(TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, PRICE, PRICE, *[st.none() | PRICE] * 3)
 def test_a_cost_is_the_exact_one_rounded_up_on_each_side(
     prompt: int,
     completion: int,
     cached: int,
     written: int,
+    hour: int,
     into: int,
     out: int,
     read: int | None,
     write: int | None,
+    write_1h: int | None,
 ) -> None:
-    cost = Usage(prompt, completion, cached, written).cost(Pricing(into, out, read, write))
+    pricing = Pricing(into, out, read, write, cache_write_1h=write_1h)
+    cost = Usage(prompt, completion, cached, written, cache_write_1h_tokens=hour).cost(pricing)
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
+    hour = min(hour, written)
+    writing = into if write is None else write
     exact = Fraction(
         (prompt - cached - written) * into
         + cached * (into if read is None else read)
-        + written * (into if write is None else write),
+        + (written - hour) * writing
+        + hour * (writing if write_1h is None else write_1h),
         1000,
     )
     assert 0 <= cost.input - exact < 1
@@ -68,13 +74,13 @@ def test_a_cost_is_the_exact_one_rounded_up_on_each_side(
     assert cost.total == cost.input + cost.output
 
 
-@given(TOKENS, TOKENS, *[st.just(0) | TOKENS] * 3)
+@given(TOKENS, TOKENS, *[st.just(0) | TOKENS] * 4)
 def test_what_was_used_costs_what_its_figures_do(
-    prompt: int, completion: int, cached: int, written: int, images: int
+    prompt: int, completion: int, cached: int, written: int, images: int, hour: int
 ) -> None:
-    pricing = Pricing(1_001, 7_003, 13, 17, image=19)
-    used = Usage(prompt, completion, cached, written, images=images)
-    assert used.cost(pricing) == pricing.cost(prompt, completion, cached, written, images)
+    pricing = Pricing(1_001, 7_003, 13, 17, image=19, cache_write_1h=23)
+    used = Usage(prompt, completion, cached, written, images=images, cache_write_1h_tokens=hour)
+    assert used.cost(pricing) == pricing.cost(prompt, completion, cached, written, images, hour)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +98,9 @@ def test_what_was_used_costs_what_its_figures_do(
         (Usage(5, 5, reasoning_tokens=6), False),
         (Usage(5, 5, reasoning_tokens=-1), False),
         (Usage(5, 5, cache_write_tokens=-1), False),
+        (Usage(5, 5, cache_write_tokens=3, cache_write_1h_tokens=3), True),
+        (Usage(5, 5, cache_write_tokens=3, cache_write_1h_tokens=4), False),
+        (Usage(5, 5, cache_write_tokens=3, cache_write_1h_tokens=-1), False),
         (Usage(5, 5, images=-1), False),
         (Usage(-1, 5, images=1), False),
         (Usage(5, 10**12 + 1, cache_write_tokens=1), False),
@@ -113,6 +122,15 @@ def test_prices_in_the_settings_keep_every_digit_that_was_written() -> None:
     )
     pricing = model.to_target("m#1").pricing
     assert pricing == Pricing(37_500, 10**9)
+
+
+def test_what_is_kept_in_a_cache_for_an_hour_has_its_own_price_if_one_is_set() -> None:
+    prices = {"input_per_1k_tokens": 3, "output_per_1k_tokens": 0, "cache_write_per_1k_tokens": 3.75}
+    used = Usage(4000, cache_write_tokens=3000, cache_write_1h_tokens=2000)
+    assert used.cost(settings_of(prices).to_pricing()).total == nano("14.25")
+    priced = settings_of({**prices, "cache_write_1h_per_1k_tokens": 6}).to_pricing()
+    assert used.cost(priced).total == nano("18.75")
+    assert (used + used).cost(priced).total == nano("37.5")
 
 
 def test_limits_and_caps_are_true_when_they_limit_anything_also_to_nothing() -> None:

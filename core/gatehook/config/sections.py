@@ -303,6 +303,9 @@ class PricingSettings(Table):
     output_per_1k_tokens: Price = Field(default=Decimal(0), description="of the answer")
     cached_input_per_1k_tokens: Price | None = Field(default=None, description="read from the vendor's cache")
     cache_write_per_1k_tokens: Price | None = Field(default=None, description="written to the vendor's cache")
+    cache_write_1h_per_1k_tokens: Price | None = Field(
+        default=None, description="written to it to be kept for an hour; as cache_write_per_1k_tokens, if not given"
+    )
     per_image: Price | None = Field(default=None, description="of one picture that is made")
 
     @model_validator(mode="after")
@@ -316,13 +319,17 @@ class PricingSettings(Table):
 
     def to_pricing(self) -> Pricing:
         """The same in nano-dollars."""
-        cached, write = self.cached_input_per_1k_tokens, self.cache_write_per_1k_tokens
+
+        def known(price: Decimal | None) -> int | None:
+            return None if price is None else nano(price)
+
         return Pricing(
             nano(self.input_per_1k_tokens),
             nano(self.output_per_1k_tokens),
-            None if cached is None else nano(cached),
-            None if write is None else nano(write),
+            known(self.cached_input_per_1k_tokens),
+            known(self.cache_write_per_1k_tokens),
             nano(self.per_image or 0),
+            known(self.cache_write_1h_per_1k_tokens),
         )
 
 

@@ -189,6 +189,7 @@ def _prices(pricing: Pricing) -> dict[str, float | None]:
         "output_per_1k_tokens": dollars(pricing.output),
         "cached_input_per_1k_tokens": _dollars(pricing.cached_input),
         "cache_write_per_1k_tokens": _dollars(pricing.cache_write),
+        "cache_write_1h_per_1k_tokens": _dollars(pricing.cache_write_1h),
         "per_image": dollars(pricing.image) if pricing.image else None,
     }
 

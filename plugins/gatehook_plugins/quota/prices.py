@@ -101,4 +101,4 @@ class Prices:
 
 
 def _dearest(pricing: Pricing) -> int:
-    return max(pricing.input, pricing.cached_input or 0, pricing.cache_write or 0)
+    return max(pricing.input, pricing.cached_input or 0, pricing.cache_write or 0, pricing.cache_write_1h or 0)

@@ -39,11 +39,13 @@ def refusal(details: Any) -> str | None:
 class Counts:
     """Token counts as they come in: each report replaces what it names and leaves the rest."""
 
-    __slots__ = ("_counts", "_thinking")
+    __slots__ = ("_counts", "_hour", "_thinking")
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._thinking = 0
+        self._hour = 0
+        """Of what was written to the cache, what is kept for an hour; the rest is for five minutes."""
 
     def update(self, usage: Any) -> None:
         """Take in a `usage` object; anything else is ignored."""
@@ -52,6 +54,9 @@ class Counts:
         for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
             if (count := _count(usage.get(name))) is not None:
                 self._counts[name] = count
+        written = usage.get("cache_creation")
+        if isinstance(written, dict) and (count := _count(written.get("ephemeral_1h_input_tokens"))) is not None:
+            self._hour = count
         details = usage.get("output_tokens_details")
         if isinstance(details, dict) and (count := _count(details.get("thinking_tokens"))) is not None:
             self._thinking = count
@@ -69,6 +74,7 @@ class Counts:
             cached_tokens=read,
             cache_write_tokens=written,
             reasoning_tokens=self._thinking,
+            cache_write_1h_tokens=min(self._hour, written),
         )
 
 

@@ -45,6 +45,10 @@ def test_what_can_be_is_told_as_the_vendor_said_it() -> None:
         (Usage(10**40, -5, cached_tokens=-1), Usage(10**12)),
         (Usage(10, 20, cached_tokens=11, reasoning_tokens=21), Usage(10, 20, 10, 0, 20)),
         (Usage(10, 20, cache_write_tokens=-1, estimated=True), Usage(10, 20, estimated=True)),
+        (
+            Usage(10, 20, cache_write_tokens=5, cache_write_1h_tokens=6),
+            Usage(10, 20, cache_write_tokens=5, cache_write_1h_tokens=5),
+        ),
         (Usage(-1, 0, cached_tokens=-2), Usage()),
         (Usage(1, 1, images=-1), Usage(1, 1)),
     ],

@@ -160,6 +160,21 @@ async def test_a_stop_with_tool_calls_is_reported_as_tool_calls(ask: Any, stop: 
             },
             Usage(125, 7, cached_tokens=100, cache_write_tokens=20, reasoning_tokens=3),
         ),
+        (
+            {
+                "input_tokens": 5,
+                "output_tokens": 7,
+                "cache_creation_input_tokens": 20,
+                "cache_creation": {"ephemeral_5m_input_tokens": 8, "ephemeral_1h_input_tokens": 12},
+            },
+            Usage(25, 7, cache_write_tokens=20, cache_write_1h_tokens=12),
+        ),
+        (
+            {"output_tokens": 7, "cache_creation_input_tokens": 9, "cache_creation": {"ephemeral_1h_input_tokens": 10}},
+            Usage(9, 7, cache_write_tokens=9, cache_write_1h_tokens=9),
+        ),
+        ({"output_tokens": 7, "cache_creation": {"ephemeral_1h_input_tokens": "1"}}, Usage(0, 7)),
+        ({"output_tokens": 7, "cache_creation": None}, Usage(0, 7)),
         ({"input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": None}, Usage(5, 7)),
         ({"input_tokens": "5", "output_tokens": True, "output_tokens_details": 3, "cache_read_input_tokens": -1}, None),
         ({"output_tokens": 7}, Usage(0, 7)),
