@@ -6,16 +6,16 @@ change the answer's meaning; 400 naming it).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from gatehook.errors import InvalidRequest, Retry
 
 __all__ = ["Parameter", "dropped", "left_open", "mapped", "refused", "sift"]
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """The disposition of one parameter. `note` is for people: the vendor's own name for it, or the reason.
 
     `harmless` tells which values ask for nothing (``n = 1``, ``logprobs = false``): with such a value a dropped or

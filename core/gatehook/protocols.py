@@ -5,10 +5,10 @@ event loop and must return at once. The interfaces of limiters are in `limiting`
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from aiohttp import web
+from msgspec import Struct
 
 from gatehook.accounts import Usage
 from gatehook.errors import GatewayError
@@ -403,8 +403,7 @@ class OwnStatus(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A path where a surface takes inference calls (POST); the kernel's pipeline does the rest.
 
     `takes` is the msgspec type that bodies must fit, for /openapi.json. `repeats` says that the surface's `parse` looks
@@ -422,8 +421,7 @@ class Endpoint:
     method: ClassVar[str] = "POST"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Any other path. `auth=False`, which opens it to everybody, must be explicit; "admin" asks for an admin principal.
 
     `errors` writes the body (application/json) of an error answer; None is OpenAI's shape.
@@ -436,8 +434,7 @@ class Route:
     errors: Callable[[GatewayError], bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command of the `gatehook` program: `run(arguments)` gets the words after its name, returns the exit status."""
 
     name: str

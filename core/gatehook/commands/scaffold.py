@@ -7,11 +7,12 @@ import ast
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from gatehook.errors import StartupError
 from gatehook.loader.loading import installed
@@ -20,8 +21,7 @@ from gatehook.loader.origins import OURS, origin
 __all__ = ["KINDS", "Kind", "rendered", "write"]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """One thing that a plugin can be."""
 
     summary: str

@@ -6,8 +6,9 @@ are matched, and arguments are parsed. A vendor then only has to map parts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from gatehook.dialect.media import Blob, data_uri, from_base64
 from gatehook.errors import InvalidRequest, Retry
@@ -32,16 +33,14 @@ _KNOWN = frozenset(
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """Words. `cache` is a cache_control marker as Anthropic defines it, None if there is none."""
 
     text: str
     cache: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+class Media(Struct, frozen=True):
     """An image, document or sound: exactly one of `blob`, `url` and `file_id` is set. `path` names the field."""
 
     kind: Literal["image", "file", "audio"]
@@ -54,8 +53,7 @@ class Media:
     cache: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Thinking:
+class Thinking(Struct, frozen=True):
     """Reasoning of an earlier answer. `signature` proves it to its vendor; `redacted` is the vendor's sealed form."""
 
     text: str = ""
@@ -63,19 +61,17 @@ class Thinking:
     redacted: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolUse:
+class ToolUse(Struct, frozen=True):
     """A tool call of an earlier answer. `extra` holds the call's fields beyond OpenAI's."""
 
     id: str
     name: str
     arguments: Mapping[str, Any]
     path: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResult:
+class ToolResult(Struct, frozen=True):
     """What a tool gave. `name` is the tool's, remembered from the call with this id."""
 
     id: str
@@ -90,16 +86,14 @@ Part = Text | Media | Thinking | ToolUse | ToolResult
 Place = Literal["first", "in_place", "after_user"]
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """One side's turn; neighbours are always of different sides. A system's has words only."""
 
     role: Literal["user", "assistant", "system"]
     parts: list[Part]
 
 
-@dataclass(slots=True)
-class Conversation:
+class Conversation(Struct):
     """System texts in order, and turns."""
 
     system: list[Text]

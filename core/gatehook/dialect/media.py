@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gatehook.errors import InvalidRequest, Retry
 
@@ -28,8 +29,7 @@ _MAGIC = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Struct, frozen=True):
     """Bytes in base64, as they travel, and their MIME type."""
 
     mime: str

@@ -8,8 +8,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
-from dataclasses import replace
 from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from gatehook.errors import GatewayError
 from gatehook.protocols import Endpoint, Observer, Route

@@ -5,11 +5,11 @@ call. What the hooks return is collected once, checked, and frozen.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
+from msgspec import Struct
 
 from gatehook import hookspecs
 from gatehook.config.settings import Section, Settings
@@ -25,8 +25,7 @@ from gatehook.services.registry import ServiceMissing
 __all__ = ["PluginInfo", "Plugins"]
 
 
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
+class PluginInfo(Struct, frozen=True):
     """What is known of an installed plugin without running it."""
 
     name: str

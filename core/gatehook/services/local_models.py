@@ -1,16 +1,16 @@
 """Models that run on this machine: the service `LOCAL_MODELS` of the plugin that runs them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from gatehook.services.registry import ServiceKey
 
 __all__ = ["LOCAL_MODELS", "LocalLimits", "LocalModel", "LocalModels"]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalModel:
+class LocalModel(Struct, frozen=True):
     """A model whose weights are on this machine, and its current state."""
 
     name: str
@@ -51,8 +51,7 @@ class LocalModel:
         return self.status == "loaded"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalLimits:
+class LocalLimits(Struct, frozen=True):
     """What all local models together may use, and use now."""
 
     max_concurrent_models: int

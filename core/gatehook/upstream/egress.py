@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
+from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -64,8 +65,7 @@ class PreparedRequest:
         return replace(self, headers={**self.headers, name: value}, way=way)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """The body behind a client's URL; `content_type` is what the server claims ("" if nothing)."""
 
     body: bytes

@@ -2,8 +2,9 @@
 
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from gatehook import Principal
 from gatehook_plugins.auth_jwt.tokens import refused
@@ -29,8 +30,7 @@ def found(claims: Mapping[str, Any], path: str, absent: Any = None) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimNames:
+class ClaimNames(Struct, frozen=True):
     """Which claims tell what; "" for none. Names may be paths, see `found`."""
 
     user: str = "sub"

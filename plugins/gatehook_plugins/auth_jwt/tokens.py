@@ -7,8 +7,9 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+from msgspec import Struct
 
 from gatehook import AuthenticationFailed
 from gatehook_plugins.auth_jwt.keys import Key
@@ -29,8 +30,7 @@ def refused(what: str, code: str = "invalid_token") -> AuthenticationFailed:
     return AuthenticationFailed(f"the token {what}", code=code)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What a token says of how it is signed. Whatever else it says (jku, x5u, jwk …) is not even read."""
 
     alg: str

@@ -7,9 +7,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec import Struct
 from sqlalchemy import delete, insert, select, update
 
 from gatehook import Change
@@ -40,15 +40,14 @@ def now() -> int:
 def _nothing() -> None: ...
 
 
-@dataclass(slots=True)
-class Line:
+class Line(Struct):
     """A change being made: its transaction, and what the audit will say of it."""
 
     connection: AsyncConnection
     action: str
     number: int
     """The audit's id of it: higher than of any change before, so it is the revision of what is changed, too."""
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = {}
     committed: Callable[[], None] = _nothing
     """Called after the commit, before subscribers are told."""
 

@@ -6,8 +6,9 @@ Every process has its own view, of the calls that it served.
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from gatehook import Call, Catalog, DeploymentHealth, GatewayError, Observer, Outcome, Target
 
@@ -27,8 +28,7 @@ _FROM_BEST: Final[Sequence[Health]] = ("healthy", "degraded", "unavailable")
 _VENDOR_FAILURES: Final = frozenset({429, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """One call: when it ended (by the monitor's clock), its duration in seconds, and whether the vendor failed."""
 
     at: float
@@ -36,8 +36,7 @@ class _Seen:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Vitals:
+class Vitals(Struct, frozen=True):
     """How one model did in its last calls; None where there were none."""
 
     health: Health

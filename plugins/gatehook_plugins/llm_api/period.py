@@ -3,8 +3,9 @@
 import datetime as dt
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from gatehook import InvalidRequest
 
@@ -22,8 +23,7 @@ _LOST_PLUS: Final = re.compile(r"(?<=\d) (?=\d\d:\d\d$)")
 """In a query a plus sign means a space, unless it is written %2B: "…T12:00:00 02:00" was meant to have a zone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(Struct, frozen=True):
     """From `start` until before `end`, in epoch milliseconds."""
 
     start: int

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from gatehook import LocalModel, LocalModels, Unavailable, Vitality
 from gatehook_plugins.metrics.numbers import Page
@@ -16,8 +16,7 @@ _SECONDS: Final = 2.0
 """Seconds that the list of local models may take; without it after that: nothing else is held up longer."""
 
 
-@dataclass(slots=True)
-class Shown:
+class Shown(Struct):
     """What is to be shown, and where it comes from."""
 
     pages: Callable[[], Iterable[tuple[Page, bool]]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 from yarl import URL
 
 from gatehook import Target, read_options
@@ -33,8 +34,7 @@ _HEEDFUL = re.compile("claude-(?:opus|fable|mythos)-")
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """The plugin's settings, for deployments whose options say nothing else."""
 
     base_url: str = "https://api.anthropic.com"

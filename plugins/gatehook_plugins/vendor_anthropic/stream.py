@@ -5,8 +5,9 @@ deltas and content_block_stop, then message_delta with the stop reason and the f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from gatehook import Call, Chunk, MalformedJSON, StreamBuilder, Target, decode
 from gatehook.sse import Event
@@ -25,12 +26,11 @@ __all__ = ["Translation"]
 Handler = Callable[[dict[str, Any], list[Chunk]], None]
 
 
-@dataclass(slots=True)
-class _Block:
+class _Block(Struct):
     """A content block that is open: what its stop, or its later deltas, will need to know."""
 
     kind: str
-    thinking: list[str] = field(default_factory=list)
+    thinking: list[str] = []
     signature: str = ""
     arguments: str = ""
     """How a tool call's arguments come: "" not yet, "pieces" in deltas, "whole" with the block's start."""

@@ -5,9 +5,10 @@ import graphlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from gatehook import InvalidRequest, MalformedJSON, Retry, decode
 from gatehook_plugins.vendor_comfyui.options import InputOptions, Options
@@ -42,8 +43,7 @@ def canonical_input(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """A value that clients may give: where it goes, and what it may be."""
 
     name: str
@@ -83,8 +83,7 @@ class Input:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Workflow:
+class Workflow(Struct, frozen=True):
     """A sound workflow, and its inputs by name."""
 
     nodes: Mapping[str, Any]

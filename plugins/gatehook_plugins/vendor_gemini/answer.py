@@ -5,8 +5,9 @@ Readers raise `WireError` on any shape they do not expect; unknown fields are sk
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct
 
 from gatehook import Attempt, Completion, Retry, Usage, completion, encode, tool_call_id
 from gatehook_plugins.vendor_gemini.failure import WireError
@@ -55,24 +56,21 @@ _BROKEN: Final = {
 """The model failed to answer; a new try may go better, except where the history is at fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(Struct, frozen=True):
     """A piece of the answer's text."""
 
     text: str
     signature: str
 
 
-@dataclass(frozen=True, slots=True)
-class Thought:
+class Thought(Struct, frozen=True):
     """A piece of a summary of the model's reasoning."""
 
     text: str
     signature: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """A picture that belongs to the answer, as a data URI."""
 
     url: str
@@ -84,8 +82,7 @@ class Shown:
         return {"type": "image_url", "image_url": {"url": self.url}}
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A whole function call; `id` is "" if the model gave none."""
 
     name: str

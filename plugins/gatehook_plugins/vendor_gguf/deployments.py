@@ -4,11 +4,12 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from gatehook import InvalidRequest, Misconfigured, ModelNotFound, Retry, Target, Unavailable, read_options
 from gatehook_plugins.vendor_gguf.estimate import context_of, need
@@ -56,8 +57,7 @@ class DeploymentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """The plugin's settings, for models whose own options do not say."""
 
     quantization: str

@@ -9,9 +9,10 @@ import re
 import stat
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+from msgspec import Struct
 
 from gatehook_plugins.vendor_gguf.tensors import tensor_size
 
@@ -54,8 +55,7 @@ class BadFile(ValueError):
     """The file is no GGUF file, or not all of one; the message continues a sentence after the file's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What a GGUF file says of its model. What it does not say is "" or 0."""
 
     name: str
@@ -286,8 +286,7 @@ class _Reader:
             raise BadFile("ends in the middle of its header")
 
 
-@dataclass(frozen=True, slots=True)
-class _Skipped:
+class _Skipped(Struct, frozen=True):
     """An array that was skipped."""
 
     length: int

@@ -7,9 +7,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from gatehook_plugins.vendor_gguf.header import BadFile, Header, Headers
 
@@ -24,8 +25,7 @@ _QUANTIZATION: Final = re.compile(
 _MOST_FILES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """One file of a model."""
 
     path: Path
@@ -36,8 +36,7 @@ class Variant:
     """When the file was changed, in nanoseconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """One model in all its quantizations, the largest first."""
 
     name: str

@@ -4,8 +4,9 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from gatehook import GatewayError, LocalLimits, LocalModel, LocalModels, ModelNotFound, Target
 from gatehook_plugins.vendor_gguf.deployments import VENDOR

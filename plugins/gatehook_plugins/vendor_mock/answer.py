@@ -1,8 +1,9 @@
 """Works out a whole answer beforehand, and cuts it into pieces for a stream."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from gatehook import InvalidRequest, MalformedJSON, Usage, decode, encode, tool_call_id
 from gatehook_plugins.vendor_mock.ask import Ask, count, tokens
@@ -14,8 +15,7 @@ __all__ = ["GREETING", "Answer", "Piece", "PlannedCall", "compose", "pieces", "u
 GREETING: Final = "Hello from Gatehook's mock model."
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedCall:
+class PlannedCall(Struct, frozen=True):
     """One tool call; `arguments` is the text that the model writes. `id` is "" where one is to be made up."""
 
     name: str
@@ -27,8 +27,7 @@ class PlannedCall:
         return self.id or tool_call_id()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One choice. `text` is None if the model says nothing because it calls tools."""
 
     reasoning: str

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from gatehook import InvalidRequest
 
@@ -24,8 +25,7 @@ def count(text: str) -> int:
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """One question, of whatever operation. `said` are the user's last words."""
 
     said: str
@@ -45,8 +45,7 @@ class Ask:
     """What that object must conform to, if to anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """A prompt or an input: its text ("" where tokens were sent), its tokens, and what it is known by."""
 
     text: str

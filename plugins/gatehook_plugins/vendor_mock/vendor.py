@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from gatehook import (
@@ -34,8 +35,7 @@ from gatehook_plugins.vendor_mock.pictures import draw
 __all__ = ["MockVendor"]
 
 
-@dataclass(slots=True)
-class _Deployment:
+class _Deployment(Struct):
     """What is remembered of a deployment: its options, as written and as read, and how many requests it has had."""
 
     written: Mapping[str, Any]
@@ -43,8 +43,7 @@ class _Deployment:
     requests: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Play:
+class _Play(Struct, frozen=True):
     """What one request gets."""
 
     answers: Sequence[Answer]

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gatehook import (
     Attempt,
@@ -84,8 +85,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
         return "Options(…)"  # a header may be secret
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(Struct, frozen=True):
     """What is the same for every request to one deployment."""
 
     target: Target
