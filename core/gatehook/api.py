@@ -43,6 +43,7 @@ from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
 from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query
 from gatehook.dialect.options import option_faults, read_options
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
+from gatehook.dialect.plain import plain_chat
 from gatehook.dialect.surface import CanonicalSurface
 from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
@@ -106,6 +107,7 @@ from gatehook.protocols import (
     Inspector,
     Limiter,
     Observer,
+    OwnHeaders,
     OwnStatus,
     Permit,
     Prober,
@@ -235,6 +237,7 @@ __all__ = (
     "Observer",
     "Operation",
     "Outcome",
+    "OwnHeaders",
     "OwnStatus",
     "Parameter",
     "Part",
@@ -323,6 +326,7 @@ __all__ = (
     "option_faults",
     "picture_url",
     "pictures_answer",
+    "plain_chat",
     "read_as",
     "read_body",
     "read_conversation",

@@ -64,9 +64,10 @@ class InputAudio(Struct):
 
 
 class File(Struct):
-    """A document in base64, or by its id."""
+    """A document in base64, by its id, or, where a vendor takes that, by its URL."""
 
     file_data: str | None = None
+    file_url: str | None = None
     file_id: str | None = None
     filename: str | None = None
 

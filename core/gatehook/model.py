@@ -404,6 +404,10 @@ class Call(Struct, eq=False):
     """What the vendor has made so far in the current attempt, to be given to the client if it fails."""
     cut_short: bool = False
     """Whether the answer is only such a part."""
+    extended: bool = False
+    """Whether the request came in another dialect, and its body has that dialect's fields: see `plain_chat`."""
+    lost: tuple[str, ...] = ()
+    """Parts of the request that its surface had to leave out, as nobody could be told them."""
     own_tools: Mapping[str, Any] = {}
     """The gateway's own tools (`Tool`, by name) that were added to the request."""
     tool_rounds: int = 0

@@ -43,6 +43,7 @@ __all__ = [
     "Inspector",
     "Limiter",
     "Observer",
+    "OwnHeaders",
     "OwnStatus",
     "Permit",
     "Prober",
@@ -400,6 +401,15 @@ class OwnStatus(Protocol):
 
     def status(self, error: GatewayError) -> int:
         """The status of an error answer."""
+        ...
+
+
+@runtime_checkable
+class OwnHeaders(Protocol):
+    """What a surface may also be: one whose contract knows headers of errors that the gateway does not."""
+
+    def error_headers(self, call: Call) -> Mapping[str, str]:
+        """Further headers of an error answer; as for `Surface.error`, nothing but the call's id may be known."""
         ...
 
 

@@ -49,6 +49,33 @@ class TestOpenAIAPI(SurfaceConformance):
         return str(last.get("error", {}).get("message", ""))
 
 
+class TestMessagesAPI(SurfaceConformance):
+    plugin = "messages_api"
+    path = "/v1/messages"
+
+    def asks(self, model: str, prompt: str, *, stream: bool) -> Mapping[str, Any]:
+        said = [{"role": "user", "content": prompt}]
+        return {"model": model, "max_tokens": 1000, "messages": said, "stream": stream}
+
+    def text(self, body: bytes, *, stream: bool) -> str:
+        if not stream:
+            return "".join(block["text"] for block in json.loads(body)["content"])
+        deltas = [event["delta"] for event in named_events(body) if event["type"] == "content_block_delta"]
+        return "".join(delta["text"] for delta in deltas)
+
+    def error(self, body: bytes, *, stream: bool) -> str:
+        last = named_events(body)[-1] if stream else json.loads(body)
+        return str(last.get("error", {}).get("message", ""))
+
+
+def named_events(body: bytes) -> list[Any]:
+    """The events of a stream whose names say again what their data do."""
+    events = [block.split(b"\n") for block in body.split(b"\n\n") if block.startswith(b"event: ")]
+    found = [json.loads(data.removeprefix(b"data: ")) for _, data in events]
+    assert [name.removeprefix(b"event: ").decode() for name, _ in events] == [event["type"] for event in found]
+    return found
+
+
 # --- faults --------------------------------------------------------------------------------------------------------
 
 

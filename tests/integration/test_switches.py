@@ -17,6 +17,7 @@ LOST: dict[str, dict[str, Any]] = {
     "generate_api": {},
     "health": {"/health": 404},
     "llm_api": {},
+    "messages_api": {},
     "metrics": {"/metrics": 404},
     "openai_api": {"/v1/models": 404, "chat": (404, "unknown_path")},
     "route_models": {"chat": (503, "no_router")},

@@ -254,6 +254,12 @@ async def test_the_programs_print_the_same_answer_plain_and_streamed(shipped: Op
     assert printed == [ANSWER + "\n", ANSWER]
 
 
+async def test_the_program_for_messages_prints_it_too(shipped: OpenShipped, output: Output) -> None:
+    async with shipped() as served:
+        program = block("python", "anthropic").replace(ADDRESS, served.url)
+        assert await output(sys.executable, "-c", program) == ANSWER + "\n"
+
+
 # --- keys, limits and money ----------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     CHAT: HELLO,
     "/v1/completions": {"model": "mock", "prompt": "Hello!"},
     "/v1/embeddings": {"model": "mock", "input": "Hello!"},
+    "/v1/messages": {**HELLO, "max_tokens": 100},
+    "/v1/messages/count_tokens": HELLO,
     "/api/llm/generate": HELLO,
     "/api/llm/generate/stream": HELLO,
     "/api/v1/generate": {"prompt": "Hello!"},

@@ -198,6 +198,9 @@ class Attempts:
             attempt.defaults = left_open(call.payload, target.defaults, table)
         if table:
             attempt.sifted, attempt.dropped = sift(call.payload, table, vendor=target.vendor, strict=target.strict)
+        if call.lost:
+            for name in call.lost:
+                attempt.drop(name)
         if attempt.defaults:
             attempt.sifted = {**attempt.payload, **attempt.defaults}
         return vendor, attempt

@@ -22,7 +22,7 @@ from gatehook.calls.tool_stream import RoundsStream
 from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
-from gatehook.protocols import OwnStatus, Rewriter, Surface
+from gatehook.protocols import OwnHeaders, OwnStatus, Rewriter, Surface
 from gatehook.sse import COMMENT
 from gatehook.tools.gate import Gate
 
@@ -206,6 +206,8 @@ class Delivery(Struct, eq=False):
             headers["Retry-After"] = str(math.ceil(error.retry_after))
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(self._surface, OwnHeaders):
+            headers |= self._surface.error_headers(self._call)
         status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status
         return web.Response(status=status, body=self._surface.error(self._call, error), headers=headers)
 

@@ -111,11 +111,14 @@ class StreamBuilder:
         """Whether a tool call was begun in this choice."""
         return index in self._tools
 
-    def finish(self, reason: FinishReason, index: int = 0) -> Chunk:
-        """The end of one choice; a choice with tool calls that "stopped" is reported as tool_calls."""
+    def finish(self, reason: FinishReason, index: int = 0, *, at: str | None = None) -> Chunk:
+        """The end of one choice; a choice with tool calls that "stopped" is reported as tool_calls.
+
+        `at` is which of the request's `stop` it came to, if that is known: clients find it where vLLM's do.
+        """
         if reason == "stop" and index in self._tools:
             reason = "tool_calls"
-        return self._chunk(self._with_role({}, index), index, reason=reason)
+        return self._chunk(self._with_role({}, index), index, reason=reason, at=at)
 
     def usage(self, usage: Usage) -> Chunk:
         """The usage event; the gateway keeps it from clients that did not ask."""
@@ -140,13 +143,14 @@ class StreamBuilder:
         index: int,
         *,
         reason: str | None = None,
+        at: str | None = None,
         logprobs: Any = None,
         content: bool = False,
     ) -> Chunk:
-        data: dict[str, Any] = {
-            **self._head,
-            "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}],
-        }
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        if at is not None:
+            choice["stop_reason"] = at
+        data: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._include_usage:
             data["usage"] = None
         return Chunk(data, content=content, finished=reason is not None)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from gatehook.dialect.media import Blob, data_uri, from_base64
+from gatehook.dialect.plain import FAILED
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import MalformedJSON, decode
 
@@ -26,6 +27,7 @@ _KNOWN = frozenset(
         "function_call",
         "reasoning_content",
         "thinking_blocks",
+        "is_error",
     ]
 )
 """The fields of a message that are read; any other one with a value is reported as dropped."""
@@ -72,12 +74,13 @@ class ToolUse(Struct, frozen=True):
 
 
 class ToolResult(Struct, frozen=True):
-    """What a tool gave. `name` is the tool's, remembered from the call with this id."""
+    """What a tool gave. `name` is the tool's, remembered from the call with this id; `failed`: it gave an error."""
 
     id: str
     name: str
     parts: Sequence[Text | Media]
     path: str
+    failed: bool = False
 
 
 Part = Text | Media | Thinking | ToolUse | ToolResult
@@ -101,7 +104,11 @@ class Conversation(Struct):
 
 
 def read_conversation(
-    messages: Sequence[Mapping[str, Any]], drop: Callable[[str], None], *, system: Place = "first"
+    messages: Sequence[Mapping[str, Any]],
+    drop: Callable[[str], None],
+    *,
+    system: Place = "first",
+    tells_failures: bool = False,
 ) -> Conversation:
     """Read OpenAI messages whose types were checked by the surface.
 
@@ -110,11 +117,12 @@ def read_conversation(
         drop: called with the path of everything that has no place in turns (a `name`, a moved system message).
         system: where the vendor takes system messages that come after the first turn: before all turns only; as turns
             where they are; or as turns, but only behind the user's, before an answer or the end.
+        tells_failures: whether the vendor is told of a tool's failure by `ToolResult.failed`; otherwise words say so.
 
     Raises:
         InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
     """
-    reader = _Reader(drop, system)
+    reader = _Reader(drop, system, tells_failures=tells_failures)
     for number, message in enumerate(messages):
         reader.read(message, f"messages[{number}]")
     reader.finish()
@@ -124,7 +132,8 @@ def read_conversation(
 class _Reader:
     """Takes messages in their order."""
 
-    def __init__(self, drop: Callable[[str], None], place: Place) -> None:
+    def __init__(self, drop: Callable[[str], None], place: Place, *, tells_failures: bool) -> None:
+        self._tells_failures = tells_failures
         self.system: list[Text] = []
         self.turns: list[Turn] = []
         self._drop = drop
@@ -236,7 +245,10 @@ class _Reader:
         parts = [
             part for part in self._parts(message.get("content"), f"{path}.content") if isinstance(part, Text | Media)
         ]
-        self._add("user", [ToolResult(call.id, call.name, parts, path)])
+        failed = message.get("is_error") is True
+        if failed and not self._tells_failures:
+            parts = [Text(FAILED), *parts]
+        self._add("user", [ToolResult(call.id, call.name, parts, path, failed)])
         if self._waiting and self._place == "in_place" and not self._pending:
             self._place_waiting()
 
@@ -323,6 +335,10 @@ def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None) -
         return Media("file", path, blob=blob, filename=name, cache=cache)
     if file.get("file_id"):
         return Media("file", path, file_id=file["file_id"], filename=name, cache=cache)
+    if url := file.get("file_url"):
+        if not url.lower().startswith(("http://", "https://")):
+            raise _refused(f"{path}.file_url", "expected an http or https URL")
+        return Media("file", path, url=url, filename=name, cache=cache)
     raise InvalidRequest(f"{path}: needs file_data or file_id", param=path)
 
 

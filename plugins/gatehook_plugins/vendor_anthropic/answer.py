@@ -6,7 +6,7 @@ from typing import Any
 from gatehook import Call, Completion, Usage, completion, encode
 from gatehook_plugins.vendor_anthropic.failure import garbled
 
-__all__ = ["Counts", "arguments_text", "finish_reason", "read", "refusal", "string", "thinking_block"]
+__all__ = ["Counts", "arguments_text", "finish_reason", "read", "refusal", "stopped_at", "string", "thinking_block"]
 
 _FINISH = {
     "end_turn": "stop",
@@ -28,6 +28,12 @@ def finish_reason(stop_reason: str, *, has_calls: bool, drop: Callable[[str], No
     if reason in ("stop", "tool_calls"):
         return "tool_calls" if has_calls else "stop"
     return reason
+
+
+def stopped_at(told: dict[str, Any]) -> str | None:
+    """The stop sequence that an answer came to; None if it ended otherwise."""
+    at = told.get("stop_sequence")
+    return at if isinstance(at, str) and told.get("stop_reason") == "stop_sequence" else None
 
 
 def refusal(details: Any) -> str | None:
@@ -172,4 +178,6 @@ def read(call: Call, data: dict[str, Any], drop: Callable[[str], None]) -> Compl
     counts = Counts()
     counts.update(data.get("usage"))
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    if (at := stopped_at(data)) is not None:
+        choice["stop_reason"] = at
     return completion(call, [choice], counts.usage())

@@ -22,7 +22,7 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
     """
     drop = attempt.drop
     place: Literal["first", "after_user"] = "after_user" if profile.inline_system else "first"
-    conversation = read_conversation(payload["messages"], drop, system=place)
+    conversation = read_conversation(payload["messages"], drop, system=place, tells_failures=True)
     body: Body = {
         "model": profile.target.model,
         "max_tokens": 0,
@@ -42,6 +42,7 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
         body["stop_sequences"] = stop
     if user := _user(payload):
         body["metadata"] = {"user_id": user}
+    _write_tier(body, payload.get("service_tier"), drop)
     thinking.check(body)
     return body
 
@@ -166,6 +167,14 @@ def _stop(stop: Any) -> list[str]:
             retry=Retry.NEXT,
         )
     return listed
+
+
+def _write_tier(body: Body, tier: Any, drop: Drop) -> None:
+    """The tier that only Anthropic has; OpenAI's standard one is what there is without a word."""
+    if tier == "standard_only":
+        body["service_tier"] = tier
+    elif tier not in (None, "auto", "default"):
+        drop("service_tier")
 
 
 def _user(payload: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from gatehook_plugins.vendor_anthropic.answer import (
     arguments_text,
     finish_reason,
     refusal,
+    stopped_at,
     string,
     thinking_block,
 )
@@ -47,6 +48,7 @@ class Translation:
         self._counts = Counts()
         self._stop_reason: str | None = None
         self._refusal: str | None = None
+        self._stopped_at: str | None = None
         self._begun = False
         """Whether a content block was begun."""
         self._blocks: dict[int, _Block] = {}
@@ -137,7 +139,7 @@ class Translation:
         delta = _object(data, "delta")
         reason = delta.get("stop_reason")
         if isinstance(reason, str):
-            self._stop_reason = reason
+            self._stop_reason, self._stopped_at = reason, stopped_at(delta)
         if reason == "refusal":
             self._refusal = refusal(delta.get("stop_details"))
 
@@ -149,7 +151,8 @@ class Translation:
         if self._refusal is not None:
             batch.append(self._chunks.delta({"refusal": self._refusal}))
         calls = self._chunks.has_tool_calls()
-        batch.append(self._chunks.finish(finish_reason(self._stop_reason, has_calls=calls, drop=self._drop)))
+        reason = finish_reason(self._stop_reason, has_calls=calls, drop=self._drop)
+        batch.append(self._chunks.finish(reason, at=self._stopped_at))
         if usage := self._counts.usage():
             batch.append(self._chunks.usage(usage))
         self.done = True

@@ -87,6 +87,8 @@ def _result(result: ToolResult, drop: Callable[[str], None]) -> Block:
     marks = [inner.pop("cache_control") for inner in content if "cache_control" in inner]
     if content:
         block["content"] = content
+    if result.failed:
+        block["is_error"] = True
     return _marked(block, marks[-1] if marks else None)
 
 

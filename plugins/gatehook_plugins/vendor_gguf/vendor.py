@@ -21,6 +21,7 @@ from gatehook import (
     UpstreamError,
     Vendor,
     encode,
+    plain_chat,
     read_options,
 )
 from gatehook.sse import Reader
@@ -122,7 +123,8 @@ class GGUFVendor:
 
     async def _sent(self, attempt: Attempt, lease: Lease) -> Upstream:
         call, target = attempt.call, attempt.target
-        body: dict[str, Any] = {**attempt.payload, "model": call.public_name}
+        payload = plain_chat(attempt.payload, attempt.drop) if call.extended else attempt.payload
+        body: dict[str, Any] = {**payload, "model": call.public_name}
         if call.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         raw, url = encode(body), _URLS[call.operation]

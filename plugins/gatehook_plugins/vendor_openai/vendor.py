@@ -30,6 +30,7 @@ from gatehook import (
     Vendor,
     decode,
     encode,
+    plain_chat,
     read_options,
 )
 from gatehook.sse import EventTooLarge
@@ -260,7 +261,7 @@ async def _last(upstream: Upstream, until: float) -> bytes:
 
 def _body(attempt: Attempt, options: Options) -> bytes:
     call = attempt.call
-    raw = call.body.raw
+    raw = encode(plain_chat(call.payload, attempt.drop)) if call.extended else call.body.raw
     if attempt.target.model != call.model or has_two_models(raw):
         raw = with_model(raw, call.model, attempt.target.model)
     if call.stream:

@@ -1,0 +1,160 @@
+"""Chat completions as messages (`anthropic.types.Message`): thinking first, then text, then tool calls."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gatehook import Call, Document, MalformedJSON, UpstreamError, Usage, confirmation_of, decode
+
+__all__ = [
+    "decoded",
+    "first_choice",
+    "head",
+    "message_of",
+    "reasoning_of",
+    "stop_of",
+    "text_of",
+    "tool_input",
+    "usage_of",
+]
+
+Block = dict[str, Any]
+
+_STOPS: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+def message_of(call: Call, document: Document, usage: Usage | None) -> dict[str, Any]:
+    """The whole answer.
+
+    Raises:
+        UpstreamError: it cannot be read, or a tool call in it cannot be given as Anthropic's clients expect it.
+    """
+    data = decoded(document)
+    choice = first_choice(data)
+    message = choice.get("message") or {}
+    reason = choice.get("finish_reason")
+    content = [*_thoughts(message)]
+    if text := text_of(message.get("content")):
+        content.append({"type": "text", "text": text})
+    content += _calls(message.get("tool_calls") or (), cut=reason == "length")
+    stop = stop_of(choice, message.get("refusal") or "")
+    return {**head(call), "content": content, **stop, "usage": usage_of(usage), **confirmation_of(data)}
+
+
+def decoded(document: Document) -> Mapping[str, Any]:
+    """What the vendor said.
+
+    Raises:
+        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
+    """
+    try:
+        return document.data
+    except MalformedJSON as error:
+        raise _malformed(f"the answer cannot be read: {error}") from None
+
+
+def first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The only one that was asked for; {} if there is none in this part of the answer."""
+    return next((one for one in data.get("choices") or () if one.get("index", 0) == 0), {})
+
+
+def head(call: Call) -> dict[str, Any]:
+    """What is known of an answer before it has begun."""
+    name = "msg_" + call.id.removeprefix("req_")
+    return {"id": name, "type": "message", "role": "assistant", "model": call.public_name}
+
+
+def stop_of(choice: Mapping[str, Any], refusal: str) -> dict[str, Any]:
+    """Why an answer ended; `refusal` is why the model refuses, "" if it does not.
+
+    The text that it stopped at is told where the vendor tells it, as `stop_reason` of the choice.
+    """
+    reason, at = _STOPS.get(choice.get("finish_reason") or "", "end_turn"), choice.get("stop_reason")
+    if refusal:
+        details = {"type": "refusal", "category": None, "explanation": refusal}
+        return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+    if reason == "end_turn" and isinstance(at, str) and at:
+        return {"stop_reason": "stop_sequence", "stop_sequence": at, "stop_details": None}
+    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None}
+
+
+def usage_of(usage: Usage | None) -> dict[str, Any]:
+    """Tokens as Anthropic counts them: those read from a cache, or written to it, are not among the input's."""
+    if usage is None:
+        usage = Usage()
+    fresh = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    return {
+        "input_tokens": max(fresh, 0),
+        "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+def reasoning_of(said: Mapping[str, Any]) -> str:
+    """What was thought, in a message or a delta, by either of its names."""
+    text = said.get("reasoning_content") or said.get("reasoning")
+    return text if isinstance(text, str) else ""
+
+
+def text_of(content: Any) -> str:
+    """The text of a message or a delta; Mistral's reasoning models tell theirs in parts, thoughts among them."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def tool_input(name: str, arguments: str) -> dict[str, Any]:
+    """What a tool is called with.
+
+    Raises:
+        UpstreamError: the arguments are no JSON object. Something else in their place would be run as if it were meant.
+    """
+    try:
+        given = decode(arguments or "{}")
+    except MalformedJSON:
+        given = None
+    if not isinstance(given, dict):
+        raise _malformed(f"the model's call of tool {name!r} has arguments that are no JSON object")
+    return given
+
+
+def _thoughts(message: Mapping[str, Any]) -> list[Block]:
+    """The blocks that their vendor wants back as they are; without any, the thoughts as far as they are told."""
+    if signed := message.get("thinking_blocks"):
+        return list(signed)
+    text = reasoning_of(message)
+    return [{"type": "thinking", "thinking": text, "signature": ""}] if text else []
+
+
+def _calls(calls: Any, *, cut: bool) -> list[Block]:
+    """The tool calls; `cut`: the answer was too long, so the last of them may be incomplete, and is then left out."""
+    made: list[Block] = []
+    for place, call in enumerate(calls):
+        function = call.get("function") or {}
+        name, arguments = function.get("name") or "", function.get("arguments") or ""
+        try:
+            given = tool_input(name, arguments)
+        except UpstreamError:
+            if cut and place == len(calls) - 1:
+                return made
+            raise
+        made.append({"type": "tool_use", "id": call.get("id"), "name": name, "input": given, **extra_of(call)})
+    return made
+
+
+def extra_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What the vendor of a tool call wants back with it (a signature of Gemini's), if anything."""
+    extra = call.get("extra_content")
+    return {} if extra is None else {"extra_content": extra}
+
+
+def _malformed(what: str) -> UpstreamError:
+    return UpstreamError(what, code="upstream_malformed")

@@ -1,0 +1,33 @@
+"""Errors as Anthropic's clients know them: ``{"type": "error", "error": {"type", "message"}, "request_id"}``."""
+
+from typing import Final
+
+from gatehook import GatewayError, encode
+
+__all__ = ["error_body", "known_status"]
+
+_TYPES: Final = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_OVERLOADED: Final = 529
+
+
+def known_status(error: GatewayError) -> int:
+    """The status of an error answer: what others call unavailable is an overloaded server here."""
+    return _OVERLOADED if error.status == 503 else error.status
+
+
+def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
+    """The error object; its type goes by the status."""
+    other = "invalid_request_error" if error.status < 500 else "api_error"
+    told = {"type": _TYPES.get(error.status, other), "message": error.message}
+    return encode({"type": "error", "error": told, "request_id": request_id})
