@@ -41,8 +41,8 @@ class Events:
         """What stands before the text in the deltas of an open block of text or thoughts."""
         self._calls: dict[int, ToolCall] = {}
         """The tool calls whose blocks have not ended, in their order; at most the first has begun."""
-        self._over: set[int] = set()
-        """OpenAI's numbers of those that have."""
+        self._ended: dict[int, ToolCall] = {}
+        """Those whose blocks have."""
         self._waiting: list[tuple[Kind, Any]] = []
         """What came after a tool call that was incomplete."""
         self._refusal: list[str] = []
@@ -105,7 +105,18 @@ class Events:
     def _say(self, kind: Kind, what: Any, out: list[bytes]) -> None:
         if self._calls and not self._end_whole_calls(out):
             self._waiting.append((kind, what))
-        elif kind == "signed":
+            return
+        if self._waiting:
+            self._tell_waiting(out)
+        self._tell(kind, what, out)
+
+    def _tell_waiting(self, out: list[bytes]) -> None:
+        waiting, self._waiting = self._waiting, []
+        for kind, what in waiting:
+            self._tell(kind, what, out)
+
+    def _tell(self, kind: Kind, what: Any, out: list[bytes]) -> None:
+        if kind == "signed":
             self._tell_signed(what, out)
         elif what:
             if self._open != kind:
@@ -119,7 +130,7 @@ class Events:
             self._start(block, out)
         else:
             if self._open != "thinking":
-                self._say("thinking", block.get("thinking"), out)
+                self._tell("thinking", block.get("thinking"), out)
             if self._open != "thinking":  # it says nothing, and is signed all the same
                 self._start({"type": "thinking", "thinking": "", "signature": ""}, out)
             out.append(_before("signature", self._index) + encode(block.get("signature") or "") + _AFTER)
@@ -127,9 +138,13 @@ class Events:
 
     def _take_call(self, fragment: Mapping[str, Any], out: list[bytes]) -> None:
         number = fragment.get("index") or 0
+        if (ended := self._ended.get(number)) is not None:
+            ended.take(fragment)
+            ended.check()  # nothing but white space can follow
+            return
         call = self._calls.get(number)
         if call is None:
-            call = self._calls[number] = ToolCall(over=number in self._over)
+            call = self._calls[number] = ToolCall()
         call.take(fragment)
         self._end_whole_calls(out, but_last=True)
         self._tell_call(out)
@@ -156,8 +171,7 @@ class Events:
 
     def _end_call(self, number: int, out: list[bytes]) -> None:
         self._tell_call(out, all_of_it=True)
-        del self._calls[number]
-        self._over.add(number)
+        self._ended[number] = self._calls.pop(number)
         self._stop(out)
 
     def _finish(self, out: list[bytes]) -> None:
@@ -171,9 +185,7 @@ class Events:
             if not is_cut:
                 call.check()
             self._end_call(number, out)
-        waiting, self._waiting = self._waiting, []
-        for kind, what in waiting:
-            self._say(kind, what, out)
+        self._tell_waiting(out)
         self._stop(out)
 
     def _start(self, block: Mapping[str, Any], out: list[bytes]) -> None:

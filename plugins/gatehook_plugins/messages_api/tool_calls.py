@@ -12,11 +12,9 @@ __all__ = ["ToolCall"]
 class ToolCall:
     """What has come of one call, and how much of that was told."""
 
-    def __init__(self, *, over: bool) -> None:
-        """`over`: a call of the same number has ended, so nothing but white space may come."""
+    def __init__(self) -> None:
         self.begun = False
         """Whether its block has begun."""
-        self._over = over
         self._id = ""
         self._name = ""
         self._arguments: list[str] = []

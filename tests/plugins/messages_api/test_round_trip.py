@@ -226,7 +226,7 @@ ENDS: list[dict[str, Any]] = [
 def told(answer: Any) -> dict[str, Any]:
     """An answer without what the gateway tells in its own words."""
     assert answer.status == 200, answer.body
-    return answer.json | {"id": "msg_1", "model": "up"}
+    return {**answer.json, "id": "msg_1", "model": "up"}
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -1,0 +1,254 @@
+"""Streams: however an answer is cut into chunks, its events are well-formed and come to the plain answer."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehook import Call, Chunk, Completion, UpstreamError, Usage
+from gatehook_plugins.messages_api.answer import message_of
+from gatehook_plugins.messages_api.stream import Events
+
+USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, cache_write_tokens=1)
+Delta = dict[str, Any]
+
+
+def call() -> Call:
+    return Call("chat", "messages", {}, model="m")
+
+
+def chunk(delta: Delta, finish: str | None = None, **rest: Any) -> Chunk:
+    return Chunk({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **rest})
+
+
+def events_of(framed: bytes) -> list[Any]:
+    *blocks, rest = framed.split(b"\n\n")
+    assert rest == b""
+    found = [block.split(b"\n") for block in blocks]
+    events = [json.loads(data.removeprefix(b"data: ")) for _, data in found]
+    assert [name for name, _ in found] == [f"event: {event['type']}".encode() for event in events]
+    return events
+
+
+def streamed(deltas: Iterable[Delta], finish: str = "stop", **last: Any) -> list[Any]:
+    """The events of a whole stream."""
+    events = Events(call())
+    framed = [events.take(chunk({"role": "assistant", "content": ""}))]
+    framed += [events.take(chunk(delta)) for delta in deltas]
+    framed += [events.take(chunk({}, finish, **last)), events.end(USAGE)]
+    return events_of(b"".join(framed))
+
+
+FIELDS = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "thinking"),
+    "signature_delta": ("thinking", "signature"),
+    "input_json_delta": ("tool_use", "partial_json"),
+}
+
+
+def put_together(events: Sequence[Any]) -> dict[str, Any]:
+    """The message that events come to, after everything that must hold for their order."""
+    first, *middle, delta, last = events
+    assert (first["type"], delta["type"], last) == ("message_start", "message_delta", {"type": "message_stop"})
+    message: dict[str, Any] = {**first["message"]}
+    assert message["content"] == []
+    blocks: list[dict[str, Any]] = []
+    is_open = False
+    for event in middle:
+        assert event["index"] == len(blocks) - (event["type"] != "content_block_start"), event
+        if event["type"] == "content_block_start":
+            assert not is_open
+            is_open = True
+            blocks.append({**event["content_block"], **({"input": ""} if "input" in event["content_block"] else {})})
+        elif event["type"] == "content_block_stop":
+            assert is_open
+            is_open = False
+        else:
+            assert is_open
+            kind, field = FIELDS[event["delta"]["type"]]
+            assert blocks[-1]["type"] == kind
+            blocks[-1][field if field != "partial_json" else "input"] += event["delta"][field]
+    assert not is_open
+    for block in blocks:
+        if block["type"] == "tool_use":
+            block["input"] = json.loads(block["input"] or "{}")
+    return message | {"content": blocks, **delta["delta"], "usage": delta["usage"]}
+
+
+def plain(message: dict[str, Any], finish: str = "stop") -> dict[str, Any]:
+    data = {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+    return message_of(call(), Completion(data), USAGE)
+
+
+def unnamed(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"id": ""}
+
+
+# --- any chunks ----------------------------------------------------------------------------------------------------
+
+
+def cut(text: str, places: Sequence[int]) -> list[str]:
+    """A text in pieces, some of them perhaps empty."""
+    ends = sorted(place % (len(text) + 1) for place in places)
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+
+
+PLACES = st.lists(st.integers(0, 50), max_size=4)
+VALUES = st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3))
+CALLED = st.tuples(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), PLACES)
+PIECES = st.tuples(st.text(max_size=30), PLACES).map(lambda given: cut(*given))
+
+
+def fragments(number: int, arguments: Any, places: Sequence[int]) -> list[Delta]:
+    begun = {"index": number, "id": f"call_{number}", "type": "function", "function": {"name": f"tool_{number}"}}
+    pieces = cut(json.dumps(arguments), places)
+    rest = [{"index": number, "function": {"arguments": piece}} for piece in pieces]
+    return [{"tool_calls": [one]} for one in (begun, *rest)]
+
+
+@given(thoughts=PIECES, texts=PIECES, called=st.lists(CALLED, max_size=3))
+def test_an_answer_in_order_comes_to_the_plain_one(thoughts: list[str], texts: list[str], called: Any) -> None:
+    deltas: list[Delta] = [{"reasoning_content": piece} for piece in thoughts]
+    deltas += [{"content": piece} for piece in texts]
+    message: dict[str, Any] = {"content": "".join(texts) or None, "reasoning_content": "".join(thoughts)}
+    for number, (arguments, places) in enumerate(called):
+        deltas += fragments(number, arguments, places)
+        function = {"name": f"tool_{number}", "arguments": json.dumps(arguments)}
+        message.setdefault("tool_calls", []).append({"id": f"call_{number}", "function": function})
+    finish = "tool_calls" if called else "stop"
+    assert unnamed(put_together(streamed(deltas, finish))) == unnamed(plain(message, finish))
+
+
+@given(data=st.data(), texts=PIECES, called=st.lists(CALLED, min_size=1, max_size=4))
+def test_an_answer_in_any_order_loses_nothing(data: st.DataObject, texts: list[str], called: Any) -> None:
+    rows = [[{"content": piece} for piece in texts]]
+    rows += [fragments(number, arguments, places) for number, (arguments, places) in enumerate(called)]
+    deltas: list[Delta] = []
+    while rows := [row for row in rows if row]:
+        deltas.append(data.draw(st.sampled_from(rows)).pop(0))
+    message = put_together(streamed(deltas, "tool_calls"))
+    assert "".join(block["text"] for block in message["content"] if block["type"] == "text") == "".join(texts)
+    uses = {block["id"]: (block["name"], block["input"]) for block in message["content"] if block["type"] == "tool_use"}
+    assert uses == {f"call_{number}": (f"tool_{number}", given) for number, (given, _) in enumerate(called)}
+
+
+# --- one by one ----------------------------------------------------------------------------------------------------
+
+
+def test_text_and_calls_are_told_as_they_come() -> None:
+    events = Events(call())
+    assert [event["type"] for event in events_of(events.take(chunk({"role": "assistant"})))] == ["message_start"]
+    told = events_of(events.take(chunk({"content": "Hi"})))
+    assert [event["type"] for event in told] == ["content_block_start", "content_block_delta"]
+    first = {"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"a":'}}
+    told = events_of(events.take(chunk({"tool_calls": [first]})))
+    assert [event["type"] for event in told] == ["content_block_stop", "content_block_start", "content_block_delta"]
+    assert told[1]["content_block"] == {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+    second = {"index": 1, "id": "b", "function": {"name": "look", "arguments": '{"b":1}'}}
+    assert events.take(chunk({"tool_calls": [second]})) == b"", "the first call is not complete"
+    told = events_of(events.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": "2}"}}]})))
+    assert [(event["type"], event["index"]) for event in told] == [
+        ("content_block_delta", 1),
+        ("content_block_stop", 1),
+        ("content_block_start", 2),
+        ("content_block_delta", 2),
+    ]
+
+
+def test_a_name_in_pieces_is_told_whole() -> None:
+    functions = [{"name": "get_"}, {"name": "weather"}, {"arguments": "{}"}]
+    deltas = [{"tool_calls": [{"index": 0, "id": "a", "function": one}]} for one in functions]
+    (use,) = put_together(streamed(deltas, "tool_calls"))["content"]
+    assert use["name"] == "get_weather"
+
+
+def test_an_answer_without_content_has_no_blocks() -> None:
+    message = put_together(streamed([]))
+    assert (message["content"], message["stop_reason"]) == ([], "end_turn")
+
+
+def test_signed_thoughts_are_signed_where_they_end() -> None:
+    signed = {"type": "thinking", "thinking": "Hm. So.", "signature": "sig"}
+    sealed = {"type": "redacted_thinking", "data": "x"}
+    silent = {"type": "thinking", "thinking": "", "signature": "too"}
+    alone = {"type": "thinking", "thinking": "Aha.", "signature": "alone"}
+    deltas: list[Delta] = [{"reasoning_content": "Hm. "}, {"reasoning_content": "So."}, {"thinking_blocks": [signed]}]
+    deltas += [{"thinking_blocks": [sealed]}, {"thinking_blocks": [silent, alone]}, {"content": "Yes."}]
+    message = put_together(streamed(deltas))
+    assert message["content"] == [signed, sealed, silent, alone, {"type": "text", "text": "Yes."}]
+
+
+def test_why_it_ended_and_what_it_took_are_told_at_the_end() -> None:
+    message = put_together(streamed([{"content": "A"}], "length"))
+    assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
+    assert message["usage"] == {
+        "input_tokens": 5,
+        "cache_creation_input_tokens": 1,
+        "cache_read_input_tokens": 4,
+        "output_tokens": 5,
+    }
+
+
+def test_a_refusal_is_explained() -> None:
+    message = put_together(streamed([{"refusal": "It is "}, {"refusal": "bad."}]))
+    assert message["stop_reason"] == "refusal"
+    assert message["stop_details"] == {"type": "refusal", "category": None, "explanation": "It is bad."}
+
+
+def test_a_question_about_tool_calls_stands_beside_the_end() -> None:
+    asked: Any = {"status": "require_confirmation", "session_id": "sess_1", "pending_tool_calls": [{"id": "a"}]}
+    *_, delta, _ = streamed([{"content": "A"}], **asked)
+    assert {name: delta[name] for name in asked} == asked
+
+
+@pytest.mark.parametrize("arguments", ["{", "[]", "7", '"x"', '{"a":1}{}', "nonsense"])
+def test_arguments_that_are_no_object_are_a_failure_of_the_vendor(arguments: str) -> None:
+    made = {"index": 0, "id": "a", "function": {"name": "look", "arguments": arguments}}
+    with pytest.raises(UpstreamError, match="'look' has arguments that are no JSON object"):
+        streamed([{"tool_calls": [made]}], "tool_calls")
+    with pytest.raises(UpstreamError, match="'look' has arguments that are no JSON object"):
+        plain({"tool_calls": [made]}, "tool_calls")
+
+
+def test_arguments_after_the_end_of_a_call_are_one_too() -> None:
+    whole = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    more = {"index": 0, "function": {"arguments": ',"b":1}'}}
+    with pytest.raises(UpstreamError, match="no JSON object"):
+        streamed([{"tool_calls": [whole]}, {"content": "A"}, {"tool_calls": [more]}], "tool_calls")
+
+
+def test_a_call_that_was_cut_is_told_as_far_as_it_came_and_left_out_of_a_plain_answer() -> None:
+    whole = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    half = {"index": 1, "id": "b", "function": {"name": "look", "arguments": '{"at": "th'}}
+    *_, said, stop, delta, _ = streamed([{"tool_calls": [whole]}, {"tool_calls": [half]}], "length")
+    assert (said["delta"]["partial_json"], stop["type"]) == ('{"at": "th', "content_block_stop")
+    assert delta["delta"]["stop_reason"] == "max_tokens"
+    message = plain({"tool_calls": [whole, half]}, "length")
+    assert [block["id"] for block in message["content"]] == ["a"]
+    assert message["stop_reason"] == "max_tokens"
+
+
+def test_what_gemini_wants_back_with_a_call_goes_with_it() -> None:
+    extra = {"google": {"thought_signature": "sig"}}
+    made = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}, "extra_content": extra}
+    (use,) = put_together(streamed([{"tool_calls": [made]}], "tool_calls"))["content"]
+    assert use["extra_content"] == extra
+    assert plain({"tool_calls": [made]}, "tool_calls")["content"] == [use]
+
+
+def test_half_a_surrogate_pair_is_passed_on() -> None:
+    half = '{"id":"c","choices":[{"index":0,"delta":{"content":"%s"}}]}'
+    events = Events(call())
+    framed = [events.take(Chunk(raw=(half % one).encode())) for one in ("\\ud83d", "\\ude00")]
+    told = events_of(b"".join(framed))
+    assert "".join(event["delta"]["text"] for event in told if "delta" in event) == "\ud83d\ude00"
+
+
+def test_a_number_that_nobody_can_read_is_the_vendor_s_failure() -> None:
+    raw = b'{"choices":[],"x":%b}' % (b"9" * 10_000)
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        Events(call()).take(Chunk(raw=raw))
