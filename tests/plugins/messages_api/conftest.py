@@ -77,7 +77,11 @@ class Front:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json", **headers}
         async with self._session.request(method, self.url + path, data=data, headers=sent) as response:
-            return Answer(response.status, response.headers, await response.read())
+            read = b""
+            with contextlib.suppress(aiohttp.ClientPayloadError):  # an answer that breaks off is cut
+                async for piece in response.content.iter_any():
+                    read += piece
+            return Answer(response.status, response.headers, read)
 
     @property
     def asked(self) -> Any:
@@ -90,18 +94,22 @@ Open = Callable[..., AbstractAsyncContextManager[Front]]
 
 @pytest.fixture
 def front() -> Open:
-    """`async with front("openai", reply, model=…, more=…) as gateway`; without a reply the vendor says "Yes."."""
+    """`async with front("openai", reply) as gateway`; without a reply the vendor says "Yes.".
+
+    `more` goes into the vendor's table, and may begin others; `told` into that of the model, `server` into [server].
+    """
 
     @contextlib.asynccontextmanager
     async def opened(
-        vendor: str = "openai", *replies: Reply, model: str = "up", more: str = "", options: str = "{}"
+        vendor: str = "openai", *replies: Reply, model: str = "up", more: str = "", told: str = "", server: str = ""
     ) -> AsyncIterator[Front]:
         async with StubUpstream(*(replies or [Reply.of_json(PLAIN[vendor])])) as stub:
             base = stub.url + ("/v1" if vendor == "openai" else "")
             text = (
-                "[server]\nport = 0\n[failover]\nretries = 0\n[plugins.messages_api]\n[plugins.route_models]\n"
+                f"[server]\nport = 0\n{server}\n[failover]\nretries = 0\n"
+                "[plugins.messages_api]\n[plugins.route_models]\n"
                 f"[plugins.vendor_{vendor}]\n{more}\n[[models]]\nname = 'm'\nvendor = '{vendor}'\nmodel = '{model}'\n"
-                f"base_url = '{base}'\napi_key = 'upstream-secret-0123456789'\noptions = {options}\n"
+                f"base_url = '{base}'\napi_key = 'upstream-secret-0123456789'\n{told}\n"
             )
             async with serving(text) as served, aiohttp.ClientSession() as session:
                 yield Front(served.url, session, stub)

@@ -1,0 +1,182 @@
+"""The surface within the pipeline: who may call, counts, errors of all kinds, caches, questions about tool calls."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatehook.testing import Reply
+
+Open = Callable[..., AbstractAsyncContextManager[Any]]
+
+ADMIN, USER = "sk-admin-0123456789abcdef", "sk-user-0123456789abcdefgh"
+KEYS = f'[plugins.auth_keys]\nadmin_keys = ["{ADMIN}"]\nkeys = ["{USER}"]\n'
+BODY: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+COUNT = "/v1/messages/count_tokens"
+
+
+# --- who may call --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", COUNT])
+async def test_a_key_is_shown_in_either_way(front: Open, path: str) -> None:
+    async with front(more=KEYS) as gateway:
+        for shown in ({"x-api-key": USER}, {"Authorization": f"Bearer {USER}"}):
+            assert (await gateway.ask(BODY, path, **shown)).status == 200
+        for shown in ({}, {"x-api-key": "wrong"}):
+            answer = await gateway.ask(BODY, path, **shown)
+            assert "API key" in answer.error(401, "authentication_error")
+
+
+async def test_a_model_that_a_user_may_not_use_is_none(front: Open, tmp_path: Path) -> None:
+    accounts = (
+        f'{KEYS}[plugins.database]\n[plugins.admin_api]\n[database]\nurl = "sqlite+aiosqlite:///{tmp_path}/g.db"\n'
+    )
+    as_admin = {"Authorization": f"Bearer {ADMIN}"}
+    async with front(more=accounts) as gateway:
+        user = {"user_id": "ann", "models": ["other"]}
+        assert (await gateway.ask(user, "/admin/users", **as_admin)).status == 201
+        key = (await gateway.ask({}, "/admin/users/ann/keys", **as_admin)).json["key"]
+        message = (await gateway.ask(BODY, COUNT, **{"x-api-key": key})).error(404, "not_found_error")
+        assert message == "the model 'm' does not exist"
+        (await gateway.ask(BODY, **{"x-api-key": key})).error(403, "permission_error")
+        assert (await gateway.ask(BODY, COUNT, **as_admin)).status == 200
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+async def test_tokens_are_counted_as_the_gateway_estimates_them(front: Open) -> None:
+    async with front() as gateway:
+        counts = []
+        for said in ("x" * 400, "x" * 4000):
+            body = {"model": "m", "messages": [{"role": "user", "content": said}]}
+            answer = await gateway.ask(body, COUNT)
+            assert answer.status == 200
+            assert set(answer.json) == {"input_tokens"}
+            assert answer.headers["request-id"].startswith("req_")
+            counts.append(answer.json["input_tokens"])
+    assert counts[1] - counts[0] == 900
+    assert 100 < counts[0] < 150
+    assert not gateway.stub.requests
+
+
+async def test_tokens_of_a_model_that_there_is_not_cannot_be_counted(front: Open) -> None:
+    async with front() as gateway:
+        answer = await gateway.ask(BODY | {"model": "nobody_knows_this"}, COUNT)
+    assert "nobody_knows_this" in answer.error(404, "not_found_error")
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_tells_the_request_in_both_headers_and_in_its_body(front: Open) -> None:
+    async with front(more=KEYS) as gateway:
+        for body, key in (
+            (BODY, "wrong"),
+            (b"{", USER),
+            (BODY | {"model": "none"}, USER),
+            (BODY | {"top_k": -1}, USER),
+        ):
+            answer = await gateway.ask(body, **{"x-api-key": key})
+            assert answer.status >= 400
+            ids = {answer.headers["request-id"], answer.headers["X-Request-ID"], answer.json["request_id"]}
+            assert len(ids) == 1
+
+
+async def test_a_good_answer_tells_it_too(front: Open) -> None:
+    async with front() as gateway:
+        answer = await gateway.ask(BODY)
+    assert answer.headers["request-id"] == answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+        ("GET", "/v1/messages/batches/b_1", 404, "not_found_error"),
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("PUT", COUNT, 405, "invalid_request_error"),
+    ],
+)
+async def test_other_paths_answer_in_its_shape(front: Open, method: str, path: str, status: int, kind: str) -> None:
+    async with front() as gateway:
+        assert path in (await gateway.ask(BODY, path, method)).error(status, kind)
+
+
+async def test_a_body_that_is_too_large_and_one_of_another_type(front: Open) -> None:
+    async with front(server="max_body = 1000") as gateway:
+        (await gateway.ask(BODY | {"system": "x" * 2000})).error(413, "request_too_large")
+        (await gateway.ask(BODY, **{"Content-Type": "text/plain"})).error(415, "invalid_request_error")
+
+
+async def test_the_beta_of_an_sdk_is_the_same_path(front: Open) -> None:
+    async with front() as gateway:
+        answer = await gateway.ask(BODY, "/v1/messages?beta=true", **{"anthropic-beta": "something-2026-01-01"})
+    assert answer.json["content"] == [{"type": "text", "text": "Yes."}]
+
+
+# --- beside other plugins ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_from_a_cache_is_the_one_that_was_stored(front: Open, stream: bool) -> None:
+    async with front("mock", Reply(), more="[plugins.cache]\n") as gateway:
+        first, again = [await gateway.ask(BODY | {"stream": stream}) for _ in range(2)]
+    assert [one.headers["X-Cache"] for one in (first, again)] == ["miss", "hit"]
+    if not stream:
+        assert {**again.json, "id": ""} == {**first.json, "id": ""}
+        return
+    assert first.events[1:] == again.events[1:]
+    assert first.events[-2]["usage"]["output_tokens"] > 0
+
+
+TOOLS = [{"name": "delete_it", "input_schema": {"type": "object", "properties": {}}}]
+
+
+def called(*, stream: bool, arguments: str = "{}") -> Reply:
+    """A vendor's answer that says something and calls a tool."""
+    made = {"id": "call_1", "type": "function", "function": {"name": "delete_it", "arguments": arguments}}
+    head = {"id": "up", "created": 5, "model": "up"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    if not stream:
+        message = {"role": "assistant", "content": "I do.", "tool_calls": [made]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        return Reply.of_json({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+    deltas: list[Any] = [{"role": "assistant", "content": "I do."}, {"tool_calls": [{"index": 0, **made}]}]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
+    chunks = [{**head, "object": "chat.completion.chunk", "choices": [one]} for one in choices]
+    events = [*chunks, {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
+    return Reply.of_events(b"".join(b"data: %b\n\n" % json.dumps(one).encode() for one in events) + b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_somebody_has_to_allow_is_told_beside_the_message(
+    front: Open, tmp_path: Path, stream: bool
+) -> None:
+    more = (
+        f'[plugins.database]\n[database]\nurl = "sqlite+aiosqlite:///{tmp_path}/g.db"\n'
+        '[plugins.tool_policy]\nrules = [{ tool = "delete_*", verdict = "confirm" }]\n'
+    )
+    async with front("openai", called(stream=stream), more=KEYS + more) as gateway:
+        answer = await gateway.ask(BODY | {"tools": TOOLS, "stream": stream}, **{"x-api-key": USER})
+    assert answer.status == 200, answer.body
+    told = answer.events[-2] if stream else answer.json
+    assert told["status"] == "require_confirmation"
+    assert told["session_id"].startswith("sess_")
+    assert [one["id"] for one in told["pending_tool_calls"]] == ["call_1"]
+    assert (told["delta"] if stream else told)["stop_reason"] == "end_turn"
+    if not stream:
+        assert told["content"] == [{"type": "text", "text": "I do."}]
+
+
+async def test_arguments_that_are_no_object_break_a_stream_off(front: Open) -> None:
+    async with front("openai", called(stream=True, arguments="[]")) as gateway:
+        answer = await gateway.ask(BODY | {"tools": TOOLS, "stream": True})
+    *_, last = answer.events
+    assert (last["type"], last["error"]["type"]) == ("error", "api_error")
+    assert "'delete_it' has arguments that are no JSON object" in last["error"]["message"]
