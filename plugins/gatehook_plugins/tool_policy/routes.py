@@ -132,6 +132,6 @@ class ToolRoutes:
         call = Call("chat", self._surface.name, request.headers, request.remote or "")
         own = request[PRINCIPAL].id == session.user_id
         call.principal = request[PRINCIPAL] if own else await kept.caller.principal(self._directory)
-        call.model, call.stream = session.model, stream
+        call.model, call.stream, call.extended = session.model, stream, kept.extended
         call.include_usage = stream and (kept.body.get("stream_options") or {}).get("include_usage") is True
         return call

@@ -36,6 +36,8 @@ class Kept(Struct, frozen=True):
     """What was decided, if that is so: what follows is all that is left to be done."""
     made: dict[str, str] = {}
     """What came of the calls that the gateway has made by this decision, by their ids: nothing is made twice."""
+    extended: bool = False
+    """As of the `Call` that asked."""
 
     @property
     def own_names(self) -> set[str]:
@@ -85,7 +87,7 @@ def new_session(call: Call, question: Question, now: int, lifetime: int) -> Sess
     """A session that begins `now` (epoch ms) and expires `lifetime` ms later."""
     principal = call.principal
     body, own = _parted(call)
-    kept = Kept(body, dict(question.message), Caller.of(principal), own)
+    kept = Kept(body, dict(question.message), Caller.of(principal), own, extended=call.extended)
     session = Session(
         id="sess_" + secrets.token_urlsafe(24),
         user_id=principal.id,

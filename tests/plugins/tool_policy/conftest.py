@@ -30,6 +30,7 @@ PLUGINS = """
 [plugins.openai_api]
 [plugins.llm_api]
 [plugins.generate_api]
+[plugins.messages_api]
 [plugins.route_models]
 [plugins.vendor_openai]
 [failover]

@@ -78,6 +78,19 @@ async def test_when_nothing_is_approved_the_model_hears_of_it_and_goes_on(
     assert (sent.get("stream", False), sent["temperature"], "tool_choice" in sent) == (stream, 0.5, False)
 
 
+async def test_a_conversation_of_another_dialect_goes_on_without_what_the_vendor_does_not_know(
+    sqlite_house: OpenHouse, vendor: Vendor
+) -> None:
+    tools = [{"name": "delete_city", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}]
+    thinking = {"type": "adaptive"}
+    async with sqlite_house(vendor.plain(vendor.call("delete_city")), vendor.plain(text="well")) as at:
+        asked = (await at.chat(path="/v1/messages", max_tokens=9, tools=tools, thinking=thinking)).json
+        answer = await at.deny(asked["session_id"])
+    assert answer.json["choices"][0]["message"]["content"] == "well"
+    first, second = (one.json for one in at.stub.requests)
+    assert second == first | {"messages": second["messages"]}
+
+
 async def test_the_next_turn_may_have_to_be_confirmed_again(house: OpenHouse, vendor: Vendor) -> None:
     async with house(vendor.plain(vendor.call("delete_city")), vendor.plain(vendor.call("delete_city", id="x"))) as at:
         first = await at.asked()
