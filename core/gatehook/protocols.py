@@ -44,6 +44,7 @@ __all__ = [
     "Limiter",
     "Observer",
     "OwnHeaders",
+    "OwnHeartbeat",
     "OwnStatus",
     "Permit",
     "Prober",
@@ -410,6 +411,16 @@ class OwnHeaders(Protocol):
 
     def error_headers(self, call: Call) -> Mapping[str, str]:
         """Further headers of an error answer; as for `Surface.error`, nothing but the call's id may be known."""
+        ...
+
+
+@runtime_checkable
+class OwnHeartbeat(Protocol):
+    """What a surface may also be: one whose contract has a sign of life of its own."""
+
+    @property
+    def heartbeat(self) -> bytes:
+        """The framed event that is sent in silence, in place of a comment (`server.heartbeat`)."""
         ...
 
 

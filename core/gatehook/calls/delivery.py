@@ -22,7 +22,7 @@ from gatehook.calls.tool_stream import RoundsStream
 from gatehook.errors import GatewayError
 from gatehook.jsonio import encode
 from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
-from gatehook.protocols import OwnHeaders, OwnStatus, Rewriter, Surface
+from gatehook.protocols import OwnHeaders, OwnHeartbeat, OwnStatus, Rewriter, Surface
 from gatehook.sse import COMMENT
 from gatehook.tools.gate import Gate
 
@@ -334,12 +334,13 @@ class Delivery(Struct, eq=False):
         return b"".join(framed)
 
     def _tell_alive(self) -> None:
-        """Send a comment, which readers of events ignore, unless what was sent before is still unread."""
+        """Send what readers of events ignore, a comment mostly, unless what was sent before is still unread."""
         response, transport = self._response, self._request.transport
         if response is None or transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return
+        sign = self._surface.heartbeat if isinstance(self._surface, OwnHeartbeat) else COMMENT
         with contextlib.suppress(StopIteration, ConnectionError):
-            response.write(COMMENT).send(None)  # a timer cannot await; with an empty buffer one step writes it
+            response.write(sign).send(None)  # a timer cannot await; with an empty buffer one step writes it
 
     async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
         """Write, waiting while the client's buffer is full, up to `write_timeout`."""

@@ -33,6 +33,7 @@ class MessagesSurface:
 
     name = "messages"
     canonical = False
+    heartbeat = frame(b'{"type":"ping"}', "ping")
 
     def parse(self, call: Call, request: web.Request, body: bytes) -> None:
         """Check the body and fill the call from it.

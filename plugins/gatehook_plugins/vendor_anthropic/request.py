@@ -36,7 +36,7 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
     _write_tools(body, payload, called, profile, drop)
     turns.keep_last_marks(_blocks(body), drop)
     _write_sampling(body, payload, profile, drop)
-    _write_output(body, payload, profile)
+    _write_output(body, payload, profile, drop)
     _write_limit(body, payload, profile, drop)
     if stop := _stop(payload.get("stop")):
         body["stop_sequences"] = stop
@@ -84,9 +84,12 @@ def _write_sampling(body: Body, payload: Mapping[str, Any], profile: Profile, dr
             drop(name)
 
 
-def _write_output(body: Body, payload: Mapping[str, Any], profile: Profile) -> None:
+def _write_output(body: Body, payload: Mapping[str, Any], profile: Profile, drop: Drop) -> None:
     config: Body = {}
     wire, effort = thinking.plan(payload, adaptive=profile.adaptive, reticent=profile.reticent)
+    for name in payload.get("output_config") or ():
+        if name != "effort":
+            drop(f"output_config.{name}")
     if wire is not None:
         body["thinking"] = wire
     if effort is not None:

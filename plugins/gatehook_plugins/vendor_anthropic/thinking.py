@@ -27,13 +27,16 @@ def plan(payload: Mapping[str, Any], *, adaptive: bool, reticent: bool) -> tuple
         reticent: whether it shows its thinking only if it is asked to.
 
     Raises:
-        InvalidRequest: an unknown effort, a `thinking` that is no object, or two answers to one question.
+        InvalidRequest: an unknown effort, a `thinking` or `output_config` that is no object, or two answers to one
+            question.
     """
     effort, thinking = payload.get("reasoning_effort"), payload.get("thinking")
-    own = payload.get("output_config")
+    own = payload.get("output_config") or {}
+    if not isinstance(own, dict):
+        raise InvalidRequest("output_config: expected an object", param="output_config")
     if thinking is not None and (not isinstance(thinking, dict) or not isinstance(thinking.get("type"), str)):
         raise InvalidRequest("thinking: expected an object with a type", param="thinking")
-    if isinstance(own, dict) and own.get("effort") is not None:
+    if own.get("effort") is not None:
         return thinking, own["effort"]  # said in Anthropic's own words, so nothing is read into it
     if effort is None:
         return thinking, None

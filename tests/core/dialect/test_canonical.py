@@ -135,6 +135,11 @@ def test_the_finish_comes_with_an_empty_delta(reason: str) -> None:
     assert finish.finished
 
 
+def test_the_stop_that_it_came_to_is_told_where_it_is_known() -> None:
+    finish = StreamBuilder(call()).finish("stop", at="END")
+    assert choice(finish)["stop_reason"] == "END"
+
+
 def test_a_choice_with_tool_calls_that_stopped_is_reported_as_tool_calls() -> None:
     build = StreamBuilder(call())
     build.tool_call("a", "f", index=1)

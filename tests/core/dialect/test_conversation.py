@@ -239,6 +239,14 @@ class TestTools:
         assert (image.blob, image.cache) == (Blob("image/png", PNG), MARK)
         assert image.path.startswith("messages[1].content[1]")
 
+    def test_a_failed_tool_is_told_as_such_or_in_words(self) -> None:
+        messages = [assistant(None, call("a")), {**tool("a", "no such thing"), "is_error": True}]
+        for tells, said in ((True, []), (False, [Text("The tool failed: ")])):
+            lost: list[str] = []
+            [_, answered] = read_conversation(messages, lost.append, tells_failures=tells).turns
+            result = ToolResult("a", "look", [*said, Text("no such thing")], "messages[1]", failed=True)
+            assert (answered.parts, lost) == ([result], [])
+
     def test_an_error_word_in_a_result_means_nothing(self) -> None:
         [_, answered] = turns(assistant(None, call("a")), tool("a", '{"error": "not really"}'))
         assert answered.parts == [ToolResult("a", "look", [Text('{"error": "not really"}')], "messages[1]")]
@@ -467,6 +475,12 @@ class TestMedia:
         part = only(user([{"type": "file", "file": {"file_id": "file_1"}}]))
         assert isinstance(part, Media)
         assert (part.file_id, part.blob) == ("file_1", None)
+
+    def test_a_document_by_its_url(self) -> None:
+        part = only(user([{"type": "file", "file": {"file_url": "https://papers.test/a.pdf", "filename": "A"}}]))
+        assert part == Media("file", "messages[0].content[0].file", url="https://papers.test/a.pdf", filename="A")
+        wrong = refusal(user([{"type": "file", "file": {"file_url": "file:///etc/passwd"}}]))
+        assert wrong.param == "messages[0].content[0].file.file_url"
 
     @pytest.mark.parametrize("file", [{}, {"filename": "a.pdf"}, {"file_data": None, "file_id": None}])
     def test_a_document_that_is_nowhere_is_refused(self, file: Message) -> None:

@@ -180,3 +180,21 @@ async def test_arguments_that_are_no_object_break_a_stream_off(front: Open) -> N
     *_, last = answer.events
     assert (last["type"], last["error"]["type"]) == ("error", "api_error")
     assert "'delete_it' has arguments that are no JSON object" in last["error"]["message"]
+
+
+# --- silence -------------------------------------------------------------------------------------------------------
+
+
+async def test_silence_is_broken_by_pings(front: Open) -> None:
+    first = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hm"}, "finish_reason": None}]}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    thinking = [b": thinking\n\n"] * 20
+    pieces = [b"data: %b\n\n" % json.dumps(one).encode() for one in (first, last)]
+    reply = Reply.of_events([pieces[0], *thinking, pieces[1], b"data: [DONE]\n\n"], pause=0.05)
+    async with front("openai", reply, server="heartbeat = 0.1") as gateway:
+        answer = await gateway.ask(BODY | {"stream": True})
+    kinds = [event["type"] for event in answer.events]
+    assert kinds.count("ping") >= 2
+    assert b": keep-alive" not in answer.body
+    assert kinds[0] == "message_start"
+    assert kinds[-1] == "message_stop"

@@ -279,3 +279,20 @@ async def test_what_says_nothing_is_asked_as_it_is(front: Open) -> None:
         answer = await gateway.ask(asking(messages=messages, system=""))
     assert answer.status == 200, answer.body
     assert json.loads(json.dumps(gateway.asked["messages"]))[-1] == {"role": "user", "content": ""}
+
+
+# --- what Gemini gets ----------------------------------------------------------------------------------------------
+
+YES = Reply.of_json({"candidates": [{"index": 0, "content": {"parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]})
+
+
+async def test_gemini_hears_of_failed_tools_in_words_and_of_no_thinking(front: Open) -> None:
+    messages = [*HI, *said(use("a"), role="assistant"), *said(result("a", "no such thing", is_error=True))]
+    body = asking(messages=messages, tools=[LOOK], thinking={"type": "adaptive"}, output_config={"effort": "low"})
+    async with front("gemini", YES, model="gemini-2.5-flash") as gateway:
+        answer = await gateway.ask(body)
+    assert answer.status == 200, answer.body
+    (response,) = gateway.asked["contents"][-1]["parts"]
+    assert response["functionResponse"]["response"] == {"result": "The tool failed: no such thing"}
+    assert gateway.asked["generationConfig"]["thinkingConfig"]
+    assert answer.headers["X-Gatehook-Dropped-Params"] == "thinking"

@@ -43,6 +43,8 @@ async def test_a_bare_chat_sends_the_least(ask: Any) -> None:
         ({"response_format": {"type": "text"}}, {}),
         ({"response_format": json_schema()}, {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}),
         ({"stream": False}, {}),
+        ({"service_tier": "standard_only"}, {"service_tier": "standard_only"}),
+        ({"service_tier": "default"}, {}),
     ],
 )
 async def test_mapped_without_loss(ask: Any, given: Any, sent: Any) -> None:

@@ -34,6 +34,23 @@ async def test_effort_stays_an_effort_for_models_that_decide_themselves(ask: Any
     assert (run.body["max_tokens"], run.dropped) == (50, [])
 
 
+@pytest.mark.parametrize("model", [OLD, NEW])
+async def test_an_effort_in_anthropic_s_own_words_is_sent_as_it_is(ask: Any, model: str) -> None:
+    for thinking in ({}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}):
+        asked = {"output_config": {"effort": "xhigh"}, "reasoning_effort": "high", "max_tokens": 2000, **thinking}
+        run = await ask(asked, model=model)
+        assert run.body["output_config"] == {"effort": "xhigh"}
+        assert ({name: run.body[name] for name in thinking}, run.dropped) == (thinking, [])
+        assert ("thinking" in run.body) == bool(thinking)
+
+
+async def test_the_rest_of_those_words_is_dropped(ask: Any) -> None:
+    run = await ask({"output_config": {"format": {"type": "json_schema"}}})
+    assert (run.body.get("output_config"), run.dropped) == (None, ["output_config.format"])
+    with pytest.raises(InvalidRequest, match="output_config: expected an object"):
+        await ask({"output_config": "high"})
+
+
 @pytest.mark.parametrize("model", ["claude-opus-4-7", "claude-opus-5", "claude-sonnet-5", "claude-fable-5"])
 async def test_later_models_are_asked_to_show_their_thinking_and_know_one_effort_more(ask: Any, model: str) -> None:
     run = await ask({"reasoning_effort": "xhigh"}, model=model)
