@@ -436,6 +436,10 @@ class Call(Struct, eq=False):
             raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
 
 
+_MOST_NOTED = 1000
+"""Names that are kept of what an attempt had to leave out: more than a header holds."""
+
+
 class Attempt(Struct, eq=False):
     """One try of one deployment: all that a vendor is handed.
 
@@ -480,5 +484,5 @@ class Attempt(Struct, eq=False):
 
     def note(self, name: str) -> None:
         """Say, in the same header, that something of the vendor's answer had to be left out or changed."""
-        if name not in self.dropped:
+        if len(self.dropped) < _MOST_NOTED and name not in self.dropped:
             self.dropped.append(name)

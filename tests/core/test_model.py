@@ -174,6 +174,13 @@ def test_what_an_attempt_drops_is_told_once_and_in_order() -> None:
     assert attempt.dropped == ["seed", "user"]
 
 
+def test_an_attempt_notes_no_more_than_could_be_told() -> None:
+    attempt = Attempt(call(), Target("m#1", "m", "v", "u"))
+    for number in range(3000):  # each is compared with all before it
+        attempt.drop(f"messages[{number}].name")
+    assert len(attempt.dropped) == 1000
+
+
 def test_a_framed_batch_is_taken_apart_once_and_only_when_looked_at() -> None:
     split: list[bytes] = []
 

@@ -199,11 +199,21 @@ class Attempts:
         if table:
             attempt.sifted, attempt.dropped = sift(call.payload, table, vendor=target.vendor, strict=target.strict)
         if call.lost:
-            for name in call.lost:
-                attempt.drop(name)
+            _tell_lost(attempt, call.lost)
         if attempt.defaults:
             attempt.sifted = {**attempt.payload, **attempt.defaults}
         return vendor, attempt
+
+
+def _tell_lost(attempt: Attempt, lost: Sequence[str]) -> None:
+    """Say what the surface has left out.
+
+    Raises:
+        InvalidRequest: the deployment is `strict`.
+    """
+    if attempt.target.strict:
+        attempt.drop(lost[0])
+    attempt.dropped = [*attempt.dropped, *lost]
 
 
 def _late(target: Target) -> GatewayError:

@@ -236,7 +236,7 @@ class Delivery(Struct, eq=False):
         if call.target is not None:
             headers["X-Gatehook-Deployment"] = _header_value(call.target.key)
         if call.dropped:
-            headers["X-Gatehook-Dropped-Params"] = _header_value(", ".join(call.dropped))
+            headers["X-Gatehook-Dropped-Params"] = _dropped_value(call.dropped)
         return headers
 
     async def _early_headers(self) -> dict[str, str]:
@@ -261,7 +261,7 @@ class Delivery(Struct, eq=False):
         if call.target is not None:
             lines += _deployment_line(call.target.key)
         if call.dropped:
-            lines += f"X-Gatehook-Dropped-Params: {_header_value(', '.join(call.dropped))}\r\n"
+            lines += f"X-Gatehook-Dropped-Params: {_dropped_value(call.dropped)}\r\n"
         return lines
 
     async def _open(self, watch: Watch) -> web.StreamResponse:
@@ -369,6 +369,11 @@ def _client_too_slow() -> ConnectionError:
 @functools.lru_cache(maxsize=1024)
 def _deployment_line(key: str) -> str:
     return f"X-Gatehook-Deployment: {_header_value(key)}\r\n"
+
+
+def _dropped_value(dropped: Sequence[str]) -> str:
+    # Cut before it is looked up: clients write these names, and what is looked up is kept.
+    return _header_value(", ".join(dropped)[: _HEADER_LENGTH + 1])
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,8 +1,11 @@
 """What a deployment has no place for is told in a header, or refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
+from gatehook.calls import delivery
 from gatehook.testing import StubUpstream
 
 House = Callable[..., Any]
@@ -33,6 +36,22 @@ async def test_thousands_of_lost_parameters_do_not_break_the_answer(house: House
     async with StubUpstream(wire.text("x")) as stub, house(wire.deployment(stub)) as home:
         status, answer, _ = await home.ask(body)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "x")
+
+
+async def test_thousands_of_lost_parameters_are_not_kept(
+    house: House, wires: Sequence[Wire], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, kept = wires[1], list[str]()
+
+    def value(text: str) -> str:
+        kept.append(text)
+        return "…"
+
+    monkeypatch.setattr(delivery, "_header_value", value)
+    body = {**CHAT, **{f"unknown_{number}": 1 for number in range(2000)}}
+    async with StubUpstream(wire.text("x")) as stub, house(wire.deployment(stub)) as home:
+        assert (await home.ask(body))[0] == 200
+    assert max(map(len, kept)) < 5000, "what is looked up is kept for the next answer"
 
 
 async def test_strict_deployments_refuse_what_others_drop(house: House, wire: Wire) -> None:
