@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatehook import Call, Document, MalformedJSON, UpstreamError, Usage, confirmation_of, decode
+from gatehook import Call, Document, MalformedJSON, UpstreamError, Usage, confirmation_of, decode, tool_call_id
 
 __all__ = [
     "decoded",
@@ -42,7 +42,8 @@ def message_of(call: Call, document: Document, usage: Usage | None) -> dict[str,
     if text := text_of(message.get("content")):
         content.append({"type": "text", "text": text})
     content += _calls(message.get("tool_calls") or (), cut=reason == "length")
-    stop = stop_of(choice, message.get("refusal") or "")
+    calls = any(block["type"] == "tool_use" for block in content)
+    stop = stop_of(choice, message.get("refusal") or "", calls=calls)
     return {**head(call), "content": content, **stop, "usage": usage_of(usage), **confirmation_of(data)}
 
 
@@ -69,18 +70,23 @@ def head(call: Call) -> dict[str, Any]:
     return {"id": name, "type": "message", "role": "assistant", "model": call.public_name}
 
 
-def stop_of(choice: Mapping[str, Any], refusal: str) -> dict[str, Any]:
-    """Why an answer ended; `refusal` is why the model refuses, "" if it does not.
+def stop_of(choice: Mapping[str, Any], refusal: str, *, calls: bool) -> dict[str, Any]:
+    """Why an answer ended. The text that it stopped at is told where its vendor does, as `stop_reason` of the choice.
 
-    The text that it stopped at is told where the vendor tells it, as `stop_reason` of the choice.
+    Args:
+        choice: the one with the finish reason.
+        refusal: why the model refuses, "" if it does not.
+        calls: whether it calls tools, which some vendors call a stop.
     """
-    reason, at = _STOPS.get(choice.get("finish_reason") or "", "end_turn"), choice.get("stop_reason")
+    reason = _STOPS.get(choice.get("finish_reason") or "", "end_turn")
+    at, details, told = None, None, choice.get("stop_reason")
     if refusal:
-        details = {"type": "refusal", "category": None, "explanation": refusal}
-        return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
-    if reason == "end_turn" and isinstance(at, str) and at:
-        return {"stop_reason": "stop_sequence", "stop_sequence": at, "stop_details": None}
-    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None}
+        reason, details = "refusal", {"type": "refusal", "category": None, "explanation": refusal}
+    elif reason == "end_turn" and calls:
+        reason = "tool_use"
+    elif reason == "end_turn" and isinstance(told, str) and told:
+        reason, at = "stop_sequence", told
+    return {"stop_reason": reason, "stop_sequence": at, "stop_details": details}
 
 
 def usage_of(usage: Usage | None) -> dict[str, Any]:
@@ -127,11 +133,10 @@ def tool_input(name: str, arguments: str) -> dict[str, Any]:
 
 
 def _thoughts(message: Mapping[str, Any]) -> list[Block]:
-    """The blocks that their vendor wants back as they are; without any, the thoughts as far as they are told."""
-    if signed := message.get("thinking_blocks"):
-        return list(signed)
-    text = reasoning_of(message)
-    return [{"type": "thinking", "thinking": text, "signature": ""}] if text else []
+    """The blocks that their vendor wants back as they are; if none says anything, the thoughts as they are told."""
+    signed = message.get("thinking_blocks") or []
+    text = "" if any(block.get("type") == "thinking" for block in signed) else reasoning_of(message)
+    return [*([{"type": "thinking", "thinking": text, "signature": ""}] if text else []), *signed]
 
 
 def _calls(calls: Any, *, cut: bool) -> list[Block]:
@@ -146,7 +151,8 @@ def _calls(calls: Any, *, cut: bool) -> list[Block]:
             if cut and place == len(calls) - 1:
                 return made
             raise
-        made.append({"type": "tool_use", "id": call.get("id"), "name": name, "input": given, **extra_of(call)})
+        known = call.get("id") or tool_call_id()
+        made.append({"type": "tool_use", "id": known, "name": name, "input": given, **extra_of(call)})
     return made
 
 

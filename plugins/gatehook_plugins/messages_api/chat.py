@@ -1,6 +1,6 @@
 """A request of the Messages API as a chat in OpenAI's shape, with the extensions of `gatehook.dialect.plain`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -63,7 +63,7 @@ def read_count(data: Mapping[str, Any]) -> Chat:
 
 
 def _read(request: CountRequest, data: Mapping[str, Any]) -> Chat:
-    lost = _left_out(data)
+    lost = [*_left_out(data), *_left_out_of_tools(data.get("tools") or ())]
     messages = system_of(request.system) + messages_of(request.messages, lost.append)
     if request.cache_control is not None:
         _mark_last(messages, request.cache_control)
@@ -72,7 +72,7 @@ def _read(request: CountRequest, data: Mapping[str, Any]) -> Chat:
         body["tools"] = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(request.tools)]
     if request.tool_choice is not None:
         body["tool_choice"] = _choice(request.tool_choice)
-        if request.tool_choice.disable_parallel_tool_use:
+        if request.tool_choice.disable_parallel_tool_use and request.tools:
             body["parallel_tool_calls"] = False
     if request.stop_sequences:
         body["stop"] = request.stop_sequences
@@ -101,6 +101,13 @@ def _left_out(data: Mapping[str, Any]) -> list[str]:
 
 
 _KNOWN: Final = frozenset(MessagesRequest.__struct_fields__)
+_OF_TOOLS: Final = frozenset(ToolDefinition.__struct_fields__)
+
+
+def _left_out_of_tools(tools: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is told of tools, such as examples, that no other vendor could be told."""
+    names = {name: None for tool in tools for name, value in tool.items() if value and name not in _OF_TOOLS}
+    return [f"tools.{name}" for name in names]
 
 
 def _mark_last(messages: list[dict[str, Any]], mark: dict[str, Any]) -> None:

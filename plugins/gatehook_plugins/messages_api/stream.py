@@ -81,7 +81,7 @@ class Events:
         out: list[bytes] = []
         if not self._begun:
             self._begin(out)
-        delta = stop_of(self._end, "".join(self._refusal))
+        delta = stop_of(self._end, "".join(self._refusal), calls=bool(self._ended))
         counts = usage_of(usage or self._usage)
         out.append(_event("message_delta", delta=delta, usage=counts, **self._asked))
         out.append(_event("message_stop"))

@@ -87,6 +87,19 @@ async def test_tools(front: Open) -> None:
     assert answer.headers["X-Gatehook-Dropped-Params"] == "cache_control"
 
 
+async def test_what_else_tools_have_is_told_as_dropped_once(front: Open) -> None:
+    tools = [{**LOOK, "input_examples": [{}], "defer_loading": False, "x": None}, {**LOOK, "input_examples": [{}]}]
+    async with front() as gateway:
+        answer = await gateway.ask(asking(tools=tools))
+    assert answer.headers["X-Gatehook-Dropped-Params"] == "tools.input_examples"
+
+
+async def test_without_tools_there_is_nothing_to_be_called_one_by_one(front: Open) -> None:
+    async with front() as gateway:
+        await gateway.ask(asking(tool_choice={"type": "auto", "disable_parallel_tool_use": True}))
+    assert "parallel_tool_calls" not in gateway.asked
+
+
 @pytest.mark.parametrize(("kind", "told"), [("auto", "auto"), ("any", "required"), ("none", "none")])
 async def test_tool_choices(front: Open, kind: str, told: str) -> None:
     async with front() as gateway:

@@ -182,6 +182,16 @@ def test_signed_thoughts_are_signed_where_they_end() -> None:
     assert message["content"] == [signed, sealed, silent, alone, {"type": "text", "text": "Yes."}]
 
 
+def test_thoughts_beside_sealed_ones_are_told_too() -> None:
+    sealed = {"type": "redacted_thinking", "data": "x"}
+    message = plain({"content": "A", "reasoning_content": "Hm.", "thinking_blocks": [sealed]})
+    streamed_too = put_together(
+        streamed([{"reasoning_content": "Hm."}, {"thinking_blocks": [sealed]}, {"content": "A"}])
+    )
+    assert message["content"] == streamed_too["content"]
+    assert [block["type"] for block in message["content"]] == ["thinking", "redacted_thinking", "text"]
+
+
 def test_why_it_ended_and_what_it_took_are_told_at_the_end() -> None:
     message = put_together(streamed([{"content": "A"}], "length"))
     assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
@@ -191,6 +201,20 @@ def test_why_it_ended_and_what_it_took_are_told_at_the_end() -> None:
         "cache_read_input_tokens": 4,
         "output_tokens": 5,
     }
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls", "function_call"])
+def test_an_answer_that_calls_tools_ends_with_them_whatever_its_vendor_says(reason: str) -> None:
+    made = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    assert put_together(streamed([{"tool_calls": [made]}], reason))["stop_reason"] == "tool_use"
+    assert plain({"tool_calls": [made]}, reason)["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize(("at", "told"), [("END", ("stop_sequence", "END")), (7, ("end_turn", None))])
+def test_the_stop_that_an_answer_came_to_is_told_where_its_vendor_tells_it(at: Any, told: Any) -> None:
+    data = {"choices": [{"index": 0, "message": {"content": "A"}, "finish_reason": "stop", "stop_reason": at}]}
+    message = message_of(call(), Completion(data), USAGE)
+    assert (message["stop_reason"], message["stop_sequence"]) == told
 
 
 def test_a_refusal_is_explained() -> None:
