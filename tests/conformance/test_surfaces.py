@@ -76,6 +76,27 @@ def named_events(body: bytes) -> list[Any]:
     return found
 
 
+class TestResponsesAPI(SurfaceConformance):
+    plugin = "responses_api"
+    path = "/v1/responses"
+
+    def asks(self, model: str, prompt: str, *, stream: bool) -> Mapping[str, Any]:
+        return {"model": model, "input": prompt, "stream": stream}
+
+    def text(self, body: bytes, *, stream: bool) -> str:
+        if stream:
+            deltas = [json.loads(event.partition(b"data: ")[2]) for event in body.split(b"\n\n") if event]
+            return "".join(one["delta"] for one in deltas if one["type"] == "response.output_text.delta")
+        (message,) = json.loads(body)["output"]
+        return "".join(part["text"] for part in message["content"])
+
+    def error(self, body: bytes, *, stream: bool) -> str:
+        if stream:
+            last = json.loads(body.split(b"\n\n")[-2].partition(b"data: ")[2])
+            return str(last["response"]["error"]["message"]) if last["type"] == "response.failed" else ""
+        return str(json.loads(body).get("error", {}).get("message", ""))
+
+
 # --- faults --------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ LOST: dict[str, dict[str, Any]] = {
     "messages_api": {},
     "metrics": {"/metrics": 404},
     "openai_api": {"/v1/models": 404, "chat": (404, "unknown_path")},
+    "responses_api": {},
     "route_models": {"chat": (503, "no_router")},
     "system_api": {},
     "vendor_anthropic": {},

@@ -260,6 +260,12 @@ async def test_the_program_for_messages_prints_it_too(shipped: OpenShipped, outp
         assert await output(sys.executable, "-c", program) == ANSWER + "\n"
 
 
+async def test_the_program_in_the_newer_dialect_prints_the_same(shipped: OpenShipped, output: Output) -> None:
+    async with shipped() as served:
+        program = block("python", "responses.create").replace(ADDRESS, served.url)
+        assert await output(sys.executable, "-c", program) == ANSWER + "\n"
+
+
 # --- keys, limits and money ----------------------------------------------------------------------------------------
 
 

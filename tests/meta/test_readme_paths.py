@@ -34,6 +34,7 @@ def paths() -> Iterator[tuple[str, str]]:
 
 BODIES: Mapping[str, Mapping[str, Any]] = {
     CHAT: HELLO,
+    "/v1/responses": {"model": "mock", "input": "Hello!"},
     "/v1/completions": {"model": "mock", "prompt": "Hello!"},
     "/v1/embeddings": {"model": "mock", "input": "Hello!"},
     "/v1/messages": {**HELLO, "max_tokens": 100},

@@ -1,0 +1,195 @@
+"""The items of `input` as the messages of a chat.
+
+What a model gave in one turn (reasoning, text, calls) are several items here and one message there; so consecutive
+items of that kind become one. Reasoning goes back to where it came from: in plain as `reasoning_content`, which some
+vendors want to see again, and signed as `thinking_blocks`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+from msgspec import Struct
+
+from gatehook import InvalidRequest, fitted
+from gatehook.chats import Name, Text
+from gatehook_plugins.responses_api.parts import InputPart, OutputPart, Refusal, as_content
+from gatehook_plugins.responses_api.sealing import unsealed
+
+__all__ = ["Messages"]
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+class Said(Struct):
+    """What somebody else than the model says."""
+
+    role: Literal["user", "system", "developer"]
+    content: str | list[InputPart]
+
+
+class Answered(Struct):
+    """What the model said."""
+
+    content: str | list[OutputPart]
+    extra_content: Object | None = None
+
+
+class Called(Struct):
+    """A call of the model's."""
+
+    call_id: Text
+    name: Name
+    arguments: str
+    extra_content: Object | None = None
+
+
+class Result(Struct):
+    """What the tool gave that was called."""
+
+    call_id: Text
+    output: str | list[InputPart]
+
+
+class Thought(Struct):
+    """A piece of reasoning."""
+
+    text: str
+
+
+class Reasoned(Struct):
+    """What the model thought; in plain, and as its vendor has sealed it."""
+
+    summary: list[Thought] | None = None
+    content: list[Thought] | None = None
+    encrypted_content: str | None = None
+
+
+class Messages:
+    """Reads items in their order. `made` are the messages, `origins` where in the request each of them comes from."""
+
+    def __init__(self, drop: Callable[[str], None]) -> None:
+        """`drop` is told the path of what cannot be sent on, and need not be."""
+        self.made: list[Object] = []
+        self.origins: list[str] = []
+        self._drop = drop
+        self._turn: Object | None = None
+        """The model's message that the next item may belong to."""
+        self._readers: Final[Mapping[str, Callable[[Object, str], None]]] = {
+            "message": self._message,
+            "function_call": self._call,
+            "function_call_output": self._result,
+            "reasoning": self._reasoning,
+        }
+
+    def instruct(self, instructions: str) -> None:
+        """Begin with what the model is told to be."""
+        self._add({"role": "system", "content": instructions}, "instructions")
+
+    def read(self, given: str | Sequence[Object]) -> None:
+        """Read the whole input.
+
+        Raises:
+            InvalidRequest: naming the path of what is wrong, or of an item of a type that cannot be sent on.
+        """
+        if isinstance(given, str):
+            self._add({"role": "user", "content": given}, "input")
+            return
+        for number, item in enumerate(given):
+            path = f"input[{number}]"
+            kind = item.get("type") or ("message" if "role" in item else None)
+            if kind is None:
+                raise InvalidRequest(f"{path}.type: required, but missing", param=f"{path}.type")
+            reader = self._readers.get(kind) if isinstance(kind, str) else None
+            if reader is None:
+                raise _unknown(kind, path)
+            reader(item, path)
+        for message in self.made:  # reasoning alone is no message to a vendor
+            if message["role"] == "assistant" and "tool_calls" not in message:
+                message.setdefault("content", "")
+
+    def _add(self, message: Object, path: str) -> None:
+        self._turn = message if message["role"] == "assistant" else None
+        self.made.append(message)
+        self.origins.append(path)
+
+    def _answer(self, path: str) -> Object:
+        """The model's message that an item belongs to."""
+        if self._turn is None:
+            self._add({"role": "assistant"}, path)
+        assert self._turn is not None  # noqa: S101
+        return self._turn
+
+    def _message(self, item: Object, path: str) -> None:
+        if item.get("role") == "assistant":
+            self._answered(_fitted(item, Answered, path), self._answer(path), path)
+            return
+        said = _fitted(item, Said, path)
+        self._add({"role": said.role, "content": as_content(said.content, f"{path}.content")}, path)
+
+    def _answered(self, said: Answered, turn: Object, path: str) -> None:
+        given: str | Sequence[OutputPart] = said.content
+        if refusal := "".join(part.refusal for part in given if isinstance(part, Refusal)):
+            turn["refusal"] = turn.get("refusal", "") + refusal
+        words = given if isinstance(given, str) else [part for part in given if not isinstance(part, Refusal)]
+        content = as_content(words, f"{path}.content") or ""
+        earlier = turn.get("content")
+        turn["content"] = content if not earlier else [*_as_parts(earlier), *_as_parts(content)]
+        if said.extra_content:
+            turn["extra_content"] = said.extra_content
+
+    def _call(self, item: Object, path: str) -> None:
+        called, turn = _fitted(item, Called, path), self._answer(path)
+        call = {
+            "id": called.call_id,
+            "type": "function",
+            "function": {"name": called.name, "arguments": called.arguments},
+        }
+        if called.extra_content:
+            call["extra_content"] = called.extra_content
+        turn.setdefault("content", None)
+        turn.setdefault("tool_calls", []).append(call)
+
+    def _result(self, item: Object, path: str) -> None:
+        result = _fitted(item, Result, path)
+        content = as_content(result.output, f"{path}.output")
+        self._add({"role": "tool", "tool_call_id": result.call_id, "content": content}, path)
+
+    def _reasoning(self, item: Object, path: str) -> None:
+        reasoned = _fitted(item, Reasoned, path)
+        blocks = unsealed(reasoned.encrypted_content) if reasoned.encrypted_content else []
+        if blocks is None:
+            self._drop(f"{path}.encrypted_content")
+        turn = self._answer(path)
+        if text := "".join(one.text for one in reasoned.summary or reasoned.content or ()):
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+        if blocks:
+            turn["thinking_blocks"] = [*turn.get("thinking_blocks", ()), *blocks]
+
+
+def _as_parts(content: str | list[Object]) -> list[Object]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _fitted(item: Object, kind: type[T], path: str) -> T:
+    """An item as a type.
+
+    Raises:
+        InvalidRequest: naming the field by its path in the request.
+    """
+    try:
+        return fitted(item, kind)
+    except InvalidRequest as error:
+        what = error.message.removeprefix("the body: ")
+        below = f"{path}.{error.param}" if error.param else path
+        message = f"{path}.{what}" if error.param else f"{path}: {what}"
+        raise InvalidRequest(message, param=below) from None
+
+
+def _unknown(kind: object, path: str) -> InvalidRequest:
+    if kind == "item_reference":
+        why = "this gateway keeps no items; send the item itself"
+    else:
+        shown = repr(kind[:64]) if isinstance(kind, str) else "of this type"
+        why = f"items {shown} cannot be sent on; there are: message, function_call, function_call_output, reasoning"
+    return InvalidRequest(f"{path}.type: {why}", param=f"{path}.type")

@@ -1,0 +1,132 @@
+"""The output of one response: items made of a chat's deltas, in the order in which they come.
+
+Reasoning and messages are open one at a time, as clients expect; whatever comes next closes them. Calls stay open to
+the end, as the arguments of several may come by turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gatehook_plugins.responses_api.call_item import CallItem, arguments_of
+from gatehook_plugins.responses_api.events import Events
+from gatehook_plugins.responses_api.message_item import MessageItem
+from gatehook_plugins.responses_api.reasoning_item import ReasoningItem
+
+__all__ = ["Output"]
+
+
+class Output:
+    """Takes deltas. `items` are complete when it is finished."""
+
+    def __init__(self, suffix: str, events: Events) -> None:
+        """`suffix` is what the ids of all items have in common."""
+        self.items: list[dict[str, Any]] = []
+        self._suffix = suffix
+        self._events = events
+        self._open: ReasoningItem | MessageItem | None = None
+        self._calls: list[CallItem] = []
+        self._by_place: dict[Any, CallItem] = {}
+        """The call that a number of the vendor's stands for now."""
+        self._latest: ReasoningItem | MessageItem | CallItem | None = None
+
+    def add(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
+        """Take the next delta of the model's message, or all of the message."""
+        thought = delta.get("reasoning_content") or delta.get("reasoning")  # servers have two names for it
+        if thought and isinstance(thought, str):
+            self._reasoning().say(thought)
+        if blocks := delta.get("thinking_blocks"):
+            self._reasoning().seal(blocks)
+        content = delta.get("content")
+        if logprobs or isinstance(content, list):
+            self._say_parts(content, _logprobs(logprobs))
+        elif content and isinstance(content, str):
+            self._message().say("output_text", content)
+        if (refusal := delta.get("refusal")) and isinstance(refusal, str):
+            self._message().say("refusal", refusal)
+        if isinstance(extra := delta.get("extra_content"), dict):
+            self._message().item["extra_content"] = extra
+        for piece in delta.get("tool_calls") or ():
+            self._call(piece)
+
+    def finish(self, *, whole: bool) -> None:
+        """Close what is open; `whole`: whether the model has said all it wanted to, and so says something at least."""
+        if whole and not self._calls and not any(item["type"] == "message" for item in self.items):
+            self._message().say("output_text", "")
+        latest = "completed" if whole else "incomplete"
+        for item in (self._open, *self._calls):
+            if item is not None:
+                item.close(latest if item is self._latest else "completed")
+        self._open = None
+
+    def _say_parts(self, content: Any, logprobs: Sequence[dict[str, Any]]) -> None:
+        """Text with log probabilities, or parts, as Mistral's reasoning models have them."""
+        for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            if not isinstance(part, dict):
+                continue
+            text = part.get("text")
+            if part.get("type") == "text" and (text or (logprobs and isinstance(self._open, MessageItem))):
+                self._message().say("output_text", text or "", logprobs)
+            elif part.get("type") == "thinking":
+                thoughts = part.get("thinking")
+                for thought in thoughts if isinstance(thoughts, list) else ():
+                    if isinstance(thought, dict) and thought.get("text"):
+                        self._reasoning().say(thought["text"])
+
+    def _reasoning(self) -> ReasoningItem:
+        if not isinstance(self._open, ReasoningItem):
+            self._close()
+            self._open = ReasoningItem(self._events, *self._next())
+            self.items.append(self._open.item)
+        self._latest = self._open
+        return self._open
+
+    def _message(self) -> MessageItem:
+        if not isinstance(self._open, MessageItem):
+            self._close()
+            self._open = MessageItem(self._events, *self._next())
+            self.items.append(self._open.item)
+        self._latest = self._open
+        return self._open
+
+    def _call(self, piece: Mapping[str, Any]) -> None:
+        place, key = piece.get("index"), piece.get("id")
+        call = self._by_place.get(place)
+        # Some servers number no calls, or all of them 0: another id is another call.
+        if call is None or (key and call.given_id not in ("", key)):
+            self._close()
+            call = self._by_place[place] = CallItem(self._events, *self._next())
+            self._calls.append(call)
+            self.items.append(call.item)
+        self._latest = call
+        call.name(piece)
+        if fragment := arguments_of(piece):
+            self._announce(call)
+            call.say(fragment)
+
+    def _announce(self, call: CallItem) -> None:
+        """Announce a call, and before it those that were begun before it."""
+        if not call.announced:
+            for one in self._calls[: self._calls.index(call) + 1]:
+                one.announce()
+
+    def _close(self) -> None:
+        for call in self._calls:
+            call.announce()  # in the order of the items
+        if self._open is not None:
+            self._open.close("completed")
+            self._open = None
+
+    def _next(self) -> tuple[str, int]:
+        """What makes the id of the next item, and its place."""
+        index = len(self.items)
+        return f"{self._suffix}{index:04x}", index
+
+
+def _logprobs(given: Any) -> list[dict[str, Any]]:
+    """The log probabilities of a piece of text, with the fields that this API always has."""
+    tokens = given.get("content") if isinstance(given, dict) else None
+    return [{**_token(one), "top_logprobs": list(map(_token, one.get("top_logprobs") or ()))} for one in tokens or ()]
+
+
+def _token(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {"token": one["token"], "logprob": one["logprob"], "bytes": one.get("bytes") or []}

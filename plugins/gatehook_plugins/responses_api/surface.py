@@ -1,0 +1,112 @@
+"""The dialect as spoken with clients: requests become chats, and the answers to chats become responses."""
+
+from typing import Any, Final
+
+from aiohttp import web
+
+from gatehook import (
+    LONGEST_MODEL_NAME,
+    Call,
+    Chunk,
+    Completion,
+    Document,
+    GatewayError,
+    MalformedJSON,
+    Surface,
+    UpstreamError,
+    Usage,
+    encode,
+    envelope,
+    fitted,
+    read_object,
+)
+from gatehook_plugins.responses_api.chat import as_chat
+from gatehook_plugins.responses_api.requests import ResponseRequest, check
+from gatehook_plugins.responses_api.response import Response, echoed
+
+__all__ = ["ResponsesSurface"]
+
+_STATE: Final = "responses_api"
+"""The key in `call.state` of the response that is being made."""
+_DROPPED: Final = "X-Gatehook-Dropped-Params"
+
+
+class ResponsesSurface:
+    """Implements `gatehook.Surface`."""
+
+    name = "responses"
+    canonical = False
+
+    def parse(self, call: Call, request: web.Request, body: bytes) -> None:
+        """Check the body and fill the call from it.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        data = read_object(body, "a JSON object with 'model' and 'input'")
+        if isinstance(model := data.get("model"), str):
+            call.model = model[:LONGEST_MODEL_NAME]  # errors name it, also when the rest of the request is at fault
+        asked = fitted(data, ResponseRequest)
+        check(asked)
+        dropped: list[str] = []
+        chat, _ = as_chat(asked, data, dropped.append)
+        call.stream = call.include_usage = asked.stream is True
+        call.max_tokens, call.choices = asked.max_output_tokens, 1
+        call.body = Document(chat)
+        call.state[_STATE] = Response(call.id, echoed(asked, data))
+        if dropped:
+            call.answer_headers[_DROPPED] = ", ".join(map(_printable, dropped))
+
+    def answer(self, call: Call, completion: Completion) -> bytes:
+        """The response object."""
+        response, data = _response(call), _decoded(call, completion)
+        response.begin(call.public_name, data)
+        response.add(data, "message", completion.usage)
+        return encode(response.whole(completion.usage))
+
+    def event(self, call: Call, chunk: Chunk) -> bytes:
+        """The events that a chunk becomes; none for one that tells the usage alone."""
+        response, data = _response(call), _decoded(call, chunk)
+        response.begin(call.public_name, data)
+        response.add(data, "delta", chunk.usage)
+        return response.events.taken()
+
+    def end(self, call: Call, usage: Usage | None) -> bytes:
+        """The ends of all items, and ``response.completed`` or ``response.incomplete`` with the whole object."""
+        response = _response(call)
+        response.begin(call.public_name, {})
+        return response.end(usage)
+
+    def error(self, call: Call, error: GatewayError) -> bytes:
+        """``{"error": {"message", "type", "param", "code"}}``."""
+        return encode(envelope(error))
+
+    def error_event(self, call: Call, error: GatewayError) -> bytes:
+        """``response.failed``; nothing follows it."""
+        return _response(call).fail(call.public_name, error)
+
+
+def _response(call: Call) -> Response:
+    response: Response = call.state[_STATE]
+    return response
+
+
+def _decoded(call: Call, document: Document) -> dict[str, Any]:
+    """What the vendor said.
+
+    Raises:
+        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
+    """
+    try:
+        return document.data
+    except MalformedJSON as error:
+        vendor = call.target.vendor if call.target else "the cache"
+        raise UpstreamError(f"{vendor}: the answer cannot be read: {error}", code="upstream_malformed") from None
+
+
+def _printable(name: str) -> str:
+    """A field's name as it may stand in a header."""
+    return name[:64] if name.isascii() and name.isprintable() else "?"
+
+
+_implements: type[Surface] = ResponsesSurface
