@@ -1,11 +1,12 @@
 """The response object of one request, from its beginning to its end."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from gatehook import GatewayError, InvalidRequest, RateLimited, Usage, confirmation_of
 from gatehook_plugins.responses_api.events import Events
+from gatehook_plugins.responses_api.naming import named_as_sent
 from gatehook_plugins.responses_api.output import Output
 from gatehook_plugins.responses_api.requests import ResponseRequest
 
@@ -18,9 +19,16 @@ _INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content
 class Response:
     """What is known of a response so far."""
 
-    def __init__(self, call_id: str, echoed: Mapping[str, Any]) -> None:
-        """`echoed` is what the request says about itself, in the object's own fields."""
+    def __init__(self, call_id: str, echoed: Mapping[str, Any], origins: Sequence[str]) -> None:
+        """What there is before any answer.
+
+        Args:
+            call_id: the request's.
+            echoed: what the request says about itself, in the object's own fields.
+            origins: where in the request each message of its chat comes from.
+        """
         suffix = call_id.removeprefix("req_")
+        self.origins = origins
         self.events = Events()
         self._output = Output(suffix, self.events)
         self._begun = False
@@ -87,7 +95,7 @@ class Response:
         self.begin(model, {})
         output = [item if item["status"] != "in_progress" else {**item, "status": "incomplete"}
                   for item in self._output.items]  # fmt: skip
-        told = {"code": _code(error), "message": error.message, "type": error.type, "param": error.param}
+        told = {**named_as_sent(error, self.origins)["error"], "code": _code(error)}
         failed = {**self._object, "status": "failed", "error": told, "output": output}
         self.events.tell("response.failed", response=failed)
         return self.events.taken()

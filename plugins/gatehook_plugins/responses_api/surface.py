@@ -21,6 +21,7 @@ from gatehook import (
     read_object,
 )
 from gatehook_plugins.responses_api.chat import as_chat
+from gatehook_plugins.responses_api.naming import named_as_sent
 from gatehook_plugins.responses_api.requests import ResponseRequest, check
 from gatehook_plugins.responses_api.response import Response, echoed
 
@@ -49,11 +50,11 @@ class ResponsesSurface:
         asked = fitted(data, ResponseRequest)
         check(asked)
         dropped: list[str] = []
-        chat, _ = as_chat(asked, data, dropped.append)
+        chat, origins = as_chat(asked, data, dropped.append)
         call.stream = call.include_usage = asked.stream is True
         call.max_tokens, call.choices = asked.max_output_tokens, 1
         call.body = Document(chat)
-        call.state[_STATE] = Response(call.id, echoed(asked, data))
+        call.state[_STATE] = Response(call.id, echoed(asked, data), origins)
         if dropped:
             call.answer_headers[_DROPPED] = ", ".join(map(_printable, dropped))
 
@@ -79,7 +80,8 @@ class ResponsesSurface:
 
     def error(self, call: Call, error: GatewayError) -> bytes:
         """``{"error": {"message", "type", "param", "code"}}``."""
-        return encode(envelope(error))
+        response = call.state.get(_STATE)  # nothing was read yet of what could not be
+        return encode(named_as_sent(error, response.origins) if response is not None else envelope(error))
 
     def error_event(self, call: Call, error: GatewayError) -> bytes:
         """``response.failed``; nothing follows it."""
