@@ -27,7 +27,6 @@ class Output:
         self._calls: list[CallItem] = []
         self._by_place: dict[Any, CallItem] = {}
         """The call that a number of the vendor's stands for now."""
-        self._latest: ReasoningItem | MessageItem | CallItem | None = None
 
     def add(self, delta: Mapping[str, Any], logprobs: Any = None) -> None:
         """Take the next delta of the model's message, or all of the message."""
@@ -52,10 +51,9 @@ class Output:
         """Close what is open; `whole`: whether the model has said all it wanted to, and so says something at least."""
         if whole and not self._calls and not any(item["type"] == "message" for item in self.items):
             self._message().say("output_text", "")
-        latest = "completed" if whole else "incomplete"
-        for item in (self._open, *self._calls):
-            if item is not None:
-                item.close(latest if item is self._latest else "completed")
+        for one in (self._open, *self._calls):
+            if one is not None:  # what was begun last is what could not be finished
+                one.close("completed" if whole or one.item is not self.items[-1] else "incomplete")
         self._open = None
 
     def _say_parts(self, content: Any, logprobs: Sequence[dict[str, Any]]) -> None:
@@ -77,7 +75,6 @@ class Output:
             self._close()
             self._open = ReasoningItem(self._events, *self._next())
             self.items.append(self._open.item)
-        self._latest = self._open
         return self._open
 
     def _message(self) -> MessageItem:
@@ -85,7 +82,6 @@ class Output:
             self._close()
             self._open = MessageItem(self._events, *self._next())
             self.items.append(self._open.item)
-        self._latest = self._open
         return self._open
 
     def _call(self, piece: Mapping[str, Any]) -> None:
@@ -97,7 +93,6 @@ class Output:
             call = self._by_place[place] = CallItem(self._events, *self._next())
             self._calls.append(call)
             self.items.append(call.item)
-        self._latest = call
         call.name(piece)
         if fragment := arguments_of(piece):
             self._announce(call)

@@ -67,9 +67,12 @@ class Response:
         for choice in data.get("choices") or ():
             if choice.get("index"):  # this API has one answer
                 continue
-            said, logprobs = choice.get(part), choice.get("logprobs")
+            said, logprobs = choice.get(part) or {}, choice.get("logprobs")
+            if part == "message" and said.get("tool_calls"):  # as in streams, where some servers give them no ids
+                calls = [{**call, "index": number} for number, call in enumerate(said["tool_calls"])]
+                said = {**said, "tool_calls": calls}
             if said or logprobs:
-                self._output.add(said or {}, logprobs)
+                self._output.add(said, logprobs)
             self._reason = choice.get("finish_reason") or self._reason
         if asked := confirmation_of(data):
             self._asked = {name: value for name, value in asked.items() if name != "status"}

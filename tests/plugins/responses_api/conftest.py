@@ -226,16 +226,16 @@ def mock() -> Callable[[str], str]:
     return lambda options: f'[[models]]\nname = "m"\nvendor = "mock"\noptions = {{ {options} }}\n'
 
 
-@pytest.fixture(name="bare")
+@pytest.fixture(name="bare", scope="session")
 def bare_fixture() -> Callable[[Any], Any]:
     return bare
 
 
-@pytest.fixture(name="read_events")
+@pytest.fixture(name="read_events", scope="session")
 def read_events_fixture() -> Callable[[bytes], list[Object]]:
     return read_events
 
 
-@pytest.fixture(name="followed")
+@pytest.fixture(name="followed", scope="session")
 def followed_fixture() -> Callable[[Sequence[Object]], Object]:
     return followed
