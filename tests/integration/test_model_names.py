@@ -26,6 +26,7 @@ directory = "{folder}"
 [plugins.admin_api]
 [plugins.openai_api]
 [plugins.images_api]
+[plugins.responses_api]
 [plugins.generate_api]
 [plugins.llm_api]
 [plugins.route_models]
@@ -38,6 +39,7 @@ vendor = "mock"
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 REQUESTS = [
     ("/v1/chat/completions", CHAT),
+    ("/v1/responses", {"input": "hi"}),
     ("/v1/completions", {"prompt": "hi"}),
     ("/v1/embeddings", {"input": "hi"}),
     ("/v1/images/generations", {"prompt": "hi"}),

@@ -6,18 +6,18 @@ vendors want to see again, and signed as `thinking_blocks`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from gatehook import InvalidRequest, fitted
+from gatehook import InvalidRequest
 from gatehook.chats import Name, Text
+from gatehook_plugins.responses_api.fitting import fitted_at
 from gatehook_plugins.responses_api.parts import InputPart, OutputPart, Refusal, as_content
 from gatehook_plugins.responses_api.sealing import unsealed
 
 __all__ = ["Messages"]
 
-T = TypeVar("T")
 Object = dict[str, Any]
 
 
@@ -44,6 +44,14 @@ class Called(Struct):
     extra_content: Object | None = None
 
 
+class CalledCustom(Struct):
+    """A call of a tool whose input is any text."""
+
+    call_id: Text
+    name: Name
+    input: str
+
+
 class Result(Struct):
     """What the tool gave that was called."""
 
@@ -65,6 +73,12 @@ class Reasoned(Struct):
     encrypted_content: str | None = None
 
 
+_READABLE: Final = (
+    *("message", "reasoning", "function_call", "function_call_output"),
+    *("custom_tool_call", "custom_tool_call_output"),
+)
+
+
 class Messages:
     """Reads items in their order. `made` are the messages, `origins` where in the request each of them comes from."""
 
@@ -75,12 +89,8 @@ class Messages:
         self._drop = drop
         self._turn: Object | None = None
         """The model's message that the next item may belong to."""
-        self._readers: Final[Mapping[str, Callable[[Object, str], None]]] = {
-            "message": self._message,
-            "function_call": self._call,
-            "function_call_output": self._result,
-            "reasoning": self._reasoning,
-        }
+        readers = (self._message, self._reasoning, self._call, self._result, self._custom, self._result)
+        self._readers: Mapping[str, Callable[[Object, str], None]] = dict(zip(_READABLE, readers, strict=True))
 
     def instruct(self, instructions: str) -> None:
         """Begin with what the model is told to be."""
@@ -122,9 +132,9 @@ class Messages:
 
     def _message(self, item: Object, path: str) -> None:
         if item.get("role") == "assistant":
-            self._answered(_fitted(item, Answered, path), self._answer(path), path)
+            self._answered(fitted_at(item, Answered, path), self._answer(path), path)
             return
-        said = _fitted(item, Said, path)
+        said = fitted_at(item, Said, path)
         self._add({"role": said.role, "content": as_content(said.content, f"{path}.content")}, path)
 
     def _answered(self, said: Answered, turn: Object, path: str) -> None:
@@ -139,24 +149,28 @@ class Messages:
             turn["extra_content"] = said.extra_content
 
     def _call(self, item: Object, path: str) -> None:
-        called, turn = _fitted(item, Called, path), self._answer(path)
-        call = {
-            "id": called.call_id,
-            "type": "function",
-            "function": {"name": called.name, "arguments": called.arguments},
-        }
-        if called.extra_content:
-            call["extra_content"] = called.extra_content
+        called = fitted_at(item, Called, path)
+        extra = {"extra_content": called.extra_content} if called.extra_content else {}
+        function = {"name": called.name, "arguments": called.arguments}
+        self._called({"id": called.call_id, "type": "function", "function": function, **extra}, path)
+
+    def _custom(self, item: Object, path: str) -> None:
+        called = fitted_at(item, CalledCustom, path)
+        custom = {"name": called.name, "input": called.input}
+        self._called({"id": called.call_id, "type": "custom", "custom": custom}, path)
+
+    def _called(self, call: Object, path: str) -> None:
+        turn = self._answer(path)
         turn.setdefault("content", None)
         turn.setdefault("tool_calls", []).append(call)
 
     def _result(self, item: Object, path: str) -> None:
-        result = _fitted(item, Result, path)
+        result = fitted_at(item, Result, path)
         content = as_content(result.output, f"{path}.output")
         self._add({"role": "tool", "tool_call_id": result.call_id, "content": content}, path)
 
     def _reasoning(self, item: Object, path: str) -> None:
-        reasoned = _fitted(item, Reasoned, path)
+        reasoned = fitted_at(item, Reasoned, path)
         blocks = unsealed(reasoned.encrypted_content) if reasoned.encrypted_content else []
         if blocks is None:
             self._drop(f"{path}.encrypted_content")
@@ -171,25 +185,10 @@ def _as_parts(content: str | list[Object]) -> list[Object]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _fitted(item: Object, kind: type[T], path: str) -> T:
-    """An item as a type.
-
-    Raises:
-        InvalidRequest: naming the field by its path in the request.
-    """
-    try:
-        return fitted(item, kind)
-    except InvalidRequest as error:
-        what = error.message.removeprefix("the body: ")
-        below = f"{path}.{error.param}" if error.param else path
-        message = f"{path}.{what}" if error.param else f"{path}: {what}"
-        raise InvalidRequest(message, param=below) from None
-
-
 def _unknown(kind: object, path: str) -> InvalidRequest:
     if kind == "item_reference":
-        why = "this gateway keeps no items; send the item itself"
+        why = "this gateway keeps no items; send the item itself, as clients do that are told `store: false`"
     else:
         shown = repr(kind[:64]) if isinstance(kind, str) else "of this type"
-        why = f"items {shown} cannot be sent on; there are: message, function_call, function_call_output, reasoning"
+        why = f"items {shown} cannot be sent on; there are: {', '.join(_READABLE)}"
     return InvalidRequest(f"{path}.type: {why}", param=f"{path}.type")

@@ -7,7 +7,7 @@ the end, as the arguments of several may come by turns.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gatehook_plugins.responses_api.call_item import CallItem, arguments_of
+from gatehook_plugins.responses_api.call_item import CallItem
 from gatehook_plugins.responses_api.events import Events
 from gatehook_plugins.responses_api.message_item import MessageItem
 from gatehook_plugins.responses_api.reasoning_item import ReasoningItem
@@ -33,7 +33,7 @@ class Output:
         thought = delta.get("reasoning_content") or delta.get("reasoning")  # servers have two names for it
         if thought and isinstance(thought, str):
             self._reasoning().say(thought)
-        if blocks := delta.get("thinking_blocks"):
+        if (blocks := delta.get("thinking_blocks")) and isinstance(blocks, list):
             self._reasoning().seal(blocks)
         content = delta.get("content")
         if logprobs or isinstance(content, list):
@@ -90,11 +90,11 @@ class Output:
         # Some servers number no calls, or all of them 0: another id is another call.
         if call is None or (key and call.given_id not in ("", key)):
             self._close()
-            call = self._by_place[place] = CallItem(self._events, *self._next())
+            form = "custom" if "custom" in piece else "function"
+            call = self._by_place[place] = CallItem(self._events, *self._next(), form)
             self._calls.append(call)
             self.items.append(call.item)
-        call.name(piece)
-        if fragment := arguments_of(piece):
+        if fragment := call.take(piece):
             self._announce(call)
             call.say(fragment)
 
@@ -120,7 +120,8 @@ class Output:
 def _logprobs(given: Any) -> list[dict[str, Any]]:
     """The log probabilities of a piece of text, with the fields that this API always has."""
     tokens = given.get("content") if isinstance(given, dict) else None
-    return [{**_token(one), "top_logprobs": list(map(_token, one.get("top_logprobs") or ()))} for one in tokens or ()]
+    return [{**_token(one), "top_logprobs": [_token(top) for top in one.get("top_logprobs") or ()]}
+            for one in tokens or () if "token" in one and "logprob" in one]  # fmt: skip
 
 
 def _token(one: Mapping[str, Any]) -> dict[str, Any]:

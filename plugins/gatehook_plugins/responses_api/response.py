@@ -14,6 +14,8 @@ __all__ = ["Response", "echoed"]
 
 _INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why an answer is not complete, by its finish reason."""
+_TIERS: Final = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
+"""What clients know; other vendors have others."""
 
 
 class Response:
@@ -56,7 +58,7 @@ class Response:
             return
         self._begun = True
         self._object["model"] = model
-        if isinstance(tier := data.get("service_tier"), str):
+        if (tier := data.get("service_tier")) in _TIERS:
             self._object["service_tier"] = tier
         self.events.tell("response.created", response=self._object)
         self.events.tell("response.in_progress", response=self._object)

@@ -38,7 +38,7 @@ def checked(response: Object) -> Object:
     assert response["store"] is False
     ids = [item["id"] for item in response["output"]]
     assert len(set(ids)) == len(ids)
-    prefixes = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_"}
+    prefixes = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_", "custom_tool_call": "ctc_"}
     assert all(item["id"].startswith(prefixes[item["type"]]) for item in response["output"])
     assert (response["status"] == "incomplete") == (response["incomplete_details"] is not None)
     assert (response["status"] == "failed") == (response["error"] is not None)
@@ -61,6 +61,9 @@ def read_events(body: bytes) -> list[Object]:
     return events
 
 
+_WORDS = ("text", "refusal", "arguments", "input")
+
+
 class _Replay:
     """Follows a stream as a strict client does, and puts the output together from its deltas."""
 
@@ -77,7 +80,7 @@ class _Replay:
             assert event["item"]["status"] == "in_progress"
             self._open.add(index)
             self.items.append(event["item"])
-            if event["item"]["type"] == "function_call":
+            if event["item"]["type"] in ("function_call", "custom_tool_call"):
                 self._texts[index, None] = ""
             return
         assert index in self._open, event
@@ -86,7 +89,7 @@ class _Replay:
             self._open.remove(index)
             assert not [key for key in self._texts if key[0] == index], "a part is open still"
             assert event["item"]["id"] == item["id"]
-            for name in ("content", "summary", "arguments"):
+            for name in ("content", "summary", "arguments", "input"):
                 assert event["item"].get(name) == item.get(name), "what is told at the end was not said before"
             self.items[index] = event["item"]
             return
@@ -103,10 +106,10 @@ class _Replay:
             self._texts[index, part] += event["delta"]
         else:
             assert kind.endswith(".done"), kind
-            whole = event.get("text", event.get("refusal", event.get("arguments")))
+            ((name, whole),) = [(name, event[name]) for name in _WORDS if name in event]
             assert self._texts[index, part] == whole
-            if kind == "response.function_call_arguments.done":
-                item["arguments"] = self._texts.pop((index, part))
+            if name in ("arguments", "input"):
+                item[name] = self._texts.pop((index, part))
 
     def finish(self) -> list[Object]:
         assert not self._open

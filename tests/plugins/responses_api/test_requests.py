@@ -114,6 +114,18 @@ def test_items_of_one_turn_become_one_message() -> None:
     ]
 
 
+def test_a_call_with_any_text_and_its_result_go_back() -> None:
+    called = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c", "name": "patch", "input": "*** Begin"}
+    assert messages(called, {"type": "custom_tool_call_output", "call_id": "c", "output": "done"}) == [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "done"},
+    ]
+
+
 def test_turns_are_parted_by_what_others_say() -> None:
     made_of = messages(call("a", "c1"), result("c1", ""), thought("Now b."), call("b", "c2"), result("c2", ""))
     assert [message["role"] for message in made_of] == ["assistant", "tool", "assistant", "tool"]
@@ -243,6 +255,34 @@ LOOK = {"type": "function", "function": {"name": "look"}}
             },
         ),
         ({"tools": [{"type": "function", "name": "look", "parameters": None, "strict": None}]}, {"tools": [LOOK]}),
+        (
+            {
+                "tools": [
+                    {"type": "custom", "name": "patch", "description": "d"},
+                    {"type": "custom", "name": "any", "format": {"type": "text"}},
+                    {
+                        "type": "custom",
+                        "name": "sum",
+                        "format": {"type": "grammar", "syntax": "lark", "definition": "x"},
+                    },
+                ],
+                "tool_choice": {"type": "custom", "name": "sum"},
+            },
+            {
+                "tools": [
+                    {"type": "custom", "custom": {"name": "patch", "description": "d"}},
+                    {"type": "custom", "custom": {"name": "any", "format": {"type": "text"}}},
+                    {
+                        "type": "custom",
+                        "custom": {
+                            "name": "sum",
+                            "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "x"}},
+                        },
+                    },
+                ],
+                "tool_choice": {"type": "custom", "custom": {"name": "sum"}},
+            },
+        ),
         ({"tool_choice": "required"}, {"tool_choice": "required"}),
         ({"tool_choice": {"type": "function", "name": "look"}}, {"tool_choice": LOOK}),
         (
@@ -318,10 +358,12 @@ MESSAGE = said("user", "x")
         ({"stream": "yes"}, "stream", ""),
         *(
             ({"tools": [FUNCTION, {"type": kind}]}, "tools[1].type", repr(kind))
-            for kind in ("web_search", "file_search", "code_interpreter", "computer_use_preview", "mcp", "custom",
+            for kind in ("web_search", "file_search", "code_interpreter", "computer_use_preview", "mcp",
                          "image_generation", "local_shell", "shell", "apply_patch", "namespace", "web_search_preview")
         ),
         ({"tools": [{"name": "x"}]}, "tools[0].type", "null"),
+        ({"tools": [{"type": ["x"], "name": "x"}]}, "tools[0].type", "other than text"),
+        ({"tool_choice": {"type": {}}}, "tool_choice.type", "other than text"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "required"),
         ({"tools": [{"type": "function", "name": "a", "parameters": 5}]}, "tools[0].parameters", "expected"),
         ({"tool_choice": {"type": "web_search_preview"}}, "tool_choice.type", "web_search_preview"),
@@ -336,7 +378,7 @@ MESSAGE = said("user", "x")
             ({"input": [MESSAGE, {"type": kind, "id": "x"}]}, "input[1].type", repr(kind))
             for kind in ("web_search_call", "file_search_call", "computer_call", "computer_call_output", "mcp_call",
                          "mcp_approval_request", "mcp_approval_response", "mcp_list_tools", "image_generation_call",
-                         "code_interpreter_call", "local_shell_call", "custom_tool_call", "compaction", "program")
+                         "code_interpreter_call", "local_shell_call", "compaction", "program")
         ),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "send the item itself"),
         ({"input": [{"id": "msg_1"}]}, "input[0].type", "required"),

@@ -167,6 +167,17 @@ def test_a_name_in_pieces_is_told_whole(read_events: Any, followed: Any) -> None
     assert followed(events)["output"][0]["arguments"] == "{}"
 
 
+def test_a_call_with_any_text_is_an_item_of_its_own_kind(bare: Any, read_events: Any, followed: Any) -> None:
+    first = {"index": 0, "id": "c", "type": "custom", "custom": {"name": "patch", "input": ""}}
+    more = [{"index": 0, "custom": {"input": piece}} for piece in ("*** Be", "gin")]
+    response = followed(read_events(streamed([{"tool_calls": [one]} for one in (first, *more)], "tool_calls")))
+    (item,) = response["output"]
+    assert (item["type"], item["call_id"], item["name"]) == ("custom_tool_call", "c", "patch")
+    assert (item["input"], item["status"]) == ("*** Begin", "completed")
+    whole = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    assert bare(plain({"content": None, "tool_calls": [whole]}, "tool_calls")) == bare(response)
+
+
 def test_calls_that_are_not_numbered_are_told_apart_by_their_ids(read_events: Any, followed: Any) -> None:
     deltas = [{"tool_calls": [{"id": key, "function": {"name": "f", "arguments": key}}]} for key in ("c1", "c2")]
     output = followed(read_events(streamed(deltas, "tool_calls")))["output"]
