@@ -1,5 +1,7 @@
 """The events of one stream: named, numbered from 0 without a gap, framed."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from gatehook import encode
@@ -31,6 +33,14 @@ class Events:
         """Add a delta event: in most events all but the text is the same, and is not encoded again."""
         self._framed.append(b'%b%b,"sequence_number":%d}\n\n' % (head, encode(text), self._number))
         self._number += 1
+
+    @contextlib.contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Within it, nothing is told."""
+        number, count = self._number, len(self._framed)
+        yield
+        self._number = number
+        del self._framed[count:]
 
     def taken(self) -> bytes:
         """What was added since the last time."""

@@ -71,6 +71,7 @@ class Reasoned(Struct):
     summary: list[Thought] | None = None
     content: list[Thought] | None = None
     encrypted_content: str | None = None
+    extra_content: Object | None = None
 
 
 _READABLE: Final = (
@@ -177,6 +178,8 @@ class Messages:
         turn = self._answer(path)
         if text := "".join(one.text for one in reasoned.summary or reasoned.content or ()):
             turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+        if reasoned.extra_content:
+            turn["extra_content"] = reasoned.extra_content
         if blocks:
             turn["thinking_blocks"] = [*turn.get("thinking_blocks", ()), *blocks]
 

@@ -42,8 +42,8 @@ class Output:
             self._message().say("output_text", content)
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._message().say("refusal", refusal)
-        if isinstance(extra := delta.get("extra_content"), dict):
-            self._message().item["extra_content"] = extra
+        if isinstance(extra := delta.get("extra_content"), dict):  # Gemini's proof of what it says, or thinks
+            (self._open or self._reasoning()).item["extra_content"] = extra
         for piece in delta.get("tool_calls") or ():
             self._call(piece)
 
@@ -56,19 +56,24 @@ class Output:
                 one.close("completed" if whole or one.item is not self.items[-1] else "incomplete")
         self._open = None
 
+    def cut(self) -> None:
+        """Close what is open as it is, since there will be no more of it."""
+        for one in (self._open, *self._calls):
+            if one is not None:
+                one.close("incomplete")
+
     def _say_parts(self, content: Any, logprobs: Sequence[dict[str, Any]]) -> None:
         """Text with log probabilities, or parts, as Mistral's reasoning models have them."""
         for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
             if not isinstance(part, dict):
                 continue
-            text = part.get("text")
-            if part.get("type") == "text" and (text or (logprobs and isinstance(self._open, MessageItem))):
-                self._message().say("output_text", text or "", logprobs)
-            elif part.get("type") == "thinking":
-                thoughts = part.get("thinking")
-                for thought in thoughts if isinstance(thoughts, list) else ():
-                    if isinstance(thought, dict) and thought.get("text"):
-                        self._reasoning().say(thought["text"])
+            if part.get("type") == "text":
+                text = _text(part)
+                if text or (logprobs and isinstance(self._open, MessageItem)):
+                    self._message().say("output_text", text, logprobs)
+            elif part.get("type") == "thinking" and isinstance(thoughts := part.get("thinking"), list):
+                for thought in filter(None, map(_text, thoughts)):
+                    self._reasoning().say(thought)
 
     def _reasoning(self) -> ReasoningItem:
         if not isinstance(self._open, ReasoningItem):
@@ -117,11 +122,17 @@ class Output:
         return f"{self._suffix}{index:04x}", index
 
 
+def _text(part: Any) -> str:
+    """The words of a part; "" if it has none."""
+    text = part.get("text") if isinstance(part, dict) else None
+    return text if isinstance(text, str) else ""
+
+
 def _logprobs(given: Any) -> list[dict[str, Any]]:
     """The log probabilities of a piece of text, with the fields that this API always has."""
     tokens = given.get("content") if isinstance(given, dict) else None
-    return [{**_token(one), "top_logprobs": [_token(top) for top in one.get("top_logprobs") or ()]}
-            for one in tokens or () if "token" in one and "logprob" in one]  # fmt: skip
+    known = (one for one in tokens or () if "token" in one and "logprob" in one)
+    return [{**_token(one), "top_logprobs": [_token(top) for top in one.get("top_logprobs") or ()]} for one in known]
 
 
 def _token(one: Mapping[str, Any]) -> dict[str, Any]:

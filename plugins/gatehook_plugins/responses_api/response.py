@@ -98,10 +98,10 @@ class Response:
     def fail(self, model: str, error: GatewayError) -> bytes:
         """The last event of a stream that broke: what there is of the answer, and why there is no more."""
         self.begin(model, {})
-        output = [item if item["status"] != "in_progress" else {**item, "status": "incomplete"}
-                  for item in self._output.items]  # fmt: skip
+        with self.events.withheld():  # a client would take an item that is done for one to go by: a call, to be made
+            self._output.cut()
         told = {**named_as_sent(error, self.origins)["error"], "code": _code(error)}
-        failed = {**self._object, "status": "failed", "error": told, "output": output}
+        failed = {**self._object, "status": "failed", "error": told, "output": self._output.items}
         self.events.tell("response.failed", response=failed)
         return self.events.taken()
 

@@ -56,8 +56,14 @@ async def test_a_stream_that_breaks_ends_with_response_failed(
     assert response["id"] == events[0]["response"]["id"]
     assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
     assert "mock" in response["error"]["message"]
-    assert response["output"][-1]["status"] == "incomplete"
     assert response["usage"] is None
+    item = response["output"][-1]
+    assert item["status"] == "incomplete"
+    assert not [one for one in events if one["type"] == "response.output_item.done" and one["item"]["id"] == item["id"]]
+    said = [one["delta"] for one in events if one["type"].endswith(".delta") and one["item_id"] == item["id"]]
+    assert "".join(said) == "".join(
+        [item.get("arguments", ""), *(part["text"] for part in (*item.get("content", ()), *item.get("summary", ())))]
+    )
 
 
 async def test_the_sdk_gets_the_failure_and_then_raises(api: OpenApi, mock: Mock) -> None:

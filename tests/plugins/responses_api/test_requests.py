@@ -169,6 +169,13 @@ def test_signed_reasoning_comes_back_as_it_was() -> None:
     }
 
 
+def test_a_proof_comes_back_from_any_item() -> None:
+    proof: Object = {"extra_content": {"google": {"thought_signature": "x"}}}
+    for item in (thought(**proof), {**answered("x"), **proof}):
+        assert messages(item)[0]["extra_content"] == proof["extra_content"]
+    assert messages({**call("f", "c"), **proof})[0]["tool_calls"] == [{**made("f", "c"), **proof}]
+
+
 def test_reasoning_alone_is_a_message_without_words() -> None:
     assert messages(thought("Hm."), said("user", "Q")) == [
         {"role": "assistant", "reasoning_content": "Hm.", "content": ""},

@@ -1,15 +1,15 @@
 """Whatever deltas a vendor sends: the stream is well formed, and comes to what the plain answer is."""
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gatehook import Call, Chunk, Completion, Usage
+from gatehook import Call, Chunk, Completion, Section, Tool, Usage, hookimpl
 from gatehook_plugins.responses_api.sealing import sealed
 from gatehook_plugins.responses_api.surface import ResponsesSurface
 
@@ -229,6 +229,17 @@ def test_log_probabilities_may_come_behind_their_text(read_events: Any, followed
     assert (item["content"][0]["text"], len(item["content"][0]["logprobs"])) == ("H", 1)
 
 
+def test_a_proof_without_words_is_no_empty_message(bare: Any, read_events: Any, followed: Any) -> None:
+    proof = {"google": {"thought_signature": "x"}}
+    first = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    deltas: list[Object] = [{"content": "", "extra_content": proof}, {"tool_calls": [first]}]
+    thought, called = followed(read_events(streamed(deltas, "tool_calls")))["output"]
+    assert (thought["type"], thought["summary"], thought["extra_content"]) == ("reasoning", [], proof)
+    assert called["type"] == "function_call"
+    (said,) = plain({"content": "Hi", "extra_content": proof})["output"]
+    assert (said["type"], said["extra_content"]) == ("message", proof)
+
+
 def test_a_signature_without_words_is_an_item_too(read_events: Any, followed: Any) -> None:
     block = {"type": "redacted_thinking", "data": "x"}
     thought, said = followed(read_events(streamed([{"thinking_blocks": [block]}, {"content": "Hi"}])))["output"]
@@ -257,3 +268,36 @@ async def test_a_decision_about_calls_is_asked_for_beside_the_other_fields(
         body = {"session_id": response["session_id"], "approved_ids": ["call_1"]}
         async with it.http.post(f"{it.url}/v1/tools/confirm", json=body) as answer:
             assert answer.status == 200
+
+
+class Clock:
+    """A tool of the gateway's own."""
+
+    name = "clock"
+    description = "Tells the time."
+    parameters: ClassVar[Object] = {"type": "object", "properties": {}}
+
+    async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
+        return "noon"
+
+
+class Clocks:
+    class Settings(Section): ...
+
+    def __init__(self, settings: Settings) -> None: ...
+
+    @hookimpl
+    def register_tools(self) -> Iterable[Tool]:
+        return [Clock()]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tools_that_the_gateway_runs_are_not_seen(api: Any, mock: Any, stream: bool) -> None:
+    calling = 'reasoning = "First.", text = "Let me see.", tool_calls = [{ name = "clock", id = "c" }]'
+    script = f'script = [{{ {calling} }}, {{ reasoning = "Then.", text = "It is noon." }}]'
+    async with api(f"[plugins.clocks]\n{mock(script)}", plugins={"clocks": Clocks}) as it:
+        response = (await it.ask(stream=stream)).response
+    parts = [part["text"] for item in response["output"] if item["type"] == "message" for part in item["content"]]
+    assert "\n\n".join(part.strip("\n") for part in parts) == "Let me see.\n\nIt is noon."
+    assert not [item for item in response["output"] if item["type"] == "function_call"]
+    assert response["usage"]["output_tokens"] > 4
