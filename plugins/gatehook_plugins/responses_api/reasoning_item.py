@@ -52,8 +52,8 @@ class ReasoningItem:
             self.item["summary"] = [_part(text)]
             self._events.tell("response.reasoning_summary_text.done", **self._place, text=text)
             self._events.tell("response.reasoning_summary_part.done", **self._place, part=_part(text))
-        if self._blocks:
-            self.item["encrypted_content"] = sealed(self._blocks)
+        # Also where nothing is signed: clients that rely on no store send back such reasoning only as has this.
+        self.item["encrypted_content"] = sealed(self._blocks)
         self.item["status"] = status
         self._events.tell("response.output_item.done", output_index=self._index, item=self.item)
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from gatehook_plugins.responses_api.sealing import unsealed
+
 OpenApi = Any
 Mock = Any
 FUNCTIONS = [
@@ -36,7 +38,7 @@ async def test_reasoning_text_and_calls_are_items_in_this_order(api: OpenApi, mo
         response = await it.both(tools=FUNCTIONS)
     thought, said, *called = response["output"]
     assert thought["summary"] == [{"type": "summary_text", "text": "I have to look."}]
-    assert thought["encrypted_content"] is None
+    assert unsealed(thought["encrypted_content"]) == []
     assert said["content"][0]["text"] == "One moment."
     assert [(call["call_id"], call["name"], call["arguments"], call["status"]) for call in called] == [
         ("call_1", "look", '{"city":"Köln"}', "completed"),
