@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from gatehook import encode, tool_call_id
 from gatehook_plugins.responses_api.events import Events
+from gatehook_plugins.responses_api.namespaces import Names
 
 __all__ = ["CallItem"]
 
@@ -36,7 +37,7 @@ _FORMS: Final[Mapping[str, _Form]] = {
 class CallItem:
     """A call. It is announced when its name is known as a whole, as some servers send that in pieces, too."""
 
-    def __init__(self, events: Events, suffix: str, index: int, type: str) -> None:
+    def __init__(self, events: Events, suffix: str, index: int, type: str, names: Names) -> None:
         """Begin a call.
 
         Args:
@@ -44,7 +45,9 @@ class CallItem:
             suffix: makes its id.
             index: its place in the output.
             type: "function" or "custom".
+            names: what the names of functions stand for, where they are joined.
         """
+        self._names = names
         self._type = type
         self._form = form = _FORMS[type]
         self.given_id = ""
@@ -84,6 +87,8 @@ class CallItem:
             return
         self.announced = True
         self.item["call_id"] = self.given_id or tool_call_id()
+        if self.item["name"] in self._names:
+            self.item["namespace"], self.item["name"] = self._names[self.item["name"]]
         self._head = self._events.head(f"response.{self._form.told}.delta", **self._place)
         self._events.tell("response.output_item.added", output_index=self._index, item=self.item)
 

@@ -1,15 +1,16 @@
 """The request as a chat in OpenAI's shape."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gatehook_plugins.responses_api.items import Messages
+from gatehook_plugins.responses_api.namespaces import Names, names_of
 from gatehook_plugins.responses_api.requests import LOGPROBS, ResponseRequest, TextFormat
 from gatehook_plugins.responses_api.tools import as_choice, as_tools
 
-__all__ = ["as_chat"]
+__all__ = ["Chat", "as_chat"]
 
 _SAME: Final = (
     *("model", "temperature", "top_p", "parallel_tool_calls", "user", "safety_identifier"),
@@ -23,10 +24,18 @@ _BEYOND: Final = frozenset(
 _KNOWN: Final = frozenset(ResponseRequest.__struct_fields__)
 
 
-def as_chat(
-    request: ResponseRequest, data: Mapping[str, Any], drop: Callable[[str], None]
-) -> tuple[dict[str, Any], list[str]]:
-    """The chat, and where in the request each of its messages comes from.
+class Chat(msgspec.Struct, frozen=True):
+    """A chat, and what its answer and its faults are to be read by."""
+
+    body: dict[str, Any]
+    origins: Sequence[str]
+    """Where in the request each of its messages comes from."""
+    names: Names
+    """What the names of its functions stand for, where they are joined."""
+
+
+def as_chat(request: ResponseRequest, data: Mapping[str, Any], drop: Callable[[str], None]) -> Chat:
+    """The chat that a request becomes.
 
     Args:
         request: checked.
@@ -55,7 +64,7 @@ def as_chat(
         chat |= {"stream": True, "stream_options": {"include_usage": True}}  # its last event tells the usage
     chat |= {name: value for name, value in data.items() if name in _BEYOND and value is not None}
     _drop_the_rest(request, data, drop)
-    return chat, messages.origins
+    return Chat(chat, messages.origins, names_of(request.tools or ()))
 
 
 def _text(request: ResponseRequest) -> dict[str, Any]:

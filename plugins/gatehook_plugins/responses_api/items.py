@@ -13,6 +13,7 @@ from msgspec import Struct
 from gatehook import InvalidRequest
 from gatehook.chats import Name, Text
 from gatehook_plugins.responses_api.fitting import fitted_at
+from gatehook_plugins.responses_api.namespaces import joined
 from gatehook_plugins.responses_api.parts import InputPart, OutputPart, Refusal, as_content
 from gatehook_plugins.responses_api.sealing import unsealed
 
@@ -41,6 +42,7 @@ class Called(Struct):
     call_id: Text
     name: Name
     arguments: str
+    namespace: str | None = None
     extra_content: Object | None = None
 
 
@@ -50,6 +52,7 @@ class CalledCustom(Struct):
     call_id: Text
     name: Name
     input: str
+    namespace: str | None = None
 
 
 class Result(Struct):
@@ -152,12 +155,12 @@ class Messages:
     def _call(self, item: Object, path: str) -> None:
         called = fitted_at(item, Called, path)
         extra = {"extra_content": called.extra_content} if called.extra_content else {}
-        function = {"name": called.name, "arguments": called.arguments}
+        function = {"name": _name(called), "arguments": called.arguments}
         self._called({"id": called.call_id, "type": "function", "function": function, **extra}, path)
 
     def _custom(self, item: Object, path: str) -> None:
         called = fitted_at(item, CalledCustom, path)
-        custom = {"name": called.name, "input": called.input}
+        custom = {"name": _name(called), "input": called.input}
         self._called({"id": called.call_id, "type": "custom", "custom": custom}, path)
 
     def _called(self, call: Object, path: str) -> None:
@@ -186,6 +189,10 @@ class Messages:
 
 def _as_parts(content: str | list[Object]) -> list[Object]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _name(called: Called | CalledCustom) -> str:
+    return joined(called.namespace, called.name) if called.namespace else called.name
 
 
 def _unknown(kind: object, path: str) -> InvalidRequest:

@@ -10,6 +10,7 @@ from typing import Any
 from gatehook_plugins.responses_api.call_item import CallItem
 from gatehook_plugins.responses_api.events import Events
 from gatehook_plugins.responses_api.message_item import MessageItem
+from gatehook_plugins.responses_api.namespaces import Names
 from gatehook_plugins.responses_api.reasoning_item import ReasoningItem
 
 __all__ = ["Output"]
@@ -18,11 +19,18 @@ __all__ = ["Output"]
 class Output:
     """Takes deltas. `items` are complete when it is finished."""
 
-    def __init__(self, suffix: str, events: Events) -> None:
-        """`suffix` is what the ids of all items have in common."""
+    def __init__(self, suffix: str, events: Events, names: Names) -> None:
+        """Begin without items.
+
+        Args:
+            suffix: what the ids of all items have in common.
+            events: told of everything.
+            names: what the names of functions stand for, where they are joined.
+        """
         self.items: list[dict[str, Any]] = []
         self._suffix = suffix
         self._events = events
+        self._names = names
         self._open: ReasoningItem | MessageItem | None = None
         self._calls: list[CallItem] = []
         self._by_place: dict[Any, CallItem] = {}
@@ -96,7 +104,7 @@ class Output:
         if call is None or (key and call.given_id not in ("", key)):
             self._close()
             form = "custom" if "custom" in piece else "function"
-            call = self._by_place[place] = CallItem(self._events, *self._next(), form)
+            call = self._by_place[place] = CallItem(self._events, *self._next(), form, self._names)
             self._calls.append(call)
             self.items.append(call.item)
         if fragment := call.take(piece):

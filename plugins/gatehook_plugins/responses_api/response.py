@@ -1,10 +1,11 @@
 """The response object of one request, from its beginning to its end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from gatehook import GatewayError, InvalidRequest, RateLimited, Usage, confirmation_of
+from gatehook_plugins.responses_api.chat import Chat
 from gatehook_plugins.responses_api.events import Events
 from gatehook_plugins.responses_api.naming import named_as_sent
 from gatehook_plugins.responses_api.output import Output
@@ -21,18 +22,18 @@ _TIERS: Final = ("auto", "default", "flex", "scale", "priority", "fast", "ultraf
 class Response:
     """What is known of a response so far."""
 
-    def __init__(self, call_id: str, echoed: Mapping[str, Any], origins: Sequence[str]) -> None:
+    def __init__(self, call_id: str, echoed: Mapping[str, Any], chat: Chat) -> None:
         """What there is before any answer.
 
         Args:
             call_id: the request's.
             echoed: what the request says about itself, in the object's own fields.
-            origins: where in the request each message of its chat comes from.
+            chat: what the request became.
         """
         suffix = call_id.removeprefix("req_")
-        self.origins = origins
+        self.origins = chat.origins
         self.events = Events()
-        self._output = Output(suffix, self.events)
+        self._output = Output(suffix, self.events, chat.names)
         self._begun = False
         self._reason: str | None = None
         self._usage: Usage | None = None

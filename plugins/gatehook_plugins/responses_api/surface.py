@@ -50,11 +50,11 @@ class ResponsesSurface:
         asked = fitted(data, ResponseRequest)
         check(asked)
         dropped: list[str] = []
-        chat, origins = as_chat(asked, data, dropped.append)
+        chat = as_chat(asked, data, dropped.append)
         call.stream = call.include_usage = asked.stream is True
         call.max_tokens, call.choices = asked.max_output_tokens, 1
-        call.body = Document(chat)
-        call.state[_STATE] = Response(call.id, echoed(asked, data), origins)
+        call.body = Document(chat.body)
+        call.state[_STATE] = Response(call.id, echoed(asked, data), chat)
         if dropped:
             call.answer_headers[_DROPPED] = ", ".join(map(_printable, dropped))
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from gatehook import InvalidRequest
 from gatehook.chats import Name
 from gatehook_plugins.responses_api.fitting import fitted_at
+from gatehook_plugins.responses_api.namespaces import flattened
 
 __all__ = ["as_choice", "as_tools"]
 
@@ -44,7 +45,7 @@ def as_tools(tools: Sequence[Object], drop: Callable[[str], None]) -> list[Objec
     Raises:
         InvalidRequest: a tool of OpenAI's own, by its name; or one that is not described as it must be.
     """
-    return [_as_tool(tool, f"tools[{number}]", drop) for number, tool in enumerate(tools)]
+    return [_as_tool(tool, path, drop) for path, tool in flattened(tools, drop)]
 
 
 def _as_tool(tool: Object, path: str, drop: Callable[[str], None]) -> Object:

@@ -47,6 +47,14 @@ async def test_reasoning_text_and_calls_are_items_in_this_order(api: OpenApi, mo
     assert response["tools"] == FUNCTIONS
 
 
+async def test_a_function_in_a_namespace_is_called_by_both_names(api: OpenApi, mock: Mock) -> None:
+    space = {"type": "namespace", "name": "files", "description": "", "tools": FUNCTIONS}
+    async with api(mock('tool_calls = [{ name = "files__look", id = "c1" }, { name = "look", id = "c2" }]')) as it:
+        response = await it.both(tools=[*FUNCTIONS, space])
+    assert [(call.get("namespace"), call["name"]) for call in response["output"]] == [("files", "look"), (None, "look")]
+    assert response["tools"] == [*FUNCTIONS, space]
+
+
 async def test_an_answer_that_says_nothing_has_an_empty_message(api: OpenApi, mock: Mock) -> None:
     async with api(mock('text = ""')) as it:
         response = await it.both()

@@ -334,6 +334,14 @@ def test_what_means_nothing_to_a_vendor_is_told_as_dropped() -> None:
     assert set(call.payload) == {"model", "messages", "tools"}
 
 
+def test_functions_in_a_namespace_have_joined_names() -> None:
+    space = {"type": "namespace", "name": "files", "description": "d", "tools": [FUNCTION]}
+    asked = parsed(tools=[FUNCTION, space], input=[{**call("look", "c"), "namespace": "files"}])
+    assert [tool["function"]["name"] for tool in asked.payload["tools"]] == ["look", "files__look"]
+    assert asked.payload["messages"][0]["tool_calls"] == [made("files__look", "c")]
+    assert asked.answer_headers["X-Gatehook-Dropped-Params"] == "tools[1].description"
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 MESSAGE = said("user", "x")
@@ -366,9 +374,16 @@ MESSAGE = said("user", "x")
         *(
             ({"tools": [FUNCTION, {"type": kind}]}, "tools[1].type", repr(kind))
             for kind in ("web_search", "file_search", "code_interpreter", "computer_use_preview", "mcp",
-                         "image_generation", "local_shell", "shell", "apply_patch", "namespace", "web_search_preview")
+                         "image_generation", "local_shell", "shell", "apply_patch", "web_search_preview")
         ),
         ({"tools": [{"name": "x"}]}, "tools[0].type", "null"),
+        ({"tools": [{"type": "namespace", "name": "x"}]}, "tools[0].tools", "required"),
+        ({"tools": [{"type": "namespace", "name": "x", "tools": [FUNCTION, {"type": "mcp"}]}]},
+         "tools[0].tools[1].type", "'mcp'"),
+        ({"tools": [{"type": "namespace", "name": "x", "tools": [{"type": "function"}]}]},
+         "tools[0].tools[0].name", "required"),
+        ({"tools": [{**FUNCTION, "name": "x__look"}, {"type": "namespace", "name": "x", "tools": [FUNCTION]}]},
+         "tools[1].tools[0].name", "'x__look'"),
         ({"tools": [{"type": ["x"], "name": "x"}]}, "tools[0].type", "other than text"),
         ({"tool_choice": {"type": {}}}, "tool_choice.type", "other than text"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "required"),
