@@ -16,6 +16,7 @@ from gatehook_plugins.responses_api.fitting import fitted_at
 from gatehook_plugins.responses_api.namespaces import joined
 from gatehook_plugins.responses_api.parts import InputPart, OutputPart, Refusal, as_content
 from gatehook_plugins.responses_api.sealing import unsealed
+from gatehook_plugins.responses_api.turn import Turn
 
 __all__ = ["Messages"]
 
@@ -91,8 +92,8 @@ class Messages:
         self.made: list[Object] = []
         self.origins: list[str] = []
         self._drop = drop
-        self._turn: Object | None = None
-        """The model's message that the next item may belong to."""
+        self._turn: Turn | None = None
+        """What the next item may belong to."""
         readers = (self._message, self._reasoning, self._call, self._result, self._custom, self._result)
         self._readers: Mapping[str, Callable[[Object, str], None]] = dict(zip(_READABLE, readers, strict=True))
 
@@ -118,20 +119,24 @@ class Messages:
             if reader is None:
                 raise _unknown(kind, path)
             reader(item, path)
-        for message in self.made:  # reasoning alone is no message to a vendor
-            if message["role"] == "assistant" and "tool_calls" not in message:
-                message.setdefault("content", "")
+        self._end_turn()
 
     def _add(self, message: Object, path: str) -> None:
-        self._turn = message if message["role"] == "assistant" else None
+        self._end_turn()
         self.made.append(message)
         self.origins.append(path)
 
-    def _answer(self, path: str) -> Object:
-        """The model's message that an item belongs to."""
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
+
+    def _answer(self, path: str) -> Turn:
+        """The turn that an item of the model's belongs to."""
         if self._turn is None:
-            self._add({"role": "assistant"}, path)
-        assert self._turn is not None  # noqa: S101
+            turn = Turn()
+            self._add(turn.message, path)
+            self._turn = turn
         return self._turn
 
     def _message(self, item: Object, path: str) -> None:
@@ -141,32 +146,26 @@ class Messages:
         said = fitted_at(item, Said, path)
         self._add({"role": said.role, "content": as_content(said.content, f"{path}.content")}, path)
 
-    def _answered(self, said: Answered, turn: Object, path: str) -> None:
+    def _answered(self, said: Answered, turn: Turn, path: str) -> None:
         given: str | Sequence[OutputPart] = said.content
-        if refusal := "".join(part.refusal for part in given if isinstance(part, Refusal)):
-            turn["refusal"] = turn.get("refusal", "") + refusal
+        for part in given:
+            if isinstance(part, Refusal):
+                turn.refuse(part.refusal)
         words = given if isinstance(given, str) else [part for part in given if not isinstance(part, Refusal)]
-        content = as_content(words, f"{path}.content") or ""
-        earlier = turn.get("content")
-        turn["content"] = content if not earlier else [*_as_parts(earlier), *_as_parts(content)]
+        turn.say(as_content(words, f"{path}.content"))
         if said.extra_content:
-            turn["extra_content"] = said.extra_content
+            turn.prove(said.extra_content)
 
     def _call(self, item: Object, path: str) -> None:
         called = fitted_at(item, Called, path)
         extra = {"extra_content": called.extra_content} if called.extra_content else {}
         function = {"name": _name(called), "arguments": called.arguments}
-        self._called({"id": called.call_id, "type": "function", "function": function, **extra}, path)
+        self._answer(path).call({"id": called.call_id, "type": "function", "function": function, **extra})
 
     def _custom(self, item: Object, path: str) -> None:
         called = fitted_at(item, CalledCustom, path)
         custom = {"name": _name(called), "input": called.input}
-        self._called({"id": called.call_id, "type": "custom", "custom": custom}, path)
-
-    def _called(self, call: Object, path: str) -> None:
-        turn = self._answer(path)
-        turn.setdefault("content", None)
-        turn.setdefault("tool_calls", []).append(call)
+        self._answer(path).call({"id": called.call_id, "type": "custom", "custom": custom})
 
     def _result(self, item: Object, path: str) -> None:
         result = fitted_at(item, Result, path)
@@ -179,16 +178,9 @@ class Messages:
         if blocks is None:
             self._drop(f"{path}.encrypted_content")
         turn = self._answer(path)
-        if text := "".join(one.text for one in reasoned.summary or reasoned.content or ()):
-            turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+        turn.think("".join(one.text for one in reasoned.summary or reasoned.content or ()), blocks or ())
         if reasoned.extra_content:
-            turn["extra_content"] = reasoned.extra_content
-        if blocks:
-            turn["thinking_blocks"] = [*turn.get("thinking_blocks", ()), *blocks]
-
-
-def _as_parts(content: str | list[Object]) -> list[Object]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+            turn.prove(reasoned.extra_content)
 
 
 def _name(called: Called | CalledCustom) -> str:

@@ -342,6 +342,21 @@ def test_functions_in_a_namespace_have_joined_names() -> None:
     assert asked.answer_headers["X-Gatehook-Dropped-Params"] == "tools[1].description"
 
 
+def test_many_names_make_no_endless_header() -> None:
+    told = parsed(**{f"field_{number}": 1 for number in range(10_000)}).answer_headers["X-Gatehook-Dropped-Params"]
+    assert told.startswith("field_0, field_1, ")
+    assert told.endswith("...")
+    assert len(told) < 4100
+
+
+def test_a_turn_may_have_very_many_items() -> None:
+    block = sealed([{"type": "redacted_thinking", "data": "x"}])
+    turn = [thought("x", encrypted_content=block), {"role": "assistant", "content": "x"}, call("f", "c")] * 5_000
+    (message,) = messages(*turn)
+    assert message["reasoning_content"] == "x" * 5_000
+    assert [len(message[name]) for name in ("thinking_blocks", "content", "tool_calls")] == [5_000] * 3
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 MESSAGE = said("user", "x")
