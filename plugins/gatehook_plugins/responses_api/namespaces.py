@@ -42,11 +42,10 @@ def flattened(tools: Sequence[Object], drop: Callable[[str], None]) -> Iterator[
     Raises:
         InvalidRequest: a namespace is not described as one, or two tools would have the same name.
     """
-    names: set[Any] = set()
+    names = {tool["name"] for tool in tools if isinstance(tool.get("name"), str)}
     for number, tool in enumerate(tools):
         path = f"tools[{number}]"
         if tool.get("type") != "namespace":
-            names.add(tool.get("name"))
             yield path, tool
             continue
         space = fitted_at(tool, Namespace, path)
@@ -55,10 +54,11 @@ def flattened(tools: Sequence[Object], drop: Callable[[str], None]) -> Iterator[
         for place, one in enumerate(space.tools):
             below, name = f"{path}.tools[{place}]", one.get("name")
             if isinstance(name, str):
-                one = {**one, "name": joined(space.name, name)}
-                if one["name"] in names:
-                    raise InvalidRequest(f"{below}.name: there is another tool {one['name']!r}", param=f"{below}.name")
-                names.add(one["name"])
+                name = joined(space.name, name)
+                if name in names:
+                    raise InvalidRequest(f"{below}.name: there is another tool {name!r}", param=f"{below}.name")
+                names.add(name)
+                one = {**one, "name": name}
             yield below, one
 
 

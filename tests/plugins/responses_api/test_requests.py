@@ -3,10 +3,15 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from hypothesis import given as thinking_up
+from hypothesis import strategies as st
 
 from gatehook import Call, InvalidRequest
+from gatehook_plugins.openai_api.requests import ChatRequest
+from gatehook_plugins.responses_api.requests import ResponseRequest
 from gatehook_plugins.responses_api.sealing import sealed
 from gatehook_plugins.responses_api.surface import ResponsesSurface
 
@@ -400,6 +405,7 @@ MESSAGE = said("user", "x")
         ({"tools": [{**FUNCTION, "name": "x__look"}, {"type": "namespace", "name": "x", "tools": [FUNCTION]}]},
          "tools[1].tools[0].name", "'x__look'"),
         ({"tools": [{"type": ["x"], "name": "x"}]}, "tools[0].type", "other than text"),
+        ({"tools": [{"type": "function", "name": []}]}, "tools[0].name", "expected"),
         ({"tool_choice": {"type": {}}}, "tool_choice.type", "other than text"),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "required"),
         ({"tools": [{"type": "function", "name": "a", "parameters": 5}]}, "tools[0].parameters", "expected"),
@@ -447,3 +453,44 @@ def test_what_is_wrong_is_named_by_its_path(given: Object, param: str, words: st
     assert raised.value.param == param
     assert raised.value.message.startswith(f"{param}: ")
     assert words in raised.value.message
+
+
+WORDS = st.sampled_from(
+    ["message", "function_call", "function_call_output", "reasoning", "custom_tool_call", "item_reference", "function",
+     "custom", "namespace", "allowed_tools", "json_schema", "input_text", "input_image", "output_text", "refusal",
+     "user", "assistant", "developer", "auto", "grammar", "x", ""]
+)  # fmt: skip
+FIELDS = st.sampled_from(
+    ["type", "role", "content", "text", "call_id", "name", "arguments", "output", "summary", "encrypted_content",
+     "input", "tools", "format", "schema", "mode", "namespace", "refusal", "image_url", "file_id", "extra_content"]
+)  # fmt: skip
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), WORDS),
+    lambda some: st.one_of(st.lists(some, max_size=3), st.dictionaries(FIELDS, some, max_size=5)),
+    max_leaves=12,
+)
+SOUND: list[Object] = [
+    said("user", [text("x"), {"type": "input_image", "image_url": URL}]),
+    thought("Hm.", encrypted_content=sealed(BLOCKS)),
+    answered("So."),
+    {**call("f", "c"), "namespace": "n"},
+    result("c", [text("x")]),
+    {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"},
+    FUNCTION,
+    {"type": "custom", "name": "f", "format": {"type": "grammar", "syntax": "lark", "definition": "x"}},
+    {"type": "namespace", "name": "n", "tools": [FUNCTION]},
+]
+ITEM = st.builds(lambda sound, other: {**sound, **other}, st.sampled_from(SOUND),
+                 st.dictionaries(FIELDS, ANYTHING, max_size=2))  # fmt: skip
+ITEMS = st.lists(ITEM, min_size=1, max_size=4)
+NAMED = st.sampled_from(sorted(ResponseRequest.__struct_fields__))
+
+
+@thinking_up(ITEMS, ITEMS, st.dictionaries(NAMED, ANYTHING, max_size=3))
+def test_anything_is_a_chat_or_a_refusal_that_names_a_field(items: Any, tools: Any, more: Object) -> None:
+    wrong: InvalidRequest | None = None
+    try:
+        msgspec.convert(parsed(**{"input": items, "tools": tools, **more}).payload, ChatRequest)
+    except InvalidRequest as error:
+        wrong = error
+    assert wrong is None or (wrong.param and wrong.message.startswith(wrong.param))
