@@ -1,6 +1,5 @@
 """The dialect as spoken with clients: requests become chats, and the answers to chats become responses."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -30,8 +29,6 @@ __all__ = ["ResponsesSurface"]
 
 _STATE: Final = "responses_api"
 """The key in `call.state` of the response that is being made."""
-_DROPPED: Final = "X-Gatehook-Dropped-Params"
-_MOST_NAMED: Final = 50
 
 
 class ResponsesSurface:
@@ -57,8 +54,8 @@ class ResponsesSurface:
         call.max_tokens, call.choices = asked.max_output_tokens, 1
         call.body = Document(chat.body)
         call.state[_STATE] = Response(call.id, echoed(asked, data), chat)
-        if dropped:
-            call.answer_headers[_DROPPED] = _header(dropped)
+        call.lost = tuple(dropped)
+        call.extended = any("thinking_blocks" in message for message in chat.body["messages"])
 
     def answer(self, call: Call, completion: Completion) -> bytes:
         """The response object."""
@@ -106,12 +103,6 @@ def _decoded(call: Call, document: Document) -> dict[str, Any]:
     except MalformedJSON as error:
         vendor = call.target.vendor if call.target else "the cache"
         raise UpstreamError(f"{vendor}: the answer cannot be read: {error}", code="upstream_malformed") from None
-
-
-def _header(names: Sequence[str]) -> str:
-    """Names of fields as they may stand in a header; clients refuse one that is too long."""
-    known = [name[:64] if name.isascii() and name.isprintable() else "?" for name in names[:_MOST_NAMED]]
-    return ", ".join([*known, "..."] if len(names) > _MOST_NAMED else known)
 
 
 _implements: type[Surface] = ResponsesSurface

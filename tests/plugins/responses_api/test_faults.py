@@ -12,6 +12,7 @@ import pytest
 
 from gatehook import LEDGER, Call, Observer, Outcome, Section, hookimpl
 from gatehook.testing import Reply, StubUpstream
+from gatehook_plugins.responses_api.sealing import sealed
 
 OpenApi = Any
 Mock = Any
@@ -145,7 +146,27 @@ async def test_what_vendor_and_api_leave_out_is_told_together(api: OpenApi, leng
         async with api(model) as it:
             answer = await it.ask(store=True, prompt_cache_key="k")
     assert answer.status == 200
-    assert ", ".join(answer.headers.getall("X-Gatehook-Dropped-Params")) == "store, prompt_cache_key"
+    assert answer.headers.getall("X-Gatehook-Dropped-Params") == ["prompt_cache_key, store"]
+
+
+async def test_what_one_vendor_has_signed_is_kept_from_another_and_told(api: OpenApi) -> None:
+    blocks: list[Object] = [{"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}]
+    thought = {
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Hm."}],
+        "encrypted_content": sealed(blocks),
+    }
+    said = {"type": "message", "role": "assistant", "content": "One."}
+    asked = {"type": "message", "role": "user", "content": "And then?"}
+    done = {"choices": [{"message": {"role": "assistant", "content": "Two."}, "finish_reason": "stop"}]}
+    async with StubUpstream(Reply.of_json(done)) as stub:
+        async with api(f'[[models]]\nname = "m"\nvendor = "openai"\nbase_url = "{stub.url}/v1"\n') as it:
+            answer = await it.ask(input=[thought, said, asked])
+        sent = stub.requests[-1].json["messages"][0]
+    assert answer.status == 200
+    assert sent == {"role": "assistant", "content": "One.", "reasoning_content": "Hm."}
+    assert answer.headers["X-Gatehook-Dropped-Params"] == "thinking_blocks"
 
 
 class Watcher(Observer):
