@@ -89,5 +89,6 @@ def in_block(index: int, block: Mapping[str, Any], deltas: Iterable[Mapping[str,
 
 class TestAnthropic(VendorConformance):
     plugin = "vendor_anthropic"
+    samples: Mapping[str, Any] = {"output_config": {"effort": "low"}, "service_tier": "standard_only"}
     label = "anthropic"
     script = AnthropicScript()

@@ -11,6 +11,7 @@ __all__ = [
     "head",
     "message_of",
     "reasoning_of",
+    "signed_of",
     "stop_of",
     "text_of",
     "tool_input",
@@ -108,6 +109,26 @@ def reasoning_of(said: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
+def signed_of(said: Mapping[str, Any]) -> list[Block]:
+    """The blocks of thoughts, in a message or a delta, that their vendor wants back as they are; not all are signed."""
+    blocks = said.get("thinking_blocks")
+    made = (_signed(block) for block in (blocks if isinstance(blocks, list) else ()) if isinstance(block, dict))
+    return [block for block in made if block is not None]
+
+
+def _signed(block: Mapping[str, Any]) -> Block | None:
+    match block:
+        case {"type": "thinking"}:
+            return {
+                "type": "thinking",
+                "thinking": block.get("thinking") or "",
+                "signature": block.get("signature") or "",
+            }
+        case {"type": "redacted_thinking", "data": str(data)}:
+            return {"type": "redacted_thinking", "data": data}
+    return None
+
+
 def text_of(content: Any) -> str:
     """The text of a message or a delta; Mistral's reasoning models tell theirs in parts, thoughts among them."""
     if isinstance(content, str):
@@ -134,8 +155,8 @@ def tool_input(name: str, arguments: str) -> dict[str, Any]:
 
 def _thoughts(message: Mapping[str, Any]) -> list[Block]:
     """The blocks that their vendor wants back as they are; if none says anything, the thoughts as they are told."""
-    signed = message.get("thinking_blocks") or []
-    text = "" if any(block.get("type") == "thinking" for block in signed) else reasoning_of(message)
+    signed = signed_of(message)
+    text = "" if any(block["type"] == "thinking" for block in signed) else reasoning_of(message)
     return [*([{"type": "thinking", "thinking": text, "signature": ""}] if text else []), *signed]
 
 

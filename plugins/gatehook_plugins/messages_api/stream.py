@@ -10,7 +10,16 @@ from typing import Any, Final, Literal
 
 from gatehook import Call, Chunk, Usage, confirmation_of, encode
 from gatehook.sse import frame
-from gatehook_plugins.messages_api.answer import decoded, first_choice, head, reasoning_of, stop_of, text_of, usage_of
+from gatehook_plugins.messages_api.answer import (
+    decoded,
+    first_choice,
+    head,
+    reasoning_of,
+    signed_of,
+    stop_of,
+    text_of,
+    usage_of,
+)
 from gatehook_plugins.messages_api.tool_calls import ToolCall
 
 __all__ = ["Events"]
@@ -97,8 +106,11 @@ class Events:
         """All but text and tool calls: thoughts come before both."""
         if thought := reasoning_of(delta):
             self._say("thinking", thought, out)
-        for block in delta.get("thinking_blocks") or ():
-            self._say("signed", block, out)
+        for block in signed_of(delta):
+            if block["type"] != "thinking" or block["signature"]:
+                self._say("signed", block, out)
+            elif not thought:  # the same piece once more
+                self._say("thinking", block["thinking"], out)
         if refusal := delta.get("refusal"):
             self._refusal.append(refusal)
 
@@ -126,14 +138,14 @@ class Events:
 
     def _tell_signed(self, block: Mapping[str, Any], out: list[bytes]) -> None:
         """A block of thoughts as their vendor wants it back; what it says was mostly told before, piece by piece."""
-        if block.get("type") != "thinking":
+        if block["type"] != "thinking":
             self._start(block, out)
         else:
             if self._open != "thinking":
-                self._tell("thinking", block.get("thinking"), out)
+                self._tell("thinking", block["thinking"], out)
             if self._open != "thinking":  # it says nothing, and is signed all the same
                 self._start({"type": "thinking", "thinking": "", "signature": ""}, out)
-            out.append(_before("signature", self._index) + encode(block.get("signature") or "") + _AFTER)
+            out.append(_before("signature", self._index) + encode(block["signature"]) + _AFTER)
         self._stop(out)
 
     def _take_call(self, fragment: Mapping[str, Any], out: list[bytes]) -> None:

@@ -192,6 +192,29 @@ def test_thoughts_beside_sealed_ones_are_told_too() -> None:
     assert [block["type"] for block in message["content"]] == ["thinking", "redacted_thinking", "text"]
 
 
+def test_thoughts_that_are_not_signed_yet_are_told_once() -> None:
+    """A proxy in front of Anthropic that speaks OpenAI's dialect tells each piece in both forms."""
+    pieces = [{"type": "thinking", "thinking": piece, "signature": None} for piece in ("Hm. ", "So.")]
+    deltas: list[Delta] = [{"reasoning_content": one["thinking"], "thinking_blocks": [one]} for one in pieces]
+    signed = {"type": "thinking", "thinking": "", "signature": "sig"}
+    message = put_together(streamed([*deltas, {"thinking_blocks": [signed]}, {"content": "A"}]))
+    thought = {"type": "thinking", "thinking": "Hm. So.", "signature": "sig"}
+    assert message["content"] == [thought, {"type": "text", "text": "A"}]
+    alone = put_together(streamed([{"thinking_blocks": [pieces[0]]}, {"thinking_blocks": [pieces[1]]}]))
+    assert alone["content"] == [thought | {"signature": ""}]
+    assert plain({"thinking_blocks": [{"type": "thinking", "thinking": "Hm. So."}]})["content"] == alone["content"]
+
+
+@pytest.mark.parametrize(
+    "blocks", [[None], ["Hm."], [{}], [{"type": "other"}], [{"type": "redacted_thinking"}], 7, "x"]
+)
+def test_what_are_no_thoughts_is_left_out(blocks: Any) -> None:
+    assert put_together(streamed([{"thinking_blocks": blocks, "content": "A"}]))["content"] == [
+        {"type": "text", "text": "A"}
+    ]
+    assert plain({"thinking_blocks": blocks, "content": "A"})["content"] == [{"type": "text", "text": "A"}]
+
+
 def test_why_it_ended_and_what_it_took_are_told_at_the_end() -> None:
     message = put_together(streamed([{"content": "A"}], "length"))
     assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
