@@ -67,7 +67,7 @@ class GeminiScript(Script):
 class TestGemini(VendorConformance):
     plugin = "vendor_gemini"
     samples: Mapping[str, Any] = {"output_config": {"effort": "low"}}
-    unseen: Mapping[str, str] = {"output_config": "surfaces that fill it say the same in reasoning_effort"}
+    unseen: Mapping[str, str] = {"output_config": "it is dropped, unless reasoning_effort says the same"}
     label = "gemini"
     script = GeminiScript()
     upstream_model = "gemini-2.5-flash"  # one whose way of thinking is known

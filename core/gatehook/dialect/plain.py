@@ -39,9 +39,8 @@ def plain_chat(payload: Mapping[str, Any], drop: Drop) -> Object:
     plain = {name: value for name, value in payload.items() if name not in ("thinking", "output_config")}
     if payload.get("thinking") is not None:
         drop("thinking")  # most models would refuse to hear of an effort in its place
-    if plain.get("reasoning_effort") == "max":
-        drop("reasoning_effort")
-        plain["reasoning_effort"] = "high"  # which all take that take any
+    if (own := payload.get("output_config")) and own.get("effort") != plain.get("reasoning_effort"):
+        drop("output_config")  # which says more than what stands beside it
     if plain.get("service_tier") == "standard_only":
         plain["service_tier"] = "default"
     if len(plain.get("user") or "") > _LONGEST_USER:

@@ -159,6 +159,10 @@ def _choice(choice: AutoTool | AnyTool | OneTool | NoTool) -> Any:
             return "auto"
 
 
+_EFFORTS: Final = {"xhigh": "high", "max": "high"}
+"""What is asked for beyond what all models know that know any effort, and the most that these do."""
+
+
 def _write_thinking(body: dict[str, Any], request: CountRequest, data: Mapping[str, Any]) -> None:
     """How much is thought, and the answer's form; Anthropic's own words stand beside OpenAI's where they say more."""
     if (thinking := request.thinking) is not None:
@@ -168,7 +172,7 @@ def _write_thinking(body: dict[str, Any], request: CountRequest, data: Mapping[s
     if (config := request.output_config) is None:
         return
     if config.effort is not None:
-        body["reasoning_effort"] = config.effort
+        body["reasoning_effort"] = _EFFORTS.get(config.effort, config.effort)
         body["output_config"] = {"effort": config.effort}
     if config.format is not None:
         schema = {"name": "answer", "schema": config.format.schema, "strict": True}

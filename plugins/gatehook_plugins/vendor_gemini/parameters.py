@@ -27,7 +27,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "top_logprobs": mapped("generationConfig.logprobs"),
     "response_format": mapped("generationConfig.responseMimeType and responseJsonSchema"),
     "reasoning_effort": mapped("generationConfig.thinkingConfig, by a table per model family"),
-    "output_config": mapped("its effort stands in reasoning_effort, too"),
+    "output_config": mapped("nothing, where reasoning_effort says the same; dropped otherwise"),
     "tools": mapped("tools.functionDeclarations"),
     "tool_choice": mapped("toolConfig.functionCallingConfig"),
     "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),

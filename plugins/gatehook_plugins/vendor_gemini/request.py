@@ -100,11 +100,16 @@ def _generation_config(attempt: Attempt, payload: Mapping[str, Any], options: Op
     _logprobs(payload, config)
     if "response_format" in payload:
         _response_format(attempt, payload["response_format"], config, options.json_schema)
-    if "reasoning_effort" in payload:
-        effort = payload["reasoning_effort"]
-        if thinking := thinking_config(attempt.target.model, effort, options):
-            config["thinkingConfig"] = thinking
+    if thinking := _thinking(attempt, payload, options):
+        config["thinkingConfig"] = thinking
     return config
+
+
+def _thinking(attempt: Attempt, payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    effort = payload.get("reasoning_effort")
+    if payload.get("output_config", {}) not in ({}, {"effort": effort}):
+        attempt.drop("output_config")
+    return {} if effort is None else thinking_config(attempt.target.model, effort, options)
 
 
 def _max_tokens(attempt: Attempt, payload: Mapping[str, Any]) -> int | None:

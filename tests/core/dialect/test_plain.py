@@ -48,7 +48,12 @@ def test_what_openai_knows_stays_as_it_is_unknown_fields_too() -> None:
         ({"thinking": {"type": "enabled"}}, {}, ["thinking"]),
         ({"thinking": None}, {}, []),
         ({"output_config": {"effort": "low"}, "reasoning_effort": "low"}, {"reasoning_effort": "low"}, []),
-        ({"reasoning_effort": "max"}, {"reasoning_effort": "high"}, ["reasoning_effort"]),
+        (
+            {"output_config": {"effort": "max"}, "reasoning_effort": "high"},
+            {"reasoning_effort": "high"},
+            ["output_config"],
+        ),
+        ({"output_config": {"effort": "low"}}, {}, ["output_config"]),
         ({"service_tier": "standard_only"}, {"service_tier": "default"}, []),
         ({"service_tier": "flex"}, {"service_tier": "flex"}, []),
         ({"user": "a" * 64}, {"user": "a" * 64}, []),

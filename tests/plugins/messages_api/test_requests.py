@@ -45,7 +45,9 @@ def text(said: str, **more: Any) -> dict[str, Any]:
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, {}, "thinking"),
         ({"thinking": {"type": "adaptive"}}, {}, "thinking"),
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}, ""),
-        ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"output_config": {"effort": "high"}}, {"reasoning_effort": "high"}, ""),
+        ({"output_config": {"effort": "xhigh"}}, {"reasoning_effort": "high"}, "output_config"),
+        ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}, "output_config"),
         ({"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}}, {}, "context_management"),
         ({"speed": "fast", "foo": 1, "bar": None, "betas": []}, {}, "speed, foo"),
         ({"stream": False, "tools": None, "container": None, "mcp_servers": []}, {}, ""),
@@ -297,6 +299,14 @@ async def test_what_says_nothing_is_asked_as_it_is(front: Open) -> None:
 # --- what Gemini gets ----------------------------------------------------------------------------------------------
 
 YES = Reply.of_json({"candidates": [{"index": 0, "content": {"parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]})
+
+
+async def test_gemini_is_asked_for_the_most_that_it_knows(front: Open) -> None:
+    async with front("gemini", YES, model="gemini-2.5-flash") as gateway:
+        answer = await gateway.ask(asking(output_config={"effort": "max"}))
+    assert answer.status == 200, answer.body
+    assert gateway.asked["generationConfig"]["thinkingConfig"]["thinkingBudget"] == 24576
+    assert answer.headers["X-Gatehook-Dropped-Params"] == "output_config"
 
 
 async def test_gemini_hears_of_failed_tools_in_words_and_of_no_thinking(front: Open) -> None:
