@@ -9,6 +9,7 @@ from typing import Any
 
 from gatehook_plugins.responses_api.call_item import CallItem
 from gatehook_plugins.responses_api.events import Events
+from gatehook_plugins.responses_api.logprobs import read_logprobs
 from gatehook_plugins.responses_api.message_item import MessageItem
 from gatehook_plugins.responses_api.namespaces import Names
 from gatehook_plugins.responses_api.reasoning_item import ReasoningItem
@@ -45,7 +46,7 @@ class Output:
             self._reasoning().seal(blocks)
         content = delta.get("content")
         if logprobs or isinstance(content, list):
-            self._say_parts(content, _logprobs(logprobs))
+            self._say_parts(content, read_logprobs(logprobs))
         elif content and isinstance(content, str):
             self._message().say("output_text", content)
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
@@ -134,14 +135,3 @@ def _text(part: Any) -> str:
     """The words of a part; "" if it has none."""
     text = part.get("text") if isinstance(part, dict) else None
     return text if isinstance(text, str) else ""
-
-
-def _logprobs(given: Any) -> list[dict[str, Any]]:
-    """The log probabilities of a piece of text, with the fields that this API always has."""
-    tokens = given.get("content") if isinstance(given, dict) else None
-    known = (one for one in tokens or () if "token" in one and "logprob" in one)
-    return [{**_token(one), "top_logprobs": [_token(top) for top in one.get("top_logprobs") or ()]} for one in known]
-
-
-def _token(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {"token": one["token"], "logprob": one["logprob"], "bytes": one.get("bytes") or []}

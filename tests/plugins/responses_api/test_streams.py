@@ -223,6 +223,13 @@ def test_log_probabilities_are_told_with_the_text(bare: Any, read_events: Any, f
     assert told == [part["logprobs"][:1], part["logprobs"][1:]]
 
 
+@pytest.mark.parametrize("odd", [{"content": [None]}, {"content": [{"token": "x"}]}, [], {"content": "x"}, 5])
+def test_what_are_no_log_probabilities_are_left_out(odd: Any, bare: Any, read_events: Any, followed: Any) -> None:
+    response = followed(read_events(streamed([{"content": "a", "logprobs": odd}])))
+    assert response["output"][0]["content"][0]["logprobs"] == []
+    assert bare(plain({"content": "a"}, logprobs=odd)) == bare(response)
+
+
 def test_log_probabilities_may_come_behind_their_text(read_events: Any, followed: Any) -> None:
     late = {"content": [{"token": "H", "logprob": -0.5, "top_logprobs": []}]}
     (item,) = followed(read_events(streamed([{"content": "H"}, {"content": "", "logprobs": late}])))["output"]
