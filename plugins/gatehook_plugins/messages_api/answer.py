@@ -95,8 +95,13 @@ def usage_of(usage: Usage | None) -> dict[str, Any]:
     if usage is None:
         usage = Usage()
     fresh = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    written = {
+        "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        "ephemeral_5m_input_tokens": usage.cache_write_tokens - usage.cache_write_1h_tokens,
+    }
     return {
         "input_tokens": max(fresh, 0),
+        "cache_creation": written,
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,

@@ -48,7 +48,8 @@ class Counting:
         call = Call("chat", "messages", request.headers, principal=request[PRINCIPAL])
         fill(call, read_count(read_object(await read_body(request), "a JSON object with 'model' and 'messages'")))
         body = encode({"input_tokens": expected_prompt(call, self._group(call))})
-        return web.Response(body=body, content_type="application/json", headers={"request-id": call.id})
+        ids = {"X-Request-ID": call.id, "request-id": call.id}  # the gateway's name for it, and that of these clients
+        return web.Response(body=body, content_type="application/json", headers=ids)
 
     def _group(self, call: Call) -> Group:
         group = self._catalog.group(call.model)

@@ -26,8 +26,8 @@ def known_status(error: GatewayError) -> int:
     return _OVERLOADED if error.status == 503 else error.status
 
 
-def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
-    """The error object; its type goes by the status."""
+def error_body(error: GatewayError, request_id: str = "") -> bytes:
+    """The error object; its type goes by the status. `request_id` is the call's, "" if there was no call."""
     other = "invalid_request_error" if error.status < 500 else "api_error"
     told = {"type": _TYPES.get(error.status, other), "message": error.message}
-    return encode({"type": "error", "error": told, "request_id": request_id})
+    return encode({"type": "error", "error": told, "request_id": request_id or error.request_id})

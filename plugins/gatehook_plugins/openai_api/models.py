@@ -17,6 +17,7 @@ from gatehook import (
     Unavailable,
     encode,
 )
+from gatehook_plugins.openai_api import anthropic_shape
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -35,13 +36,18 @@ class ModelList:
 
     async def list(self, request: web.Request) -> web.Response:
         """All of them, in the order of the settings; aliases are last, and wildcards are not listed."""
-        principal, local = request[PRINCIPAL], await self._local_models()
-        models = [
-            self._model(name, group, local.get(self._catalog.canonical(name)))
+        principal = request[PRINCIPAL]
+        groups = {
+            name: group
             for name, group in self._catalog.groups().items()
             if self._catalog.group(name) and self._is_callable(group) and self._may_use(principal, name)
-        ]
-        return _json({"object": "list", "data": models})
+        }
+        if anthropic_shape.asks_for_it(request):
+            models = [anthropic_shape.model(name, group, self._created) for name, group in groups.items()]
+            return _json(anthropic_shape.listed(models))
+        local = await self._local_models()
+        data = [self._model(name, group, local.get(self._catalog.canonical(name))) for name, group in groups.items()]
+        return _json({"object": "list", "data": data})
 
     async def one(self, request: web.Request) -> web.Response:
         """One of them.
@@ -53,6 +59,8 @@ class ModelList:
         group = self._catalog.group(name)
         if not self._is_callable(group) or not self._may_use(request[PRINCIPAL], name):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
+        if anthropic_shape.asks_for_it(request):
+            return _json(anthropic_shape.model(name, group, self._created))
         local = await self._local_models()
         return _json(self._model(name, group, local.get(self._catalog.canonical(name))))
 

@@ -203,6 +203,7 @@ ANSWER: dict[str, Any] = {
     "stop_details": None,
     "usage": {
         "input_tokens": 7,
+        "cache_creation": {"ephemeral_1h_input_tokens": 1, "ephemeral_5m_input_tokens": 2},
         "cache_creation_input_tokens": 3,
         "cache_read_input_tokens": 4,
         "output_tokens": 2,

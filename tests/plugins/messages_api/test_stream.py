@@ -220,6 +220,7 @@ def test_why_it_ended_and_what_it_took_are_told_at_the_end() -> None:
     assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
     assert message["usage"] == {
         "input_tokens": 5,
+        "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 1},
         "cache_creation_input_tokens": 1,
         "cache_read_input_tokens": 4,
         "output_tokens": 5,

@@ -1,10 +1,13 @@
 """GET /v1/models and /openapi.json, as clients get them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import anthropic
 import pytest
+from anthropic.types import ModelInfo
 from yarl import URL
 
 from gatehook.testing import serving
@@ -117,3 +120,28 @@ async def test_with_keys_the_list_needs_one_and_the_document_does_not() -> None:
         status, document = await got(f"{gateway.url}/openapi.json")
     assert status == 200
     assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= set(document["paths"])
+
+
+async def test_anthropics_clients_get_the_list_in_their_own_shape() -> None:
+    limits = 'limits = { max_tokens = 64000, context_window = 200000 }\n[[models]]\nname = "org/'
+    async with serving(SETTINGS.replace('[[models]]\nname = "org/', limits, 1)) as gateway:
+        transport = anthropic.DefaultAsyncHttpxClient(verify=False)  # loading certificates takes longer than the test
+        async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="k", http_client=transport) as client:
+            page = await client.models.list()
+            models = [one async for one in client.models.list()]
+            one = await client.models.retrieve("mock")
+            with pytest.raises(anthropic.NotFoundError, match="nobody"):
+                await client.models.retrieve("nobody")
+    assert [one.id for one in models] == ["mock", "org/deep/model:free", "Größe 😀", "half on"]
+    assert (page.has_more, page.first_id, page.last_id) == (False, "mock", "half on")
+    assert models[0] == one
+    assert (one.type, one.display_name, one.lifecycle) == ("model", "mock", "active")
+    assert (one.max_input_tokens, one.max_tokens) == (200000, 64000)
+    assert abs((datetime.now(UTC) - one.created_at).total_seconds()) < 600
+    ModelInfo.model_validate(one.model_dump())
+
+
+async def test_anthropics_clients_get_an_empty_list_where_there_is_nothing() -> None:
+    async with serving("[plugins.openai_api]\n[plugins.route_models]\n") as gateway:
+        status, answer = await got(f"{gateway.url}/v1/models", headers={"anthropic-version": "2023-06-01"})
+    assert (status, answer) == (200, {"data": [], "has_more": False, "first_id": None, "last_id": None})
