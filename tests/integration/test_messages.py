@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import anthropic
 import pytest
 
 from gatehook import Call, Observer, Outcome, Section, hookimpl
-from gatehook.testing import Reply, StubUpstream
+from gatehook.testing import Reply, StubUpstream, splits
 
 House = Callable[..., Any]
 Wire = Any
@@ -172,6 +173,46 @@ async def test_errors_are_the_sdk_s(
     assert error.request_id == body["request_id"] == error.response.headers["X-Request-ID"]
     if status in (429, 503):
         assert error.response.headers["Retry-After"] == "7"
+
+
+async def test_a_stream_that_arrives_in_other_pieces_is_the_same(house: House, wire: Wire) -> None:
+    body = b"".join(wire.calls_stream(CALLS[:2], "Grüß 😀").body)
+    cuts = list(splits(body))[::5]
+    asked: Any = {"model": "m", "max_tokens": 50, "messages": [USER], "tools": TOOLS, "stream": True}
+    async with (
+        StubUpstream(Reply.of_events(body)) as stub,
+        house(wire.deployment(stub), plugin_messages_api={}) as home,
+    ):
+
+        async def sent() -> bytes:
+            async with home.http.post(f"{home.url}/v1/messages", json=asked) as answer:
+                return re.sub(rb'"msg_\w+"', b'"msg"', await answer.read())
+
+        whole = await sent()
+        assert whole.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+        stub.script(*(Reply.of_events(pieces) for pieces in cuts))
+        for place in range(0, len(cuts), 8):
+            told = await asyncio.gather(*(sent() for _ in cuts[place : place + 8]))
+            assert all(events_of(one) == events_of(whole) for one in told), f"cut around byte {place * 5}"
+
+
+def events_of(body: bytes) -> list[Any]:
+    """The events, with neighbouring pieces of one block joined: how many there are is the vendor's and the line's."""
+    found: list[Any] = []
+    for block in body.split(b"\n\n")[:-1]:
+        event = json.loads(block.partition(b"data: ")[2])
+        delta = event.get("delta", {})
+        if (
+            found
+            and event["type"] == found[-1]["type"] == "content_block_delta"
+            and event["index"] == found[-1]["index"]
+        ):
+            for name in ("text", "partial_json"):
+                if name in delta:
+                    found[-1]["delta"][name] += delta[name]
+        else:
+            found.append(event)
+    return found
 
 
 async def test_a_stream_that_breaks_off_is_an_error_to_the_sdk(house: House, wire: Wire) -> None:

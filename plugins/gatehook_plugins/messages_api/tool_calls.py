@@ -19,6 +19,8 @@ class ToolCall:
         self._name = ""
         self._arguments: list[str] = []
         self._told = 0
+        self._looked_at = 0
+        """How many pieces there were when it was last found to be incomplete."""
         self._extra: dict[str, Any] = {}
 
     @property
@@ -53,8 +55,9 @@ class ToolCall:
 
     def is_whole(self) -> bool:
         """Whether nothing can be missing: a JSON object has no continuation."""
-        if not (self._arguments and self._arguments[-1].rstrip().endswith("}")):
+        if len(self._arguments) == self._looked_at or not self._arguments[-1].rstrip().endswith("}"):
             return False
+        self._looked_at = len(self._arguments)
         try:
             self.check()
         except UpstreamError:

@@ -96,12 +96,19 @@ Open = Callable[..., AbstractAsyncContextManager[Front]]
 def front() -> Open:
     """`async with front("openai", reply) as gateway`; without a reply the vendor says "Yes.".
 
-    `more` goes into the vendor's table, and may begin others; `told` into that of the model, `server` into [server].
+    `more` goes into the vendor's table, and may begin others; `told` into that of the model, `server` into [server];
+    `plugins` are further ones, by name.
     """
 
     @contextlib.asynccontextmanager
     async def opened(
-        vendor: str = "openai", *replies: Reply, model: str = "up", more: str = "", told: str = "", server: str = ""
+        vendor: str = "openai",
+        *replies: Reply,
+        model: str = "up",
+        more: str = "",
+        told: str = "",
+        server: str = "",
+        plugins: Any = None,
     ) -> AsyncIterator[Front]:
         async with StubUpstream(*(replies or [Reply.of_json(PLAIN[vendor])])) as stub:
             base = stub.url + ("/v1" if vendor == "openai" else "")
@@ -111,7 +118,7 @@ def front() -> Open:
                 f"[plugins.vendor_{vendor}]\n{more}\n[[models]]\nname = 'm'\nvendor = '{vendor}'\nmodel = '{model}'\n"
                 f"base_url = '{base}'\napi_key = 'upstream-secret-0123456789'\n{told}\n"
             )
-            async with serving(text) as served, aiohttp.ClientSession() as session:
+            async with serving(text, plugins=plugins) as served, aiohttp.ClientSession() as session:
                 yield Front(served.url, session, stub)
 
     return opened

@@ -1,13 +1,14 @@
 """The surface within the pipeline: who may call, counts, errors of all kinds, caches, questions about tool calls."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from gatehook import Call, Section, Tool, hookimpl
 from gatehook.testing import Reply
 
 Open = Callable[..., AbstractAsyncContextManager[Any]]
@@ -137,16 +138,16 @@ async def test_an_answer_from_a_cache_is_the_one_that_was_stored(front: Open, st
 TOOLS = [{"name": "delete_it", "input_schema": {"type": "object", "properties": {}}}]
 
 
-def called(*, stream: bool, arguments: str = "{}") -> Reply:
+def called(*, stream: bool, arguments: str = "{}", text: str = "I do.", name: str = "delete_it") -> Reply:
     """A vendor's answer that says something and calls a tool."""
-    made = {"id": "call_1", "type": "function", "function": {"name": "delete_it", "arguments": arguments}}
+    made = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
     head = {"id": "up", "created": 5, "model": "up"}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     if not stream:
-        message = {"role": "assistant", "content": "I do.", "tool_calls": [made]}
+        message = {"role": "assistant", "content": text, "tool_calls": [made]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
         return Reply.of_json({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
-    deltas: list[Any] = [{"role": "assistant", "content": "I do."}, {"tool_calls": [{"index": 0, **made}]}]
+    deltas: list[Any] = [{"role": "assistant", "content": text}, {"tool_calls": [{"index": 0, **made}]}]
     choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
     chunks = [{**head, "object": "chat.completion.chunk", "choices": [one]} for one in choices]
@@ -180,6 +181,45 @@ async def test_arguments_that_are_no_object_break_a_stream_off(front: Open) -> N
     *_, last = answer.events
     assert (last["type"], last["error"]["type"]) == ("error", "api_error")
     assert "'delete_it' has arguments that are no JSON object" in last["error"]["message"]
+
+
+class Clock:
+    """A tool of the gateway's own."""
+
+    name = "now"
+    description = "Tells the time."
+    parameters: ClassVar[Any] = {"type": "object", "properties": {}}
+
+    async def run(self, call: Call, arguments: Mapping[str, Any]) -> str:
+        return "noon"
+
+
+class Clocks:
+    Settings = Section
+
+    def __init__(self, settings: Section) -> None: ...
+
+    @hookimpl
+    def register_tools(self) -> list[Tool]:
+        return [Clock()]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_of_the_gateway_s_own_is_run_between_two_texts(front: Open, stream: bool) -> None:
+    first = called(stream=stream, name="now")
+    second = called(stream=stream, text="It is noon.", name="delete_it")
+    async with front("openai", first, second, more="[plugins.clocks]\n", plugins={"clocks": Clocks}) as gateway:
+        answer = await gateway.ask(BODY | {"tools": TOOLS, "stream": stream})
+    assert answer.status == 200, answer.body
+    assert gateway.asked["messages"][-1]["content"] == "noon"
+    if stream:
+        starts = [event["content_block"] for event in answer.events if event["type"] == "content_block_start"]
+        assert [block["type"] for block in starts] == ["text", "tool_use"]
+        assert starts[1]["name"] == "delete_it"
+        assert [event["type"] for event in answer.events].count("message_stop") == 1
+    else:
+        assert [block["type"] for block in answer.json["content"]] == ["text", "tool_use"]
+        assert answer.json["usage"]["output_tokens"] == 10
 
 
 # --- silence -------------------------------------------------------------------------------------------------------
