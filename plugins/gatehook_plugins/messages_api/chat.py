@@ -128,8 +128,8 @@ def _mark_last(messages: list[dict[str, Any]], mark: dict[str, Any]) -> None:
 def _tool(tool: ToolDefinition, path: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         raise InvalidRequest(
-            f"{path}.type: {tool.type!r} is a tool of Anthropic's own, which other models do not have and the gateway "
-            "does not run; offer tools of your own, with name and input_schema",
+            f"{path}.type: {tool.type[:100]!r} is a tool of Anthropic's own, which other models do not have and the "
+            "gateway does not run; offer tools of your own, with name and input_schema",
             param=f"{path}.type",
             code="unsupported_parameter",
         )

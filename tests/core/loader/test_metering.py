@@ -17,6 +17,8 @@ from gatehook import (
     ChangeLimiter,
     Endpoint,
     Observer,
+    OwnHeaders,
+    OwnHeartbeat,
     OwnStatus,
     Prober,
     RateLimited,
@@ -272,10 +274,11 @@ def test_an_observer_overrides_what_it_did(book: Book) -> None:
 
 async def test_a_surface_and_a_route_are_measured_where_they_stand(book: Book) -> None:
     members = {name: lambda _, *arguments, name=name: name.encode() for name in (
-        "parse", "answer", "event", "end", "error", "error_event", "status")}  # fmt: skip
-    endpoint = Endpoint("/x", "chat", made(name="acme", canonical=True, **members))
+        "parse", "answer", "event", "end", "error", "error_event", "status", "error_headers")}  # fmt: skip
+    endpoint = Endpoint("/x", "chat", made(name="acme", canonical=True, heartbeat=b"ping", **members))
     surface = metered(book, "acme", "register_routes", endpoint).surface
-    assert [isinstance(surface, kind) for kind in (Surface, OwnStatus)] == [True, True]
+    assert all(isinstance(surface, kind) for kind in (Surface, OwnStatus, OwnHeaders, OwnHeartbeat))
+    assert (surface.heartbeat, surface.error_headers(CALL)) == (b"ping", b"error_headers")
     assert (surface.canonical, surface.answer(CALL, None)) == (True, b"answer")
 
     async def page(request: Any) -> web.Response:
