@@ -14,6 +14,7 @@ __all__ = [
     "signed_of",
     "stop_of",
     "text_of",
+    "told_usage",
     "tool_input",
     "usage_of",
 ]
@@ -106,6 +107,25 @@ def usage_of(usage: Usage | None) -> dict[str, Any]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
+
+
+def told_usage(told: Any) -> Usage | None:
+    """What an event of OpenAI's tells in its `usage`; None if that is no such object."""
+    if not isinstance(told, dict):
+        return None
+    details = told.get("prompt_tokens_details")
+    cached = details if isinstance(details, dict) else {}
+    return Usage(
+        prompt_tokens=_count(told, "prompt_tokens"),
+        completion_tokens=_count(told, "completion_tokens"),
+        cached_tokens=_count(cached, "cached_tokens"),
+        cache_write_tokens=_count(cached, "cache_write_tokens"),
+    )
+
+
+def _count(told: Mapping[str, Any], name: str) -> int:
+    count = told.get(name)
+    return count if isinstance(count, int) else 0
 
 
 def reasoning_of(said: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from gatehook_plugins.messages_api.answer import (
     signed_of,
     stop_of,
     text_of,
+    told_usage,
     usage_of,
 )
 from gatehook_plugins.messages_api.tool_calls import ToolCall
@@ -67,7 +68,10 @@ class Events:
             UpstreamError: it cannot be read, or a tool call is over whose arguments are no JSON object.
         """
         data = decoded(chunk)
-        self._usage = chunk.usage or self._usage
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        elif told := data.get("usage"):  # of an event from a cache
+            self._usage = told_usage(told)
         choice = first_choice(data)
         delta = choice.get("delta") or {}
         text = delta.get("content")

@@ -183,6 +183,15 @@ async def test_arguments_that_are_no_object_break_a_stream_off(front: Open) -> N
     assert "'delete_it' has arguments that are no JSON object" in last["error"]["message"]
 
 
+async def test_a_stream_of_openai_s_from_a_cache_tells_its_tokens(front: Open) -> None:
+    async with front("openai", called(stream=True), more="[plugins.cache]\n") as gateway:
+        first, again = [await gateway.ask(BODY | {"tools": TOOLS, "stream": True}) for _ in range(2)]
+    assert [one.headers["X-Cache"] for one in (first, again)] == ["miss", "hit"]
+    assert first.events[1:] == again.events[1:]
+    counts = again.events[-2]["usage"]
+    assert (counts["input_tokens"], counts["output_tokens"]) == (10, 5)
+
+
 class Clock:
     """A tool of the gateway's own."""
 

@@ -300,3 +300,21 @@ def test_a_number_that_nobody_can_read_is_the_vendor_s_failure() -> None:
     raw = b'{"choices":[],"x":%b}' % (b"9" * 10_000)
     with pytest.raises(UpstreamError, match="cannot be read"):
         Events(call()).take(Chunk(raw=raw))
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        (USAGE.as_openai(), (5, 4, 1, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": None, "prompt_tokens_details": None}, (3, 0, 0, 0)),
+        (7, (0, 0, 0, 0)),
+        ({"prompt_tokens": "3", "prompt_tokens_details": 7}, (0, 0, 0, 0)),
+    ],
+)
+def test_the_usage_of_an_event_from_a_cache_is_read_from_its_words(told: Any, counts: tuple[int, ...]) -> None:
+    events = Events(call())
+    framed = events.take(chunk({"content": "A"})) + events.take(chunk({}, "stop"))
+    framed += events.take(Chunk({"choices": [], "usage": told}, usage_only=True)) + events.end(None)
+    usage = put_together(events_of(framed))["usage"]
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    assert tuple(usage[name] for name in names) == counts
