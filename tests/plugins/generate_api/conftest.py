@@ -4,11 +4,12 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from gatehook import LOCAL_MODELS, InvalidRequest, LocalLimits, LocalModel, Section, ServiceKey, Unavailable, hookimpl
 from gatehook.testing import serving
