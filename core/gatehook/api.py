@@ -44,7 +44,7 @@ from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_o
 from gatehook.dialect.options import option_faults, read_options
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.dialect.plain import plain_chat
-from gatehook.dialect.surface import CanonicalSurface
+from gatehook.dialect.surface import CanonicalSurface, decoded_answer
 from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
     AuthenticationFailed,
@@ -311,6 +311,7 @@ __all__ = (
     "covers",
     "data_uri",
     "decode",
+    "decoded_answer",
     "dollars",
     "dropped",
     "encode",

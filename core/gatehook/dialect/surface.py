@@ -1,12 +1,27 @@
-"""How answers are written for clients that speak OpenAI's own dialect: it is the canonical form, so they stay as is."""
+"""Writing to clients: in OpenAI's dialect, the canonical form, answers stay as they are; other dialects read them."""
+
+from typing import Any
 
 from gatehook.accounts import Usage
-from gatehook.errors import GatewayError, envelope
-from gatehook.jsonio import encode
+from gatehook.errors import GatewayError, UpstreamError, envelope
+from gatehook.jsonio import Document, MalformedJSON, encode
 from gatehook.model import Call, Chunk, Completion
 from gatehook.sse import DONE, frame
 
-__all__ = ["CanonicalSurface"]
+__all__ = ["CanonicalSurface", "decoded_answer"]
+
+
+def decoded_answer(call: Call, answer: Document) -> dict[str, Any]:
+    """What an answer says, or a chunk of a streamed one.
+
+    Raises:
+        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
+    """
+    try:
+        return answer.data
+    except MalformedJSON as error:
+        vendor = call.target.vendor if call.target else "the cache"
+        raise UpstreamError(f"{vendor}: the answer cannot be read: {error}", code="upstream_malformed") from None
 
 
 class CanonicalSurface:

@@ -62,6 +62,6 @@ class Batch:
             chat = as_chat(data, self._default_model(call.principal))
             chat.pop("stream", None)
             call.model, call.body = chat["model"], Document(chat)
-            return result(await self._calls.run(call))
+            return result(call, await self._calls.run(call))
         except GatewayError as error:
             return dict(decode(error_body(error)))

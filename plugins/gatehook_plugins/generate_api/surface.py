@@ -12,12 +12,11 @@ from gatehook import (
     Completion,
     Document,
     GatewayError,
-    MalformedJSON,
     Principal,
     Surface,
-    UpstreamError,
     Usage,
     confirmation_of,
+    decoded_answer,
     encode,
     read_object,
 )
@@ -54,11 +53,11 @@ class GenerateSurface:
 
     def answer(self, call: Call, completion: Completion) -> bytes:
         """``{"text", "usage", "latency"}``; the latency is in seconds."""
-        return encode({**result(completion), "latency": round(time.monotonic() - call.started, 3)})
+        return encode({**result(call, completion), "latency": round(time.monotonic() - call.started, 3)})
 
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """``data: {"token", "finished": false}``; nothing where a chunk has no text."""
-        text = _text(chunk, "delta")
+        text = _text(call, chunk, "delta")
         asked = confirmation_of(chunk.data)
         return frame(encode({"token": text, "finished": False, **asked})) if text or asked else b""
 
@@ -79,11 +78,11 @@ class GenerateSurface:
         return frame(error_body(error))
 
 
-def result(completion: Completion) -> dict[str, Any]:
+def result(call: Call, completion: Completion) -> dict[str, Any]:
     """``{"text", "usage"}``; the text is empty where the model said none."""
     usage = completion.usage
     return {
-        "text": _text(completion, "message"),
+        "text": _text(call, completion, "message"),
         "usage": {
             "prompt_tokens": usage and usage.prompt_tokens,
             "completion_tokens": usage and usage.completion_tokens,
@@ -93,16 +92,13 @@ def result(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _text(document: Document, part: str) -> str:
+def _text(call: Call, answer: Document, part: str) -> str:
     """What the first choice says.
 
     Raises:
-        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
+        UpstreamError: the answer cannot be decoded.
     """
-    try:
-        choices = document.data.get("choices") or ()
-    except MalformedJSON as error:
-        raise UpstreamError(f"the answer cannot be read: {error}", code="upstream_malformed") from None
+    choices = decoded_answer(call, answer).get("choices") or ()
     said = (choice[part].get("content") for choice in choices if choice.get("index", 0) == 0 and choice.get(part))
     return "".join(map(_words, said))
 

@@ -13,11 +13,10 @@ from gatehook import (
     Cost,
     Document,
     GatewayError,
-    MalformedJSON,
     Surface,
-    UpstreamError,
     Usage,
     confirmation_of,
+    decoded_answer,
     dollars,
     encode,
     read_object,
@@ -59,7 +58,7 @@ class LlmSurface:
 
     def answer(self, call: Call, completion: Completion) -> bytes:
         """``{"id", "model", "choices", "usage", "cost"}``; the model is the one that answered, perhaps a fallback."""
-        data = _decoded(call, completion)
+        data = decoded_answer(call, completion)
         choices = [_bare(choice) for choice in data.get("choices") or ()]
         asked = confirmation_of(data)
         return encode(
@@ -68,7 +67,7 @@ class LlmSurface:
 
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """``data: {"id", "choices": [{"index", "delta", "finish_reason"}]}``; nothing where a chunk has no choice."""
-        data = _decoded(call, chunk)
+        data = decoded_answer(call, chunk)
         choices = [{**_EMPTY, **_bare(choice)} for choice in data.get("choices") or ()]
         return frame(encode({"id": _stream_id(call), "choices": choices, **confirmation_of(data)})) if choices else b""
 
@@ -91,19 +90,6 @@ class LlmSurface:
 
 def _stream_id(call: Call) -> str:
     return "stream_" + call.id.removeprefix("req_")
-
-
-def _decoded(call: Call, document: Document) -> dict[str, Any]:
-    """What the vendor said.
-
-    Raises:
-        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
-    """
-    try:
-        return document.data
-    except MalformedJSON as error:
-        vendor = call.target.vendor if call.target else "the cache"
-        raise UpstreamError(f"{vendor}: the answer cannot be read: {error}", code="upstream_malformed") from None
 
 
 def _bare(choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatehook import Call, Document, MalformedJSON, UpstreamError, Usage, confirmation_of, decode, tool_call_id
+from gatehook import (
+    Call,
+    Document,
+    MalformedJSON,
+    UpstreamError,
+    Usage,
+    confirmation_of,
+    decode,
+    decoded_answer,
+    tool_call_id,
+)
 
 __all__ = [
-    "decoded",
     "first_choice",
     "head",
     "message_of",
@@ -36,7 +45,7 @@ def message_of(call: Call, document: Document, usage: Usage | None) -> dict[str,
     Raises:
         UpstreamError: it cannot be read, or a tool call in it cannot be given as Anthropic's clients expect it.
     """
-    data = decoded(document)
+    data = decoded_answer(call, document)
     choice = first_choice(data)
     message = choice.get("message") or {}
     reason = choice.get("finish_reason")
@@ -47,18 +56,6 @@ def message_of(call: Call, document: Document, usage: Usage | None) -> dict[str,
     calls = any(block["type"] == "tool_use" for block in content)
     stop = stop_of(choice, message.get("refusal") or "", calls=calls)
     return {**head(call), "content": content, **stop, "usage": usage_of(usage), **confirmation_of(data)}
-
-
-def decoded(document: Document) -> Mapping[str, Any]:
-    """What the vendor said.
-
-    Raises:
-        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
-    """
-    try:
-        return document.data
-    except MalformedJSON as error:
-        raise _malformed(f"the answer cannot be read: {error}") from None
 
 
 def first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,10 +8,9 @@ message_stop. OpenAI's tool calls may be told by turns, so what comes while one 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from gatehook import Call, Chunk, Usage, confirmation_of, encode
+from gatehook import Call, Chunk, Usage, confirmation_of, decoded_answer, encode
 from gatehook.sse import frame
 from gatehook_plugins.messages_api.answer import (
-    decoded,
     first_choice,
     head,
     reasoning_of,
@@ -67,7 +66,7 @@ class Events:
         Raises:
             UpstreamError: it cannot be read, or a tool call is over whose arguments are no JSON object.
         """
-        data = decoded(chunk)
+        data = decoded_answer(self._call, chunk)
         if chunk.usage is not None:
             self._usage = chunk.usage
         elif told := data.get("usage"):  # of an event from a cache

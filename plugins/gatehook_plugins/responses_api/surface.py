@@ -1,6 +1,6 @@
 """The dialect as spoken with clients: requests become chats, and the answers to chats become responses."""
 
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -11,10 +11,9 @@ from gatehook import (
     Completion,
     Document,
     GatewayError,
-    MalformedJSON,
     Surface,
-    UpstreamError,
     Usage,
+    decoded_answer,
     encode,
     envelope,
     fitted,
@@ -59,14 +58,14 @@ class ResponsesSurface:
 
     def answer(self, call: Call, completion: Completion) -> bytes:
         """The response object."""
-        response, data = _response(call), _decoded(call, completion)
+        response, data = _response(call), decoded_answer(call, completion)
         response.begin(call.public_name, data)
         response.add(data, "message", completion.usage)
         return encode(response.whole(completion.usage))
 
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """The events that a chunk becomes; none for one that tells the usage alone."""
-        response, data = _response(call), _decoded(call, chunk)
+        response, data = _response(call), decoded_answer(call, chunk)
         response.begin(call.public_name, data)
         response.add(data, "delta", chunk.usage)
         return response.events.taken()
@@ -90,19 +89,6 @@ class ResponsesSurface:
 def _response(call: Call) -> Response:
     response: Response = call.state[_STATE]
     return response
-
-
-def _decoded(call: Call, document: Document) -> dict[str, Any]:
-    """What the vendor said.
-
-    Raises:
-        UpstreamError: a field that nobody looked at before cannot be decoded (a number of a million digits).
-    """
-    try:
-        return document.data
-    except MalformedJSON as error:
-        vendor = call.target.vendor if call.target else "the cache"
-        raise UpstreamError(f"{vendor}: the answer cannot be read: {error}", code="upstream_malformed") from None
 
 
 _implements: type[Surface] = ResponsesSurface
