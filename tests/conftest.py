@@ -25,6 +25,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from tests.certificates import Authority
 
 from gatehook.testing.conformance.suite import NOT_OFFERED
 
@@ -99,6 +100,12 @@ def free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """Vouches for servers with TLS."""
+    return Authority()
 
 
 @pytest.fixture(scope="session", name="free_port")

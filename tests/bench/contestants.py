@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from tests.bench.host import Process, StartError, cpu_seconds, free_port, get
 from tests.bench.load import CHAT, EVENTS, Address, Request, chat_request
 from tests.bench.peers import PEERS, Peer
+from tests.certificates import Authority
 
 HERE = Path(__file__).parent
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -20,6 +21,7 @@ MODEL = "mock-n64"  # 64 content events in one write
 PACED_MODEL = "mock-n64-d10000"  # 64 content events, one every 10 ms
 SLOW_MODEL = "mock-n64-d20000"  # 64 content events, one every 20 ms
 FIRST_MODEL = "mock-n8-d10000"  # 8 content events, one every 10 ms
+TLS_MODEL = "tls-mock-n64"  # the same at an https:// address
 ANTHROPIC_MODEL = "claude-mock"
 GEMINI_MODEL = "gemini-mock"
 OPENAI_MODELS = (MODEL, PACED_MODEL, SLOW_MODEL, FIRST_MODEL)
@@ -57,6 +59,26 @@ def start_stub(core: int, stack: ExitStack) -> Process:
     return started("stub", [sys.executable, str(HERE / "stub.py"), "--port", str(port)], port, core, stack)
 
 
+@dataclass(frozen=True, slots=True)
+class TLSStub:
+    """The upstream at an https:// address; `authority` is the file of the certificate that vouches for it."""
+
+    url: str
+    authority: Path
+
+
+def start_tls_stub(core: int, stack: ExitStack) -> TLSStub:
+    """Start the upstream with TLS; the stack stops it."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehook-bench-")))
+    authority, chain, known = Authority(), folder / "chain.pem", folder / "authority.pem"
+    chain.write_bytes(authority.chain("127.0.0.1"))
+    known.write_text(authority.pem)
+    process = started(
+        "TLS stub", [sys.executable, str(HERE / "stub.py"), "--port", "0", "--chain", str(chain)], 0, core, stack
+    )
+    return TLSStub(f"https://127.0.0.1:{process.port}", known)
+
+
 def started(name: str, command: list[str], port: int, core: int, stack: ExitStack, cwd: Path | None = None) -> Process:
     """A server that is ready; the stack stops it."""
     return ready(name, Peer(command, port), core, stack, cwd)
@@ -77,20 +99,22 @@ def ready(name: str, peer: Peer, core: int, stack: ExitStack, cwd: Path | None) 
     return process
 
 
-def start(name: str, stub: Process, core: int, stack: ExitStack) -> Contestant:
-    """Start one of the known contestants in front of the stub; `direct` is the stub itself. The stack stops it."""
+def start(name: str, stub: Process, tls: TLSStub, core: int, stack: ExitStack) -> Contestant:
+    """Start one of the known contestants in front of the stubs; `direct` is the first itself. The stack stops it."""
     if name == "direct":
         return Contestant(name, ("127.0.0.1", stub.port))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehook-bench-")))
-    port, upstream, key = free_port(), f"http://127.0.0.1:{stub.port}", KEY
+    port, upstream, key, env = free_port(), f"http://127.0.0.1:{stub.port}", KEY, {}
     if name == "bare":
         command = [sys.executable, str(HERE / "bare_proxy.py"), "--port", str(port), "--upstream", upstream]
+        command += ["--tls-upstream", tls.url]
+        env["SSL_CERT_FILE"] = str(tls.authority)
     else:
-        settings = write_settings(folder, port, upstream, accounts=name == "accounts")
+        settings = write_settings(folder, port, upstream, accounts=name == "accounts", tls=tls)
         command = [gatehook_command(), "serve", "--config", str(settings)]
         if name == "accounts":
             key = create_key(settings)
-    process = started(name, command, port, core, stack, folder)
+    process = ready(name, Peer(command, port, env=env), core, stack, folder)
     if name in OURS:
         check_features(port, key)
     return Contestant(name, ("127.0.0.1", port), process, key)
@@ -142,14 +166,18 @@ def create_key(settings: Path) -> str:
     return str(key)
 
 
-def write_settings(folder: Path, port: int, upstream: str, *, accounts: bool) -> Path:
+def write_settings(folder: Path, port: int, upstream: str, *, accounts: bool, tls: TLSStub | None = None) -> Path:
     """Settings with auth, routing and metrics on, and nothing that a plain gateway would not have; or with accounts."""
     lines = ["[server]", 'host = "127.0.0.1"', f"port = {port}", ""]
     for plugin in (*PLUGINS, *(ACCOUNTS if accounts else ())):
         lines += [f"[plugins.{plugin}]", "enabled = true", ""]
     lines += ["[plugins.auth_keys]", "enabled = true", f"keys = {json.dumps([] if accounts else [KEY])}", ""]
-    translated = [(ANTHROPIC_MODEL, "anthropic", upstream), (GEMINI_MODEL, "gemini", upstream)]
-    for model, vendor, base_url in [*((model, "openai", f"{upstream}/v1") for model in OPENAI_MODELS), *translated]:
+    models = [(model, "openai", f"{upstream}/v1") for model in OPENAI_MODELS]
+    models += [(ANTHROPIC_MODEL, "anthropic", upstream), (GEMINI_MODEL, "gemini", upstream)]
+    if tls is not None:
+        lines += ["[egress]", f'ca_certificates = "file:{tls.authority}"', ""]
+        models.append((TLS_MODEL, "openai", f"{tls.url}/v1"))
+    for model, vendor, base_url in models:
         lines += ["[[models]]", f'name = "{model}"', f'vendor = "{vendor}"', f'model = "{model}"']
         lines += [f'base_url = "{base_url}"', 'api_key = "sk-upstream-0123456789abcdef"']
         lines += ["pricing = { input_per_1k_tokens = 0.0025, output_per_1k_tokens = 0.01 }", ""]

@@ -19,7 +19,7 @@ PROC = Path("/proc")
 TICK = os.sysconf("SC_CLK_TCK")
 START_LIMIT = 60.0  # seconds a process has to become ready; some peers import for long
 
-_ADDRESS = re.compile(r"^http://[\w.]+:(\d+)", re.MULTILINE)
+_ADDRESS = re.compile(r"^https?://[\w.]+:(\d+)", re.MULTILINE)
 
 
 class StartError(Exception):

@@ -72,6 +72,8 @@ FIGURES = (
     Figure("cpu_paced", "CPU us per stream, 10 ms apart, 64 at once", "paced", cpu_each),
     Figure("first_paced", "first byte p50 us, 2 streams at once", "first", first_byte),
     Figure("gap_crowd", "gap p99 us, 20 ms apart, 500 at once", "crowd", gap_p99),
+    Figure("cpu_tls", "CPU us per request, to a vendor over TLS", "tls", cpu_each),
+    Figure("rps_tls", "requests/s, to a vendor over TLS", "tls", per_second),
     Figure("cpu_anthropic", "CPU us per request, to Anthropic", "anthropic", cpu_each),
     Figure("cpu_gemini", "CPU us per request, to Gemini", "gemini", cpu_each),
 )
@@ -109,6 +111,7 @@ PROMISES = (
     Promise("CPU per stream, 10 ms apart", ("accounts", "cpu_paced"), ("bare", "cpu_paced"), 1.0),
     Promise("first byte of a stream", ("accounts", "first_paced"), ("bare", "first_paced"), 200, added=True),
     Promise("gap p99, 500 streams", ("accounts", "gap_crowd"), ("", ""), 3 * 20_000, added=True),
+    Promise("CPU per request over TLS", ("accounts", "cpu_tls"), ("bare", "cpu_tls"), 0.65),
     Promise("CPU per request to Anthropic", ("accounts", "cpu_anthropic"), ("accounts", "cpu_c16"), 2.5),
     Promise("CPU per request to Gemini", ("accounts", "cpu_gemini"), ("accounts", "cpu_c16"), 2.5),
     Promise("CPU per plain request, 16 connections", ("accounts", "cpu_c16"), ("gatehook", "cpu_c16"), 1.5),

@@ -37,10 +37,12 @@ from tests.bench.contestants import (
     OURS,
     PACED_MODEL,
     SLOW_MODEL,
+    TLS_MODEL,
     Contestant,
     start,
     start_peer,
     start_stub,
+    start_tls_stub,
     versus,
 )
 from tests.bench.host import StartError, busy_seconds, cores, cpu_seconds, memory_bytes, pin
@@ -80,6 +82,7 @@ def scenarios(seconds: float, rate: float) -> list[Scenario]:
         Scenario("paced", Shape(64, seconds, spread=0.1), stream=True, model=PACED_MODEL, but=SLOW),
         Scenario("first", Shape(2, seconds), stream=True, model=FIRST_MODEL, events=FIRST_EVENTS),
         Scenario("crowd", Shape(500, seconds, spread=0.5), stream=True, model=SLOW_MODEL, only=("bare", *OURS)),
+        Scenario("tls", Shape(16, seconds, warm=warm), model=TLS_MODEL, only=("bare", *OURS)),
         Scenario("anthropic", Shape(16, seconds, warm=warm), model=ANTHROPIC_MODEL, only=OURS),
         Scenario("gemini", Shape(16, seconds, warm=warm), model=GEMINI_MODEL, only=OURS),
     ]
@@ -94,12 +97,13 @@ class Bench:
         self._core, self._load_core = cores()
         pin(self._load_core)
         self._stub = start_stub(self._load_core, stack)
+        self._tls = start_tls_stub(self._load_core, stack)
         self.contestants = [*map(self._start, args.contestants), *args.versus, *map(self._peer, args.peers.items())]
         self.results = report.Results([contestant.name for contestant in self.contestants], args.rate)
         self.foreign: list[float] = []
 
     def _start(self, name: str) -> Contestant:
-        return start(name, self._stub, self._core, self._stack)
+        return start(name, self._stub, self._tls, self._core, self._stack)
 
     def _peer(self, peer: tuple[str, str]) -> Contestant:
         return start_peer(*peer, self._stub, self._core, self._stack)

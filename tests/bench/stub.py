@@ -9,6 +9,7 @@ same text in their shapes. `GET` anything is 200, so a readiness check works her
 import argparse
 import asyncio
 import re
+import ssl
 from functools import lru_cache
 from typing import cast
 
@@ -163,13 +164,20 @@ def _translated(request_line: bytes) -> bytes | None:
     return CONTENT_ANSWER if b":generateContent " in request_line else None
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, chain: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Upstream(loop), "127.0.0.1", port, backlog=1024)
+    tls = None
+    if chain:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(chain)
+    server = await loop.create_server(lambda: Upstream(loop), "127.0.0.1", port, ssl=tls, backlog=1024)
+    print("http{}://127.0.0.1:{}".format("s" if tls else "", server.sockets[0].getsockname()[1]), flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="stub upstream of the benchmark")
-    parser.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(parser.parse_args().port))
+    parser.add_argument("--port", type=int, required=True, help="0: any; its address is printed")
+    parser.add_argument("--chain", default="", help="file of a key and a certificate, in PEM, for TLS")
+    args = parser.parse_args()
+    uvloop.run(serve(args.port, args.chain))

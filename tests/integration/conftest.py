@@ -396,12 +396,22 @@ class GeminiWire:
 WIRES: Sequence[Wire] = (OpenAIWire(), AnthropicWire(), GeminiWire())
 
 
-@pytest.fixture(params=[*WIRES, None], ids=[*(wire.name for wire in WIRES), "openai-by-aiohttp-alone"])
-def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wire:
-    """Each vendor in turn; one of them again with both short ways closed, the clients' and the vendors'."""
-    if request.param is None:
+@pytest.fixture
+def by_aiohttp_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Closes both short ways, the clients' and the vendors'."""
+
+    def close() -> None:
         monkeypatch.setattr("gatehook.serving.lane.available", False)
         monkeypatch.setattr("gatehook.upstream.direct.available", False)
+
+    return close
+
+
+@pytest.fixture(params=[*WIRES, None], ids=[*(wire.name for wire in WIRES), "openai-by-aiohttp-alone"])
+def wire(request: pytest.FixtureRequest, by_aiohttp_alone: Callable[[], None]) -> Wire:
+    """Each vendor in turn; one of them again by aiohttp's ways alone."""
+    if request.param is None:
+        by_aiohttp_alone()
     found: Wire = request.param or WIRES[0]
     return found
 

@@ -5,6 +5,7 @@ A class built directly (`ServerSettings(port=0)`) reads no file and no environme
 
 import ipaddress
 import re
+import ssl
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
@@ -106,6 +107,15 @@ def _base_url(text: str) -> str:
 
 def _proxy_url(text: str) -> str:
     return _web_address(text, credentials=True)
+
+
+def _certificates(text: SecretStr) -> SecretStr:
+    if pem := text.get_secret_value():
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+        except (ssl.SSLError, ValueError, TypeError):
+            raise ValueError("must be 'file:PATH' of certificates in PEM, or these themselves") from None
+    return text
 
 
 ByteSize = Annotated[
@@ -229,12 +239,17 @@ class EgressSettings(Table):
     proxy: str = Field(  # no repr: it may hold a password
         default="", repr=False, description="address of an HTTP proxy to reach vendors through"
     )
+    ca_certificates: SecretStr = Field(  # as such it may be written "file:PATH"
+        default=SecretStr(""),
+        description="'file:PATH' of certificates, in PEM, of authorities to trust beside the system's",
+    )
     allow_private_urls: bool = Field(
         default=False, description="whether addresses sent by clients (images) may lie in private networks"
     )
     max_fetch: ByteSize = Field(default=20 << 20, description="largest thing fetched for a client: bytes, or '20MB'")
 
     _check_proxy = field_validator("proxy")(_proxy_url)
+    _check_certificates = field_validator("ca_certificates")(_certificates)
 
 
 class FailoverSettings(Table):

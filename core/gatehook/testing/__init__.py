@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import socket
+import ssl
 import struct
 import sys
 import tempfile
@@ -160,12 +161,14 @@ class Reply:
 class StubUpstream:
     """A vendor on a real socket: records every request and gives the scripted replies in order; the last one repeats.
 
-    Use as an async context manager; `url` is its address, ``http://127.0.0.1:PORT``. With `uds`, a path, it listens on
-    this Unix socket instead, whatever host a request names.
+    Use as an async context manager; `url` is its address, ``http://127.0.0.1:PORT``. With `tls`, a server's context, it
+    speaks TLS, and `url` is https://. With `uds`, a path, it listens on this Unix socket instead, whatever host a
+    request names.
     """
 
-    def __init__(self, *replies: Reply, uds: str = "") -> None:
+    def __init__(self, *replies: Reply, uds: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.uds = uds
+        self._tls = tls
         self.requests: list[Recorded] = []
         self.open = 0
         """Connections that are open now."""
@@ -188,7 +191,8 @@ class StubUpstream:
         assert self._server is not None, "enter the stub first"  # noqa: S101  # a test kit's own guard
         if self.uds:
             return "http://localhost"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def asked(self, times: int = 1) -> None:
         """Wait until so many requests have arrived."""
@@ -199,7 +203,7 @@ class StubUpstream:
         if self.uds:
             self._server = await asyncio.start_unix_server(self._serve, self.uds)
         else:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(

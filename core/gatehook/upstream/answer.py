@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
@@ -253,9 +254,11 @@ class Upstream:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in words, without the URL, which may hold a signature."""
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return "the TLS certificate or handshake was not accepted"
+    cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the server's TLS certificate is not accepted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS fails: {(cause.reason or str(cause)).replace('_', ' ').lower()}"
     if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
         return "the host name cannot be resolved or is not public"
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):

@@ -1,7 +1,7 @@
-"""The egress's short way: plain HTTP/1.1 over TCP or a Unix socket, on connections of its own, without ClientSession.
+"""The egress's short way: HTTP/1.1 over TCP, TLS or a Unix socket, on connections of its own, without ClientSession.
 
 ClientSession spends more on a request than all the rest of the gateway (objects for the request, a task for its body,
-timers, cookies); none of it is needed to send ready bytes to an operator's own http:// address and read the answer.
+timers, cookies); none of it is needed to send ready bytes to an address of the operator's and to read the answer.
 Where `http1` has no parser, `available` is False and the egress takes the long way for everything.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from yarl import URL
 
 from gatehook.upstream.answer import Line
+from gatehook.upstream.dialing import Dialer, Origin
 from gatehook.upstream.http1 import PIECE, Connection, available, headers_in
 from gatehook.upstream.inflating import decoded
 
@@ -22,6 +23,8 @@ _SWEEP_SECONDS = 1.0
 _MOST_SWEEPS = 4
 """How many sweeps an idle connection survives: less than the 5 s after which uvicorn, Node and llama.cpp close theirs,
 as a request on a connection that is about to close would fail."""
+_MOST_TLS_SWEEPS = 15
+"""The same with TLS, where a new connection costs more than a request, and public servers wait for a minute."""
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -30,9 +33,9 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 def suits(method: str, url: URL, headers: Mapping[str, str]) -> bool:
-    """Whether a request can go the short way: over plain HTTP, with no header that changes how messages are framed."""
+    """Whether a request can go the short way: with no header that changes how messages are framed."""
     return (
-        url.scheme == "http"
+        url.scheme in ("http", "https")
         and bool(url.raw_host)
         and url.raw_user is None
         and url.raw_password is None
@@ -45,8 +48,7 @@ def suits(method: str, url: URL, headers: Mapping[str, str]) -> bool:
 class Request:
     """What is the same for every request to one URL with the same headers: where it goes, and its head."""
 
-    origin: tuple[str, int]
-    """Host and port; or the path of a Unix socket, which begins with a slash, and 0."""
+    origin: Origin
     head: bytes = field(repr=False)  # it holds the vendor's key
     """The head up to "Content-Length: "; the length and the body follow."""
 
@@ -63,8 +65,10 @@ class Request:
         lines += [_line(name, value) for name, value in headers.items()]
         head = "\r\n".join([*lines, _LENGTH]).encode("utf-8")
         if uds:
-            return cls((uds, 0), head)
-        return cls((url.raw_host or "", url.port if url.port is not None else 80), head)
+            return cls(Origin(uds), head)
+        tls = url.scheme == "https"
+        standard = 443 if tls else 80
+        return cls(Origin(url.raw_host or "", standard if url.port is None else url.port, tls), head)
 
     def with_header(self, name: str, value: str) -> "Request":
         """The same with one more header.
@@ -89,12 +93,12 @@ def _line(name: str, value: str) -> str:
 class Pool:
     """Connections by origin; of the idle ones, the one that was used last is taken first."""
 
-    def __init__(self, connect_timeout: float) -> None:
-        """`connect_timeout` is in seconds."""
-        self._connect_timeout = connect_timeout
+    def __init__(self, dialer: Dialer) -> None:
+        """`dialer` opens the connections."""
+        self._dialer = dialer
         self._open: set[Connection] = set()
         self._lost = self._open.discard
-        self._idle: dict[tuple[str, int], list[Connection]] = {}
+        self._idle: dict[Origin, list[Connection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._running: asyncio.AbstractEventLoop | None = None
 
@@ -136,7 +140,7 @@ class Pool:
         for connection in list(self._open):
             connection.abort()
 
-    def _take(self, origin: tuple[str, int]) -> Connection | None:
+    def _take(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
@@ -160,9 +164,10 @@ class Pool:
         """Close what has been idle for long; counting sweeps saves asking the clock for each request."""
         for origin, idle in list(self._idle.items()):
             self._idle[origin] = usable = []
+            most = _MOST_TLS_SWEEPS if origin.tls else _MOST_SWEEPS
             for connection in idle:
                 connection.sweeps += 1
-                if connection.sweeps >= _MOST_SWEEPS:
+                if connection.sweeps >= most:
                     connection.abort()
                 elif connection.transport is not None:
                     usable.append(connection)
@@ -170,14 +175,9 @@ class Pool:
                 del self._idle[origin]
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if self._idle else None
 
-    async def _dial(self, origin: tuple[str, int]) -> Connection:
-        loop = self._loop
-        connection = Connection(loop, origin, idle=self._keep, lost=self._lost)
-        async with asyncio.timeout(self._connect_timeout):
-            if origin[0].startswith("/"):
-                await loop.create_unix_connection(lambda: connection, origin[0])
-            else:
-                await loop.create_connection(lambda: connection, *origin)
+    async def _dial(self, origin: Origin) -> Connection:
+        connection = Connection(self._loop, origin, idle=self._keep, lost=self._lost)
+        await self._dialer.dial(origin, connection)
         if connection.transport is not None:  # it may be lost already, of which uvloop does not always tell
             self._open.add(connection)
         return connection

@@ -2,8 +2,9 @@
 
 Two doors. `request()` calls an operator's own `base_url`, which may be on loopback or a private network. `fetch()` gets
 a URL that a client has sent (an image), `post()` posts to one (a webhook), and both refuse every address that is not
-public, also after redirects, and whatever the DNS says. Requests are sent by aiohttp's ClientSession, and over plain
-http:// to vendors by the shorter way of `direct`; nothing outside this file knows that.
+public, also after redirects, and whatever the DNS says. Requests to vendors take the short way of `direct`; all others,
+and those that go through a proxy or have headers that change how messages are framed, aiohttp's ClientSession. Nothing
+outside this file knows that.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from gatehook.errors import InvalidRequest, Retry, UpstreamError
 from gatehook.model import Target
 from gatehook.upstream import direct
 from gatehook.upstream.answer import LINE_ERRORS, Line, SessionLine, Upstream, mapped, reason
-from gatehook.upstream.connectors import TCPConnector, UnixConnector
+from gatehook.upstream.connectors import TCPConnector, UnixConnector, kept_alive, trusting
+from gatehook.upstream.dialing import Dialer
 from gatehook.upstream.inflating import decoded
 from gatehook.upstream.websocket import WebSocket, no_redirects
 
@@ -77,7 +79,8 @@ class Egress:
 
     def __init__(self, settings: EgressSettings) -> None:
         self._settings = settings
-        self._pool = direct.Pool(settings.connect_timeout) if direct.available else None
+        self._tls = trusting(settings.ca_certificates.get_secret_value())
+        self._pool = direct.Pool(Dialer(settings.connect_timeout, self._tls)) if direct.available else None
         self._ways: dict[tuple[object, ...], direct.Request | None] = {}
         self._max_response = settings.max_response
         self._vendors: aiohttp.ClientSession | None = None
@@ -93,7 +96,7 @@ class Egress:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
         async with (
             aiohttp.ClientSession(
-                connector=TCPConnector(limit=0, ttl_dns_cache=60),
+                connector=TCPConnector(limit=0, ttl_dns_cache=60, ssl=self._tls, socket_factory=kept_alive),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
                 headers=_HEADERS,
@@ -193,7 +196,7 @@ class Egress:
         return await self.send(self.prepare(target, method, url, headers=headers, uds=uds), body)
 
     def _way(self, method: str, url: str | URL, headers: Mapping[str, str], uds: str) -> direct.Request | None:
-        """The request for the short way; None if it must take the long one (TLS, a proxy, …)."""
+        """The request for the short way; None if it must take the long one (a proxy, …)."""
         if self._pool is None or (self._settings.proxy and not uds):
             return None
         place = (method, str(url), uds, *headers.items())
@@ -203,7 +206,7 @@ class Egress:
             parsed = URL(url)
             merged = CIMultiDict(_HEADERS)
             merged.update(headers)
-            suits = direct.suits(method, parsed, merged)
+            suits = direct.suits(method, parsed, merged) and not (uds and parsed.scheme == "https")
             self._ways[place] = direct.Request.to(method, parsed, merged, uds) if suits else None
         return self._ways[place]
 

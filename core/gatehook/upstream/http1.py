@@ -14,6 +14,8 @@ from aiohttp import ClientPayloadError, ServerDisconnectedError
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
+from gatehook.upstream.dialing import Origin
+
 try:
     from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        origin: tuple[str, int],
+        origin: Origin,
         *,
         idle: "Callable[[Connection], None]",
         lost: "Callable[[Connection], None]",

@@ -240,7 +240,7 @@ class TestPool:
 def test_a_host_is_named_as_the_dns_knows_it() -> None:
     prepared = direct.Request.to("GET", URL("http://bücher.test:81/ä b?q=ö"), {})
     assert prepared.head.startswith(b"GET /%C3%A4%20b?q=%C3%B6 HTTP/1.1\r\nHost: xn--bcher-kva.test:81\r\n")
-    assert prepared.origin == ("xn--bcher-kva.test", 81)
+    assert prepared.origin == ("xn--bcher-kva.test", 81, False)
 
 
 @pytest.mark.parametrize("way", ["short", "long"])

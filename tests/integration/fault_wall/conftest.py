@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.certificates import Authority
 
 from gatehook import Call, GatewayError, Observer, Outcome, Section, Target, hookimpl
 from gatehook.testing import Reply, StubUpstream
@@ -140,10 +142,32 @@ class Wall:
 
 
 OpenWall = Callable[..., AbstractAsyncContextManager[Wall]]
+OVER_TLS = "openai-over-tls"
+
+
+@pytest.fixture(params=["openai", "anthropic", "gemini", "openai-by-aiohttp-alone", OVER_TLS])
+def wire(request: pytest.FixtureRequest, wires: Sequence[Wire], by_aiohttp_alone: Callable[[], None]) -> Wire:
+    """Each vendor in turn; one of them again by aiohttp's ways alone, and again over TLS."""
+    if request.param == "openai-by-aiohttp-alone":
+        by_aiohttp_alone()
+    return next(wire for wire in wires if request.param.startswith(wire.name))
 
 
 @pytest.fixture
-def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> OpenWall:
+def tls(request: pytest.FixtureRequest, authority: Authority) -> ssl.SSLContext | None:
+    """That of the deployments, where this is the turn of TLS."""
+    way = request.node.callspec.params.get("wire") if hasattr(request.node, "callspec") else None
+    return authority.server("127.0.0.1") if way == OVER_TLS else None
+
+
+@pytest.fixture
+def wall(
+    house: House,
+    settled: Callable[..., Any],
+    tls: ssl.SSLContext | None,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> OpenWall:
     """Opens a wall before deployments that play these replies; `second` None: there is only one.
 
     With `fallback` the second is a model of its own. `patience` is with its silence, `attempt` how long one may take
@@ -182,7 +206,8 @@ def wall(house: House, settled: Callable[..., Any], monkeypatch: pytest.MonkeyPa
                 return [turnstile]
 
         failover = {"retries": 1, "retry_after_cap": 1, "first_token_timeout": patience, "stall_timeout": patience}
-        async with StubUpstream(*first) as one, StubUpstream(*(second or ())) as two:
+        changes["egress"] = {"ca_certificates": authority.pem} | changes.get("egress", {})
+        async with StubUpstream(*first, tls=tls) as one, StubUpstream(*(second or ()), tls=tls) as two:
             limit = attempt or (20 if streams else patience)
             models = [wire.deployment(one, timeout=limit, **({"fallbacks": ["n"]} if fallback else {}))]
             if second is not None:

@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from tests.certificates import Authority
 from yarl import URL
 
 from gatehook.upstream import direct
 from gatehook.upstream.answer import Line
+from gatehook.upstream.connectors import trusting
+from gatehook.upstream.dialing import Dialer, Origin
 from gatehook.upstream.http1 import Connection, headers_in
 from gatehook.upstream.inflating import decoded
 
-ORIGIN = ("127.0.0.1", 1)
+ORIGIN = Origin("127.0.0.1", 1)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -50,14 +53,28 @@ class Wire(asyncio.Transport):
 
 
 class Rig:
-    """What the tests of the short way share."""
+    """What the tests of the short way share; of a scheme, to which its servers keep."""
 
     origin = ORIGIN
 
-    @staticmethod
-    def connected(pool: direct.Pool | None = None) -> tuple[Connection, Wire]:
+    def __init__(self, scheme: str, authority: Authority) -> None:
+        self.scheme = scheme
+        self.authority = authority
+        self.tls = authority.server("127.0.0.1", "::1") if scheme == "https" else None
+        self._trusting = trusting(authority.pem)
+
+    @property
+    def most_sweeps(self) -> int:
+        """How many sweeps an idle connection survives."""
+        return direct._MOST_TLS_SWEEPS if self.tls else direct._MOST_SWEEPS
+
+    def pool(self, timeout: float = 5.0) -> direct.Pool:
+        """A pool that trusts the servers."""
+        return direct.Pool(Dialer(timeout, self._trusting))
+
+    def connected(self, pool: direct.Pool | None = None) -> tuple[Connection, Wire]:
         """A connection of a pool's whose bytes the test feeds itself, waiting for an answer."""
-        pool = pool or direct.Pool(5.0)
+        pool = pool or self.pool()
         connection, wire = Connection(asyncio.get_running_loop(), ORIGIN, idle=pool._keep, lost=pool._lost), Wire()
         connection.connection_made(wire)
         return connection, wire
@@ -80,11 +97,10 @@ class Rig:
         answer.release()
         return body
 
-    @classmethod
-    async def read(cls, connection: Connection) -> tuple[int, bytes]:
-        answer = await cls.begun(connection)
+    async def read(self, connection: Connection) -> tuple[int, bytes]:
+        answer = await self.begun(connection)
         status = answer.status
-        return status, await cls.rest(answer)
+        return status, await self.rest(answer)
 
     @staticmethod
     def idle(pool: direct.Pool) -> int:
@@ -99,9 +115,8 @@ class Rig:
             await asyncio.sleep(0.003)
         raise AssertionError("it never came true")
 
-    @staticmethod
     @contextlib.asynccontextmanager
-    async def server(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[str]:
+    async def server(self, handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[str]:
         """A server that does what `handler` does on each connection; gives its address."""
         tasks: set[asyncio.Task[Any]] = set()
 
@@ -116,10 +131,10 @@ class Rig:
                 tasks.discard(task)
                 writer.transport.abort()
 
-        listening = await asyncio.start_server(serve, host, 0)
+        listening = await asyncio.start_server(serve, host, 0, ssl=self.tls)
         async with listening:
             name = f"[{host}]" if ":" in host else host
-            yield f"http://{name}:{listening.sockets[0].getsockname()[1]}/"
+            yield f"{self.scheme}://{name}:{listening.sockets[0].getsockname()[1]}/"
             for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -128,12 +143,11 @@ class Rig:
     async def head_of(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
 
-    @classmethod
-    def saying(cls, *pieces: bytes, then: str = "close") -> Handler:
+    def saying(self, *pieces: bytes, then: str = "close") -> Handler:
         """Answers each request with these pieces, one read apart; then closes, or waits for the next."""
 
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while await cls.head_of(reader):
+            while await self.head_of(reader):
                 for piece in pieces:
                     writer.write(piece)
                     await writer.drain()
@@ -147,9 +161,8 @@ class Rig:
     async def get(pool: direct.Pool, url: str, body: bytes = b"") -> Line:
         return await pool.send(direct.Request.to("POST", URL(url), {}), body)
 
-    @classmethod
-    async def ask(cls, pool: direct.Pool, url: str, body: bytes = b"") -> bytes:
-        return await cls.rest(await cls.get(pool, url, body))
+    async def ask(self, pool: direct.Pool, url: str, body: bytes = b"") -> bytes:
+        return await self.rest(await self.get(pool, url, body))
 
     @staticmethod
     def chunked(pieces: Iterable[bytes]) -> bytes:
@@ -162,14 +175,20 @@ class Rig:
 
 
 @pytest.fixture(scope="session")
-def rig() -> type[Rig]:
-    return Rig
+def rigs(authority: Authority) -> Mapping[str, Rig]:
+    """By scheme; tests to which that matters take each as their `rig`."""
+    return {scheme: Rig(scheme, authority) for scheme in ("http", "https")}
+
+
+@pytest.fixture(scope="session")
+def rig(rigs: Mapping[str, Rig]) -> Rig:
+    return rigs["http"]
 
 
 @pytest.fixture
-async def pool(rig: type[Rig]) -> AsyncIterator[direct.Pool]:
+async def pool(rig: Rig) -> AsyncIterator[direct.Pool]:
     """A pool; when it is closed nothing of it may be left."""
-    pool = direct.Pool(5.0)
+    pool = rig.pool()
     yield pool
     pool.close()
     await rig.until(lambda: not pool._open)

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
+from tests.certificates import Authority
 
 from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
@@ -31,6 +33,10 @@ CHUNKED = (
 class TestAlike:
     """Whichever way is taken, the vendor's answer and its faults look the same."""
 
+    @pytest.fixture(params=["http", "https"])
+    def rig(self, request: pytest.FixtureRequest, rigs: Any) -> Any:
+        return rigs[request.param]
+
     @staticmethod
     async def outcome(egress: Egress, url: str, method: str = "GET", **rest: Any) -> tuple[object, ...]:
         try:
@@ -43,8 +49,9 @@ class TestAlike:
             return type(error), error.message, error.retry, error.status
 
     @pytest.fixture
-    async def both(self) -> AsyncIterator[tuple[Egress, Egress]]:
-        short, long = Egress(EgressSettings()), Egress(EgressSettings())
+    async def both(self, authority: Authority) -> AsyncIterator[tuple[Egress, Egress]]:
+        settings = EgressSettings(ca_certificates=SecretStr(authority.pem))
+        short, long = Egress(settings), Egress(settings)
         assert short._pool is not None
         long._pool = None
         async with short.lifespan(), long.lifespan():
@@ -138,10 +145,10 @@ class TestAlike:
     )
     @pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"{}"), ("PUT", b""), ("DELETE", None)])
     async def test_requests(
-        self, method: str, body: bytes | None, headers: dict[str, str], both: tuple[Egress, Egress]
+        self, method: str, body: bytes | None, headers: dict[str, str], both: tuple[Egress, Egress], rig: Any
     ) -> None:
         heads = []
-        async with StubUpstream(Reply(body=b"x")) as stub:
+        async with StubUpstream(Reply(body=b"x"), tls=rig.tls) as stub:
             for egress in both:
                 await self.outcome(egress, stub.url + "/ä?ö= +%2B&x", method, headers=headers, body=body)
             for sent in stub.requests:
@@ -156,13 +163,15 @@ class TestAlike:
             short, long = [await self.outcome(egress, url, "HEAD") for egress in both]
         assert short == long == (200, [("Content-Length", "5")], b"")
 
-    async def test_a_user_in_the_address_is_told_to_the_vendor_as_such(self, both: tuple[Egress, Egress]) -> None:
-        async with StubUpstream(Reply(body=b"x")) as stub:
+    async def test_a_user_in_the_address_is_told_to_the_vendor_as_such(
+        self, both: tuple[Egress, Egress], rig: Any
+    ) -> None:
+        async with StubUpstream(Reply(body=b"x"), tls=rig.tls) as stub:
             for egress in both:
                 await self.outcome(egress, stub.url.replace("//", "//user:pw@"))
             for sent in stub.requests:
                 assert sent.headers["authorization"] == "Basic dXNlcjpwdw=="
-                assert sent.headers["host"] == stub.url.removeprefix("http://")
+                assert sent.headers["host"] == stub.url.partition("//")[2]
 
     async def test_ipv6(self, both: tuple[Egress, Egress], rig: Any) -> None:
         try:
@@ -175,10 +184,10 @@ class TestAlike:
 
     async def test_several_addresses_that_all_refuse_are_told_in_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def refused(*args: Any, **rest: Any) -> Any:
-            raise OSError("Multiple exceptions: [Errno 111] one, [Errno 111] two")  # as asyncio says it
+            raise OSError("Multiple exceptions: [Errno 111] one, [Errno 111] two")  # as aiohappyeyeballs says it
 
         egress = Egress(EgressSettings())
-        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", refused)
+        monkeypatch.setattr("gatehook.upstream.dialing.start_connection", refused)
         async with egress.lifespan():
             assert "[errno 111] one" in str((await self.outcome(egress, "http://127.0.0.1:1/"))[1])
 

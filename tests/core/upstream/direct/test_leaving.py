@@ -17,6 +17,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class TestLeaving:
     """However a request ends, nothing of it stays: no task, no open connection, nothing half read in the pool."""
 
+    @pytest.fixture(params=["http", "https"])
+    def rig(self, request: pytest.FixtureRequest, rigs: Any) -> Any:
+        return rigs[request.param]
+
     @staticmethod
     async def cancelled(work: asyncio.Task[Any]) -> None:
         work.cancel()
@@ -73,7 +77,7 @@ class TestLeaving:
                 seen -= 1
 
         async def work() -> None:
-            pool, finished = direct.Pool(5.0), 0
+            pool, finished = rig.pool(), 0
             async with rig.server(counted) as url:
                 for steps in range(60):
                     task = asyncio.create_task(rig.ask(pool, url))
@@ -126,6 +130,6 @@ class TestLeaving:
         async def never(*args: Any, **rest: Any) -> Any:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+        monkeypatch.setattr("gatehook.upstream.dialing.start_connection", never)
         with pytest.raises(TimeoutError):
-            await rig.get(direct.Pool(0.02), "http://127.0.0.1:1/")
+            await rig.get(rig.pool(0.02), "http://127.0.0.1:1/")

@@ -87,7 +87,7 @@ class TestPieces:
     async def test_any_body_in_any_framing_arrives_whole(
         self, pieces: list[bytes], places: list[int], framing: str, encoding: str, interim: bool, rig: Any
     ) -> None:
-        pool, body = direct.Pool(1), b"".join(pieces)
+        pool, body = rig.pool(1), b"".join(pieces)
         sent = {"": [body], "gzip": [gzip.compress(body)], "deflate": [zlib.compress(body)]}[encoding]
         if framing == "chunked" and not encoding:
             sent = pieces

@@ -22,11 +22,14 @@ class TestRequest:
             ("http://[::1]/", "::1", 80, "/", "[::1]"),
             ("http://[::1]:81/", "::1", 81, "/", "[::1]:81"),
             ("http://h:0/", "h", 0, "/", "h:0"),
+            ("https://h", "h", 443, "/", "h"),
+            ("https://h:443/", "h", 443, "/", "h"),
+            ("https://h:80/", "h", 80, "/", "h:80"),
         ],
     )
     def test_where_it_goes(self, url: str, host: str, port: int, first: str, named: str) -> None:
         request = direct.Request.to("GET", URL(url), {"A": "ä b"})
-        assert request.origin == (host, port)
+        assert request.origin == (host, port, url.startswith("https"))
         [line, *rest] = request.head.decode().split("\r\n")
         assert line.startswith("GET /")
         assert line == f"GET {first} HTTP/1.1" or URL(url).query_string in line.replace("%20", " ")
@@ -52,7 +55,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("method", "url", "headers"),
         [
-            ("GET", "https://h/", {}),
+            ("GET", "ftp://h/", {}),
             ("GET", "nonsense", {}),
             ("GET", "http:///x", {}),
             ("GET", "http://user@h/", {}),

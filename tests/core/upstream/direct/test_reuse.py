@@ -19,6 +19,10 @@ CHUNKED_BODY = b"abc\r\n\r\n0\r\n\r\nde"
 
 
 class TestReuse:
+    @pytest.fixture(params=["http", "https"])
+    def rig(self, request: pytest.FixtureRequest, rigs: Any) -> Any:
+        return rigs[request.param]
+
     async def test_the_last_used_connection_serves_first(self, pool: direct.Pool, rig: Any) -> None:
         async with rig.server(rig.saying(OK, then="next")) as url:
             answers = [await rig.get(pool, url) for _ in range(3)]
@@ -34,14 +38,14 @@ class TestReuse:
             one, two, three = answers = [await rig.get(pool, url) for _ in range(3)]
             for answer in answers[:2]:
                 answer.release()
-            for _ in range(direct._MOST_SWEEPS - 1):
+            for _ in range(rig.most_sweeps - 1):
                 pool._sweep()
             three.release()
             assert rig.idle(pool) == 3
             pool._sweep()
             assert list(pool._idle.values()) == [[three]]
             assert (one.transport, two.transport) == (None, None)
-            for sweeps in range(1, direct._MOST_SWEEPS):
+            for sweeps in range(1, rig.most_sweeps):
                 assert (rig.idle(pool), three.sweeps) == (1, sweeps)
                 pool._sweep()
             assert pool._idle == {}
@@ -50,7 +54,7 @@ class TestReuse:
 
     async def test_what_serves_is_not_idle(self, pool: direct.Pool, rig: Any) -> None:
         async with rig.server(rig.saying(OK, then="next")) as url:
-            for _ in range(direct._MOST_SWEEPS + 1):
+            for _ in range(rig.most_sweeps + 1):
                 await rig.ask(pool, url)
                 pool._sweep()
             assert len(pool._open) == rig.idle(pool) == 1
@@ -107,7 +111,7 @@ class TestReuse:
             assert rig.idle(pool) == 1
             connection.data_received(extra[:first])
             connection.data_received(extra[first:])
-            assert pool._take(ORIGIN) is None
+            assert pool._take(rig.origin) is None
             assert wire.closed
 
     async def test_a_half_read_answer_is_never_kept(self, pool: direct.Pool, rig: Any) -> None:
