@@ -53,7 +53,7 @@ def test_the_documented_defaults() -> None:
     }  # fmt: skip
     assert EgressSettings().model_dump() == {
         "connect_timeout": 10.0, "max_response": 64 * 1024 * 1024, "proxy": "", "allow_private_urls": False,
-        "max_fetch": 20 * 1024 * 1024,
+        "max_fetch": 20 * 1024 * 1024, "ca_certificates": SecretStr(""),
     }  # fmt: skip
     assert FailoverSettings().model_dump() == {
         "first_token_timeout": 30.0, "stall_timeout": 30.0, "retries": 2, "retry_after_cap": 10.0,
