@@ -5,6 +5,7 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
@@ -71,13 +72,15 @@ _WITHOUT_TEXT = ("embeddings", "images")
 class Options(msgspec.Struct, forbid_unknown_fields=True):
     """`options` of a deployment.
 
-    `headers` are sent with every request (organization, project, a proxy's own key). `include_usage` false is for
-    servers that do not know stream_options. `max_tokens_field` renames the client's limit to the one name the model
-    takes: "max_tokens" or "max_completion_tokens". `idempotency_header` is for servers that know a request by it which
-    they have had before ("Idempotency-Key"): every attempt of one request has the same value.
+    `headers` are sent with every request (organization, project, a proxy's own key), and `query` is added to every
+    address (Azure's `api-version`). `include_usage` false is for servers that do not know stream_options.
+    `max_tokens_field` renames the client's limit to the one name the model takes: "max_tokens" or
+    "max_completion_tokens". `idempotency_header` is for servers that know a request by it which they have had before
+    ("Idempotency-Key"): every attempt of one request has the same value.
     """
 
     headers: dict[str, str] = {}
+    query: dict[str, str] = {}
     include_usage: bool = True
     max_tokens_field: str = ""
     idempotency_header: str = ""
@@ -201,9 +204,13 @@ class OpenAIVendor:
         headers = {"Content-Type": "application/json", **options.headers}
         if secret := target.secret():
             headers["Authorization"] = f"Bearer {secret}"
-        prepare = self._egress.prepare
-        requests = {name: prepare(target, "POST", base + path, headers=headers) for name, path in _PATHS.items()}
-        models = prepare(target, "GET", base + "/models", headers=headers)
+        query = f"?{urlencode(options.query)}" if options.query else ""
+
+        def prepare(method: str, path: str) -> PreparedRequest:
+            return self._egress.prepare(target, method, base + path + query, headers=headers)
+
+        requests = {name: prepare("POST", path) for name, path in _PATHS.items()}
+        models = prepare("GET", "/models")
         prepared = _Prepared(target, requests, models, options)
         kept = self._keyed if options.idempotency_header else self._prepared
         kept[target.key] = prepared

@@ -152,6 +152,11 @@ async def test_the_key_travels_as_a_bearer_token_and_extra_headers_with_it(ask: 
     assert run.sent.headers["Content-Type"] == "application/json"
 
 
+async def test_what_azure_wants_in_the_address_is_added_to_it(ask: Ask) -> None:
+    run = await ask(options={"query": {"api-version": "2024-10-21", "x": "a&b=c"}})
+    assert run.sent.path.endswith("/chat/completions?api-version=2024-10-21&x=a%26b%3Dc")
+
+
 async def test_without_a_key_there_is_no_authorization_header(ask: Ask) -> None:
     run = await ask(api_key=None)
     assert "Authorization" not in run.sent.headers
