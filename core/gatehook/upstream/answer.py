@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -27,6 +29,9 @@ _LONGEST_ERROR = 1 << 18
 
 LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """The errors of a connection, on either way; TimeoutError is an OSError."""
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class Line(Protocol):
@@ -261,15 +266,23 @@ def reason(error: BaseException) -> str:
         return f"TLS fails: {(cause.reason or str(cause)).replace('_', ' ').lower()}"
     if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
         return "the host name cannot be resolved or is not public"
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection was cut in the middle of the answer"
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "the answer is not valid HTTP"
     if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
         return "the address or a header is not valid"
-    if isinstance(cause, OSError) and (words := cause.strerror or str(cause)):  # without strerror: several addresses
-        return words.lower()
-    return type(error).__name__
+    return _said_by_the_system(cause) if isinstance(cause, OSError) else type(error).__name__
+
+
+def _said_by_the_system(error: OSError) -> str:
+    """Without the addresses that asyncio adds, which may be those of a private network."""
+    numbers = [str(error.errno)] if error.errno else _ERRNO.findall(str(error))  # several, if of several addresses
+    if numbers:
+        return ", ".join(dict.fromkeys(os.strerror(int(number)).lower() for number in numbers))
+    return str(error).lower() or "the connection was reset"  # as uvloop has it, if that happens in a handshake
 
 
 def mapped(target: Target, error: Exception) -> UpstreamError:

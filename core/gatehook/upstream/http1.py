@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.abort()
-        self._fail(ServerDisconnectedError())
+        self._fail(ClientPayloadError("closed") if self.status else ServerDisconnectedError())
 
     # --- what the transport calls
 

@@ -1,7 +1,6 @@
 """Faults of the line to a vendor: told in words, naming the vendor and nothing secret."""
 
 import contextlib
-import re
 import socket
 import traceback
 from typing import Any
@@ -61,7 +60,7 @@ class TestFaults:
         async with counting(Reply(status=0, end=end)) as stub:
             with pytest.raises(UpstreamError) as caught:
                 await egress.request(TARGET, "POST", stub.url, headers=HEADERS, body=b"{}")
-        self.check(caught.value, "")
+        self.check(caught.value, "closed without an answer" if end == "cut" else "")
         assert caught.value.retry is Retry.SAME
 
     async def test_a_refused_connection_names_the_vendor_and_not_the_key(self, open_egress: Any) -> None:
@@ -72,7 +71,7 @@ class TestFaults:
             await egress.request(TARGET, "GET", f"http://127.0.0.1:{port}/?key={KEY}", headers=HEADERS)
         assert KEY not in caught.value.message
         assert (caught.value.status, caught.value.code) == (502, "upstream_error")
-        assert re.match(r"acme: .*(refused|connect)", caught.value.message)
+        assert caught.value.message == "acme: connection refused"
 
     async def test_a_name_that_cannot_be_resolved(self, open_egress: Any) -> None:
         egress = await open_egress()

@@ -17,6 +17,7 @@ from gatehook.errors import UpstreamError, UpstreamTimeout
 from gatehook.model import Target
 from gatehook.testing import Reply, StubUpstream
 from gatehook.upstream import connectors
+from gatehook.upstream.answer import reason
 from gatehook.upstream.dialing import Dialer, Origin
 from gatehook.upstream.egress import Egress
 
@@ -143,6 +144,9 @@ class TestTLS:
         with pytest.raises(ValidationError, match="of certificates in PEM") as caught:
             EgressSettings(ca_certificates=SecretStr(text))
         assert text not in str(caught.value)
+
+    def test_a_line_that_is_reset_in_the_handshake_is_told_in_words(self) -> None:
+        assert reason(ConnectionResetError()) == "the connection was reset"  # uvloop's has none
 
 
 class TestAddresses:
