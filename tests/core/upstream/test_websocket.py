@@ -1,12 +1,14 @@
 """WebSockets to vendors: no Origin, no redirects, no secrets in errors, large messages."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
+from tests.certificates import Authority
 
 from gatehook.config.settings import EgressSettings
 from gatehook.errors import UpstreamError
@@ -19,14 +21,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def server(handler: Handler) -> AsyncIterator[str]:
+async def server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/ws", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/ws"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}/ws"
     finally:
         await runner.cleanup()
 
@@ -36,6 +38,27 @@ async def egress() -> AsyncIterator[Egress]:
     egress = Egress(EgressSettings(max_response=8 << 20))
     async with egress.lifespan():
         yield egress
+
+
+async def test_with_tls_the_same_authorities_are_trusted_as_for_requests(authority: Authority) -> None:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str(await socket.receive_str())
+        await socket.close()
+        return socket
+
+    async with server(serve, authority.server("127.0.0.1")) as url:
+        for trusted in (authority.pem, ""):
+            egress = Egress(EgressSettings(ca_certificates=SecretStr(trusted)))
+            async with egress.lifespan():
+                if trusted:
+                    async with await _opened(egress, url) as socket:
+                        await socket.send("hello")
+                        assert [message async for message in socket] == ["hello"]
+                else:
+                    with pytest.raises(UpstreamError, match="the server's TLS certificate is not accepted"):
+                        await _opened(egress, url)
 
 
 async def _opened(egress: Egress, url: str) -> WebSocket:
