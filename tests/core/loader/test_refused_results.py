@@ -165,7 +165,9 @@ def test_a_method_that_takes_other_arguments_is_refused(faults: Faults) -> None:
 
         async def put(self, key: bytes) -> None: ...
 
-    assert faults(returning("register_caches", [Greedy()])) == [
+    missing, much = faults(returning("register_caches", [Greedy()]))
+    missing = missing.replace("keyword-only ", "")  # as newer Pythons say it
+    assert [missing, much] == [
         "plugin 'specimen', register_caches: Greedy.get must take (key, call): missing a required argument: 'ttl'",
         "plugin 'specimen', register_caches: Greedy.put must take (key, call, entry): too many positional arguments",
     ]

@@ -126,8 +126,9 @@ async def test_a_template_reaches_nothing_outside(begin_engine: Callable[..., An
 
 async def failure(start_engine: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     process = await start_engine(options)
-    output, _ = await process.communicate()
-    assert process.returncode == 1
+    output = await process.stdout.read()  # `communicate` may close its input, which is the sign to end
+    assert await process.wait() == 1
+    process.stdin.close()
     told: dict[str, Any] = json.loads(output.splitlines()[-1])["failed"]
     return told
 
