@@ -23,8 +23,8 @@ _SWEEP_SECONDS = 1.0
 _MOST_SWEEPS = 4
 """How many sweeps an idle connection survives: less than the 5 s after which uvicorn, Node and llama.cpp close theirs,
 as a request on a connection that is about to close would fail."""
-_MOST_TLS_SWEEPS = 15
-"""The same with TLS, where a new connection costs more than a request, and public servers wait for a minute."""
+_MOST_TLS_SWEEPS = 50
+"""The same with TLS, where a new connection takes three round trips, and load balancers close theirs after 60 s."""
 _METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 _NOT_OURS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
