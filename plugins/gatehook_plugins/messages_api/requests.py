@@ -25,6 +25,7 @@ __all__ = [
     "OneTool",
     "PlainText",
     "Redacted",
+    "SearchResult",
     "System",
     "Thinking",
     "ToolDefinition",
@@ -84,6 +85,15 @@ class Document(Block, tag="document"):
     citations: Object | None = None
 
 
+class SearchResult(Block, tag="search_result"):
+    """A place where the client's own search has found something; `source` says where that is, often by a URL."""
+
+    source: Text
+    title: str
+    content: list[Words]
+    citations: Object | None = None
+
+
 class ToolUse(Block, tag="tool_use"):
     """A tool call of an earlier answer. `extra_content` is what its vendor wants back: see `answer`."""
 
@@ -97,7 +107,7 @@ class ToolResult(Block, tag="tool_result"):
     """What a tool gave."""
 
     tool_use_id: Text
-    content: str | list[Words | Image | Document] | None = None
+    content: str | list[Words | Image | Document | SearchResult] | None = None
     is_error: bool | None = None
 
 
@@ -117,7 +127,7 @@ class Redacted(Struct, tag_field="type", tag="redacted_thinking"):
 class User(Struct, tag_field="role", tag="user"):
     """What the user says, and what tools have given."""
 
-    content: str | list[Words | Image | Document | ToolResult]
+    content: str | list[Words | Image | Document | SearchResult | ToolResult]
 
 
 class Assistant(Struct, tag_field="role", tag="assistant"):

@@ -13,6 +13,7 @@ from gatehook_plugins.messages_api.requests import (
     Message,
     PlainText,
     Redacted,
+    SearchResult,
     Thinking,
     ToolResult,
     ToolUse,
@@ -147,7 +148,7 @@ def _plainest(parts: list[Part]) -> str | list[Part]:
     return parts or ""
 
 
-def _part(block: Words | Image | Document, path: str, lose: Lose) -> Part:
+def _part(block: Words | Image | Document | SearchResult, path: str, lose: Lose) -> Part:
     match block:
         case Words():
             return _words(block)
@@ -156,6 +157,19 @@ def _part(block: Words | Image | Document, path: str, lose: Lose) -> Part:
             return _marked({"type": "image_url", "image_url": {"url": url}}, block.cache_control)
         case Document():
             return _document(block, path, lose)
+        case SearchResult():
+            return _document(_found(block), path, lose)
+
+
+def _found(result: SearchResult) -> Document:
+    """What a search has found, as the document that it is to every model."""
+    text = "\n\n".join(block.text for block in result.content)
+    return Document(
+        source=PlainText(text),
+        title=f"{result.title} ({result.source})" if result.title else result.source,
+        citations=result.citations,
+        cache_control=result.cache_control,
+    )
 
 
 def _document(block: Document, path: str, lose: Lose) -> Part:

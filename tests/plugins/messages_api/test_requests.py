@@ -197,6 +197,35 @@ async def test_documents(front: Open, source: Any, title: str | None, sent: Any)
     assert lost == "messages[0].content[0].context, messages[0].content[0].citations"
 
 
+FOUND: Any = {
+    "type": "search_result",
+    "source": "https://ruby.test/history",
+    "title": "History",
+    "content": [text("It was made"), text("in Japan.")],
+    "citations": {"enabled": True},
+    "cache_control": MARK,
+}
+
+
+async def test_what_a_search_has_found_is_a_document(front: Open) -> None:
+    told = "History (https://ruby.test/history)\n\nIt was made\n\nin Japan."
+    call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [FOUND]}
+    messages = [
+        {"role": "user", "content": [FOUND, text("Where?")]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    async with front() as gateway:
+        answer = await gateway.ask(asking(messages=messages, tools=[LOOK]))
+    assert answer.status == 200, answer.body
+    said, _, given = gateway.asked["messages"]
+    assert said == {"role": "user", "content": [text(told), text("Where?")]}
+    assert given == {"role": "tool", "tool_call_id": "toolu_1", "content": told}
+    lost = answer.headers["X-Gatehook-Dropped-Params"].split(", ")
+    assert {"messages[0].content[0].citations", "messages[2].content[0].content[0].citations"} <= set(lost)
+
+
 async def test_a_document_by_url_is_refused_where_nobody_fetches_it(front: Open) -> None:
     document = {"type": "document", "source": {"type": "url", "url": "https://papers.test/a.pdf"}}
     async with front() as gateway:

@@ -95,6 +95,28 @@ async def test_everything_arrives_as_it_was_sent(front: Open) -> None:
     assert "X-Gatehook-Dropped-Params" not in answer.headers
 
 
+async def test_what_a_search_has_found_arrives_as_a_document(front: Open) -> None:
+    found = {"type": "search_result", "source": "https://a.test", "title": "A", "content": [text("It is.")]}
+    document = {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": "It is."},
+        "title": "A (https://a.test)",
+    }
+    call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [found]}
+    messages = [
+        {"role": "user", "content": [found | {"cache_control": MARK}, text("Well?")]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    async with front("anthropic", model="claude-opus-4-5") as gateway:
+        answer = await gateway.ask(WHOLE | {"messages": messages})
+    assert answer.status == 200, answer.body
+    first, _, last = gateway.asked["messages"]
+    assert first["content"] == [document | {"cache_control": MARK}, text("Well?")]
+    assert last["content"] == [result | {"content": [document]}]
+
+
 @pytest.mark.parametrize(
     "change",
     [
