@@ -1,7 +1,7 @@
 """Requests' JSON and query strings, read as types; and the 400 for a request that does not fit."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +19,8 @@ _LONGEST = 200
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _VALUE = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
+_STEP = re.compile(r"\[[^]]*\]|[^.[]+")
+"""A field's name, or a place in a list, in a path."""
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
 
@@ -136,7 +138,7 @@ def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: A
         value = other["value"][:_LONGEST]
         word = value.removeprefix("'").removesuffix("'")
         shown = value if word == value else repr(word)
-        what = f"invalid value {shown}{_nearest(word, _words(kind, path.rpartition('.')[2].partition('[')[0]))}"
+        what = f"invalid value {shown}{_nearest(word, _words(kind, path))}"
     elif "matching regex" in what:  # all patterns of our types forbid just these
         what = "must not contain control characters"
     else:
@@ -148,24 +150,39 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _words(kind: Any, field: str) -> Collection[str]:
-    """What `field` may say, where it is one of several words or tells several types apart; () if that is not known."""
+def _words(kind: Any, path: str) -> Collection[str]:
+    """What the field at `path` may say, where it is one of several words or tells types apart; () if not known."""
     if kind is None:
         return ()
-    _, definitions = msgspec.json.schema_components([kind])
-    found: dict[str, None] = {}
-    waiting: list[Any] = [definitions]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if one.get("discriminator", {}).get("propertyName") == field:
-                return list(one["discriminator"]["mapping"])
-            if isinstance(of := one.get("properties"), dict) and field in of:
-                found |= dict.fromkeys(map(str, _enumerated(of[field])))
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-    return list(found)
+    (top,), definitions = msgspec.json.schema_components([kind], ref_template="{name}")
+    places = _alternatives(top, definitions)
+    way = _STEP.findall(path)
+    while way and way[-1].startswith("["):  # one of a list of words
+        way.pop()
+    field = way.pop() if way else ""
+    for step in way:
+        below = [_step(place, step) for place in places]
+        places = [one for schema in below for one in _alternatives(schema, definitions)]
+    found = [_enumerated(_step(place, field)) for place in places]
+    return list(dict.fromkeys(str(word) for words in found for word in words))
+
+
+def _alternatives(schema: Any, definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a value may be, each without references."""
+    if not isinstance(schema, dict):
+        return []
+    if "$ref" in schema:
+        return _alternatives(definitions[schema["$ref"]], definitions)
+    if "anyOf" in schema:
+        return [one for other in schema["anyOf"] for one in _alternatives(other, definitions)]
+    return [schema]
+
+
+def _step(schema: Mapping[str, Any], step: str) -> Any:
+    """The schema of a field, or of what is in a list or a mapping (for which a step begins with a bracket)."""
+    if step.startswith("["):
+        return schema.get("items") or schema.get("additionalProperties")
+    return schema.get("properties", {}).get(step)
 
 
 def _enumerated(schema: Any) -> Sequence[Any]:

@@ -138,6 +138,68 @@ def test_one_of_several_words_is_told_with_all_of_them(body: Any, told: str) -> 
         assert caught.value.message == told
 
 
+class Word(msgspec.Struct, tag_field="type", tag="word"):
+    """Text."""
+
+
+class Shot(msgspec.Struct, tag_field="type", tag="shot"):
+    """A picture."""
+
+
+class Box(msgspec.Struct, tag_field="type", tag="box"):
+    """Holds pictures; `sha256` ends like a place in a list."""
+
+    holds: str | list[Shot] | None = None
+    sha256: Literal["x", "y"] = "x"
+
+
+class Asks(msgspec.Struct, tag_field="role", tag="asks"):
+    """Says words."""
+
+    says: list[Word]
+
+
+class Shows(msgspec.Struct, tag_field="role", tag="shows"):
+    """Says words, or shows boxes."""
+
+    says: str | list[Word | Box]
+
+
+class Talk(msgspec.Struct):
+    """Unions in lists in unions."""
+
+    turns: list[Asks | Shows]
+    by_name: dict[str, Word | Shot] = {}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"turns": [{"role": "sings"}]}, "turns[0].role: invalid value 'sings'; there are: asks, shows"),
+        (
+            {"turns": [{"role": "shows", "says": [{"type": "hat"}]}]},
+            "turns[0].says[0].type: invalid value 'hat'; there are: word, box",
+        ),
+        (
+            {"turns": [{"role": "shows", "says": [{"type": "box", "holds": [{"type": "hat"}]}]}]},
+            "turns[0].says[0].holds[0].type: invalid value 'hat'; there are: shot",
+        ),
+        (
+            {"turns": [{"role": "shows", "says": [{"type": "box", "sha256": "q"}]}]},
+            "turns[0].says[0].sha256: invalid value 'q'; there are: x, y",
+        ),
+        (
+            {"turns": [], "by_name": {"a": {"type": "hat"}}},
+            "by_name[...].type: invalid value 'hat'; there are: word, shot",
+        ),
+    ],
+)
+def test_the_words_told_are_those_of_the_very_place(body: Any, told: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_as(json.dumps(body).encode(), Talk)
+    assert caught.value.message == told
+
+
 def test_a_word_of_a_query_is_told_with_all_of_them() -> None:
     with pytest.raises(InvalidRequest, match=r"^order: invalid value 'up'; there are: falling, rising$"):
         read_query(MultiDict(order="up"), Asked)
