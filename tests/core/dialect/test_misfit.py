@@ -165,7 +165,7 @@ class Shows(msgspec.Struct, tag_field="role", tag="shows"):
     says: str | list[Word | Box]
 
 
-class Talk(msgspec.Struct):
+class Scene(msgspec.Struct):
     """Unions in lists in unions."""
 
     turns: list[Asks | Shows]
@@ -196,7 +196,7 @@ class Talk(msgspec.Struct):
 )
 def test_the_words_told_are_those_of_the_very_place(body: Any, told: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read_as(json.dumps(body).encode(), Talk)
+        read_as(json.dumps(body).encode(), Scene)
     assert caught.value.message == told
 
 

@@ -167,10 +167,13 @@ class TestAddresses:
                 stream = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
                 found = [(*stream, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
 
-                async def resolved(*args: Any, **rest: Any) -> Any:
-                    return found
+                loop = asyncio.get_running_loop()
+                resolve = loop.getaddrinfo
 
-                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+                async def resolved(host: str, *args: Any, **rest: Any) -> Any:
+                    return found if host == "several.test" else await resolve(host, *args, **rest)
+
+                monkeypatch.setattr(loop, "getaddrinfo", resolved)
                 pool = rig.pool()
                 assert await rig.ask(pool, f"http://several.test:{port}/") == b"ok"
                 pool.close()
