@@ -34,7 +34,7 @@ class LiveCatalog:
         self._callable: dict[str, Group] = {}
         """The groups without the wildcards' own, which nobody can ask for."""
         self._expansions: OrderedDict[str, Group] = OrderedDict()
-        self._regroup(self._sources, self._amendments)
+        self._regroup(self._sources, self._amendments, known=True)
 
     def group(self, name: str) -> Group:
         """The deployments that answer for one name, () if there is none."""
@@ -63,8 +63,13 @@ class LiveCatalog:
         self._changed.append(changed)
 
     def _regroup(
-        self, sources: dict[str, tuple[Target, ...]], amendments: dict[str, Callable[[Target], Target]]
+        self,
+        sources: dict[str, tuple[Target, ...]],
+        amendments: dict[str, Callable[[Target], Target]],
+        *,
+        known: bool = False,
     ) -> None:
+        """`known`: clashes of names are told already, as those within the settings are, which are faults."""
         groups: dict[str, list[Target]] = {}
         for target in itertools.chain(*sources.values()):
             for amended in amendments.values():
@@ -77,7 +82,8 @@ class LiveCatalog:
         self._sources, self._amendments = sources, amendments
         if list(found.items()) == list(self._groups.items()):
             return
-        self._tell_clashes(names)
+        if not known:
+            self._tell_clashes(names)
         self._names, self._groups = names, found
         self._callable = {name: group for name, group in found.items() if not is_pattern(name)}
         self._expansions = OrderedDict()

@@ -44,6 +44,14 @@ def test_a_model_s_own_name_goes_before_an_alias_which_is_told_once(caplog: pyte
     assert [catalog.group(name)[0].name for name in ("a", "x", "own")] == ["a", "b", "c"]
 
 
+def test_a_clash_within_the_settings_is_told_as_their_fault_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        catalog = LiveCatalog([target("a", aliases=("x",)), target("b", aliases=("x",))])
+        assert caplog.messages == []
+        catalog.feed("test", [target("c", aliases=("x",))])
+    assert caplog.messages == ["model 'c' cannot have the alias 'x': it is a name of model 'a'"]
+
+
 def test_an_alias_goes_when_a_model_of_that_name_comes() -> None:
     catalog = LiveCatalog([target("a", aliases=("x",))])
     catalog.feed("test", [target("x")])

@@ -58,7 +58,7 @@ def trusting(authorities: str) -> ssl.SSLContext:
     Args:
         authorities: certificates in PEM to trust beside the system's; "" for none.
     """
-    if not authorities:  # aiohttp has read the system's, which takes some time and memory; else, read them here
+    if not authorities:  # aiohttp has read the system's already, which takes some time and memory
         theirs: ssl.SSLContext | None = getattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", None)
         if theirs is not None:
             return theirs
