@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gatehook.config.reading import nearest
-from gatehook.errors import GatewayError
+from gatehook.errors import GatewayError, StartupError
 from gatehook.model import Target
 from gatehook.protocols import Endpoint, Inspector
+from gatehook.services.database import DATABASE
 
 if TYPE_CHECKING:
     from gatehook.app import Gateway
@@ -21,8 +22,11 @@ _PATIENCE: Final = 5.0
 
 
 async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
-    """Faults of deployments that their servers tell; and notes on servers that could not be asked: that is no fault."""
-    faults, notes = list[str](), list[str]()
+    """Faults of deployments that their servers tell; and notes on servers that could not be asked: that is no fault.
+
+    Nor is a database that cannot be used from here and now.
+    """
+    faults, notes = list[str](), await _of_database(gateway)
 
     async def ask(target: Target, vendor: Inspector) -> None:
         try:
@@ -41,6 +45,20 @@ async def inspected(gateway: "Gateway") -> tuple[Sequence[str], Sequence[str]]:
         async with gateway.egress.lifespan():
             await asyncio.gather(*(ask(*one) for one in asking))
     return sorted(faults), sorted(notes)
+
+
+async def _of_database(gateway: "Gateway") -> list[str]:
+    database = gateway.services.get(DATABASE)
+    if database is None:
+        return []
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await database.inspect()
+    except StartupError as error:
+        return error.faults
+    except TimeoutError:
+        return [f"[database] url: no answer within {_PATIENCE:g} s"]
+    return []
 
 
 def idle(gateway: "Gateway") -> Sequence[str]:

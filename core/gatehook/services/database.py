@@ -32,6 +32,14 @@ class Database(Protocol):
         """Keep it open while this context is; for commands, as its plugin opens it for serving. May be nested."""
         ...
 
+    async def inspect(self) -> None:
+        """Find out, for `gatehook check`, whether it could be opened; nothing is made or changed.
+
+        Raises:
+            StartupError: it could not.
+        """
+        ...
+
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection that only reads, and sees one state of the data.
 

@@ -33,6 +33,14 @@ class Backend(Protocol):
         """
         ...
 
+    def is_missing(self) -> bool:
+        """Whether `create` has yet to make it, and could. Blocks.
+
+        Raises:
+            StartupError: it has to, and could not.
+        """
+        ...
+
     def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
         """The engine that reads, and the engine that writes."""
         ...

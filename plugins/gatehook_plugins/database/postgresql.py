@@ -48,6 +48,10 @@ class Postgresql:
     def create(self) -> None:
         """Make nothing: the database is the operator's to make."""
 
+    def is_missing(self) -> bool:
+        """Never for us to say."""
+        return False
+
     def engines(self) -> tuple[AsyncEngine, AsyncEngine]:
         """Both share one pool."""
         engine = create_async_engine(

@@ -133,6 +133,24 @@ class SqlDatabase:
                 if not self._users:
                     await self._close()
 
+    async def inspect(self) -> None:
+        """See `Database.inspect`.
+
+        Raises:
+            StartupError: it could not be opened.
+        """
+        if await asyncio.to_thread(self._backend.is_missing):
+            return
+        reading, _ = await asyncio.to_thread(self._backend.engines)
+        try:
+            async with reading.connect() as connection:
+                await connection.run_sync(current_revision, "database")
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            why = self._backend.trouble(error) or reason(error)
+            raise StartupError(f"[database] url: {self._backend.where} cannot be used: {why}") from None
+        finally:
+            await reading.dispose()
+
     async def _open(self) -> None:
         await asyncio.to_thread(self._backend.create)
         reading, writing = await asyncio.to_thread(self._backend.engines)  # loads the driver

@@ -98,6 +98,20 @@ class Sqlite:
                 "choose a local folder, or PostgreSQL"
             )
 
+    def is_missing(self) -> bool:
+        """Whether there is no such file yet, in a folder that is there. Blocks.
+
+        Raises:
+            StartupError: the folder is not there, or nothing can be made in it.
+        """
+        if self.file.exists():
+            return False
+        folder = self.file.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            why = "nothing can be made in its folder" if folder.exists() else "there is no such folder"
+            raise StartupError(f"[database] url: {self.where} cannot be made: {why}")
+        return True
+
     def _write_ahead(self, file: sqlite3.Connection) -> str:
         end = time.monotonic() + self._timeout
         while True:
