@@ -40,7 +40,7 @@ from gatehook.dialect.conversation import (
     read_conversation,
 )
 from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
-from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query
+from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query, unread
 from gatehook.dialect.options import option_faults, read_options
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
 from gatehook.dialect.plain import plain_chat
@@ -342,6 +342,7 @@ __all__ = (
     "sniff",
     "tool_call_id",
     "total_dollars",
+    "unread",
     "upstream_error",
     "wants_urls",
 )

@@ -1,7 +1,7 @@
 """Requests' JSON and query strings, read as types; and the 400 for a request that does not fit."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +10,7 @@ from multidict import MultiMapping
 from gatehook.errors import InvalidRequest
 from gatehook.jsonio import MalformedJSON, decode
 
-__all__ = ["fitted", "misfit", "read_as", "read_object", "read_open", "read_query"]
+__all__ = ["fitted", "misfit", "read_as", "read_object", "read_open", "read_query", "unread"]
 
 T = TypeVar("T")
 
@@ -118,6 +118,27 @@ def fitted(data: Any, kind: type[T]) -> T:
         raise misfit(error, kind=kind) from None
     except UnicodeEncodeError:
         raise InvalidRequest("a field's name, or a role, is a lone surrogate and no text") from None
+
+
+def unread(given: Any, read: Any, path: str = "") -> Iterator[str]:
+    """The paths of fields that a request has and its type does not name, as deep as that goes; but for empty ones.
+
+    Args:
+        given: the request, or a part of it, decoded.
+        read: the same as its type, a Struct.
+        path: where that is: "" or, as for a field's fields, "text.".
+    """
+    if isinstance(read, msgspec.Struct) and isinstance(given, dict):
+        names = dict(zip(read.__struct_encode_fields__, read.__struct_fields__, strict=True))
+        tag = read.__struct_config__.tag_field
+        for name, value in given.items():
+            if name in names:
+                yield from unread(value, getattr(read, names[name]), f"{path}{name}.")
+            elif name != tag and value not in (None, [], {}):
+                yield path + name
+    elif isinstance(read, list) and isinstance(given, list):
+        for one, other in zip(given, read, strict=True):
+            yield from unread(one, other, path)
 
 
 def misfit(error: msgspec.ValidationError, fields: Collection[str] = (), kind: Any = None) -> InvalidRequest:

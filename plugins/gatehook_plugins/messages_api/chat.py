@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook import InvalidRequest, fitted
+from gatehook import InvalidRequest, fitted, unread
 from gatehook_plugins.messages_api.requests import (
     AnyTool,
     AutoTool,
@@ -64,6 +64,7 @@ def read_count(data: Mapping[str, Any]) -> Chat:
 
 def _read(request: CountRequest, data: Mapping[str, Any]) -> Chat:
     lost = [*_left_out(data), *_left_out_of_tools(data.get("tools") or ())]
+    lost += unread({name: data[name] for name in _SETTINGS if name in data}, request)
     messages = system_of(request.system) + messages_of(request.messages, lost.append)
     if request.cache_control is not None:
         _mark_last(messages, request.cache_control)
@@ -101,6 +102,8 @@ def _left_out(data: Mapping[str, Any]) -> list[str]:
 
 
 _KNOWN: Final = frozenset(MessagesRequest.__struct_fields__)
+_SETTINGS: Final = ("metadata", "output_config", "tool_choice")
+"""Objects that are read field by field. Blocks of earlier answers come back with what nobody needs to be told."""
 _OF_TOOLS: Final = frozenset(ToolDefinition.__struct_fields__)
 
 

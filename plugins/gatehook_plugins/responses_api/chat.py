@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gatehook import unread
 from gatehook_plugins.responses_api.items import Messages
 from gatehook_plugins.responses_api.namespaces import Names, names_of
 from gatehook_plugins.responses_api.requests import LOGPROBS, ResponseRequest, TextFormat
@@ -99,3 +100,5 @@ def _drop_the_rest(request: ResponseRequest, data: Mapping[str, Any], drop: Call
     for name, value in data.items():
         if value is not None and name not in _KNOWN and name not in _BEYOND:
             drop(name)
+    for path in unread({name: value for name, value in data.items() if name in _KNOWN}, request):
+        drop(path)

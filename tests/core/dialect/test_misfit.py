@@ -8,7 +8,7 @@ import pytest
 from msgspec import Meta, Struct
 from multidict import MultiDict
 
-from gatehook import InvalidRequest, fitted, read_as, read_object, read_open, read_query
+from gatehook import InvalidRequest, fitted, read_as, read_object, read_open, read_query, unread
 
 
 class Chat(Struct):
@@ -211,3 +211,26 @@ def test_known_fields_are_told_to_the_last() -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_as(b'{"id": 1}', kind)
     assert caught.value.message == f"id: no such field; there are: {', '.join(fields)}"
+
+
+def test_what_is_not_read_is_named() -> None:
+    class Inner(msgspec.Struct, rename={"kind": "type"}):
+        kind: str = "a"
+        more: dict[str, Any] = {}
+
+    class Outer(msgspec.Struct):
+        one: Inner | None = None
+        many: list[Inner] = []
+        turns: list[Asks | Shows] = []
+        text: str = ""
+
+    given = {
+        "one": {"type": "x", "lost": 0, "empty": {}, "more": {"any": {"thing": 1}}},
+        "many": [{}, {"gone": True}],
+        "turns": [{"role": "asks", "says": [], "lost": "x"}],
+        "text": "t",
+        "beyond": [1],
+        "nothing": None,
+    }
+    assert list(unread(given, fitted(given, Outer))) == ["one.lost", "many.gone", "turns.lost", "beyond"]
+    assert list(unread({"one": {"lost": 1}}, fitted(given, Outer), "at.")) == ["at.one.lost"]

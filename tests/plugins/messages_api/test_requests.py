@@ -18,6 +18,7 @@ PDF = base64.b64encode(b"%PDF-1.7 and so on").decode()
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
 SHOWN = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 MARK = {"type": "ephemeral"}
+ANSWER: Any = {"name": "answer", "schema": {}, "strict": True}
 LOOK: Any = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {}}}
 
 
@@ -40,6 +41,20 @@ def text(said: str, **more: Any) -> dict[str, Any]:
         ({"stop_sequences": ["a", "b"]}, {"stop": ["a", "b"]}, ""),
         ({"metadata": {"user_id": "ann"}}, {"user": "ann"}, ""),
         ({"metadata": {"user_id": "a" * 65}}, {}, "user"),
+        ({"metadata": {"user_id": "ann", "team": "x", "none": None}}, {"user": "ann"}, "metadata.team"),
+        ({"output_config": {"task_budget": {"type": "tokens", "total": 9}}}, {}, "output_config.task_budget"),
+        (
+            {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}, "more": 1}}},
+            {
+                "reasoning_effort": "low",
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": {}, "strict": True},
+                },
+            },
+            "output_config.format.more",
+        ),
+        ({"tool_choice": {"type": "auto", "mood": "good"}}, {"tool_choice": "auto"}, "tool_choice.mood"),
         ({"service_tier": "auto"}, {}, ""),
         ({"service_tier": "standard_only"}, {"service_tier": "default"}, ""),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, {}, "thinking"),

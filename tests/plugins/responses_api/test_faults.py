@@ -149,6 +149,22 @@ async def test_what_vendor_and_api_leave_out_is_told_together(api: OpenApi, leng
     assert answer.headers.getall("X-Gatehook-Dropped-Params") == ["prompt_cache_key, store"]
 
 
+async def test_what_is_not_read_deeper_down_is_told(api: OpenApi) -> None:
+    done = {"choices": [{"message": {"role": "assistant", "content": "Two."}, "finish_reason": "stop"}]}
+    more = {
+        "reasoning": {"effort": "low", "context": "all_turns", "summary": None},
+        "text": {"format": {"type": "text", "frame": 1}, "tone": "calm"},
+        "metadata": {"any": "thing"},
+    }
+    async with (
+        StubUpstream(Reply.of_json(done)) as stub,
+        api(f'[[models]]\nname = "m"\nvendor = "openai"\nbase_url = "{stub.url}/v1"\n') as it,
+    ):
+        answer = await it.ask(**more)
+    assert answer.status == 200
+    assert answer.headers["X-Gatehook-Dropped-Params"] == "reasoning.context, text.format.frame, text.tone"
+
+
 async def test_what_one_vendor_has_signed_is_kept_from_another_and_told(api: OpenApi) -> None:
     blocks: list[Object] = [{"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}]
     thought = {
