@@ -453,6 +453,12 @@ class Attempt(Struct, eq=False):
     defaults: Mapping[str, Any] = {}
     """Parameters that the request leaves open and the deployment sets; `payload` has them already."""
     dropped: list[str] = field(default_factory=list)
+    relay: Callable[[bytes, int], bool] | None = None
+    """Where nothing looks into the answer: writes events, framed for an OpenAI client, past what the vendor yields.
+
+    They must only add to what was begun: so many of them have content, none tells a usage or an end. False, and
+    nothing is written, if the client cannot take them now: then they are to be yielded.
+    """
 
     @property
     def payload(self) -> Mapping[str, Any]:

@@ -57,12 +57,12 @@ class Reader:
             return data  # whole events and nothing else, as from most vendors most of the time
         if self._at_start:
             data = self._strip_bom(data)
-        if self._skip_lf or b"\r" in data:
+        if self._skip_lf or data.find(b"\r") >= 0:
             data = self._with_lf(data)
         if not data:
             return b""
         parts = self.parts
-        if b"\n\n" not in data and not (parts and data[0] == 0x0A and parts[-1][-1] == 0x0A):
+        if data.find(b"\n\n") < 0 and not (parts and data[0] == 0x0A and parts[-1][-1] == 0x0A):
             self._size += len(data)
             if self._size > self._limit:
                 raise self._too_large()

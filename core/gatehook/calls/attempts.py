@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -71,6 +71,26 @@ class Stream:
         """Iterate under this watch. Whatever the vendor sends ends its silence, a mere sign of life too."""
         self._watch = watch
         return self
+
+    def relayed(self, watch: Watch, write: Callable[[bytes], bool]) -> "Stream":
+        """Iterate under this watch over what the vendor does not pass on past it, by `Attempt.relay`.
+
+        Args:
+            watch: as for `watched`.
+            write: writes to the client without waiting; False if it cannot.
+        """
+        silence = self._silence
+
+        def relay(data: bytes, contents: int) -> bool:
+            if not write(data):
+                return False
+            watch.limit = silence
+            watch.heard = True
+            self.contents += contents
+            return True
+
+        self._attempt.relay = relay
+        return self.watched(watch)
 
     def __aiter__(self) -> "Stream":
         return self

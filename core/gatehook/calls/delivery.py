@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from aiohttp import web
 from msgspec import Struct
@@ -144,7 +144,10 @@ class Delivery(Struct, eq=False):
         untouched = unchanged and self._untouched
         unheld = unchanged and not self._call.own_tools  # after each run of these a rewriter may be chosen
         unread = Limit(self._concerns.write_timeout, _client_too_slow)
-        async for batch in stream.watched(watch):
+        rest: AsyncIterator[Sequence[Chunk]] = stream.watched(watch)
+        if untouched and kept is None and type(stream) is Stream and type(response) is ready.ReadyStream:
+            rest = stream.relayed(watch, response.write_now)
+        async for batch in rest:
             if untouched and type(batch) is Frames:
                 data = batch.data
             elif unheld:

@@ -119,6 +119,15 @@ class ReadyStream(_Prepared):
         """Have the connection closed after this answer."""
         self._stays = False
 
+    def write_now(self, data: bytes) -> bool:
+        """Write a piece after the head; False, and nothing is written, if the client has left or has much unread."""
+        connection = self._connection
+        transport = connection.transport
+        if self._head or connection.writing_paused or transport is None or transport.is_closing():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     async def write(self, data: Any) -> None:
         """Write a piece, before the first of them the head; waits if the client has left much unread.
 

@@ -27,6 +27,7 @@ from gatehook.loader.loading import installed
 from gatehook.model import Attempt, Call, Operation, Target
 from gatehook.serving.server import running
 from gatehook.upstream.egress import Egress, Fetched, PreparedRequest
+from gatehook.upstream.http1 import PassOn
 from gatehook.upstream.retry_after import retry_after
 
 __all__ = [
@@ -350,12 +351,12 @@ class Replay:
         if self._fails:
             raise self._fails
 
-    async def receive(self) -> bytes:
-        """The next piece, b"" after the last."""
+    async def receive(self, pass_on: PassOn | None = None) -> bytes:
+        """The next piece that `pass_on` does not take, b"" after the last."""
         if self._left is None:
             self._left = self.chunks()
         async for piece in self._left:
-            if piece:
+            if piece and (pass_on is None or not pass_on(piece)):
                 return piece
         return b""
 

@@ -15,7 +15,7 @@ from aiohttp.http import HttpProcessingError
 
 from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
-from gatehook.upstream.http1 import headers_in, is_event_stream
+from gatehook.upstream.http1 import PassOn, headers_in, is_event_stream
 from gatehook.upstream.retry_after import retry_after
 
 __all__ = ["LINE_ERRORS", "Line", "SessionLine", "Upstream", "mapped", "reason"]
@@ -50,8 +50,8 @@ class Line(Protocol):
     def take(self) -> bytes:
         """What has arrived of the body, without waiting; perhaps nothing."""
 
-    def receive(self) -> Awaitable[bytes]:
-        """What has arrived of the body, waiting for at least one byte; b"" at its end."""
+    def receive(self, pass_on: PassOn | None = None) -> Awaitable[bytes]:
+        """What has arrived of the body, waiting for at least one byte; b"" at its end. It need not know `pass_on`."""
 
     def release(self) -> None:
         """Give the connection back to its pool, or close it if a part of the answer is still to come."""
@@ -60,14 +60,13 @@ class Line(Protocol):
 class SessionLine:
     """A `Line` of aiohttp's ClientSession."""
 
-    __slots__ = ("_closed", "_response", "head", "receive", "status", "take")
+    __slots__ = ("_closed", "_response", "head", "status", "take")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
         self.head = response.headers
         self.take = response.content.read_nowait
-        self.receive = response.content.readany
         self._closed: asyncio.Future[None] | None = None
         connection = response.connection  # None: the whole answer has arrived
         if connection is not None and connection.protocol is not None:
@@ -80,6 +79,10 @@ class SessionLine:
         """Whether all of the answer has arrived."""
         content = self._response.content
         return content.is_eof() and content.exception() is None
+
+    def receive(self, pass_on: PassOn | None = None) -> Awaitable[bytes]:
+        """What has arrived of the body."""
+        return self._response.content.readany()
 
     def release(self) -> None:
         """Give the connection back to its pool, or close it."""
@@ -109,7 +112,7 @@ class _Nothing:
     def take(self) -> bytes:
         return b""
 
-    async def receive(self) -> bytes:
+    async def receive(self, pass_on: PassOn | None = None) -> bytes:
         return b""
 
     def release(self) -> None:
@@ -206,14 +209,18 @@ class Upstream:
                     body += part
         return bytes(body[:_LONGEST_ERROR])
 
-    async def receive(self) -> bytes:
+    async def receive(self, pass_on: PassOn | None = None) -> bytes:
         """What has arrived of the body, at least one byte; b"" at its end.
+
+        Args:
+            pass_on: while this waits, it may be given what arrives, straight from the socket; what it takes (True) is
+                not waited for any longer, what it refuses (False) is what this gives. It must not wait.
 
         Raises:
             UpstreamError: the line was cut.
         """
         try:
-            return await self._line.receive()
+            return await self._line.receive(pass_on)
         except LINE_ERRORS as error:
             raise mapped(self._target, error) from error
 

@@ -23,7 +23,10 @@ try:
 except ImportError:  # neither a wheel nor a compiler
     available = False
 
-__all__ = ["PIECE", "Connection", "available", "headers_in", "is_event_stream"]
+__all__ = ["PIECE", "Connection", "PassOn", "available", "headers_in", "is_event_stream"]
+
+PassOn = Callable[[bytes], bool]
+"""See `gatehook.Upstream.receive`."""
 
 _LONGEST_HEAD = 65536
 """Bytes of a head, or of anything else in a row that is not body: interim answers, extensions, trailers."""
@@ -50,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_may_serve",
         "_parser",
         "_parts",
+        "_pass_on",
         "_reading_paused",
         "_unread",
         "_unsent",
@@ -99,6 +103,7 @@ class Connection(asyncio.Protocol):
         """Whether the whole answer has arrived, read or not."""
         self._may_serve = False
         self._unread = 0
+        self._pass_on: PassOn | None = None
 
     # --- what a request does
 
@@ -123,15 +128,20 @@ class Connection(asyncio.Protocol):
                 return
             self.transport.write(memoryview(body)[start : start + PIECE])
 
-    async def receive(self) -> bytes:
+    async def receive(self, pass_on: PassOn | None = None) -> bytes:
         """What has arrived of the body, waiting for at least one byte; b"" at its end.
+
+        Args:
+            pass_on: as for `gatehook.Upstream.receive`.
 
         Raises:
             OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come.
         """
         while not self._parts and not self.whole and self.error is None:
-            self._waiter = waiter = self._loop.create_future()  # as `news`, for it is done for every event of a stream
+            self._waiter = waiter = self._loop.create_future()  # as `news`, without the call
+            self._pass_on = pass_on
             await waiter
+            self._pass_on = None
         if self.error is not None:
             raise self.error
         return self.take()
@@ -167,7 +177,7 @@ class Connection(asyncio.Protocol):
 
         False only means that the headers have to be looked at.
         """
-        named = self.head.partition(b"\r\n\r\n")[0].lower()
+        named = _upto_body(self.head).lower()
         return (
             named.startswith(_ORDINARY)  # not an interim answer, after which the real head would have been cut off
             and named.find(b"content-encoding") < 0  # `in` would first raise an error, and swallow it
@@ -204,7 +214,7 @@ class Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             self._may_serve = False
             self._refuse(str(error))  # which does nothing if the answer is whole
-        if not self._waiter.done():
+        if not self._waiter.done() and (self._pass_on is None or not self._passed_on(self._pass_on)):
             self._waiter.set_result(None)
 
     def eof_received(self) -> None:
@@ -249,6 +259,22 @@ class Connection(asyncio.Protocol):
 
     # --- how it goes on, and ends
 
+    def _passed_on(self, pass_on: PassOn) -> bool:
+        """Whether all that has arrived of the body was passed on, so that the reader may sleep on."""
+        parts = self._parts
+        if self.whole:
+            return False
+        try:
+            if parts and not pass_on(parts[0] if len(parts) == 1 else b"".join(parts)):
+                return False
+        except Exception as error:  # noqa: BLE001  # the reader raises it
+            self._fail(error)
+            return True
+        if parts:
+            parts.clear()
+            self._unread = 0
+        return True
+
     def _split(self, data: bytes) -> bool:
         """Parse a read in two parts, so that heads are too long at the same byte however they are cut; True if done."""
         if self._parts:
@@ -258,7 +284,7 @@ class Connection(asyncio.Protocol):
         self._unread -= len(data)
         if room > 0:
             self.data_received(data[:room])
-        if self._parts:
+        if self._parts or not self._unread:
             self.data_received(data[room:])
         elif self.whole:
             self.abort()  # nobody has asked for what comes after the answer
@@ -358,7 +384,13 @@ def headers_in(head: bytes) -> CIMultiDict[str]:
 
 def is_event_stream(head: bytes) -> bool:
     """Whether the head plainly says that a stream of events follows; if False, ask the parsed headers."""
-    return _EVENT_STREAM.search(head.partition(b"\r\n\r\n")[0]) is not None
+    return _EVENT_STREAM.search(_upto_body(head)) is not None
+
+
+def _upto_body(head: bytes) -> bytes:
+    # As `partition` gives it, which would copy the body, too.
+    end = head.find(b"\r\n\r\n")
+    return head if end < 0 else head[:end]
 
 
 def _text(field: bytes) -> str:

@@ -5,6 +5,7 @@ from multidict import MultiMapping
 
 from gatehook.codings import Inflater, NotEncoded, codings
 from gatehook.upstream.answer import Line
+from gatehook.upstream.http1 import PassOn
 
 __all__ = ["Decoded", "decoded"]
 
@@ -28,7 +29,7 @@ class Decoded:
         """Nothing: the body is to be had only by `receive`."""
         return b""
 
-    async def receive(self) -> bytes:
+    async def receive(self, pass_on: PassOn | None = None) -> bytes:
         """What has arrived of the body, decompressed, waiting for at least one byte; b"" at its end.
 
         Raises:

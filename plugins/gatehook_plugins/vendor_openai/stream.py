@@ -111,6 +111,16 @@ class StreamReader:
             return Frames(framed, chunks_of, contents=1)  # the reader has no part in it: one whole event, as is usual
         return self._read(self._reader.take(data))
 
+    def pass_on(self, data: bytes) -> bool:
+        """Relay events that only add a text, if `data` is nothing else; False if they are to be read."""
+        relay, template = self._attempt.relay, self._template
+        if relay is None or template is None or self._reader.parts or self._names.held:
+            return False
+        if (framed := template.single(data)) is not None:
+            return relay(framed, 1)
+        run = template.run(data, 0)
+        return run is not None and run.end == len(data) and relay(run.framed, run.contents)
+
     def _read(self, whole: bytes) -> Frames:
         """The frames of complete events with LF line ends."""
         self._contents, self._finished = 0, False
@@ -179,7 +189,7 @@ class StreamReader:
         """Read one event by itself."""
         if block == b"data: [DONE]":
             self.done = True
-        elif block.startswith(b"data: {") and b"\n" not in block:
+        elif block.startswith(b"data: {") and block.find(b"\n") < 0:
             self._take(block[6:], block, out)
         elif block.startswith(b"error: {"):  # llama.cpp's server, where it fails in the middle
             raise self._in_band(block[7:])

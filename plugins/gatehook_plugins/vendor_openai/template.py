@@ -51,7 +51,7 @@ class Template:
             block: the event as it came, ``data: {…}``, without its empty line.
             sent: the same, framed for the client.
         """
-        if not block.startswith(b"data: {") or b"\n" in block:
+        if not block.startswith(b"data: {") or block.find(b"\n") >= 0:
             return None
         for key in _KEYS:
             came, went = _text_after(key, block), _text_after(key, sent)

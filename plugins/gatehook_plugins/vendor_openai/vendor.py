@@ -155,7 +155,7 @@ class OpenAIVendor:
                             until = until or _latest(attempt)
                             data = await _last(upstream, until)
                         else:
-                            data = await upstream.receive()
+                            data = await upstream.receive(answer.pass_on)
                     except (UpstreamError, TimeoutError):
                         if not answer.complete:
                             raise

@@ -1,5 +1,7 @@
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,9 +9,11 @@ import pytest
 
 from gatehook import Attempt, Call, Chunk, Completion, Document, GatewayError, Operation, SecretStr, Target, encode
 from gatehook.testing import Recorded, Replay, ReplayEgress
+from gatehook_plugins.vendor_openai.stream import chunks_of
 from gatehook_plugins.vendor_openai.vendor import OpenAIVendor
 
 KEY = "vendor-secret-0123456789abcdef"
+_MADE_UP = re.compile(rb'(?<="created":)\d+|(?<="call_)[0-9a-f]{24}(?=")')
 HELLO: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -22,6 +26,12 @@ class Run:
     chunks: list[Chunk] = field(default_factory=list)
     error: GatewayError | None = None
     closed: bool = False
+
+    @property
+    def told(self) -> tuple[list[bytes], str | None]:
+        """The events as the client gets them, but for what the gateway makes up; and what has gone wrong after them."""
+        events = [_MADE_UP.sub(b"", chunk.raw or b"") for chunk in self.chunks]
+        return events, None if self.error is None else self.error.message
 
     @property
     def data(self) -> dict[str, Any]:
@@ -108,19 +118,44 @@ def stream() -> Ask:
     ) -> Run:
         if payload is None:
             payload = {"model": "public", "stream": True, **HELLO}
-        replay = replay or Replay(pieces, content_type="text/event-stream")
-        egress = ReplayEgress(replay)
         one = made(payload, operation, model, stream=True, **target)
-        chunks: list[Chunk] = []
-        error = None
-        try:
-            async for batch in OpenAIVendor(egress).stream(one):
-                chunks += batch
-        except GatewayError as raised:
-            error = raised
-        return Run(_first(egress), chunks=chunks, error=error, closed=replay.closed)
+        if replay is not None:
+            return await streamed(one, replay)
+        said = [pieces] if isinstance(pieces, bytes) else pieces
+        plain = await streamed(one, Replay(said, content_type="text/event-stream"))
+        for takes in (itertools.repeat(True), itertools.cycle([False, True])):
+            relayed = await streamed(
+                Attempt(one.call, one.target), Replay(said, content_type="text/event-stream"), takes
+            )
+            assert relayed.told == plain.told
+        return plain
 
     return run
+
+
+async def streamed(one: Attempt, replay: Replay, takes: Iterator[bool] | None = None) -> Run:
+    """A streamed call; with `takes`, to a client that is written to past the batches where it is true."""
+    chunks: list[Chunk] = []
+
+    def relay(data: bytes, contents: int) -> bool:
+        taken = takes is not None and next(takes)
+        if taken:
+            events = chunks_of(data)
+            assert sum(chunk.content for chunk in events) == contents
+            assert not any(chunk.finished or chunk.usage for chunk in events)
+            chunks.extend(events)
+        return taken
+
+    error = None
+    egress = ReplayEgress(replay)
+    try:
+        async for batch in OpenAIVendor(egress).stream(one):
+            chunks += batch
+            if takes is not None and any(chunk.content for chunk in batch):
+                one.relay = relay  # the kernel waits for the first content, too
+    except GatewayError as raised:
+        error = raised
+    return Run(_first(egress), chunks=chunks, error=error, closed=replay.closed)
 
 
 def _first(egress: ReplayEgress) -> Recorded:
