@@ -1,6 +1,7 @@
-"""Odd surroundings of `gatehook serve`: output that nobody takes, and the place of a container's first process."""
+"""The surroundings of `gatehook serve`: output that nobody takes, a container's first process, who is to be trusted."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.certificates import Authority
+
+from gatehook.testing import Reply, StubUpstream
 
 SETTINGS = """
 [server]
@@ -100,3 +104,48 @@ async def test_a_container_that_is_stopped_while_it_starts_stops(tmp_path: Path)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", EARLY, cwd=tmp_path)
     async with asyncio.timeout(30):
         assert await process.wait() == 128 + signal.SIGTERM
+
+
+TLS = """
+[server]
+uds = "s.sock"
+[plugins.openai_api]
+[plugins.route_models]
+[plugins.vendor_openai]
+[[models]]
+name = "m"
+vendor = "openai"
+base_url = "{url}"
+"""
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_vendors_are_trusted_as_the_system_says(tmp_path: Path, authority: Authority, trusted: bool) -> None:
+    file = tmp_path / "authorities.pem"
+    file.write_text(authority.pem if trusted else Authority().pem)
+    said = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    ]}  # fmt: skip
+    async with StubUpstream(Reply.of_json(said), tls=authority.server("127.0.0.1")) as stub:
+        (tmp_path / "settings.toml").write_text(TLS.format(url=stub.url))
+        environ = {"PATH": os.environ["PATH"], "SSL_CERT_FILE": str(file)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gatehook", "serve", cwd=tmp_path, env=environ, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(30):
+                while not (tmp_path / "s.sock").exists():  # noqa: ASYNC110  # what is waited for is another process
+                    await asyncio.sleep(0.02)
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            connector = aiohttp.UnixConnector(str(tmp_path / "s.sock"))
+            async with (
+                aiohttp.ClientSession(connector=connector) as http,
+                http.post("http://gateway/v1/chat/completions", json=body) as answer,
+            ):
+                text = await answer.text()
+                assert answer.status == (200 if trusted else 502), text
+            if not trusted:
+                assert "certificate is not accepted" in json.loads(text)["error"]["message"]
+        finally:
+            process.terminate()
+            await process.wait()

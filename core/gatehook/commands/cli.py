@@ -128,10 +128,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _supervise(options: argparse.Namespace) -> int:
-    from gatehook.serving.supervisor import supervise
+    from gatehook.serving.authorities import read_aside
+
+    with read_aside() as certificates:
+        from gatehook.serving.supervisor import supervise
 
     def build() -> Any:
         gateway = _built(options)
+        certificates.join()
         for fault in gateway.faults():
             print(f"warning: {fault}", file=sys.stderr)
         for target in gateway.settings.targets:
