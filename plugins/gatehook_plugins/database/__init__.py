@@ -79,6 +79,14 @@ class DatabasePlugin:
 
         database, directory = gateway.services[DATABASE], gateway.services[DIRECTORY]
         return [
-            Command("keys", "Make, list, rotate and revoke keys of users.", KeysCommand(database, directory)),
-            Command("users", "List, make and change users and their limits.", UsersCommand(database, directory)),
+            Command(
+                "keys",
+                "Make, list, rotate and revoke keys of users.",
+                KeysCommand(database, directory, gateway.catalog),
+            ),
+            Command(
+                "users",
+                "List, make and change users and their limits.",
+                UsersCommand(database, directory, gateway.catalog),
+            ),
         ]

@@ -11,6 +11,7 @@ import msgspec
 
 from gatehook import (
     Caps,
+    Catalog,
     Conflict,
     Database,
     Directory,
@@ -32,6 +33,8 @@ T = TypeVar("T", Key, User)
 
 _PAGE: Final = 1000
 _NONE: Final = "none"
+_SIGNS: Final = frozenset("*?[")
+"""Characters of patterns."""
 
 _LIMITS: Final = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent_requests"}
 _TOKENS: Final = ("tokens", "tokens_per_day", "tokens_per_month")
@@ -41,9 +44,10 @@ _MONEY: Final = ("budget", "budget_per_day", "budget_per_month")
 class _Command:
     """A subcommand of `gatehook`, with subcommands of its own."""
 
-    def __init__(self, database: Database, directory: Directory) -> None:
+    def __init__(self, database: Database, directory: Directory, catalog: Catalog) -> None:
         self._database = database
         self._directory = directory
+        self._catalog = catalog
 
     def __call__(self, words: Sequence[str]) -> int:
         """Run it; gives the exit status."""
@@ -63,6 +67,13 @@ class _Command:
     def _parser(self) -> argparse.ArgumentParser:
         raise NotImplementedError
 
+    def _note_unknown(self, models: frozenset[str] | None) -> None:
+        """Note names that no model has: misspelt, most likely. Patterns may fit models that come later."""
+        unknown = [name for name in sorted(models or ()) if not (_SIGNS & set(name) or self._catalog.group(name))]
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            note(f"No model of the settings is named {names}; `gatehook models` shows them.")
+
 
 class KeysCommand(_Command):
     """create, list, rotate, revoke."""
@@ -73,7 +84,9 @@ class KeysCommand(_Command):
         create.add_argument("--user", help='whose; made if new (default: "admin" with --admin, else "default")')
         create.add_argument("--admin", action="store_true", help="a key that may also change the gateway")
         create.add_argument("--name", default="", help="what it is for")
-        create.add_argument("--models", type=_names, metavar="A,B", help="models it may use (default: its user's)")
+        create.add_argument(
+            "--models", type=_names, metavar="A,B", help='models it may use (default, as "none": its user\'s)'
+        )
         create.add_argument("--expires", type=_duration, metavar="30d", help="how long it is good (default: for ever)")
         add("list", "list all keys", self._list).add_argument("--user", help="only this user's")
         rotate = add("rotate", "make a new key like this one, and let this one expire", self._rotate)
@@ -94,6 +107,7 @@ class KeysCommand(_Command):
                 await self._directory.create_user(_actor(), User(user_id))
             key, text = await self._made(user_id, options)
         _show_new(key, text, options)
+        self._note_unknown(key.models)
         user = await self._directory.user(user_id)
         if user is not None and user.disabled:
             note(f"That user is disabled: the key is refused until `gatehook users enable {user_id}`.")
@@ -104,7 +118,7 @@ class KeysCommand(_Command):
             user_id,
             name=options.name,
             admin=options.admin,
-            models=options.models,
+            models=None if options.models == _NONE else options.models,
             expires=None if options.expires is None else now() + options.expires * 1000,
         )
 
@@ -172,10 +186,12 @@ class UsersCommand(_Command):
         limits, caps = Limits(**fields.pop("limits", {})), Caps(**fields.pop("caps", {}))
         user = User(options.user_id, **fields, limits=limits, caps=caps)
         _show_user(await self._directory.create_user(_actor(), user), options)
+        self._note_unknown(fields.get("models"))
 
     async def _set(self, options: argparse.Namespace) -> None:
-        user = await self._directory.change_user(_actor(), options.user_id, _changes(options))
-        _show_user(user, options)
+        changes = _changes(options)
+        _show_user(await self._directory.change_user(_actor(), options.user_id, changes), options)
+        self._note_unknown(changes.get("models"))
 
     async def _disable(self, options: argparse.Namespace) -> None:
         user = await self._directory.change_user(_actor(), options.user_id, {"disabled": True})

@@ -65,6 +65,23 @@ def test_a_key_can_be_bounded(run: Any) -> None:
     assert run("users", "list", "--json")[0]["id"] == "anna"
 
 
+def test_models_that_are_not_there_are_noted(run: Any, tmp_path: Path) -> None:
+    off = "[[models]]\nname = 'm'\nvendor = 'mock'\napi_key = 'env:NOT_SET_ANYWHERE'\n"
+    (tmp_path / "settings.local.toml").write_text(f"[plugins.vendor_mock]\n{off}")
+    unknown = "No model of the settings is named 'mm', 'nope'; `gatehook models` shows them.\n"
+    assert run("keys", "create", "--models", "mm,m,m*,nope", "--json")["models"] == ["m", "m*", "mm", "nope"]
+    assert run.err == unknown
+    run("users", "create", "ben", "--models", "nope,mm", "--json")
+    assert run.err == unknown
+    run("users", "set", "ben", "--models", "mm,nope", "--json")
+    assert run.err == unknown
+    for words in (("users", "set", "ben", "--models", "none"), ("users", "set", "ben", "--name", "Ben")):
+        run(*words)
+        assert run.err == ""
+    assert run("keys", "create", "--models", "none", "--json")["models"] is None
+    assert run.err == ""
+
+
 def test_the_beginning_of_a_key_is_enough_if_there_is_one_such(run: Any) -> None:
     keys = [run("keys", "create", "--json") for _ in range(3)]
     run("keys", "revoke", "key_", status=1)
