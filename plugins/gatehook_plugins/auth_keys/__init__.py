@@ -56,7 +56,7 @@ class AuthKeys:
         if not self._keyring:
             raise StartupError(
                 "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEHOOK_ADMIN_KEY'], "
-                "or, with [plugins.database] on, make one with: gatehook keys create --admin"
+                "or enable [plugins.database] and make one with: gatehook keys create --admin"
             )
         return [self._keyring]
 
