@@ -92,7 +92,7 @@ def _class_faults(cls: Any) -> Iterable[str]:
     if not isinstance(needed, tuple) or not all(isinstance(key, ServiceKey) for key in needed):
         faults.append("`requires` must be a tuple of ServiceKeys")
     specs = hook_names()
-    for name in dir(cls):
+    for name in (name for name in dir(cls) if not name.startswith("__")):
         member = inspect.getattr_static(cls, name)
         marker = getattr(member, f"{hookspecs.PROJECT}_impl", None)
         if marker is None:

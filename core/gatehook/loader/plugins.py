@@ -47,6 +47,13 @@ class PluginInfo(Struct, frozen=True):
         return "on" if self.enabled else "off"
 
 
+class _Manager(pluggy.PluginManager):
+    """pluggy's, which looks with care at every attribute of a plugin, also at those that each object of Python has."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+
+
 class Plugins:
     """The enabled plugins of one gateway, in the operator's order (`order`, then name)."""
 
@@ -72,7 +79,7 @@ class Plugins:
         self._gathered = gathered
         self._available = installed() if available is None else available
         self._settings = settings
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager = _Manager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._order: list[str] = []
         self._classes: dict[str, Any] = {}
