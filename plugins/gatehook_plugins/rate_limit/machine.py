@@ -232,7 +232,10 @@ class _Window:
         self._record = record
 
     def used(self, slot: int, owed: Mapping[int, int] | None) -> int:
-        """The sum, after dropping the seconds that have left the window, and charging what is owed to the others."""
+        """The sum, after dropping the seconds that have left the window, and charging what is owed to the others.
+
+        What is owed to one that has left counts from now on.
+        """
         record = self._record
         if (rolled := record[0]) != slot:
             if rolled <= slot - SLOTS:
@@ -246,6 +249,8 @@ class _Window:
             for when, amount in owed.items():
                 if when > slot - SLOTS:
                     self.charge(amount, when)
+                elif amount > 0:
+                    self.charge(amount, slot)
         return record[_SUM]
 
     def charge(self, amount: int, slot: int) -> None:

@@ -127,6 +127,8 @@ class _Gate:
     def settle(self, grant: Grant, requests: int, tokens: int) -> None:
         """See `Gate`."""
         slot, excess = grant.slot, tokens - grant.tokens
+        if excess > 0 and (now := self._clock() // 1000) >= self._turns:
+            self._turn(now)  # the second of the admission may have left the window since
         for window in self._tokens:
             if slot == window.rolled:  # mostly it has begun in this very second
                 window.used += excess
@@ -199,12 +201,15 @@ class _Window:
         self.rolled = slot
 
     def amend(self, slot: int, excess: int) -> None:
-        """Add to a second (a negative excess takes off); does nothing if it has left the window."""
-        if slot == self.rolled:
-            self.used += excess
-        elif slot in self._earlier:
+        """Add to a second (a negative excess takes off).
+
+        If it has left the window, nothing can be taken off, and what is added counts from now on.
+        """
+        if slot in self._earlier:
             self._earlier[slot] += excess
             self._before += excess
+            self.used += excess
+        elif slot == self.rolled or excess > 0:
             self.used += excess
 
     def wait(self, cost: int, most: int, now: int) -> int:

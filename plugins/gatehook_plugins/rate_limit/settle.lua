@@ -20,6 +20,14 @@ local function amend(key, excess)
       return
     end
   end
+  if excess > 0 then -- that second has left the window: what was used beyond its charge counts from now on
+    if window[#window - 1] ~= slot then
+      window[#window + 1] = slot
+      window[#window + 1] = 0
+    end
+    window[#window] = window[#window] + excess
+    save_window(key, window, now)
+  end
 end
 
 for number, key in ipairs(KEYS) do

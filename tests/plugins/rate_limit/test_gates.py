@@ -42,9 +42,13 @@ class Logs:
             self._running[rule.name] += 1
         return charges
 
-    def settle(self, charges: Sequence[tuple[Rule, list[int]]], requests: int, tokens: int) -> None:
+    def settle(self, charges: Sequence[tuple[Rule, list[int]]], requests: int, tokens: int, now: int) -> None:
         for rule, charge in charges:
-            charge[1] = tokens if rule.unit == "tokens" else requests
+            used = tokens if rule.unit == "tokens" else requests
+            if charge[0] + 61 <= now // 10**6 and used > charge[1]:  # what was not charged by then counts from now on
+                self._charges[rule.name].append([now // 10**6, used - charge[1]])
+            else:
+                charge[1] = used
             self._running[rule.name] -= 1
 
 
@@ -92,4 +96,4 @@ async def test_every_gate_decides_by_all_that_was_charged_to_its_limits(
             grant, charges = open_.pop(one % len(open_))
             requests = 0 if what == "reject" else 1
             await awaited(grant.gate.settle(grant, requests, amount))
-            logs.settle(charges, requests, amount)
+            logs.settle(charges, requests, amount, clock.now)

@@ -34,8 +34,8 @@ async def test_what_runs_for_long_is_not_forgotten(clock: Any) -> None:
     for _ in range(10):
         clock.turn(61)
         assert not (await awaited(store.gate(limit).admit(10))).admitted
-    await awaited(grant.gate.settle(grant, 1, 900))  # out of the window; nothing is charged
-    assert (await awaited(store.gate(limit).admit(10))).left == [8, 990, 0]
+    await awaited(grant.gate.settle(grant, 1, 900))  # what was reserved is out of the window
+    assert (await awaited(store.gate(limit).admit(10))).left == [8, 100, 0]
 
 
 async def test_refusals_keep_nothing_in_memory(clock: Any) -> None:

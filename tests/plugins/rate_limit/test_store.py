@@ -114,13 +114,30 @@ async def test_what_was_not_used_at_all_leaves_no_trace(store: Store) -> None:
     assert left(await awaited(store.gate(limit).admit(60))) == [1, 40, 0]
 
 
-async def test_settling_after_the_window_changes_nothing(store: Store, clock: Any) -> None:
+async def test_settling_after_the_window_frees_nothing(store: Store, clock: Any) -> None:
     limit = rule(2, 100)
     old = granted(await awaited(store.gate(limit).admit(60)))
     clock.turn(61)
     granted(await awaited(store.gate(limit).admit(70)))
-    await settle(old, 0, 900)
+    await settle(old, 0, 10)
     assert left(await awaited(store.gate(limit).admit(10))) == [0, 20]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_what_a_long_request_used_beyond_its_reservation_counts_from_its_end(
+    store: Store, clock: Any, others: int
+) -> None:
+    limit = rule(tokens=100)
+    old = granted(await awaited(store.gate(limit).admit(60)))
+    clock.turn(65)
+    for _ in range(others):
+        granted(await awaited(store.gate(limit).admit(10)))
+    await settle(old, 1, 60 + 50_000)
+    clock.turn(30)
+    refused = await awaited(store.gate(limit).admit(1))
+    assert left(refused) == [0]
+    clock.now += waits(refused)[0]
+    assert left(await awaited(store.gate(limit).admit(1))) == [99]
 
 
 async def test_a_request_larger_than_the_limit_never_passes(store: Store) -> None:
@@ -196,6 +213,13 @@ class Log:
         busy = 0 if self.running < concurrent else BUSY if concurrent else NEVER
         return [self.wait(now, 1, 1, requests), self.wait(now, 2, cost, tokens), busy]
 
+    def settle(self, charge: list[int], used: list[int], now: int) -> None:
+        self.running -= 1
+        if charge[0] // 10**6 + 61 <= now // 10**6 and used[1] > charge[2]:
+            self.charges.append([now, 0, used[1] - charge[2]])  # what was not charged by then counts from now on
+        else:
+            charge[1:] = used
+
     def in_a_true_minute(self, now: int, which: int) -> int:
         return sum(one[which] for one in self.charges if now - 60 * 10**6 < one[0])
 
@@ -238,9 +262,9 @@ async def test_every_decision_is_that_of_a_complete_log(
             assert left(decision) == [max(0, most - one) for most, one in zip(limits, used, strict=True)]
         elif open_:
             grant, charge = open_.pop(amount % len(open_))
-            charge[1:] = [0, 0] if what == "reject" else [1, amount]
-            log.running -= 1
-            await settle(grant, charge[1], charge[2])
+            used = [0, 0] if what == "reject" else [1, amount]
+            log.settle(charge, used, clock.now)
+            await settle(grant, *used)
 
 
 @pytest.mark.parametrize("step", [0.01, 0.4, 1.0, 1.7])
