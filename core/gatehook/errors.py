@@ -329,8 +329,8 @@ def upstream_error(
         return UpstreamError(text, code="upstream_model_not_found", retry=Retry.NEXT)
     if status in (408, 504):
         return UpstreamTimeout(text)
-    if status in (503, 529):
+    if status in (498, 503, 529):  # 498: Groq has no room for what may wait
         return UpstreamError(text, status=503, code="upstream_overloaded", retry_after=retry_after)
-    if 400 <= status < 500 and status not in (409, 425, 499):
+    if 400 <= status < 500 and status not in (409, 424, 425, 499):
         return InvalidRequest(text, code=code, param=param, status=status if status in (413, 422) else 400)
     return UpstreamError(text, retry_after=retry_after)

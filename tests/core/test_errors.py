@@ -95,9 +95,11 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (504, "late", None, 504, "timeout_error", "upstream_timeout", Retry.SAME),
     # Load.
     (503, "later", None, 503, "server_error", "upstream_overloaded", Retry.SAME),
+    (498, "at capacity", "capacity_exceeded", 503, "server_error", "upstream_overloaded", Retry.SAME),
     (529, "overloaded", "overloaded_error", 503, "server_error", "upstream_overloaded", Retry.SAME),
     # All else is the vendor's failure, transient until shown otherwise.
     (500, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
+    (424, "Request failed during generation", None, 502, "server_error", "upstream_error", Retry.SAME),
     (502, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
     (520, "oops", None, 502, "server_error", "upstream_error", Retry.SAME),
     (499, "cancelled", None, 502, "server_error", "upstream_error", Retry.SAME),

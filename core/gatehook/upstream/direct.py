@@ -115,7 +115,8 @@ class Pool:
         Raises:
             OSError, TimeoutError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: as the connection fails.
         """
-        connection = self._take(request.origin) or await self._dial(request.origin)
+        kept = self._take(request.origin)
+        connection = kept or await self._dial(request.origin)
         try:
             if len(body) <= PIECE:
                 connection.write(b"%b%d\r\n\r\n%b" % (request.head, len(body), body))
@@ -127,8 +128,15 @@ class Pool:
                 await connection.news()
             return connection if connection.is_plain() else decoded(connection, headers_in(connection.head))
         except BaseException:
+            if kept is not None and connection.error is not None and not connection.status:
+                self._distrust(request.origin)
             connection.abort()
             raise
+
+    def _distrust(self, origin: Origin) -> None:
+        """Close what is idle, as one that was is dead: what killed it (a restart, a balancer) may have killed all."""
+        for connection in self._idle.pop(origin, ()):
+            connection.abort()
 
     def close(self) -> None:
         """Close all connections; answers that are still being read fail."""

@@ -5,9 +5,12 @@ from typing import Any
 
 from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, redact, upstream_error
 
-__all__ = ["MALFORMED", "bare", "from_answer", "from_body", "malformed"]
+__all__ = ["BROKEN_OFF", "MALFORMED", "bare", "broken_off", "from_answer", "from_body", "malformed"]
 
 MALFORMED = "upstream_malformed"
+
+BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
+"""Finish reasons that are no end: Mistral's and OpenRouter's, and DeepSeek's."""
 
 _STATUS_OF_CODE = {
     "authentication_error": 401,
@@ -75,6 +78,11 @@ def from_body(target: Target, error: Any) -> GatewayError:
 def malformed(target: Target, what: str) -> UpstreamError:
     """The vendor sent something that is not what its API promises."""
     return UpstreamError(f"{target.vendor}: {what}", code=MALFORMED)
+
+
+def broken_off(target: Target, finish_reason: str) -> UpstreamError:
+    """The model's answer was interrupted, of which only its finish reason tells."""
+    return UpstreamError(f"{target.vendor}: the model broke off its answer; the finish_reason is {finish_reason!r}")
 
 
 def bare(raw: bytes) -> Mapping[str, Any] | None:

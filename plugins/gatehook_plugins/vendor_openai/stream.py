@@ -307,7 +307,7 @@ class StreamReader:
             if choices:
                 mends = mends or self._wants_usage
             else:
-                if usage is None or not self._wants_usage or not self.complete:
+                if usage is None or not self._wants_usage or not self.complete or self._usage_sent:
                     return None  # of a usage that comes before an end, the last is told after it
                 self._usage_sent = True
         if mends:
@@ -333,6 +333,8 @@ class StreamReader:
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
         if choice.finish_reason:
+            if choice.finish_reason in failure.BROKEN_OFF:
+                raise failure.broken_off(self._target, choice.finish_reason)
             if index in self._closed:
                 self._ended_again.add(index)
                 return True

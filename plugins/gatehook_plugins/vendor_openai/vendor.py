@@ -340,6 +340,8 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
         for choice in whole.choices or ():
             if choice.error:
                 raise failure.from_body(attempt.target, choice.error)
+            if choice.finish_reason in failure.BROKEN_OFF:
+                raise failure.broken_off(attempt.target, choice.finish_reason)
             message = choice.message
             if choice.finish_reason == "" or (
                 call.operation == "chat"

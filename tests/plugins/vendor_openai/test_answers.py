@@ -179,6 +179,17 @@ async def test_embeddings_keep_their_numbers_to_the_last_digit(ask: Ask, tokens:
         ({"detail": "boom"}, 502, "boom"),
         ({"message": "boom"}, 502, "boom"),
         ({"choices": [{"finish_reason": "error", "error": {"message": "slow down", "code": 429}}]}, 429, "slow down"),
+        ({"choices": [{"message": {"content": "Hel"}, "finish_reason": "error"}]}, 502, "broke off"),
+        (
+            {
+                "choices": [
+                    {"message": {"content": "Hello"}, "finish_reason": "stop"},
+                    {"message": {"content": "Hel"}, "finish_reason": "insufficient_system_resource"},
+                ]
+            },
+            502,
+            "'insufficient_system_resource'",
+        ),
     ],
 )
 async def test_a_200_with_an_error_in_it_is_that_error(ask: Ask, body: Any, status: int, says: str) -> None:

@@ -282,6 +282,13 @@ async def test_usage_with_the_finish_gets_an_event_of_its_own_for_who_asked(
     assert not any(chunk.usage_only for chunk in (await stream(body)).chunks)
 
 
+async def test_usage_that_is_told_again_is_passed_on_once(stream: Ask, event: Make, sse: Make) -> None:
+    again = {**USAGE, "completion_tokens": 5, "total_tokens": 12}
+    bare = [{**event(), "choices": [], "usage": usage} for usage in (USAGE, again)]
+    run = await stream(sse(event({"role": "assistant", "content": "A"}), event({}, "stop"), *bare), ASKED)
+    assert [chunk.data["usage"]["total_tokens"] for chunk in run.chunks if chunk.usage_only] == [10]
+
+
 @pytest.mark.parametrize("usage", [{}, [], {"prompt_tokens": "7"}, {"prompt_tokens": 0, "completion_tokens": 0}])
 async def test_usage_that_counts_nothing_is_unknown_and_for_nobody_who_did_not_ask(
     stream: Ask, event: Make, sse: Make, usage: Any
@@ -313,6 +320,13 @@ BROKEN: dict[str, list[str | bytes]] = {
     "not UTF-8": ["{role}", b'data: {"model":"\xff","choices":[]}\n\n', "{stop}"],
     "not UTF-8 where nobody looks": ["{role}", b'data: {"choices":[{"logprobs":"\xff"}]}\n\n', "{stop}"],
     "an error in a choice": ["{role}", '{"choices":[{"finish_reason":"error","error":{"message":"boom"}}]}', "{stop}"],
+    "a finish that is none": [
+        "{role}",
+        "{text}",
+        '{"choices":[{"delta":{"content":""},"finish_reason":"error"}]}',
+        "[DONE]",
+    ],
+    "DeepSeek's finish that is none": ["{role}", '{"choices":[{"finish_reason":"insufficient_system_resource"}]}'],
     "far too deep": ["{role}", "[" * 100_000, "{stop}"],
     "an object far too deep": ["{role}", '{"a":' * 100_000, "{stop}"],
     "one of two choices unfinished": ["{role}", "{second}", "{stop}", "[DONE]"],

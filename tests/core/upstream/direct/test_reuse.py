@@ -73,6 +73,37 @@ class TestReuse:
                 assert await rig.ask(pool, url) == b"ok"
                 await rig.until(lambda: not pool._open)
 
+    async def test_where_one_turns_out_to_be_dead_the_others_are_not_tried(self, pool: direct.Pool, rig: Any) -> None:
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await rig.head_of(reader)
+            writer.write(OK)
+            await rig.head_of(reader)  # the next request; nothing tells of the loss until then
+
+        async with rig.server(handler) as url:
+            answers = [await rig.get(pool, url) for _ in range(4)]
+            for answer in answers:
+                await rig.rest(answer)
+            assert rig.idle(pool) == 4
+            with pytest.raises((ClientError, OSError)):
+                await rig.get(pool, url)
+            assert rig.idle(pool) == 0
+            assert await rig.ask(pool, url) == b"ok"
+
+    async def test_a_new_one_that_dies_says_nothing_of_the_others(self, pool: direct.Pool, rig: Any) -> None:
+        dies = False
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await rig.head_of(reader) and not dies:
+                writer.write(OK)
+
+        async with rig.server(handler) as url:
+            first = await rig.get(pool, url)
+            dies = True
+            with pytest.raises((ClientError, OSError)):
+                await rig.get(pool, url)
+            await rig.rest(first)
+            assert rig.idle(pool) == 1
+
     @pytest.mark.parametrize(
         "answer",
         [
