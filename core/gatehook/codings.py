@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError
 
 __all__ = ["Inflater", "NotEncoded", "TooLong", "codings", "inflated"]
 
@@ -43,7 +43,7 @@ class Inflater:
         """`encoding` is "br", "deflate", "gzip" or "zstd".
 
         Raises:
-            HttpProcessingError: the package for this encoding is not installed.
+            ContentEncodingError: the package for this encoding is not installed.
         """
         from aiohttp import compression_utils as undone
 
@@ -58,7 +58,7 @@ class Inflater:
             else:
                 self._by = undone.ZLibDecompressor(encoding=encoding)
         except RuntimeError as error:
-            raise HttpProcessingError(message=str(error)) from None
+            raise ContentEncodingError(str(error)) from None
 
     @property
     def more(self) -> bool:
@@ -103,7 +103,7 @@ def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:
 
     Raises:
         TooLong: it has more than `most`. NotEncoded: it does not have these encodings.
-        HttpProcessingError: the package for an encoding is not installed.
+        ContentEncodingError: the package for an encoding is not installed.
     """
     for encoding in encodings:
         data = _inflated(data, Inflater(encoding), most)

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError
 
 from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
@@ -277,6 +278,8 @@ def reason(error: BaseException) -> str:
         return "the connection was closed without an answer"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection was cut in the middle of the answer"
+    if isinstance(error, ContentEncodingError):
+        return f"the answer's Content-Encoding cannot be undone: {error.message}"
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "the answer is not valid HTTP"
     if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):

@@ -13,15 +13,16 @@ __all__ = ["Decoded", "decoded"]
 class Decoded:
     """A `Line` whose body is decompressed as it is read."""
 
-    __slots__ = ("_inflater", "_line", "head", "status")
+    __slots__ = ("_encoding", "_inflater", "_line", "head", "status")
 
     whole = False
     """Never, so that the body is read piece by piece: what the inflater still holds may become very much."""
 
     def __init__(self, line: Line, encoding: str) -> None:
-        """Raises HttpProcessingError if the package for this encoding is not installed."""
         self._line = line
-        self._inflater = Inflater(encoding)
+        self._encoding = encoding
+        self._inflater: Inflater | None = None
+        """Made when the body is read: the status counts also where the body cannot be."""
         self.status = line.status
         self.head = line.head
 
@@ -34,7 +35,7 @@ class Decoded:
 
         Raises:
             OSError, aiohttp.ClientError, aiohttp.http.HttpProcessingError: the rest will not come, or does not have
-                this encoding.
+                this encoding, or the package for it is not installed.
         """
         try:
             return await self._next()
@@ -42,14 +43,15 @@ class Decoded:
             raise ClientPayloadError(str(error)) from None
 
     async def _next(self) -> bytes:
+        inflater = self._inflater = self._inflater or Inflater(self._encoding)
         while True:
-            if self._inflater.more and (data := self._inflater.inflate(b"")):
+            if inflater.more and (data := inflater.inflate(b"")):
                 return data
             received = await self._line.receive()
             if not received:
-                self._inflater.finish()
+                inflater.finish()
                 return b""
-            if data := self._inflater.inflate(received):
+            if data := inflater.inflate(received):
                 return data
 
     def release(self) -> None:
@@ -64,9 +66,6 @@ def decoded(line: Line, headers: MultiMapping[str], *, undone: bool = False) -> 
         line: what the answer is read from.
         headers: the answer's.
         undone: aiohttp has decompressed it already, as far as it does so.
-
-    Raises:
-        HttpProcessingError: the package for an encoding is not installed.
     """
     for encoding in codings(headers.getall("Content-Encoding", []), undone=undone) or ():
         line = Decoded(line, encoding)

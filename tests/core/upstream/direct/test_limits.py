@@ -290,8 +290,21 @@ class TestEncodings:
         for name in ("HAS_BROTLI", "HAS_ZSTD"):
             monkeypatch.setattr(f"aiohttp.compression_utils.{name}", False)
         for encoding in (b"br", b"zstd"):
-            with pytest.raises(HttpProcessingError):
+            with pytest.raises(HttpProcessingError, match="install"):
                 await self.decoded(rig, encoding, b"x")
+
+    async def test_an_error_that_cannot_be_undone_here_keeps_its_status(
+        self, monkeypatch: pytest.MonkeyPatch, rig: Any
+    ) -> None:
+        monkeypatch.setattr("aiohttp.compression_utils.HAS_BROTLI", False)
+        answer = b"HTTP/1.1 429 No\r\nRetry-After: 7\r\nContent-Encoding: br\r\nContent-Length: 3\r\n\r\nabc"
+        egress = Egress(EgressSettings())
+        async with rig.server(rig.saying(answer, then="next")) as url, egress.lifespan():
+            async with await egress.request(TARGET, "POST", url, headers={}, body=b"") as upstream:
+                assert (upstream.status, upstream.retry_after, await upstream.read_error()) == (429, 7, b"")
+            async with await egress.request(TARGET, "POST", url, headers={}, body=b"") as upstream:
+                with pytest.raises(UpstreamError, match="Content-Encoding cannot be undone"):
+                    await upstream.read()
 
     async def test_a_body_that_names_the_header_is_not_encoded(self, rig: Any) -> None:
         body = b"\r\nContent-Encoding: gzip\r\n\r\n"
