@@ -55,7 +55,7 @@ async def test_a_stream_is_the_same_wherever_it_is_cut(streamed: Any, events: An
         assert "".join(one.get("reasoning_content", "") for one in deltas) == "hm"
         assert "".join(one.get("content", "") for one in deltas) == "Héllo"
         assert [block for one in deltas for block in one.get("thinking_blocks", ())] == [
-            {"type": "thinking", "thinking": "hm", "signature": "sig"}
+            {"type": "thinking", "thinking": "hm", "signature": "sig", "index": 0}
         ]
         arguments = {0: "", 1: ""}
         for one in deltas:

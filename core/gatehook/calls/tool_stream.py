@@ -3,6 +3,7 @@
 To its reader it is one stream: one id, one role, one finish reason, and the usage of all rounds.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -110,9 +111,13 @@ class _Shown:
         """Whether any text was sent."""
         self._gap = ""
         """What separates the next text from that of an earlier round."""
+        self._listed: Counter[str] = Counter()
+        """How many objects each list had in earlier rounds, as the numbers of further ones go on from there."""
 
     def next_round(self) -> None:
         """Begin another answer of the model."""
+        whole = self.message.whole().items()
+        self._listed.update({name: len(value) for name, value in whole if isinstance(value, list)})
         self.message = PartialMessage()
         self.goes_on = False
         self._ending = []
@@ -174,7 +179,7 @@ class _Shown:
 
     def _visible(self, delta: Mapping[str, Any]) -> dict[str, Any]:
         """A delta without its tool calls, and without the role if that was sent before."""
-        shown = {name: value for name, value in delta.items() if name != "tool_calls"}
+        shown = {name: self._numbered(name, value) for name, value in delta.items() if name != "tool_calls"}
         if self._role:
             shown.pop("role", None)
         self._role = self._role or "role" in shown
@@ -182,6 +187,16 @@ class _Shown:
             shown["content"] = self._gap + text
             self._said, self._gap = True, ""
         return shown
+
+    def _numbered(self, name: str, value: Any) -> Any:
+        """A list whose objects have numbers, with those that they have in the stream of all rounds."""
+        before = self._listed[name]
+        if not before or not isinstance(value, list):
+            return value
+        return [
+            {**one, "index": before + one["index"]} if isinstance(one, dict) and type(one.get("index")) is int else one
+            for one in value
+        ]
 
     def _made(self, chunk: Chunk, data: dict[str, Any]) -> Chunk:
         """A chunk with other data; from the second round on with the first one's head and the usage of all rounds."""

@@ -1,7 +1,8 @@
 """Builds answers in OpenAI's shape: for vendors that translate, so that every stream keeps OpenAI's invariants.
 
-One id, one `created` and one `model` for the whole stream; the first delta of a choice carries the role; tool calls
-are numbered from 0 per choice; the finish reason comes once, alone, with an empty delta; usage comes after it.
+One id, one `created` and one `model` for the whole stream; the first delta of a choice carries the role; tool calls,
+and the objects of any other list, are numbered from 0 per choice; the finish reason comes once, alone, with an empty
+delta; usage comes after it.
 """
 
 import os
@@ -59,12 +60,15 @@ class StreamBuilder:
         self._include_usage = call.include_usage
         self._opened: set[int] = set()
         self._tools: dict[int, int] = {}
+        self._listed: dict[tuple[int, str], int] = {}
+        """How many objects a list has had so far, by the choice and the list's name."""
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """The JSON before and after the text, by choice: in most events all but the text is the same."""
 
     def delta(self, delta: dict[str, Any], index: int = 0, *, content: bool = True, logprobs: Any = None) -> Chunk:
-        """Any delta; the role is added to the first one of a choice."""
-        return self._chunk(self._with_role(delta, index), index, logprobs=logprobs, content=content)
+        """Any delta; the role is added to the first one of a choice, and a number to the objects in its lists."""
+        numbered = {name: self._numbered(name, value, index) for name, value in delta.items()}
+        return self._chunk(self._with_role(numbered, index), index, logprobs=logprobs, content=content)
 
     def text(self, text: str, index: int = 0, *, logprobs: Any = None) -> Chunk:
         """A piece of the answer's text; mostly built from the bytes around it, without encoding the rest again."""
@@ -130,6 +134,14 @@ class StreamBuilder:
         before, _, after = self._chunk({"content": ""}, index).raw.partition(key + empty)
         self._around[index] = around = (before + key, after)
         return around
+
+    def _numbered(self, name: str, value: Any, index: int) -> Any:
+        """A list of objects with their numbers, by which OpenAI's own clients join those of several deltas."""
+        if type(value) is not list or not value or type(value[0]) is not dict or "index" in value[0]:
+            return value
+        first = self._listed.get((index, name), 0)
+        self._listed[index, name] = first + len(value)
+        return [{**one, "index": number} for number, one in enumerate(value, first)]
 
     def _with_role(self, delta: dict[str, Any], index: int) -> dict[str, Any]:
         if index in self._opened:

@@ -103,8 +103,9 @@ class PartialMessage:
                 if value:
                     self._fields[name] = _joined(known or _BEGUN["function"], value)
             elif name != "role" and value is not None:
-                joins = isinstance(known, str | list) and type(known) is type(value)
-                self._fields[name] = known + value if joins else value
+                more: Any = _unnumbered(value) if isinstance(value, list) else value
+                joins = isinstance(known, str | list) and type(known) is type(more)
+                self._fields[name] = known + more if joins else more
 
     def whole(self) -> dict[str, Any]:
         """The message of all deltas so far, as a plain answer has it."""
@@ -122,6 +123,11 @@ class PartialMessage:
                 call[name] = _joined(call.get(name) or _BEGUN[name], value or {})
             elif name != "index" and value:
                 call[name] = value
+
+
+def _unnumbered(listed: list[Any]) -> list[Any]:
+    """A list without the numbers that its objects have in a stream."""
+    return [{name: one[name] for name in one if name != "index"} if isinstance(one, dict) else one for one in listed]
 
 
 def _joined(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

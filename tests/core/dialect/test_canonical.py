@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gatehook.accounts import Usage
@@ -107,6 +108,29 @@ def test_tool_calls_are_numbered_from_zero_in_each_choice() -> None:
         (1, [{"index": 0, "id": "b", "type": "function", "function": {"name": "find", "arguments": "{}"}}]),
         (0, [{"index": 1, "id": "c", "type": "function", "function": {"name": "look", "arguments": ""}}]),
     ]
+
+
+def test_the_objects_of_other_lists_are_numbered_over_all_deltas_of_a_choice() -> None:
+    build = StreamBuilder(call())
+    made = [
+        build.delta({"images": [{"a": 1}, {"a": 2}], "thinking_blocks": [{"b": 1}]}),
+        build.delta({"images": [{"a": 3}]}, 1),
+        build.delta({"images": [{"a": 4}], "names": ["x"], "none": []}),
+    ]
+    assert [{name: value for name, value in delta(one).items() if name != "role"} for one in made] == [
+        {"images": [{"a": 1, "index": 0}, {"a": 2, "index": 1}], "thinking_blocks": [{"b": 1, "index": 0}]},
+        {"images": [{"a": 3, "index": 0}]},
+        {"images": [{"a": 4, "index": 2}], "names": ["x"], "none": []},
+    ]
+
+
+def test_the_official_client_puts_lists_together_that_come_in_several_deltas() -> None:
+    build, state = StreamBuilder(call()), ChatCompletionStreamState()
+    deltas: list[dict[str, Any]] = [{"images": [{"n": "a"}]}, {"content": "x"}, {"images": [{"n": "b"}, {"n": "c"}]}]
+    for chunk in [*map(build.delta, [*deltas, {"images": [{"n": "d"}]}]), build.finish("stop")]:
+        state.handle_chunk(ChatCompletionChunk.model_validate(chunk.data))
+    (answer,) = state.get_final_completion().model_dump()["choices"]
+    assert [one["n"] for one in answer["message"]["images"]] == ["a", "b", "c", "d"]
 
 
 def test_fragments_go_to_the_call_begun_last_and_repeat_neither_id_nor_name() -> None:

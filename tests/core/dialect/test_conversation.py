@@ -382,7 +382,7 @@ class TestThinking:
     def test_signed_blocks_come_first_and_verbatim(self) -> None:
         blocks = [
             {"type": "thinking", "thinking": "hm", "signature": "sig=="},
-            {"type": "redacted_thinking", "data": "sealed"},
+            {"type": "redacted_thinking", "data": "sealed", "index": 1},  # as streams number them
         ]
         [turn, _] = turns(assistant("so", call("a"), thinking_blocks=blocks), tool("a"))
         assert turn.parts[:3] == [Thinking("hm", "sig=="), Thinking(redacted="sealed"), Text("so")]

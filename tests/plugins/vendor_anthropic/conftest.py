@@ -134,7 +134,9 @@ def assembled(chunks: Iterable[Chunk]) -> dict[str, Any]:
             delta = choice["delta"]
             whole["content"] += delta.get("content") or ""
             whole["reasoning"] += delta.get("reasoning_content") or ""
-            whole["thinking_blocks"] += delta.get("thinking_blocks") or []
+            for block in delta.get("thinking_blocks") or []:
+                assert block["index"] == len(whole["thinking_blocks"])
+                whole["thinking_blocks"].append({name: block[name] for name in block if name != "index"})
             for call in delta.get("tool_calls") or []:
                 if call["index"] == len(whole["tool_calls"]):
                     assert call["type"] == "function"

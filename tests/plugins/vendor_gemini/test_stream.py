@@ -458,7 +458,7 @@ async def test_pictures_are_pieces_of_the_answer() -> None:
     chunks, fault, lost = await played(wire(event({"text": "A cat:"}), event(picture, reason="STOP")))
     (shown,) = [chunk for chunk in chunks if "images" in chunk.data["choices"][0]["delta"]]
     assert shown.data["choices"][0]["delta"] == {
-        "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+        "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}, "index": 0}],
         "extra_content": {"google": {"thought_signature": "s"}},
     }
     assert (shown.content, fault, lost) == (True, None, [])

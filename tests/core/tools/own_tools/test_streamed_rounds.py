@@ -71,7 +71,7 @@ async def test_a_vendor_that_tells_no_usage_of_any_round_is_counted_for_all_of_t
 
 async def test_the_model_is_told_what_it_said_and_called(kit: Any) -> None:
     thinking = {"reasoning_content": "hm"}, {"reasoning_content": "m", "thinking_blocks": [{"signature": "a"}]}
-    more = {"thinking_blocks": [{"signature": "b"}]}
+    more = {"thinking_blocks": [{"signature": "b", "index": 1}]}
     replies = [calls_search(kit, *thinking, more, "Let ", "me."), kit.streams("ok")]
     async with kit.asking(*replies, tools=[kit.Noting()]) as ask:
         await ask.stream()
@@ -85,6 +85,16 @@ async def test_the_model_is_told_what_it_said_and_called(kit: Any) -> None:
         "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
     }
     assert result == {"role": "tool", "tool_call_id": "call_1", "content": "found"}
+
+
+async def test_the_numbers_of_signed_thoughts_go_on_over_all_rounds(kit: Any) -> None:
+    def signs(*signatures: str) -> list[Any]:
+        return [{"thinking_blocks": [{"signature": one, "index": place}]} for place, one in enumerate(signatures)]
+
+    replies = [calls_search(kit, *signs("a", "b"), "x"), calls_search(kit, *signs("c")), kit.streams(*signs("d", "e"))]
+    async with kit.asking(*replies, tools=[kit.Noting()]) as ask:
+        told = [block for delta in deltas(await ask.stream()) for block in delta.get("thinking_blocks", ())]
+    assert told == [{"signature": one, "index": place} for place, one in enumerate("abcde")]
 
 
 async def test_a_client_that_did_not_ask_for_usage_gets_none(kit: Any) -> None:
