@@ -17,7 +17,7 @@ _CHAT: dict[str, Parameter] = {
     "max_completion_tokens": mapped("max_tokens"),
     "max_tokens": mapped("max_tokens"),
     "temperature": mapped("temperature, 0 to 1"),
-    "top_p": mapped("top_p"),
+    "top_p": mapped("top_p; since Claude 4.1 only without a temperature"),
     "top_k": mapped("top_k"),
     "stop": mapped("stop_sequences"),
     "tools": mapped("tools"),

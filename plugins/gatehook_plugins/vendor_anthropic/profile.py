@@ -19,6 +19,9 @@ _NO_SAMPLING_SINCE = "2026-10-21"
 _ADAPTIVE_SINCE = (4, 6)
 """Models before this version think within a budget only; later ones decide themselves, and some refuse a budget."""
 
+_EITHER_SINCE = (4, 1)
+"""Models from this version on refuse temperature and top_p together."""
+
 _MODEL_WITHOUT_SAMPLING = (4, 7)
 """Models from this version on have fixed sampling."""
 
@@ -68,6 +71,8 @@ class Profile:
     """Whether thinking is shown only to those who ask for it; such models know the effort xhigh, too."""
     sampling: bool
     """Whether temperature, top_p and top_k are taken."""
+    either: bool
+    """Whether temperature and top_p are taken only one without the other."""
     inline_system: bool
     """Whether system messages may stand in the middle of a conversation."""
     structured_outputs: bool
@@ -95,6 +100,7 @@ def profile(target: Target, defaults: Defaults) -> Profile:
             if options.sampling is None
             else options.sampling
         ),
+        either=generation >= _EITHER_SINCE,
         inline_system=(
             generation >= _INLINE_SYSTEM_SINCE and _HEEDFUL.search(target.model.lower()) is not None
             if options.inline_system is None

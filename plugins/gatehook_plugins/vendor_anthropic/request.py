@@ -82,6 +82,10 @@ def _write_sampling(body: Body, payload: Mapping[str, Any], profile: Profile, dr
             body[name] = value
         elif name == "top_k" or value != 1:  # 1 is the fixed value of the other two, so nothing is lost
             drop(name)
+    if profile.either and "temperature" in body and "top_p" in body:
+        left_out = "temperature" if body["temperature"] == 1 else "top_p"
+        if body.pop(left_out) != 1:
+            drop(left_out)
 
 
 def _write_output(body: Body, payload: Mapping[str, Any], profile: Profile, drop: Drop) -> None:

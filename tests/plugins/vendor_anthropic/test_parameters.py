@@ -212,9 +212,45 @@ async def test_schema_and_effort_share_the_output_config(ask: Any) -> None:
     ],
 )
 async def test_models_with_fixed_sampling_get_no_sampling_parameters(ask: Any, model: str, takes: bool) -> None:
-    run = await ask({"temperature": 0.3, "top_p": 1, "top_k": 5}, model=model)
-    assert ("temperature" in run.body, "top_p" in run.body, "top_k" in run.body) == (takes, takes, takes)
+    run = await ask({"temperature": 0.3, "top_k": 5}, model=model)
+    assert ("temperature" in run.body, "top_k" in run.body) == (takes, takes)
     assert run.dropped == ([] if takes else ["temperature", "top_k"])
+    run = await ask({"top_p": 1}, model=model)
+    assert ("top_p" in run.body, run.dropped) == (takes, [])
+
+
+@pytest.mark.parametrize(
+    "model", ["claude-opus-4-1-20250805", "claude-haiku-4-5", "claude-4.5-sonnet", "claude-opus-4-6"]
+)
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "sent", "dropped"),
+    [
+        (0.3, 0.9, {"temperature": 0.3}, ["top_p"]),
+        (0, 1, {"temperature": 0}, []),
+        (1, 0.9, {"top_p": 0.9}, []),
+        (0.0, 0.0, {"temperature": 0.0}, ["top_p"]),
+        (None, 0.9, {"top_p": 0.9}, []),
+        (0.3, None, {"temperature": 0.3}, []),
+    ],
+)
+async def test_models_that_take_temperature_or_top_p_get_one_of_them(
+    ask: Any, model: str, temperature: Any, top_p: Any, sent: Any, dropped: Any
+) -> None:
+    run = await ask({"temperature": temperature, "top_p": top_p}, model=model)
+    assert {name: run.body[name] for name in ("temperature", "top_p") if name in run.body} == sent
+    assert run.dropped == dropped
+
+
+@pytest.mark.parametrize("model", ["claude-3-5-sonnet-20241022", "claude-opus-4-20250514", "some-alias"])
+async def test_other_models_get_temperature_and_top_p_together(ask: Any, model: str) -> None:
+    run = await ask({"temperature": 0.3, "top_p": 0.9}, model=model)
+    assert (run.body["temperature"], run.body["top_p"], run.dropped) == (0.3, 0.9, [])
+
+
+async def test_a_strict_deployment_refuses_what_it_cannot_take_together(ask: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await ask({"temperature": 0.3, "top_p": 0.9}, model="claude-sonnet-4-5", strict=True)
+    assert caught.value.param == "top_p"
 
 
 async def test_the_newer_api_version_takes_no_sampling_parameters_from_any_model(ask: Any) -> None:
