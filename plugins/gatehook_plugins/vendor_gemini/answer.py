@@ -46,6 +46,10 @@ _LOST: Final = ("inlineData", "executableCode", "codeExecutionResult", "toolCall
 """Parts without a place in OpenAI's shape; a picture has one."""
 _PICTURE: Final = re.compile(r"image/[\w.+-]+", re.ASCII)
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_COUNTS: Final = (
+    "promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "thoughtsTokenCount",
+    "cachedContentTokenCount",
+)  # fmt: skip
 _BROKEN: Final = {
     "MALFORMED_FUNCTION_CALL": Retry.SAME,
     "MALFORMED_RESPONSE": Retry.SAME,
@@ -191,8 +195,9 @@ def why_ended(candidate: Mapping[str, Any]) -> str:
 
 
 def usage(metadata: Any) -> Usage | None:
-    """What `usageMetadata` tells, in OpenAI's terms, None if nothing; counts that Google leaves out are 0."""
-    if metadata is None or not (counts := typed(metadata, dict, "usageMetadata")):
+    """What `usageMetadata` tells, in OpenAI's terms, None if it counts nothing; counts that Google leaves out are 0."""
+    counts = typed({} if metadata is None else metadata, dict, "usageMetadata")
+    if all(counts.get(name) is None for name in _COUNTS):
         return None
     thoughts = _count(counts, "thoughtsTokenCount")
     return Usage(

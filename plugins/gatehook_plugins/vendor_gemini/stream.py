@@ -1,7 +1,7 @@
 """Reads a stream of GenerateContentResponse events (``alt=sse``) as OpenAI chunks.
 
 Google ends a stream without a marker of its own: it is whole when every candidate has told a finishReason, or when the
-prompt was blocked. Counts are cumulative, so the last ones stand.
+prompt was blocked. Counts are cumulative, so of each the last one stands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class StreamReader:
         self._asked = attempt.payload.get("n") or 1
         self._blocked = False
         self._counts: Any = None
-        """The last counts, which are only looked at in the end, or when there are more thoughts than before."""
+        """The last of each count, which are only looked at in the end, or when there are more thoughts than before."""
         self._thoughts: Any = None
 
     @property
@@ -163,7 +163,9 @@ class StreamReader:
         self._count(response.get("usageMetadata"))
 
     def _count(self, counts: Any) -> None:
-        if counts is not None:
+        if type(counts) is dict and type(self._counts) is dict:
+            self._counts.update(counts)
+        elif counts is not None:
             self._counts = counts
 
     def _candidate(self, index: int, candidate: Mapping[str, Any], chunks: list[Chunk]) -> None:

@@ -200,6 +200,7 @@ async def test_log_probabilities() -> None:
     ("counts", "usage"),
     [
         ({}, None),
+        ({"trafficType": "ON_DEMAND", "totalTokenCount": 9}, None),
         ({"promptTokenCount": 7, "totalTokenCount": 900}, Usage(7)),
         (
             {

@@ -114,9 +114,9 @@ def signed(signature: str) -> dict[str, Any]:
 
 TEXT = (
     (
-        event({"text": "Zü"}, usageMetadata={"promptTokenCount": 5}),
-        event({"text": "rich 🎉"}, usageMetadata={"promptTokenCount": 5, "candidatesTokenCount": 1}),
-        event({"text": "!"}, reason="STOP", usageMetadata=COUNTS),
+        event({"text": "Zü"}, usageMetadata={"promptTokenCount": 4, "candidatesTokenCount": 1}),
+        event({"text": "rich 🎉"}, usageMetadata={"candidatesTokenCount": 2}),
+        event({"text": "!"}, reason="STOP", usageMetadata={"promptTokenCount": 5, "totalTokenCount": 5}),
     ),
     [{"content": "Zü"}, {"content": "rich 🎉"}, {"content": "!"}, {"finish": "stop"}, Usage(5, 2)],
 )
@@ -125,7 +125,7 @@ THOUGHTS = (
         event({"text": "Hm", "thought": True}),
         event({"text": "4"}, usageMetadata={"promptTokenCount": 1, "thoughtsTokenCount": 9}),
         event({"text": "2", "thoughtSignature": "YQ=="}),
-        event({"text": "", "thoughtSignature": "Yg=="}, reason="STOP"),
+        event({"text": "", "thoughtSignature": "Yg=="}, reason="STOP", usageMetadata={"trafficType": "ON_DEMAND"}),
     ),
     [
         {"reasoning_content": "Hm"},
@@ -293,9 +293,9 @@ async def test_comments_unknown_events_and_a_done_marker_are_nothing() -> None:
     assert [line for line in told(chunks) if isinstance(line, dict)] == [{"content": "a"}, {"finish": "stop"}]
 
 
-@pytest.mark.parametrize("counts", [{}, {"usageMetadata": {}}, {"usageMetadata": None}])
+@pytest.mark.parametrize("counts", [None, {}, {"trafficType": "ON_DEMAND"}])
 async def test_usage_that_was_not_told_is_not_invented(counts: Any) -> None:
-    chunks, _, _ = await played(wire(event({"text": "twelve chars"}, reason="STOP", **counts)))
+    chunks, _, _ = await played(wire(event({"text": "twelve chars"}, reason="STOP", usageMetadata=counts)))
     assert [chunk.usage for chunk in chunks] == [None, None]
 
 
