@@ -278,6 +278,8 @@ _QUOTA_WORDS = (
     "billing_not_active",
     "billing details",
     "credit balance is too low",
+    "specified api usage limits",
+    "specified workspace api usage limits",
 )
 
 _MISDIRECTED = frozenset({405, 406, 407, 415, 421, 426, 501, 505})

@@ -25,6 +25,8 @@ _STATUS = {
     "overloaded_error": 529,
 }
 """The HTTP status that an error in the middle of a stream stands for."""
+_DISABLED = "This organization has been disabled"
+"""How the message begins where Anthropic calls a key whose account is closed a bad request."""
 
 
 def garbled(what: str) -> UpstreamError:
@@ -67,4 +69,6 @@ def _words(data: dict[str, Any]) -> tuple[str, str]:
 def _error(status: int, kind: str, message: str, target: Target, retry_after: float | None) -> GatewayError:
     # "input length and `max_tokens` exceed context limit": the same fault as a prompt that is too long.
     code = "context_length_exceeded" if "exceed context limit" in message else kind or None
+    if status == 400 and message.startswith(_DISABLED):
+        status = 403
     return upstream_error(NAME, status, message, code=code, retry_after=retry_after, secrets=target.secrets())

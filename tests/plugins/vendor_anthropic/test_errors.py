@@ -12,6 +12,8 @@ def error(kind: str, message: str = "no luck") -> dict[str, Any]:
 
 
 _CREDIT = "Your credit balance is too low"
+_LIMITS = "You have reached your specified {}API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."
+_DISABLED = "This organization has been disabled."
 _PROMPT = "prompt is too long: 9 tokens > 5 maximum"
 _TOGETHER = "input length and `max_tokens` exceed context limit: 1 + 2 > 2"
 _SAME, _NEXT, _NEVER = Retry.SAME, Retry.NEXT, Retry.NEVER
@@ -21,6 +23,17 @@ CASES = [
     (400, error("invalid_request_error", _PROMPT), InvalidRequest, 400, "context_length_exceeded", _NEXT),
     (400, error("invalid_request_error", _TOGETHER), InvalidRequest, 400, "context_length_exceeded", _NEXT),
     (400, error("invalid_request_error", _CREDIT), UpstreamError, 502, "upstream_quota_exceeded", _NEXT),
+    (400, error("invalid_request_error", _LIMITS.format("")), UpstreamError, 502, "upstream_quota_exceeded", _NEXT),
+    (
+        429,
+        error("rate_limit_error", _LIMITS.format("workspace ")),
+        UpstreamError,
+        502,
+        "upstream_quota_exceeded",
+        _NEXT,
+    ),
+    (400, error("invalid_request_error", _DISABLED), UpstreamError, 502, "upstream_credential_rejected", _NEXT),
+    (400, error("invalid_request_error", f"x: {_DISABLED}"), InvalidRequest, 400, "invalid_request_error", _NEVER),
     (401, error("authentication_error"), UpstreamError, 502, "upstream_credential_rejected", _NEXT),
     (402, error("billing_error"), UpstreamError, 502, "upstream_quota_exceeded", _NEXT),
     (403, error("permission_error"), UpstreamError, 502, "upstream_credential_rejected", _NEXT),
