@@ -13,6 +13,7 @@ from gatehook.accounts import Cost, Key, Limits, Pricing, Usage, User, covers
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.ids import next_id
 from gatehook.jsonio import Document, MalformedJSON
+from gatehook.names import message_number
 
 if TYPE_CHECKING:
     from gatehook.estimates import Estimate
@@ -412,6 +413,8 @@ class Call(Struct, eq=False):
     """The gateway's own tools (`Tool`, by name) that were added to the request."""
     tool_rounds: int = 0
     """How many times such tools were run and the model called again."""
+    appended: int = 0
+    """How many of the last messages are none of the client's: the gateway has added them, to go on after tool calls."""
     state: dict[str, Any] = field(default_factory=dict)
     """Room for plugins to keep something for this call; use your plugin's name as the key."""
 
@@ -479,6 +482,8 @@ class Attempt(Struct, eq=False):
         Raises:
             InvalidRequest: the deployment is `strict`: nothing may be lost.
         """
+        if (own := self.call.appended) and message_number(name) >= max(0, len(self.payload["messages"]) - own):
+            return  # the client has not sent it
         if self.target.strict:
             raise InvalidRequest(
                 f"{name}: would be lost at vendor {self.target.vendor!r}",

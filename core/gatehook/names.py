@@ -1,10 +1,10 @@
-"""Which model a name stands for: its own, an alias, or whatever a wildcard such as "openai/*" serves."""
+"""Which model a name stands for: its own, an alias, or a wildcard ("openai/*"); which message a path leads into."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["LONGEST_MODEL_NAME", "Names", "is_pattern"]
+__all__ = ["LONGEST_MODEL_NAME", "Names", "is_pattern", "message_number"]
 
 LONGEST_MODEL_NAME: Final = 256
 """Characters of a model's name, wherever it is written: in requests, in the settings, in the database."""
@@ -12,6 +12,14 @@ LONGEST_MODEL_NAME: Final = 256
 _SEGMENT: Final = r"(?!\.+(?:/|$))[\w.:@+-]+"
 _REST: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 """What may stand in place of a `*`: clients write it, and vendors put it into URLs."""
+
+_MESSAGE: Final = re.compile(r"messages\[(\d{1,9})\]", re.ASCII)
+
+
+def message_number(path: str) -> int:
+    """Which message a path in a request leads into, counted from 0; -1 if into none."""
+    found = _MESSAGE.match(path)
+    return int(found[1]) if found else -1
 
 
 def is_pattern(name: str) -> bool:

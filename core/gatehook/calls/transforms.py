@@ -47,6 +47,7 @@ class Transforms(tuple[Transform, ...]):
         Raises:
             GatewayError: one refuses the request.
         """
+        call.appended += 1 + len(results)
         new = follow_up(call.payload, message, results)
         if call.given is None:
             call.body = new

@@ -217,6 +217,7 @@ class ToolPolicies:
         contents = {one.id: said.get(one.id, _UNTRIED) for one in calls_of(message)}
         call.rounds += 1
         told = [own_words(message, call.said), *answers_of(message, contents)]
+        call.appended += len(told)
         call.body = _with(call.body, told)
         if call.given is not None:
             call.given = _with(call.given, told)

@@ -60,3 +60,25 @@ async def test_anthropic_s_thinking_and_calls_come_back_as_they_were(kit: Any, e
     assert result["role"] == "user"
     assert result["content"][0]["type"] == "tool_result"
     assert result["content"][0]["tool_use_id"] == "toolu_1"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_what_is_lost_of_messages_that_the_client_did_not_send_is_neither_told_nor_refused(
+    kit: Any, strict: bool
+) -> None:
+    """Thoughts without a proof go back to no vendor; those of the client's own messages are told all the same."""
+    unproven = {"type": "thinking", "thinking": "hm"}
+    rounds = [says(unproven, CALL | {"id": f"toolu_{number}"}, reason="tool_use") for number in range(2)]
+    text = SETTINGS + (f"strict = {str(strict).lower()}\n")
+    said = {"role": "assistant", "content": "yes", "reasoning_content": "hm"}
+    user = {"role": "user", "content": "hi"}
+    messages = [user] if strict else [user, said, user]
+    async with (
+        StubUpstream(*rounds, says({"type": "text", "text": "Here."}, reason="end_turn")) as stub,
+        serving(text.format(url=stub.url), plugins={"own": kit.plugin(register_tools=[kit.Noting()])}) as served,
+        ClientSession() as session,
+        session.post(f"{served.url}/v1/chat/completions", json={"model": "m", "messages": messages}) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+    lost = None if strict else "messages[1].reasoning_content"
+    assert answer.headers.get("X-Gatehook-Dropped-Params") == lost
