@@ -28,9 +28,10 @@ _KNOWN = frozenset(
         "reasoning_content",
         "thinking_blocks",
         "is_error",
+        "parsed",  # by OpenAI's client, which so repeats the content
     ]
 )
-"""The fields of a message that are read; any other one with a value is reported as dropped."""
+"""The fields of a message that are read, or say nothing new; any other one with a value is reported as dropped."""
 
 _AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 

@@ -189,6 +189,11 @@ class TestTurns:
         messages = (system("s", name="a"), user("u", name="b"), assistant("c", name="d"), user("e", name=None))
         assert read(*messages)[1] == ["messages[0].name", "messages[1].name", "messages[2].name"]
 
+    def test_what_the_official_client_adds_to_an_answer_it_has_parsed_is_nothing_new(self) -> None:
+        parsed = call("a")
+        parsed["function"]["parsed_arguments"] = {"x": 1}
+        assert read(user("u"), assistant('{"a": 1}', parsed, parsed={"a": 1}), tool("a"))[1] == []
+
     def test_a_field_nobody_knows_is_told_as_dropped(self) -> None:
         assert read(user("u", weight=2), assistant("a", audio={"id": "x"}, annotations=[]))[1] == [
             "messages[0].weight",
