@@ -98,13 +98,13 @@ def _write_output(body: Body, payload: Mapping[str, Any], profile: Profile, drop
         body["thinking"] = wire
     if effort is not None:
         config["effort"] = effort
-    if schema := _format(payload.get("response_format"), profile):
+    if schema := _format(payload.get("response_format"), profile, drop):
         config["format"] = schema
     if config:
         body["output_config"] = config
 
 
-def _format(asked: Any, profile: Profile) -> Body | None:
+def _format(asked: Any, profile: Profile, drop: Drop) -> Body | None:
     kind = asked.get("type") if isinstance(asked, dict) else None
     if asked is None or kind == "text":
         return None
@@ -122,6 +122,8 @@ def _format(asked: Any, profile: Profile) -> Body | None:
     schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
     if not isinstance(schema, dict):
         raise InvalidRequest("response_format.json_schema.schema: expected a JSON schema", param="response_format")
+    if wrapper.get("description"):
+        drop("response_format.json_schema.description")
     return {"type": "json_schema", "schema": schema}
 
 

@@ -180,6 +180,14 @@ async def test_the_plugins_default_max_tokens_is_used(ask: Any) -> None:
     assert (await ask(defaults=Defaults(max_tokens=77))).body["max_tokens"] == 77
 
 
+async def test_a_schema_s_description_has_no_place_beside_it(ask: Any) -> None:
+    described = json_schema()
+    described["json_schema"]["description"] = "a letter"
+    run = await ask({"response_format": described})
+    assert run.body["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+    assert run.dropped == ["response_format.json_schema.description"]
+
+
 async def test_structured_outputs_can_be_switched_off_for_a_model(ask: Any) -> None:
     with pytest.raises(InvalidRequest, match="structured_outputs") as caught:
         await ask({"response_format": json_schema()}, options={"structured_outputs": False})
