@@ -19,6 +19,9 @@ _NO_SAMPLING_SINCE = "2026-10-21"
 _ADAPTIVE_SINCE = (4, 6)
 """Models before this version think within a budget only; later ones decide themselves, and some refuse a budget."""
 
+_STRUCTURED_SINCE = (4, 1)
+"""Models before this version cannot be held to a schema."""
+
 _EITHER_SINCE = (4, 1)
 """Models from this version on refuse temperature and top_p together."""
 
@@ -54,7 +57,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
     thinking: Literal["budget", "adaptive"] | None = None
     sampling: bool | None = None
     inline_system: bool | None = None
-    structured_outputs: bool = True
+    structured_outputs: bool | None = None
     default_max_tokens: int | None = None
 
 
@@ -106,7 +109,11 @@ def profile(target: Target, defaults: Defaults) -> Profile:
             if options.inline_system is None
             else options.inline_system
         ),
-        structured_outputs=options.structured_outputs,
+        structured_outputs=(
+            not (0, 0) < generation < _STRUCTURED_SINCE
+            if options.structured_outputs is None
+            else options.structured_outputs
+        ),
         default_max_tokens=target.max_tokens or options.default_max_tokens or defaults.max_tokens,
     )
 

@@ -117,7 +117,7 @@ def _format(asked: Any, profile: Profile, drop: Drop) -> Body | None:
             "response_format.type: expected 'text', 'json_object' or 'json_schema'", param="response_format"
         )
     if not profile.structured_outputs:
-        raise _no_format("this model cannot hold its answer to a schema (options.structured_outputs is false)")
+        raise _no_format("this model cannot hold its answer to a schema (options.structured_outputs)")
     wrapper = asked.get("json_schema")
     schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
     if not isinstance(schema, dict):

@@ -194,6 +194,30 @@ async def test_structured_outputs_can_be_switched_off_for_a_model(ask: Any) -> N
     assert caught.value.retry is Retry.NEXT
 
 
+@pytest.mark.parametrize(
+    ("model", "can"),
+    [
+        ("claude-3-5-haiku-20241022", False),
+        ("claude-sonnet-4-20250514", False),
+        ("claude-opus-4-1-20250805", True),
+        ("claude-haiku-4-5", True),
+        ("claude-sonnet-5", True),
+        ("some-alias", True),
+    ],
+)
+async def test_whether_a_model_can_be_held_to_a_schema_is_read_off_its_name(ask: Any, model: str, can: bool) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True}}]
+    run = await ask({"tools": tools}, model=model)
+    assert ("strict" in run.body["tools"][0], run.dropped) == (can, [] if can else ["tools[0].function.strict"])
+    for options in ({}, {"structured_outputs": True}, {"structured_outputs": False}):
+        asked = ask({"response_format": json_schema()}, model=model, options=options)
+        if options.get("structured_outputs", can):
+            assert "format" in (await asked).body["output_config"]
+        else:
+            with pytest.raises(InvalidRequest, match="cannot hold its answer to a schema"):
+                await asked
+
+
 async def test_json_object_is_refused_with_what_to_use_instead(ask: Any) -> None:
     with pytest.raises(InvalidRequest, match="json_schema"):
         await ask({"response_format": {"type": "json_object"}})
