@@ -55,6 +55,11 @@ class Media(Struct, frozen=True):
     detail: str = ""
     cache: Mapping[str, Any] | None = None
 
+    @property
+    def url_path(self) -> str:
+        """Names the field with the URL."""
+        return f"{self.path}.{'file_url' if self.kind == 'file' else 'url'}"
+
 
 class Thinking(Struct, frozen=True):
     """Reasoning of an earlier answer. `signature` proves it to its vendor; `redacted` is the vendor's sealed form."""

@@ -48,9 +48,7 @@ async def fetch_images(conversation: Conversation, egress: Egress) -> Mapping[st
     Raises:
         InvalidRequest: one cannot be fetched, or is no image; or there are too many.
     """
-    wanted = {
-        one.url: f"{one.path}.url" for one in all_media(conversation) if one.url and not _GOOGLE_FILE.match(one.url)
-    }
+    wanted = {one.url: one.url_path for one in all_media(conversation) if one.url and not _GOOGLE_FILE.match(one.url)}
     if not wanted:
         return {}
     if len(wanted) > _MOST_URLS:

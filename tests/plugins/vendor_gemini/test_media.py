@@ -86,6 +86,13 @@ async def test_what_is_no_image_is_refused(body: bytes) -> None:
     assert caught.value.param == "messages[0].content[0].image_url.url"
 
 
+async def test_what_a_file_s_url_gives_is_refused_by_the_name_that_the_client_wrote() -> None:
+    url = "https://x.example/a"
+    with pytest.raises(InvalidRequest) as caught:
+        await parts_of({"type": "file", "file": {"file_url": url}}, fetched={url: b"<html>"})
+    assert caught.value.param == "messages[0].content[0].file.file_url"
+
+
 async def test_a_url_that_cannot_be_fetched_fails_the_request() -> None:
     class Guarded(ReplayEgress):
         async def fetch(self, url: str, *, param: str) -> Fetched:

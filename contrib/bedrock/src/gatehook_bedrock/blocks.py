@@ -152,7 +152,7 @@ async def fetched(conversation: Conversation, egress: Egress) -> Mapping[str, Bl
     Raises:
         InvalidRequest: one cannot be fetched or is no image, or there are too many.
     """
-    wanted = {one.url: f"{one.path}.url" for one in _media(conversation) if one.url}
+    wanted = {one.url: one.url_path for one in _media(conversation) if one.url}
     if len(wanted) > _MOST_IMAGES:
         raise refused("messages", f"more than {_MOST_IMAGES} images by URL")
     found = await asyncio.gather(*(_fetch(egress, url, param) for url, param in wanted.items()))

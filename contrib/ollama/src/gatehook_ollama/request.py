@@ -159,7 +159,7 @@ async def _fetched(conversation: Conversation, egress: Egress) -> Mapping[str, s
     """The images that clients gave by URL, as base64, by their URL: Ollama fetches nothing itself."""
     found = [part for turn in conversation.turns for part in turn.parts]
     found += [inner for part in found if isinstance(part, ToolResult) for inner in part.parts]
-    wanted = {one.url: f"{one.path}.url" for one in found if isinstance(one, Media) and one.url}
+    wanted = {one.url: one.url_path for one in found if isinstance(one, Media) and one.url}
     if len(wanted) > _MOST_IMAGES:
         raise refused("messages", f"more than {_MOST_IMAGES} images by URL")
     bodies = await asyncio.gather(*(_fetch(egress, url, param) for url, param in wanted.items()))
