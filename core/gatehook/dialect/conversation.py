@@ -44,7 +44,10 @@ class Text(Struct, frozen=True):
 
 
 class Media(Struct, frozen=True):
-    """An image, document or sound: exactly one of `blob`, `url` and `file_id` is set. `path` names the field."""
+    """An image, document or sound: exactly one of `blob`, `url` and `file_id` is set. `path` names the field.
+
+    `extra` holds the fields of the part beyond OpenAI's.
+    """
 
     kind: Literal["image", "file", "audio"]
     path: str
@@ -54,6 +57,7 @@ class Media(Struct, frozen=True):
     filename: str = ""
     detail: str = ""
     cache: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = {}
 
     @property
     def url_path(self) -> str:
@@ -115,6 +119,7 @@ def read_conversation(
     *,
     system: Place = "first",
     tells_failures: bool = False,
+    takes_pictures: bool = False,
 ) -> Conversation:
     """Read OpenAI messages whose types were checked by the surface.
 
@@ -124,11 +129,12 @@ def read_conversation(
         system: where the vendor takes system messages that come after the first turn: before all turns only; as turns
             where they are; or as turns, but only behind the user's, before an answer or the end.
         tells_failures: whether the vendor is told of a tool's failure by `ToolResult.failed`; otherwise words say so.
+        takes_pictures: whether the vendor takes back the `images` of earlier answers, as data URIs; behind their words.
 
     Raises:
         InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
     """
-    reader = _Reader(drop, system, tells_failures=tells_failures)
+    reader = _Reader(drop, system, tells_failures=tells_failures, takes_pictures=takes_pictures)
     for number, message in enumerate(messages):
         reader.read(message, f"messages[{number}]")
     reader.finish()
@@ -138,8 +144,11 @@ def read_conversation(
 class _Reader:
     """Takes messages in their order."""
 
-    def __init__(self, drop: Callable[[str], None], place: Place, *, tells_failures: bool) -> None:
+    def __init__(
+        self, drop: Callable[[str], None], place: Place, *, tells_failures: bool, takes_pictures: bool
+    ) -> None:
         self._tells_failures = tells_failures
+        self._takes_pictures = takes_pictures
         self.system: list[Text] = []
         self.turns: list[Turn] = []
         self._drop = drop
@@ -154,7 +163,7 @@ class _Reader:
 
     def read(self, message: Mapping[str, Any], path: str) -> None:
         for name, value in message.items():
-            if value and name not in _KNOWN:
+            if value and name not in _KNOWN and not (name == "images" and self._shows(message)):
                 self._drop(f"{path}.{name}")
         match message["role"]:
             case "system" | "developer":
@@ -208,6 +217,8 @@ class _Reader:
         parts = [*thinking, *self._parts(message.get("content"), f"{path}.content")]
         if message.get("refusal"):
             parts.append(Text(message["refusal"]))
+        if self._shows(message):
+            parts += self._parts(message["images"], f"{path}.images")
         calls = [
             self._call(call, f"{path}.tool_calls[{number}]")
             for number, call in enumerate(message.get("tool_calls") or ())
@@ -216,6 +227,11 @@ class _Reader:
             (given["id"], call) for given, call in zip(message.get("tool_calls") or (), calls, strict=True)
         ]
         self._add("assistant", [*parts, *calls])
+
+    def _shows(self, message: Mapping[str, Any]) -> bool:
+        """Whether the pictures beside an answer's words are read."""
+        images = message.get("images")
+        return self._takes_pictures and message["role"] == "assistant" and _is_shown(images)
 
     def _call(self, call: Mapping[str, Any], path: str) -> ToolUse:
         if call.get("type", "function") != "function":
@@ -307,7 +323,8 @@ def _part(part: Mapping[str, Any], path: str) -> Text | Media:
         case "refusal":
             return Text(part["refusal"], cache)
         case "image_url":
-            return _image(part["image_url"], f"{path}.image_url", cache)
+            extra = {key: value for key, value in part.items() if key not in ("type", "image_url", "cache_control")}
+            return _image(part["image_url"], f"{path}.image_url", cache, extra)
         case "input_audio":
             audio = part["input_audio"]
             mime = _AUDIO_TYPES.get(audio["format"], f"audio/{audio['format']}")
@@ -319,14 +336,26 @@ def _part(part: Mapping[str, Any], path: str) -> Text | Media:
             raise _refused(f"{path}.type", f"content parts of type {kind!r} cannot be translated")
 
 
-def _image(image: Any, path: str, cache: Mapping[str, Any] | None) -> Media:
+def _image(image: Any, path: str, cache: Mapping[str, Any] | None, extra: Mapping[str, Any]) -> Media:
     url, detail = (image, "") if isinstance(image, str) else (image["url"], image.get("detail") or "")
     detail = "" if detail == "auto" else detail
     if _is_data(url):
-        return Media("image", path, blob=data_uri(url, param=f"{path}.url"), detail=detail, cache=cache)
+        blob = data_uri(url, param=f"{path}.url")
+        return Media("image", path, blob=blob, detail=detail, cache=cache, extra=extra)
     if not url.lower().startswith(("http://", "https://")):
         raise _refused(f"{path}.url", "expected an http, https or data URL")
-    return Media("image", path, url=url, detail=detail, cache=cache)
+    return Media("image", path, url=url, detail=detail, cache=cache, extra=extra)
+
+
+def _is_shown(images: Any) -> bool:
+    """Whether these are pictures as answers show them, as data URIs; no surface has looked at them."""
+    for one in images if isinstance(images, list) and images else (None,):
+        match one:
+            case {"type": "image_url", "image_url": {"url": str(url)}} if _is_data(url):
+                pass
+            case _:
+                return False
+    return True
 
 
 def _is_data(url: str) -> bool:

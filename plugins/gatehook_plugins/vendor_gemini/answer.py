@@ -24,6 +24,7 @@ __all__ = [
     "logprobs",
     "parts",
     "read_answer",
+    "signed",
     "typed",
     "usage",
     "why_blocked",
@@ -83,7 +84,7 @@ class Shown(Struct, frozen=True):
     @property
     def image(self) -> dict[str, Any]:
         """The picture as messages show it to clients that know how."""
-        return {"type": "image_url", "image_url": {"url": self.url}}
+        return {"type": "image_url", "image_url": {"url": self.url}, **signed(self.signature)}
 
 
 class Call(Struct, frozen=True):
@@ -148,6 +149,11 @@ def parts(candidate: Mapping[str, Any], lost: Callable[[str], None]) -> Iterator
                     lost(f"answer.{name}")
     if "citationMetadata" in candidate:
         lost("answer.citationMetadata")
+
+
+def signed(signature: str) -> dict[str, Any]:
+    """The field in which a client finds a signature, and sends it back; none for none."""
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
 
 def _picture(part: Mapping[str, Any]) -> str:
@@ -268,8 +274,8 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
             continue
         if isinstance(part, Shown):
             images.append(part.image)
-        else:
-            (text if isinstance(part, Words) else reasoning).append(part.text)
+            continue
+        (text if isinstance(part, Words) else reasoning).append(part.text)
         signature = part.signature or signature
     words = "".join(text)
     message: dict[str, Any] = {"role": "assistant", "content": words if words or not calls else None, "refusal": None}
@@ -279,8 +285,7 @@ def _choice(index: int, candidate: Mapping[str, Any], attempt: Attempt) -> dict[
         message["images"] = images
     if calls:
         message["tool_calls"] = calls
-    if signature:
-        message["extra_content"] = {"google": {"thought_signature": signature}}
+    message |= signed(signature)
     try:
         reason = finish_reason(get(candidate, "finishReason", str, ""), attempt.note)
     except WireError as error:

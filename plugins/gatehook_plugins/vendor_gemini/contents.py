@@ -74,7 +74,7 @@ class ContentsWriter:
                 parts.append(self._call(part, first=not called))
                 called = True
             elif isinstance(part, Media):
-                parts.append(self._medium(part))
+                parts.append(self._shown(part))
         if held:
             parts.append({"text": "", "thoughtSignature": held})
         return parts
@@ -119,6 +119,13 @@ class ContentsWriter:
     def _medium(self, media: Media) -> dict[str, Any]:
         self._cache(media)
         return self._media.part(media)
+
+    def _shown(self, media: Media) -> dict[str, Any]:
+        """A picture of the model's own, with its signature."""
+        part = self._medium(media)
+        if signature := signature_of(media.extra):
+            part["thoughtSignature"] = signature
+        return part
 
     def _cache(self, part: Text | Media) -> None:
         if part.cache is not None:

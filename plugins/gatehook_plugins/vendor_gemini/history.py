@@ -1,7 +1,7 @@
 """The client's messages made ready for `read_conversation`: what OpenAI's shape holds for Gemini only.
 
 Gemini proves its reasoning with a thoughtSignature on a part. As in Google's own OpenAI compatibility, a client finds
-it under `extra_content.google.thought_signature` of a tool call or a message, and sends it back from there.
+it under `extra_content.google.thought_signature` of a tool call, a picture or a message, and sends it back from there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ def google_extra(holder: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def signature_of(holder: Mapping[str, Any]) -> str:
-    """The thought signature that a message or tool call brings back, "" if none."""
+    """The thought signature that a message, picture or tool call brings back, "" if none."""
     signature = google_extra(holder).get("thought_signature")
     return signature if isinstance(signature, str) else ""
 

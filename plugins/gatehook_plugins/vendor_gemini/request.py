@@ -41,7 +41,7 @@ async def generate_body(
     """
     # Everything that can be refused at once is, before any image is fetched.
     body = _settings(attempt, payload, options)
-    conversation = read_conversation(prepared(payload["messages"], attempt.drop), attempt.drop)
+    conversation = read_conversation(prepared(payload["messages"], attempt.drop), attempt.drop, takes_pictures=True)
     if not conversation.turns:
         raise _refused("messages", "Gemini needs a message that is neither empty nor a system message")
     images = await fetch_images(conversation, egress)

@@ -67,6 +67,8 @@ class StreamReader:
         self._reasons: dict[int, str] = {}
         self._explained: dict[int, str] = {}
         """What Google says of the reasons."""
+        self._signatures: dict[int, str] = {}
+        """The last one of each choice's words and thoughts; told once, as clients join what several deltas tell."""
         self._asked = attempt.payload.get("n") or 1
         self._blocked = False
         self._counts: Any = None
@@ -113,6 +115,8 @@ class StreamReader:
             self.fault = error.named(self._attempt.target)
             return chunks
         for index in sorted(reasons):
+            if signature := self._signatures.get(index):
+                chunks.append(self._builder.delta(answer.signed(signature), index, content=False))
             if reasons[index] == "content_filter" and (why := self._explained.get(index)):
                 chunks.append(self._builder.delta({"refusal": why}, index))
             chunks.append(self._builder.finish(reasons[index], index))
@@ -173,16 +177,16 @@ class StreamReader:
         probabilities = answer.logprobs(candidate)
         for part in answer.parts(candidate, self._attempt.note):
             if isinstance(part, answer.Words):
-                if part.text or part.signature:
-                    chunks.append(self._text(part, index, probabilities))
+                self._sign(part, index)
+                if part.text:
+                    chunks.append(self._builder.text(part.text, index, logprobs=probabilities))
                     probabilities = None
             elif isinstance(part, answer.Shown):
-                chunks.append(self._builder.delta({"images": [part.image], **_signed(part.signature)}, index))
+                chunks.append(self._builder.delta({"images": [part.image]}, index))
             elif isinstance(part, answer.Thought):
+                self._sign(part, index)
                 if part.text:
                     chunks.append(self._builder.reasoning(part.text, index))
-                if part.signature:
-                    chunks.append(self._builder.delta(_signed(part.signature), index, content=False))
             elif self._builder.has_tool_calls(index) and self._attempt.single_call:
                 self._attempt.note("answer.tool_calls")
             else:
@@ -194,12 +198,6 @@ class StreamReader:
         if "finishMessage" in candidate:
             self._explained[index] = answer.why_ended(candidate)
 
-    def _text(self, part: answer.Words, index: int, probabilities: dict[str, Any] | None) -> Chunk:
-        if not part.signature:
-            return self._builder.text(part.text, index, logprobs=probabilities)
-        delta = {"content": part.text, **_signed(part.signature)}
-        return self._builder.delta(delta, index, content=bool(part.text), logprobs=probabilities)
-
-
-def _signed(signature: str) -> dict[str, Any]:
-    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+    def _sign(self, part: answer.Words | answer.Thought, index: int) -> None:
+        if part.signature:
+            self._signatures[index] = part.signature

@@ -273,11 +273,13 @@ async def test_why_a_prompt_was_blocked_is_the_refusal() -> None:
 
 async def test_pictures_are_shown_as_data_uris() -> None:
     picture = {"inlineData": {"mimeType": "image/png", "data": "AA+/"}, "thoughtSignature": "s"}
-    answer, one = await answered({"candidates": [candidate({"text": "A cat:"}, picture)]})
+    words = {"text": "A cat:", "thoughtSignature": "t"}
+    answer, one = await answered({"candidates": [candidate(words, picture)]})
     message = answer.data["choices"][0]["message"]
+    shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA+/"}}
     assert message["content"] == "A cat:"
-    assert message["images"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA+/"}}]
-    assert message["extra_content"] == {"google": {"thought_signature": "s"}}
+    assert message["images"] == [shown | {"extra_content": {"google": {"thought_signature": "s"}}}]
+    assert message["extra_content"] == {"google": {"thought_signature": "t"}}
     assert one.dropped == []
 
 

@@ -211,3 +211,34 @@ async def test_an_image_in_a_tool_result_is_kept(model: str) -> None:
         first["parts"] = [picture]
     expected = [{"functionResponse": first}, second, *([] if third else [picture]), words]
     assert egress.requests[0].json["contents"][2]["parts"] == expected
+
+
+def shown(url: str, signature: str = "", **more: Any) -> dict[str, Any]:
+    extra = {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+    return {"type": "image_url", "image_url": {"url": url}, **extra, **more}
+
+
+async def history(**said: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """What Gemini is told of an earlier answer, and what is lost of it."""
+    user = {"role": "user", "content": "Draw it again"}
+    egress = ReplayEgress(Replay(ANSWER))
+    one = attempt({"messages": [user, {"role": "assistant", **said}, user]}, model="gemini-3-pro-image-preview")
+    await Gemini(egress).complete(one)
+    return egress.requests[0].json["contents"][1]["parts"], one.dropped
+
+
+async def test_pictures_of_earlier_answers_go_back_each_with_its_own_signature() -> None:
+    uri = "data:image/png;base64," + b64(PNG)
+    images = [shown(uri, "one", index=0), shown(uri)]
+    signed = {"google": {"thought_signature": "text"}}
+    parts, dropped = await history(content="A cat:", images=images, extra_content=signed)
+    one, other = {**inline("image/png", PNG), "thoughtSignature": "one"}, inline("image/png", PNG)
+    assert (parts, dropped) == ([{"text": "A cat:", "thoughtSignature": "text"}, one, other], [])
+    assert await history(content="", images=images) == ([one, other], [])
+
+
+@pytest.mark.parametrize(
+    "images", [[shown("https://a.example/x.png")], [{"type": "image_url"}], ["x"], 5, [{"type": "text", "text": "x"}]]
+)
+async def test_pictures_that_the_message_does_not_hold_are_told_as_dropped(images: Any) -> None:
+    assert await history(content="A cat:", images=images) == ([{"text": "A cat:"}], ["messages[1].images"])

@@ -130,8 +130,8 @@ THOUGHTS = (
     [
         {"reasoning_content": "Hm"},
         {"content": "4"},
-        {"content": "2", **signed("YQ==")},
-        {"content": "", **signed("Yg==")},
+        {"content": "2"},
+        signed("Yg=="),
         {"finish": "stop"},
         Usage(1, 9, reasoning_tokens=9),
     ],
@@ -455,13 +455,12 @@ async def test_over_a_real_socket_the_quoted_path_and_the_key_arrive() -> None:
 
 async def test_pictures_are_pieces_of_the_answer() -> None:
     picture = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thoughtSignature": "s"}
-    chunks, fault, lost = await played(wire(event({"text": "A cat:"}), event(picture, reason="STOP")))
-    (shown,) = [chunk for chunk in chunks if "images" in chunk.data["choices"][0]["delta"]]
-    assert shown.data["choices"][0]["delta"] == {
-        "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}, "index": 0}],
-        "extra_content": {"google": {"thought_signature": "s"}},
-    }
-    assert (shown.content, fault, lost) == (True, None, [])
+    words = {"text": "A cat:", "thoughtSignature": "t"}
+    chunks, fault, lost = await played(wire(event(words), event(picture), event(picture, reason="STOP")))
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}, **signed("s")}
+    images = [{"images": [{**image, "index": number}]} for number in range(2)]
+    assert told(chunks) == [{"content": "A cat:"}, *images, signed("t"), {"finish": "stop"}]
+    assert ([chunk.content for chunk in chunks], fault, lost) == ([True, True, True, False, False], None, [])
 
 
 @given(
