@@ -49,6 +49,7 @@ from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
     AuthenticationFailed,
     BodyTooLarge,
+    ConcurrencyLimited,
     Conflict,
     GatewayError,
     InvalidRequest,
@@ -194,6 +195,7 @@ __all__ = (
     "Chunk",
     "Command",
     "Completion",
+    "ConcurrencyLimited",
     "Confirmer",
     "Conflict",
     "Conversation",

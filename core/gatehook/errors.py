@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "AuthenticationFailed",
     "BodyTooLarge",
+    "ConcurrencyLimited",
     "Conflict",
     "GatewayError",
     "InvalidRequest",
@@ -202,6 +203,10 @@ class RateLimited(GatewayError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry = Retry.SAME
+
+
+class ConcurrencyLimited(RateLimited):
+    """429: requests that are running take all that there is; it may pass as soon as one of them has ended."""
 
 
 class Unavailable(GatewayError):

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from gatehook import NANO, Caps, RateLimited
+from gatehook import NANO, Caps, ConcurrencyLimited, RateLimited
 from gatehook_plugins.quota.account import Need, Standing
 
 __all__ = ["reserved", "used_up", "written"]
@@ -57,7 +57,7 @@ def used_up(caps: Caps, standing: Standing, need: Need, now: float) -> RateLimit
 
 def reserved() -> RateLimited:
     """What to tell a client whose request was not admitted for another reason."""
-    return RateLimited(
+    return ConcurrencyLimited(
         "what is left for this user is reserved by requests that are running or have just ended; try again in a moment",
         code="quota_reserved",
         retry_after=1,

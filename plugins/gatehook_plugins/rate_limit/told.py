@@ -5,7 +5,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Final, TypeAlias
 
-from gatehook import RateLimited, Retry
+from gatehook import ConcurrencyLimited, RateLimited, Retry
 from gatehook_plugins.rate_limit.rules import Rule, Unit
 from gatehook_plugins.rate_limit.store import NEVER, SECOND, Decision
 
@@ -162,7 +162,8 @@ def refusal(rules: Sequence[Rule], decision: Decision, tokens: int, retry: Retry
     if wait == NEVER:
         return RateLimited(f"{reached}; nothing is allowed", retry=retry)
     advice = _advice(rule, decision.left[place], wait, tokens)
-    return RateLimited(f"{reached}; {advice}", retry=retry, retry_after=wait / SECOND)
+    kind = ConcurrencyLimited if rule.unit == "concurrent" else RateLimited
+    return kind(f"{reached}; {advice}", retry=retry, retry_after=wait / SECOND)
 
 
 def _advice(rule: Rule, left: int, wait: int, tokens: int) -> str:

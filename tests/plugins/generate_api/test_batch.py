@@ -1,5 +1,7 @@
 """Many prompts in one request: side by side, in order, and each for itself."""
 
+import asyncio
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +29,17 @@ options = { fault = { kind = "status", status = 500 } }
 retries = 0
 """
 BATCH = "/batch/generate"
+ADMIN = "sk-admin-0123456789abcdef"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
+KEPT = f"""
+[database]
+url = "sqlite+aiosqlite:///{{}}"
+[plugins.auth_keys]
+admin_keys = ["{ADMIN}"]
+[plugins.database]
+[plugins.ledger]
+[plugins.llm_api]
+"""
 
 
 async def test_results_come_in_the_order_of_the_requests_and_one_that_fails_leaves_the_others(api: Api) -> None:
@@ -89,15 +102,40 @@ async def test_each_of_them_counts_against_the_limits_of_its_caller(api: Api, tm
         assert codes == [None, None, None, "RATE_LIMIT_EXCEEDED", "RATE_LIMIT_EXCEEDED"]
 
 
-async def test_each_of_them_is_a_row_of_the_ledger(api: Api, tmp_path: Path) -> None:
-    admin = "sk-admin-0123456789abcdef"
-    more = (
-        f'[plugins.auth_keys]\nadmin_keys = ["{admin}"]\n[plugins.database]\n[plugins.ledger]\n[plugins.llm_api]\n'
-        f'[database]\nurl = "sqlite+aiosqlite:///{tmp_path / "g.db"}"\n'
-    )
+async def test_what_a_limit_of_requests_at_the_same_time_refuses_is_tried_again_when_another_has_ended(
+    api: Api,
+) -> None:
+    async with api(MODELS, more="[plugins.rate_limit.models.slow]\nconcurrent_requests = 3\n") as ask:
+        requests = [{"prompt": f"number {number}", "model": "slow"} for number in range(12)]
+        results = (await ask("POST", BATCH, {"requests": requests})).json["results"]
+        assert [result.get("text") for result in results] == [request["prompt"] for request in requests]
+        told = (await ask("GET", "//metrics")).body.decode()
+        counted = re.findall(r'requests_total{.*outcome="rejected".*} (\d+)', told)
+        assert counted == ["9"], "once it is known how many may run, no more are tried"
+
+
+async def test_what_is_reserved_by_others_of_the_batch_is_waited_for(api: Api, tmp_path: Path) -> None:
+    more = KEPT.format(tmp_path / "g.db") + "[plugins.quota]\ntokens = 700\n"
     async with api(MODELS, more=more) as ask:
-        as_admin = {"Authorization": f"Bearer {admin}"}
+        requests = [{"prompt": "x", "model": "slow", "max_tokens": 300}] * 6
+        results = (await ask("POST", BATCH, {"requests": requests}, **AS_ADMIN)).json["results"]
+        assert [result.get("text") for result in results] == ["x"] * 6, results
+
+
+async def test_requests_of_others_are_not_waited_for(api: Api) -> None:
+    more = '[plugins.auth_keys]\nkeys = ["sk-0123456789abcdef"]\n[plugins.rate_limit]\nconcurrent_requests = 1\n'
+    async with api(MODELS, more=more) as ask:
+        key = {"Authorization": "Bearer sk-0123456789abcdef"}
+        other = asyncio.create_task(ask("POST", "/generate", {"prompt": "x", "model": "slow"}, **key))
+        await asyncio.sleep(0.1)
+        results = (await ask("POST", BATCH, {"requests": [{"prompt": "x"}] * 20}, **key)).json["results"]
+        assert {result["error"]["code"] for result in results} == {"RATE_LIMIT_EXCEEDED"}
+        assert (await other).status == 200
+
+
+async def test_each_of_them_is_a_row_of_the_ledger(api: Api, tmp_path: Path) -> None:
+    async with api(MODELS, more=KEPT.format(tmp_path / "g.db")) as ask:
         requests = [{"prompt": "x"}, {"prompt": "y"}, {"prompt": "x", "model": "broken"}]
-        assert (await ask("POST", BATCH, {"requests": requests}, **as_admin)).status == 200
-        usage = (await ask("GET", "//api/llm/stats/usage", **as_admin)).json
+        assert (await ask("POST", BATCH, {"requests": requests}, **AS_ADMIN)).status == 200
+        usage = (await ask("GET", "//api/llm/stats/usage", **AS_ADMIN)).json
         assert usage["total_requests"] == 3, usage

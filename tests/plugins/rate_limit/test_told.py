@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gatehook import Limits, RateLimited, Retry
+from gatehook import ConcurrencyLimited, Limits, RateLimited, Retry
 from gatehook_plugins.rate_limit import told
 from gatehook_plugins.rate_limit.rules import Rule, Scope, Unit, rules
 from gatehook_plugins.rate_limit.store import BUSY, NEVER, Decision
@@ -145,6 +145,7 @@ def test_a_refusal_names_the_scope_the_limit_and_the_wait(
     assert error.message == message
     assert error.retry_after == retry_after
     assert (error.status, error.code) == (429, "rate_limit_exceeded")
+    assert isinstance(error, ConcurrencyLimited) == ("at the same time" in message)
 
 
 def test_a_request_that_can_never_pass_has_a_code_of_its_own_and_no_time_to_wait() -> None:
