@@ -101,9 +101,9 @@ def as_events(call: Call, answer: Completion) -> bytes:
     delta = {name: value for name, value in choice["message"].items() if name != "role" and value is not None}
     if calls := delta.get("tool_calls"):
         delta["tool_calls"] = [{"index": place, **one} for place, one in enumerate(calls)]
-    last = builder.finish(choice["finish_reason"]).data
+    chunks = [builder.delta(delta)]  # built first, as it carries the role
     extra = {name: answer.data[name] for name in ("session_id", "append_messages")}
-    chunks = [builder.delta(delta), Chunk({**last, **extra})]
+    chunks.append(Chunk({**builder.finish(choice["finish_reason"]).data, **extra}))
     if call.include_usage:
         chunks.append(builder.usage(Usage()))
     return b"".join(frame(chunk.raw) for chunk in chunks) + DONE

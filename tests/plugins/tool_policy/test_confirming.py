@@ -124,6 +124,8 @@ async def test_an_approval_may_be_streamed(house: OpenHouse, vendor: Vendor) -> 
     first, last, done = answer.events
     (called,) = first["choices"][0]["delta"]["tool_calls"]
     assert {**called, "index": 0} == {"index": 0, **vendor.call("delete_city")}
+    assert first["choices"][0]["delta"]["role"] == "assistant"
+    assert last["choices"][0]["delta"] == {}
     assert (last["choices"][0]["finish_reason"], done) == ("tool_calls", "[DONE]")
     assert last["append_messages"][0]["content"] == "So."
 
