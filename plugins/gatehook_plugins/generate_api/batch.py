@@ -52,6 +52,8 @@ class Batch:
     async def generate(self, request: web.Request) -> web.Response:
         """``{"results": [{"text", "usage"}]}`` in the order of the requests; one that failed holds ``"error"``.
 
+        What a vendor had no place for is named in ``"dropped_params"``: one header would not tell whose it is.
+
         Raises:
             InvalidRequest: there are no requests, or too many. What is wrong with one of them is told in its place.
         """
@@ -69,7 +71,8 @@ class Batch:
         chat = as_chat(data, self._default_model(call.principal))
         chat.pop("stream", None)
         call.model, call.body = chat["model"], Document(chat)
-        return result(call, await self._calls.run(call))
+        made = result(call, await self._calls.run(call))
+        return {**made, "dropped_params": call.dropped} if call.dropped else made
 
 
 class _Crew:

@@ -264,7 +264,8 @@ class Dispatcher:
             case "later":
                 return await store.postpone(job, ending.delay, error)
             case "succeeded":
-                return await store.end(job, "succeeded", result=kept.body, file=kept.file, files=ending.files)
+                files, dropped = ending.files, ending.dropped
+                return await store.end(job, "succeeded", result=kept.body, file=kept.file, files=files, dropped=dropped)
             case status:
                 return await store.end(job, status, error=ending.error)
 

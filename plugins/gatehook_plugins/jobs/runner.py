@@ -44,6 +44,8 @@ class Ending(Struct, frozen=True):
     body: bytes = b""
     files: Sequence[str] = ()
     """Ids of the stored files that `body` names."""
+    dropped: Sequence[str] = ()
+    """Names of parameters that had no place at the vendor."""
 
 
 class Runner:
@@ -68,7 +70,7 @@ class Runner:
             call.progress, call.keep_files = progress, self._retention
             try:
                 body = (await self._calls.run(call)).raw
-                return Ending("succeeded", body=body, files=call.files)
+                return Ending("succeeded", body=body, files=call.files, dropped=call.dropped)
             finally:
                 attempts = call.attempts
         except GatewayError as error:

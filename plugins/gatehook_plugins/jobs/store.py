@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from gatehook import Conflict, Database, GatewayError, NotFound, Quotas, decode, encode, envelope
 from gatehook_plugins.jobs import statements as say
+from gatehook_plugins.jobs.stored import fit_names
 from gatehook_plugins.jobs.tables import ENDED, Status, bodies, events, jobs
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Store:
         result: bytes | None = None,
         file: str | None = None,
         files: Sequence[str] = (),
+        dropped: Sequence[str] = (),
     ) -> bool:
         """End a job that this process runs; False: it was no longer its own, and nothing has changed.
 
@@ -147,10 +149,11 @@ class Store:
             result: its answer, if a row takes it.
             file: holds its answer otherwise.
             files: all that are deleted with it.
+            dropped: the parameters that its answer leaves out.
         """
 
         async def work(connection: AsyncConnection) -> bool:
-            if not await self._ended(connection, say.END_HELD, _held(job), status, error, file, files):
+            if not await self._ended(connection, say.END_HELD, _held(job), status, error, file, files, dropped):
                 return False
             if result is not None:
                 await connection.execute(say.ADD_BODY, {"job_id": job.id, "kind": "result", "body": result})
@@ -267,6 +270,7 @@ class Store:
         error: GatewayError | None = None,
         file: str | None = None,
         files: Sequence[str] = (),
+        dropped: Sequence[str] = (),
     ) -> bool:
         """The one way in which jobs end: its webhook is due, its request is deleted, its reservation given back."""
         at, job_id = now(), which["of_id"]
@@ -279,6 +283,7 @@ class Store:
             "finished": at,
             "file": file,
             "files": encode(list(files)).decode() if files else None,
+            "dropped": encode(fit_names(dropped)).decode() if dropped else None,
             "error": None if error is None else encode(envelope(error)["error"]).decode(),
         }
         if status == "succeeded":

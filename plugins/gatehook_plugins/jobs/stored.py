@@ -1,7 +1,7 @@
 """What is kept of a call and its caller, to make the call again in another process."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -10,9 +10,10 @@ from multidict import CIMultiDict
 
 from gatehook import LONGEST_MODEL_NAME, Call, Caller, Document, Operation, Principal, decode, encode
 
-__all__ = ["StoredCall", "fit", "read", "revived", "stored", "user_id"]
+__all__ = ["StoredCall", "fit", "fit_names", "read", "revived", "stored", "user_id"]
 
 _LONGEST: Final = LONGEST_MODEL_NAME
+_MOST_NAMES: Final = 100
 
 
 class StoredCall(Struct, frozen=True):
@@ -75,3 +76,8 @@ def fit(text: str) -> str:
     """What every database can keep of a text: nearly always the text itself."""
     text = text[:_LONGEST]
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def fit_names(names: Sequence[str]) -> list[str]:
+    """What is kept of names that a client wrote, and perhaps by the thousand: then "..." stands for the rest."""
+    return [*map(fit, names[:_MOST_NAMES]), *(["..."] if len(names) > _MOST_NAMES else ())]

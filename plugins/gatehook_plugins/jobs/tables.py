@@ -44,6 +44,7 @@ jobs: Final = sa.Table(
     sa.Column("error", sa.Text),  # JSON: OpenAI's error object
     sa.Column("file", sa.String),  # of a result that is too large for a row
     sa.Column("files", sa.Text),  # JSON: the ids of all that go with it, such as pictures that its result names
+    sa.Column("dropped", sa.Text),  # JSON: the names of parameters that had no place at the vendor
     sa.Column("webhook", sa.Text),
     sa.Column("webhook_due", sa.BigInteger),  # NULL: nothing is to be delivered, or no more
     sa.Column("webhook_tries", sa.Integer, nullable=False),

@@ -22,4 +22,5 @@ def view(job: Any) -> dict[str, Any]:
         "finished_at": None if job.finished is None else job.finished // 1000,
         "error": None if job.error is None else msgspec.Raw(job.error.encode()),
         "webhook": job.webhook_state,
+        **({} if job.dropped is None else {"dropped_params": msgspec.Raw(job.dropped.encode())}),
     }

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from gatehook.testing import Reply, StubUpstream
+
 Api = Callable[..., AbstractAsyncContextManager[Any]]
 
 MODELS = """
@@ -131,6 +133,17 @@ async def test_requests_of_others_are_not_waited_for(api: Api) -> None:
         results = (await ask("POST", BATCH, {"requests": [{"prompt": "x"}] * 20}, **key)).json["results"]
         assert {result["error"]["code"] for result in results} == {"RATE_LIMIT_EXCEEDED"}
         assert (await other).status == 200
+
+
+async def test_each_of_them_tells_which_parameters_were_dropped(api: Api) -> None:
+    message = {"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
+    async with StubUpstream(Reply.of_json(message)) as upstream:
+        claude = f'[[models]]\nname = "c"\nvendor = "anthropic"\nbase_url = "{upstream.url}"\napi_key = "sk-ant"\n'
+        async with api(MODELS + claude, more="[plugins.vendor_anthropic]\n") as ask:
+            requests = [{"prompt": "x", "model": "c", "seed": 1, "no_such": 2}, {"prompt": "x", "model": "c"}]
+            first, second = (await ask("POST", BATCH, {"requests": requests})).json["results"]
+    assert (first["text"], first["dropped_params"]) == ("Hi", ["seed", "no_such"])
+    assert (second["text"], "dropped_params" in second) == ("Hi", False)
 
 
 async def test_each_of_them_is_a_row_of_the_ledger(api: Api, tmp_path: Path) -> None:

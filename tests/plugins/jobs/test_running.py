@@ -42,6 +42,24 @@ async def test_an_idle_process_picks_a_job_up_at_once(lite: Callable[..., Any]) 
             await at.stage.plays.get()
 
 
+async def test_parameters_that_were_dropped_are_told_with_the_job(lite: Callable[..., Any]) -> None:
+    async with lite() as at:
+        at.stage.held = True
+        job_ids = [await at.submit(), await at.submit()]
+        told: list[list[str]] = [["seed", "odd\0" + "x" * 300, *(f"name {number}" for number in range(200))], []]
+        for names in told:
+            play = await at.stage.plays.get()
+            for name in names:
+                play.attempt.note(name)
+            play.answer.set_result("ok")
+        first, second = [await at.ended(job_id) for job_id in job_ids]
+        assert first["dropped_params"][:3] == ["seed", "odd?" + "x" * 252, "name 0"]
+        assert (len(first["dropped_params"]), first["dropped_params"][-1]) == (101, "...")
+        assert "dropped_params" not in second
+        _, page = await at.ask("GET", "/v1/jobs")
+        assert [job.get("dropped_params") for job in page["data"]] == [None, first["dropped_params"]]
+
+
 async def test_an_idle_process_asks_the_database_once_a_look(
     lite: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
