@@ -2,8 +2,9 @@
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 __all__ = [
     "AuthenticationFailed",
@@ -249,10 +250,19 @@ _KEY_SHAPES = re.compile(
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without the given secrets and without anything that looks like a vendor key."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # one may be a part of another
-        text = text.replace(secret, "[redacted]")
+    """`text` without the given secrets, also as addresses spell them, and without what looks like a vendor key."""
+    spelt = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
+    for spelling in sorted(spelt, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(spelling, "[redacted]")
     return _KEY_SHAPES.sub("[redacted]", text)
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """A secret as it is, and percent-encoded, as who repeats an address may have it."""
+    yield secret
+    for safe in ("", "/"):
+        yield quote(secret, safe, errors="replace")
+        yield quote_plus(secret, safe, errors="replace")
 
 
 _CONTEXT_WORDS = (

@@ -231,6 +231,15 @@ def test_the_deployments_own_key_never_comes_through_whatever_it_looks_like(
     assert "-tail" not in clean or any("-tail" in word for word in words)
 
 
+@pytest.mark.parametrize("written", ["a/b+c==d e", "a/b%2Bc%3D%3Dd%20e", "a%2Fb%2Bc%3D%3Dd+e", "a/b%2Bc%3D%3Dd+e"])
+def test_a_secret_does_not_come_through_as_addresses_have_it_either(written: str) -> None:
+    assert redact(f"GET /v1?code={written}&n=1", ["a/b+c==d e"]) == "GET /v1?code=[redacted]&n=1"
+
+
+def test_a_secret_that_no_address_can_have_does_not_come_through_either() -> None:
+    assert redact("code: half\ud800pair", ["half\ud800pair"]) == "code: [redacted]"
+
+
 @given(st.integers(1900, 2040), st.text(ALNUM, min_size=30, max_size=40))
 def test_cutting_a_long_message_does_not_let_half_a_key_through(place: int, key: str) -> None:
     message = upstream_error("acme", 400, "." * place + key + "." * 100, secrets=[key]).message

@@ -74,7 +74,7 @@ _TOP: Final = (*TABLES, "models", "plugins")
 _OFF: Final = frozenset({"false", "0", "off", "f", "no", "n"})  # the words that pydantic reads as False
 _MARKERS: Final = frozenset({"dynaconf_merge", "dynaconf_merge_unique"})
 _SHORTEST_SECRET: Final = 8
-"""Characters of a header's value that is hidden; hiding shorter ones would redact innocent words of messages."""
+"""Characters of a value that is hidden where it stands; hiding shorter ones would redact innocent words of messages."""
 _REFERENCE: Final = re.compile(r"\benv:\s*([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -382,15 +382,20 @@ def _looked_up(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], s
         values = values | {"options": _with_secrets(values.get("options", {}), layers, hidden)}
     except MissingSecretError as missing:
         unavailable = unavailable or f"a value in its options {missing}"
-    hidden += [text for text in _sent_as_headers(values.get("options")) if text not in hidden]
+    hidden += [text for text in _sent_with_all(values.get("options")) if text not in hidden]
     return values, unavailable, hidden
 
 
-def _sent_as_headers(options: Any) -> Iterator[str]:
-    """The values of `options.headers`: one may be a secret, such as a proxy's key, even where it is written out."""
-    headers = options.get("headers") if isinstance(options, dict) else None
-    if isinstance(headers, dict):
-        yield from (text for text in headers.values() if isinstance(text, str) and len(text) >= _SHORTEST_SECRET)
+def _sent_with_all(options: Any) -> Iterator[str]:
+    """The values of `options.headers` and `options.query`: one may be a secret, even where it is written out.
+
+    In a query, versions are none: what servers say of Azure's `api-version` is to be read.
+    """
+    headers, query = (table_at(options, (name,)) for name in ("headers", "query"))
+    queried = (text for name, text in query.items() if "version" not in name.lower())
+    yield from (
+        text for text in (*headers.values(), *queried) if isinstance(text, str) and len(text) >= _SHORTEST_SECRET
+    )
 
 
 def _with_key(table: dict[str, Any], layers: Layers) -> tuple[dict[str, Any], str]:

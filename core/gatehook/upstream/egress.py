@@ -48,8 +48,8 @@ class PreparedRequest:
 
     target: Target
     method: str
-    url: str | URL
-    headers: Mapping[str, str] = field(repr=False)  # they hold the vendor's key
+    url: str | URL = field(repr=False)  # its query may hold a secret, and the headers hold the vendor's key
+    headers: Mapping[str, str] = field(repr=False)
     uds: str
     way: direct.Request | None
     """The request for the short way, if it can take that."""

@@ -189,6 +189,13 @@ def test_secrets_among_a_model_s_options_are_looked_up_and_hidden(at: Any) -> No
     assert "sentinel" not in repr(target)
 
 
+def test_what_is_sent_with_every_request_is_hidden_but_for_short_texts_and_versions(at: Any) -> None:
+    headers = "{ x-key = 'sentinel-1', plain = 'x' }"
+    query = "{ code = 'sentinel-2', api-version = '2024-10-21', n = 'x', wrong = 12345678 }"
+    [target] = at.write(MODEL + f"options = {{ headers = {headers}, query = {query} }}").load().targets
+    assert target.secrets() == ("", "sentinel-1", "sentinel-2")
+
+
 def test_a_secret_among_the_options_that_is_not_there_switches_the_deployment_off(at: Any) -> None:
     [target] = at.write(MODEL + "options = { headers = { api-key = 'env:AZURE_KEY' } }").load().targets
     assert target.unavailable == "a value in its options refers to $AZURE_KEY, which is not set"

@@ -34,6 +34,7 @@ SECRETS = {
     "secret of the database": "zq12database-secret-0123456789",
     "what a client says": "zq13prompt-of-a-client-0123456789",
     "a key that is none": "zq14no-key-at-all-0123456789",
+    "vendor key in an address, written out": "zq15query/of+settings==0123456789",
 }
 PLAIN, ADMIN = SECRETS["key of the settings"], SECRETS["admin key of the settings"]
 PRICING = {"input_per_1k_tokens": 1, "output_per_1k_tokens": 1}
@@ -68,7 +69,7 @@ def forms(secret: str) -> tuple[bytes, ...]:
     raw = secret.encode()
     # In base64 what stands before it shifts it by up to two bytes.
     shifted = [base64.b64encode(b" " * n + raw)[4:-4] for n in range(3)]
-    return (raw, quote(secret).encode(), raw.hex().encode(), *shifted)
+    return (raw, quote(secret).encode(), quote(secret, safe="").encode(), raw.hex().encode(), *shifted)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def guarded_url(database_url: str) -> str:
 
 
 class Echo:
-    """An upstream that repeats, in an error, all the headers it was sent: a careless vendor."""
+    """An upstream that repeats, in an error, all the headers it was sent and its address: a careless vendor."""
 
     def __init__(self) -> None:
         self.status = 500
@@ -107,9 +108,8 @@ class Echo:
         self.heard: list[str] = []
 
     async def answer(self, request: web.Request) -> web.Response:
-        told = (
-            "seen: " + " ".join(f"{name}: {value}" for name, value in request.headers.items()) + f" {request.path_qs}"
-        )
+        headers = " ".join(f"{name}: {value}" for name, value in request.headers.items())
+        told = f"seen: {headers} {request.path_qs} {' '.join(request.query.values())}"
         self.heard.append(told)
         error = {"error": {"message": told, "type": told, "code": told, "param": told, "status": told}, "type": "error"}
         match self.kind:
@@ -154,6 +154,7 @@ def deployments(url: str, reference: Path) -> list[dict[str, Any]]:
         model("echo"),
         model("by-reference", options={"headers": {"x-proxy-key": f"file:{reference}"}}),
         model("written", options={"headers": {"x-proxy-key": SECRETS["vendor key in options, written out"]}}),
+        model("queried", options={"query": {"code": SECRETS["vendor key in an address, written out"]}}),
         model("claude", "anthropic"),
         model("gemini", "gemini"),
         model("gone", base_url="http://127.0.0.1:9"),
@@ -229,7 +230,7 @@ class Traffic:
         for kind in ("json", "text", "events", "in-band", "malformed", "headers"):
             for status in (400, 401, 403, 404, 429, 500, 302) if kind in ("json", "text", "headers") else (200,):
                 self.echo.kind, self.echo.status = kind, status
-                for model in ("echo", "by-reference", "written", "claude", "gemini", "stored"):
+                for model in ("echo", "by-reference", "written", "queried", "claude", "gemini", "stored"):
                     asked = {"model": model, "messages": [{"role": "user", "content": PROMPT}]}
                     await self.ask("POST", "/v1/chat/completions", asked, key=key)
                     if kind in ("json", "events"):
