@@ -1,6 +1,7 @@
 """One tree of errors. Each knows its HTTP status, its OpenAI type and code, and what failover may do about it."""
 
 import enum
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "UpstreamTimeout",
     "WrongResultError",
     "envelope",
+    "error_headers",
     "raise_or_gather",
     "redact",
     "upstream_error",
@@ -85,6 +87,11 @@ class GatewayError(Exception):
     type = "server_error"
     code: str | None = None
     retry = Retry.NEVER
+    final = False
+    """Whether a repetition would be refused likewise: only a change of what is set, or a new day or month, can help.
+
+    Clients that repeat requests for the status alone, as OpenAI's and Anthropic's SDKs do, are told not to.
+    """
     request_id = ""
     """The id of the request that it answers, for bodies that tell it; set when it is written."""
 
@@ -97,6 +104,7 @@ class GatewayError(Exception):
         status: int | None = None,
         retry: Retry | None = None,
         retry_after: float | None = None,
+        final: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -106,6 +114,8 @@ class GatewayError(Exception):
             self.code = code
         if retry is not None:
             self.retry = retry
+        if final is not None:
+            self.final = final
         if status is not None:
             self.status = status
 
@@ -237,6 +247,18 @@ class UpstreamTimeout(UpstreamError):
 def envelope(error: GatewayError) -> dict[str, Any]:
     """OpenAI's error object, the form every error takes unless a surface has its own."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """The headers that tell a client what it may do after an error."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.final:
+        headers["X-Should-Retry"] = "false"
+    return headers
 
 
 # Key shapes seen in vendors' own messages ("Incorrect API key provided: sk-ab***yz"), including half-masked ones.

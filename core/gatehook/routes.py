@@ -6,7 +6,6 @@ errors in its own shape, and rate-limit headers.
 
 import functools
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
@@ -16,7 +15,7 @@ from gatehook.calls.bodies import read_body as read_in_time
 from gatehook.calls.pipeline import Pipeline
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.calls.standing import standing, standing_if_known, tells
-from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, PermissionDenied, envelope
+from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, PermissionDenied, envelope, error_headers
 from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
@@ -164,11 +163,7 @@ def error_response(
 ) -> web.Response:
     """An error as a response, written by `written`, or in OpenAI's shape, as at every path that no surface owns."""
     error.request_id = request_id or next_id()
-    extra = {"X-Request-ID": error.request_id}
-    if error.status == 401:
-        extra["WWW-Authenticate"] = "Bearer"
-    if error.retry_after is not None:
-        extra["Retry-After"] = str(math.ceil(error.retry_after))
+    extra = {"X-Request-ID": error.request_id, **error_headers(error)}
     return web.Response(
         status=error.status,
         body=encode(envelope(error)) if written is None else written(error),

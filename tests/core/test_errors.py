@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehook import errors
-from gatehook.errors import GatewayError, Retry, StartupError, envelope, redact, upstream_error
+from gatehook.errors import GatewayError, Retry, StartupError, envelope, error_headers, redact, upstream_error
 from gatehook.jsonio import encode
 
 TREE = [
@@ -304,10 +304,13 @@ def test_every_error_speaks_openais_types(kind: type[GatewayError]) -> None:
 
 
 def test_one_errors_details_are_its_own() -> None:
-    special = GatewayError("m", code="c", status=418, retry=Retry.NEXT, retry_after=2.5)
+    special = GatewayError("m", code="c", status=418, retry=Retry.NEXT, retry_after=2.5, final=True)
     assert (special.code, special.status, special.retry, special.retry_after) == ("c", 418, Retry.NEXT, 2.5)
+    assert special.final
+    assert error_headers(special) == {"Retry-After": "3", "X-Should-Retry": "false"}
     plain = GatewayError("m")
     assert (plain.code, plain.status, plain.retry, plain.retry_after) == (None, 500, Retry.NEVER, None)
+    assert (plain.final, error_headers(plain)) == (False, {})
 
 
 def test_a_startup_error_tells_every_fault() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -19,7 +18,7 @@ from gatehook.calls.record import Record
 from gatehook.calls.stages import Concerns
 from gatehook.calls.standing import standing, tells
 from gatehook.calls.tool_stream import RoundsStream
-from gatehook.errors import GatewayError
+from gatehook.errors import GatewayError, error_headers
 from gatehook.jsonio import encode
 from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
 from gatehook.protocols import OwnHeaders, OwnHeartbeat, OwnStatus, Rewriter, Surface
@@ -204,11 +203,7 @@ class Delivery(Struct, eq=False):
             await self._break_off(self._response, error)
             return self._response
         headers = self._headers() if self._call.attempts else await self._early_headers()
-        headers["Content-Type"] = _JSON
-        if error.retry_after is not None:
-            headers["Retry-After"] = str(math.ceil(error.retry_after))
-        if error.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+        headers |= {"Content-Type": _JSON, **error_headers(error)}
         if isinstance(self._surface, OwnHeaders):
             headers |= self._surface.error_headers(self._call)
         status = self._surface.status(error) if isinstance(self._surface, OwnStatus) else error.status

@@ -225,7 +225,9 @@ class Course:
         return None if self._is_spent(now) else wait or 0.0
 
     def _is_sooner(self, error: GatewayError, verdict: GatewayError) -> bool:
-        """Whether, if no vendor was called at all, this error lets the client come back earlier."""
+        """Whether, if no vendor was called at all, this error lets the client come back earlier, or at all."""
+        if verdict.final and not self._call.attempts:
+            return not error.final
         if self._call.attempts or error.retry_after is None or verdict.retry_after is None:
             return False
         return error.retry_after < verdict.retry_after

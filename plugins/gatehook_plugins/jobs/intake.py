@@ -102,5 +102,6 @@ async def _known(connection: AsyncConnection, user: str, job: NewJob) -> str | N
             f"Idempotency-Key: {row.id} was submitted under this key, and with another request; take a new key",
             param="Idempotency-Key",
             code="idempotency_key_reused",
+            final=True,
         )
     return str(row.id)

@@ -15,8 +15,6 @@ __all__ = ["Calls", "Ending", "Runner"]
 _LONGEST_BACKOFF: Final = 600.0
 _LONGEST_WAIT: Final = 300.0
 _SHORTEST_WAIT: Final = 0.05
-_USED_UP: Final = "insufficient_quota"
-"""The code of a limit that does not pass by waiting, or not soon."""
 
 
 class Calls(Protocol):
@@ -79,7 +77,7 @@ class Runner:
     def _after(self, error: GatewayError, tries: int, attempts: int) -> Ending:
         """What an error means; `attempts` is how often a vendor was called."""
         if isinstance(error, RateLimited) and not attempts:
-            if error.retry_after is None or error.code == _USED_UP:
+            if error.retry_after is None or error.final:
                 return Ending("failed", error)
             return Ending("later", error, min(max(error.retry_after, _SHORTEST_WAIT), _LONGEST_WAIT))
         may_pass = error.retry is not Retry.NEVER and (error.status >= 500 or error.status in (408, 429))

@@ -90,9 +90,9 @@ def _used_up(cap: _Cap, now: float) -> RateLimited:
         )
     end = _end(cap.period, now)
     if end is None:
-        return RateLimited(message, code="insufficient_quota")
+        return RateLimited(message, code="insufficient_quota", final=True)
     message += f"; it starts anew on {end.date().isoformat()}"
-    return RateLimited(message, code="insufficient_quota", retry_after=max(end.timestamp() - now, 1))
+    return RateLimited(message, code="insufficient_quota", retry_after=max(end.timestamp() - now, 1), final=True)
 
 
 def _end(period: int, now: float) -> datetime | None:

@@ -157,10 +157,11 @@ def refusal(rules: Sequence[Rule], decision: Decision, tokens: int, retry: Retry
             "send less, or ask for a shorter answer with max_tokens",
             code="request_too_large_for_limit",
             retry=retry,
+            final=True,
         )
     reached = f"rate limit reached for {scope}: {limit}"
     if wait == NEVER:
-        return RateLimited(f"{reached}; nothing is allowed", retry=retry)
+        return RateLimited(f"{reached}; nothing is allowed", retry=retry, final=True)
     advice = _advice(rule, decision.left[place], wait, tokens)
     kind = ConcurrencyLimited if rule.unit == "concurrent" else RateLimited
     return kind(f"{reached}; {advice}", retry=retry, retry_after=wait / SECOND)

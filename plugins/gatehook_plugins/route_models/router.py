@@ -71,7 +71,8 @@ class ModelRouter:
         if not (group := self._catalog.group(name)):
             return None
         if any(target.switched_off for target in group):
-            raise Unavailable(f"the model {name!r} is switched off by an administrator", code="model_disabled")
+            message = f"the model {name!r} is switched off by an administrator"
+            raise Unavailable(message, code="model_disabled", final=True)
         raise ModelNotFound(
             f"the model {name!r} is configured but not available: its deployment has no API key, or cannot be called "
             "for another reason that the gateway's log tells",

@@ -14,6 +14,7 @@ from gatehook import (
     PRINCIPAL,
     AuthenticationFailed,
     Authenticator,
+    Conflict,
     Credential,
     GatewayError,
     InvalidRequest,
@@ -228,6 +229,7 @@ async def test_a_route_for_every_method_takes_every_method(
     [
         (InvalidRequest("no such thing", param="thing"), 400, "invalid_request_error", None),
         (RateLimited("slowly", retry_after=1.2), 429, "rate_limit_error", "rate_limit_exceeded"),
+        (Conflict("taken", final=True), 409, "invalid_request_error", "conflict"),
         (web.HTTPNotFound(), 404, "invalid_request_error", None),
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "invalid_request_error", None),
         (web.HTTPBadGateway(), 502, "server_error", None),
@@ -250,6 +252,7 @@ async def test_what_a_route_raises_becomes_an_error_in_openai_s_shape(
     assert (answer.json["error"]["type"], answer.json["error"]["code"]) == (kind, code)
     assert b"hunter2" not in answer.body
     assert answer.headers.get("Retry-After") == ("2" if status == 429 else None)
+    assert answer.headers.get("X-Should-Retry") == ("false" if status == 409 else None)
 
 
 async def test_every_answer_has_an_id_of_its_own_which_the_log_and_the_body_of_an_error_tell(

@@ -171,14 +171,17 @@ async def test_hook_register_limiters_are_settled_before_the_gateway_s_lifespans
 class Doorkeeper:
     """A limiter that looks at deployments."""
 
-    def __init__(self, *refused: str) -> None:
+    def __init__(self, *refused: str, never: str = "") -> None:
         self.refused = refused
+        self.never = never
         self.log: list[str] = []
 
     async def admit(self, call: Call) -> None:
         self.log.append("admit")
 
     async def admit_attempt(self, call: Call, target: Target) -> "Slot":
+        if target.key == self.never:
+            raise RateLimited("too large", retry=Retry.NEXT, final=True)
         if target.key in self.refused:
             raise RateLimited(f"{target.key} is full", retry=Retry.NEXT, retry_after=7)
         self.log.append(f"take {target.key}")
@@ -226,6 +229,27 @@ async def test_hook_register_limiters_may_send_an_attempt_on_to_the_next_deploym
     assert keeper.log == ["admit", "take two", "settle two complete"]
 
 
+@pytest.mark.parametrize(
+    ("refused", "never", "message", "should_retry"),
+    [
+        (["one"], "", "one is full", None),
+        (["one"], "two", "one is full", None),
+        (["two"], "one", "two is full", None),
+        ([], "one", "too large", "false"),
+    ],
+)
+async def test_hook_register_limiters_a_client_is_told_not_to_repeat_what_no_deployment_will_ever_take(
+    kit: Any, refused: list[str], never: str, message: str, should_retry: str | None
+) -> None:
+    keeper = Doorkeeper(*refused, never=never)
+    guide = kit.Guide(x=[kit.target(key) for key in ("one", "two") if key in (*refused, never)])
+    plugins = {"k": kit.specimen(register_limiters=[keeper]), "r": kit.specimen(register_routers=[guide])}
+    async with kit.client(kit.Vendor(), **plugins) as ask:
+        answer = await ask.chat(model="x")
+    assert (answer.status, answer.error["message"]) == (429, message)
+    assert answer.headers.get("X-Should-Retry") == should_retry
+
+
 async def test_hook_register_limiters_when_every_deployment_is_full_nothing_was_tried(kit: Any) -> None:
     keeper, vendor, watch = Doorkeeper("one", "two"), kit.Vendor(), kit.Watching()
     guide = kit.Guide(x=[kit.target("one"), kit.target("two")])
@@ -233,6 +257,7 @@ async def test_hook_register_limiters_when_every_deployment_is_full_nothing_was_
     async with kit.client(vendor, **plugins, w=kit.specimen(register_observers=[watch])) as ask:
         answer = await ask.chat(model="x")
     assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert "X-Should-Retry" not in answer.headers
     assert answer.error["message"] == "one is full"
     assert "X-Gatehook-Deployment" not in answer.headers
     assert [outcome.status for outcome in watch.outcomes] == ["rejected"]

@@ -17,6 +17,7 @@ NEED = Need(Amount(10, DOLLAR // 20), Amount(10, DOLLAR // 20))
 def refused(caps: Caps, standing: Standing) -> RateLimited:
     error = used_up(caps, standing, NEED, NOON)
     assert error is not None
+    assert error.final
     return error
 
 
@@ -55,6 +56,7 @@ def test_of_several_caps_the_one_that_lasts_longest_is_told() -> None:
 def test_what_is_not_booked_may_come_back_in_a_moment() -> None:
     assert used_up(Caps(tokens=1000), Standing(Amount(45), others=Amount(950)), NEED, NOON) is None
     assert (reserved().status, reserved().code, reserved().retry_after) == (429, "quota_reserved", 1)
+    assert not reserved().final
 
 
 @pytest.mark.parametrize(

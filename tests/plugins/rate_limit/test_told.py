@@ -145,6 +145,7 @@ def test_a_refusal_names_the_scope_the_limit_and_the_wait(
     assert error.message == message
     assert error.retry_after == retry_after
     assert (error.status, error.code) == (429, "rate_limit_exceeded")
+    assert error.final == (retry_after is None)
     assert isinstance(error, ConcurrencyLimited) == ("at the same time" in message)
 
 
@@ -156,6 +157,7 @@ def test_a_request_that_can_never_pass_has_a_code_of_its_own_and_no_time_to_wait
         "send less, or ask for a shorter answer with max_tokens"
     )
     assert (error.code, error.retry_after, error.retry) == ("request_too_large_for_limit", None, Retry.NEXT)
+    assert error.final
 
 
 def test_of_several_refusals_the_longest_wait_is_told() -> None:

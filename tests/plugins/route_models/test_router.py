@@ -187,7 +187,7 @@ async def test_a_model_that_is_switched_off_says_so_unless_a_fallback_answers() 
     for model in ("a", "b", "o/x", "e"):
         with pytest.raises(Unavailable, match=f"the model '{model}' is switched off by an administrator") as caught:
             one.route(call(model))
-        assert (caught.value.status, caught.value.code) == (503, "model_disabled")
+        assert (caught.value.status, caught.value.code, caught.value.final) == (503, "model_disabled", True)
     assert await keys(one, "c") == ["d#1"]
 
 
