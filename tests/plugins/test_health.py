@@ -1,6 +1,7 @@
 import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -86,6 +87,15 @@ async def test_a_model_that_cannot_be_called_is_an_issue_without_names_of_variab
     assert "1 of 2 deployments" in issue
     assert "API key" in issue
     assert "MY_SECRET" not in issue
+
+
+async def test_a_model_that_an_administrator_has_switched_off_is_told_as_such() -> None:
+    off, keyless = target("a#1", "switched off"), target("a#2", "no key")
+    status, body = await Served(replace(off, switched_off=True), keyless, target("a#3")).get("/health")
+    assert (status, body["status"]) == (200, "healthy")
+    keys, switched = body["issues"]
+    assert "1 of 3 deployments cannot be called, for want of an API key" in keys
+    assert switched == "Model 'a': an administrator has switched off 1 of 3 deployments."
 
 
 async def test_a_shutdown_is_an_issue() -> None:

@@ -122,12 +122,14 @@ class Report:
         if not self._has_database():
             yield "The database cannot be read or written to; the gateway's log tells why."
         for name, group in self._models().items():
-            if away := sum(1 for target in group if target.unavailable):
+            if away := sum(1 for target in group if target.unavailable and not target.switched_off):
                 # Without the reason: it names files and variables, and this path needs no key.
                 yield (
                     f"Model {name!r}: {away} of {len(group)} deployments cannot be called, for want of an API key or "
                     "of another setting; the gateway's log tells which."
                 )
+            if off := sum(target.switched_off for target in group):
+                yield f"Model {name!r}: an administrator has switched off {off} of {len(group)} deployments."
 
 
 def _answer(body: dict[str, Any], status: int = 200) -> web.Response:
