@@ -67,7 +67,7 @@ from gatehook.errors import (
     redact,
     upstream_error,
 )
-from gatehook.estimates import Estimate, estimate, expected_prompt
+from gatehook.estimates import Estimate, estimate, estimated_usage, expected_prompt
 from gatehook.groups import Group
 from gatehook.held_config import HeldConfig
 from gatehook.hookspecs import hookimpl
@@ -319,6 +319,7 @@ __all__ = (
     "encode",
     "envelope",
     "estimate",
+    "estimated_usage",
     "expected_prompt",
     "fitted",
     "from_base64",

@@ -10,10 +10,21 @@ from typing import Any
 
 from msgspec import Struct
 
+from gatehook.accounts import Usage
+from gatehook.errors import InvalidRequest
 from gatehook.groups import Group
 from gatehook.model import Call, Target
 
-__all__ = ["BYTES_PER_TOKEN", "Estimate", "asked", "estimate", "expected_prompt", "has_pictures", "look_again"]
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "Estimate",
+    "asked",
+    "estimate",
+    "estimated_usage",
+    "expected_prompt",
+    "has_pictures",
+    "look_again",
+]
 
 BYTES_PER_TOKEN = 4
 """Of text, as is expected."""
@@ -97,6 +108,15 @@ def expected_prompt(call: Call, group: Group) -> int:
         InvalidRequest: the body holds what cannot be decoded.
     """
     return _prompt(call, group)[0] if call.size is None else call.size.prompt
+
+
+def estimated_usage(call: Call, completion_tokens: int) -> Usage:
+    """What `call` has used at its target, where the vendor does not tell: its prompt is counted as it was expected."""
+    try:
+        prompt = expected_prompt(call, Group(() if call.target is None else (call.target,)))
+    except InvalidRequest:  # the vendor has taken what nobody here has looked into
+        prompt = len(call.body.raw) // BYTES_PER_TOKEN
+    return Usage(prompt, completion_tokens, estimated=True)
 
 
 def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int, targets: Sequence[Target]) -> Estimate:

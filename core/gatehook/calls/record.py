@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from gatehook.accounts import Cost, Usage
 from gatehook.errors import GatewayError
+from gatehook.estimates import BYTES_PER_TOKEN, estimated_usage
 from gatehook.model import Call, Completion, Outcome
 
 __all__ = ["Counted", "Record"]
@@ -55,7 +56,7 @@ class Record(Struct, eq=False):
         if completion.usage is None:
             # Of vectors and pictures the size in bytes says nothing about tokens.
             size = 0 if self._call.operation in ("embeddings", "images") else len(completion.raw)
-            completion.usage = _estimate(self._call, size // 4)
+            completion.usage = estimated_usage(self._call, size // BYTES_PER_TOKEN)
         self._usage = completion.usage
 
     def next_round(self) -> None:
@@ -145,12 +146,7 @@ def _so_far(call: Call, stream: Counted) -> Usage:
     """What a stream used, as the vendor tells; of one that broke off, at least a token for each event with content."""
     told = stream.usage
     if told is None:
-        return _estimate(call, stream.contents)
+        return estimated_usage(call, stream.contents)
     if stream.finished or told.completion_tokens >= stream.contents:
         return told
     return structs.replace(told, completion_tokens=stream.contents, estimated=True)
-
-
-def _estimate(call: Call, completion_tokens: int) -> Usage:
-    """What was used, where the vendor tells nothing: a token for every four bytes of the request."""
-    return Usage(len(call.body.raw) // 4, completion_tokens, estimated=True)

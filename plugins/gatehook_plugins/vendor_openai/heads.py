@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from gatehook import Call, Usage, decode, encode
+from gatehook import Call, Usage, decode, encode, estimated_usage
 
 __all__ = ["counted", "own_id", "with_head"]
 
@@ -18,7 +18,7 @@ def own_id(call: Call) -> str:
 
 def counted(call: Call, raw: bytes) -> Usage:
     """The usage of an answer that tells none, as the gateway would count it: of what is added nothing is charged."""
-    return Usage(len(call.body.raw) // _BYTES_PER_TOKEN, len(raw) // _BYTES_PER_TOKEN, estimated=True)
+    return estimated_usage(call, len(raw) // _BYTES_PER_TOKEN)
 
 
 def with_head(call: Call, raw: bytes) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehook import Call, Completion, Document, Target, Usage
+from gatehook import Call, Completion, Document, Target, Usage, estimate
 from gatehook.accounts import Cost, Pricing
 from gatehook.calls.record import Record
 
@@ -77,6 +77,40 @@ def test_an_answer_without_usage_is_estimated_by_its_length_if_it_was_written(op
     record = Record(call)
     record.spent(Completion(raw=b"y" * 100))
     assert record.outcome().usage == Usage(10, written, estimated=True)
+
+
+PICTURE = b'{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:%s"}}]}]%s}'
+
+
+@pytest.mark.parametrize(
+    ("body", "window", "prompt"),
+    [
+        (b"x" * 41, None, 11),
+        (b"x" * 4_000, 100, 100),
+        (PICTURE % (b"A" * 400_000, b""), None, 1_022),
+        (PICTURE % (b"A" * 400, b',"seed":' + b"9" * 5_000), None, 1_374),  # which nobody can decode
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_prompt_that_no_vendor_has_counted_costs_what_it_was_expected_to(
+    body: bytes, window: int | None, prompt: int, *, streamed: bool
+) -> None:
+    call = Call("chat", "openai", {}, model="m", body=Document(raw=body))
+    call.target = Target("m#1", "m", "openai", "m", context_window=window)
+    record = Record(call)
+    if streamed:
+        record.stream = Told(None, contents=2, finished=False)
+    else:
+        record.spent(Completion(raw=b"y" * 8))
+    assert record.outcome().usage == Usage(prompt, 2, estimated=True)
+
+
+def test_so_it_does_if_it_was_estimated_for_others_too() -> None:
+    call = Call("chat", "openai", {}, model="m", choices=1, body=Document(raw=b"x" * 4_000))
+    estimate(call, [Target("m#1", "m", "openai", "m", context_window=70)])
+    record = Record(call)
+    record.stream = Told(None)
+    assert record.outcome().usage == Usage(70, 0, estimated=True)
 
 
 def test_no_answer_costs_more_than_can_be_added_up() -> None:

@@ -201,7 +201,7 @@ class Load:
         """What this request must be on record with, by what the vendor says it delivered."""
         kind, number = text.split()
         who, usage = self.vendor.delivered.get(text, ("main", {}))
-        guess = len(body) // 4
+        guess = -(-len(body) // 4)
         expected = Expected("m", "complete", vendor=who, attempts=self.vendor.tries[text])
         match kind:
             case "leave" | "cut":

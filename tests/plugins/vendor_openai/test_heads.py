@@ -34,7 +34,14 @@ async def test_the_head_adds_nothing_to_what_is_charged(ask: Ask) -> None:
     given = encode({"model": "public", "choices": [CHOICE]})
     run = await ask(answer=given, model="public")
     assert len(run.completion.raw) > len(given) + 100
-    assert run.completion.usage == Usage(len(run.sent.body) // 4, len(given) // 4, estimated=True)
+    assert run.completion.usage == Usage(-(-len(run.sent.body) // 4), len(given) // 4, estimated=True)
+
+
+async def test_a_picture_is_not_charged_by_its_bytes(ask: Ask) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}
+    asked = {"model": "public", "messages": [{"role": "user", "content": [picture]}]}
+    run = await ask(asked, {"model": "public", "choices": [CHOICE]}, model="public")
+    assert 1_000 < run.completion.usage.prompt_tokens < 1_100
 
 
 @pytest.mark.parametrize(
