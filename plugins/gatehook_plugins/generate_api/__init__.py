@@ -28,7 +28,9 @@ class GenerateApi:
         """[plugins.generate_api]."""
 
         default_model: ModelName = Field(
-            default="", description="what no model, or 'default', stands for; '' is the first that the caller may use"
+            default="",
+            description="what no model, or 'default', stands for; '' is a model of that name, else the first that the "
+            "caller may use",
         )
 
     requires = (CATALOG,)  # without local models there is nothing to load; without metrics no /api/v1/metrics

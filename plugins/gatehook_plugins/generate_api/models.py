@@ -24,6 +24,7 @@ from gatehook import (
     read_as,
     read_body,
 )
+from gatehook_plugins.generate_api.requests import DEFAULT_MODEL
 from gatehook_plugins.generate_api.sizes import memory_of_machine, memory_of_process, shown
 
 __all__ = ["Models", "Offers"]
@@ -66,13 +67,21 @@ class Models(Observer):
         self._running -= 1
 
     def default(self, principal: Principal) -> str:
-        """What "default" stands for: the settings' choice, else the first model that this caller can call, or ""."""
-        return self._default_model or next(self._callable(principal), "")
+        """What "default" stands for: the settings' choice, else a model of this name, else the first; "" is none.
+
+        Of the models, those count that this caller may use and that can be called.
+        """
+        if self._default_model:
+            return self._default_model
+        group = self._catalog.groups().get(DEFAULT_MODEL)
+        if group is not None and self._can_use(principal, DEFAULT_MODEL, group):
+            return DEFAULT_MODEL
+        return next(self._callable(principal), "")
 
     def _callable(self, principal: Principal) -> Iterator[str]:
         """The names of the models that this caller may use and that can be called."""
         for name, group in self._catalog.groups().items():
-            if self._is_callable(name, group) and self._may_use(principal, name):
+            if self._can_use(principal, name, group):
                 yield name
 
     async def health(self, request: web.Request) -> web.Response:
@@ -138,7 +147,7 @@ class Models(Observer):
 
     def _named(self, request: web.Request) -> str:
         name = request.match_info["name"]
-        if name == "default":
+        if name == DEFAULT_MODEL:
             name = self.default(request[PRINCIPAL])
         if not self._is_callable(name, self._catalog.group(name)):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /api/v1/models lists those that do")
@@ -150,8 +159,8 @@ class Models(Observer):
     async def _local_models(self) -> Sequence[LocalModel] | None:
         return None if self._local is None else await self._local.models()
 
-    def _may_use(self, principal: Principal, name: str) -> bool:
-        return principal.may_use(name, self._catalog.canonical(name))
+    def _can_use(self, principal: Principal, name: str, group: Sequence[Target]) -> bool:
+        return self._is_callable(name, group) and principal.may_use(name, self._catalog.canonical(name))
 
     def _is_callable(self, name: str, group: Sequence[Target]) -> bool:
         return bool(self._catalog.group(name)) and any(map(self._gateway.can_call, group))

@@ -9,7 +9,7 @@ from gatehook import LONGEST_MODEL_NAME, InvalidRequest, fitted, read_object
 __all__ = ["DEFAULT_MODEL", "MOST_IN_A_BATCH", "as_chat", "read_batch"]
 
 DEFAULT_MODEL: Final = "default"
-"""The name that stands for whichever model the operator has chosen."""
+"""The name that stands for whichever model the operator has chosen, unless they chose none and call one so."""
 MOST_IN_A_BATCH: Final = 100
 
 

@@ -71,6 +71,17 @@ async def test_no_model_and_default_are_the_settings_choice_else_the_first(api: 
         assert (await ask("POST", "/generate", body)).json["text"] == "Why?"
 
 
+@pytest.mark.parametrize("how", ['name = "default"', 'name = "d"\naliases = ["default"]'])
+async def test_a_model_called_default_is_the_default_unless_the_settings_choose_another(api: Api, how: str) -> None:
+    models = f'{MODELS}[[models]]\n{how}\nvendor = "mock"\noptions = {{ text = "I am it." }}\n'
+    async with api(models) as ask:
+        for body in ({"prompt": "Why?"}, {"prompt": "Why?", "model": "default"}):
+            assert (await ask("POST", "/generate", body)).json["text"] == "I am it."
+        assert (await ask("POST", "/models/default/load")).json["name"] == ("d" if "aliases" in how else "default")
+    async with api(models, generate='[plugins.generate_api]\ndefault_model = "echo"\n') as ask:
+        assert (await ask("POST", "/generate", {"prompt": "Why?", "model": "default"})).json["text"] == "Why?"
+
+
 async def test_the_first_model_is_the_first_that_its_caller_may_use(api: Api, tmp_path: Path) -> None:
     more = (
         f'[plugins.auth_keys]\nadmin_keys = ["{ADMIN}"]\n[plugins.database]\n[plugins.admin_api]\n'
