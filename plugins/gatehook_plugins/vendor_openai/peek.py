@@ -126,10 +126,11 @@ read_any_usage = msgspec.json.Decoder(Whole).decode
 """Decodes a whole answer whose usage is somehow else, as that of pictures is: it stays a dict."""
 
 
-def usage_of(usage: Any) -> Usage | None:
+def usage_of(usage: Any, *, of_text: bool = True) -> Usage | None:
     """A vendor's usage object, read by `read_whole` or from JSON; what is missing or of a wrong type counts as 0.
 
     None if nothing is left then: every answer takes some tokens, and those that nobody has told are to be estimated.
+    `of_text`: the answer is a text, which takes tokens of its own.
     """
     if type(usage) is not Told:
         if type(usage) is not dict:
@@ -139,6 +140,9 @@ def usage_of(usage: Any) -> Usage | None:
     if not (prompt or completion):
         return _all(usage.total_tokens)
     asked, answered = usage.prompt_tokens_details, usage.completion_tokens_details
+    if of_text and prompt and asked is None and answered is None:
+        # Gemini's endpoint for OpenAI's clients tells its thoughts, which are billed, in the total alone.
+        completion = max(completion, usage.total_tokens - prompt)
     cached, written = usage.prompt_cache_hit_tokens or usage.cached_tokens or usage.num_cached_tokens or 0, 0
     if asked is not None:
         cached, written = asked.cached_tokens or cached, asked.cache_write_tokens or 0

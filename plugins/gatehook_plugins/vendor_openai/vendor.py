@@ -335,7 +335,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     """The answer under its public name, and with the finish reason that its tool calls ask for."""
     call = attempt.call
     public = call.served or call.model  # its `public_name`, without the call
-    usage = usage_of(whole.usage)
+    usage = usage_of(whole.usage, of_text=call.operation not in _WITHOUT_TEXT)
     try:
         for choice in whole.choices or ():
             if choice.error:

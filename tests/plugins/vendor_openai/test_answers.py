@@ -17,7 +17,7 @@ def answer(**rest: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": "Hi", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "upstream-model",
-            "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 99},
+            "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
             **rest}  # fmt: skip
 
 
@@ -86,6 +86,11 @@ async def test_lone_surrogates_go_through(ask: Ask) -> None:
           "completion_tokens_details": {"reasoning_tokens": 2}}, (9, 5, 3, 2)),
         *(({"prompt_tokens": asked, "completion_tokens": 9, "total_tokens": 135,  # xAI's total has what its parts lack
             "completion_tokens_details": {"reasoning_tokens": 94}}, (32, 103, 0, 94)) for asked in (32, 32.0)),
+        *(({"prompt_tokens": 9, "total_tokens": 105, **told}, (9, 96, 0, 0))  # Gemini's thoughts are in the total alone
+          for told in ({}, {"completion_tokens": 1}, {"completion_tokens": 1.0})),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 12}, (9, 5, 0, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 90,
+          "completion_tokens_details": {}}, (9, 5, 0, 0)),
         ({"prompt_tokens": 9, "cached_tokens": 4, "completion_tokens": 5}, (9, 5, 4, 0)),  # Moonshot
         ({"prompt_tokens": 9, "num_cached_tokens": 4, "completion_tokens": 5}, (9, 5, 4, 0)),  # Mistral
         *(({"prompt_tokens": 9, "completion_tokens": told, "total_tokens": 389,  # Mistral's total has the sound, too
@@ -114,6 +119,16 @@ async def test_tokens_written_to_the_vendors_cache_are_counted(
     body = sse(event({"content": "Hi"}, "stop"), event(choices=[], usage=usage))
     streamed = (await stream(body, asked)).answer["usage"]
     assert plain == streamed == Usage(4020, 5, cached_tokens=8, cache_write_tokens=4000)
+
+
+async def test_thoughts_that_are_in_the_total_alone_are_booked_and_the_client_reads_what_was_told(
+    stream: Ask, sse: Callable[..., bytes], event: Callable[..., dict[str, Any]]
+) -> None:
+    usage = {"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 103}
+    asked = {"model": "public", "messages": [], "stream": True, "stream_options": {"include_usage": True}}
+    run = await stream(sse(event({"content": "Hi"}, "stop"), event(choices=[], usage=usage)), asked)
+    assert run.answer["usage"] == Usage(9, 94)
+    assert run.chunks[-1].data["usage"] == usage
 
 
 @pytest.mark.parametrize(

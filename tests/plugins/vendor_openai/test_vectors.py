@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import UpstreamError
+from gatehook import UpstreamError, Usage
 
 Ask = Callable[..., Any]
 
@@ -43,6 +43,11 @@ async def test_what_comes_as_asked_stays_to_the_byte(ask: Ask, given: str | None
     run = await ask({**ASKED, "encoding_format": given}, answer(*vectors), operation="embeddings")
     assert json.loads(run.completion.raw) == answer(*vectors) | {"model": "public"}
     assert b'"usage":{"prompt_tokens":2,' in run.completion.raw
+
+
+async def test_a_total_that_has_more_than_the_texts_is_no_answer_of_their_model(ask: Ask) -> None:
+    told = {**answer(*NUMBERS), "usage": {"prompt_tokens": 2, "total_tokens": 9}}
+    assert (await ask(ASKED, told, operation="embeddings")).completion.usage == Usage(2)
 
 
 @pytest.mark.parametrize("vector", [["a"], [None], [1e39], [[1.0]], [10**400]])
