@@ -43,7 +43,7 @@ class Output:
         if thought and isinstance(thought, str):
             self._reasoning().say(thought)
         if (blocks := delta.get("thinking_blocks")) and isinstance(blocks, list):
-            self._reasoning().seal(blocks)
+            self._reasoning().seal([block for block in blocks if isinstance(block, dict)])
         content = delta.get("content")
         if logprobs or isinstance(content, list):
             self._say_parts(content, read_logprobs(logprobs))

@@ -20,8 +20,9 @@ _MARK: Final = "gatehook1."
 
 
 def sealed(blocks: list[dict[str, Any]]) -> str:
-    """The blocks as one text."""
-    return _MARK + base64.b64encode(encode(blocks)).decode()
+    """The blocks as one text, without the numbers that they have in a stream."""
+    bare = [{name: value for name, value in block.items() if name != "index"} for block in blocks]
+    return _MARK + base64.b64encode(encode(bare)).decode()
 
 
 def unsealed(text: str) -> list[dict[str, Any]] | None:

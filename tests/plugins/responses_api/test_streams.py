@@ -68,7 +68,7 @@ def answers(draw: Any) -> tuple[Object, list[Object]]:
     blocks = [{"type": "thinking", "thinking": thought, "signature": "s"}] if draw(st.booleans()) else []
     deltas: list[Object] = [{"role": "assistant", "content": ""}]
     deltas += [{"reasoning_content": piece} for piece in draw(pieces(thought))]
-    deltas += [{"thinking_blocks": [block]} for block in blocks]
+    deltas += [{"thinking_blocks": [{**block, "index": number}]} for number, block in enumerate(blocks)]
     deltas += [{"content": piece} for piece in draw(pieces(text))]
     deltas += [{"refusal": piece} for piece in draw(pieces(refusal))]
     rows = []
@@ -112,7 +112,7 @@ DELTAS = st.lists(
                   st.integers(0, 2), NAMES),
         st.builds(lambda place, text: {"tool_calls": [{"index": place, "function": {"arguments": text}}]},
                   st.integers(0, 2), WORDS),
-        st.just({"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}),
+        st.just({"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}, "junk"]}),
         st.just({"extra_content": {"google": {"thought_signature": "x"}}}),
     ),
     max_size=12,
