@@ -61,7 +61,7 @@ class ModelRoutes:
         return answer({"object": "list", "data": models, "has_more": False})
 
     async def create(self, request: web.Request) -> web.Response:
-        """A new model, callable at once: 201."""
+        """A new model, callable at once, in other processes within a second: 201."""
         given = await self._table(request)
         model_id = given.pop("model_id", None)
         if not isinstance(model_id, str):
