@@ -40,6 +40,8 @@ _DRAWN, _LARGEST_DRAWN = 1_000, 7_000
 """The same of a picture that the model makes, where a vendor counts it in tokens."""
 _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """A body with pictures holds one of these: the field's name, or a letter of it as an escape."""
+_SHOWN, _WITH_MADE = ("content",), ("content", "images")
+"""Fields of messages that hold pictures: those that are shown to the model, and beside them those that one has made."""
 _PROMPTS = {"completions": "prompt", "embeddings": "input"}
 """Where a request of each operation has its prompt, which may be several."""
 
@@ -135,7 +137,7 @@ def _prompt(call: Call, group: Group) -> tuple[int, int]:
     # Objects are counted by what `replace` takes out: it is faster than `bytes.count`, which looks at each byte.
     expected, most = -(-size // BYTES_PER_TOKEN), size + (size - len(raw.replace(b"{", b""))) * _PER_MESSAGE
     if raw.find(b"[") != raw.rfind(b"[") and _may_have_pictures(raw):
-        pictures, hidden = _pictures(call.payload.get("messages"))
+        pictures, hidden = _pictures(call.payload.get("messages"), _WITH_MADE)
         expected = -(-(size - hidden) // BYTES_PER_TOKEN) + pictures * _MEDIUM
         most += pictures * _LARGEST_MEDIUM - hidden
     if window and call.operation != "chat":
@@ -170,7 +172,7 @@ def has_pictures(call: Call) -> bool:
     raw = call.body.raw
     if raw.find(b"[") == raw.rfind(b"[") or not _may_have_pictures(raw):
         return False
-    return _pictures(call.payload.get("messages"))[0] > 0
+    return _pictures(call.payload.get("messages"), _SHOWN)[0] > 0
 
 
 def asked(call: Call) -> tuple[int, int]:
@@ -192,15 +194,16 @@ def _asked(call: Call) -> tuple[int, int]:
     return max(most, 0) if isinstance(most, int) else 0, each * prompts
 
 
-def _pictures(messages: Any) -> tuple[int, int]:
-    """How many pictures there are, and the bytes of their URLs in all; a data URL holds the picture itself."""
+def _pictures(messages: Any, fields: Sequence[str]) -> tuple[int, int]:
+    """How many pictures these fields hold, and the bytes of their URLs in all; a data URL holds the picture itself."""
     pictures = hidden = 0
     for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") == "image_url":
-                pictures += 1
-                picture = part.get("image_url")
-                address = picture.get("url") if isinstance(picture, dict) else picture
-                hidden += len(address) if isinstance(address, str) else 0
+        for field in fields:
+            parts = message.get(field) if isinstance(message, dict) else None
+            for part in parts if isinstance(parts, list) else ():
+                if isinstance(part, dict) and part.get("type") == "image_url":
+                    pictures += 1
+                    picture = part.get("image_url")
+                    address = picture.get("url") if isinstance(picture, dict) else picture
+                    hidden += len(address) if isinstance(address, str) else 0
     return pictures, hidden

@@ -86,6 +86,16 @@ def test_a_picture_counts_as_a_picture_and_not_by_its_bytes() -> None:
     assert 6_000 <= made.prompt_most < 6_500
 
 
+def test_a_picture_that_a_model_has_made_counts_as_one_and_asks_nobody_to_see_it() -> None:
+    made = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000_000}}
+    drawn = {"role": "assistant", "content": "Here it is.", "images": [made, made]}
+    one = call(messages=[*say("draw it"), drawn, *say("now in blue")])
+    size = estimate(one, [target()])
+    assert 2_000 <= size.prompt < 2_200
+    assert 12_000 <= size.prompt_most < 12_600
+    assert not has_pictures(one)
+
+
 @pytest.mark.parametrize("address", ["https://example.com/cat.png", "data:image/png;base64," + "A" * 9_000])
 def test_all_that_stands_beside_a_picture_counts(address: str) -> None:
     picture = say([{"type": "image_url", "image_url": {"url": address}}])
@@ -120,7 +130,8 @@ def test_a_document_counts_by_its_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [None, "text", [1], [{"content": [None, {"type": "image_url"}]}], {"image_url": 1}]
+    "messages",
+    [None, "text", [1], [{"content": [None, {"type": "image_url"}]}], {"image_url": 1}, [{"images": {"image_url": 1}}]],
 )
 def test_what_no_surface_has_looked_at_breaks_nothing(messages: Any) -> None:
     assert estimate(call(messages=messages, extra='"image_url"'), []).prompt_most >= 0
