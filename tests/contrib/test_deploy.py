@@ -26,7 +26,7 @@ DEPLOY = ROOT / "contrib" / "deploy"
 CHART = DEPLOY / "helm" / "gatehook"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 ENVIRON = {
-    "GATEHOOK_ADMIN_KEY": "0123456789abcdef0",
+    "GATEWAY_ADMIN_KEY": "0123456789abcdef0",
     "OPENAI_API_KEY": "k" * 20,
     "GATEHOOK_DATABASE__URL": "postgresql+asyncpg://a:b@postgres/c",
     "GATEHOOK_DATABASE__SECRET": "0" * 64,

@@ -54,12 +54,19 @@ async def test_a_gateway_that_runs_is_asked_with_the_key_that_is_given(tmp_path:
         port = served.url.rpartition(":")[2]
         (tmp_path / "settings.toml").write_text(f"[server]\nport = {port}\n")
         assert await said(tmp_path, "echo", "--key", key, text="Hi") == (0, "Hi\n", "")
-        assert await said(tmp_path, "echo", "--key", "env:KEY", text="Hi", KEY=key) == (0, "Hi\n", "")
+        for name in ("KEY", "GATEHOOK_KEY"):  # which would otherwise be a misspelt setting
+            assert await said(tmp_path, "echo", "--key", f"env:{name}", text="Hi", **{name: key}) == (0, "Hi\n", "")
         status, out, err = await said(tmp_path, "echo", text="Hi")
         assert (status, out) == (1, "")
         assert "no API key given" in err
         assert "gatehook chat MODEL --key env:NAME" in err
         assert "KEY is not set" in (await said(tmp_path, "echo", "--key", "env:KEY", text="Hi"))[2]
+
+
+async def test_a_gateway_of_its_own_is_no_stranger_to_the_key_s_variable_either(folder: Path) -> None:
+    status, out, _ = await said(folder, "echo", "--key", "env:GATEHOOK_KEY", text="Hi", GATEHOOK_KEY="any")
+    assert (status, out) == (0, "Hi\n")
+    assert "did you mean" in (await said(folder, "echo", "--key", "any", text="Hi", GATEHOOK_KEY="any"))[2]
 
 
 async def test_a_gateway_on_a_unix_socket_is_found_too(tmp_path: Path) -> None:

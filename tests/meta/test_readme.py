@@ -405,8 +405,8 @@ async def test_what_a_vendor_has_no_place_for_is_named_or_refused(
 
 async def test_the_keys_block_asks_everybody_for_a_key(shipped: OpenShipped, http: aiohttp.ClientSession) -> None:
     key = "a-made-up-key-of-a-client"
-    text = with_block(block("toml", "GATEHOOK_KEY")).replace('host = "127.0.0.1"', 'host = "0.0.0.0"', 1)
-    async with shipped(text, GATEHOOK_KEY=key) as served:
+    text = with_block(block("toml", "GATEWAY_KEY")).replace('host = "127.0.0.1"', 'host = "0.0.0.0"', 1)
+    async with shipped(text, GATEWAY_KEY=key) as served:
         url = served.url.replace("0.0.0.0", "127.0.0.1") + CHAT
         statuses = []
         for headers in ({}, {"Authorization": "Bearer another-key-0123"}, {"Authorization": f"Bearer {key}"}):

@@ -116,7 +116,7 @@ def test_digests_differ_from_process_to_process() -> None:
 def test_no_keys_at_all_would_lock_everybody_out() -> None:
     with pytest.raises(StartupError, match="nobody could get in") as caught:
         built("[plugins.auth_keys]\nkeys = []\n")
-    assert "admin_keys = ['env:GATEHOOK_ADMIN_KEY']" in str(caught.value)
+    assert "admin_keys = ['env:GATEWAY_ADMIN_KEY']" in str(caught.value)
     assert "enable [plugins.database]" in str(caught.value)
 
 

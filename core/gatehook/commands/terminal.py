@@ -31,27 +31,28 @@ def chat(config: Path | None, model: str, key: str) -> int:
         StartupError: the settings cannot be served.
     """
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_chat(config, model, _named(key)))
+        return asyncio.run(_chat(config, model, key))
     return 130
 
 
-def _named(key: str) -> str:
-    """The key itself, for env:NAME from the environment: other users can see a command's arguments.
+def _variable(key: str) -> str:
+    """The NAME of a key that is given as env:NAME, since other users can see a command's arguments; "" for others.
 
     Raises:
         StartupError: the variable is not set.
     """
     scheme, _, name = key.partition(":")
     if scheme != "env":
-        return key
+        return ""
     if name not in os.environ:
         raise StartupError(f"--key: the environment variable {name} is not set")
-    return os.environ[name]
+    return name
 
 
 async def _chat(config: Path | None, model: str, key: str) -> int:
-    async with _connected(config) as (session, url):
-        talk = _Talk(session, url, model, key)
+    variable = _variable(key)
+    async with _connected(config, variable) as (session, url):
+        talk = _Talk(session, url, model, os.environ[variable] if variable else key)
         if not sys.stdin.isatty():
             return 0 if await talk.say(sys.stdin.read(), sys.stdout) else 1
         print(f"You talk to {model}. An empty line, or Ctrl-D, ends it.", file=sys.stderr)
@@ -70,10 +71,12 @@ async def _line() -> str:
 
 
 @contextlib.asynccontextmanager
-async def _connected(config: Path | None) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A session with the gateway of these settings, and its URL; if it is not running, one is served here."""
-    settings = load(config)
-    server = settings.server
+async def _connected(config: Path | None, variable: str) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session with the gateway of these settings, and its URL; if it is not running, one is served here.
+
+    `variable` holds the key, and is no setting.
+    """
+    server = load(config, referred=[variable]).server
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host  # noqa: S104  # it listens here, too
     url = "http://gatehook" if server.uds else f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     connector = aiohttp.UnixConnector(server.uds) if server.uds else aiohttp.TCPConnector()
@@ -83,7 +86,7 @@ async def _connected(config: Path | None) -> AsyncIterator[tuple[aiohttp.ClientS
             print("No gateway is running: this one serves you alone.", file=sys.stderr)
             alone = {**os.environ, "GATEHOOK_SERVER__PORT": "0", "GATEHOOK_SERVER__HOST": "127.0.0.1"}
             alone |= {"GATEHOOK_SERVER__UDS": "", "GATEHOOK_SERVER__WORKERS": "1"}
-            gateway = Gateway(load(config, environ=alone))
+            gateway = Gateway(load(config, environ=alone, referred=[variable]))
             url = await stack.enter_async_context(running(gateway))
             session = await stack.enter_async_context(aiohttp.ClientSession())
         yield session, url

@@ -165,7 +165,11 @@ def _is_off(value: object) -> bool:
 
 
 def load(
-    path: Path | None = None, environ: Mapping[str, str] | None = None, *, gathered: list[str] | None = None
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    gathered: list[str] | None = None,
+    referred: Collection[str] = (),
 ) -> Settings:
     """Read all layers.
 
@@ -174,6 +178,7 @@ def load(
         environ: the environment, `os.environ` if None; kept for looking up secrets.
         gathered: faults are added here instead of being raised; a faulty table is then replaced by its defaults, and a
             faulty model left out. Files that cannot be read are still raised.
+        referred: variables that are not settings, because something else refers to them as `env:NAME`.
 
     Raises:
         StartupError: with every fault of the files, the variables, the kernel's tables and the models. The sections of
@@ -183,7 +188,7 @@ def load(
     path = located(path, environ)
     faults: list[str] = []
     files = _read_files(path)
-    variables = _variable_layers(files, environ, faults)
+    variables = _variable_layers(files, environ, faults, referred)
     known = (*_listen_layers(environ, faults), *_model_layers((*files, *variables), environ))
     items = tuple(_sift(layer, faults) for layer in (*files, *variables, *known))
     from gatehook.config.stack import stack
@@ -255,13 +260,15 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-def _variable_layers(files: Sequence[Layer], environ: Mapping[str, str], faults: list[str]) -> list[Layer]:
+def _variable_layers(
+    files: Sequence[Layer], environ: Mapping[str, str], faults: list[str], referred: Collection[str]
+) -> list[Layer]:
     """A layer for each GATEHOOK_ variable that sets something."""
     settings = [layer.data for layer in files]
     settings += [{name: value} for name, value in environ.items() if name.startswith(PREFIX)]
-    referred = {name for data in settings for name in _references(data)}
+    but = {*referred, *(name for data in settings for name in _references(data))}
     layers: list[Layer] = []
-    for variable, path, value in env_layer.read(environ, but=referred):
+    for variable, path, value in env_layer.read(environ, but):
         around = next((layer.label for layer in layers if layer.sets(path)), None)
         if "" in path:
             faults.append(f"${variable}: names are joined by two underscores, and none is empty")

@@ -55,7 +55,7 @@ class AuthKeys:
             return [self._keyring, holders] if self._keyring else [holders]
         if not self._keyring:
             raise StartupError(
-                "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEHOOK_ADMIN_KEY'], "
+                "no keys, so nobody could get in; add one, such as admin_keys = ['env:GATEWAY_ADMIN_KEY'], "
                 "or enable [plugins.database] and make one with: gatehook keys create --admin"
             )
         return [self._keyring]

@@ -110,7 +110,7 @@ def required_secret(secret: SecretStr, *, may_be_made: bool) -> SecretStr:
     advice = "openssl rand -hex 32"
     if not secret and not may_be_made:
         raise StartupError(
-            '[database] secret: PostgreSQL needs one, the same for all nodes; set secret = "env:GATEHOOK_SECRET", '
+            '[database] secret: PostgreSQL needs one, the same for all nodes; set secret = "env:GATEWAY_SECRET", '
             f"made with: {advice}"
         )
     if secret and len(secret) < _MIN_SECRET:

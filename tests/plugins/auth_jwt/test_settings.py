@@ -220,9 +220,9 @@ def test_neither_settings_nor_the_plugin_show_the_secret() -> None:
 
 
 def test_a_secret_that_cannot_be_had_is_not_told_to_be_a_bad_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GATEHOOK_JWT_SECRET", raising=False)
+    monkeypatch.delenv("GATEWAY_JWT_SECRET", raising=False)
     with pytest.raises(StartupError) as caught:
-        built('[plugins.auth_jwt]\nsecret = "env:GATEHOOK_JWT_SECRET"\n')
+        built('[plugins.auth_jwt]\nsecret = "env:GATEWAY_JWT_SECRET"\n')
     assert caught.value.faults == [
-        "settings.toml: [plugins.auth_jwt] secret: refers to $GATEHOOK_JWT_SECRET, which is not set"
+        "settings.toml: [plugins.auth_jwt] secret: refers to $GATEWAY_JWT_SECRET, which is not set"
     ]

@@ -142,7 +142,7 @@ async def test_sqlite_makes_its_secret_and_never_another(node_at: Any, tmp_path:
 def test_postgresql_asks_for_a_secret_before_it_is_called(node_at: Any) -> None:
     """So that `gatehook check` tells it, which calls no server."""
     url = "postgresql+asyncpg://gatehook@127.0.0.1:1/gatehook"
-    with pytest.raises(StartupError, match='secret = "env:GATEHOOK_SECRET"'):
+    with pytest.raises(StartupError, match='secret = "env:GATEWAY_SECRET"'):
         node_at(url, secret="")
     with pytest.raises(StartupError, match="at least 16 characters") as caught:
         node_at(url, secret="hunter2")
