@@ -69,6 +69,16 @@ async def test_a_gateway_of_its_own_is_no_stranger_to_the_key_s_variable_either(
     assert "did you mean" in (await said(folder, "echo", "--key", "any", text="Hi", GATEHOOK_KEY="any"))[2]
 
 
+@pytest.mark.parametrize(
+    "variables", [{"LISTEN_MODE": "UDS", "UDS_PATH": "g.sock"}, {"GATEHOOK_SERVER__UDS": "g.sock"}]
+)
+async def test_a_gateway_of_its_own_does_not_listen_where_the_other_would(
+    folder: Path, variables: dict[str, str]
+) -> None:
+    status, out, err = await said(folder, "echo", text="Hi", **variables)
+    assert (status, out) == (0, "Hi\n"), err
+
+
 async def test_a_gateway_on_a_unix_socket_is_found_too(tmp_path: Path) -> None:
     async with serving(f'[server]\nuds = "{tmp_path / "g.sock"}"\n' + SETTINGS):
         (tmp_path / "settings.toml").write_text(f'[server]\nuds = "{tmp_path / "g.sock"}"\n')

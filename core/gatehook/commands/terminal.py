@@ -85,7 +85,7 @@ async def _connected(config: Path | None, variable: str) -> AsyncIterator[tuple[
         if not await _answers(session, url):
             print("No gateway is running: this one serves you alone.", file=sys.stderr)
             alone = {**os.environ, "GATEHOOK_SERVER__PORT": "0", "GATEHOOK_SERVER__HOST": "127.0.0.1"}
-            alone |= {"GATEHOOK_SERVER__UDS": "", "GATEHOOK_SERVER__WORKERS": "1"}
+            alone |= {"LISTEN_MODE": "TCP", "GATEHOOK_SERVER__WORKERS": "1"}  # TCP, whatever else names a socket
             gateway = Gateway(load(config, environ=alone, referred=[variable]))
             url = await stack.enter_async_context(running(gateway))
             session = await stack.enter_async_context(aiohttp.ClientSession())
