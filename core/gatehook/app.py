@@ -27,6 +27,7 @@ from gatehook.errors import (
     Unavailable,
     raise_or_gather,
 )
+from gatehook.failures import is_failure
 from gatehook.loader.loading import hook_names
 from gatehook.loader.metering import METER, metered
 from gatehook.loader.patience import Turns, WatchedLifespan
@@ -215,7 +216,9 @@ class Gateway:
             if isinstance(vendor, Tidier):
                 try:
                     await vendor.tidy(name)
-                except Exception:
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
                     log.exception("the vendor %r could not tidy up after %s", vendor.name, name)
 
     async def execute(self, call: Call, tool_call: ToolCall) -> str:
@@ -285,7 +288,9 @@ class Gateway:
                     await stack.enter_async_context(WatchedLifespan(who, enter()))
                 except StartupError as error:
                     self._do_without(plugin, *(f"{who}: {fault}" for fault in error.faults))
-                except Exception as error:  # noqa: BLE001  # told as a fault
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
                     self._do_without(plugin, f"{who} cannot start: {self.plugins.told(plugin, error)}")
             self.serving = True
             try:

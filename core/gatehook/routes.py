@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
-from gatehook.calls.bodies import check_body, check_type
+from gatehook.calls.bodies import check_body, check_type, is_cut
 from gatehook.calls.bodies import read_body as read_in_time
 from gatehook.calls.pipeline import Pipeline
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.calls.standing import standing, standing_if_known, tells
 from gatehook.errors import GatewayError, InvalidRequest, MethodNotAllowed, PermissionDenied, envelope, error_headers
+from gatehook.failures import is_failure
 from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
@@ -114,7 +115,9 @@ def _guarded(route: Route, authenticators: Sequence[Authenticator]) -> Handler:
             _require_unbegun(request, error)
             kind = InvalidRequest if error.status < 500 else GatewayError
             return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_failure(error) or is_cut(request, error):
+                raise
             request_id = next_id()
             log.exception("%s: %s %s failed", request_id, request.method, request.path)
             _require_unbegun(request, error)

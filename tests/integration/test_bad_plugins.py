@@ -215,7 +215,7 @@ async def test_a_transform_that_gives_no_rewriter_lets_no_answer_out(
 
 # --- exceptions ----------------------------------------------------------------------------------------------------
 
-FAULTS = [RuntimeError("out of order"), SystemExit(3), KeyError("x")]
+FAULTS = [RuntimeError("out of order"), SystemExit(3), KeyError("x"), asyncio.CancelledError("its own")]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)

@@ -16,6 +16,7 @@ from multidict import MultiMapping
 
 from gatehook.calls.repeats import LONGEST, Repeats
 from gatehook.errors import GatewayError, WrongResultError
+from gatehook.failures import is_failure
 from gatehook.jsonio import encode
 from gatehook.model import Call, Chunk, Entry, Frames, Principal
 from gatehook.protocols import Bounded, Cache, Scoped
@@ -138,7 +139,9 @@ class Answers:
                         continue
                     if not isinstance(entry, Entry):
                         raise WrongResultError(cache, "get", entry, "an Entry or None")
-                except (Exception, SystemExit):
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
                     log.exception("%s: reading the cache %s failed", call.id, type(cache).__name__)
                     continue
                 if key.max_age == math.inf or _age(entry) <= key.max_age:
@@ -175,7 +178,9 @@ class Answers:
         for cache, own in zip(self.caches, key.keys, strict=True):
             try:
                 await cache.put(own, call, entry)
-            except (Exception, SystemExit):
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 log.exception("%s: writing the cache %s failed", call.id, type(cache).__name__)
 
 

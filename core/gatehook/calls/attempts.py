@@ -1,7 +1,5 @@
 """One attempt at one deployment: what the vendor gets, how long it may take, and when its answer has begun."""
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
@@ -11,6 +9,7 @@ from gatehook.accounts import Usage
 from gatehook.calls.deadlines import Deadlines, Limit, Watch
 from gatehook.config.settings import FailoverSettings
 from gatehook.errors import GatewayError, InvalidRequest, Retry, UpstreamError, UpstreamTimeout, WrongResultError
+from gatehook.failures import is_failure
 from gatehook.model import Attempt, Call, Chunk, Completion, Frames, Target
 from gatehook.parameters import left_open, sift
 from gatehook.protocols import Vendor
@@ -108,9 +107,11 @@ class Stream:
                 f"{self._attempt.target.vendor}: the stream ended before the answer was complete",
                 code="upstream_truncated",
             ) from None
-        except (GatewayError, asyncio.CancelledError):
+        except GatewayError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             raise _plugin_failed(self._attempt, error) from error
         if type(batch) is Frames:  # quicker than isinstance, which asks the abstract base class first
             self.contents += batch.contents
@@ -161,9 +162,11 @@ class Attempts:
                 completion = await vendor.complete(attempt)
                 if not isinstance(completion, Completion):
                     raise WrongResultError(vendor, "complete", completion, "a Completion")
-            except (GatewayError, asyncio.CancelledError):
+            except GatewayError:
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 raise _plugin_failed(attempt, error) from error
         if attempt.dropped or call.dropped:  # mostly not
             call.dropped = tuple(attempt.dropped)
@@ -184,8 +187,7 @@ class Attempts:
                 await stream.begin(watch, self._settings.first_token_timeout, prepares=prepares)
         except BaseException:
             # Also when cancelled: the client's leaving must not leave the upstream running.
-            with contextlib.suppress(Exception):
-                await stream.aclose()
+            await _closed(stream)
             raise
         call.dropped = tuple(attempt.dropped)
         return stream
@@ -223,6 +225,15 @@ class Attempts:
         if attempt.defaults:
             attempt.sifted = {**attempt.payload, **attempt.defaults}
         return vendor, attempt
+
+
+async def _closed(stream: Stream) -> None:
+    """Close a stream that has failed; what it fails of now as well is not told."""
+    try:
+        await stream.aclose()
+    except BaseException as error:
+        if not is_failure(error):
+            raise
 
 
 def _tell_lost(attempt: Attempt, lost: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from gatehook.codings import NotEncoded, TooLong, codings, inflated
 from gatehook.errors import BodyTooLarge, GatewayError, InvalidRequest, RequestTimeout, UnsupportedMediaType
 from gatehook.jsonio import MalformedJSON, check_depth
 
-__all__ = ["check_body", "check_type", "read_body"]
+__all__ = ["check_body", "check_type", "is_cut", "read_body"]
 
 
 async def read_body(request: web.Request, concerns: Concerns) -> bytes:
@@ -32,6 +32,14 @@ async def read_body(request: web.Request, concerns: Concerns) -> bytes:
     except (web.RequestPayloadError, ConnectionError, ValueError) as error:
         why = " ".join(str(error).removeprefix("400, message:").split())  # aiohttp tells parser errors on two lines
         raise InvalidRequest(f"the body cannot be read: {why}") from None
+
+
+def is_cut(request: web.Request, error: BaseException) -> bool:
+    """Whether an exception is a shutdown's, whose time is up while the body still arrives.
+
+    aiohttp then lets it be raised where the body is read, before it cancels the task.
+    """
+    return isinstance(error, asyncio.CancelledError) and error is request.content.exception()
 
 
 async def _undone(request: web.Request, body: bytes, most: int) -> bytes:

@@ -13,6 +13,7 @@ from gatehook.awaiting import awaited
 from gatehook.calls import ready
 from gatehook.calls.answers import Lookup, Recording
 from gatehook.calls.attempts import Stream
+from gatehook.calls.bodies import is_cut
 from gatehook.calls.deadlines import Limit, Watch
 from gatehook.calls.record import Record
 from gatehook.calls.stages import Concerns
@@ -212,9 +213,9 @@ class Delivery(Struct, eq=False):
     def is_lost(self, error: BaseException) -> bool:
         """Whether an error is the loss of the client's connection, and not of a plugin's own, to a store or so."""
         transport = self._request.transport
-        return isinstance(error, _ClientTooSlow) or (
-            isinstance(error, ConnectionError) and (transport is None or transport.is_closing())
-        )
+        if isinstance(error, ConnectionError):
+            return isinstance(error, _ClientTooSlow) or transport is None or transport.is_closing()
+        return is_cut(self._request, error)
 
     def client_left(self) -> web.StreamResponse:
         """The client closed its connection or does not read, or the gateway shuts down: nobody gets the answer."""

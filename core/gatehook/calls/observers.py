@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from gatehook.errors import GatewayError
+from gatehook.failures import FAILURES
 from gatehook.model import Call, Chunk, Outcome, Target
 from gatehook.protocols import Observer
 
@@ -38,7 +39,7 @@ class Observers:
         for method in self._started:
             try:
                 method(call)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an observer does, the call goes on
+            except FAILURES as error:  # whatever an observer does, the call goes on
                 self._failed(method, "started", error)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
@@ -46,14 +47,14 @@ class Observers:
         for method in self._finished:
             try:
                 method(call, outcome)
-            except (Exception, SystemExit) as error:  # noqa: BLE001
+            except FAILURES as error:
                 self._failed(method, "finished", error)
 
     def _chunk(self, call: Call, chunk: Chunk) -> None:
         for method in self._chunks:
             try:
                 method(call, chunk)
-            except (Exception, SystemExit) as error:  # noqa: BLE001
+            except FAILURES as error:
                 self._failed(method, "chunk", error)
 
     def first_token(self, call: Call) -> None:
@@ -68,7 +69,7 @@ class Observers:
         for method in methods:
             try:
                 method(*arguments)
-            except (Exception, SystemExit) as error:  # noqa: BLE001
+            except FAILURES as error:
                 self._failed(method, name, error)
 
     def _failed(self, method: Callable[..., None], moment: str, error: BaseException) -> None:

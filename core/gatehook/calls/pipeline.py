@@ -35,6 +35,7 @@ from gatehook.calls.tool_loop import ToolLoop, after_said
 from gatehook.calls.tool_stream import RoundsStream
 from gatehook.calls.transforms import rewritten
 from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.failures import is_failure
 from gatehook.groups import Group
 from gatehook.model import Call, Completion, Entry, Outcome, Principal
 from gatehook.protocols import Endpoint
@@ -131,10 +132,11 @@ class Pipeline:
         except GatewayError as error:
             record.refused(error)
             raise
-        except asyncio.CancelledError:
-            record.client_left()
-            raise
-        except (Exception, SystemExit):
+        except BaseException as error:
+            if not is_failure(error):
+                if isinstance(error, asyncio.CancelledError):
+                    record.client_left()
+                raise
             log.exception("%s: internal error", call.id)
             fault = _internal(call)
             record.refused(fault)
@@ -147,12 +149,12 @@ class Pipeline:
         """Tell the client what went wrong, if it is still there. What ends more than this call is raised again."""
         if isinstance(error, GatewayError):
             return await delivery.refuse(error)
-        if not isinstance(error, Exception | SystemExit):  # a plugin that wants to end the program ends one call
+        if delivery.is_lost(error):
+            return delivery.client_left()
+        if not is_failure(error):
             if isinstance(error, asyncio.CancelledError):
                 delivery.client_left()
             raise error
-        if delivery.is_lost(error):
-            return delivery.client_left()
         log.error("%s: internal error", call.id, exc_info=error)
         return await delivery.refuse(_internal(call))
 
@@ -267,7 +269,7 @@ class Pipeline:
                     waits = permits.settle_rounds(outcome, record.outcome_of_round())
                 else:
                     waits = permits.settle(outcome)
-        except BaseException:  # a limiter may be cancelled, or interrupted, in its own code
+        except BaseException:  # a limiter may be interrupted in its own code
             self.concerns.observers.finished(call, outcome)
             raise
         if waits is not None:

@@ -28,6 +28,7 @@ from gatehook.errors import (
     WrongResultError,
 )
 from gatehook.estimates import look_again
+from gatehook.failures import FAILURES, is_failure
 from gatehook.groups import Group
 from gatehook.model import ANONYMOUS, Call, Credential, Outcome, Principal, Target
 from gatehook.protocols import (
@@ -326,7 +327,7 @@ class Permits(Struct, eq=False):
             settle = held.pop()
             try:
                 waits = settle(outcome)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # the others are settled all the same
+            except FAILURES as error:  # the others are settled all the same
                 _unsettled(settle, error)
                 continue
             if waits is not None:
@@ -340,10 +341,13 @@ class Permits(Struct, eq=False):
         """Await one that is being settled, then settle those before it."""
         try:
             await waits
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             _unsettled(settle, error)
-        if (rest := self.settle(outcome, held)) is not None:
-            await rest
+        finally:
+            if (rest := self.settle(outcome, held)) is not None:
+                await rest
 
 
 async def _waited(limiter: object, method: str, given: Awaitable[Permit | None] | Permit) -> Settle | None:

@@ -11,6 +11,7 @@ from gatehook.awaiting import awaited
 from gatehook.calls.ready import header_lines
 from gatehook.calls.stages import Concerns, authenticate
 from gatehook.errors import GatewayError, WrongResultError
+from gatehook.failures import is_failure
 from gatehook.model import Principal
 from gatehook.protocols import TellingLimiter
 
@@ -33,7 +34,10 @@ async def standing(limiters: Sequence[TellingLimiter], principal: Principal) -> 
             found |= _headers(limiter, told)
         except GatewayError:
             continue
-        except (Exception, SystemExit):  # the answer is ready, and goes out without these headers
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            # The answer is ready, and goes out without these headers.
             log.exception("%s could not tell how a caller stands", type(limiter).__name__)
     return found
 
@@ -59,7 +63,9 @@ async def standing_if_known(concerns: Concerns, request: web.BaseRequest) -> dic
             principal = await awaited(authenticate(concerns.authenticators, request))
     except (GatewayError, TimeoutError):
         return {}
-    except (Exception, SystemExit):
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         log.exception("it cannot be told who asks for %s", request.path)
         return {}
     return await standing(concerns.telling, principal)

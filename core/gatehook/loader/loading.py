@@ -9,6 +9,7 @@ from gatehook import hookspecs
 from gatehook.config.reading import nearest
 from gatehook.config.sections import Section
 from gatehook.errors import StartupError
+from gatehook.failures import FAILURES
 from gatehook.loader.origins import named, origin, remedy, told, unmet
 from gatehook.services import ServiceKey
 
@@ -71,7 +72,7 @@ def imported(name: str, entry: EntryPoint) -> Any:
         raise StartupError(f"{who}: {asked}")
     try:
         return entry.load()
-    except (Exception, SystemExit) as error:  # whatever a third party's import raises is a fault to report
+    except FAILURES as error:  # whatever a third party's import raises is a fault to report
         raise StartupError(f"{who}: cannot be imported: {told(error, entry)}{remedy(name, entry, error)}") from error
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from msgspec.structs import replace
 
 from gatehook.errors import GatewayError
+from gatehook.failures import is_failure
 from gatehook.protocols import Endpoint, Observer, Route
 from gatehook.services import ServiceKey
 
@@ -119,9 +120,7 @@ class _Timed:
     def ended(self, begun: float, busy: float | None, error: BaseException | None) -> None:
         """Tell the meter of a call; `busy` None: it was busy all the time."""
         seconds = _now() - begun
-        failed = error is not None and not isinstance(
-            error, GatewayError | asyncio.CancelledError | GeneratorExit | StopAsyncIteration
-        )
+        failed = error is not None and is_failure(error) and not isinstance(error, GatewayError | StopAsyncIteration)
         self._meter.add(self._plugin, self._method, seconds, seconds if busy is None else busy, failed=failed)
 
     def returning(self, function: Callable[..., Any]) -> Callable[..., Any]:

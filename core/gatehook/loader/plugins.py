@@ -14,6 +14,7 @@ from msgspec import Struct
 from gatehook import hookspecs
 from gatehook.config.settings import Section, Settings
 from gatehook.errors import StartupError, raise_or_gather
+from gatehook.failures import FAILURES
 from gatehook.loader.loading import class_faults, hook_names, imported, installed
 from gatehook.loader.origins import Owners, named, remedy, told
 from gatehook.loader.patience import Turns
@@ -128,7 +129,7 @@ class Plugins:
                 raise StartupError(f"{', '.join(hidden)}: a hook must be a method of the class, not made by __init__")
         except StartupError as error:
             self._forgive(name, [f"{self.named(name)}: {fault}" for fault in error.faults])
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault, whatever it is
+        except FAILURES as error:  # told as a fault, whatever it is
             self._forgive(
                 name, [f"{self.named(name)}: cannot be built: {told(error, entry)}{remedy(name, entry, error)}"]
             )
@@ -273,7 +274,7 @@ class Plugins:
                     wrong += error.faults
             except StartupError as error:
                 wrong += error.faults
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # told as a fault
+            except FAILURES as error:  # told as a fault
                 wrong.append(told(error, self._available[name]))
             if wrong:
                 faults += self._left_of(name, [f"{self.named(name)}, {hook}: {fault}" for fault in wrong])

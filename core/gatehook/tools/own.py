@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gatehook.config.sections import ToolSettings
 from gatehook.errors import GatewayError, InvalidRequest
+from gatehook.failures import FAILURES, is_failure
 from gatehook.jsonio import Document, MalformedJSON, decode, encode
 from gatehook.model import Call, ToolCall
 from gatehook.protocols import Selective, Tool, ToolSource
@@ -98,8 +99,8 @@ class OwnTools:
                 raise TypeError(f"run() gave {type(result).__name__}, not a text")
         except TimeoutError:
             return f"error: {tool.name} took too long"
-        except asyncio.CancelledError:
-            if _is_cancelled():
+        except asyncio.CancelledError as error:
+            if not is_failure(error):
                 raise
             return f"error: {tool.name} was broken off"  # something within the tool was cancelled, not this call
         except GatewayError as error:
@@ -137,7 +138,7 @@ def _suits(tool: Tool, call: Call) -> bool:
     """Whether a tool is for this call; False if it fails to tell."""
     try:
         return not isinstance(tool, Selective) or tool.suits(call)
-    except (Exception, SystemExit):
+    except FAILURES:
         log.exception("%s: suits() of the tool %r failed; the model is not told of it", call.id, tool.name)
         return False
 
@@ -146,15 +147,9 @@ def _tools_of(source: ToolSource, call: Call) -> Sequence[Tool]:
     """A source's tools that models can be told of; none if it fails to tell."""
     try:
         return [tool for tool in source.tools(call) if _NAME.fullmatch(tool.name)]
-    except (Exception, SystemExit):
+    except FAILURES:
         log.exception("%s: tools() of %s failed; the model is told of none", call.id, type(source).__qualname__)
         return ()
-
-
-def _is_cancelled() -> bool:
-    """Whether the running task itself is being cancelled."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def read_arguments(text: str) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from gatehook.errors import PermissionDenied, WrongResultError
+from gatehook.failures import is_failure
 from gatehook.jsonio import Document
 from gatehook.model import Call, Completion, Entry, Question, ToolCall, Verdict
 from gatehook.protocols import Confirmer, ToolPolicy
@@ -185,11 +186,13 @@ class ToolPolicies:
         call.state[_JUDGED] = (turn, verdicts)
         return list(zip(called, verdicts, strict=True))
 
-    async def _tried(self, call: Call, tool_call: ToolCall) -> Verdict | SystemExit:
-        """Its verdict, or a policy's SystemExit, which is to end this call: raised in a task it ends the program."""
+    async def _tried(self, call: Call, tool_call: ToolCall) -> Verdict | BaseException:
+        """Its verdict, or what a policy raises, which is to end this call: in a task a SystemExit ends the program."""
         try:
             return await self._verdict(call, tool_call)
-        except SystemExit as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             return error
 
     async def _verdict(self, call: Call, tool_call: ToolCall) -> Verdict:

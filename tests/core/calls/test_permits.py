@@ -81,6 +81,29 @@ async def test_a_failed_attempt_gives_back_its_own_only(asks: Any, log: list[str
     assert log == ["settle d complete", "settle y partial", "settle x partial"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_one_whose_own_work_was_cancelled_does_not_end_the_settling(
+    asks: Any, log: list[str], late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Keeper):
+        def settle(self, outcome: Outcome) -> Awaitable[None] | None:
+            if not late:
+                raise asyncio.CancelledError("its own")
+            return self._cancelled()
+
+        async def _cancelled(self) -> None:
+            shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(shared.cancel)
+            await shared
+
+    permits, broken = Permits(set()), Broken("b", log, waits=False)
+    await done(permits.admit((*asks("a", (0,)), (broken.ask, broken), *asks("c")), CALL))
+    del log[:]
+    await done(permits.settle(Outcome("complete", 200)))
+    assert log == ["settle c complete", "settle a complete"]
+    assert "permit of Broken" in caplog.text
+
+
 @pytest.mark.parametrize("waits", [(1,), (0, 1, 2)])
 async def test_who_leaves_meanwhile_does_not_end_the_settling(asks: Any, log: list[str], waits: Any) -> None:
     settlements: set[Any] = set()

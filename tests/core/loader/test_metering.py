@@ -94,7 +94,7 @@ async def test_time_that_is_waited_is_not_time_that_is_kept_from_others(book: Bo
 
 @pytest.mark.parametrize(
     ("error", "failed"),
-    [(RuntimeError("x"), True), (KeyError("x"), True), (RateLimited("x"), False), (asyncio.CancelledError(), False)],
+    [(RuntimeError("x"), True), (KeyError("x"), True), (RateLimited("x"), False), (asyncio.CancelledError(), True)],
 )
 async def test_a_refusal_is_no_failure_and_what_is_raised_passes_unchanged(
     book: Book, error: BaseException, failed: bool
