@@ -48,6 +48,8 @@ class Record(Struct, eq=False):
     _usage: Usage | None = None
     _earlier: tuple[Usage | None, Cost | None] | None = None
     """Usage and cost of the rounds before this one; see `next_round`."""
+    _attempts: int = 0
+    """The attempts of those rounds."""
     stream: Counted | None = None
     """The vendor's stream, if the answer is streamed."""
 
@@ -63,6 +65,7 @@ class Record(Struct, eq=False):
         """Begin another round: what was used so far is kept, at the price of the deployment that answered."""
         self._earlier = self._call.spent = self._in_all()
         self._usage = self.stream = None
+        self._attempts = self._call.attempts
 
     def complete(self) -> None:
         """Note that the whole answer was given."""
@@ -89,6 +92,13 @@ class Record(Struct, eq=False):
         """Note that the client has left; `begun`: a part of the answer had been given before."""
         self._status, self._http_status = "partial" if begun else "failed", _CLIENT_LEFT
         self._code = "client_left"
+        if self.stream is None and self._usage is None and self._is_asking:
+            self._usage = estimated_usage(self._call, 0)  # the vendor has the prompt, and works for whoever has left
+
+    @property
+    def _is_asking(self) -> bool:
+        """Whether an attempt of this round is under way, and not a wait for a limit or before a retry."""
+        return self._call.attempts > self._attempts and self._call.served != ""
 
     def streamed(self) -> Usage | None:
         """What all rounds have used so far."""

@@ -113,6 +113,34 @@ def test_so_it_does_if_it_was_estimated_for_others_too() -> None:
     assert record.outcome().usage == Usage(70, 0, estimated=True)
 
 
+@pytest.mark.parametrize(
+    ("attempts", "served", "usage"),
+    [
+        (0, "", None),  # it waited for a limit
+        (1, "", None),  # the attempt had failed, and it waited before another one
+        (1, "m", Usage(10, 0, estimated=True)),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_who_leaves_while_a_vendor_is_at_work_pays_for_the_prompt(
+    attempts: int, served: str, usage: Usage | None, before: int
+) -> None:
+    call = Call("chat", "openai", {}, model="m", attempts=before, body=Document(raw=b"x" * 40))
+    call.target = Target("m#1", "m", "openai", "m", pricing=PRICING)
+    record = Record(call)
+    if before:  # an earlier round, whose model is still named
+        call.served = "m"
+        record.spent(Completion(raw=b"", usage=Usage(1, 1)))
+        record.next_round()
+    call.attempts += attempts
+    call.served = served if attempts else call.served
+    record.client_left()
+    outcome, alone = record.outcome(), record.outcome_of_round()
+    assert (alone.status, alone.http_status, alone.usage) == ("failed", 499, usage)
+    assert alone.cost == (None if usage is None else usage.cost(PRICING))
+    assert outcome.usage == (usage if not before else Usage(1, 1) if usage is None else Usage(1, 1) + usage)
+
+
 def test_no_answer_costs_more_than_can_be_added_up() -> None:
     assert of(Usage(10**12, 10**12), Pricing(10**12, 10**12)) == (Usage(10**12, 10**12), Cost(10**15, 10**15))
 
