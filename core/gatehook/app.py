@@ -154,7 +154,6 @@ class Gateway:
             deadlines=deadlines,
             max_body=self.settings.server.max_body,
             read_timeout=self.settings.server.read_timeout,
-            write_timeout=self.settings.server.write_timeout,
             heartbeat=self.settings.server.heartbeat or math.inf,
         )
         by_attempt = [(one.admit_attempt, one) for one in limiters if isinstance(one, AttemptLimiter)]

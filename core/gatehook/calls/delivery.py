@@ -14,7 +14,7 @@ from gatehook.calls import ready
 from gatehook.calls.answers import Lookup, Recording
 from gatehook.calls.attempts import Stream
 from gatehook.calls.bodies import is_cut
-from gatehook.calls.deadlines import Limit, Watch
+from gatehook.calls.deadlines import Watch
 from gatehook.calls.record import Record
 from gatehook.calls.stages import Concerns
 from gatehook.calls.standing import standing, tells
@@ -108,7 +108,7 @@ class Delivery(Struct, eq=False):
             async with contextlib.aclosing(stream):
                 if stream.contents:
                     call.first_token = time.monotonic()
-                response = await self._open(watch)
+                response = await self._open()
                 watch.beat(self._tell_alive, concerns.heartbeat)
                 if stream.contents:
                     concerns.observers.first_token(call)
@@ -119,9 +119,9 @@ class Delivery(Struct, eq=False):
                     self._record.stream = stream
                     await self._relay(stream, response, watch, gate, None)
             if call.include_usage and stream.usage is None:
-                await self._tell_usage(stream, response, watch, kept)
+                await self._tell_usage(stream, response, kept)
             watch.beat(None)  # nothing may come after the end
-            watch.arm(concerns.write_timeout, _client_too_slow)
+            watch.pause()
             await response.write_eof(self._surface.end(call, self._record.streamed()))
         self._record.complete()
         if kept is not None:
@@ -139,11 +139,11 @@ class Delivery(Struct, eq=False):
         """Pass one stream on, to its end."""
         watch.pause()  # time that a tool policy takes is not the vendor's silence
         begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
-        await self._write(response, watch, b"".join(begun))
+        watch.heard = True
+        await self._write(response, b"".join(begun))
         unchanged = gate is None and self._call.rewriter is None
         untouched = unchanged and self._untouched
         unheld = unchanged and not self._call.own_tools  # after each run of these a rewriter may be chosen
-        unread = Limit(self._concerns.write_timeout, _client_too_slow)
         rest: AsyncIterator[Sequence[Chunk]] = stream.watched(watch)
         if untouched and kept is None and type(stream) is Stream and type(response) is ready.ReadyStream:
             rest = stream.relayed(watch, response.write_now)
@@ -154,20 +154,21 @@ class Delivery(Struct, eq=False):
                 data = self._framed(batch)
             else:
                 watch.pause()
-                await self._write(response, watch, await self._passed(batch, gate, kept))
+                watch.heard = True
+                await self._write(response, await self._passed(batch, gate, kept))
                 continue
             if kept is not None:
                 kept.add(batch)
             if data:
-                watch.limit = unread
+                watch.pause()  # how long a client may take is for its connection to limit
                 watch.heard = True
                 await response.write(data)
         watch.pause()
         if gate is not None or self._call.rewriter is not None or self._rewriter is not None:
-            await self._write(response, watch, await self._rest(gate))
+            await self._write(response, await self._rest(gate))
 
     async def _tell_usage(
-        self, stream: Stream | RoundsStream, response: web.StreamResponse, watch: Watch, kept: Recording | None
+        self, stream: Stream | RoundsStream, response: web.StreamResponse, kept: Recording | None
     ) -> None:
         """Tell a client that has asked for the usage what the gateway has counted, as the vendor has told nothing."""
         usage = self._record.streamed() or Usage()
@@ -175,7 +176,7 @@ class Delivery(Struct, eq=False):
         batch = [Chunk(told, usage=usage, usage_only=True)]
         if kept is not None:
             kept.add(batch)
-        await self._write(response, watch, self._framed(batch))
+        await self._write(response, self._framed(batch))
 
     async def replay(self, entry: Entry) -> web.StreamResponse:
         """Write a cached answer, plain or as the stream it was.
@@ -188,12 +189,11 @@ class Delivery(Struct, eq=False):
             answer = self.answer(entry.completion)
             response = answer if type(answer) is ready.Ready else await awaited(answer)
         else:
-            with self._concerns.deadlines.watch() as watch:
-                response = await self._open(watch)
-                view = memoryview(self._framed(entry.chunks))
-                for start in range(0, len(view), _PIECE):
-                    await self._write(response, watch, bytes(view[start : start + _PIECE]))
-                await response.write_eof(self._surface.end(self._call, None))
+            response = await self._open()
+            view = memoryview(self._framed(entry.chunks))
+            for start in range(0, len(view), _PIECE):
+                await response.write(bytes(view[start : start + _PIECE]))
+            await response.write_eof(self._surface.end(self._call, None))
         self._record.cached()
         return response
 
@@ -214,7 +214,7 @@ class Delivery(Struct, eq=False):
         """Whether an error is the loss of the client's connection, and not of a plugin's own, to a store or so."""
         transport = self._request.transport
         if isinstance(error, ConnectionError):
-            return isinstance(error, _ClientTooSlow) or transport is None or transport.is_closing()
+            return transport is None or transport.is_closing()
         return is_cut(self._request, error)
 
     def client_left(self) -> web.StreamResponse:
@@ -263,30 +263,26 @@ class Delivery(Struct, eq=False):
             lines += f"X-Gatehook-Dropped-Params: {_dropped_value(call.dropped)}\r\n"
         return lines
 
-    async def _open(self, watch: Watch) -> web.StreamResponse:
+    async def _open(self) -> web.StreamResponse:
         """Begin the answer: from here on its status is 200, and errors are events."""
         response: web.StreamResponse
         if ready.suits(self._request):
             response = ready.ReadyStream(self._request, self._lines() + _STREAM_LINES)
         else:
             response = web.StreamResponse(headers=self._headers() | _STREAM_HEADERS)
-        watch.arm(self._concerns.write_timeout, _client_too_slow)
         await response.prepare(self._request)
         self._response = response
         return response
 
     async def _write_pieces(self, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-        """Write a large answer with a time limit for each piece: aiohttp would wait for ever for a slow client."""
+        """Write a large answer, so that a client that does not stay to its end is on record as such."""
         response = self._response = web.StreamResponse(headers=headers)
         response.content_type, response.content_length = _JSON, len(body)
         view = memoryview(body)
-        with self._concerns.deadlines.watch() as watch:
-            watch.arm(self._concerns.write_timeout, _client_too_slow)
-            await response.prepare(self._request)
-            for start in range(0, len(body), _PIECE):
-                watch.arm(self._concerns.write_timeout, _client_too_slow)
-                await response.write(bytes(view[start : start + _PIECE]))
-            await response.write_eof()
+        await response.prepare(self._request)
+        for start in range(0, len(body), _PIECE):
+            await response.write(bytes(view[start : start + _PIECE]))
+        await response.write_eof()
         return response
 
     async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
@@ -341,28 +337,18 @@ class Delivery(Struct, eq=False):
         with contextlib.suppress(StopIteration, ConnectionError):
             response.write(sign).send(None)  # a timer cannot await; with an empty buffer one step writes it
 
-    async def _write(self, response: web.StreamResponse, watch: Watch, data: bytes) -> None:
-        """Write, waiting while the client's buffer is full, up to `write_timeout`."""
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Write, waiting while the client does not keep up: its connection limits for how long (`write_timeout`)."""
         if data:
-            watch.arm(self._concerns.write_timeout, _client_too_slow)
-            watch.heard = True
             await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:
         """Send the error event, and cut the connection before the body's end for clients that overlook the event."""
         response.force_close()
-        with contextlib.suppress(ConnectionError), self._concerns.deadlines.watch() as watch:
-            await self._write(response, watch, self._surface.error_event(self._call, error))
+        with contextlib.suppress(ConnectionError):
+            await self._write(response, self._surface.error_event(self._call, error))
         if self._request.transport is not None:
             self._request.transport.close()
-
-
-class _ClientTooSlow(ConnectionError):
-    """The client does not read its answer."""
-
-
-def _client_too_slow() -> ConnectionError:
-    return _ClientTooSlow()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -84,7 +84,6 @@ class Concerns:
     deadlines: Deadlines
     max_body: int
     read_timeout: float
-    write_timeout: float
     heartbeat: float
     """Seconds of silence in a stream before a sign of life; infinite for none."""
     passes_on: bool = field(init=False)

@@ -21,6 +21,7 @@ from gatehook.calls.ready import Ready, sent
 from gatehook.calls.usual import Usual
 from gatehook.protocols import Endpoint
 from gatehook.serving.heads import LONGEST, Head, read_head
+from gatehook.serving.unread import UnreadLimit
 
 __all__ = ["Lane", "LaneConnection", "LaneRequest", "available"]
 
@@ -140,7 +141,7 @@ class LaneRequest(Usual, web.Request):
         """Do nothing: the body is here, and nobody waits for it."""
 
 
-class LaneConnection(web.RequestHandler):
+class LaneConnection(UnreadLimit):
     """aiohttp's connection, with the short way beside aiohttp's own. Without a `lane` it behaves as aiohttp's."""
 
     __slots__ = ("_endpoint", "_held", "_holds_reading", "_known", "_lane", "_running", "_theirs", "_timer", "remote")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
@@ -107,6 +108,8 @@ class _Server(web.Server):
     """aiohttp's server, with connections of our own class."""
 
     lane: "_Lane | None" = None
+    write_timeout = math.inf
+    """Seconds for which a client may leave what it gets unread."""
     left: Callable[[], None] | None = None
     """Called whenever a connection has ended."""
 
@@ -116,7 +119,7 @@ class _Server(web.Server):
             self.left()
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self.lane, self, loop=self._loop, **self._kwargs)
+        return _Connection(self.lane, self, write_timeout=self.write_timeout, loop=self._loop, **self._kwargs)
 
 
 class _Lane:
@@ -150,6 +153,7 @@ class _Runner(web.AppRunner):
             **made._kwargs,  # noqa: SLF001
         )
         server.lane = _Lane(self._gateway)
+        server.write_timeout = self._gateway.settings.server.write_timeout
         return server
 
 

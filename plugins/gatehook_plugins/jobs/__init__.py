@@ -136,7 +136,6 @@ class _Parts:
             bell,
             poll=settings.poll,
             heartbeat=server.heartbeat or float("inf"),
-            write_timeout=server.write_timeout,
             is_open=is_open,
         )
 

@@ -39,7 +39,6 @@ class Feed:
         *,
         poll: float,
         heartbeat: float,
-        write_timeout: float,
         is_open: Callable[[], bool],
     ) -> None:
         """`heartbeat` is how long it may be silent; when no longer `is_open`, clients are to come again."""
@@ -47,7 +46,6 @@ class Feed:
         self._bell = bell
         self._poll = poll
         self._heartbeat = heartbeat
-        self._write_timeout = write_timeout
         self._is_open = is_open
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
@@ -81,7 +79,7 @@ class Feed:
             news.clear()
             found = await self._reader.events(job_id, after)
             for event in found:
-                await self._send(response, _framed(event))
+                await response.write(_framed(event))
                 heard, after = time.monotonic(), event.number
                 if event.kind in ENDED:
                     return True
@@ -90,7 +88,7 @@ class Feed:
             if await self._is_over(job_id, after):
                 return True
             if time.monotonic() - heard >= self._heartbeat:
-                await self._send(response, b": keep-alive\n\n")
+                await response.write(b": keep-alive\n\n")
                 heard = time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
@@ -101,18 +99,6 @@ class Feed:
         """Whether the client has the last event already, or the job is gone."""
         job = await self._reader.job(job_id)
         return job is None or (job.finished is not None and after >= job.events)
-
-    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
-        """Write, waiting while the client's buffer is full, but not for ever.
-
-        Raises:
-            ConnectionError: the client left, or does not read.
-        """
-        try:
-            async with asyncio.timeout(self._write_timeout):
-                await response.write(data)
-        except TimeoutError:
-            raise ConnectionError("the client does not read") from None
 
 
 def _framed(event: Any) -> bytes:

@@ -55,7 +55,7 @@ class PendingFeed:
             if request.method == "HEAD":
                 return response
             try:
-                await self._send(response, first + COMMENT)  # so that the client sees that it listens
+                await response.write(first + COMMENT)  # so that the client sees that it listens
                 await self._follow(principal, known, changed, response)
                 await response.write_eof()
             except ConnectionError:  # the client left, or does not read
@@ -84,19 +84,7 @@ class PendingFeed:
                 data = COMMENT
             if data:
                 heard = time.monotonic()
-                await self._send(response, data)
-
-    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
-        """Write, waiting while the client's buffer is full, but not for ever.
-
-        Raises:
-            ConnectionError: the client left, or does not read.
-        """
-        try:
-            async with asyncio.timeout(self._gateway.settings.server.write_timeout):
                 await response.write(data)
-        except TimeoutError:
-            raise ConnectionError("the client does not read") from None
 
     async def _news(self, principal: Principal, known: dict[str, Session]) -> bytes:
         """What has come and gone since `known`, which is brought up to date."""

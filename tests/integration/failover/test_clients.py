@@ -119,6 +119,25 @@ async def test_a_client_that_does_not_read_is_let_go(
     assert outcome.usage is not None
 
 
+async def test_a_client_that_reads_none_of_many_small_answers_is_let_go(
+    watched: House, openai_wire: Wire, watcher: Watcher
+) -> None:
+    async with (
+        StubUpstream(openai_wire.text("x" * 60_000)) as stub,
+        watched(openai_wire.deployment(stub), server={"write_timeout": 0.3}) as home,
+    ):
+        sock, loop = socket.socket(), asyncio.get_running_loop()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", home.port))
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while True:
+                    await loop.sock_sendall(sock, raw_request(CHAT) * 100)
+        sock.close()
+    assert {outcome.status for outcome in watcher.outcomes} == {"complete"}
+
+
 @pytest.mark.parametrize("size", [65_000, 65_536, 65_537, 3_000_000])
 async def test_a_large_plain_answer_arrives_whole(house: House, wire: Wire, size: int) -> None:
     text = "é" * (size // 2)
