@@ -5,22 +5,20 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, TypeVar, get_origin
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gatehook.config.env_layer import PREFIX
+from gatehook.config.kinds import KeyPath, is_container, is_model, kinds_inside
 from gatehook.config.sections import NO_SIZE, Table
 from gatehook.errors import redact
 
 __all__ = ["Layer", "Layers", "MissingSecretError", "Reading", "find_secret", "nearest", "table_at", "value_at"]
 
-KeyPath: TypeAlias = tuple[str | int, ...]
 TableT = TypeVar("TableT", bound=Table)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_CONTAINERS = (dict, list, set, frozenset, tuple, Mapping, Sequence, Collection)
 
 
 class MissingSecretError(Exception):
@@ -177,40 +175,6 @@ class Layers:
         return f" ({name[:80]})" if isinstance(name, str) and name and name.isprintable() else ""
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The types that an annotation allows, without Annotated, unions and aliases around them."""
-    if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for member in get_args(annotation) for kind in _kinds(member)]
-    if hasattr(annotation, "__value__"):  # type X = …
-        return _kinds(annotation.__value__)
-    return [annotation]
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _is_container(kind: Any) -> bool:
-    base = get_origin(kind) or kind
-    return _is_model(base) or (isinstance(base, type) and base is not str and issubclass(base, _CONTAINERS))
-
-
-def _kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
-    """The types that the item or key `step` may have, in values of these types."""
-    inside: list[Any] = []
-    for kind in kinds:
-        if _is_model(kind):
-            known = kind.model_fields.get(step)
-            inside += _kinds(known.annotation) if known else []
-        else:
-            arguments = [argument for argument in get_args(kind) if argument is not Ellipsis]
-            for argument in arguments if isinstance(step, int) else arguments[-1:]:
-                inside += _kinds(argument)
-    return inside
-
-
 class Reading(Generic[TableT]):
     """One table, read. `faults` holds everything that is wrong with it; `table` is None if anything is.
 
@@ -247,16 +211,16 @@ class Reading(Generic[TableT]):
     def _prepared(self, kinds: Sequence[Any], value: Any, place: KeyPath) -> Any:
         """`value` with secrets looked up and JSON from variables decoded, wherever the types ask for it."""
         if isinstance(value, dict):
-            if any(map(_is_model, kinds)):
+            if any(map(is_model, kinds)):
                 value = self._without_internal_keys(value, place)
-            return {key: self._prepared(_kinds_inside(kinds, key), item, (*place, key)) for key, item in value.items()}
+            return {key: self._prepared(kinds_inside(kinds, key), item, (*place, key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._prepared(_kinds_inside(kinds, n), item, (*place, n)) for n, item in enumerate(value)]
+            return [self._prepared(kinds_inside(kinds, n), item, (*place, n)) for n, item in enumerate(value)]
         if not isinstance(value, str):
             return value
         if SecretStr in kinds:
             return self._secret(value, place)
-        if any(map(_is_container, kinds)) and str not in kinds and self._is_from_variable(place):
+        if any(map(is_container, kinds)) and str not in kinds and self._is_from_variable(place):
             return self._decoded(kinds, value, place)
         return value
 
@@ -284,9 +248,7 @@ class Reading(Generic[TableT]):
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict | list):
-            tables = all(
-                _is_model(kind) or get_origin(kind) in (dict, Mapping) for kind in kinds if _is_container(kind)
-            )
+            tables = all(is_model(kind) or get_origin(kind) in (dict, Mapping) for kind in kinds if is_container(kind))
             self._found[place] = "expected JSON, as in " + ("""'{"a": 1}'""" if tables else """'["a", "b"]'""")
             return text
         return self._prepared(kinds, value, place)
@@ -317,8 +279,8 @@ class Reading(Generic[TableT]):
     def _names_beside(self, place: KeyPath) -> list[str]:
         kinds: list[Any] = [self._cls]
         for step in place[:-1]:
-            kinds = _kinds_inside(kinds, step)
-        return [name for kind in kinds if _is_model(kind) for name in kind.model_fields]
+            kinds = kinds_inside(kinds, step)
+        return [name for kind in kinds if is_model(kind) for name in kind.model_fields]
 
 
 def _real_place(location: KeyPath, value: Any, *, missing: bool) -> KeyPath:

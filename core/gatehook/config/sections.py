@@ -18,14 +18,17 @@ from pydantic import (
     Field,
     PositiveInt,
     SecretStr,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gatehook.accounts import Limits, Pricing, nano
+from gatehook.config.kinds import kinds_of, switches_as_numbers
 from gatehook.model import Target
 from gatehook.names import LONGEST_MODEL_NAME, is_pattern
 
@@ -168,6 +171,16 @@ class Table(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given to the constructor: pydantic's own sources would silently ignore misspelt variables."""
         return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switches_for_numbers(cls, value: object, info: ValidationInfo) -> object:
+        kinds = kinds_of(cls.model_fields[str(info.field_name)].annotation)
+        if places := list(switches_as_numbers(kinds, value)):
+            fault = PydanticCustomError("number", "must be a number, not true or false")
+            faults = [InitErrorDetails(type=fault, loc=place, input=None) for place in places]
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return value
 
 
 class Section(Table):

@@ -101,6 +101,26 @@ def test_a_joined_list_counts_within_its_file(at: Any) -> None:
     assert faults == [".secrets.toml: [plugins.policy] rules[0].tool: input should be a valid string"]
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("weight = true", "weight"),
+        ("limits = { max_tokens = true }", "limits.max_tokens"),
+        ("pricing = { input_per_1k_tokens = 1, output_per_1k_tokens = false }", "pricing.output_per_1k_tokens"),
+    ],
+)
+def test_switches_are_no_numbers_inside_of_tables_either(at: Any, line: str, key: str) -> None:
+    at.write(f"[[models]]\nname = 'm'\nvendor = 'v'\n{line}")
+    assert at.faults() == [f"settings.toml: [[models]] #1 (m) {key}: must be a number, not true or false"]
+
+
+def test_switches_are_no_numbers_in_json_of_variables_either(at: Any) -> None:
+    at.write("[plugins.k]")
+    assert at.section_faults("k", KeysSettings, GATEHOOK_PLUGINS__K__TABLE='{"a": true}') == [
+        "$GATEHOOK_PLUGINS__K__TABLE: [plugins.k] table.a: must be a number, not true or false"
+    ]
+
+
 def test_a_required_key_that_nobody_set(at: Any) -> None:
     at.write("[plugins.vendor_openai]", local="[plugins.vendor_openai]\norder = 1")
     assert at.section_faults("vendor_openai", VendorSettings) == [
@@ -242,6 +262,8 @@ def test_everything_wrong_is_told_at_once(at: Any) -> None:
     ("table", "line", "message"),
     [
         ("server", "host = ''", "host: must not be empty, nor begin or end with a space"),
+        ("server", "port = true", "port: must be a number, not true or false"),
+        ("failover", "stall_timeout = false", "stall_timeout: must be a number, not true or false"),
         ("server", "port = -1", "port: input should be greater than or equal to 0"),
         ("server", "shutdown_grace = -1", "shutdown_grace: input should be greater than or equal to 0"),
         ("server", "shutdown_grace = inf", "shutdown_grace: input should be a finite number"),

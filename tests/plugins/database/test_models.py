@@ -107,6 +107,8 @@ async def test_there_is_one_or_there_is_none(one: Any) -> None:
         ({"pricing": {"input_per_1k_tokens": -1, "output_per_1k_tokens": 1}}, "pricing.input_per_1k_tokens"),
         ({"timeout": float("inf")}, None),
         ({"weight": "heavy"}, "weight"),
+        ({"weight": True}, "weight"),
+        ({"rate_limit": {"requests_per_minute": True}}, "rate_limit.requests_per_minute"),
         ({"base_url": "https://user:hunter2@host"}, "base_url"),
         ({"api_key": 5}, "api_key"),
         ({"api_key": "two\nlines"}, "api_key"),
