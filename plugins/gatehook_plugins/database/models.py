@@ -26,7 +26,7 @@ from gatehook_plugins.database.checks import checked_id, is_text
 from gatehook_plugins.database.config import require_revision
 from gatehook_plugins.database.engines import AsyncConnection
 from gatehook_plugins.database.fallbacks import check_fallbacks, nearest
-from gatehook_plugins.database.headers import REFERENCES, hidden, sealed, unsealed
+from gatehook_plugins.database.options import REFERENCES, hidden, sealed, unsealed
 from gatehook_plugins.database.overrides import Overrides
 from gatehook_plugins.database.tables import models
 from gatehook_plugins.database.trail import Trail, now
@@ -186,7 +186,7 @@ class Models(Overrides):
         try:
             return unsealed(row.settings["options"], self._vault, row.id)
         except ValueError as error:
-            raise ValueError(f"a header in its options {error}") from None
+            raise ValueError(f"a value in its options {error}") from None
 
     async def _check_fallbacks(self, connection: AsyncConnection, model_id: str, model: ModelSettings) -> None:
         """Check the chain that calls would follow: overrides stand in it in place of what the tables say."""
