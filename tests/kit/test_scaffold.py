@@ -102,6 +102,17 @@ def test_nothing_is_left_of_the_template_s_own_words(kind: str) -> None:
         assert "@" not in re.sub(r"@(pytest|hookimpl|gatehook|staticmethod|v\d)", "", text), path
 
 
+@pytest.mark.parametrize("name", ["acme", "acme2", "my_acme"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_may_hold_the_template_s_own(kind: str, name: str) -> None:
+    plain = rendered(kind, "zebra")
+    camel, dashed = "".join(map(str.capitalize, name.split("_"))), name.replace("_", "-")
+    spelt = (("gatehook-zebra", f"gatehook-{dashed}"), ("Zebra", camel), ("ZEBRA", name.upper()), ("zebra", name))
+    for theirs, ours in spelt:
+        plain = {path.replace(theirs, ours): text.replace(theirs, ours) for path, text in plain.items()}
+    assert rendered(kind, name) == plain
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_bound_to_this_version_of_the_plugin_api(kind: str) -> None:
     project = tomllib.loads(rendered(kind, "zebra")["pyproject.toml"])["project"]

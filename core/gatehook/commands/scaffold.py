@@ -112,16 +112,10 @@ def _filled(text: str, about: Mapping[str, str]) -> str:
 
 
 def _named(text: str, name: str) -> str:
-    """A template with its company's name replaced, in each of its spellings."""
+    """A template with its company's name replaced, in each of its spellings; at once, as the new one may hold it."""
     camel = "".join(word.capitalize() for word in name.split("_"))
-    for spelt, meant in (
-        ("gatehook-acme", _distribution(name)),
-        ("Acme", camel),
-        ("ACME", name.upper()),
-        ("acme", name),
-    ):
-        text = text.replace(spelt, meant)
-    return text
+    spelt = {"gatehook-acme": _distribution(name), "Acme": camel, "ACME": name.upper(), "acme": name}
+    return re.sub("|".join(spelt), lambda found: spelt[found[0]], text)
 
 
 def _distribution(name: str) -> str:
