@@ -1,8 +1,6 @@
 """Alembic, driven from code: each plugin has its own revisions, and its own table that says how far they have gone."""
 
-import logging
 from importlib import import_module
-from typing import Final
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -15,8 +13,6 @@ from gatehook_plugins.database.revisions import version_table
 
 __all__ = ["history", "upgrade"]
 
-log: Final = logging.getLogger("gatehook.database")
-
 
 def history(package: str) -> ScriptDirectory:
     """The revisions in `package`.versions, read. Blocks."""
@@ -25,14 +21,18 @@ def history(package: str) -> ScriptDirectory:
     return scripts
 
 
-def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> None:
+def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> str:
     """Run the revisions that the tables of plugin `name` lack, in the connection's transaction.
+
+    Tells what the tables are once that is committed; "" if they lacked none.
 
     Raises:
         StartupError: the tables are newer than the revisions.
     """
+    became = ""
 
     def steps(current: tuple[str, ...], context: MigrationContext) -> list[RevisionStep]:
+        nonlocal became
         known = {script.revision for script in scripts.walk_revisions()}
         if newer := sorted(set(current) - known):
             raise StartupError(
@@ -42,9 +42,10 @@ def upgrade(connection: Connection, name: str, scripts: ScriptDirectory) -> None
         # What alembic's own commands do; it has no other name.
         todo = scripts._upgrade_revs("head", current)  # type: ignore[arg-type]  # noqa: SLF001
         if todo:
-            log.info("the tables of plugin %r are %s", name, "brought up to date" if current else "made")
+            became = "brought up to date" if current else "made"
         return todo
 
     with EnvironmentContext(Config(), scripts, fn=steps, destination_rev="head") as environment:
         environment.configure(connection=connection, version_table=version_table(name), render_as_batch=True)
         environment.run_migrations()
+    return became

@@ -300,7 +300,9 @@ class SqlDatabase:
 
             async with self.writing() as connection:
                 await self._backend.lock(connection)
-                await connection.run_sync(upgrade, name, revisions)
+                became = await connection.run_sync(upgrade, name, revisions)
+            if became:
+                log.info("the tables of plugin %r are %s", name, became)
             self._presence.made(name)
         except Unavailable:
             raise StartupError(f"{failed}: {self._opened_lanes().trouble}") from None

@@ -108,6 +108,21 @@ async def test_one_line_tells_that_tables_were_made_or_changed_and_none_that_the
     assert told == ["the tables of plugin 'other' are made", "the tables of plugin 'other' are brought up to date"]
 
 
+async def test_a_commit_that_fails_is_not_told_as_tables_that_are_made(one: Any, package: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "gatehook")
+    caplog.clear()
+    tables = (
+        "CREATE TABLE parent (n BIGINT PRIMARY KEY)",
+        "CREATE TABLE child (n BIGINT REFERENCES parent (n) DEFERRABLE INITIALLY DEFERRED)",
+        "INSERT INTO child VALUES (1)",
+    )
+    steps = "; ".join(f"op.execute({statement!r})" for statement in tables)
+    (package / "r1.py").write_text(REVISION.format(numbers="'1', None", steps=steps))
+    with pytest.raises(StartupError, match="tables of plugin 'other' cannot be brought up to date"):
+        await one.database.migrate("other", "other_tables")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("gatehook")] == []
+
+
 async def test_migrating_leaves_the_logs_as_they_are(node_at: Any, tmp_path: Path) -> None:
     before = logging.root.level, list(logging.root.handlers)
     async with node_at(f"sqlite:///{tmp_path / 'a.db'}").database.opened():
