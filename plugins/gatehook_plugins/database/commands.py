@@ -23,7 +23,7 @@ from gatehook import (
     User,
     nano,
 )
-from gatehook_plugins.database.printing import as_json, key_row, note, say, seconds, table, user_lines, user_row
+from gatehook_plugins.database.printing import as_json, key_row, moment, note, say, seconds, table, user_lines, user_row
 from gatehook_plugins.database.trail import now
 from gatehook_plugins.database.users import no_user
 
@@ -131,6 +131,10 @@ class KeysCommand(_Command):
         key_id = await self._resolved(options.key_id)
         key, text = await self._directory.rotate_key(_actor(), key_id, overlap=options.overlap)
         _show_new(key, text, options)
+        if not options.json:
+            ends = now() + options.overlap * 1000
+            ends = ends if key.expires is None else min(ends, key.expires)  # like the old one, as it was
+            note(f"The old one is good until {moment(ends)}; `gatehook keys revoke {key_id}` ends it at once.")
 
     async def _revoke(self, options: argparse.Namespace) -> None:
         key_id = await self._resolved(options.key_id)

@@ -11,7 +11,7 @@ import msgspec
 
 from gatehook import Caps, Key, Limits, User, dollars
 
-__all__ = ["as_json", "key_row", "note", "say", "seconds", "table", "user_lines", "user_row"]
+__all__ = ["as_json", "key_row", "moment", "note", "say", "seconds", "table", "user_lines", "user_row"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
@@ -55,7 +55,7 @@ def key_row(key: Key, now: int) -> Sequence[str]:
     """ID, BEGINS, USER, NAME, ROLE, MODELS, LIMITS, EXPIRES, STATE."""
     state = "disabled" if key.disabled else "expired" if key.expires is not None and key.expires <= now else "on"
     role = "admin" if key.admin else "user"
-    expires = "never" if key.expires is None else _moment(key.expires)
+    expires = "never" if key.expires is None else moment(key.expires)
     return (key.id, key.prefix, key.user_id, key.name or "-", role, _models(key.models), _limits(key.limits), expires,
             state)  # fmt: skip
 
@@ -70,7 +70,7 @@ def user_row(user: User) -> Sequence[str]:
 def user_lines(user: User) -> str:
     """Everything of one user, a line each."""
     head = ("id", "name", "role", "models", "limits", "caps", "state", "created", "updated")
-    row = (*user_row(user), _moment(user.created), _moment(user.updated))
+    row = (*user_row(user), moment(user.created), moment(user.updated))
     return "\n".join(f"{name:<8} {value}" for name, value in zip(head, row, strict=True))
 
 
@@ -100,5 +100,6 @@ def _told(parts: Any) -> str:
     return ", ".join(parts) or "none"
 
 
-def _moment(at: int) -> str:
+def moment(at: int) -> str:
+    """Epoch milliseconds in UTC, to the minute."""
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M") + "Z"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_a_key_is_made_shown_once_listed_rotated_and_revoked(run: Any) -> None:
     assert [one["id"] for one in run("keys", "list", "--json")] == [new["id"]]
     assert run("keys", "revoke", new["id"][:9], "--json") == {"revoked": new["id"]}
     assert run("keys", "list", "--json") == []
+
+
+@pytest.mark.parametrize(
+    ("expires", "overlap", "good"), [((), (), 86400), ((), ("--overlap", "2h"), 7200), (("--expires", "1h"), (), 3600)]
+)
+def test_rotation_tells_how_long_the_old_key_stays_good(
+    run: Any, expires: tuple[str, ...], overlap: tuple[str, ...], good: int
+) -> None:
+    key_id = run("keys", "create", *expires, "--json")["id"]
+    run("keys", "rotate", key_id, *overlap)
+    told = re.search(rf"The old one is good until (.*)Z; `gatehook keys revoke {key_id}` ends it at once\.\n", run.err)
+    assert told is not None
+    until = datetime.strptime(told[1], "%Y-%m-%d %H:%M").replace(tzinfo=UTC).timestamp()
+    assert until == pytest.approx(time.time() + good, abs=80)
 
 
 def test_a_key_can_be_bounded(run: Any) -> None:
