@@ -76,7 +76,7 @@ class Gateway:
         self.worker = 0
         """A number that no other living worker of this server has: 0 to 127; 0 when this is the only process."""
         self.shared: Path | None = None
-        """A folder that the workers share, made before the first starts; None when there is only one process."""
+        """A folder that the workers share, made before the first starts; None when there was never more than one."""
         self.runtime: Path | None = None
         """A private folder of this server, which outlives its workers and reloads; None where there is no parent."""
         self.egress = Egress(settings.egress)

@@ -391,18 +391,22 @@ async def scraped(url: str) -> float:
         return sum(map(float, found))
 
 
-async def test_the_metrics_of_several_workers_outlive_their_generation(text: Text, tmp_path: Path) -> None:
-    async with served(text(workers=2, plugin_metrics={}), tmp_path) as program:
-        for generation in range(1, 4):
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (2, 1, 2, 1)])
+async def test_the_metrics_of_several_workers_outlive_their_generation(
+    text: Text, tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    async with served(text(workers=sizes[0], plugin_metrics={}), tmp_path) as program:
+        for generation, following in enumerate(sizes[1:], 1):
             for _ in range(10):
                 async with aiohttp.ClientSession() as http, http.post(f"{program.url}/v1/chat/completions", json=ASK):
                     pass
             async with asyncio.timeout(10):
                 while await scraped(program.url) != 10 * generation:  # a request is counted just after its answer
                     pass
+            program.change(text(workers=following, plugin_metrics={}))
             assert (await program.reload())[0] == 0
             assert await scraped(program.url) == 10 * generation
-            await program.told(ENDED, times=2 * generation)
+            await program.told(ENDED, times=sum(sizes[:generation]))
             assert await scraped(program.url) == 10 * generation
 
 

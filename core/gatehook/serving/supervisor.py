@@ -142,8 +142,9 @@ class Supervisor:
         else:
             shared = SharedSocket(listen(gateway.settings.server))
             shared.sock.listen(BACKLOG)
-        # A single process keeps counts in its own memory, which is quicker than files.
-        gateway.shared = self._folder if size > 1 else None
+        # A single process keeps counts in its own memory, which is quicker than files; but those of several go on.
+        had_several = serving is not None and serving.gateway.shared is not None
+        gateway.shared = self._folder if size > 1 or had_several else None
         gateway.runtime = self._folder
         gateway.control = None if self._control is None else self._control.path
         loop_factory()  # so that uvloop is imported once, before the workers are forked
