@@ -1,7 +1,8 @@
 """The control socket: how a running gateway is spoken to from the same machine, by its own user only.
 
-It is a Unix socket in a folder of that user, named after the settings file's path, so that `gatehook reload` finds it.
-One request per connection: a word and a newline there, a line of JSON back.
+It is a Unix socket in a folder of that user, named after the settings file's path, so that commands find it: `reload`,
+and `chat`, which asks for an address that the settings do not tell. One request per connection: a word and a newline
+there, a line of JSON back.
 """
 
 import contextlib

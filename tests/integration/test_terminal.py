@@ -85,6 +85,24 @@ async def test_a_gateway_on_a_unix_socket_is_found_too(tmp_path: Path) -> None:
         assert await said(tmp_path, "echo", text="Hi") == (0, "Hi\n", "")
 
 
+async def test_a_gateway_on_a_port_that_the_system_chose_is_found_too(folder: Path) -> None:
+    (folder / "settings.toml").write_text("[server]\nport = 0\n" + SETTINGS)
+    serve = [*COMMAND[:-1], "serve"]
+    process = await asyncio.create_subprocess_exec(
+        *serve, cwd=folder, stderr=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"]}
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            while b"listens on" not in (line := await process.stderr.readline()):
+                assert line, "it ended"
+        assert await said(folder, "echo", text="Hi") == (0, "Hi\n", "")
+    finally:
+        process.terminate()
+        await process.wait()
+    assert await said(folder, "echo", text="Hi") == (0, "Hi\n", "No gateway is running: this one serves you alone.\n")
+
+
 async def test_errors_are_told_in_a_line_and_by_the_exit_status(folder: Path) -> None:
     status, out, err = await said(folder, "none", text="Hi")
     assert (status, out) == (1, "")

@@ -8,11 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from gatehook.app import Gateway
-from gatehook.config.settings import load
+from gatehook.config.settings import Settings, load
+from gatehook.control import ask, control_path
 from gatehook.errors import StartupError
 from gatehook.serving.server import running
 from gatehook.sse import Reader
@@ -76,9 +78,11 @@ async def _connected(config: Path | None, variable: str) -> AsyncIterator[tuple[
 
     `variable` holds the key, and is no setting.
     """
-    server = load(config, referred=[variable]).server
+    settings = load(config, referred=[variable])
+    server = settings.server
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host  # noqa: S104  # it listens here, too
-    url = "http://gatehook" if server.uds else f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    port = server.port or (0 if server.uds else await asyncio.to_thread(_chosen_port, settings))
+    url = "http://gatehook" if server.uds else f"http://{f'[{host}]' if ':' in host else host}:{port}"
     connector = aiohttp.UnixConnector(server.uds) if server.uds else aiohttp.TCPConnector()
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -90,6 +94,15 @@ async def _connected(config: Path | None, variable: str) -> AsyncIterator[tuple[
             url = await stack.enter_async_context(running(gateway))
             session = await stack.enter_async_context(aiohttp.ClientSession())
         yield session, url
+
+
+def _chosen_port(settings: Settings) -> int:
+    """The port that the system chose for the gateway that runs with these settings, 0 if there is none. Blocks."""
+    try:
+        said = ask(control_path(settings.path), "address")
+    except StartupError:
+        return 0
+    return urlsplit(said.get("address", "")).port or 0
 
 
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:

@@ -311,12 +311,16 @@ class Supervisor:
         if heard is None:
             return
         word, asker = heard
-        if word != "reload":
-            asker.answer(faults=[f"unknown word {word!r}; there is: reload"])
+        if word not in ("reload", "address"):
+            asker.answer(faults=[f"unknown word {word!r}; there are: reload, address"])
         elif self._told:
             asker.answer(faults=["the gateway is stopping"])
-        else:
+        elif word == "reload":
             self._waiting.append(asker)
+        elif self._serving is None:
+            asker.answer(faults=["the gateway does not serve yet"])
+        else:
+            asker.answer(faults=[], address=self._address(self._serving))
 
     def _stop(self) -> None:
         now = time.monotonic()
