@@ -54,7 +54,8 @@ def kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
 def switches_as_numbers(kinds: Sequence[Any], value: Any, place: KeyPath = ()) -> Iterator[KeyPath]:
     """Where true or false stands in a value of these types though it must be a number: pydantic takes 1 or 0 for it."""
     if isinstance(value, bool):
-        if bool not in kinds and any(kind in _NUMBERS for kind in kinds):
+        may_be_one = any(kind is bool or any(one is value for one in get_args(kind)) for kind in kinds)  # or a Literal
+        if not may_be_one and any(kind in _NUMBERS for kind in kinds):
             yield place
     elif kinds and isinstance(value, dict | list):
         for step, item in value.items() if isinstance(value, dict) else enumerate(value):

@@ -121,6 +121,14 @@ def test_switches_are_no_numbers_in_json_of_variables_either(at: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [int | bool, float | Literal[False], Any])
+def test_switches_may_stand_beside_numbers(at: Any, kind: Any) -> None:
+    class Either(Section):
+        most: kind = 1
+
+    assert at.write("[plugins.k]\nmost = false").load().plugin_section("k", Either).most is False
+
+
 def test_a_required_key_that_nobody_set(at: Any) -> None:
     at.write("[plugins.vendor_openai]", local="[plugins.vendor_openai]\norder = 1")
     assert at.section_faults("vendor_openai", VendorSettings) == [
