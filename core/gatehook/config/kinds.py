@@ -7,12 +7,23 @@ from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-__all__ = ["KeyPath", "is_container", "is_model", "kinds_inside", "kinds_of", "switches_as_numbers"]
+__all__ = [
+    "NO_NUMBER",
+    "KeyPath",
+    "is_container",
+    "is_model",
+    "is_switch_as_number",
+    "kinds_inside",
+    "kinds_of",
+    "switches_as_numbers",
+]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 _CONTAINERS: Final = (dict, list, set, frozenset, tuple, Mapping, Sequence, Collection)
 _NUMBERS: Final = (int, float, Decimal)
+
+NO_NUMBER: Final = "must be a number, not true or false"
 
 
 def kinds_of(annotation: Any) -> list[Any]:
@@ -51,12 +62,18 @@ def kinds_inside(kinds: Sequence[Any], step: str | int) -> list[Any]:
     return inside
 
 
+def is_switch_as_number(kinds: Sequence[Any], value: Any) -> bool:
+    """Whether true or false stands where a value of these types must be a number: pydantic takes 1 or 0 for it."""
+    if not isinstance(value, bool):
+        return False
+    may_stand = any(kind is bool or any(one is value for one in get_args(kind)) for kind in kinds)  # or a Literal
+    return not may_stand and any(kind in _NUMBERS for kind in kinds)
+
+
 def switches_as_numbers(kinds: Sequence[Any], value: Any, place: KeyPath = ()) -> Iterator[KeyPath]:
-    """Where true or false stands in a value of these types though it must be a number: pydantic takes 1 or 0 for it."""
-    if isinstance(value, bool):
-        may_be_one = any(kind is bool or any(one is value for one in get_args(kind)) for kind in kinds)  # or a Literal
-        if not may_be_one and any(kind in _NUMBERS for kind in kinds):
-            yield place
+    """The places inside of a value of these types where true or false stands though it must be a number."""
+    if is_switch_as_number(kinds, value):
+        yield place
     elif kinds and isinstance(value, dict | list):
         for step, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from switches_as_numbers(kinds_inside(kinds, step), item, (*place, step))

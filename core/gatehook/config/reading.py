@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, get_origin
 from pydantic import SecretStr, ValidationError
 
 from gatehook.config.env_layer import PREFIX
-from gatehook.config.kinds import KeyPath, is_container, is_model, kinds_inside
+from gatehook.config.kinds import NO_NUMBER, KeyPath, is_container, is_model, is_switch_as_number, kinds_inside
 from gatehook.config.sections import NO_SIZE, Table
 from gatehook.errors import redact
 
@@ -216,6 +216,9 @@ class Reading(Generic[TableT]):
             return {key: self._prepared(kinds_inside(kinds, key), item, (*place, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [self._prepared(kinds_inside(kinds, n), item, (*place, n)) for n, item in enumerate(value)]
+        if is_switch_as_number(kinds, value):
+            self._found[place] = NO_NUMBER
+            return int(value)  # so that all that is wrong beside it is told as well
         if not isinstance(value, str):
             return value
         if SecretStr in kinds:

@@ -28,7 +28,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gatehook.accounts import Limits, Pricing, nano
-from gatehook.config.kinds import kinds_of, switches_as_numbers
+from gatehook.config.kinds import NO_NUMBER, switches_as_numbers
 from gatehook.model import Target
 from gatehook.names import LONGEST_MODEL_NAME, is_pattern
 
@@ -171,16 +171,6 @@ class Table(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given to the constructor: pydantic's own sources would silently ignore misspelt variables."""
         return (init_settings,)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switches_for_numbers(cls, value: object, info: ValidationInfo) -> object:
-        kinds = kinds_of(cls.model_fields[str(info.field_name)].annotation)
-        if places := list(switches_as_numbers(kinds, value)):
-            fault = PydanticCustomError("number", "must be a number, not true or false")
-            faults = [InitErrorDetails(type=fault, loc=place, input=None) for place in places]
-            raise ValidationError.from_exception_data(cls.__name__, faults)
-        return value
 
 
 class Section(Table):
@@ -410,6 +400,16 @@ class ModelSettings(Table):
     enabled: bool = Field(default=True, description="false leaves this deployment out")
 
     _check_base_url = field_validator("base_url")(_base_url)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switches_for_numbers(cls, values: object) -> object:
+        # Of what files say, `Reading` has told this already; administrators may send it, too.
+        if places := list(switches_as_numbers([cls], values)):
+            fault = PydanticCustomError("number", NO_NUMBER)
+            faults = [InitErrorDetails(type=fault, loc=place, input=None) for place in places]
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return values
 
     @field_validator("vendor")
     @classmethod
