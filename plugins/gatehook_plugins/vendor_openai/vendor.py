@@ -336,6 +336,7 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
     call = attempt.call
     public = call.served or call.model  # its `public_name`, without the call
     usage = usage_of(whole.usage, of_text=call.operation not in _WITHOUT_TEXT)
+    mends = False
     try:
         for choice in whole.choices or ():
             if choice.error:
@@ -348,8 +349,9 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
                 if message is None
                 else message.tool_calls and _misleads(choice.finish_reason, message.tool_calls)
             ):
-                raw = _with_ends_told(attempt, raw, usage)
-                break
+                mends = True
+        if mends:
+            raw = _with_ends_told(attempt, raw, usage)
         if whole.model != public:
             raw = with_model(raw, whole.model, public)
         if not whole.id and whole.choices:

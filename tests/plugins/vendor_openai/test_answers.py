@@ -205,6 +205,8 @@ async def test_embeddings_keep_their_numbers_to_the_last_digit(ask: Ask, tokens:
             502,
             "'insufficient_system_resource'",
         ),
+        ({"choices": [{"finish_reason": ""}, {"finish_reason": "error"}]}, 502, "broke off"),
+        ({"choices": [{"finish_reason": "stop"}, {"error": {"message": "slow down", "code": 429}}]}, 429, "slow down"),
     ],
 )
 async def test_a_200_with_an_error_in_it_is_that_error(ask: Ask, body: Any, status: int, says: str) -> None:
