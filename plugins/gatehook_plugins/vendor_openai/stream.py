@@ -8,6 +8,7 @@ finish reason at the end alone, which is "tool_calls" for a choice with tool cal
 once, in an event of its own.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from itertools import compress
@@ -208,6 +209,9 @@ class StreamReader:
         ordinary = self._lessons > 0 and self._is_ordinary(event)
         before = self._contents
         try:
+            if not ordinary and (error := self._failure_in(event)):
+                self._pass_rest(event, raw, out)
+                raise error
             kept = self._taken(event, raw)
         except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
             raise failure.malformed(self._target, "an event of the stream is not valid JSON") from None
@@ -223,6 +227,29 @@ class StreamReader:
         if ordinary:
             self._lessons -= 1
             self._template = Template.learned(block, out[-1]) or self._template
+
+    def _failure_in(self, event: Event) -> GatewayError | None:
+        """The failure that an event tells, if it does."""
+        if event.error:
+            return failure.from_body(self._target, event.error)
+        for choice in event.choices or ():
+            if choice.error:
+                return failure.from_body(self._target, choice.error)
+            if choice.finish_reason in failure.BROKEN_OFF:
+                return failure.broken_off(self._target, choice.finish_reason)
+        return None
+
+    def _pass_rest(self, event: Event, raw: bytes, out: list[bytes]) -> None:
+        """Pass on and count what an event that tells a failure brings besides: the last of the answer, the usage."""
+        if event.usage is None and not any(choice.has_content() for choice in event.choices or ()):
+            return
+        value = decode(raw)
+        value.pop("error", None)
+        for choice in value.get("choices") or ():
+            choice.pop("error", None)
+            choice["finish_reason"] = None
+        with contextlib.suppress(GatewayError):  # what is wrong with it, too, matters less than the failure it tells
+            self._take(encode(value), b"", out)
 
     def _pass_calls(self, event: Event, kept: bytes, contents: int, out: list[bytes]) -> bool:
         """Pass on an event of a stream with tool calls; gives whether it begins no call, but goes on with one.
@@ -277,14 +304,13 @@ class StreamReader:
             not choice.finish_reason
             and choice.index in self._open
             and choice.index not in self._roleless
+            and not choice.error
             and (not tools or choice.index in self._with_tools)
             and (event.id, event.created) == self._head
         )
 
     def _taken(self, event: Event, raw: bytes) -> bytes | None:
         """Take note of one event; gives what the client gets of it, None if nothing."""
-        if event.error:
-            raise failure.from_body(self._target, event.error)
         if event.choices is None:
             if error := failure.bare(raw):
                 raise failure.from_body(self._target, error)
@@ -294,8 +320,6 @@ class StreamReader:
         choices = event.choices or []
         mends = self._mends_head(event) or event.choices is None
         for choice in choices:
-            if choice.error:
-                raise failure.from_body(self._target, choice.error)
             self._contents += choice.has_content()
             mends = self._follow(choice) or mends
             self.complete = bool(self._closed) and not self._open - self._closed
@@ -333,8 +357,6 @@ class StreamReader:
         if delta is not None and delta.tool_calls:
             self._with_tools.add(index)
         if choice.finish_reason:
-            if choice.finish_reason in failure.BROKEN_OFF:
-                raise failure.broken_off(self._target, choice.finish_reason)
             if index in self._closed:
                 self._ended_again.add(index)
                 return True
