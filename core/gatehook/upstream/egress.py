@@ -100,6 +100,7 @@ class Egress:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
                 headers=_HEADERS,
+                auto_decompress=False,  # `decoded` does it, and tells what is wrong
                 max_line_size=65536,
                 max_field_size=65536,
             ) as self._vendors,
@@ -168,7 +169,7 @@ class Egress:
                 )
                 line = SessionLine(response)
                 if "Content-Encoding" in response.headers:
-                    line = decoded(line, response.headers, undone=True)
+                    line = decoded(line, response.headers)
         except LINE_ERRORS as error:
             raise mapped(prepared.target, error) from error
         return Upstream(line, prepared.target, self._max_response)
@@ -248,7 +249,11 @@ class Egress:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
             connector = UnixConnector(uds, limit=0)
             self._local[uds] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, headers=_HEADERS
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                headers=_HEADERS,
+                auto_decompress=False,
             )
         return self._local[uds]
 

@@ -1,6 +1,6 @@
 """Compressed answers, decompressed as they are read: vendors are asked for none, but some send them all the same."""
 
-from aiohttp import ClientPayloadError
+from aiohttp.http_exceptions import ContentEncodingError
 from multidict import MultiMapping
 
 from gatehook.codings import Inflater, NotEncoded, codings
@@ -40,7 +40,7 @@ class Decoded:
         try:
             return await self._next()
         except NotEncoded as error:
-            raise ClientPayloadError(str(error)) from None
+            raise ContentEncodingError(str(error)) from None
 
     async def _next(self) -> bytes:
         inflater = self._inflater = self._inflater or Inflater(self._encoding)
@@ -59,14 +59,8 @@ class Decoded:
         self._line.release()
 
 
-def decoded(line: Line, headers: MultiMapping[str], *, undone: bool = False) -> Line:
-    """An answer, decompressed if its headers say that it is compressed, in ways that are known.
-
-    Args:
-        line: what the answer is read from.
-        headers: the answer's.
-        undone: aiohttp has decompressed it already, as far as it does so.
-    """
-    for encoding in codings(headers.getall("Content-Encoding", []), undone=undone) or ():
+def decoded(line: Line, headers: MultiMapping[str]) -> Line:
+    """An answer, decompressed if its headers say that it is compressed, in ways that are known."""
+    for encoding in codings(headers.getall("Content-Encoding", [])) or ():
         line = Decoded(line, encoding)
     return line

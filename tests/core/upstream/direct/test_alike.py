@@ -109,6 +109,49 @@ class TestAlike:
             short, long = [await self.outcome(egress, url) for egress in both]
         assert short == long
 
+    @pytest.mark.parametrize(
+        ("encoding", "body", "says"),
+        [
+            ("gzip", b"plain", "not gzip"),
+            ("x-gzip", b"plain", "not gzip"),
+            ("deflate", b"\x78plain", "not deflate"),
+            ("deflate", zlib.compress(b"abc")[:-3], "deflate ends too early"),
+            ("deflate, gzip", gzip.compress(b"\x78plain", mtime=0), "not deflate"),
+            ("br", b"plain", "brotli"),
+            ("zstd", b"plain", "zstd"),
+        ],
+    )
+    @pytest.mark.parametrize("declared", [True, False])
+    async def test_an_answer_that_is_not_encoded_as_it_says_is_told_as_such(
+        self,
+        encoding: str,
+        body: bytes,
+        says: str,
+        declared: bool,
+        both: Any,
+        rig: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name in ("HAS_BROTLI", "HAS_ZSTD"):
+            monkeypatch.setattr(f"aiohttp.compression_utils.{name}", False)
+        length = f"Content-Length: {len(body)}\r\n" if declared else ""
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n{length}\r\n"
+        async with rig.server(rig.saying(head.encode() + body)) as url:
+            short, long = [await self.outcome(egress, url) for egress in both]
+        assert short == long
+        assert "the answer's Content-Encoding cannot be undone" in str(short[1])
+        assert says in str(short[1])
+
+    async def test_an_error_that_cannot_be_undone_here_keeps_its_status(
+        self, both: Any, rig: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aiohttp.compression_utils.HAS_BROTLI", False)
+        answer = b"HTTP/1.1 429 No\r\nRetry-After: 7\r\nContent-Encoding: br\r\nContent-Length: 3\r\n\r\nabc"
+        async with rig.server(rig.saying(answer)) as url:
+            for egress in both:
+                async with await egress.request(TARGET, "GET", url, headers={}) as upstream:
+                    assert (upstream.status, upstream.retry_after, await upstream.read_error()) == (429, 7, b"")
+
     async def test_an_answer_that_goes_wrong_after_its_head_is_told_at_once(self, both: Any, rig: Any) -> None:
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         async with rig.server(rig.saying(head, b"zz\r\n", then="next")) as url:
