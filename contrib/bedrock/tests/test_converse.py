@@ -143,6 +143,35 @@ async def test_later_claudes_have_fixed_sampling(asked: Any, model: str) -> None
     assert one.dropped == []
 
 
+@pytest.mark.parametrize(
+    "model", ["anthropic.claude-opus-4-1-20250805-v1:0", "us.anthropic.claude-sonnet-4-5-20250929-v1:0"]
+)
+@pytest.mark.parametrize(
+    ("given", "sent", "dropped"),
+    [
+        ({"temperature": 0.3, "top_p": 0.9}, {"temperature": 0.3}, ["top_p"]),
+        ({"temperature": 0, "top_p": 1}, {"temperature": 0}, []),
+        ({"temperature": 1, "top_p": 0.9}, {"topP": 0.9}, []),
+        ({"top_p": 0.9}, {"topP": 0.9}, []),
+        ({"temperature": 0.3}, {"temperature": 0.3}, []),
+    ],
+)
+async def test_claudes_that_take_temperature_or_top_p_get_one_of_them(
+    asked: Any, model: str, given: Any, sent: Any, dropped: list[str]
+) -> None:
+    (request,), _, one = await asked({"messages": HI, "top_k": 3, **given}, answer(), model=model)
+    assert request.json["inferenceConfig"] == sent
+    assert request.json["additionalModelRequestFields"] == {"top_k": 3}
+    assert one.dropped == dropped
+
+
+@pytest.mark.parametrize("model", ["anthropic.claude-opus-4-20250514-v1:0", "my-profile", "us.amazon.nova-pro-v1:0"])
+async def test_other_models_get_temperature_and_top_p_together(asked: Any, model: str) -> None:
+    (request,), _, one = await asked({"messages": HI, "temperature": 0.3, "top_p": 0.9}, answer(), model=model)
+    assert request.json["inferenceConfig"] == {"temperature": 0.3, "topP": 0.9}
+    assert one.dropped == []
+
+
 async def test_effort_as_bedrock_s_own_field(asked: Any) -> None:
     (request,), _, _ = await asked(
         {"messages": HI, "reasoning_effort": "high"}, answer(), options={"reasoning": "effort"}

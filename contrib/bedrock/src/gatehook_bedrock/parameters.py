@@ -14,7 +14,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "stream": mapped("ConverseStream"),
     "stream_options": mapped("usage is always reported"),
     "temperature": mapped("inferenceConfig.temperature; dropped for Claude 4.7 and later"),
-    "top_p": mapped("inferenceConfig.topP; dropped for Claude 4.7 and later"),
+    "top_p": mapped("inferenceConfig.topP; since Claude 4.1 only without a temperature, dropped for 4.7 and later"),
     "top_k": mapped("additionalModelRequestFields, for Claude before 4.7 and Nova; dropped for others"),
     "stop": mapped("inferenceConfig.stopSequences"),
     "max_tokens": mapped("inferenceConfig.maxTokens"),

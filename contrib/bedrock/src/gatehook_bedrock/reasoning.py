@@ -1,7 +1,8 @@
 """How much a model shall think, in the form that it understands; and the sampling that it allows.
 
-Up to 4.5, Claude thinks within a budget of tokens; later versions decide for themselves, guided by an effort. Since 4.7
-sampling is fixed, and the reasoning is shown only if the request asks for that.
+Up to 4.5, Claude thinks within a budget of tokens; later versions decide for themselves, guided by an effort. Since 4.1
+it takes temperature and top_p only one without the other; since 4.7 sampling is fixed, and the reasoning is shown only
+if the request asks for that.
 """
 
 import re
@@ -22,6 +23,7 @@ _NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts that Nova does not know, and the nearest that it does."""
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
+_EITHER_SINCE: Final = (4, 1)
 _ADAPTIVE_SINCE: Final = (4, 6)
 _FIXED_SINCE: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
@@ -30,7 +32,12 @@ _SAMPLING: Final = ("temperature", "top_p", "top_k")
 def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the request's temperature, top_p and top_k that the model allows."""
     given = {name: payload[name] for name in _SAMPLING if name in payload}
-    if _claude(attempt.target.model) < _FIXED_SINCE:
+    version = _claude(attempt.target.model)
+    if version < _FIXED_SINCE:
+        if version >= _EITHER_SINCE and "temperature" in given and "top_p" in given:
+            left_out = "temperature" if given["temperature"] == 1 else "top_p"
+            if given.pop(left_out) != 1:  # 1 says nothing
+                attempt.drop(left_out)
         return given
     for name, value in given.items():
         if name == "top_k" or value != 1:  # 1 is the fixed value of the other two, so nothing is lost
