@@ -71,6 +71,7 @@ from gatehook.estimates import Estimate, estimate, estimated_usage, expected_pro
 from gatehook.groups import Group
 from gatehook.held_config import HeldConfig
 from gatehook.hookspecs import hookimpl
+from gatehook.ids import next_id
 from gatehook.jsonio import Document, MalformedJSON, check_depth, decode, encode
 from gatehook.loader.metering import METER, Meter
 from gatehook.model import (
@@ -329,6 +330,7 @@ __all__ = (
     "meanwhile",
     "misfit",
     "nano",
+    "next_id",
     "option_faults",
     "picture_url",
     "pictures_answer",

@@ -40,6 +40,7 @@ __all__ = [
     "Command",
     "Confirmer",
     "Endpoint",
+    "ErrorWriter",
     "Inspector",
     "Limiter",
     "Observer",
@@ -442,17 +443,23 @@ class Endpoint(Struct, frozen=True):
     method: ClassVar[str] = "POST"
 
 
+ErrorWriter = Callable[[GatewayError], bytes | web.Response]
+"""Writes the body of an error answer, or makes the whole answer."""
+
+
 class Route(Struct, frozen=True):
     """Any other path. `auth=False`, which opens it to everybody, must be explicit; "admin" asks for an admin principal.
 
-    `errors` writes the body (application/json) of an error answer; None is OpenAI's shape.
+    `errors` writes the body (application/json) of an error answer, or makes the whole answer; None is OpenAI's shape.
+    `errors_for` gives them for a request, at a path where clients of several dialects ask.
     """
 
     method: str
     path: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     auth: Literal["user", "admin", False] = "user"
-    errors: Callable[[GatewayError], bytes] | None = None
+    errors: ErrorWriter | None = None
+    errors_for: Callable[[web.Request], ErrorWriter | None] | None = None
 
 
 class Command(Struct, frozen=True):

@@ -20,7 +20,7 @@ from gatehook.failures import is_failure
 from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
-from gatehook.protocols import Authenticator, Endpoint, Route
+from gatehook.protocols import Authenticator, Endpoint, ErrorWriter, Route
 
 __all__ = ["PRINCIPAL", "application", "error_response", "limit_headers", "read_body"]
 
@@ -32,8 +32,6 @@ PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
 _CONCERNS = web.AppKey("_CONCERNS", Concerns)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Writer = Callable[[GatewayError], bytes]
-"""Writes the body of an error answer."""
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -69,18 +67,18 @@ def application(pipeline: Pipeline, routes: Sequence[Route | Endpoint], otherwis
     app = web.Application(client_max_size=pipeline.concerns.max_body)
     app[_CONCERNS] = pipeline.concerns
     methods: dict[str, set[str]] = {}
-    writers: dict[str, Writer | None] = {}
+    first: dict[str, Route | Endpoint] = {}
     for route in routes:
         app.router.add_route(route.method, route.path, _handler(pipeline, route))
         methods.setdefault(route.path, set()).add(route.method.upper())
-        writers.setdefault(route.path, _writer(route))
+        first.setdefault(route.path, route)
     for route in routes:  # monitors often ask with HEAD
         if route.method.upper() == "GET" and "HEAD" not in methods[route.path]:
             app.router.add_route("HEAD", route.path, _handler(pipeline, route))
             methods[route.path].add("HEAD")
     for path, allowed in methods.items():
         if "*" not in allowed:
-            app.router.add_route("*", path, _not_allowed(sorted(allowed), writers[path]))
+            app.router.add_route("*", path, _not_allowed(sorted(allowed), first[path]))
     app.router.add_route("*", "/{path:.*}", _handler(pipeline, Route("*", "/{path:.*}", otherwise, auth=False)))
     return app
 
@@ -108,13 +106,14 @@ def _guarded(route: Route, authenticators: Sequence[Authenticator]) -> Handler:
             return response
         except GatewayError as error:
             _require_unbegun(request, error)
-            return error_response(error, route.errors, await limits(request))
+            return error_response(error, _writer(route, request), await limits(request))
         except web.HTTPException as error:
             if error.status < 400:  # a redirect is an answer
                 raise
             _require_unbegun(request, error)
             kind = InvalidRequest if error.status < 500 else GatewayError
-            return error_response(kind(error.reason, status=error.status), route.errors, await limits(request))
+            told = kind(error.reason, status=error.status)
+            return error_response(told, _writer(route, request), await limits(request))
         except BaseException as error:
             if not is_failure(error) or is_cut(request, error):
                 raise
@@ -122,7 +121,7 @@ def _guarded(route: Route, authenticators: Sequence[Authenticator]) -> Handler:
             log.exception("%s: %s %s failed", request_id, request.method, request.path)
             _require_unbegun(request, error)
             fault = GatewayError("internal error; the gateway's log tells more")
-            return error_response(fault, route.errors, await limits(request), request_id)
+            return error_response(fault, _writer(route, request), await limits(request), request_id)
 
     return handle
 
@@ -151,34 +150,35 @@ def _require_unbegun(request: web.Request, error: BaseException) -> None:
         raise ConnectionError("an answer has been begun already") from error
 
 
-def _writer(route: Route | Endpoint) -> Writer | None:
+def _writer(route: Route | Endpoint, request: web.Request) -> ErrorWriter | None:
     """What writes the errors of this path that occur before there is a call; None is OpenAI's shape."""
     if isinstance(route, Route):
-        return route.errors
+        return route.errors if route.errors_for is None else route.errors_for(request)
     return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}, id=error.request_id), error)
 
 
 def error_response(
     error: GatewayError,
-    written: Writer | None = None,
+    written: ErrorWriter | None = None,
     headers: Mapping[str, str] | None = None,
     request_id: str = "",
 ) -> web.Response:
     """An error as a response, written by `written`, or in OpenAI's shape, as at every path that no surface owns."""
     error.request_id = request_id or next_id()
-    extra = {"X-Request-ID": error.request_id, **error_headers(error)}
-    return web.Response(
-        status=error.status,
-        body=encode(envelope(error)) if written is None else written(error),
-        headers={"Content-Type": "application/json", "Server": "gatehook", **extra, **(headers or {})},
-    )
+    told = encode(envelope(error)) if written is None else written(error)
+    if not isinstance(told, web.Response):
+        told = web.Response(status=error.status, body=told, headers={"Content-Type": "application/json"})
+    own = {"Server": "gatehook", "X-Request-ID": error.request_id}
+    told.headers.update({**own, **error_headers(error), **(headers or {})})
+    return told
 
 
-def _not_allowed(methods: Sequence[str], written: Writer | None) -> Handler:
+def _not_allowed(methods: Sequence[str], route: Route | Endpoint) -> Handler:
     allowed = ", ".join(methods)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         error = MethodNotAllowed(f"{request.method} is not allowed at {request.path}; use {allowed}")
-        return error_response(error, written, {"Allow": allowed, **await _limit_headers_if_known(request)})
+        headers = {"Allow": allowed, **await _limit_headers_if_known(request)}
+        return error_response(error, _writer(route, request), headers)
 
     return handle

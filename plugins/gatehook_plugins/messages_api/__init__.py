@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gatehook import CATALOG, Endpoint, Route, Section, hookimpl
 from gatehook_plugins.messages_api.counting import Counting
-from gatehook_plugins.messages_api.errors import error_body
+from gatehook_plugins.messages_api.errors import error_answer
 from gatehook_plugins.messages_api.requests import MessagesRequest
 from gatehook_plugins.messages_api.surface import MessagesSurface
 
@@ -35,5 +35,5 @@ class MessagesApi:
         """Messages, their count of tokens, and what tells in this API's shape that there is nothing else."""
         counting = Counting(gateway, gateway.services[CATALOG])
         yield Endpoint(_PATH, "chat", MessagesSurface(), MessagesRequest)
-        yield Route("POST", f"{_PATH}/count_tokens", counting.count, errors=error_body)
-        yield Route("*", f"{_PATH}/{{path:.*}}", gateway.nothing_here, auth=False, errors=error_body)
+        yield Route("POST", f"{_PATH}/count_tokens", counting.count, errors=error_answer)
+        yield Route("*", f"{_PATH}/{{path:.*}}", gateway.nothing_here, auth=False, errors=error_answer)

@@ -2,9 +2,11 @@
 
 from typing import Final
 
+from aiohttp import web
+
 from gatehook import GatewayError, encode
 
-__all__ = ["error_body", "known_status"]
+__all__ = ["error_answer", "error_body", "known_status"]
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -24,6 +26,12 @@ _OVERLOADED: Final = 529
 def known_status(error: GatewayError) -> int:
     """The status of an error answer: what others call unavailable is an overloaded server here."""
     return _OVERLOADED if error.status == 503 else error.status
+
+
+def error_answer(error: GatewayError) -> web.Response:
+    """The answer where there was no call."""
+    headers = {"Content-Type": "application/json", "request-id": error.request_id}
+    return web.Response(status=known_status(error), body=error_body(error), headers=headers)
 
 
 def error_body(error: GatewayError, request_id: str = "") -> bytes:

@@ -290,6 +290,39 @@ async def test_every_answer_has_an_id_of_its_own_which_the_log_and_the_body_of_a
     assert own.headers["X-Request-ID"] == "mine"
 
 
+async def test_errors_may_be_whole_answers_and_go_by_the_request(
+    specimen: Specimen, build: Build, asking: Asking, route: MakeRoute
+) -> None:
+    def whole(error: GatewayError) -> web.Response:
+        return web.Response(status=529, text=error.message, headers={"request-id": error.request_id, "Server": "x"})
+
+    def chosen(request: web.Request) -> Any:
+        return {"whole": whole, "body": lambda error: b"body"}.get(request.query_string)
+
+    for raised, status in ((InvalidRequest("no"), 400), (web.HTTPNotFound(), 404), (RuntimeError("no"), 500)):
+        plugin = specimen(register_routes=[route("GET", "/bad", raised, errors_for=chosen)])
+        async with asking(build(bad=plugin)) as ask:
+            for method in ("GET", "PUT"):
+                plain, body, answer = [await ask(method, f"/bad{query}") for query in ("", "?body", "?whole")]
+                expected = status if method == "GET" else 405
+                assert (plain.status, set(plain.json)) == (expected, {"error"})
+                assert (body.status, body.body) == (expected, b"body")
+                assert answer.status == 529
+                assert answer.headers["request-id"] == answer.headers["X-Request-ID"]
+                assert answer.headers.getall("Server") == ["gatehook"]
+
+
+async def test_errors_are_in_the_shape_of_the_request_also_where_nobody_is_let_in(
+    specimen: Specimen, build: Build, asking: Asking, route: MakeRoute
+) -> None:
+    mine = route("GET", "/mine", "ok", errors=lambda error: web.Response(status=499, text=error.message))
+    plugin = specimen(register_routes=[mine], register_authenticators=[Keys()])
+    async with asking(build(mine=plugin)) as ask:
+        answer = await ask("GET", "/mine")
+    assert answer.status == 499
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
 async def test_a_redirect_that_a_route_raises_is_a_redirect(
     specimen: Specimen, build: Build, asking: Asking, route: MakeRoute
 ) -> None:

@@ -74,7 +74,8 @@ async def test_tokens_of_a_model_that_there_is_not_cannot_be_counted(front: Open
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_error_tells_the_request_in_both_headers_and_in_its_body(front: Open) -> None:
+@pytest.mark.parametrize("path", ["/v1/messages", COUNT])
+async def test_an_error_tells_the_request_in_both_headers_and_in_its_body(front: Open, path: str) -> None:
     async with front(more=KEYS) as gateway:
         for body, key in (
             (BODY, "wrong"),
@@ -82,7 +83,7 @@ async def test_an_error_tells_the_request_in_both_headers_and_in_its_body(front:
             (BODY | {"model": "none"}, USER),
             (BODY | {"top_k": -1}, USER),
         ):
-            answer = await gateway.ask(body, **{"x-api-key": key})
+            answer = await gateway.ask(body, path, **{"x-api-key": key})
             assert answer.status >= 400
             ids = {answer.headers["request-id"], answer.headers["X-Request-ID"], answer.json["request_id"]}
             assert len(ids) == 1
