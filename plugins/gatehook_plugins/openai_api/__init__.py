@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gatehook import Endpoint, Route, Section, hookimpl
+from gatehook_plugins.openai_api.anthropic_shape import errors_for
 from gatehook_plugins.openai_api.models import ModelList
 from gatehook_plugins.openai_api.openapi import OpenApiPage
 from gatehook_plugins.openai_api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
@@ -36,7 +37,7 @@ class OpenAIApi:
             Endpoint("/v1/chat/completions", "chat", surface, ChatRequest, repeats=True, instead_of=_OTHERS_CHATS),
             Endpoint("/v1/completions", "completions", surface, CompletionRequest, repeats=True),
             Endpoint("/v1/embeddings", "embeddings", surface, EmbeddingRequest, repeats=True),
-            Route("GET", "/v1/models", models.list),
-            Route("GET", "/v1/models/{id:.+}", models.one),
+            Route("GET", "/v1/models", models.list, errors_for=errors_for),
+            Route("GET", "/v1/models/{id:.+}", models.one, errors_for=errors_for),
             Route("GET", "/openapi.json", OpenApiPage(gateway).document, auth=False),
         ]

@@ -35,7 +35,11 @@ class ModelList:
         self._created = int(time.time())
 
     async def list(self, request: web.Request) -> web.Response:
-        """All of them, in the order of the settings; aliases are last, and wildcards are not listed."""
+        """All of them, in the order of the settings; aliases are last, and wildcards are not listed.
+
+        Raises:
+            InvalidRequest: one of Anthropic's clients asks for a page that there cannot be.
+        """
         principal = request[PRINCIPAL]
         groups = {
             name: group
@@ -43,8 +47,9 @@ class ModelList:
             if self._catalog.group(name) and self._is_callable(group) and self._may_use(principal, name)
         }
         if anthropic_shape.asks_for_it(request):
-            models = [anthropic_shape.model(name, group, self._created) for name, group in groups.items()]
-            return _json(anthropic_shape.listed(models))
+            names, has_more = anthropic_shape.page(request, list(groups))
+            models = [anthropic_shape.model(name, groups[name], self._created) for name in names]
+            return anthropic_shape.answer(anthropic_shape.listed(models, has_more))
         local = await self._local_models()
         data = [self._model(name, group, local.get(self._catalog.canonical(name))) for name, group in groups.items()]
         return _json({"object": "list", "data": data})
@@ -60,7 +65,7 @@ class ModelList:
         if not self._is_callable(group) or not self._may_use(request[PRINCIPAL], name):
             raise ModelNotFound(f"the model {name!r} does not exist; GET /v1/models lists those that do", param="model")
         if anthropic_shape.asks_for_it(request):
-            return _json(anthropic_shape.model(name, group, self._created))
+            return anthropic_shape.answer(anthropic_shape.model(name, group, self._created))
         local = await self._local_models()
         return _json(self._model(name, group, local.get(self._catalog.canonical(name))))
 

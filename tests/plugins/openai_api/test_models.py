@@ -1,6 +1,8 @@
 """GET /v1/models and /openapi.json, as clients get them."""
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,6 +141,90 @@ async def test_anthropics_clients_get_the_list_in_their_own_shape() -> None:
     assert (one.max_input_tokens, one.max_tokens) == (200000, 64000)
     assert abs((datetime.now(UTC) - one.created_at).total_seconds()) < 600
     ModelInfo.model_validate(one.model_dump())
+
+
+@contextlib.asynccontextmanager
+async def anthropics(text: str, key: str = "k") -> AsyncIterator[anthropic.AsyncAnthropic]:
+    """The SDK's client of a gateway."""
+    transport = anthropic.DefaultAsyncHttpxClient(verify=False)  # loading certificates takes longer than the test
+    async with (
+        serving(text) as gateway,
+        anthropic.AsyncAnthropic(base_url=gateway.url, api_key=key, max_retries=0, http_client=transport) as client,
+    ):
+        yield client
+
+
+async def test_anthropics_clients_go_through_the_pages_in_both_directions() -> None:
+    names = ["mock", "org/deep/model:free", "Größe 😀", "half on"]
+    async with anthropics(SETTINGS) as client:
+        for limit in range(1, 6):
+            assert [one.id async for one in client.models.list(limit=limit)] == names
+            assert [one.id async for one in client.beta.models.list(limit=limit)] == names
+        page = await client.models.list(limit=2)
+        assert ([one.id for one in page.data], page.has_more, page.last_id) == (names[:2], True, names[1])
+        page = await client.models.list(limit=2, before_id="half on")
+        assert [one.id for one in page.data] == names[1:3]
+        assert (page.has_more, page.first_id) == (True, names[1])
+        page = await page.get_next_page()
+        assert ([one.id for one in page.data], page.has_more) == (names[:1], False)
+        page = await client.models.list(after_id="half on")
+        assert (page.data, page.has_more, page.first_id, page.last_id) == ([], False, None, None)
+
+
+async def test_a_page_for_anthropics_clients_has_20_models_unless_they_ask_for_more() -> None:
+    many = "".join(f'[[models]]\nname = "m{number}"\nvendor = "mock"\n' for number in range(45))
+    async with anthropics(f"[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_mock]\n{many}") as client:
+        page = await client.models.list()
+        assert (len(page.data), page.has_more) == (20, True)
+        assert [one.id async for one in page] == [f"m{number}" for number in range(45)]
+        page = await client.models.list(limit=1000)
+        assert (len(page.data), page.has_more) == (45, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"limit": 0}, "limit: expected int >= 1"),
+        ({"limit": 1001}, "limit: expected int <= 1000"),
+        ({"limit": "many"}, "limit: "),
+        ({"after_id": "off"}, "after_id: there is no model 'off' in the list"),
+        ({"before_id": "nobody"}, "before_id: there is no model 'nobody' in the list"),
+        ({"before_id": "mock", "after_id": "mock"}, "before_id: cannot be given together with after_id"),
+    ],
+)
+async def test_a_page_that_there_cannot_be_is_refused_in_anthropics_shape(asked: Any, says: str) -> None:
+    async with anthropics(SETTINGS) as client:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await client.models.list(**asked)
+    body: Any = caught.value.body
+    assert body["error"]["type"] == "invalid_request_error"
+    assert body["error"]["message"].startswith(says)
+
+
+async def test_anthropics_clients_are_told_their_request_in_whatever_they_get() -> None:
+    async with anthropics(KEYED, key="wrong") as client:
+        for asking in (client.models.list(), client.models.retrieve("mock")):
+            with pytest.raises(anthropic.AuthenticationError) as refused:
+                await asking
+            told_as_an_error(refused.value, "authentication_error")
+    async with anthropics(SETTINGS) as client:
+        for answer in (await client.models.list(), await client.models.retrieve("mock")):
+            assert answer._request_id is not None
+            assert answer._request_id.startswith("req_")
+        with pytest.raises(anthropic.NotFoundError) as missing:
+            await client.models.retrieve("off")
+        told_as_an_error(missing.value, "not_found_error")
+        with pytest.raises(anthropic.APIStatusError) as wrong:
+            await client.put("/v1/models", cast_to=object, body={})
+        told_as_an_error(wrong.value, "invalid_request_error")
+
+
+def told_as_an_error(error: anthropic.APIStatusError, kind: str) -> None:
+    body: Any = error.body
+    assert set(body) == {"type", "error", "request_id"}
+    assert set(body["error"]) == {"type", "message"}
+    assert (body["type"], body["error"]["type"]) == ("error", kind)
+    assert error.request_id == body["request_id"] == error.response.headers["X-Request-ID"]
 
 
 async def test_anthropics_clients_get_an_empty_list_where_there_is_nothing() -> None:
