@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gatehook import Call, Section, Tool, hookimpl
+from gatehook import Call, Section, Tool, Unavailable, hookimpl
 from gatehook.testing import Reply
+from gatehook_plugins.messages_api.errors import error_answer
 
 Open = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -87,6 +88,12 @@ async def test_an_error_tells_the_request_in_both_headers_and_in_its_body(front:
             assert answer.status >= 400
             ids = {answer.headers["request-id"], answer.headers["X-Request-ID"], answer.json["request_id"]}
             assert len(ids) == 1
+
+
+def test_what_is_unavailable_is_overloaded_also_where_there_is_no_call() -> None:
+    answer = error_answer(Unavailable("not now"))
+    assert answer.status == 529
+    assert '"overloaded_error"' in str(answer.text)
 
 
 async def test_a_good_answer_tells_it_too(front: Open) -> None:
