@@ -14,6 +14,7 @@ __all__ = ["answer", "asks_for_it", "errors_for", "listed", "model", "page"]
 
 _JSON: Final = {"Content-Type": "application/json"}
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 503: "overloaded_error"}
+_LONGEST: Final = 1000
 _OVERLOADED: Final = 529
 """The status by which these clients know a 503."""
 
@@ -21,7 +22,7 @@ _OVERLOADED: Final = 529
 class PageQuery(Struct):
     """Which models a client asks for."""
 
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 20
+    limit: Annotated[int, Meta(ge=1, le=_LONGEST)] = _LONGEST  # not Anthropic's 20: many clients read one page only
     after_id: str = ""
     before_id: str = ""
 

@@ -240,8 +240,11 @@ class StreamReader:
         return None
 
     def _pass_rest(self, event: Event, raw: bytes, out: list[bytes]) -> None:
-        """Pass on and count what an event that tells a failure brings besides: the last of the answer, the usage."""
-        if event.usage is None and not any(choice.has_content() for choice in event.choices or ()):
+        """Pass on and count what an event that tells a failure brings besides: the last of the answer, the usage.
+
+        Not if it is the first event of all: another deployment may still give the whole answer.
+        """
+        if not self._open or (event.usage is None and not any(one.has_content() for one in event.choices or ())):
             return
         value = decode(raw)
         value.pop("error", None)

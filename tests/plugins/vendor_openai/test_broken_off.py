@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gatehook import Retry
 from gatehook.testing import attempt, splits
 from gatehook_plugins.vendor_openai.stream import StreamReader
 
@@ -48,6 +49,13 @@ async def test_what_comes_with_a_failure_reaches_the_client_and_its_usage_counts
     usage = StreamReader(one).read(body).usage
     assert usage is not None
     assert usage.total_tokens == 10
+
+
+async def test_a_failure_in_the_first_event_brings_nothing_so_that_it_can_be_tried_again(
+    stream: Ask, event: Make, sse: Make
+) -> None:
+    run = await stream(sse({**event({"role": "assistant", "content": "A"}, "error"), "usage": USAGE}))
+    assert (run.chunks, run.error.retry) == ([], Retry.SAME)
 
 
 async def test_a_failure_alone_brings_nothing_and_ends_no_other_choice(stream: Ask, event: Make, sse: Make) -> None:
