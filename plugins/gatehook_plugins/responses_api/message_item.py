@@ -33,6 +33,7 @@ class MessageItem:
         self._head = b""
         self._pieces: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
+        self._citations: list[dict[str, Any]] = []
         events.tell("response.output_item.added", output_index=index, item=self.item)
 
     def say(self, kind: Kind, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> None:
@@ -46,6 +47,15 @@ class MessageItem:
             return
         self._logprobs += logprobs
         self._events.tell("response.output_text.delta", **self._place, logprobs=logprobs, delta=text)
+
+    def cite(self, citation: dict[str, Any]) -> None:
+        """Say where words of the text come from."""
+        if self._kind != "output_text":
+            self._end_part()
+            self._begin_part("output_text")
+        added = {"annotation_index": len(self._citations), "annotation": citation}
+        self._events.tell("response.output_text.annotation.added", **self._place, **added)
+        self._citations.append(citation)
 
     def close(self, status: str) -> None:
         """End it."""
@@ -62,21 +72,23 @@ class MessageItem:
         }
         beside: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
         self._head = self._events.head(f"response.{kind}.delta", **self._place, **beside)
-        self._events.tell("response.content_part.added", **self._place, part=_part(kind, "", []))
+        self._events.tell("response.content_part.added", **self._place, part=_part(kind, "", [], []))
 
     def _end_part(self) -> None:
         kind, text, logprobs = self._kind, "".join(self._pieces), self._logprobs
         if kind is None:
             return
-        self._kind, self._pieces, self._logprobs = None, [], []
-        part = _part(kind, text, logprobs)
+        part = _part(kind, text, logprobs, self._citations)
+        self._kind, self._pieces, self._logprobs, self._citations = None, [], [], []
         beside = {"logprobs": logprobs} if kind == "output_text" else {}
         self._events.tell(f"response.{kind}.done", **self._place, **{_WORDS[kind]: text}, **beside)
         self._events.tell("response.content_part.done", **self._place, part=part)
         self.item["content"].append(part)
 
 
-def _part(kind: Kind, text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _part(
+    kind: Kind, text: str, logprobs: Sequence[dict[str, Any]], citations: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     if kind == "refusal":
         return {"type": kind, "refusal": text}
-    return {"type": kind, "text": text, "annotations": [], "logprobs": logprobs}
+    return {"type": kind, "text": text, "annotations": citations, "logprobs": logprobs}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatehook_plugins.responses_api.call_item import CallItem
+from gatehook_plugins.responses_api.citations import read_citations
 from gatehook_plugins.responses_api.events import Events
 from gatehook_plugins.responses_api.logprobs import read_logprobs
 from gatehook_plugins.responses_api.message_item import MessageItem
@@ -49,6 +50,8 @@ class Output:
             self._say_parts(content, read_logprobs(logprobs))
         elif content and isinstance(content, str):
             self._message().say("output_text", content)
+        for citation in read_citations(delta.get("annotations")):
+            self._message().cite(citation)
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._message().say("refusal", refusal)
         if isinstance(extra := delta.get("extra_content"), dict):  # Gemini's proof of what it says, or thinks

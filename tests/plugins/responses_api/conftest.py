@@ -72,6 +72,8 @@ class _Replay:
         self._open: set[int] = set()
         self._texts: dict[Any, str] = {}
         """By item and part: what has been said of those that are open."""
+        self._cited: dict[Any, list[Object]] = {}
+        """The same: the citations."""
 
     def take(self, event: Object) -> None:
         kind, index = event["type"], event.get("output_index")
@@ -101,7 +103,12 @@ class _Replay:
         elif kind.endswith("part.done"):
             told = event["part"]
             assert self._texts.pop((index, part)) == told.get("text", told.get("refusal"))
+            assert self._cited.pop((index, part), []) == told.get("annotations", [])
             item["summary" if "summary" in kind else "content"].append(told)
+        elif kind.endswith(".annotation.added"):
+            cited = self._cited.setdefault((index, part), [])
+            assert event["annotation_index"] == len(cited)
+            cited.append(event["annotation"])
         elif kind.endswith(".delta"):
             self._texts[index, part] += event["delta"]
         else:

@@ -61,15 +61,23 @@ def pieces(draw: Any, text: str) -> list[str]:
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
+def cited(url: str, **more: Any) -> Object:
+    """A page, as chats name it."""
+    page = {"url": url, "title": "t", "start_index": 0, "end_index": 1}
+    return {"type": "url_citation", "url_citation": page | more}
+
+
 @st.composite
 def answers(draw: Any) -> tuple[Object, list[Object]]:
     """A message, and deltas that come to it: in the usual order, those of several calls mingled."""
     thought, text, refusal, calls = draw(WORDS), draw(WORDS), draw(WORDS), draw(CALLS)
     blocks = [{"type": "thinking", "thinking": thought, "signature": "s"}] if draw(st.booleans()) else []
+    pages = [cited(url) for url in draw(st.lists(NAMES, max_size=2))] if text else []
     deltas: list[Object] = [{"role": "assistant", "content": ""}]
     deltas += [{"reasoning_content": piece} for piece in draw(pieces(thought))]
     deltas += [{"thinking_blocks": [{**block, "index": number}]} for number, block in enumerate(blocks)]
     deltas += [{"content": piece} for piece in draw(pieces(text))]
+    deltas += [{"annotations": [page]} for page in pages]
     deltas += [{"refusal": piece} for piece in draw(pieces(refusal))]
     rows = []
     for index, (name, arguments) in enumerate(calls):
@@ -85,6 +93,7 @@ def answers(draw: Any) -> tuple[Object, list[Object]]:
     message |= {"reasoning_content": thought} if thought else {}
     message |= {"thinking_blocks": blocks} if blocks else {}
     message |= {"refusal": refusal} if refusal else {}
+    message |= {"annotations": pages} if pages else {}
     message["tool_calls"] = [
         {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
         for index, (name, arguments) in enumerate(calls)
@@ -221,6 +230,30 @@ def test_log_probabilities_are_told_with_the_text(bare: Any, read_events: Any, f
     assert bare(plain({"content": "Hi"}, logprobs=both)) == bare(response)
     told = [one["logprobs"] for one in events if one["type"] == "response.output_text.delta"]
     assert told == [part["logprobs"][:1], part["logprobs"][1:]]
+
+
+def test_pages_that_an_answer_cites_are_told_with_its_text(bare: Any, read_events: Any, followed: Any) -> None:
+    pages = [cited("https://a.example"), {"url_citation": {"url": "https://b.example", "content": "of it"}}]
+    deltas: list[Object] = [{"content": "Hi"}, {"content": ".", "annotations": pages[:1]}, {"annotations": pages[1:]}]
+    events = read_events(streamed(deltas))
+    response = followed(events)
+    (part,) = response["output"][0]["content"]
+    assert part["annotations"] == [
+        {"type": "url_citation", "url": "https://a.example", "title": "t", "start_index": 0, "end_index": 1},
+        {"type": "url_citation", "url": "https://b.example", "title": "", "start_index": 0, "end_index": 0},
+    ]
+    told = [event["annotation"] for event in events if event["type"] == "response.output_text.annotation.added"]
+    assert told == part["annotations"]
+    assert bare(plain({"content": "Hi.", "annotations": pages})) == bare(response)
+    first = followed(read_events(streamed([{"refusal": "No."}, {"annotations": pages[:1]}])))["output"][0]["content"]
+    assert [(part["type"], len(part.get("annotations", ()))) for part in first] == [("refusal", 0), ("output_text", 1)]
+
+
+@pytest.mark.parametrize("odd", ["x", [None], [{"type": "file", "file": {}}], [{"url_citation": {"url": 5}}], {}, 5])
+def test_what_are_no_pages_is_left_out(odd: Any, bare: Any, read_events: Any, followed: Any) -> None:
+    response = followed(read_events(streamed([{"content": "a", "annotations": odd}])))
+    assert response["output"][0]["content"][0]["annotations"] == []
+    assert bare(plain({"content": "a", "annotations": odd})) == bare(response)
 
 
 @pytest.mark.parametrize("odd", [{"content": [None]}, {"content": [{"token": "x"}]}, [], {"content": "x"}, 5])
