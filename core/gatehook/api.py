@@ -95,6 +95,7 @@ from gatehook.model import (
     Vitality,
 )
 from gatehook.names import LONGEST_MODEL_NAME
+from gatehook.originals import TranslatedChunks, TranslatedCompletion
 from gatehook.parameters import Parameter, dropped, mapped, refused
 from gatehook.protocols import (
     AttemptLimiter,
@@ -290,6 +291,8 @@ __all__ = (
     "ToolSource",
     "ToolUse",
     "Transform",
+    "TranslatedChunks",
+    "TranslatedCompletion",
     "Trimmer",
     "Turn",
     "Unavailable",

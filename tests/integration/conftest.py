@@ -264,7 +264,7 @@ class AnthropicWire:
 
     def _plain(self, blocks: Sequence[Mapping[str, Any]], stop: str) -> Reply:
         usage = {"input_tokens": 7, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 7}
-        end = {"stop_reason": stop, "stop_sequence": None, "usage": usage}
+        end = {"stop_reason": stop, "stop_sequence": None, "stop_details": None, "usage": usage}
         head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5"}
         return Reply.of_json({**head, "content": blocks, **end})
 
@@ -273,7 +273,8 @@ class AnthropicWire:
     ) -> Reply:
         message: Any = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5",
                    "content": [], "stop_reason": None, "stop_sequence": None,
-                   "usage": {"input_tokens": 7, "cache_read_input_tokens": 4, "output_tokens": 1}}  # fmt: skip
+                   "usage": {"input_tokens": 7, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0,
+                             "output_tokens": 1}}  # fmt: skip
         events: list[dict[str, Any]] = [{"type": "message_start", "message": message}, {"type": "ping"}]
         for index, (block, deltas) in enumerate(blocks):
             events.append({"type": "content_block_start", "index": index, "content_block": block})

@@ -22,6 +22,7 @@ from gatehook.calls.tool_stream import RoundsStream
 from gatehook.errors import GatewayError, error_headers
 from gatehook.jsonio import encode
 from gatehook.model import ANONYMOUS, Call, Chunk, Completion, Entry, Frames
+from gatehook.originals import TranslatedChunks, TranslatedCompletion
 from gatehook.protocols import OwnHeaders, OwnHeartbeat, OwnStatus, Rewriter, Surface
 from gatehook.sse import COMMENT
 from gatehook.tools.gate import Gate
@@ -54,6 +55,8 @@ class Delivery(Struct, eq=False):
     _response: web.StreamResponse | None = None
     _rewriter: Rewriter | None = None
     """The rewriter of the stream's last batch."""
+    _as_told: bool = False
+    """Whether the client gets the vendor's own events, of which the last ends the stream."""
 
     __repr__ = object.__repr__  # requests hold secrets
 
@@ -63,12 +66,19 @@ class Delivery(Struct, eq=False):
         Raises:
             ConnectionError: the client left, or does not read its answer.
         """
-        body = self._surface.answer(self._call, completion)
+        body = self._original(completion) if type(completion) is TranslatedCompletion else b""
+        body = body or self._surface.answer(self._call, completion)
         if len(body) > _PIECE or not ready.suits(self._request):
             return self._answered(body)
         response = ready.Ready(self._request, self._lines(), body)
         self._record.complete()
         return response
+
+    def _original(self, completion: TranslatedCompletion) -> bytes:
+        """The vendor's own answer, if the client can read it and it is all of the answer; b"" otherwise."""
+        call = self._call
+        is_all = completion.surface == call.surface and not (call.rounds or call.tool_rounds)
+        return completion.original if is_all else b""
 
     async def _answered(self, body: bytes) -> web.StreamResponse:
         response: web.StreamResponse
@@ -118,11 +128,11 @@ class Delivery(Struct, eq=False):
                 async with contextlib.aclosing(await again()) as stream:
                     self._record.stream = stream
                     await self._relay(stream, response, watch, gate, None)
-            if call.include_usage and stream.usage is None:
+            if call.include_usage and stream.usage is None and not self._as_told:
                 await self._tell_usage(stream, response, kept)
             watch.beat(None)  # nothing may come after the end
             watch.pause()
-            await response.write_eof(self._surface.end(call, self._record.streamed()))
+            await response.write_eof(b"" if self._as_told else self._surface.end(call, self._record.streamed()))
         self._record.complete()
         if kept is not None:
             await concerns.answers.put(call, key, kept.entry())
@@ -138,27 +148,26 @@ class Delivery(Struct, eq=False):
     ) -> None:
         """Pass one stream on, to its end."""
         watch.pause()  # time that a tool policy takes is not the vendor's silence
-        begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
-        watch.heard = True
-        await self._write(response, b"".join(begun))
         unchanged = gate is None and self._call.rewriter is None
         untouched = unchanged and self._untouched
         unheld = unchanged and not self._call.own_tools  # after each run of these a rewriter may be chosen
+        if unheld:
+            begun = [self._unheld(batch, kept) for batch in stream.begun]
+        else:
+            begun = [await self._passed(batch, gate, kept) for batch in stream.begun]
+        await self._write(response, b"".join(begun), watch)
         rest: AsyncIterator[Sequence[Chunk]] = stream.watched(watch)
         if untouched and kept is None and type(stream) is Stream and type(response) is ready.ReadyStream:
             rest = stream.relayed(watch, response.write_now)
         async for batch in rest:
-            if untouched and type(batch) is Frames:
+            if untouched and kept is None and type(batch) is Frames:
                 data = batch.data
             elif unheld:
-                data = self._framed(batch)
+                data = self._unheld(batch, kept)
             else:
                 watch.pause()
-                watch.heard = True
-                await self._write(response, await self._passed(batch, gate, kept))
+                await self._write(response, await self._passed(batch, gate, kept), watch)
                 continue
-            if kept is not None:
-                kept.add(batch)
             if data:
                 watch.pause()  # how long a client may take is for its connection to limit
                 watch.heard = True
@@ -285,6 +294,18 @@ class Delivery(Struct, eq=False):
         await response.write_eof()
         return response
 
+    def _unheld(self, batch: Sequence[Chunk], kept: Recording | None) -> bytes:
+        """The batch where nothing changes it, recorded for the caches; in the vendor's own words if the client can."""
+        if kept is not None:
+            kept.add(batch)
+        if type(batch) is not TranslatedChunks or batch.surface != self._call.surface:
+            return self._framed(batch)
+        self._as_told = True
+        if (watch := self._concerns.observers.chunk) is not None:
+            for chunk in batch:
+                watch(self._call, chunk)
+        return batch.original
+
     async def _passed(self, batch: Sequence[Chunk], gate: Gate | None, kept: Recording | None) -> bytes:
         """The batch as the client gets it, after transforms and tool policies; recorded for the caches before them."""
         if kept is not None:
@@ -337,9 +358,11 @@ class Delivery(Struct, eq=False):
         with contextlib.suppress(StopIteration, ConnectionError):
             response.write(sign).send(None)  # a timer cannot await; with an empty buffer one step writes it
 
-    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+    async def _write(self, response: web.StreamResponse, data: bytes, watch: Watch | None = None) -> None:
         """Write, waiting while the client does not keep up: its connection limits for how long (`write_timeout`)."""
         if data:
+            if watch is not None:
+                watch.heard = True
             await response.write(data)
 
     async def _break_off(self, response: web.StreamResponse, error: GatewayError) -> None:

@@ -14,6 +14,8 @@ from gatehook import (
     Parameter,
     Retry,
     Target,
+    TranslatedChunks,
+    TranslatedCompletion,
     Upstream,
     UpstreamError,
     Vendor,
@@ -22,9 +24,10 @@ from gatehook import (
     option_faults,
 )
 from gatehook.legacy import as_chat, chunk_from_chat, from_chat
-from gatehook.sse import EventTooLarge, Reader
+from gatehook.sse import Event, EventTooLarge, Reader
 from gatehook_plugins.vendor_anthropic import answer, request
 from gatehook_plugins.vendor_anthropic.failure import NAME, failure, garbled
+from gatehook_plugins.vendor_anthropic.originals import SURFACE, original_answer, original_event
 from gatehook_plugins.vendor_anthropic.parameters import tables
 from gatehook_plugins.vendor_anthropic.profile import Defaults, Options, Profile, profile
 from gatehook_plugins.vendor_anthropic.stream import Translation
@@ -58,22 +61,28 @@ class Anthropic:
             data = None
         if not isinstance(data, dict) or "error" in data or data.get("type") == "error":
             raise failure(upstream, body, attempt.target)
-        completion = answer.read(attempt.call, data, attempt.note)
-        return from_chat(attempt.call, completion) if attempt.call.operation == "completions" else completion
+        call = attempt.call
+        completion = answer.read(call, data, attempt.note)
+        if call.surface == SURFACE:
+            return TranslatedCompletion(completion, original_answer(call, data), SURFACE)
+        return from_chat(call, completion) if call.operation == "completions" else completion
 
     async def stream(self, attempt: Attempt) -> AsyncIterator[Sequence[Chunk]]:
-        """See `Vendor.stream`. A read that completes no event, or only pings, gives an empty batch: no stall."""
+        """See `Vendor.stream`. A read that completes no event, or only pings, gives no chunks: no stall."""
         async with await self._send(attempt) as upstream:
             if upstream.status != 200 or not upstream.is_event_stream:
                 raise failure(upstream, await upstream.read_error(), attempt.target)
-            reader, translation = Reader(), Translation(attempt.call, attempt.target, attempt.note)
-            legacy = attempt.call.operation == "completions"
+            call, told = attempt.call, list[Event]()
+            reader, translation = Reader(), Translation(call, attempt.target, attempt.note)
+            legacy = call.operation == "completions"
             while not translation.done:
-                batch, fault = _taken(translation, reader, await upstream.receive())
-                if batch or fault is None:
-                    yield [chunk_from_chat(attempt.call, chunk) for chunk in batch] if legacy else batch
+                batch, fault = _taken(translation, reader, await upstream.receive(), told)
+                if call.surface == SURFACE:
+                    batch = TranslatedChunks(batch, b"".join([original_event(call, event) for event in told]), SURFACE)
+                yield [chunk_from_chat(call, chunk) for chunk in batch] if legacy else batch
                 if fault is not None:
                     raise fault
+                told.clear()
             await upstream.drain()
 
     async def probe(self, target: Target) -> None:
@@ -100,15 +109,20 @@ class Anthropic:
         return found
 
 
-def _taken(translation: Translation, reader: Reader, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
+def _taken(
+    translation: Translation, reader: Reader, data: bytes, told: list[Event]
+) -> tuple[list[Chunk], GatewayError | None]:
     """The chunks of what has arrived (b"" is the end), and the error that follows them, if there is one.
 
-    What came before an error, in the same read, still goes to the client.
+    What came before an error, in the same read, still goes to the client: `told` gets the events that were translated.
     """
     batch: list[Chunk] = []
     try:
         for event in reader.feed(data) if data else reader.end():
+            if translation.done:
+                break
             translation.take(event, batch)
+            told.append(event)
     except GatewayError as error:
         return batch, error
     except EventTooLarge as error:
