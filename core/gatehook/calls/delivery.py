@@ -75,10 +75,10 @@ class Delivery(Struct, eq=False):
         return response
 
     def _original(self, completion: TranslatedCompletion) -> bytes:
-        """The vendor's own answer, if the client can read it and it is all of the answer; b"" otherwise."""
+        """The vendor's own answer, if the client can read it and nothing may have changed the answer; b"" otherwise."""
         call = self._call
-        is_all = completion.surface == call.surface and not (call.rounds or call.tool_rounds)
-        return completion.original if is_all else b""
+        unheld = call.rewriter is None and not call.own_tools and self._concerns.tools.gate(call) is None
+        return completion.original if unheld and completion.surface == call.surface else b""
 
     async def _answered(self, body: bytes) -> web.StreamResponse:
         response: web.StreamResponse

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from gatehook.dialect.media import Blob, data_uri, from_base64
-from gatehook.dialect.plain import FAILED
+from gatehook.dialect.plain import FAILED, notes_of
 from gatehook.errors import InvalidRequest, Retry
 from gatehook.jsonio import MalformedJSON, decode
 
@@ -120,6 +120,7 @@ def read_conversation(
     system: Place = "first",
     tells_failures: bool = False,
     takes_pictures: bool = False,
+    takes_notes: bool = False,
 ) -> Conversation:
     """Read OpenAI messages whose types were checked by the surface.
 
@@ -130,11 +131,13 @@ def read_conversation(
             where they are; or as turns, but only behind the user's, before an answer or the end.
         tells_failures: whether the vendor is told of a tool's failure by `ToolResult.failed`; otherwise words say so.
         takes_pictures: whether the vendor takes back the `images` of earlier answers, as data URIs; behind their words.
+        takes_notes: whether the vendor takes what may stand beside a document, `context` and `citations`: its `extra`.
 
     Raises:
         InvalidRequest: arguments that are no JSON object, calls without results, results without calls, unknown parts.
     """
-    reader = _Reader(drop, system, tells_failures=tells_failures, takes_pictures=takes_pictures)
+    takes = {"tells_failures": tells_failures, "takes_pictures": takes_pictures, "takes_notes": takes_notes}
+    reader = _Reader(drop, system, **takes)
     for number, message in enumerate(messages):
         reader.read(message, f"messages[{number}]")
     reader.finish()
@@ -145,10 +148,17 @@ class _Reader:
     """Takes messages in their order."""
 
     def __init__(
-        self, drop: Callable[[str], None], place: Place, *, tells_failures: bool, takes_pictures: bool
+        self,
+        drop: Callable[[str], None],
+        place: Place,
+        *,
+        tells_failures: bool,
+        takes_pictures: bool,
+        takes_notes: bool,
     ) -> None:
         self._tells_failures = tells_failures
         self._takes_pictures = takes_pictures
+        self._takes_notes = takes_notes
         self.system: list[Text] = []
         self.turns: list[Turn] = []
         self._drop = drop
@@ -311,6 +321,10 @@ class _Reader:
             return []
         if isinstance(content, str):
             return [Text(content)] if content else []
+        if not self._takes_notes:
+            for number, part in enumerate(content):
+                for name in notes_of(part):
+                    self._drop(f"{path}[{number}].{name}")
         parts = (_part(part, f"{path}[{number}]") for number, part in enumerate(content))
         return [part for part in parts if not (isinstance(part, Text) and not part.text)]
 
@@ -331,7 +345,7 @@ def _part(part: Mapping[str, Any], path: str) -> Text | Media:
             blob = from_base64(audio["data"], mime, param=f"{path}.input_audio.data")
             return Media("audio", path, blob=blob, cache=cache)
         case "file":
-            return _file(part["file"], f"{path}.file", cache)
+            return _file(part["file"], f"{path}.file", cache, notes_of(part))
         case kind:
             raise _refused(f"{path}.type", f"content parts of type {kind!r} cannot be translated")
 
@@ -362,18 +376,18 @@ def _is_data(url: str) -> bool:
     return url[:5].lower() == "data:"
 
 
-def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None) -> Media:
+def _file(file: Mapping[str, Any], path: str, cache: Mapping[str, Any] | None, notes: Mapping[str, Any]) -> Media:
     name = file.get("filename") or ""
     if data := file.get("file_data"):
         where = f"{path}.file_data"
         blob = data_uri(data, param=where) if _is_data(data) else from_base64(data, param=where)
-        return Media("file", path, blob=blob, filename=name, cache=cache)
+        return Media("file", path, blob=blob, filename=name, cache=cache, extra=notes)
     if file.get("file_id"):
-        return Media("file", path, file_id=file["file_id"], filename=name, cache=cache)
+        return Media("file", path, file_id=file["file_id"], filename=name, cache=cache, extra=notes)
     if url := file.get("file_url"):
         if not url.lower().startswith(("http://", "https://")):
             raise _refused(f"{path}.file_url", "expected an http or https URL")
-        return Media("file", path, url=url, filename=name, cache=cache)
+        return Media("file", path, url=url, filename=name, cache=cache, extra=notes)
     raise InvalidRequest(f"{path}: needs file_data or file_id", param=path)
 
 

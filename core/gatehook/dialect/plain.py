@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gatehook.errors import InvalidRequest, Retry
 
-__all__ = ["FAILED", "plain_chat"]
+__all__ = ["FAILED", "notes_of", "plain_chat"]
 
 FAILED: Final = "The tool failed: "
 """Put before what a failed tool gave, where a vendor has no other way to tell the model."""
@@ -21,9 +21,16 @@ _LONGEST_USER: Final = 64
 """Characters of `user` that OpenAI takes."""
 _TEXT: Final = "data:text/plain;base64,"
 _LEFT_OUT: Final = frozenset(("cache_control", "thinking_blocks", "is_error"))
+_NOTES: Final = ("context", "citations")
+"""What may stand beside a document: what it is about, and whether answers are to cite it."""
 
 Drop = Callable[[str], None]
 Object = dict[str, Any]
+
+
+def notes_of(part: Mapping[str, Any]) -> Object:
+    """Those that stand beside a document; none beside other parts."""
+    return {name: part[name] for name in _NOTES if part.get(name)} if part.get("type") == "file" else {}
 
 
 def plain_chat(payload: Mapping[str, Any], drop: Drop) -> Object:
@@ -94,6 +101,9 @@ def _part(part: Mapping[str, Any], path: str, drop: Drop) -> Object:
     plain, file = _bare(part, drop), part.get("file")
     if part["type"] != "file" or not isinstance(file, dict):
         return plain
+    for name in notes_of(part):
+        drop(f"{path}.{name}")
+        del plain[name]
     if file.get("file_url"):
         raise InvalidRequest(
             f"{path}.file.file_url: documents by URL are not taken here; send the document itself, in base64",

@@ -156,27 +156,24 @@ def _part(block: Words | Image | Document | SearchResult, path: str, lose: Lose)
             url = source.url if isinstance(source, Web) else _data_url(source)
             return _marked({"type": "image_url", "image_url": {"url": url}}, block.cache_control)
         case Document():
-            return _document(block, path, lose)
+            return _document(block)
         case SearchResult():
-            return _document(_found(block), path, lose)
+            return _document(_found(block, path, lose))
 
 
-def _found(result: SearchResult) -> Document:
+def _found(result: SearchResult, path: str, lose: Lose) -> Document:
     """What a search has found, as the document that it is to every model."""
+    if result.citations and result.citations.get("enabled"):
+        lose(f"{path}.citations")
     text = "\n\n".join(block.text for block in result.content)
     return Document(
         source=PlainText(text),
         title=f"{result.title} ({result.source})" if result.title else result.source,
-        citations=result.citations,
         cache_control=result.cache_control,
     )
 
 
-def _document(block: Document, path: str, lose: Lose) -> Part:
-    if block.context:
-        lose(f"{path}.context")
-    if block.citations and block.citations.get("enabled"):
-        lose(f"{path}.citations")
+def _document(block: Document) -> Part:
     file = {"filename": block.title} if block.title else {}
     match block.source:
         case Web(url=url):
@@ -186,7 +183,12 @@ def _document(block: Document, path: str, lose: Lose) -> Part:
             file["file_data"] = f"data:text/plain;base64,{inline}"
         case Base64() as source:
             file["file_data"] = _data_url(source)
-    return _marked({"type": "file", "file": file}, block.cache_control)
+    part: Part = {"type": "file", "file": file}
+    if block.context:
+        part["context"] = block.context
+    if block.citations and block.citations.get("enabled"):
+        part["citations"] = block.citations
+    return _marked(part, block.cache_control)
 
 
 def _data_url(source: Base64) -> str:

@@ -22,7 +22,7 @@ def write(payload: Mapping[str, Any], attempt: Attempt, profile: Profile) -> Bod
     """
     drop = attempt.drop
     place: Literal["first", "after_user"] = "after_user" if profile.inline_system else "first"
-    conversation = read_conversation(payload["messages"], drop, system=place, tells_failures=True)
+    conversation = read_conversation(payload["messages"], drop, system=place, tells_failures=True, takes_notes=True)
     body: Body = {
         "model": profile.target.model,
         "max_tokens": 0,

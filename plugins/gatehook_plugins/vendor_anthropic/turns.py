@@ -109,9 +109,10 @@ def _media(media: Media, drop: Callable[[str], None]) -> Block:
         raise _refused(media.path, "Anthropic takes no audio")
     if media.detail:
         drop(f"{media.path}.detail")
-    if media.blob is None:
-        return _marked(_by_url(media), media.cache)
-    return _marked(_inline(media, media.blob), media.cache)
+    block = _by_url(media) if media.blob is None else _inline(media, media.blob)
+    if block["type"] == "document":
+        block |= media.extra
+    return _marked(block, media.cache)
 
 
 def _by_url(media: Media) -> Block:
