@@ -305,8 +305,23 @@ _POLICY_WORDS = (
     "content filtering policy",
     "content management policy",
     "violating our usage polic",
+    "violates usage guidelines",
+    "input was flagged",
     "responsibleaipolicy",
 )
+# What a client asks for, or refers to, and this deployment has not: OpenRouter and Gemini answer with a 404 or a 403,
+# which are the operator's fault elsewhere.
+_LACKING_WORDS = (
+    "no endpoints found that support",
+    "permission to access the file",
+    "active state and usage is not allowed",  # of a file; a project that is not active is the operator's
+)
+_NOT_HERE = (
+    ((400, 413, 422), _CONTEXT_WORDS, "context_length_exceeded"),
+    ((400, 403, 422), _POLICY_WORDS, "content_filter"),
+    ((400, 403, 404), _LACKING_WORDS, None),
+)
+"""Statuses and words of what the client may mend, and another deployment may take; and our code, if we have one."""
 # Not "billing" alone: OpenAI advertises its billing page in ordinary rate limits, and requests may speak of bills too.
 _QUOTA_WORDS = (
     "insufficient_quota",
@@ -352,10 +367,9 @@ def upstream_error(
     words = f"{code or ''} {message}".lower()
     code = redact(code, secrets) if code else None
     param = redact(param, secrets) if param else None
-    if status in (400, 413, 422) and any(word in words for word in _CONTEXT_WORDS):
-        return InvalidRequest(text, code="context_length_exceeded", param=param, retry=Retry.NEXT)
-    if status in (400, 403, 422) and any(word in words for word in _POLICY_WORDS):
-        return InvalidRequest(text, code="content_filter", param=param, retry=Retry.NEXT)
+    for statuses, signs, known in _NOT_HERE:
+        if status in statuses and any(sign in words for sign in signs):
+            return InvalidRequest(text, code=known or code, param=param, retry=Retry.NEXT)
     if status == 402 or (status in (400, 403, 429) and any(word in words for word in _QUOTA_WORDS)):
         return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT)
     if status == 429:

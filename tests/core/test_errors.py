@@ -36,6 +36,12 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (400, "x", "content_filter", 400, "invalid_request_error", "content_filter", Retry.NEXT),
     (400, "x", "content_policy_violation", 400, "invalid_request_error", "content_filter", Retry.NEXT),
     (403, "ResponsibleAIPolicyViolation", None, 400, "invalid_request_error", "content_filter", Retry.NEXT),
+    (403, "Your input was flagged for 'x'", None, 400, "invalid_request_error", "content_filter", Retry.NEXT),
+    (403, "Content violates usage guidelines.", None, 400, "invalid_request_error", "content_filter", Retry.NEXT),
+    # The deployment has not what the client asks for, as another may: neither its key nor its model is wrong.
+    (404, "No endpoints found that support tool use", None, 400, "invalid_request_error", None, Retry.NEXT),
+    (403, "no permission to access the File x", "DENIED", 400, "invalid_request_error", "DENIED", Retry.NEXT),
+    (400, "not in an ACTIVE state and usage is not allowed", None, 400, "invalid_request_error", None, Retry.NEXT),
     # The operator's account is the trouble: never the client's 401.
     (401, "Incorrect API key", "invalid_api_key", 502, "server_error", "upstream_credential_rejected", Retry.NEXT),
     (403, "no access", None, 502, "server_error", "upstream_credential_rejected", Retry.NEXT),

@@ -123,6 +123,7 @@ async def test_a_client_that_leaves_while_its_request_tries_it_lets_another_one_
     [
         (Reply.of_json({"error": {"message": "bad"}}, status=400), False),
         (Reply.of_json({"error": {"message": "x", "code": "context_length_exceeded"}}, status=400), False),
+        (Reply.of_json({"error": {"message": "your input was flagged"}}, status=403), False),
         (Reply.of_json({"error": {"message": "who are you"}}, status=401), True),
         (Reply.of_json({"error": {"message": "gone"}}, status=404), True),
         (Reply.of_json({"error": {"message": "pay", "code": "insufficient_quota"}}, status=429), True),

@@ -86,6 +86,24 @@ def quota(name: str) -> dict[str, Any]:
         ),
         (401, error(401, "UNAUTHENTICATED", "no"), UpstreamError, "upstream_credential_rejected", Retry.NEXT),
         (403, error(403, "PERMISSION_DENIED", "no"), UpstreamError, "upstream_credential_rejected", Retry.NEXT),
+        (
+            403,
+            error(
+                403,
+                "PERMISSION_DENIED",
+                "You do not have permission to access the File abc or it may not exist.",
+            ),
+            InvalidRequest,
+            "PERMISSION_DENIED",
+            Retry.NEXT,
+        ),
+        (
+            400,
+            error(400, "FAILED_PRECONDITION", "The File abc is not in an ACTIVE state and usage is not allowed."),
+            InvalidRequest,
+            "FAILED_PRECONDITION",
+            Retry.NEXT,
+        ),
         (404, error(404, "NOT_FOUND", "models/x is not found"), UpstreamError, "upstream_model_not_found", Retry.NEXT),
         (429, error(429, "RESOURCE_EXHAUSTED", QUOTA), RateLimited, "rate_limit_exceeded", Retry.SAME),
         (
