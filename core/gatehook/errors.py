@@ -297,6 +297,16 @@ _CONTEXT_WORDS = (
     "input token count",
     "too many tokens",
     "too_many_prompt_tokens",
+    "input is too long for requested model",  # Bedrock's
+    "input tokens exceeded",  # Nova's
+    "exceed_context_size",  # llama.cpp's, as the next
+    "available context size",
+    "maximum prompt length",  # xAI's
+    "longer than the maximum model length",  # vLLM's
+    "exceeded model token limit",  # Moonshot's
+    "prompt exceeds max length",  # Z.ai's
+    "range of input length",  # Qwen's
+    "`inputs` tokens + `max_new_tokens`",  # Together's
 )
 _POLICY_WORDS = (
     "content_policy",

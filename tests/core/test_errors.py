@@ -32,6 +32,31 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (413, "Prompt is too long", None, 400, "invalid_request_error", "context_length_exceeded", Retry.NEXT),
     (422, "exceeds the context window", None, 400, "invalid_request_error", "context_length_exceeded", Retry.NEXT),
     (400, "input token count (9) exceeds", None, 400, "invalid_request_error", "context_length_exceeded", Retry.NEXT),
+    *(
+        (400, message, code, 400, "invalid_request_error", "context_length_exceeded", Retry.NEXT)
+        for message, code in (
+            ("Input is too long for requested model.", "ValidationException"),
+            ("Input Tokens Exceeded: Number of input tokens exceeds maximum length.", None),
+            ("x", "exceed_context_size_error"),
+            ("the request exceeds the available context size, try increasing it", None),
+            ("This model's maximum prompt length is 131072 but the request contains 140000 tokens.", None),
+            ("The decoder prompt (length 5000) is longer than the maximum model length of 4096.", None),
+            ("Invalid request: Your request exceeded model token limit: 8192", None),
+            ("Prompt exceeds max length", "1261"),
+            ("Range of input length should be [1, 30720]", None),
+            ("`inputs` tokens + `max_new_tokens` must be <= 4097. Given: 4000 and 200", None),
+        )
+    ),
+    # The length of the answer, or of another field, is the client's to mend.
+    *(
+        (400, message, None, 400, "invalid_request_error", None, Retry.NEVER)
+        for message in (
+            "max_tokens is too large: 9000. This model supports at most 4096 completion tokens.",
+            "Range of max_tokens should be [1, 8192]",
+            "`max_new_tokens` must be <= 512",
+            "user: input is too long",
+        )
+    ),
     # The content is refused.
     (400, "x", "content_filter", 400, "invalid_request_error", "content_filter", Retry.NEXT),
     (400, "x", "content_policy_violation", 400, "invalid_request_error", "content_filter", Retry.NEXT),
