@@ -106,7 +106,9 @@ def _status(error: Mapping[str, Any]) -> int | None:
 
 
 def _meant(status: int, message: str, code: str | None) -> int:
-    """The status that says whose fault it is: a client can mend neither the deployment's key nor its model."""
+    """The status that says whose fault it is: a client can mend neither the deployment's key, model nor limits."""
+    if status == 413 and code == "rate_limit_exceeded":
+        return 429  # Groq's, of more tokens than a minute has
     if status != 400:
         return status
     if message.lower().startswith(_KEY_WORDS):

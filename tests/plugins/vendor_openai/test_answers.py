@@ -275,6 +275,10 @@ ERRORS: list[tuple[int, Any, type[GatewayError], int, str | None, str]] = [
      InvalidRequest, 400, "context_length_exceeded", "too long"),
     (400, {"error": {"message": "The requested model 'x' does not exist.", "code": "model_not_found"}},
      UpstreamError, 502, "upstream_model_not_found", "does not exist"),
+    # Groq
+    (413, {"error": {"message": "Request too large for model `x` on tokens per minute (TPM): Limit 6000, Requested "
+                     "9000, please reduce your message size and try again.", "type": "tokens",
+                     "code": "rate_limit_exceeded"}}, RateLimited, 429, "rate_limit_exceeded", "per minute"),
     # FastAPI
     (422, {"detail": [{"loc": ["body", "n"], "msg": "Input should be 1", "type": "value_error"}]},
      InvalidRequest, 422, None, "Input should be 1"),
