@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, redact, upstream_error
+from gatehook_plugins.vendor_openai.google import as_meant
 
 __all__ = ["BROKEN_OFF", "MALFORMED", "bare", "broken_off", "from_answer", "from_body", "malformed"]
 
@@ -45,8 +46,9 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
     body = await upstream.read_error()
     status = upstream.status
     # A body that came with less than 400 is no error object, so nothing is read from it.
-    message, code, param = _told(target, body) if status >= 400 else ("", None, None)
-    return upstream_error(
+    error = _told(target, body) if status >= 400 else None
+    message, code, param = _fields(error)
+    made = upstream_error(
         target.vendor,
         _meant(status, message, code),
         message or f"answered {status}",
@@ -55,6 +57,7 @@ async def from_answer(target: Target, upstream: Upstream) -> GatewayError:
         retry_after=upstream.retry_after,
         secrets=target.secrets(),
     )
+    return as_meant(error, made, upstream.retry_after)
 
 
 def from_body(target: Target, error: Any) -> GatewayError:
@@ -65,7 +68,7 @@ def from_body(target: Target, error: Any) -> GatewayError:
         kind = error.get("type") if isinstance(error, Mapping) else None
         told = (_STATUS_OF_CODE.get(word) for word in (code, kind) if isinstance(word, str))
         status = next(filter(None, told), 502)
-    return upstream_error(
+    made = upstream_error(
         target.vendor,
         status,
         message or "an error without a message",
@@ -73,6 +76,7 @@ def from_body(target: Target, error: Any) -> GatewayError:
         param=param,
         secrets=target.secrets(),
     )
+    return as_meant(error, made)
 
 
 def malformed(target: Target, what: str) -> UpstreamError:
@@ -116,25 +120,26 @@ def _meant(status: int, message: str, code: str | None) -> int:
     return 404 if code == "model_not_found" else 400
 
 
-def _told(target: Target, body: bytes) -> tuple[str, str | None, str | None]:
+def _told(target: Target, body: bytes) -> Any:
+    """The error object of an answer, or a text in its place."""
     try:
         data = decode(body)
     except MalformedJSON:
         # HTML pages of proxies say nothing to a client; short plain text does. Redacted before it is cut: half a key
         # would not be recognised.
         text = redact(body.decode("utf-8", "replace").strip(), target.secrets())[:300]
-        return ("" if text.startswith("<") else text), None, None
+        return "" if text.startswith("<") else text
     for _ in range(3):  # {"error": …}, [{"error": …}], {"errors": [{…}]}, or nothing around it
         if isinstance(data, list) and data:
             data = data[0]
         elif isinstance(data, Mapping):
             inner = data.get("error") or data.get("errors")
             if isinstance(inner, str):  # xAI has its code beside it
-                return _fields({**data, "message": inner})
+                return {**data, "message": inner}
             if not isinstance(inner, Mapping | list):
                 break
             data = inner
-    return _fields(data)
+    return data
 
 
 def _fields(error: Any) -> tuple[str, str | None, str | None]:

@@ -359,6 +359,28 @@ async def test_retry_after_of_a_rate_limit_is_kept(ask: Ask) -> None:
     assert run.error.retry_after == 7
 
 
+@pytest.mark.parametrize(
+    ("told", "code", "seconds"),
+    [
+        ([{"violations": [{"quotaId": "RequestsPerMinutePerProject"}]}, {"retryDelay": "7.5s"}], "rate_limit", 7.5),
+        ([{"violations": [{"quotaId": "RequestsPerDayPerProject"}]}, {"retryDelay": "7s"}], "upstream_quota", 7),
+        ([{"violations": [1, {"quotaId": 2}]}, {"violations": 3}, {"retryDelay": 4}, 5], "rate_limit", 9),
+        ([{"retryDelay": "soon"}], "rate_limit", 9),
+        (None, "rate_limit", 9),
+    ],
+)
+async def test_a_limit_of_geminis_compatible_server_is_what_its_details_say(
+    ask: Ask, stream: Ask, sse: Callable[..., bytes], told: Any, code: str, seconds: float
+) -> None:
+    error = {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details.",
+             "status": "RESOURCE_EXHAUSTED", "details": told}  # fmt: skip
+    raw = json.dumps([{"error": error}]).encode()
+    run = await ask(replay=Replay(raw, status=429, headers={"Retry-After": "9"}))
+    assert (run.error.code, run.error.retry_after) == (f"{code}_exceeded", seconds)
+    assert run.error.message.startswith("openai: You exceeded")
+    assert (await stream(sse({"error": error}))).error.code == f"{code}_exceeded"
+
+
 async def test_a_line_cut_in_the_answer_is_an_upstream_failure(ask: Ask) -> None:
     cut = UpstreamError("openai: the connection was cut in the middle of the answer")
     run = await ask(replay=Replay(b"", fails=cut))
