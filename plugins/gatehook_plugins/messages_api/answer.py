@@ -126,9 +126,14 @@ def _count(told: Mapping[str, Any], name: str) -> int:
 
 
 def reasoning_of(said: Mapping[str, Any]) -> str:
-    """What was thought, in a message or a delta, by either of its names."""
+    """What was thought, in a message or a delta: by either of its names, or in parts, as Mistral's models tell it."""
     text = said.get("reasoning_content") or said.get("reasoning")
-    return text if isinstance(text, str) else ""
+    if text:
+        return text if isinstance(text, str) else ""
+    content = said.get("content")
+    parts = content if isinstance(content, list) else ()
+    thoughts = (part for part in parts if isinstance(part, dict) and part.get("type") == "thinking")
+    return "".join(text_of(part.get("thinking")) for part in thoughts)
 
 
 def signed_of(said: Mapping[str, Any]) -> list[Block]:

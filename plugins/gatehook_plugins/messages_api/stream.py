@@ -73,14 +73,15 @@ class Events:
             self._usage = told_usage(told)
         choice = first_choice(data)
         delta = choice.get("delta") or {}
-        text = delta.get("content")
+        said = delta.get("content")
+        text = said if isinstance(said, str) else text_of(said)
         out: list[bytes] = []
         if not self._begun:
             self._begin(out)
-        if len(delta) > 1 or not text:
+        if len(delta) > 1 or not text or text is not said:
             self._take_others(delta, out)
         if text:
-            self._say("text", text_of(text), out)
+            self._say("text", text, out)
         for fragment in delta.get("tool_calls") or ():
             self._take_call(fragment, out)
         if choice.get("finish_reason") is not None:

@@ -192,6 +192,28 @@ def test_thoughts_beside_sealed_ones_are_told_too() -> None:
     assert [block["type"] for block in message["content"]] == ["thinking", "redacted_thinking", "text"]
 
 
+@pytest.mark.parametrize("name", ["", "reasoning_content"])
+def test_thoughts_in_parts_are_told_as_mistral_has_them(name: str) -> None:
+    """Beside an empty field for thoughts, too."""
+    thoughts: list[Delta] = [{"type": "text", "text": "Hm. "}, {"type": "reference", "reference_ids": [1]}]
+    parts: list[Delta] = [{"type": "thinking", "thinking": thoughts}, {"type": "thinking", "thinking": "So."}]
+    text: Delta = {"type": "text", "text": "Hi"}
+    beside: Delta = {name: ""} if name else {}
+    content = [{"type": "thinking", "thinking": "Hm. So.", "signature": ""}, text]
+    assert plain({"content": [*parts, text], **beside})["content"] == content
+    deltas: list[Delta] = [{"content": [parts[0]], **beside}, {"content": [parts[1], text]}]
+    assert put_together(streamed(deltas))["content"] == content
+    deltas = [{"content": [parts[0]]}, {"content": parts[1:]}, {"content": [text]}]
+    assert put_together(streamed(deltas))["content"] == content
+
+
+@pytest.mark.parametrize("thinking", [None, 7, [None], [{"type": "text", "text": None}], {}])
+def test_parts_that_hold_no_thoughts_are_left_out(thinking: Any) -> None:
+    content = [{"type": "thinking", "thinking": thinking}, "Hm.", {"type": "text", "text": "A"}]
+    assert plain({"content": content})["content"] == [{"type": "text", "text": "A"}]
+    assert put_together(streamed([{"content": content}]))["content"] == [{"type": "text", "text": "A"}]
+
+
 def test_thoughts_that_are_not_signed_yet_are_told_once() -> None:
     """A proxy in front of Anthropic that speaks OpenAI's dialect tells each piece in both forms."""
     pieces = [{"type": "thinking", "thinking": piece, "signature": None} for piece in ("Hm. ", "So.")]
