@@ -13,6 +13,7 @@ from msgspec import Struct
 from gatehook.accounts import Usage
 from gatehook.errors import InvalidRequest
 from gatehook.groups import Group
+from gatehook.jsonio import Document, MalformedJSON
 from gatehook.model import Call, Target
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "expected_prompt",
     "has_pictures",
     "look_again",
+    "written",
 ]
 
 BYTES_PER_TOKEN = 4
@@ -42,6 +44,11 @@ _PICTURE, _ESCAPED = b"image_url", b"\\u00"
 """A body with pictures holds one of these: the field's name, or a letter of it as an escape."""
 _SHOWN, _WITH_MADE = ("content",), ("content", "images")
 """Fields of messages that hold pictures: those that are shown to the model, and beside them those that one has made."""
+_WRITTEN = (
+    "message", "text", "content", "thinking", "reasoning_content", "refusal", "audio", "transcript", "tool_calls",
+    "function_call", "function", "custom", "name", "arguments", "input",
+)  # fmt: skip
+"""Where the choices of an answer have what the model has written. Pictures, sounds and signatures stand elsewhere."""
 _PROMPTS = {"completions": "prompt", "embeddings": "input"}
 """Where a request of each operation has its prompt, which may be several."""
 
@@ -119,6 +126,28 @@ def estimated_usage(call: Call, completion_tokens: int) -> Usage:
     except InvalidRequest:  # the vendor has taken what nobody here has looked into
         prompt = len(call.body.raw) // BYTES_PER_TOKEN
     return Usage(prompt, completion_tokens, estimated=True)
+
+
+def written(answer: Document) -> int:
+    """Tokens of an answer, as is expected of the texts in its choices; of one that has none, by its size."""
+    try:
+        data = answer.data
+    except MalformedJSON:  # of a field that nobody else looks at
+        data = {}
+    choices = data.get("choices") if isinstance(data, dict) else None
+    if not isinstance(choices, list):
+        return len(answer.raw) // BYTES_PER_TOKEN
+    size, left = 0, [*choices]
+    while left:
+        said = left.pop()
+        if isinstance(said, str):
+            size += len(said.encode("utf-8", "surrogatepass"))
+        elif isinstance(said, list):
+            left += said
+        elif isinstance(said, dict):
+            left += [said[name] for name in _WRITTEN if name in said]
+            left.append(None if said.get("reasoning_content") else said.get("reasoning"))  # some servers tell both
+    return -(-size // BYTES_PER_TOKEN)
 
 
 def _unlike_text(call: Call, group: Group, prompt: int, prompt_most: int, targets: Sequence[Target]) -> Estimate:

@@ -7,7 +7,7 @@ from msgspec import Struct, structs
 
 from gatehook.accounts import Cost, Usage
 from gatehook.errors import GatewayError
-from gatehook.estimates import BYTES_PER_TOKEN, estimated_usage
+from gatehook.estimates import estimated_usage, written
 from gatehook.model import Call, Completion, Outcome
 
 __all__ = ["Counted", "Record"]
@@ -57,8 +57,8 @@ class Record(Struct, eq=False):
         """Note a vendor's answer, which will be paid for whatever becomes of it; its usage is estimated if untold."""
         if completion.usage is None:
             # Of vectors and pictures the size in bytes says nothing about tokens.
-            size = 0 if self._call.operation in ("embeddings", "images") else len(completion.raw)
-            completion.usage = estimated_usage(self._call, size // BYTES_PER_TOKEN)
+            tokens = 0 if self._call.operation in ("embeddings", "images") else written(completion)
+            completion.usage = estimated_usage(self._call, tokens)
         self._usage = completion.usage
 
     def next_round(self) -> None:

@@ -1,24 +1,15 @@
 """What every answer of OpenAI's begins with, for servers that leave it out, or leave it empty."""
 
 import time
-from typing import Final
 
-from gatehook import Call, Usage, decode, encode, estimated_usage
+from gatehook import Call, decode, encode
 
-__all__ = ["counted", "own_id", "with_head"]
-
-_BYTES_PER_TOKEN: Final = 4
-"""As the gateway counts where a vendor tells nothing."""
+__all__ = ["own_id", "with_head"]
 
 
 def own_id(call: Call) -> str:
     """The id of an answer that has none."""
     return ("chatcmpl-" if call.operation == "chat" else "cmpl-") + call.id.removeprefix("req_")
-
-
-def counted(call: Call, raw: bytes) -> Usage:
-    """The usage of an answer that tells none, as the gateway would count it: of what is added nothing is charged."""
-    return estimated_usage(call, len(raw) // _BYTES_PER_TOKEN)
 
 
 def with_head(call: Call, raw: bytes) -> bytes:

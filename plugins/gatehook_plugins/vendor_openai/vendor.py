@@ -38,7 +38,7 @@ from gatehook.sse import EventTooLarge
 from gatehook_plugins.vendor_openai import failure
 from gatehook_plugins.vendor_openai.calls import mended_calls
 from gatehook_plugins.vendor_openai.ends import finish_reason
-from gatehook_plugins.vendor_openai.heads import counted, with_head
+from gatehook_plugins.vendor_openai.heads import with_head
 from gatehook_plugins.vendor_openai.idempotency import is_header_name, key
 from gatehook_plugins.vendor_openai.peek import Whole, read_any_usage, read_whole, usage_of
 from gatehook_plugins.vendor_openai.pictures import PictureReader, picture_body
@@ -355,7 +355,6 @@ def _completion(attempt: Attempt, raw: bytes, whole: Whole) -> Completion:
         if whole.model != public:
             raw = with_model(raw, whole.model, public)
         if not whole.id and whole.choices:
-            usage = usage or counted(call, raw)
             raw = with_head(call, raw)
     except MalformedJSON:  # of a field that is not looked at otherwise: a number of thousands of digits
         raise failure.malformed(attempt.target, "the answer is not valid JSON") from None

@@ -1,6 +1,7 @@
 """What is told of a call: only what one answer can have taken."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,6 +78,48 @@ def test_an_answer_without_usage_is_estimated_by_its_length_if_it_was_written(op
     record = Record(call)
     record.spent(Completion(raw=b"y" * 100))
     assert record.outcome().usage == Usage(10, written, estimated=True)
+
+
+CALL = {"type": "function", "id": "x" * 90, "function": {"name": "look", "arguments": '{"at": "it"}'}}
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "So."}, None, 7]
+
+
+@pytest.mark.parametrize(
+    ("choice", "written"),
+    [
+        ({"message": {"content": "Hi"}, "logprobs": {"content": [{"token": "Hi", "bytes": [72, 105]}]}}, 1),
+        ({"message": {"content": "日本語で"}}, 3),
+        ({"message": {"content": "\ud83d..."}}, 2),
+        ({"message": {"content": None, "refusal": "x" * 40}}, 10),
+        ({"message": {"content": "x" * 40, "reasoning": "y" * 40, "reasoning_content": "y" * 40}}, 20),
+        ({"message": {"content": "", "reasoning": "y" * 40}}, 10),
+        ({"message": {"content": PARTS}}, 2),
+        ({"message": {"content": None, "tool_calls": [CALL, CALL]}}, 8),
+        ({"message": {"content": None, "function_call": CALL["function"]}}, 4),
+        (
+            {"message": {"tool_calls": [{"id": "x", "type": "custom", "custom": {"name": "run", "input": "x" * 37}}]}},
+            10,
+        ),
+        ({"message": {"content": None, "audio": {"id": "x", "data": "A" * 4_000, "transcript": "x" * 40}}}, 10),
+        ({"message": {"content": "Hi", "images": [{"image_url": {"url": "data:" + "A" * 1_000_000}}]}}, 1),
+        ({"text": "x" * 40, "index": 0}, 10),
+        ({"message": None}, 0),
+    ],
+)
+def test_an_answer_without_usage_is_counted_by_what_the_model_has_written(choice: Any, written: int) -> None:
+    record = Record(Call("chat", "openai", {}, model="m", body=Document(raw=b"x" * 40)))
+    record.spent(Completion({"id": "chatcmpl-" + "1" * 100, "choices": [choice]}))
+    assert record.outcome().usage == Usage(10, written, estimated=True)
+
+
+@pytest.mark.parametrize(
+    "raw", [b'["%s"]', b'{"choices":"%s"}', b'{"choices":null,"x":"%s"}', b'{"choices":[],"x":9%s}']
+)
+def test_what_is_no_answer_of_choices_is_counted_by_its_size(raw: bytes) -> None:
+    raw %= b"9" * 5_000
+    record = Record(Call("rerank", "openai", {}, model="m", body=Document(raw=b"x" * 40)))
+    record.spent(Completion(raw=raw))
+    assert record.outcome().usage == Usage(10, len(raw) // 4, estimated=True)
 
 
 PICTURE = b'{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:%s"}}]}]%s}'

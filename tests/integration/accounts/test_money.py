@@ -87,7 +87,7 @@ class Vendor:
         told = {} if kind == "untold" else {"usage": _with_details(usage)}
         if kind == "embed":
             return web.json_response({"object": "list", "data": [_EMBEDDING], "model": "up", **told})
-        choice = {"index": 0, "message": {"role": "assistant", "content": "word " * 9}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": _WRITTEN}, "finish_reason": "stop"}
         return web.json_response({"id": "x", "object": "chat.completion", "created": 1, "model": "up",
                                   "choices": [choice], **told})  # fmt: skip
 
@@ -116,6 +116,7 @@ class Vendor:
         return response
 
 
+_WRITTEN = "word " * 9
 _EMBEDDING = {"object": "embedding", "index": 0, "embedding": [0.5]}
 
 
@@ -198,9 +199,9 @@ class Load:
                         break
             except aiohttp.ClientPayloadError:
                 assert kind == "cut"
-            self.expect(answer.headers["X-Request-ID"], text, body, read)
+            self.expect(answer.headers["X-Request-ID"], text, body)
 
-    def expect(self, request_id: str, text: str, body: bytes, read: bytes) -> None:
+    def expect(self, request_id: str, text: str, body: bytes) -> None:
         """What this request must be on record with, by what the vendor says it delivered."""
         kind, number = text.split()
         who, usage = self.vendor.delivered.get(text, ("main", {}))
@@ -214,7 +215,7 @@ class Load:
                 expected.outcome = "failed"
             case "untold":
                 expected.provenance, expected.prompt = "estimated", guess
-                expected.completion = len(read) // 4
+                expected.completion = _guess(_WRITTEN.encode())
             case "stream-untold":
                 expected.provenance = "estimated"
                 expected.prompt, expected.completion = guess, contents(int(number))
@@ -224,9 +225,9 @@ class Load:
         self.expected[request_id] = expected
 
 
-def _guess(body: bytes) -> int:
-    """The tokens of a request that no vendor has counted."""
-    return -(-len(body) // 4)
+def _guess(text: bytes) -> int:
+    """The tokens of a request, or of what a model has written, that no vendor has counted."""
+    return -(-len(text) // 4)
 
 
 async def _whole(request: Any) -> bytes:
