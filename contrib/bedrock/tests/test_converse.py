@@ -332,6 +332,23 @@ async def test_a_whole_answer_with_reasoning_and_calls(asked: Any) -> None:
     assert one.dropped == ["content.video"]
 
 
+@pytest.mark.parametrize(
+    ("details", "hour"),
+    [
+        ([{"ttl": "1h", "inputTokens": 3}, {"ttl": "5m", "inputTokens": 2}], 3),
+        ([{"ttl": "1h", "inputTokens": 1}, {"ttl": "1h", "inputTokens": 2}], 3),
+        ([{"ttl": "1h", "inputTokens": 99}], 5),
+        ([{"ttl": "1h", "inputTokens": "3"}, {"ttl": "1h"}, None], 0),
+        ({"ttl": "1h", "inputTokens": 3}, 0),
+        (None, 0),
+    ],
+)
+async def test_what_is_written_to_the_cache_for_an_hour_is_counted_apart(asked: Any, details: Any, hour: int) -> None:
+    reply = answer()
+    _, completion, _ = await asked({"messages": HI}, reply | {"usage": reply["usage"] | {"cacheDetails": details}})
+    assert (completion.usage.cache_write_tokens, completion.usage.cache_write_1h_tokens) == (5, hour)
+
+
 async def test_what_a_tool_of_bedrock_s_own_did_is_no_call_for_the_client(asked: Any) -> None:
     used = {"toolUseId": "t1", "name": "nova_grounding", "input": {"query": "x"}, "type": "server_tool_use"}
     found = {"toolResult": {"toolUseId": "t1", "content": [{"text": "y"}], "type": "nova_grounding_result"}}

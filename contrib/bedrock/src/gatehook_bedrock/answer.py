@@ -197,9 +197,21 @@ def _usage(told: Any) -> Usage | None:
     if not isinstance(told, dict):
         return None
     names = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
-    counts = [told.get(name) for name in names]
-    prompt, answer, cached, written = sound = [count if type(count) is int and count >= 0 else 0 for count in counts]
-    return Usage(prompt + cached + written, answer, cached, written) if any(sound) else None
+    prompt, answer, cached, written = sound = [_count(told.get(name)) for name in names]
+    if not any(sound):
+        return None
+    hour = min(_written_for_an_hour(told.get("cacheDetails")), written)
+    return Usage(prompt + cached + written, answer, cached, written, cache_write_1h_tokens=hour)
+
+
+def _written_for_an_hour(details: Any) -> int:
+    """What costs more than the rest that was written to the cache, which is kept for five minutes."""
+    found = details if isinstance(details, list) else ()
+    return sum(_count(one.get("inputTokens")) for one in found if isinstance(one, dict) and one.get("ttl") == "1h")
+
+
+def _count(told: Any) -> int:
+    return told if type(told) is int and told >= 0 else 0
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
