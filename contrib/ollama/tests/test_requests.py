@@ -63,9 +63,24 @@ async def test_the_plugin_s_keep_alive_is_for_models_that_say_none() -> None:
 @pytest.mark.parametrize(
     ("effort", "think"), [("none", False), ("minimal", "low"), ("low", "low"), ("medium", "medium"), ("xhigh", "high")]
 )
-async def test_effort_becomes_thinking(asked: Any, effort: str, think: Any) -> None:
-    request, _, _ = await asked({"messages": HI, "reasoning_effort": effort}, DONE, options={"think": True})
+@pytest.mark.parametrize(
+    ("model", "options"), [("gpt-oss:20b", {"think": True}), ("hf.co/x/GPT-OSS-20b", {}), ("new", {"think": "low"})]
+)
+async def test_effort_is_a_level_where_the_model_has_levels(
+    asked: Any, model: str, options: Any, effort: str, think: Any
+) -> None:
+    asking = {"messages": HI, "reasoning_effort": effort}
+    request, _, _ = await asked(asking, DONE, model=model, options=options)
     assert request.json["think"] == think
+
+
+@pytest.mark.parametrize(("effort", "think"), [("none", False), ("minimal", True), ("low", True), ("xhigh", True)])
+@pytest.mark.parametrize("usual", [True, False])
+async def test_effort_is_thinking_or_not_where_it_has_none(asked: Any, effort: str, think: bool, usual: bool) -> None:
+    asking = {"messages": HI, "reasoning_effort": effort}
+    request, _, one = await asked(asking, DONE, model="qwen3:8b", options={"think": usual})
+    assert request.json["think"] is think
+    assert one.dropped == []
 
 
 async def test_thinking_of_the_deployment_holds_where_nobody_says_another(asked: Any) -> None:

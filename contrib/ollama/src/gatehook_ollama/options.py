@@ -17,7 +17,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     num_ctx: int | None = None
     """The size of the context: tokens of a request and its answer together."""
     think: bool | Literal["low", "medium", "high"] | None = None
-    """Whether the model thinks, where a request does not say."""
+    """Whether the model thinks, where a request does not say; a level says also that it has levels."""
     truncate: bool | None = None
     """False: a text that is too long for an embedding is an error; otherwise it is cut."""
     runtime: dict[str, Any] = {}

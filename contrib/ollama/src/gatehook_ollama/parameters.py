@@ -24,7 +24,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "presence_penalty": mapped("options.presence_penalty"),
     "frequency_penalty": mapped("options.frequency_penalty"),
     "response_format": mapped("format: json, or the schema"),
-    "reasoning_effort": mapped("think"),
+    "reasoning_effort": mapped("think: a level for gpt-oss, on or off for others"),
     "tools": mapped("tools"),
     "tool_choice": mapped("auto and none; Ollama cannot be made to call a tool"),
     "logprobs": mapped("logprobs"),

@@ -25,9 +25,7 @@ from gatehook_ollama.options import Options
 __all__ = ["chat_body", "refused"]
 
 _RUNTIME: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty")
-_EFFORTS: Final[Mapping[str, bool | str]] = {
-    "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high",
-}  # fmt: skip
+_LEVELS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
 _MOST_IMAGES: Final = 32
 """Images that are fetched for one request: enough for any real one, too few to flood another site with downloads."""
 
@@ -45,7 +43,7 @@ async def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Optio
         InvalidRequest: something Ollama cannot do; another deployment may.
     """
     body: dict[str, Any] = {"model": attempt.target.model, "stream": attempt.call.stream}
-    body |= _switches(payload, options)
+    body |= _switches(payload, options, attempt.target.model)
     if runtime := _runtime(payload, options, attempt.target.max_tokens):
         body["options"] = runtime
     if tools := _tools(payload):
@@ -60,12 +58,10 @@ async def chat_body(attempt: Attempt, payload: Mapping[str, Any], options: Optio
     return body
 
 
-def _switches(payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
+def _switches(payload: Mapping[str, Any], options: Options, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if (effort := payload.get("reasoning_effort")) is not None:
-        if effort not in _EFFORTS:
-            raise refused("reasoning_effort", f"expected one of {', '.join(_EFFORTS)}")
-        found["think"] = _EFFORTS[effort]
+        found["think"] = _think(effort, model, options)
     elif options.think is not None:
         found["think"] = options.think
     if (form := _format(payload.get("response_format"))) is not None:
@@ -74,6 +70,16 @@ def _switches(payload: Mapping[str, Any], options: Options) -> dict[str, Any]:
         if payload.get(name):
             found[name] = payload[name]
     return found
+
+
+def _think(effort: Any, model: str, options: Options) -> bool | str:
+    if effort == "none":
+        return False
+    if effort not in _LEVELS:
+        raise refused("reasoning_effort", f"expected one of none, {', '.join(_LEVELS)}")
+    # Servers answer 400 to a level at a model that can only think or not.
+    has_levels = "gpt-oss" in model.lower() or isinstance(options.think, str)
+    return _LEVELS[effort] if has_levels else True
 
 
 def _format(wanted: Any) -> str | Mapping[str, Any] | None:
