@@ -236,6 +236,42 @@ async def test_ids_of_calls_go_back_as_the_model_wrote_them(asked: Any, model: s
     assert (use["toolUse"]["toolUseId"] == given) is kept
 
 
+@pytest.mark.parametrize("blank", ["", "\n", "  "])
+async def test_results_hold_no_blank_text(asked: Any, blank: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    marked = {"type": "text", "text": blank, "cache_control": {"type": "ephemeral"}}
+    for given, sent in (
+        (blank, ["(nothing)"]),
+        ([{"type": "text", "text": "2\n"}, {"type": "text", "text": blank}], ["2\n"]),
+        ([{"type": "text", "text": "2"}, marked], ["2"]),
+    ):
+        result = {"role": "tool", "tool_call_id": "c1", "content": given}
+        history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+        (request,), _, _ = await asked({"messages": history, "tools": [TOOL]}, answer())
+        block, *_ = request.json["messages"][-1]["content"]
+        assert block["toolResult"]["content"] == [{"text": text} for text in sent]
+
+
+@pytest.mark.parametrize(
+    ("content", "claude_s", "other_s"),
+    [
+        ("Answer: ", [{"text": "Answer:"}], [{"text": "Answer: "}]),
+        ([{"type": "text", "text": "A\n"}, {"type": "text", "text": " "}], [{"text": "A"}], [{"text": "A\n"}]),
+        ([{"type": "text", "text": "A ", "cache_control": {"type": "ephemeral"}}],
+         [{"text": "A"}, {"cachePoint": {"type": "default"}}], [{"text": "A "}, {"cachePoint": {"type": "default"}}]),
+        (" ", [{"text": "hi"}], [{"text": " "}]),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_claude_is_to_continue_ends_in_no_white_space(
+    asked: Any, content: Any, claude_s: Any, other_s: Any
+) -> None:
+    history = [{"role": "assistant", "content": "Hm. "}, *HI, {"role": "assistant", "content": content}]
+    for model, sent in (("us.anthropic.claude-sonnet-4-5", claude_s), ("qwen.qwen3-32b-v1:0", other_s)):
+        (request,), _, _ = await asked({"messages": history}, answer(), model=model)
+        assert request.json["messages"][0]["content"] == [{"text": "Hm. "}], "only the last is to be continued"
+        assert request.json["messages"][-1]["content"] == sent
+
+
 @pytest.mark.parametrize(
     ("mime", "kind", "form"),
     [

@@ -48,7 +48,7 @@ _MOST_IMAGES: Final = 20
 
 def system(texts: Iterable[Text]) -> list[Block]:
     """The wire's `system`."""
-    return [block for text in texts if text.text.strip() for block in _marked({"text": text.text}, text.cache)]
+    return [block for text in texts if not _is_blank(text) for block in _marked({"text": text.text}, text.cache)]
 
 
 def messages(conversation: Conversation, images: Mapping[str, Blob], model: str) -> list[Block]:
@@ -67,8 +67,26 @@ def messages(conversation: Conversation, images: Mapping[str, Blob], model: str)
         raise refused("messages", "at vendor 'bedrock' a conversation needs a user message that is not empty")
     if turns[0].role != "user" and not any(sign in model for sign in _GREETING):
         raise refused("messages", f"at vendor 'bedrock' a conversation with {model!r} begins with a user message")
-    writer = _Writer(images, _ID_OF_CLAUDE if "anthropic." in model else _ID)
-    return [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
+    is_claude = "anthropic." in model
+    writer = _Writer(images, _ID_OF_CLAUDE if is_claude else _ID)
+    wire = [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
+    if is_claude and turns[-1].role == "assistant":
+        _trim_end(wire)
+    return wire
+
+
+def _trim_end(wire: list[Block]) -> None:
+    """An answer that Claude is to continue may not end in white space."""
+    last = next(block for block in reversed(wire[-1]["content"]) if "cachePoint" not in block)
+    if "text" not in last:
+        return
+    last["text"] = last["text"].rstrip()
+    if not last["text"]:  # blank text is there only where there is nothing else
+        wire.pop()
+
+
+def _is_blank(part: Part) -> bool:
+    return isinstance(part, Text) and not part.text.strip()
 
 
 class _Writer:
@@ -79,7 +97,7 @@ class _Writer:
 
     def blocks(self, parts: Sequence[Part]) -> list[Block]:
         # Blank text beside other blocks is an error to Bedrock and means nothing; alone it is the client's own mistake.
-        said = [part for part in parts if not (isinstance(part, Text) and not part.text.strip())] or parts
+        said = [part for part in parts if not _is_blank(part)] or parts
         return [block for part in said for block in self._blocks(part)]
 
     def _blocks(self, part: Part) -> list[Block]:
@@ -97,7 +115,8 @@ class _Writer:
                 return self._result(part)
 
     def _result(self, result: ToolResult) -> list[Block]:
-        content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in result.parts]
+        said = [one for one in result.parts if not _is_blank(one)]
+        content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in said]
         block = {"toolResult": {"toolUseId": self._wire_id(result.id), "content": content or [{"text": "(nothing)"}]}}
         return _marked(block, next((one.cache for one in reversed(result.parts) if one.cache), None))
 
