@@ -63,7 +63,8 @@ async def test_parameters_get_bedrock_s_names(asked: Any) -> None:
     ("model", "options", "extra", "sent", "dropped"),
     [
         ("anthropic.x", {}, {"max_tokens": 5000}, {"thinking": {"type": "enabled", "budget_tokens": 2048}}, []),
-        ("anthropic.x", {}, {"max_tokens": 500}, None, ["reasoning_effort"]),
+        ("anthropic.x", {}, {"max_tokens": 500},
+         {"thinking": {"type": "enabled", "budget_tokens": 2048}}, ["max_tokens"]),
         ("anthropic.x", {}, {"max_tokens": 9000, "temperature": 0, "top_k": 2},
          {"thinking": {"type": "enabled", "budget_tokens": 2048}}, ["temperature", "top_k"]),
         ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", {}, {"max_tokens": 5000},
@@ -95,6 +96,34 @@ async def test_effort_is_told_as_the_model_understands_it(
     )
     assert request.json.get("additionalModelRequestFields") == sent
     assert one.dropped == dropped
+
+
+@pytest.mark.parametrize(
+    ("given", "cap", "limit", "dropped"),
+    [
+        ({"max_completion_tokens": 4096, "max_tokens": 1}, None, 12288, ["max_completion_tokens"]),
+        ({"max_tokens": 8192}, 64000, 16384, ["max_tokens"]),
+        ({"max_tokens": 4096}, 10000, 10000, ["max_tokens"]),
+        ({"max_tokens": 8193}, 10000, 8193, []),
+        ({}, 10000, 10000, []),
+        ({}, None, 12288, []),
+    ],
+)
+async def test_the_limit_of_an_answer_is_raised_by_a_budget_that_it_does_not_hold(
+    asked: Any, given: Any, cap: int | None, limit: int, dropped: list[str]
+) -> None:
+    asking = {"messages": HI, "reasoning_effort": "medium", **given}
+    (request,), _, one = await asked(asking, answer(), max_tokens=cap)
+    assert request.json["additionalModelRequestFields"]["thinking"]["budget_tokens"] == 8192
+    assert request.json["inferenceConfig"] == {"maxTokens": limit}
+    assert one.dropped == dropped
+
+
+@pytest.mark.parametrize("given", [{}, {"max_tokens": 500}, {"max_tokens": 8192}])
+async def test_a_budget_that_a_model_has_no_room_for_is_refused(asked: Any, given: Any) -> None:
+    with pytest.raises(InvalidRequest, match="no room for an answer within this model's 8192") as caught:
+        await asked({"messages": HI, "reasoning_effort": "medium", **given}, answer(), max_tokens=8192)
+    assert (caught.value.param, caught.value.retry) == ("reasoning_effort", Retry.NEXT)
 
 
 @pytest.mark.parametrize(

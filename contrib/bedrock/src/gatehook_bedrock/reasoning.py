@@ -18,7 +18,8 @@ Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
 
 _BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 32768}
 """The most tokens of reasoning, by effort."""
-_LEAST_BUDGET: Final = 1024
+_ANSWER: Final = 4096
+"""The tokens beside a budget, where nothing limits the answer."""
 _NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts that Nova does not know, and the nearest that it does."""
 
@@ -46,19 +47,23 @@ def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tell_effort(
-    attempt: Attempt, effort: Any, way: Way | None, places: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+    attempt: Attempt,
+    payload: Mapping[str, Any],
+    way: Way | None,
+    places: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
 ) -> None:
     """Write an effort where the model looks for it.
 
     Args:
         attempt: records the parameters that are dropped.
-        effort: the request's `reasoning_effort`.
+        payload: the request, with a `reasoning_effort`.
         way: the form in which it is written; None to go by the model's name.
         places: inferenceConfig, additionalModelRequestFields and outputConfig.
 
     Raises:
-        InvalidRequest: there is no such effort.
+        InvalidRequest: there is no such effort, or the model has no room for it.
     """
+    effort = payload["reasoning_effort"]
     if effort not in ("none", *_BUDGETS):
         raise refused("reasoning_effort", f"expected one of none, {', '.join(_BUDGETS)}")
     inference, fields, output = places
@@ -76,7 +81,7 @@ def tell_effort(
         case "effort" if effort != "none":
             output["effort"] = "low" if effort == "minimal" else effort
         case "budget" if effort != "none":
-            _budget(attempt, _BUDGETS[effort], inference, fields)
+            _budget(attempt, payload, inference, fields)
 
 
 def _way(model: str) -> Way:
@@ -104,17 +109,24 @@ def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dic
     _drop_sampling(attempt, inference, fields)
 
 
-def _budget(attempt: Attempt, budget: int, inference: dict[str, Any], fields: dict[str, Any]) -> None:
+def _budget(attempt: Attempt, payload: Mapping[str, Any], inference: dict[str, Any], fields: dict[str, Any]) -> None:
     """Set a budget for reasoning, which is part of the answer's limit."""
-    if (limit := inference.get("maxTokens")) is None:
-        inference["maxTokens"] = budget + 4096
-    else:
-        budget = min(budget, limit - 1)
-    if budget < _LEAST_BUDGET:
-        attempt.drop("reasoning_effort")
-        return
+    budget = _BUDGETS[payload["reasoning_effort"]]
+    limit = inference.setdefault("maxTokens", budget + _ANSWER)
+    if limit <= budget:
+        inference["maxTokens"] = _raised(limit, budget, attempt.target.max_tokens)
+        attempt.drop("max_completion_tokens" if "max_completion_tokens" in payload else "max_tokens")
     fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
     _drop_sampling(attempt, inference, fields)
+
+
+def _raised(limit: int, budget: int, cap: int | None) -> int:
+    """A limit with room for reasoning, too: that which the client gave the answer is kept, as far as the model can."""
+    raised = limit + budget if cap is None else min(limit + budget, cap)
+    if raised <= budget:
+        why = f"a budget of {budget} tokens leaves no room for an answer within this model's {cap}"
+        raise refused("reasoning_effort", why)
+    return raised
 
 
 def _drop_sampling(attempt: Attempt, inference: dict[str, Any], fields: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Option
     if "top_k" in sampled:
         _top_k(attempt, sampled["top_k"], fields)
     if "reasoning_effort" in payload:
-        tell_effort(attempt, payload["reasoning_effort"], options.reasoning, (inference, fields, output))
+        tell_effort(attempt, payload, options.reasoning, (inference, fields, output))
     tier = payload.get("service_tier", "auto")
     if tier not in ("auto", *_TIERS):
         raise refused("service_tier", f"expected one of auto, {', '.join(_TIERS)}")
