@@ -253,6 +253,25 @@ async def test_past_the_grace_the_old_generation_s_streams_are_cancelled(
             await program.told("did not end within 0.3 s: cancelled")
 
 
+async def test_what_the_old_generation_accepts_last_has_the_whole_grace(
+    text: Text, tmp_path: Path, openai_wire: Wire
+) -> None:
+    async with StubUpstream(openai_wire.stream(["first", *["more"] * 18, "last"], pause=0.1)) as stub:
+        models = ({"name": "m", "vendor": "mock"}, openai_wire.deployment(stub, "slow"))
+        async with (
+            served(text(*models, server={"shutdown_grace": 3}), tmp_path) as program,
+            aiohttp.ClientSession() as http,
+        ):
+            async with http.post(f"{program.url}/v1/chat/completions", json=ASK) as answer:
+                assert answer.status == 200
+            assert (await program.reload())[0] == 0
+            await asyncio.sleep(2)  # of the three seconds for which it still accepts requests of known clients
+            body = {**ASK, "model": "slow", "stream": True}
+            async with http.post(f"{program.url}/v1/chat/completions", json=body) as answer:
+                assert answer.headers["Connection"] == "close"  # it is the old one
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+
+
 async def test_an_answer_of_the_old_generation_is_the_last_on_its_connection(text: Text, tmp_path: Path) -> None:
     async with served(text(), tmp_path) as program, aiohttp.ClientSession() as http:
         for expected in (None, "close", None):

@@ -226,14 +226,15 @@ async def _drain(runner: web.AppRunner, gateway: Gateway) -> None:
     server, loop = runner.server, asyncio.get_running_loop()
     if server is None:
         return
-    begun, grace = loop.time(), gateway.settings.server.shutdown_grace
-    while gateway.retiring and server.connections and loop.time() < begun + min(_LINGER, grace):  # noqa: ASYNC110
+    grace = gateway.settings.server.shutdown_grace
+    lingers = loop.time() + min(_LINGER, grace)
+    while gateway.retiring and server.connections and loop.time() < lingers:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     server.pre_shutdown()
     for connection in server.connections:
         if isinstance(connection, _Connection) and not connection.busy:
             connection.force_close()
-    end, pause = begun + grace, 0.001  # those just closed leave the list at once
+    end, pause = loop.time() + grace, 0.001  # those just closed leave the list at once
     while server.connections and loop.time() < end:  # aiohttp has no event for this
         await asyncio.sleep(min(pause, end - loop.time()))
         pause = min(2 * pause, 0.02)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -14,7 +15,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import ContentEncodingError
 
-from gatehook.errors import Retry, UpstreamError, UpstreamTimeout, redact
+from gatehook.errors import GatewayError, Retry, Unavailable, UpstreamError, UpstreamTimeout, redact
 from gatehook.model import Target
 from gatehook.upstream.http1 import PassOn, headers_in, is_event_stream
 from gatehook.upstream.retry_after import retry_after
@@ -33,6 +34,13 @@ LINE_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_SHORT_OF = {
+    errno.EMFILE: "open files (`ulimit -n`, or systemd's LimitNOFILE, allows too few)",
+    errno.ENFILE: "open files (the machine allows too few: fs.file-max)",
+    errno.ENOBUFS: "memory for connections",
+    errno.ENOMEM: "memory",
+}
+"""What the gateway's own process or machine has no more of; no vendor is to blame for that."""
 
 
 class Line(Protocol):
@@ -289,14 +297,23 @@ def reason(error: BaseException) -> str:
 
 def _said_by_the_system(error: OSError) -> str:
     """Without the addresses that asyncio adds, which may be those of a private network."""
-    numbers = [str(error.errno)] if error.errno else _ERRNO.findall(str(error))  # several, if of several addresses
-    if numbers:
-        return ", ".join(dict.fromkeys(os.strerror(int(number)).lower() for number in numbers))
+    if numbers := _numbers(error):
+        return ", ".join(dict.fromkeys(os.strerror(number).lower() for number in numbers))
     return str(error).lower() or "the connection was reset"  # as uvloop has it, if that happens in a handshake
 
 
-def mapped(target: Target, error: Exception) -> UpstreamError:
+def _numbers(error: BaseException) -> list[int]:
+    """The system's numbers of an error; several, if several addresses were tried."""
+    if not isinstance(error, OSError):
+        return []
+    return [error.errno] if error.errno else [int(number) for number in _ERRNO.findall(str(error))]
+
+
+def mapped(target: Target, error: Exception) -> GatewayError:
     """A connection's error as ours; its message names the vendor, and holds no secret."""
     if isinstance(error, TimeoutError):
         return UpstreamTimeout(f"{target.vendor}: connecting took too long")
+    lacks = [_SHORT_OF[number] for number in _numbers(getattr(error, "os_error", error)) if number in _SHORT_OF]
+    if lacks:
+        return Unavailable(f"the gateway cannot connect to {target.vendor}: it has no more {lacks[0]}")
     return UpstreamError(f"{target.vendor}: {redact(reason(error), target.secrets())}")

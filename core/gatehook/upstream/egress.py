@@ -93,7 +93,8 @@ class Egress:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the connection pools; close them, and every connection, at the end."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
+        seconds = self._settings.connect_timeout
+        timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)  # of a proxy's CONNECT, too
         async with (
             aiohttp.ClientSession(
                 connector=TCPConnector(limit=0, ttl_dns_cache=60, ssl=self._tls, socket_factory=kept_alive),

@@ -1,16 +1,22 @@
 """Faults of the line to a vendor: told in words, naming the vendor and nothing secret."""
 
+import asyncio
 import contextlib
+import errno
+import os
 import socket
 import traceback
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from pydantic import SecretStr
 
-from gatehook.errors import Retry, UpstreamError, UpstreamTimeout
+from gatehook.errors import Retry, Unavailable, UpstreamError, UpstreamTimeout
 from gatehook.model import Target
 from gatehook.testing import Reply
+from gatehook.upstream.answer import mapped
 from gatehook.upstream.egress import Upstream
 
 KEY = "s3cr3t-Zq81-never-shown"
@@ -24,6 +30,19 @@ async def drained(upstream: Upstream, how: str, into: list[bytes]) -> None:
         into.append(await upstream.read())
     async for piece in upstream.chunks():
         into += [piece]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "fs.file-max"), (errno.ENOBUFS, "memory")]
+)
+def test_what_the_gateway_itself_lacks_is_not_the_vendor_s_fault(number: int, told: str) -> None:
+    fault = OSError(number, os.strerror(number))
+    several = OSError(f"Multiple exceptions: [Errno {errno.ECONNREFUSED}] x, [Errno {number}] y")
+    key = ConnectionKey("h", 443, True, True, None, None, None)
+    for error in (fault, several, aiohttp.ClientConnectorError(key, fault)):
+        made = mapped(TARGET, error)
+        assert (type(made), made.status) == (Unavailable, 503)
+        assert told in made.message
 
 
 @pytest.mark.parametrize("way", ["short", "long"])
@@ -93,6 +112,20 @@ class TestFaults:
                 await egress.request(TARGET, "GET", f"http://127.0.0.1:{listener.getsockname()[1]}", headers=HEADERS)
         self.check(caught.value, "connecting took too long")
         assert caught.value.status == 504
+
+    async def test_a_proxy_that_does_not_answer_in_time(self, open_egress: Any) -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        proxy = await asyncio.start_server(silent, "127.0.0.1", 0)
+        async with proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            egress = await open_egress(connect_timeout=0.2, proxy=f"http://127.0.0.1:{port}")
+            with pytest.raises(UpstreamTimeout) as caught:
+                async with asyncio.timeout(5):
+                    await egress.request(TARGET, "GET", "https://api.example.com/", headers=HEADERS)
+        self.check(caught.value, "connecting took too long")
 
     @pytest.mark.parametrize(
         "answer",
