@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ async def command(name: str, file: Path, environ: Mapping[str, str]) -> tuple[in
 
 
 @contextlib.asynccontextmanager
-async def served(text: str, folder: Path) -> AsyncIterator[Program]:
-    """Run it in a process group of its own, which is killed at the end."""
+async def served(
+    text: str, folder: Path, starting: Callable[[Program], Awaitable[None]] | None = None
+) -> AsyncIterator[Program]:
+    """Run it in a process group of its own, which is killed at the end. `starting` is called before it listens."""
     (file := folder / "settings.toml").write_text(text)
     run = tempfile.mkdtemp(dir="/tmp")  # the path of a Unix socket may have 107 bytes, and that of a test is long
     environ = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": run}
@@ -101,6 +103,8 @@ async def served(text: str, folder: Path) -> AsyncIterator[Program]:
     program = Program(process, file, environ)
     reading = asyncio.create_task(program.read())
     try:
+        if starting is not None:
+            await starting(program)
         await program.told("listens on")
         yield program
     finally:
@@ -251,6 +255,23 @@ async def test_past_the_grace_the_old_generation_s_streams_are_cancelled(
             with pytest.raises(aiohttp.ClientError):
                 await answer.content.read()
             await program.told("did not end within 0.3 s: cancelled")
+
+
+def is_deaf(pid: int) -> bool:
+    """Whether SIGHUP waits to be delivered to a process."""
+    blocked = Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+    return bool(int(blocked, 16) & 1)
+
+
+async def test_a_reload_that_is_asked_for_while_it_starts_is_made_afterwards(text: Text, tmp_path: Path) -> None:
+    async def hang_up_early(program: Program) -> None:
+        while not is_deaf(program.process.pid):  # noqa: ASYNC110  # before that, Python itself starts
+            await asyncio.sleep(0.001)
+        program.hang_up()
+
+    async with served(text(), tmp_path, hang_up_early) as program:
+        await program.told(IN_FORCE)
+        assert await status(program.url, "/v1/models") == 200
 
 
 async def test_what_the_old_generation_accepts_last_has_the_whole_grace(

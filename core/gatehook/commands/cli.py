@@ -119,12 +119,15 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     from gatehook.serving.output import unfailing
 
+    # A reload that is asked for before the supervisor can heed it waits: by itself the signal would end the program.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     gc.disable()  # nearly all objects made at the start live on; the supervisor switches it on again
     try:
         with unfailing():
             return _supervise(options)
     finally:
         gc.enable()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def _supervise(options: argparse.Namespace) -> int:

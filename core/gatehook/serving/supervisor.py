@@ -242,6 +242,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         for number in (*_STOPS, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _ignore)  # the wakeup socket tells which it was
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which waited until now
         try:
             yield
         finally:
