@@ -10,7 +10,7 @@ __all__ = ["PARAMETERS"]
 
 _CHAT: Final[Mapping[str, Parameter]] = {
     "model": mapped("part of the path"),
-    "messages": mapped("messages and system; cache_control marks as cachePoint"),
+    "messages": mapped("messages and system; the last 4 cache_control marks as cachePoint, for Claude and Nova"),
     "stream": mapped("ConverseStream"),
     "stream_options": mapped("usage is always reported"),
     "temperature": mapped("inferenceConfig.temperature; dropped for Claude 4.7 and later"),

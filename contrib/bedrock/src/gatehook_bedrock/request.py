@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, encode, read_conversation
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
+from gatehook_bedrock.marks import keep_last_marks
 from gatehook_bedrock.options import Options
 from gatehook_bedrock.reasoning import sampling, tell_effort
 
@@ -35,6 +36,8 @@ async def converse_body(
     if told := system(conversation.system):
         body["system"] = told
     body["messages"] = messages(conversation, await fetched(conversation, egress), attempt.target.model)
+    contents = [message["content"] for message in body["messages"]]
+    keep_last_marks(attempt, tools.get("tools", []), [told, *contents])
     return body
 
 
