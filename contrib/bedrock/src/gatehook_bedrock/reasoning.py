@@ -28,6 +28,8 @@ _EITHER_SINCE: Final = (4, 1)
 _ADAPTIVE_SINCE: Final = (4, 6)
 _FIXED_SINCE: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
+_LEAST_TOP_P: Final = 0.95
+"""The least that Claude allows while it thinks."""
 
 
 def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def tell_effort(
         places: inferenceConfig, additionalModelRequestFields and outputConfig.
 
     Raises:
-        InvalidRequest: there is no such effort, or the model has no room for it.
+        InvalidRequest: there is no such effort, or it does not go with the rest of the request.
     """
     effort = payload["reasoning_effort"]
     if effort not in ("none", *_BUDGETS):
@@ -111,6 +113,8 @@ def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dic
 
 def _budget(attempt: Attempt, payload: Mapping[str, Any], inference: dict[str, Any], fields: dict[str, Any]) -> None:
     """Set a budget for reasoning, which is part of the answer's limit."""
+    if payload.get("tool_choice", "auto") not in ("auto", "none"):
+        raise refused("tool_choice", "Claude cannot be made to call a tool while it thinks within a budget")
     budget = _BUDGETS[payload["reasoning_effort"]]
     limit = inference.setdefault("maxTokens", budget + _ANSWER)
     if limit <= budget:
@@ -130,8 +134,11 @@ def _raised(limit: int, budget: int, cap: int | None) -> int:
 
 
 def _drop_sampling(attempt: Attempt, inference: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Drop what Claude does not allow while it thinks: temperature and top_k."""
+    """Drop what Claude does not allow while it thinks: temperature, a low top_p, and top_k."""
     if inference.pop("temperature", 1) != 1:
         attempt.drop("temperature")
+    if inference.get("topP", 1) < _LEAST_TOP_P:
+        del inference["topP"]
+        attempt.drop("top_p")
     if fields.pop("top_k", None) is not None:
         attempt.drop("top_k")

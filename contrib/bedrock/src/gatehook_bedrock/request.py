@@ -55,6 +55,8 @@ def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Option
         _top_k(attempt, sampled["top_k"], fields)
     if "reasoning_effort" in payload:
         tell_effort(attempt, payload, options.reasoning, (inference, fields, output))
+    if inference.get("temperature", 0) > 1:
+        raise refused("temperature", "Bedrock takes 0 to 1")
     tier = payload.get("service_tier", "auto")
     if tier not in ("auto", *_TIERS):
         raise refused("service_tier", f"expected one of auto, {', '.join(_TIERS)}")
