@@ -223,6 +223,26 @@ def test_the_proxies_are_told_of_the_socket_and_keep_no_stream_back() -> None:
     assert endpoint["address"]["pipe"]["path"] == socket
 
 
+async def test_the_proxies_hide_all_that_shows_the_metrics_without_a_key(watched: str) -> None:
+    nginx = (DEPLOY / "nginx" / "gatehook.conf").read_text("utf-8")
+    denied = re.findall(r"location ~ (\S+) \{\s+deny all;", nginx)[0]
+    envoy = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text("utf-8"))["static_resources"]
+    manager = envoy["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["normalize_path"]
+    assert manager["path_with_escaped_slashes_action"] == "UNESCAPE_AND_REDIRECT"
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    hidden = {route["match"].get("path") for route in routes if "direct_response" in route}
+    async with serving(watched) as served, ClientSession(served.url) as session:
+        shown = [route.get_info().get("path", "") for route in served.gateway.app().router.resources()]
+        open_paths = []
+        for path in shown:
+            async with session.get(path) as answer:
+                if b"# TYPE " in await answer.read():
+                    open_paths.append(path)
+    assert len(open_paths) > 1
+    assert all(re.search(denied, path) and path in hidden for path in open_paths)
+
+
 async def test_the_paths_of_the_probes_are_served(watched: str) -> None:
     template = (CHART / "templates" / "deployment.yaml").read_text("utf-8")
     paths = set(re.findall(r"httpGet: \{path: ([/\w]+)", template))
