@@ -288,6 +288,10 @@ def reason(error: BaseException) -> str:
         return "the connection was cut in the middle of the answer"
     if isinstance(error, ContentEncodingError):
         return f"the answer's Content-Encoding cannot be undone: {error.message}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"the proxy cannot be reached: {_said_by_the_system(error.os_error)}"
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return "the answer is not valid HTTP"
     if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):

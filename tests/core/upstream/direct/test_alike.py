@@ -282,3 +282,25 @@ class TestFallback:
     def test_with_a_proxy_the_public_way_is_taken(self) -> None:
         egress = Egress(EgressSettings(proxy="http://127.0.0.1:1"))
         assert egress.prepare(TARGET, "GET", "http://127.0.0.1:2/", headers={}).way is None
+
+    @pytest.mark.parametrize("status", [407, 403, 503])
+    async def test_what_the_proxy_refuses_is_told_as_the_proxy_s(self, status: int) -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            assert await self.through(port) == f"acme: the proxy answered {status}"
+
+    async def test_a_proxy_that_is_down_is_told_as_the_proxy(self) -> None:
+        assert await self.through(1) == "acme: the proxy cannot be reached: connection refused"
+
+    @staticmethod
+    async def through(port: int) -> str:
+        egress = Egress(EgressSettings(proxy=f"http://user:password@127.0.0.1:{port}"))
+        async with egress.lifespan(), asyncio.timeout(10):
+            with pytest.raises(UpstreamError) as caught:
+                await egress.request(TARGET, "GET", "https://127.0.0.1:2/", headers={})
+        return caught.value.message
