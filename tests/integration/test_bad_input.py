@@ -213,6 +213,11 @@ async def test_what_is_no_http_is_a_4xx_in_the_same_shape_and_leaves_the_server_
     assert checked(status, answer, expect=400)["param"] == "messages"
 
 
+async def test_too_many_headers_are_told_as_such(home: Any) -> None:
+    status, answer = await raw(home.port, POST + b"X: y\r\n" * 200 + b"\r\n")
+    assert "too many headers" in checked(status, answer, expect=431)["message"]
+
+
 async def test_an_encoding_that_cannot_be_undone_is_named(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiohttp.http_parser.HAS_BROTLI", False)
     head = POST + b"Content-Type: application/json\r\nContent-Encoding: br\r\nContent-Length: 5\r\n\r\n"

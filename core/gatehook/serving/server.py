@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, ContentEncodingError, HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway
 from gatehook.counting import counted
@@ -45,6 +45,9 @@ _YOUNG_OBJECTS = 10_000
 
 _HEADER_LIMIT = 32768
 """Bytes that a client's request line or header may have: long JWTs fit, more is refused with 431."""
+
+_TOO_MANY = "Too many headers received"
+"""What aiohttp says of a request with more than 128 headers; it has no class for this error."""
 
 
 class _Connection(LaneConnection):
@@ -96,6 +99,8 @@ def _in_shape(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]
 def _http_error(status: int, error: BaseException | None) -> GatewayError:
     if isinstance(error, LineTooLong):
         return InvalidRequest(f"the request line or a header is longer than {_HEADER_LIMIT} bytes", status=431)
+    if isinstance(error, BadHttpMessage) and error.message == _TOO_MANY:
+        return InvalidRequest("the request has too many headers", status=431)
     if isinstance(error, ContentEncodingError):
         return UnsupportedMediaType("the body's Content-Encoding cannot be undone here; send it as it is, or as gzip")
     if 400 <= status < 500:
