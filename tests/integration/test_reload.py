@@ -365,6 +365,18 @@ async def test_an_address_that_is_taken_is_refused_and_another_is_moved_to(
         assert not path.exists()
 
 
+async def test_a_socket_whose_file_was_removed_is_made_again(text: Text, tmp_path: Path) -> None:
+    path = tmp_path / "g.sock"
+    async with served(text(server={"uds": str(path)}), tmp_path) as one:
+        path.unlink()
+        assert (await one.reload()) == (0, f"reloaded: 1 model at unix:{path}, 1 worker\n")
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
+            http.post("http://gatehook/v1/chat/completions", json=ASK) as answer,
+        ):
+            assert answer.status == 200
+
+
 async def test_without_a_gateway_the_command_says_so(
     text: Text, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

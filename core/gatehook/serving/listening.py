@@ -10,7 +10,7 @@ from typing import Final
 from gatehook.config.sections import ServerSettings
 from gatehook.errors import StartupError
 
-__all__ = ["address", "listen", "remove_file"]
+__all__ = ["address", "has_file", "listen", "remove_file"]
 
 _HINTS: Final = {
     errno.EADDRINUSE: (
@@ -96,6 +96,11 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
         return f"unix:{settings.uds}"
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def has_file(settings: ServerSettings) -> bool:
+    """Whether clients find the socket: a Unix socket whose file was removed is open, but nobody can connect to it."""
+    return not settings.uds or Path(settings.uds).is_socket()
 
 
 def remove_file(settings: ServerSettings) -> None:

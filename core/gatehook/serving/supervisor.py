@@ -27,7 +27,7 @@ from gatehook.counting import counted
 from gatehook.errors import StartupError
 from gatehook.serving.accepting import WORKERS, SharedSocket
 from gatehook.serving.generation import CUT, DRAIN, YIELD, Generation, Worker
-from gatehook.serving.listening import address, listen, remove_file
+from gatehook.serving.listening import address, has_file, listen, remove_file
 from gatehook.serving.server import BACKLOG, loop_factory
 from gatehook.serving.shared import shared_folder
 from gatehook.serving.workers import work
@@ -124,7 +124,7 @@ class Supervisor:
         return [one for one in (self._serving, self._coming, *self._leaving) if one is not None]
 
     def _generation(self, gateway: Gateway) -> Generation:
-        """A new generation; on the socket that is served already, if the settings have the same address.
+        """A new generation; on the socket that is served already, if it has the same address, and clients find it.
 
         Raises:
             StartupError: the address cannot be listened on, or there are too many workers that have not ended yet.
@@ -137,7 +137,8 @@ class Supervisor:
                 f"too many old workers have not ended yet ({len(taken)}) for {size} more; try again later"
             )
         serving = self._serving
-        if serving is not None and _place(serving.gateway) == _place(gateway):
+        same = serving is not None and _place(serving.gateway) == _place(gateway)
+        if serving is not None and same and has_file(gateway.settings.server):
             shared = serving.shared
         else:
             shared = SharedSocket(listen(gateway.settings.server))
