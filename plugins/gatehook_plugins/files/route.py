@@ -1,14 +1,25 @@
 """GET /files/{id}: a file, for whoever has a signed URL of it."""
 
 import time
+from typing import IO, Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from gatehook import NotFound, PermissionDenied
 from gatehook_plugins.files.headers import disposition
 from gatehook_plugins.files.local import LocalFiles
 
 __all__ = ["FilePage"]
+
+
+class _InPieces(web.FileResponse):
+    """Sends a file piece by piece: what the system sends by itself is out of the reach of `server.write_timeout`."""
+
+    async def _sendfile(self, request: web.BaseRequest, fobj: IO[Any], offset: int, count: int) -> AbstractStreamWriter:
+        writer = await web.StreamResponse.prepare(self, request)
+        assert writer is not None  # noqa: S101  # it is None only for a second time
+        return await self._sendfile_fallback(writer, fobj, offset, count)
 
 
 class FilePage:
@@ -37,4 +48,4 @@ class FilePage:
             "Content-Security-Policy": "default-src 'none'; sandbox",
             "X-Content-Type-Options": "nosniff",
         }
-        return web.FileResponse(self._files.content_of(name), headers=headers)
+        return _InPieces(self._files.content_of(name), headers=headers)

@@ -1,5 +1,8 @@
 """GET /files/{id}: by signed URLs only, and harmless to browsers."""
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from gatehook import FILES, StartupError, StoredFile, Unavailable
 from gatehook.testing import Served, built, serving
@@ -41,6 +45,25 @@ async def test_the_url_serves_the_file_without_a_key(served: Served) -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Content-Disposition"] == f'inline; filename="{file.id}.png"'
         assert answer.headers["Cache-Control"].startswith("private, max-age=")
+
+
+async def test_who_reads_nothing_of_a_large_file_is_cut_off(tmp_path: Path) -> None:
+    size, settings = 30_000_000, f'[plugins.files]\ndirectory = "{tmp_path}"\n'
+    async with serving(f"[server]\nport = 0\nwrite_timeout = 0.3\n{settings}") as served, asyncio.timeout(30):
+        files = served.gateway.services[FILES]
+        url = URL(served.url + files.url((await files.put(bytes(size), media_type="image/png", owner="u")).id))
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (url.host, url.port))
+            await loop.sock_sendall(client, f"GET {url.raw_path_qs} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await asyncio.sleep(2)  # several times as long as it may read nothing
+            count = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := await loop.sock_recv(client, 1 << 20):
+                    count += len(data)
+    assert count < size
 
 
 @pytest.mark.parametrize("media_type", ["image/svg+xml", "text/html", "application/octet-stream"])
