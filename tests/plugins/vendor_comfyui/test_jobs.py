@@ -119,8 +119,9 @@ async def test_who_waits_behind_others_is_told_its_place(home: OpenHome, comfy: 
 async def test_a_cancelled_job_stops_at_the_server(home: OpenHome, comfy: Comfy) -> None:
     comfy.held = True
     async with home(comfy.url) as at:
-        running, waiting = await submit(at, seed=1, steps=50), await submit(at, seed=2, steps=50)
-        await comfy.reached.wait()
+        running = await submit(at, seed=1, steps=50)
+        await comfy.reached.wait()  # two that are queued at once may reach the server in any order
+        waiting = await submit(at, seed=2, steps=50)
         async with asyncio.timeout(5):
             while len(comfy.pending) < 1:  # noqa: ASYNC110  # the second is on its way
                 await asyncio.sleep(0.01)
