@@ -7,12 +7,12 @@ from typing import Final, Literal, Protocol
 from msgspec import Struct
 
 from gatehook import Call, Completion, Directory, GatewayError, Progress, RateLimited, Retry
+from gatehook_plugins.jobs.due import LONGEST_BACKOFF
 from gatehook_plugins.jobs.store import Claimed
 from gatehook_plugins.jobs.stored import read, revived
 
 __all__ = ["Calls", "Ending", "Runner"]
 
-_LONGEST_BACKOFF: Final = 600.0
 _LONGEST_WAIT: Final = 300.0
 _SHORTEST_WAIT: Final = 0.05
 
@@ -83,6 +83,6 @@ class Runner:
         may_pass = error.retry is not Retry.NEVER and (error.status >= 500 or error.status in (408, 429))
         if not may_pass or tries >= self._max_attempts:
             return Ending("failed", error)
-        delay = min(self._backoff * 2 ** (tries - 1), _LONGEST_BACKOFF)
+        delay = min(self._backoff * 2 ** (tries - 1), LONGEST_BACKOFF)
         delay *= random.uniform(0.5, 1)  # noqa: S311  # so that jobs that failed together do not come back together
-        return Ending("again", error, max(delay, min(error.retry_after or 0.0, _LONGEST_BACKOFF)))
+        return Ending("again", error, max(delay, min(error.retry_after or 0.0, LONGEST_BACKOFF)))

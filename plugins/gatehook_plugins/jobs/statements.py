@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from gatehook_plugins.jobs.due import LONGEST_BACKOFF, LONGEST_WEBHOOK_BACKOFF, is_due
 from gatehook_plugins.jobs.tables import bodies, events, jobs
 
 __all__ = [
@@ -59,7 +60,7 @@ RUNNING: Final = (
 )
 QUEUE: Final = (
     sa.select(jobs.c.id, jobs.c.user_id, jobs.c.vendor)
-    .where(jobs.c.status == "queued", jobs.c.due <= sa.bindparam("now"))
+    .where(jobs.c.status == "queued", is_due(jobs.c.due, LONGEST_BACKOFF))
     .order_by(jobs.c.rank, jobs.c.id)
     .limit(sa.bindparam("most", type_=sa.Integer))
     .with_for_update(skip_locked=True)
@@ -77,10 +78,10 @@ TAKE: Final = _move(
     started=sa.func.coalesce(jobs.c.started, sa.bindparam("begun", type_=sa.BigInteger)),
 )
 REQUEST: Final = sa.select(bodies.c.body).where(_is(bodies.c.job_id), bodies.c.kind == "request")
-WAITING: Final = sa.select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.due <= sa.bindparam("now")).limit(1)
+WAITING: Final = sa.select(jobs.c.id).where(jobs.c.status == "queued", is_due(jobs.c.due, LONGEST_BACKOFF)).limit(1)
 LOOK: Final = sa.select(
     WAITING.exists().label("waiting"),
-    sa.exists().where(jobs.c.webhook_due <= sa.bindparam("now")).label("untold"),
+    sa.exists().where(is_due(jobs.c.webhook_due, LONGEST_WEBHOOK_BACKOFF)).label("untold"),
 )
 """Whether there is anything to do: in one statement, as every process asks again and again."""
 DOOMED: Final = sa.select(jobs.c.id).where(jobs.c.status == "running", _is(jobs.c.owner), jobs.c.cancelling)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from gatehook import Database, Egress, InvalidRequest, Unavailable, counted, encode
+from gatehook_plugins.jobs.due import LONGEST_WEBHOOK_BACKOFF, is_due
 from gatehook_plugins.jobs.signing import signed
 from gatehook_plugins.jobs.store import now
 from gatehook_plugins.jobs.tables import jobs
@@ -29,7 +30,6 @@ _OF_ONE_USER: Final = 8
 _LEASE_MS: Final = 60_000
 """A delivery that was begun and not ended is tried again after so long: its process died."""
 _FIRST_BACKOFF: Final = 5.0
-_LONGEST_BACKOFF: Final = 3600.0
 
 
 class Courier:
@@ -81,13 +81,14 @@ class Courier:
     async def _due(self, at: int) -> Sequence[Any]:
         """Jobs to tell of, the longest due first: as many as there are places, for nobody more than a share of them."""
         users = Counter(self._tasks.values())
-        due = sa.select(jobs.c.id, jobs.c.user_id, jobs.c.webhook_due).where(jobs.c.webhook_due <= at)
+        is_now = is_due(jobs.c.webhook_due, LONGEST_WEBHOOK_BACKOFF)
+        due = sa.select(jobs.c.id, jobs.c.user_id, jobs.c.webhook_due).where(is_now)
         found: list[Any] = []
         async with self._database.reading() as connection:
             while left := _AT_ONCE - users.total():
                 full = [user for user, count in users.items() if count >= _OF_ONE_USER]
                 others = due.where(jobs.c.user_id.not_in(full), jobs.c.id.not_in([job.id for job in found]))
-                batch = (await connection.execute(others.order_by(jobs.c.webhook_due).limit(left))).all()
+                batch = (await connection.execute(others.order_by(jobs.c.webhook_due).limit(left), {"now": at})).all()
                 for job in batch:
                     if users[job.user_id] < _OF_ONE_USER:
                         users[job.user_id] += 1
@@ -130,7 +131,7 @@ class Courier:
         tries = job.webhook_tries + 1
         values: dict[str, Any] = {"webhook_tries": tries, "webhook_due": None, "webhook_state": "delivered"}
         if trouble and tries < self._attempts:
-            delay = min(_FIRST_BACKOFF * 2 ** (tries - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311
+            delay = min(_FIRST_BACKOFF * 2 ** (tries - 1), LONGEST_WEBHOOK_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311
             values |= {"webhook_due": now() + int(delay * 1000), "webhook_state": "pending"}
         elif trouble:
             log.warning("%s: its webhook is given up after %s: %s", job.id, counted(tries, "attempt"), trouble)

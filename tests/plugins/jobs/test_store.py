@@ -14,7 +14,7 @@ from gatehook_plugins.database.address import backend_of
 from gatehook_plugins.database.service import SqlDatabase
 from gatehook_plugins.jobs.intake import Intake, NewJob
 from gatehook_plugins.jobs.reading import Reader
-from gatehook_plugins.jobs.store import Claimed, Limits, Store
+from gatehook_plugins.jobs.store import Claimed, Limits, Store, now
 from gatehook_plugins.jobs.stored import fit, read, revived, stored, user_id
 from gatehook_plugins.jobs.tables import ENDED, bodies, events, jobs
 
@@ -191,6 +191,21 @@ async def test_what_a_limit_refuses_has_all_of_its_kind_wait(database_url: str, 
         assert free == {("bob", 0)} if waiting[job.id][0] == "ann" else {("ann", 0)}
         assert waiting[job.id][1] == 0, "it was not tried"
         await world.check()
+
+
+async def test_jobs_do_not_stand_still_while_the_clock_is_put_back(database_url: str, tmp_path: Path) -> None:
+    database = SqlDatabase(backend_of(SecretStr(database_url), tmp_path, pool_size=5, timeout=5.0), 5.0)
+    async with database.opened():
+        await database.migrate("jobs", "gatehook_plugins.jobs.migrations")
+        world = World(database)
+        for minutes in (9, 24 * 60):
+            await world.submit("ann")
+            async with database.writing() as connection:
+                late = sa.update(jobs).where(jobs.c.id == world.ids[-1])
+                await connection.execute(late.values(due=now() + minutes * 60_000))
+        assert (await world.store.look("process", busy=False)).waiting
+        assert [job.id for job in await world.store.claim("process", 60, 10)] == world.ids[1:], "9 minutes are a delay"
+        assert not (await world.store.look("process", busy=False)).waiting
 
 
 @given(st.text(), st.text(), st.none() | st.integers(1), st.none() | st.frozensets(st.text()))
