@@ -27,6 +27,8 @@ _PATIENCE: Final = 1.0
 """Seconds that the lock is waited for; it is held for less than a thousandth of one."""
 _PAUSE: Final = 50e-6
 """Seconds between two tries."""
+_ALONE: Final = 60.0
+"""Seconds that a worker goes on by itself where the file has failed, before it tries it again."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[dict[str, Condition]] = msgspec.msgpack.Decoder(dict[str, Condition])
@@ -41,6 +43,9 @@ class Book:
     def __init__(self) -> None:
         self._conditions: dict[str, Condition] = {}
         self._file: _SharedFile | None = None
+        self._failed: _SharedFile | None = None
+        """The file while this worker goes on alone, until `_alone_until` (seconds, monotonic)."""
+        self._alone_until = 0.0
 
     @contextlib.contextmanager
     def shared(self, folder: Path) -> Iterator[None]:
@@ -49,7 +54,7 @@ class Book:
             try:
                 yield
             finally:
-                self._file = None
+                self._file = self._failed = None
 
     def get(self, key: str) -> Condition | None:
         """How this deployment does."""
@@ -57,8 +62,10 @@ class Book:
 
     def all(self) -> Mapping[str, Condition]:
         """How all do."""
+        if self._failed is not None:
+            self._try_again()
         if self._file is not None and self._file.is_news:
-            with self._or_alone():
+            with self._or_alone(self._file):
                 self._conditions = self._file.reread()
         return self._conditions
 
@@ -80,9 +87,11 @@ class Book:
     @contextlib.contextmanager
     def _latest(self) -> Iterator[None]:
         """Hold the lock, and know everything that others have changed before."""
+        if self._failed is not None:
+            self._try_again()
         with contextlib.ExitStack() as stack:
             if self._file is not None:
-                with self._or_alone():
+                with self._or_alone(self._file):
                     stack.enter_context(self._file.locked())
                     self._conditions = self._file.reread()
             yield
@@ -90,21 +99,37 @@ class Book:
     def _put(self, conditions: dict[str, Condition]) -> None:
         self._conditions = conditions
         if self._file is not None:
-            with self._or_alone():
+            with self._or_alone(self._file):
                 self._file.write(conditions)
 
     @contextlib.contextmanager
-    def _or_alone(self) -> Iterator[None]:
+    def _or_alone(self, file: "_SharedFile") -> Iterator[None]:
         """Go on with what is known here if the file fails: no request may fail for it."""
         try:
             yield
         except OSError as error:
-            self._file = None
+            self._file, self._failed, self._alone_until = None, file, time.monotonic() + _ALONE
             log.warning(
-                "what is known of deployments can no longer be shared with the other workers (%s); this worker goes on "
-                "by what it learns itself until the gateway is started anew",
+                "what is known of deployments cannot be shared with the other workers (%s); this worker goes on by "
+                "what it learns itself, and tries again in %d s",
                 error,
+                _ALONE,
             )
+
+    def _try_again(self) -> None:
+        """After a while alone, share again: of each deployment what was learnt last, here or by the others."""
+        if (file := self._failed) is None or time.monotonic() < self._alone_until:
+            return
+        self._failed = None
+        with self._or_alone(file):
+            with file.locked():
+                theirs = file.reread()
+                newer = {
+                    key: mine for key, mine in self._conditions.items() if mine.checked > theirs.get(key, SOUND).checked
+                }
+                file.write({**theirs, **newer})  # also if nothing is newer: it may be read, and not written
+            self._conditions = {**theirs, **newer}
+            self._file = file
 
 
 class _SharedFile:
@@ -116,6 +141,8 @@ class _SharedFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "cooldown"
         self._lock = FileIO(folder / "cooldown.version", "a+")
+        self._patience = _PATIENCE
+        """Seconds to wait for the lock; 0 after waiting in vain, until it was free again."""
         with self.locked():
             if not self._path.exists():
                 self._lock.truncate(_WORD)
@@ -146,15 +173,17 @@ class _SharedFile:
         Raises:
             TimeoutError: somebody else holds the lock for too long: that process is stopped.
         """
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self._patience
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
+                    self._patience = 0.0
                     raise TimeoutError("another worker holds the lock and does not go on") from None
                 time.sleep(_PAUSE)
+        self._patience = _PATIENCE
         try:
             yield
         finally:

@@ -94,10 +94,10 @@ class MachineStore:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._pay_late)
 
     def pay(self, names: Iterable[str]) -> None:
-        """Charge what is owed to these limits now, unless a worker that was halted holds the lock."""
+        """Charge what is owed to these limits now, unless the table cannot be had; then it stays owed."""
         if not (owing := [name for name in names if name in self.owed]):
             return
-        with contextlib.suppress(TimeoutError), self.table as table:
+        with contextlib.suppress(OSError), self.table as table:
             slot = self.clock() // SECOND
             for name, gauge in zip(owing, self.gauges(table, owing), strict=True):
                 gauge.used(slot, self.owed.pop(name))
@@ -157,11 +157,11 @@ class _Gate:
         """See `Gate`.
 
         Raises:
-            Unavailable: a worker that is stopped has the lock.
+            Unavailable: a worker that is stopped has the lock, or the table has no room.
         """
         try:
             return self._decided(tokens, [rule.cost(tokens) for rule in self._rules])
-        except TimeoutError:
+        except OSError:
             raise nobody_knows() from None
 
     def _decided(self, tokens: int, costs: Sequence[int]) -> Decision:
@@ -191,7 +191,7 @@ class _Gate:
         """See `Gate`.
 
         Raises:
-            Unavailable: a worker that is stopped has the lock.
+            Unavailable: a worker that is stopped has the lock, or the table has no room.
         """
         store, pop = self._store, self._store.owed.pop
         try:
@@ -200,7 +200,7 @@ class _Gate:
                 gauges = store.gauges(table, self._names)
                 known = zip(gauges, self._names, strict=True)
                 used = [gauge.used(now // SECOND, pop(name, None)) for gauge, name in known]
-        except TimeoutError:
+        except OSError:
             raise nobody_knows() from None
         return Decision([max(0, room) for room in map(sub, self._most, used)], [one.reset(now) for one in gauges])
 

@@ -45,6 +45,8 @@ _PATIENCE: Final = 1.0
 """Seconds to wait for the lock, which is mostly held for microseconds."""
 _PAUSE: Final = 20e-6
 """Seconds between two tries."""
+_SAID: Final = 60.0
+"""Seconds after which the log says again that there is no room."""
 
 
 class Table:
@@ -63,6 +65,8 @@ class Table:
         self._lock = self._file.fileno()
         self._patience = _PATIENCE
         """Seconds to wait for the lock; 0 after waiting in vain, until it was free again."""
+        self._say_again = 0.0
+        """When to say again that there is no room; monotonic."""
         self._words: Record
         self._capacity = 0
         self.edition = 0
@@ -124,7 +128,7 @@ class Table:
         """The records of these names; those that are missing are added.
 
         Raises:
-            OSError: the table has to grow, and there is no space left.
+            OSError: the table has to grow, and there is no space left. It stays as it was.
         """
         if 4 * (self._words[_USED] + len(names)) > 3 * self._capacity:
             self._rebuild(len(names))
@@ -161,18 +165,36 @@ class Table:
         while capacity < 3 * (len(live) + more):
             capacity *= 2
         self._words[_MOVED] = 1  # first: if this process dies now, the others only open the same file once more
-        self._write(capacity, live)
+        try:
+            self._write(capacity, live)
+        except OSError as error:
+            self._words[_MOVED] = 0
+            self._complain(error)
+            raise
         self._open()
+
+    def _complain(self, error: OSError) -> None:
+        if (now := time.monotonic()) >= self._say_again:
+            self._say_again = now + _SAID
+            log.error(
+                "the rate limits have no room for more callers: %s; until there is room, "
+                "requests of those that were not seen lately are refused with 503",
+                error,
+            )
 
     def _write(self, capacity: int, live: Iterable[Record]) -> None:
         """Put a new table in the old one's place."""
         beside = self._path.with_suffix(".new")
         size = (_HEAD + capacity * _STRIDE) * _WORD
-        with FileIO(beside, "w+") as file:
-            file.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # no memory left is an error here, and later a crash
-                os.posix_fallocate(file.fileno(), 0, size)
-            words = memoryview(mmap.mmap(file.fileno(), size)).cast("q")
+        try:
+            with FileIO(beside, "w+") as file:
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):  # no memory left is an error here, and later a crash
+                    os.posix_fallocate(file.fileno(), 0, size)
+                words = memoryview(mmap.mmap(file.fileno(), size)).cast("q")
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
         for record in live:
             place = _find(words, record[0], capacity)
             words[place : place + _STRIDE] = record

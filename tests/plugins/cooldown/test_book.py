@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from gatehook_plugins.cooldown.book import Book
+from gatehook_plugins.cooldown.book import Book, Step
 from gatehook_plugins.cooldown.condition import Condition
 
 COUNT = """
@@ -100,7 +101,7 @@ def test_a_look_while_another_thread_changes_it_sees_a_whole_state() -> None:
         thread.join()
 
 
-def test_a_book_that_can_no_longer_be_written_goes_on_alone_and_says_so_once(
+def test_a_book_that_cannot_be_written_goes_on_alone_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = Book(), Book()
@@ -112,10 +113,36 @@ def test_a_book_that_can_no_longer_be_written_goes_on_alone_and_says_so_once(
             for _ in range(3):
                 one.change("d", more)
         assert one.get("d") == Condition(failures=4)
-        assert caplog.text.count("can no longer be shared") == 1
+        assert caplog.text.count("cannot be shared") == 1
         assert other.get("d") == Condition(failures=1), "whole, as it was"
         blocker.rmdir()
         assert other.change("d", more)[1] == Condition(failures=2), "nobody holds the lock"
+
+
+def test_who_goes_on_alone_shares_again_later_and_what_was_learnt_last_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(failures: int, at: float) -> Step:
+        return lambda one: replace(one, failures=failures, checked=at)
+
+    one, other = Book(), Book()
+    blocker = tmp_path / "cooldown.new"
+    with one.shared(tmp_path), other.shared(tmp_path):
+        one.change("a", learn(1, 10))
+        blocker.mkdir()
+        one.change("a", learn(2, 20))
+        one.change("b", learn(2, 20))
+        assert one.all().keys() == {"a", "b"}
+        monkeypatch.setattr("gatehook_plugins.cooldown.book.time.monotonic", lambda now=time.monotonic: now() + 61)
+        assert one.change("a", learn(3, 30))[1].failures == 3, "it still cannot be written, and nothing is forgotten"
+        blocker.rmdir()
+        other.change("b", learn(7, 40))
+        other.change("c", learn(7, 40))
+        monkeypatch.setattr("gatehook_plugins.cooldown.book.time.monotonic", lambda now=time.monotonic: now() + 61)
+        assert {key: condition.failures for key, condition in one.all().items()} == {"a": 3, "b": 7, "c": 7}
+        assert other.all() == one.all()
+        other.change("c", more)
+        assert one.get("c") == Condition(failures=8, checked=40)
 
 
 def test_a_book_is_its_processs_own_again_however_sharing_ends(tmp_path: Path) -> None:

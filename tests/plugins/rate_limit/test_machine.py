@@ -1,14 +1,18 @@
 """What only the store of one machine's workers must do: share between processes, outlive those that die, and grow."""
 
 import asyncio
+import contextlib
+import errno
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +165,35 @@ async def test_a_table_that_another_has_taken_the_place_of_is_let_go(worker: Wor
     gates[0].admit(1)
     gc.collect()
     assert [one() is None for one in gone] == [True] * 5
+
+
+async def test_where_there_is_no_room_new_callers_are_refused_and_the_others_served(
+    tmp_path: Path, clock: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _offset: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = MachineStore(clock)
+    async with store.lifespan(tmp_path, 0):
+        running = await granted(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            for number in range(200):
+                with contextlib.suppress(Unavailable):
+                    store.gate(rules("key", f"other-{number}", Limits(10, 1000, 2))).admit(1)
+            edition = store.table.edition
+            new = store.gate(rules("key", "new", Limits(10)))
+            for ask in (partial(new.admit, 1), new.peek):
+                with pytest.raises(Unavailable, match="rate limits cannot be checked") as caught:
+                    ask()
+                assert (caught.value.status, caught.value.retry_after) == (503, 1)
+            running.gate.settle(running, 1, 300)
+            running = await granted(store)
+            assert store.table.edition == edition, "nobody opens it again and again"
+        assert caplog.text.count("no room for more callers: [Errno 28] No space left on device") == 1
+        assert not [name for name in os.listdir(tmp_path) if name.endswith(".new")]  # noqa: PTH208
+        running.gate.settle(running, 1, 10)
+        assert await left(store) == [8, 690, 2]
 
 
 async def test_what_is_idle_makes_room(worker: Workers, clock: Any) -> None:
