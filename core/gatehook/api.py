@@ -43,7 +43,7 @@ from gatehook.dialect.media import Blob, data_uri, from_base64, sniff
 from gatehook.dialect.misfit import fitted, misfit, read_as, read_object, read_open, read_query, unread
 from gatehook.dialect.options import option_faults, read_options
 from gatehook.dialect.pictures import Picture, picture_url, pictures_answer, wants_urls
-from gatehook.dialect.plain import plain_chat
+from gatehook.dialect.plain import is_taught, plain_chat
 from gatehook.dialect.surface import CanonicalSurface, decoded_answer
 from gatehook.editing import asked_revision, changed_meanwhile
 from gatehook.errors import (
@@ -328,6 +328,7 @@ __all__ = (
     "fitted",
     "from_base64",
     "hookimpl",
+    "is_taught",
     "limit_headers",
     "mapped",
     "meanwhile",

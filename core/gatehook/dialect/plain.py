@@ -1,18 +1,20 @@
 """Chats of other dialects, for servers that know OpenAI's fields and no others.
 
 OpenAI's dialect has no place for a failed tool, a picture that a tool gave, signed thoughts, a cache mark, a document
-by its URL. Surfaces whose dialect has them put them into the body all the same (`Call.extended`). Vendors that
-translate find them in what `read_conversation` gives; those that pass bodies on send what `plain_chat` makes of them.
+by its URL, a tool that Claude was taught. Surfaces whose dialect has them put them into the body all the same
+(`Call.extended`). Vendors that translate find them in what `read_conversation` gives; those that pass bodies on send
+what `plain_chat` makes of them.
 """
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gatehook.errors import InvalidRequest, Retry
 
-__all__ = ["FAILED", "notes_of", "plain_chat"]
+__all__ = ["FAILED", "is_taught", "notes_of", "plain_chat"]
 
 FAILED: Final = "The tool failed: "
 """Put before what a failed tool gave, where a vendor has no other way to tell the model."""
@@ -20,6 +22,7 @@ FAILED: Final = "The tool failed: "
 _LONGEST_USER: Final = 64
 """Characters of `user` that OpenAI takes."""
 _TEXT: Final = "data:text/plain;base64,"
+_TAUGHT: Final = re.compile(r"(?:bash|computer|memory|text_editor)_\d{8}")
 _LEFT_OUT: Final = frozenset(("cache_control", "thinking_blocks", "is_error"))
 _NOTES: Final = ("context", "citations")
 """What may stand beside a document: what it is about, and whether answers are to cite it."""
@@ -31,6 +34,16 @@ Object = dict[str, Any]
 def notes_of(part: Mapping[str, Any]) -> Object:
     """Those that stand beside a document; none beside other parts."""
     return {name: part[name] for name in _NOTES if part.get(name)} if part.get("type") == "file" else {}
+
+
+def is_taught(tool: Any) -> bool:
+    """Whether it is a tool that Claude was taught and a client runs, such as ``bash_20250124``; in Anthropic's form.
+
+    It has a name, by which it is called like a function, and no schema. Those that Anthropic runs are none.
+    """
+    if not isinstance(tool, Mapping) or not isinstance(kind := tool.get("type"), str):
+        return False
+    return isinstance(tool.get("name"), str) and _TAUGHT.fullmatch(kind) is not None
 
 
 def plain_chat(payload: Mapping[str, Any], drop: Drop) -> Object:
@@ -54,9 +67,21 @@ def plain_chat(payload: Mapping[str, Any], drop: Drop) -> Object:
         drop("user")
         del plain["user"]
     if plain.get("tools"):
-        plain["tools"] = [_bare(tool, drop) for tool in plain["tools"]]
+        plain["tools"] = [_tool(tool, f"tools[{place}].type", drop) for place, tool in enumerate(plain["tools"])]
     plain["messages"] = list(_messages(plain["messages"], drop))
     return plain
+
+
+def _tool(tool: Mapping[str, Any], path: str, drop: Drop) -> Object:
+    if is_taught(tool):
+        raise InvalidRequest(
+            f"{path}: {tool['type']!r} is a tool of Anthropic's own, which this model does not have; "
+            "offer tools of your own, with name and input_schema",
+            param=path,
+            code="unsupported_parameter",
+            retry=Retry.NEXT,
+        )
+    return _bare(tool, drop)
 
 
 def _messages(messages: Sequence[Mapping[str, Any]], drop: Drop) -> Iterator[Object]:

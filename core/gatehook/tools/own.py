@@ -165,7 +165,7 @@ def tool_names(tools: Iterable[Any]) -> Iterator[str]:
     """The names in a request's `tools`."""
     for tool in tools:
         if isinstance(tool, dict):
-            function = tool.get("function") or tool.get("custom")
+            function = tool.get("function") or tool.get("custom") or tool
             if isinstance(function, dict) and isinstance(name := function.get("name"), str):
                 yield name
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gatehook import InvalidRequest, fitted, unread
+from gatehook import InvalidRequest, fitted, is_taught, unread
 from gatehook_plugins.messages_api.requests import (
     AnyTool,
     AutoTool,
@@ -70,7 +70,10 @@ def _read(request: CountRequest, data: Mapping[str, Any]) -> Chat:
         _mark_last(messages, request.cache_control)
     body: dict[str, Any] = {"model": request.model, "messages": messages}
     if request.tools:
-        body["tools"] = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(request.tools)]
+        body["tools"] = [
+            given if is_taught(given) else _tool(tool, f"tools[{place}]")
+            for place, (tool, given) in enumerate(zip(request.tools, data["tools"], strict=True))
+        ]
     if request.tool_choice is not None:
         body["tool_choice"] = _choice(request.tool_choice)
         if request.tool_choice.disable_parallel_tool_use and request.tools:
@@ -109,7 +112,8 @@ _OF_TOOLS: Final = frozenset(ToolDefinition.__struct_fields__)
 
 def _left_out_of_tools(tools: Iterable[Mapping[str, Any]]) -> list[str]:
     """What is told of tools, such as examples, that no other vendor could be told."""
-    names = {name: None for tool in tools for name, value in tool.items() if value and name not in _OF_TOOLS}
+    own = (tool for tool in tools if not is_taught(tool))
+    names = {name: None for tool in own for name, value in tool.items() if value and name not in _OF_TOOLS}
     return [f"tools.{name}" for name in names]
 
 
@@ -131,8 +135,8 @@ def _mark_last(messages: list[dict[str, Any]], mark: dict[str, Any]) -> None:
 def _tool(tool: ToolDefinition, path: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         raise InvalidRequest(
-            f"{path}.type: {tool.type[:100]!r} is a tool of Anthropic's own, which other models do not have and the "
-            "gateway does not run; offer tools of your own, with name and input_schema",
+            f"{path}.type: {tool.type[:100]!r} is a tool that runs on Anthropic's servers, at a price that the "
+            "gateway cannot count; offer tools of your own, with name and input_schema",
             param=f"{path}.type",
             code="unsupported_parameter",
         )

@@ -1,7 +1,7 @@
 """What one deployment can do: as its options say, or as the model's name tells."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,8 @@ from yarl import URL
 from gatehook import Target, read_options
 
 __all__ = ["Defaults", "Options", "Profile", "profile"]
+
+_BETA = "anthropic-beta"
 
 _NO_SAMPLING_SINCE = "2026-10-21"
 """API versions from this one on refuse temperature, top_p and top_k, whatever the model."""
@@ -82,6 +84,13 @@ class Profile:
     """Whether answers and tool arguments can be held to a JSON schema."""
     default_max_tokens: int
 
+    def headers_with(self, betas: Sequence[str]) -> Mapping[str, str]:
+        """The headers of a request that is a part of these betas, too."""
+        if not betas:
+            return self.headers
+        told = self.headers.get(_BETA, "")
+        return {**self.headers, _BETA: ",".join(dict.fromkeys([*told.split(","), *betas] if told else betas))}
+
 
 def profile(target: Target, defaults: Defaults) -> Profile:
     """Work out a deployment's profile.
@@ -134,7 +143,7 @@ def _headers(target: Target, version: str, beta: list[str]) -> dict[str, str]:
     if secret := target.secret():
         headers["x-api-key"] = secret
     if beta:
-        headers["anthropic-beta"] = ",".join(dict.fromkeys(beta))
+        headers[_BETA] = ",".join(dict.fromkeys(beta))
     return headers
 
 

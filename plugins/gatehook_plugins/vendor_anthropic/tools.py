@@ -1,17 +1,26 @@
-"""Tools and tool choice: OpenAI's function tools as Anthropic's custom tools (`anthropic.types.ToolParam`)."""
+"""Tools and tool choice: OpenAI's function tools as Anthropic's custom tools (`anthropic.types.ToolParam`).
+
+Tools that Claude was taught go out as they are (`anthropic.types.ToolUnionParam`, `anthropic.types.beta`).
+"""
 
 import base64
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from gatehook import InvalidRequest, Retry, ToolUse
+from gatehook import InvalidRequest, Retry, ToolUse, is_taught
 
-__all__ = ["allowed", "choice", "offered", "remembered", "wire_id"]
+__all__ = ["allowed", "betas", "choice", "offered", "remembered", "wire_id"]
 
 _SAFE_ID = re.compile(r"(?!b64-)[A-Za-z0-9_-]+")
 _SOME = "allowed_tools"
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+_BETAS: Final = {
+    **dict.fromkeys(("bash_20241022", "computer_20241022", "text_editor_20241022"), "computer-use-2024-10-22"),
+    "computer_20250124": "computer-use-2025-01-24",
+    "computer_20251124": "computer-use-2025-11-24",
+}
+"""What `anthropic-beta` must say where a request has such a tool."""
 
 
 def wire_id(given: str) -> str:
@@ -38,6 +47,8 @@ def offered(tools: Any, *, strict: bool, drop: Callable[[str], None]) -> list[di
 
 
 def _tool(tool: Any, path: str, *, strict: bool, drop: Callable[[str], None]) -> dict[str, Any]:
+    if is_taught(tool):
+        return dict(tool)
     kind = tool.get("type", "function") if isinstance(tool, dict) else None
     if kind != "function":
         raise _refused(f"{path}.type", f"only function tools can be translated, not {kind!r}")
@@ -56,6 +67,11 @@ def _tool(tool: Any, path: str, *, strict: bool, drop: Callable[[str], None]) ->
     if cache := tool.get("cache_control") or function.get("cache_control"):
         wire["cache_control"] = cache
     return wire
+
+
+def betas(wire: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The betas of which these tools are a part."""
+    return list(dict.fromkeys(_BETAS[kind] for tool in wire if (kind := tool.get("type")) in _BETAS))
 
 
 def _schema(schema: Any, path: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from gatehook_plugins.vendor_anthropic.originals import SURFACE, original_answer
 from gatehook_plugins.vendor_anthropic.parameters import tables
 from gatehook_plugins.vendor_anthropic.profile import Defaults, Options, Profile, profile
 from gatehook_plugins.vendor_anthropic.stream import Translation
+from gatehook_plugins.vendor_anthropic.tools import betas
 
 __all__ = ["Anthropic"]
 
@@ -99,8 +100,9 @@ class Anthropic:
         payload = attempt.payload
         if attempt.call.operation == "completions":
             payload = as_chat(payload)
-        body = encode(request.write(payload, attempt, found))
-        return await self._egress.request(attempt.target, "POST", found.url, headers=found.headers, body=body)
+        body = request.write(payload, attempt, found)
+        headers = found.headers_with(betas(body.get("tools", ())))
+        return await self._egress.request(attempt.target, "POST", found.url, headers=headers, body=encode(body))
 
     def _profile(self, target: Target) -> Profile:
         found = self._profiles.get(target.key)

@@ -121,6 +121,14 @@ def test_a_document_has_a_name_which_openai_demands() -> None:
     assert [part["file"] for part in made[0]["content"]] == [{"filename": "document", **file}, {"file_id": "f"}]
 
 
+def test_a_tool_that_claude_was_taught_is_refused_another_deployment_may_have_it() -> None:
+    with pytest.raises(InvalidRequest, match=r"tools\[0\]\.type: 'bash_20250124' is a tool of Anthropic's") as caught:
+        plain(tools=[{"type": "bash_20250124", "name": "bash"}])
+    assert caught.value.retry is Retry.NEXT
+    others = [{"type": "bash_20250124"}, {"type": "web_search", "name": "bash"}, {"name": "bash"}]
+    assert plain(tools=others)[0]["tools"] == others
+
+
 def test_a_document_by_url_is_refused_another_deployment_may_take_it() -> None:
     part = {"type": "file", "file": {"file_url": "https://papers.test/a.pdf"}}
     with pytest.raises(

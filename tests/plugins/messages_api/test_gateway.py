@@ -183,6 +183,41 @@ async def test_a_call_that_somebody_has_to_allow_is_told_beside_the_message(
         assert told["content"] == [{"type": "text", "text": "I do."}]
 
 
+BASH = {"type": "bash_20250124", "name": "bash"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_that_claude_was_taught_reaches_claude_and_comes_back(front: Open, stream: bool) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": "ls"}}
+    gave = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "a.txt", "is_error": False}
+    turns = [*BODY["messages"], {"role": "assistant", "content": [call]}, {"role": "user", "content": [gave]}]
+    async with front("anthropic") as gateway:
+        counted = await gateway.ask(BODY | {"tools": [BASH]}, COUNT)
+        answer = await gateway.ask(BODY | {"tools": [BASH], "messages": turns, "stream": stream})
+        sent = gateway.asked
+    assert counted.status == 200
+    assert "X-Gatehook-Dropped-Params" not in answer.headers
+    assert sent["tools"] == [BASH]
+    assert sent["messages"][1]["content"] == [call]
+
+
+async def test_policies_see_a_tool_that_claude_was_taught_by_its_name(front: Open) -> None:
+    more = '[plugins.tool_policy]\nrules = [{ tool = "bash", verdict = "deny" }]\n'
+    async with front("anthropic", more=more) as gateway:
+        await gateway.ask(BODY | {"tools": [BASH, *TOOLS]})
+        assert [one["name"] for one in gateway.asked["tools"]] == ["delete_it"]
+        answer = await gateway.ask(BODY | {"tools": [BASH], "tool_choice": {"type": "tool", "name": "bash"}})
+    assert "the tool 'bash' may not be used" in answer.error(403, "permission_error")
+
+
+async def test_a_model_without_the_tools_that_claude_was_taught_is_passed_by(front: Open) -> None:
+    async with front("openai") as gateway:
+        answer = await gateway.ask(BODY | {"tools": [BASH]})
+        assert gateway.stub.requests == []
+        told = answer.error(400, "invalid_request_error")
+    assert told.startswith("tools[0].type: 'bash_20250124' is a tool of Anthropic's own, which this model does not")
+
+
 async def test_arguments_that_are_no_object_break_a_stream_off(front: Open) -> None:
     async with front("openai", called(stream=True, arguments="[]")) as gateway:
         answer = await gateway.ask(BODY | {"tools": TOOLS, "stream": True})

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from anthropic.types import ToolChoiceParam, ToolParam
+from anthropic.types import ToolChoiceParam, ToolParam, ToolUnionParam
 from pydantic import TypeAdapter
 
 from gatehook import InvalidRequest, Retry
@@ -48,11 +48,32 @@ async def test_strict_is_dropped_with_a_signal_where_the_model_cannot(ask: Any) 
     assert run.dropped == ["tools[0].function.strict"]
 
 
-@pytest.mark.parametrize("kind", ["web_search", "code_interpreter", "bash_20250124", "custom", "mcp"])
+@pytest.mark.parametrize(
+    "kind", ["web_search_20250305", "code_interpreter", "bash_code_execution_20250522", "custom", "mcp"]
+)
 async def test_tools_that_are_no_functions_are_refused_by_position(ask: Any, kind: str) -> None:
     with pytest.raises(InvalidRequest, match=kind) as caught:
         await ask({"tools": [tool(), {"type": kind, "name": "x"}]})
     assert (caught.value.param, caught.value.retry) == ("tools[1].type", Retry.NEXT)
+
+
+async def test_tools_that_claude_was_taught_go_out_as_they_are_with_the_betas_that_they_need(ask: Any) -> None:
+    taught = [
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool", "max_characters": 10_000},
+        {"type": "memory_20250818", "name": "memory", "cache_control": {"type": "ephemeral"}},
+    ]
+    run = await ask({"tools": [tool(), *taught], "tool_choice": {"type": "function", "function": {"name": "bash"}}})
+    assert run.body["tools"][1:] == taught
+    assert run.body["tool_choice"] == {"type": "tool", "name": "bash"}
+    assert "anthropic-beta" not in run.headers
+    for one in taught:
+        TypeAdapter(ToolUnionParam).validate_python(one)
+    screen = {"type": "computer_20251124", "name": "computer", "display_width_px": 1024, "display_height_px": 768}
+    run = await ask({"tools": [screen]}, options={"beta": "a-1"})
+    assert (run.body["tools"], run.headers["anthropic-beta"]) == ([screen], "a-1,computer-use-2025-11-24")
+    assert (await ask({"tools": [screen]})).headers["anthropic-beta"] == "computer-use-2025-11-24"
+    assert run.dropped == []
 
 
 @pytest.mark.parametrize(
