@@ -32,7 +32,7 @@ class Stream:
     def __init__(self, attempt: Attempt, source: AsyncGenerator[Sequence[Chunk], None], stall_timeout: float) -> None:
         self._attempt = attempt
         self._source = source
-        self._silence = Limit(stall_timeout, self._stalled)
+        self._silence = Limit(stall_timeout, partial(_stalled, attempt.target))
         self._watch: Watch | None = None
         self.begun: list[Sequence[Chunk]] = []
         self.finished = False
@@ -47,16 +47,13 @@ class Stream:
             timeout: seconds until the first content.
             prepares: the first batch only says that the vendor is ready, and the seconds count from there.
         """
-
-        def late() -> GatewayError:
-            return UpstreamTimeout(f"{self._attempt.target.vendor}: no content within {timeout:g} s")
-
-        until = watch.now() + self._attempt.target.timeout
-        self._silence = Limit(self._silence.seconds, self._stalled, until)
+        target = self._attempt.target
+        until = watch.now() + target.timeout
+        self._silence = self._silence._replace(until=until)
         if prepares:
-            watch.arm(self._attempt.target.timeout, self._unprepared)
+            watch.arm(target.timeout, partial(_unprepared, target))
             self.begun.append(await self.__anext__())
-        watch.arm(timeout, late, until)
+        watch.arm(timeout, partial(_without_content, target, timeout), until)
         while not self.contents and not self.finished:
             self.begun.append(await self.__anext__())
 
@@ -130,15 +127,9 @@ class Stream:
             raise _plugin_failed(self._attempt, wrong) from None
         return batch
 
-    def _stalled(self) -> GatewayError:
-        return UpstreamTimeout(f"{self._attempt.target.vendor}: silent for too long in the middle of the answer")
-
-    def _unprepared(self) -> GatewayError:
-        target = self._attempt.target
-        return UpstreamTimeout(f"{target.vendor}: not ready within {target.timeout:g} s")
-
     async def aclose(self) -> None:
         """Close the upstream, wherever the stream is."""
+        self._attempt.relay = None  # which leads back here: all that was read would wait for the garbage collector
         await self._source.aclose()
 
 
@@ -245,6 +236,18 @@ def _tell_lost(attempt: Attempt, lost: Sequence[str]) -> None:
     if attempt.target.strict:
         attempt.drop(lost[0])
     attempt.dropped = [*attempt.dropped, *lost]
+
+
+def _stalled(target: Target) -> GatewayError:
+    return UpstreamTimeout(f"{target.vendor}: silent for too long in the middle of the answer")
+
+
+def _unprepared(target: Target) -> GatewayError:
+    return UpstreamTimeout(f"{target.vendor}: not ready within {target.timeout:g} s")
+
+
+def _without_content(target: Target, timeout: float) -> GatewayError:
+    return UpstreamTimeout(f"{target.vendor}: no content within {timeout:g} s")
 
 
 def _late(target: Target) -> GatewayError:

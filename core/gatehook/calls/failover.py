@@ -190,16 +190,21 @@ class Course:
             GatewayError: `verdict`; there is none, or it cannot be given.
         """
         if self._part is None:
-            raise self.verdict
+            raise self._given_out()
         call = self._call
         part, target, call.served = self._part
         try:
             answer = await part.make()
         except GatewayError:
-            raise self.verdict from None
+            raise self._given_out() from None
         call.target, call.dropped, call.cut_short = target, part.dropped, True
         log.warning("%s %s gets the part of its answer that %s has made", call.id, call.model, target.key)
         return answer
+
+    def _given_out(self) -> GatewayError:
+        """The verdict, which is not kept: raised, it leads to this course, and all of the call would be garbage."""
+        verdict, self._verdict = self.verdict, None
+        return verdict
 
     def after(self, error: GatewayError, *, tried: bool) -> float | None:
         """Seconds to wait before `target` is tried; None if nothing more is to be tried.

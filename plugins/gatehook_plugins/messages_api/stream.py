@@ -39,8 +39,7 @@ _AFTER: Final = b"}}\n\n"
 class Events:
     """The state of one stream. Its methods give the framed events that are to go out, or add them to `out`."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self) -> None:
         self._begun = False
         self._index = -1
         """Of the block begun last."""
@@ -60,13 +59,13 @@ class Events:
         self._asked: dict[str, Any] = {}
         self._usage: Usage | None = None
 
-    def take(self, chunk: Chunk) -> bytes:
-        """The events of one chunk.
+    def take(self, call: Call, chunk: Chunk) -> bytes:
+        """The events of one chunk of this call's.
 
         Raises:
             UpstreamError: it cannot be read, or a tool call is over whose arguments are no JSON object.
         """
-        data = decoded_answer(self._call, chunk)
+        data = decoded_answer(call, chunk)
         if chunk.usage is not None:
             self._usage = chunk.usage
         elif told := data.get("usage"):  # of an event from a cache
@@ -77,7 +76,7 @@ class Events:
         text = said if isinstance(said, str) else text_of(said)
         out: list[bytes] = []
         if not self._begun:
-            self._begin(out)
+            self._begin(call, out)
         if len(delta) > 1 or not text or text is not said:
             self._take_others(delta, out)
         if text:
@@ -89,21 +88,21 @@ class Events:
             self._finish(out)
         return b"".join(out)
 
-    def end(self, usage: Usage | None) -> bytes:
+    def end(self, call: Call, usage: Usage | None) -> bytes:
         """What ends a whole answer; `usage` is what it took, None if the chunks have told it."""
         out: list[bytes] = []
         if not self._begun:
-            self._begin(out)
+            self._begin(call, out)
         delta = stop_of(self._end, "".join(self._refusal), calls=bool(self._ended))
         counts = usage_of(usage or self._usage)
         out.append(_event("message_delta", delta=delta, usage=counts, **self._asked))
         out.append(_event("message_stop"))
         return b"".join(out)
 
-    def _begin(self, out: list[bytes]) -> None:
+    def _begin(self, call: Call, out: list[bytes]) -> None:
         self._begun = True
         nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
-        message = {**head(self._call), **nothing, "usage": usage_of(self._usage)}
+        message = {**head(call), **nothing, "usage": usage_of(self._usage)}
         out.append(_event("message_start", message=message))
 
     def _take_others(self, delta: Mapping[str, Any], out: list[bytes]) -> None:

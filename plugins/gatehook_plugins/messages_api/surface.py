@@ -53,11 +53,11 @@ class MessagesSurface:
 
     def event(self, call: Call, chunk: Chunk) -> bytes:
         """The events of one chunk, mostly one; none where it says nothing that Anthropic's clients know."""
-        return _events(call).take(chunk)
+        return _events(call).take(call, chunk)
 
     def end(self, call: Call, usage: Usage | None) -> bytes:
         """``message_delta`` with the stop reason and the counts, and ``message_stop``."""
-        return _events(call).end(usage)
+        return _events(call).end(call, usage)
 
     def error(self, call: Call, error: GatewayError) -> bytes:
         """``{"type": "error", "error": {"type", "message"}, "request_id"}``."""
@@ -90,7 +90,7 @@ def _events(call: Call) -> Events:
     """The state of this call's stream."""
     events: Events | None = call.state.get(_KEY)
     if events is None:
-        events = call.state[_KEY] = Events(call)
+        events = call.state[_KEY] = Events()
     return events
 
 

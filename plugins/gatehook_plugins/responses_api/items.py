@@ -6,7 +6,7 @@ vendors want to see again, and signed as `thinking_blocks`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -78,12 +78,6 @@ class Reasoned(Struct):
     extra_content: Object | None = None
 
 
-_READABLE: Final = (
-    *("message", "reasoning", "function_call", "function_call_output"),
-    *("custom_tool_call", "custom_tool_call_output"),
-)
-
-
 class Messages:
     """Reads items in their order. `made` are the messages, `origins` where in the request each of them comes from."""
 
@@ -94,8 +88,6 @@ class Messages:
         self._drop = drop
         self._turn: Turn | None = None
         """What the next item may belong to."""
-        readers = (self._message, self._reasoning, self._call, self._result, self._custom, self._result)
-        self._readers: Mapping[str, Callable[[Object, str], None]] = dict(zip(_READABLE, readers, strict=True))
 
     def instruct(self, instructions: str) -> None:
         """Begin with what the model is told to be."""
@@ -115,10 +107,10 @@ class Messages:
             kind = item.get("type") or ("message" if "role" in item else None)
             if kind is None:
                 raise InvalidRequest(f"{path}.type: required, but missing", param=f"{path}.type")
-            reader = self._readers.get(kind) if isinstance(kind, str) else None
+            reader = self.READERS.get(kind) if isinstance(kind, str) else None
             if reader is None:
                 raise _unknown(kind, path)
-            reader(item, path)
+            reader(self, item, path)
         self._end_turn()
 
     def _add(self, message: Object, path: str) -> None:
@@ -182,6 +174,16 @@ class Messages:
         if reasoned.extra_content:
             turn.prove(reasoned.extra_content)
 
+    READERS: ClassVar[Mapping[str, Callable[["Messages", Object, str], None]]] = {
+        "message": _message,
+        "reasoning": _reasoning,
+        "function_call": _call,
+        "function_call_output": _result,
+        "custom_tool_call": _custom,
+        "custom_tool_call_output": _result,
+    }
+    """By the type of item. Not bound to an instance, which would hold itself until the garbage is collected."""
+
 
 def _name(called: Called | CalledCustom) -> str:
     return joined(called.namespace, called.name) if called.namespace else called.name
@@ -192,5 +194,5 @@ def _unknown(kind: object, path: str) -> InvalidRequest:
         why = "this gateway keeps no items; send the item itself, as clients do that are told `store: false`"
     else:
         shown = repr(kind[:64]) if isinstance(kind, str) else "of this type"
-        why = f"items {shown} cannot be sent on; there are: {', '.join(_READABLE)}"
+        why = f"items {shown} cannot be sent on; there are: {', '.join(Messages.READERS)}"
     return InvalidRequest(f"{path}.type: {why}", param=f"{path}.type")

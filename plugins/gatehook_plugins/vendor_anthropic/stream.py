@@ -4,8 +4,8 @@ A message is a row of content blocks, one open at a time: message_start, then fo
 deltas and content_block_stop, then message_delta with the stop reason and the final counts, then message_stop.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -23,8 +23,6 @@ from gatehook_plugins.vendor_anthropic.answer import (
 from gatehook_plugins.vendor_anthropic.failure import garbled, in_band
 
 __all__ = ["Translation"]
-
-Handler = Callable[[dict[str, Any], list[Chunk]], None]
 
 
 class _Block(Struct):
@@ -54,15 +52,6 @@ class Translation:
         self._blocks: dict[int, _Block] = {}
         self._tool: int | None = None
         """The block whose tool call was begun last."""
-        self._handlers: dict[Any, Handler] = {
-            "content_block_delta": self._on_delta,
-            "content_block_start": self._on_block_start,
-            "content_block_stop": self._on_block_stop,
-            "message_start": self._on_message_start,
-            "message_delta": self._on_message_delta,
-            "message_stop": self._on_message_stop,
-            "error": self._on_error,
-        }
 
     def take(self, event: Event, batch: list[Chunk]) -> None:
         """Translate one event, adding to the batch; unknown events, and all after message_stop, say nothing.
@@ -79,9 +68,9 @@ class Translation:
         if not isinstance(data, dict):
             raise garbled("an event of the stream is not an object")
         kind = data.get("type")
-        handler = self._handlers.get(kind) if isinstance(kind, str) else None
+        handler = self._HANDLERS.get(kind) if isinstance(kind, str) else None
         if handler is not None:
-            handler(data, batch)
+            handler(self, data, batch)
         elif "error" in data or event[0] == b"error":
             self._on_error(data, batch)
 
@@ -190,6 +179,17 @@ class Translation:
         if block is None:
             raise garbled("an event belongs to no open content block")
         return block
+
+    _HANDLERS: ClassVar[Mapping[str, Callable[["Translation", dict[str, Any], list[Chunk]], None]]] = {
+        "content_block_delta": _on_delta,
+        "content_block_start": _on_block_start,
+        "content_block_stop": _on_block_stop,
+        "message_start": _on_message_start,
+        "message_delta": _on_message_delta,
+        "message_stop": _on_message_stop,
+        "error": _on_error,
+    }
+    """By the type of event. Not bound to an instance, which would hold itself until the garbage is collected."""
 
 
 def _object(data: dict[str, Any], name: str) -> dict[str, Any]:

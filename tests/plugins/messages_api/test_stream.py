@@ -35,10 +35,10 @@ def events_of(framed: bytes) -> list[Any]:
 
 def streamed(deltas: Iterable[Delta], finish: str = "stop", **last: Any) -> list[Any]:
     """The events of a whole stream."""
-    events = Events(call())
-    framed = [events.take(chunk({"role": "assistant", "content": ""}))]
-    framed += [events.take(chunk(delta)) for delta in deltas]
-    framed += [events.take(chunk({}, finish, **last)), events.end(USAGE)]
+    events, asked = Events(), call()
+    framed = [events.take(asked, chunk({"role": "assistant", "content": ""}))]
+    framed += [events.take(asked, chunk(delta)) for delta in deltas]
+    framed += [events.take(asked, chunk({}, finish, **last)), events.end(asked, USAGE)]
     return events_of(b"".join(framed))
 
 
@@ -140,17 +140,17 @@ def test_an_answer_in_any_order_loses_nothing(data: st.DataObject, texts: list[s
 
 
 def test_text_and_calls_are_told_as_they_come() -> None:
-    events = Events(call())
-    assert [event["type"] for event in events_of(events.take(chunk({"role": "assistant"})))] == ["message_start"]
-    told = events_of(events.take(chunk({"content": "Hi"})))
+    events, asked = Events(), call()
+    assert [event["type"] for event in events_of(events.take(asked, chunk({"role": "assistant"})))] == ["message_start"]
+    told = events_of(events.take(asked, chunk({"content": "Hi"})))
     assert [event["type"] for event in told] == ["content_block_start", "content_block_delta"]
     first = {"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"a":'}}
-    told = events_of(events.take(chunk({"tool_calls": [first]})))
+    told = events_of(events.take(asked, chunk({"tool_calls": [first]})))
     assert [event["type"] for event in told] == ["content_block_stop", "content_block_start", "content_block_delta"]
     assert told[1]["content_block"] == {"type": "tool_use", "id": "a", "name": "look", "input": {}}
     second = {"index": 1, "id": "b", "function": {"name": "look", "arguments": '{"b":1}'}}
-    assert events.take(chunk({"tool_calls": [second]})) == b"", "the first call is not complete"
-    told = events_of(events.take(chunk({"tool_calls": [{"index": 0, "function": {"arguments": "2}"}}]})))
+    assert events.take(asked, chunk({"tool_calls": [second]})) == b"", "the first call is not complete"
+    told = events_of(events.take(asked, chunk({"tool_calls": [{"index": 0, "function": {"arguments": "2}"}}]})))
     assert [(event["type"], event["index"]) for event in told] == [
         ("content_block_delta", 1),
         ("content_block_stop", 1),
@@ -312,8 +312,8 @@ def test_what_gemini_wants_back_with_a_call_goes_with_it() -> None:
 
 def test_half_a_surrogate_pair_is_passed_on() -> None:
     half = '{"id":"c","choices":[{"index":0,"delta":{"content":"%s"}}]}'
-    events = Events(call())
-    framed = [events.take(Chunk(raw=(half % one).encode())) for one in ("\\ud83d", "\\ude00")]
+    events, asked = Events(), call()
+    framed = [events.take(asked, Chunk(raw=(half % one).encode())) for one in ("\\ud83d", "\\ude00")]
     told = events_of(b"".join(framed))
     assert "".join(event["delta"]["text"] for event in told if "delta" in event) == "\ud83d\ude00"
 
@@ -321,7 +321,7 @@ def test_half_a_surrogate_pair_is_passed_on() -> None:
 def test_a_number_that_nobody_can_read_is_the_vendor_s_failure() -> None:
     raw = b'{"choices":[],"x":%b}' % (b"9" * 10_000)
     with pytest.raises(UpstreamError, match="cannot be read"):
-        Events(call()).take(Chunk(raw=raw))
+        Events().take(call(), Chunk(raw=raw))
 
 
 @pytest.mark.parametrize(
@@ -334,9 +334,9 @@ def test_a_number_that_nobody_can_read_is_the_vendor_s_failure() -> None:
     ],
 )
 def test_the_usage_of_an_event_from_a_cache_is_read_from_its_words(told: Any, counts: tuple[int, ...]) -> None:
-    events = Events(call())
-    framed = events.take(chunk({"content": "A"})) + events.take(chunk({}, "stop"))
-    framed += events.take(Chunk({"choices": [], "usage": told}, usage_only=True)) + events.end(None)
+    events, asked = Events(), call()
+    framed = events.take(asked, chunk({"content": "A"})) + events.take(asked, chunk({}, "stop"))
+    framed += events.take(asked, Chunk({"choices": [], "usage": told}, usage_only=True)) + events.end(asked, None)
     usage = put_together(events_of(framed))["usage"]
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
     assert tuple(usage[name] for name in names) == counts
