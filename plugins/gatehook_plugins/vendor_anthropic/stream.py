@@ -146,6 +146,11 @@ class Translation:
             batch.append(self._chunks.usage(usage))
         self.done = True
 
+    def owed(self) -> list[Chunk]:
+        """The last counts, for an answer that breaks off after they came: message_stop has not told them."""
+        usage = self._counts.usage() if self._stop_reason is not None else None
+        return [self._chunks.usage(usage)] if usage else []
+
     def _close(self, block: _Block, batch: list[Chunk]) -> None:
         if block.kind == "tool_use" and not block.arguments:
             batch.append(self._chunks.tool_arguments("{}"))

@@ -77,7 +77,12 @@ class Anthropic:
             reader, translation = Reader(), Translation(call, attempt.target, attempt.note)
             legacy = call.operation == "completions"
             while not translation.done:
-                batch, fault = _taken(translation, reader, await upstream.receive(), told)
+                try:
+                    batch, fault = _taken(translation, reader, await upstream.receive(), told)
+                except GatewayError as error:
+                    batch, fault = [], error
+                if fault is not None:
+                    batch += translation.owed()
                 if call.surface == SURFACE:
                     batch = TranslatedChunks(batch, b"".join([original_event(call, event) for event in told]), SURFACE)
                 yield [chunk_from_chat(call, chunk) for chunk in batch] if legacy else batch

@@ -76,14 +76,16 @@ class Gemini:
                 raise failure(target, upstream.status, await upstream.read_error(), upstream.retry_after)
             if not upstream.is_event_stream:
                 raise not_events(target, upstream.headers.get("Content-Type", ""), await upstream.read_error())
-            reader, until = StreamReader(attempt), 0.0
+            reader, until, said = StreamReader(attempt), 0.0, False
             while True:
-                if reader.complete:
+                if ends := reader.complete and said:
                     until = until or asyncio.get_running_loop().time() + _FORMALITIES_SECONDS
-                data = await (upstream.receive_last(until) if reader.complete else upstream.receive())
+                data = await (upstream.receive_last(until) if ends else upstream.receive())
                 if not data:
                     break
-                yield _batch(attempt, reader.feed(data), legacy)
+                if chunks := reader.feed(data):
+                    until, said = 0.0, True  # some servers tell the end with every event, or before the first
+                yield _batch(attempt, chunks, legacy)
                 if reader.fault is not None:
                     raise reader.fault
             if chunks := reader.end():

@@ -134,7 +134,8 @@ def _given(entry: Mapping[str, Any]) -> Picture | None:
     """The picture of an entry that holds base64; None for one that has a URL, or was not made."""
     if not entry.get("b64_json"):
         return None
-    data = base64.b64decode(entry["b64_json"], validate=True)
+    written = "".join(entry["b64_json"].rpartition(";base64,")[2].split())  # some write it as a URL, or in lines
+    data = base64.b64decode(written, validate=True)
     return Picture(data, sniff(data[:16]) or "application/octet-stream", entry.get("revised_prompt") or "")
 
 

@@ -163,7 +163,10 @@ class OpenAIVendor:
                     if not data:
                         yield answer.rest()
                         break
-                    yield answer.read(data)
+                    frames = answer.read(data)
+                    if frames.contents:
+                        until = 0.0  # some servers tell the end with every event
+                    yield frames
                 if answer.failure:
                     raise answer.failure
             except EventTooLarge as error:

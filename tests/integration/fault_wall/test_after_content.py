@@ -190,6 +190,30 @@ async def test_content_after_the_finish_does_no_harm(wall: OpenWall, dialect: Di
     assert opened.watcher.outcomes[0].status == "complete"
 
 
+async def test_an_end_that_is_told_with_every_event_is_none(
+    wall: OpenWall, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dialect.wire.name == "anthropic":
+        return  # which tells its end in an event of its own
+    monkeypatch.setattr(f"gatehook_plugins.vendor_{dialect.wire.name}.vendor._FORMALITIES_SECONDS", 0.6)
+    words = [f"{number} " for number in range(8)]
+    whole = [piece for piece in dialect.wire.stream(words).body if b"[DONE]" not in piece]
+    field, told = ("finish_reason", "stop") if dialect.wire.name == "openai" else ("finishReason", "STOP")
+    ended = [_told_everywhere(piece, field, told) for piece in whole]
+    async with wall(dialect.wire, [Reply.of_events(ended, pause=0.15)], streams=True) as opened:
+        answer = await opened.ask()
+        assert (answer.status, answer.text, answer.cut, answer.error) == (200, "".join(words), False, None)
+    assert opened.watcher.outcomes[0].status == "complete"
+
+
+def _told_everywhere(piece: bytes, field: str, told: str) -> bytes:
+    """The event, in which every choice, or candidate, tells an end."""
+    data = json.loads(piece.partition(b"data: ")[2])
+    for choice in data.get("choices") or data.get("candidates") or ():
+        choice[field] = told
+    return b"data: %b\n\n" % json.dumps(data).encode()
+
+
 @pytest.mark.parametrize("end", ["cut", "reset", "silence"])
 async def test_an_answer_whose_end_was_told_is_whole_whatever_becomes_of_its_line(
     wall: OpenWall, dialect: Dialect, end: Any, monkeypatch: pytest.MonkeyPatch

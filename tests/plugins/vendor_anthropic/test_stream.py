@@ -394,8 +394,9 @@ async def test_a_broken_stream_gives_what_came_and_then_fails(
     assert run.error.message.startswith("anthropic: ")
     whole = assembled(run.chunks)
     assert (whole["content"], whole["finish"]) == (content, None)
-    assert not any(chunk.usage_only for chunk in run.chunks)
-    assert "usage" not in whole or whole["usage"].completion_tokens == 1, "what the start told, and no more"
+    counted = any(chunk.usage_only for chunk in run.chunks)
+    assert counted == (body == CUT_LATE), "the last counts, if they have come"
+    assert counted or "usage" not in whole or whole["usage"].completion_tokens == 1, "what the start told, and no more"
     assert run.closed
 
 
@@ -412,6 +413,18 @@ async def test_a_cut_line_is_told_and_the_upstream_closed(stream: Any) -> None:
     run = await stream([], replay=replay)
     assert run.error.message == "anthropic: cut"
     assert run.closed
+
+
+@pytest.mark.parametrize("fails", [UpstreamError("anthropic: cut"), None], ids=["cut", "ended"])
+async def test_the_last_counts_are_told_of_an_answer_that_breaks_off_after_them(stream: Any, fails: Any) -> None:
+    replay = Replay([CUT_LATE], content_type="text/event-stream", fails=fails)
+    run = await stream([], replay=replay)
+    assert run.error is not None
+    told = [chunk.usage for chunk in run.chunks if chunk.usage]
+    whole = [chunk.usage for chunk in (await stream(TEXT)).chunks if chunk.usage]
+    assert told[-1] == whole[-1] != told[0]
+    early = await stream([], replay=Replay([CUT], content_type="text/event-stream"))
+    assert len([chunk for chunk in early.chunks if chunk.usage]) == 1, "no other counts have come yet"
 
 
 async def test_a_line_that_is_cut_after_the_end_is_nobodys_concern(stream: Any, assembled: Assemble) -> None:
