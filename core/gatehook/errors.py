@@ -343,6 +343,8 @@ _QUOTA_WORDS = (
     "specified api usage limits",
     "specified workspace api usage limits",
 )
+_OVERSIZE_WORDS = "request too large"
+"""What is said where one request asks for more tokens than a limit has in all: OpenAI's, Groq's."""
 
 _MISDIRECTED = frozenset({405, 406, 407, 415, 421, 426, 501, 505})
 """What a vendor answers if the address or the form of the request is wrong, which the gateway's client cannot mend."""
@@ -383,7 +385,7 @@ def upstream_error(
     if status == 402 or (status in (400, 403, 429) and any(word in words for word in _QUOTA_WORDS)):
         return UpstreamError(text, code="upstream_quota_exceeded", retry=Retry.NEXT)
     if status == 429:
-        return RateLimited(text, retry_after=retry_after)
+        return _rate_limited(text, words, retry_after)
     if status in _MISDIRECTED or 300 <= status < 400:
         return UpstreamError(text, code="upstream_misconfigured", retry=Retry.NEXT)
     if status in (401, 403):
@@ -397,3 +399,9 @@ def upstream_error(
     if 400 <= status < 500 and status not in (409, 424, 425, 499):
         return InvalidRequest(text, code=code, param=param, status=status if status in (413, 422) else 400)
     return UpstreamError(text, retry_after=retry_after)
+
+
+def _rate_limited(text: str, words: str, retry_after: float | None) -> RateLimited:
+    if _OVERSIZE_WORDS in words:  # no wait makes room for it
+        return RateLimited(text, retry=Retry.NEXT, final=True)
+    return RateLimited(text, retry_after=retry_after)

@@ -111,6 +111,16 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
         "rate_limit_exceeded",
         Retry.SAME,
     ),
+    # More than the limit has at any time: not here, but perhaps elsewhere.
+    (
+        429,
+        "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 70000.",
+        "rate_limit_exceeded",
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        Retry.NEXT,
+    ),
     # A request that merely talks of bills is the client's to mend.
     (400, "tools[0].function.name: 'show billing' is no name", None, 400, "invalid_request_error", None, Retry.NEVER),
     # The operator named a model that is not there.

@@ -210,7 +210,10 @@ class _Trial(_Attempt):
 
 def blames(error: GatewayError) -> bool:
     """Whether an error is the deployment's fault, and neither the caller's nor the gateway's."""
-    return isinstance(error, UpstreamError | UpstreamTimeout | RateLimited)
+    if isinstance(error, RateLimited):
+        # One that is final and names no time was larger than the limit: smaller ones are answered.
+        return not error.final or error.retry_after is not None
+    return isinstance(error, UpstreamError | UpstreamTimeout)
 
 
 def _passed_over(target: Target, condition: Condition, now: float) -> Unavailable:

@@ -14,6 +14,17 @@ from gatehook.testing import Reply, StubUpstream, built, serving
 
 Make = Callable[..., AbstractAsyncContextManager[Any]]
 ONE = "failure_threshold = 1\nrecovery_threshold = 1"
+OVERSIZE = Reply.of_json(
+    {
+        "error": {
+            "message": "Request too large for model `x` on tokens per minute (TPM): Limit 6000, Requested 12000",
+            "type": "tokens",
+            "code": "rate_limit_exceeded",
+        }
+    },
+    status=413,
+    headers={"Retry-After": "30"},
+)
 
 
 @pytest.fixture
@@ -129,6 +140,7 @@ async def test_a_client_that_leaves_while_its_request_tries_it_lets_another_one_
         (Reply.of_json({"error": {"message": "pay", "code": "insufficient_quota"}}, status=429), True),
         (Reply.of_json({"error": {"message": "slow down"}}, status=429), True),
         (Reply.of_json({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "9"}), True),
+        (OVERSIZE, False),
         (Reply(b"<html>", content_type="text/html"), True),
         (Reply(status=0, end="reset"), True),
     ],
@@ -141,6 +153,16 @@ async def test_whose_fault_an_error_is_decides(gateway: Make, answer: Reply, rep
     ):
         await one.ask()
         assert state(served, "m#1") == ("unavailable" if counts else "healthy")
+
+
+async def test_who_asks_for_more_than_every_limit_has_is_told_not_to_repeat_it(gateway: Make) -> None:
+    async with StubUpstream(OVERSIZE) as one, StubUpstream(OVERSIZE) as two, gateway(one, two) as (client, served):
+        status, body, headers = await client.ask()
+        assert (status, body["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert "Requested 12000" in body["error"]["message"]
+        assert headers["X-Should-Retry"] == "false"
+        assert "Retry-After" not in headers
+        assert {state(served, "m#1"), state(served, "m#2")} == {"healthy"}
 
 
 async def test_the_only_deployment_of_a_model_is_given_no_rest(gateway: Make, answer: Reply, broken: Reply) -> None:
