@@ -20,7 +20,7 @@ from gatehook.failures import is_failure
 from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
-from gatehook.protocols import Authenticator, Endpoint, ErrorWriter, Route
+from gatehook.protocols import Authenticator, Endpoint, ErrorWriter, OwnHeaders, OwnStatus, Route
 
 __all__ = ["PRINCIPAL", "application", "error_response", "limit_headers", "read_body"]
 
@@ -30,6 +30,8 @@ PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
 """Who calls a plugin's own route: ``request[PRINCIPAL]``."""
 
 _CONCERNS = web.AppKey("_CONCERNS", Concerns)
+
+_JSON = {"Content-Type": "application/json"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -154,7 +156,16 @@ def _writer(route: Route | Endpoint, request: web.Request) -> ErrorWriter | None
     """What writes the errors of this path that occur before there is a call; None is OpenAI's shape."""
     if isinstance(route, Route):
         return route.errors if route.errors_for is None else route.errors_for(request)
-    return lambda error: route.surface.error(Call(route.operation, route.surface.name, {}, id=error.request_id), error)
+    return functools.partial(_told_by_surface, route)
+
+
+def _told_by_surface(route: Endpoint, error: GatewayError) -> web.Response:
+    """An error at the path of inference calls, as the surface tells those of calls."""
+    surface = route.surface
+    call = Call(route.operation, surface.name, {}, id=error.request_id)
+    headers = surface.error_headers(call) if isinstance(surface, OwnHeaders) else {}
+    status = surface.status(error) if isinstance(surface, OwnStatus) else error.status
+    return web.Response(status=status, body=surface.error(call, error), headers={**_JSON, **headers})
 
 
 def error_response(
@@ -167,7 +178,7 @@ def error_response(
     error.request_id = request_id or next_id()
     told = encode(envelope(error)) if written is None else written(error)
     if not isinstance(told, web.Response):
-        told = web.Response(status=error.status, body=told, headers={"Content-Type": "application/json"})
+        told = web.Response(status=error.status, body=told, headers=_JSON)
     own = {"Server": "gatehook", "X-Request-ID": error.request_id}
     told.headers.update({**own, **error_headers(error), **(headers or {})})
     return told

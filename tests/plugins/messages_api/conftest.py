@@ -62,6 +62,7 @@ class Answer:
         assert set(told) == {"type", "error", "request_id"}
         assert (told["type"], told["error"]["type"]) == ("error", kind)
         assert set(told["error"]) == {"type", "message"}
+        assert told["request_id"] == self.headers["request-id"] == self.headers["X-Request-ID"]
         return str(told["error"]["message"])
 
 
