@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from aiohttp import web
 from msgspec import Meta, Struct
 from multidict import MultiDict
 
-from gatehook import GatewayError, InvalidRequest, Target, encode, next_id, read_query
+from gatehook import GatewayError, InvalidRequest, Target, encode, fitted, next_id, read_query
 
 __all__ = ["answer", "asks_for_it", "errors_for", "listed", "model", "page"]
 
@@ -25,6 +25,12 @@ class PageQuery(Struct):
     limit: Annotated[int, Meta(ge=1, le=_LONGEST)] = _LONGEST  # not Anthropic's 20: many clients read one page only
     after_id: str = ""
     before_id: str = ""
+
+
+class StageQuery(Struct):
+    """In which stages of their lives the models are; none is the same as `active`, as all are that can be called."""
+
+    lifecycle: list[Literal["active", "deprecated", "retired"]] = []
 
 
 def asks_for_it(request: web.Request) -> bool:
@@ -62,6 +68,9 @@ def page(request: web.Request, names: Sequence[str]) -> tuple[Sequence[str], boo
     # The SDKs add others (beta=true), which change nothing here.
     known = MultiDict((name, value) for name, value in request.query.items() if name in PageQuery.__struct_fields__)
     asked = read_query(known, PageQuery)
+    stages = [*request.query.getall("lifecycle[]", ()), *request.query.getall("lifecycle", ())]  # the SDKs' name first
+    if stages and "active" not in fitted({"lifecycle": stages}, StageQuery).lifecycle:
+        names = []
     if asked.after_id and asked.before_id:
         raise InvalidRequest("before_id: cannot be given together with after_id", param="before_id")
     if asked.before_id:

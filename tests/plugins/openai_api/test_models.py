@@ -171,6 +171,17 @@ async def test_anthropics_clients_go_through_the_pages_in_both_directions() -> N
         assert (page.data, page.has_more, page.first_id, page.last_id) == ([], False, None, None)
 
 
+async def test_anthropics_clients_find_all_models_among_the_active_ones_alone() -> None:
+    async with anthropics(SETTINGS) as client:
+        for models in (client.models, client.beta.models):
+            assert [one.id async for one in models.list(lifecycle=["retired", "active"], limit=3)] == [
+                one.id async for one in models.list()
+            ]
+            page = await models.list(lifecycle=["deprecated", "retired"])
+            assert (page.data, page.has_more) == ([], False)
+        assert (await client.get("/v1/models?lifecycle=deprecated", cast_to=dict[str, Any]))["data"] == []
+
+
 async def test_anthropics_clients_that_ask_for_no_page_get_all_models_as_many_read_one_page_only() -> None:
     many = "".join(f'[[models]]\nname = "m{number}"\nvendor = "mock"\n' for number in range(45))
     async with anthropics(f"[plugins.openai_api]\n[plugins.route_models]\n[plugins.vendor_mock]\n{many}") as client:
@@ -189,6 +200,10 @@ async def test_anthropics_clients_that_ask_for_no_page_get_all_models_as_many_re
         ({"limit": "many"}, "limit: "),
         ({"after_id": "off"}, "after_id: there is no model 'off' in the list"),
         ({"before_id": "nobody"}, "before_id: there is no model 'nobody' in the list"),
+        (
+            {"lifecycle": ["active", "gone"]},
+            "lifecycle[1]: invalid value 'gone'; there are: active, deprecated, retired",
+        ),
         ({"before_id": "mock", "after_id": "mock"}, "before_id: cannot be given together with after_id"),
     ],
 )
