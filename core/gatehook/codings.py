@@ -1,15 +1,22 @@
 """`Content-Encoding` of requests and answers: what it says, and decompressing within bounds."""
 
+import contextlib
+import zlib
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp.http_exceptions import ContentEncodingError
+
+if TYPE_CHECKING:
+    from aiohttp.compression_utils import ZLibDecompressor
 
 __all__ = ["Inflater", "NotEncoded", "TooLong", "codings", "inflated"]
 
 _PIECE: Final = 65536
 """Bytes that are inflated at once: of a decompression bomb, only as much as its reader takes."""
 _KNOWN: Final = frozenset({"br", "deflate", "gzip", "zstd"})
+_EMPTY: Final = zlib.compressobj(wbits=31).flush()
+"""A gzip member of nothing."""
 _MOST: Final = 4
 """Encodings of one body, on top of each other."""
 
@@ -22,15 +29,12 @@ class TooLong(ValueError):
     """The inflated body is longer than it may be."""
 
 
-def codings(values: Sequence[str], *, undone: bool = False) -> Sequence[str] | None:
+def codings(values: Sequence[str]) -> Sequence[str] | None:
     """The encodings that have to be undone, in the order of undoing; None if one of them is not known.
 
     Args:
         values: those of all `Content-Encoding` headers, in order.
-        undone: aiohttp has undone the last of them already, if that is a single encoding that it knows.
     """
-    if undone and values and values[-1].lower() in _KNOWN:
-        values = values[:-1]
     names = [name.strip().lower() for name in ",".join(values).split(",")]
     named = ["gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity")]
     return named[::-1] if _KNOWN.issuperset(named) and len(named) <= _MOST else None
@@ -89,8 +93,18 @@ class Inflater:
         Raises:
             NotEncoded: it ends too early.
         """
-        if self._encoding == "deflate" and self._begun and isinstance(self._by, self._zlib) and not self._by.eof:
-            raise NotEncoded("deflate ends too early")
+        if self._begun and isinstance(self._by, self._zlib) and not self._has_ended(self._by):
+            raise NotEncoded(f"{self._encoding} ends too early")
+
+    def _has_ended(self, by: "ZLibDecompressor") -> bool:
+        if self._encoding == "deflate":
+            return by.eof
+        # Where a gzip member ends, aiohttp makes another decompressor at once for one that may follow. Only such a
+        # fresh one gets to the end of an empty member.
+        left = by._decompressor  # noqa: SLF001
+        with contextlib.suppress(zlib.error):
+            left.decompress(_EMPTY)
+        return left.eof
 
 
 def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 
 from aiohttp import hdrs, web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError
 
 from gatehook.calls.stages import Concerns
 from gatehook.calls.usual import JSON, Usual
@@ -43,14 +43,18 @@ def is_cut(request: web.Request, error: BaseException) -> bool:
 
 
 async def _undone(request: web.Request, body: bytes, most: int) -> bytes:
-    """A body without the encodings that aiohttp does not undo: several at once, and other names of those it knows."""
-    encodings = codings(request.headers.getall(hdrs.CONTENT_ENCODING), undone=True)
+    """A body without its encodings."""
+    encodings = codings(request.headers.getall(hdrs.CONTENT_ENCODING))
     if encodings is None and body.lstrip()[:1] != b"{":  # some say "utf-8"
         raise UnsupportedMediaType("the body's Content-Encoding is not known here; send it as it is, or as gzip")
     try:
         return await asyncio.to_thread(inflated, body, encodings, most) if encodings else body
-    except (NotEncoded, HttpProcessingError) as error:
+    except NotEncoded as error:
         raise InvalidRequest(f"the body cannot be read: its Content-Encoding cannot be undone: {error}") from None
+    except ContentEncodingError:
+        raise UnsupportedMediaType(
+            "the body's Content-Encoding cannot be undone here; send it as it is, or as gzip"
+        ) from None
 
 
 def check_type(request: web.Request) -> None:

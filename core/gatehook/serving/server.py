@@ -16,11 +16,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage, ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 
 from gatehook.app import Gateway
 from gatehook.counting import counted
-from gatehook.errors import GatewayError, InvalidRequest, UnsupportedMediaType
+from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.routes import error_response
 from gatehook.serving.accepting import Acceptor, SharedSocket
 from gatehook.serving.lane import LaneConnection
@@ -101,8 +101,6 @@ def _http_error(status: int, error: BaseException | None) -> GatewayError:
         return InvalidRequest(f"the request line or a header is longer than {_HEADER_LIMIT} bytes", status=431)
     if isinstance(error, BadHttpMessage) and error.message == _TOO_MANY:
         return InvalidRequest("the request has too many headers", status=431)
-    if isinstance(error, ContentEncodingError):
-        return UnsupportedMediaType("the body's Content-Encoding cannot be undone here; send it as it is, or as gzip")
     if 400 <= status < 500:
         return InvalidRequest("this is not a valid HTTP/1.1 request", status=status)
     log.error("a request failed outside of any handler", exc_info=error)
@@ -183,6 +181,7 @@ async def running(gateway: Gateway, shared: SharedSocket | None = None) -> Async
             max_line_size=_HEADER_LIMIT,
             max_field_size=_HEADER_LIMIT,
             keepalive_timeout=75.0,
+            auto_decompress=False,  # `read_body` does it, and sees where a body is cut
         )
         await runner.setup()
         limit = 0.0 if gateway.control is None else settings.blocked_limit  # without a parent nobody would replace it

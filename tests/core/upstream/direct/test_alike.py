@@ -116,6 +116,7 @@ class TestAlike:
             ("x-gzip", b"plain", "not gzip"),
             ("deflate", b"\x78plain", "not deflate"),
             ("deflate", zlib.compress(b"abc")[:-3], "deflate ends too early"),
+            ("gzip", gzip.compress(b"abc", mtime=0)[:-3], "gzip ends too early"),
             ("deflate, gzip", gzip.compress(b"\x78plain", mtime=0), "not deflate"),
             ("br", b"plain", "brotli"),
             ("zstd", b"plain", "zstd"),
