@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http import HttpProcessingError
 from aiohttp.resolver import DefaultResolver
 from msgspec import Struct
 from multidict import CIMultiDict
@@ -112,6 +113,7 @@ class Egress:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS, sock_connect=self._settings.connect_timeout),
                 headers={"User-Agent": "gatehook"},
+                auto_decompress=False,
             ) as self._public,
             aiohttp.ClientSession(
                 connector=self._vendors.connector,
@@ -272,7 +274,7 @@ class Egress:
             raise RuntimeError("the egress is not open: enter Egress.lifespan() first")
         try:
             return await self._follow(self._public, url, param)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError) as error:
             why = "took too long" if isinstance(error, TimeoutError) else reason(error)
             raise InvalidRequest(f"{param}: cannot fetch the URL: {why}", param=param, retry=Retry.NEXT) from None
         except ValueError:  # from yarl, or of a host name that has no place in the DNS; also in a redirect
@@ -324,14 +326,21 @@ class Egress:
                     continue
                 if response.status != 200:
                     raise InvalidRequest(f"{param}: the URL answered {response.status}", param=param)
-                limit = self._settings.max_fetch
-                body = bytearray()
-                async for part in response.content.iter_any():
-                    body += part
-                    if len(body) > limit:
-                        raise InvalidRequest(f"{param}: larger than egress.max_fetch ({limit} bytes)", param=param)
-                return Fetched(bytes(body), response.content_type if "Content-Type" in response.headers else "")
+                body = await self._whole(decoded(SessionLine(response), response.headers), param)
+                return Fetched(body, response.content_type if "Content-Type" in response.headers else "")
         raise InvalidRequest(f"{param}: more than {_MAX_REDIRECTS} redirects", param=param)
+
+    async def _whole(self, line: Line, param: str) -> bytes:
+        limit = self._settings.max_fetch
+        body = bytearray()
+        try:
+            while part := await line.receive():
+                body += part
+                if len(body) > limit:
+                    raise InvalidRequest(f"{param}: larger than egress.max_fetch ({limit} bytes)", param=param)
+        finally:
+            line.release()
+        return bytes(body)
 
     def _checked(self, url: str, param: str) -> URL:
         parsed = URL(url)

@@ -3,7 +3,8 @@
 import asyncio
 import gzip
 import socket
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -381,6 +382,34 @@ class TestFetch:
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
         async with saying(head + bomb) as url:
             assert "max_fetch" in (await refused(lenient, url)).message
+
+    @pytest.mark.parametrize(
+        ("encoding", "pack"),
+        [
+            ("gzip", gzip.compress),
+            ("x-gzip", gzip.compress),
+            ("deflate", zlib.compress),
+            ("deflate, gzip", lambda body: gzip.compress(zlib.compress(body))),
+        ],
+    )
+    async def test_a_compressed_body_is_unpacked_or_told_as_not_so_encoded(
+        self, encoding: str, pack: Callable[[bytes], bytes], lenient: Egress, saying: Any
+    ) -> None:
+        last = encoding.rpartition(" ")[2].removeprefix("x-")
+        for body, says in (
+            (pack(b"abc"), ""),
+            (pack(b"abc")[:-3], f"{last} ends too early"),
+            (b"\x78plain", f"not {last}: "),
+        ):
+            head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
+            async with saying(head.encode() + body) as url:
+                if not says:
+                    assert (await lenient.fetch(url, param="field")).body == b"abc"
+                    continue
+                told = (await refused(lenient, url)).message
+                assert told.startswith(
+                    f"field: cannot fetch the URL: the answer's Content-Encoding cannot be undone: {says}"
+                )
 
     @pytest.mark.parametrize(
         "reply",
