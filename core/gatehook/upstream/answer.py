@@ -273,14 +273,21 @@ class Upstream:
         line.release()
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in words, without the URL, which may hold a signature."""
+def reason(error: BaseException, *, proxied: bool = False) -> str:
+    """What went wrong, in words, without the URL, which may hold a signature.
+
+    Args:
+        error: the connection's.
+        proxied: whether it goes through a proxy, which then has the only host name that is resolved here.
+    """
     cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the server's TLS certificate is not accepted: {cause.verify_message}"
     if isinstance(cause, ssl.SSLError):
         return f"TLS fails: {(cause.reason or str(cause)).replace('_', ' ').lower()}"
     if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
+        if proxied:
+            return "the proxy cannot be reached: its host name cannot be resolved"
         return "the host name cannot be resolved or is not public"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed without an answer"
@@ -313,11 +320,11 @@ def _numbers(error: BaseException) -> list[int]:
     return [error.errno] if error.errno else [int(number) for number in _ERRNO.findall(str(error))]
 
 
-def mapped(target: Target, error: Exception) -> GatewayError:
-    """A connection's error as ours; its message names the vendor, and holds no secret."""
+def mapped(target: Target, error: Exception, *, proxied: bool = False) -> GatewayError:
+    """A connection's error as ours; its message names the vendor, and holds no secret. `proxied` as for `reason`."""
     if isinstance(error, TimeoutError):
         return UpstreamTimeout(f"{target.vendor}: connecting took too long")
     lacks = [_SHORT_OF[number] for number in _numbers(getattr(error, "os_error", error)) if number in _SHORT_OF]
     if lacks:
         return Unavailable(f"the gateway cannot connect to {target.vendor}: it has no more {lacks[0]}")
-    return UpstreamError(f"{target.vendor}: {redact(reason(error), target.secrets())}")
+    return UpstreamError(f"{target.vendor}: {redact(reason(error, proxied=proxied), target.secrets())}")

@@ -174,7 +174,7 @@ class Egress:
                 if "Content-Encoding" in response.headers:
                     line = decoded(line, response.headers)
         except LINE_ERRORS as error:
-            raise mapped(prepared.target, error) from error
+            raise mapped(prepared.target, error, proxied=bool(self._settings.proxy)) from error
         return Upstream(line, prepared.target, self._max_response)
 
     async def request(
@@ -243,7 +243,7 @@ class Egress:
         except aiohttp.WSServerHandshakeError as error:
             raise UpstreamError(f"{target.vendor}: answers {error.status} instead of a WebSocket") from None
         except LINE_ERRORS as error:
-            raise mapped(target, error) from error
+            raise mapped(target, error, proxied=bool(self._settings.proxy)) from error
         return WebSocket(socket, target.vendor)
 
     def _through(self, uds: str) -> aiohttp.ClientSession:

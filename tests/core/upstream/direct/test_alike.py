@@ -293,15 +293,22 @@ class TestFallback:
 
         async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
             port = proxy.sockets[0].getsockname()[1]
-            assert await self.through(port) == f"acme: the proxy answered {status}"
+            assert await self.through(f"127.0.0.1:{port}") == f"acme: the proxy answered {status}"
 
     async def test_a_proxy_that_is_down_is_told_as_the_proxy(self) -> None:
-        assert await self.through(1) == "acme: the proxy cannot be reached: connection refused"
+        assert await self.through("127.0.0.1:1") == "acme: the proxy cannot be reached: connection refused"
+
+    async def test_a_proxy_whose_name_cannot_be_resolved_is_told_as_the_proxy(self) -> None:
+        told = await self.through("proxy.invalid")
+        assert told == "acme: the proxy cannot be reached: its host name cannot be resolved"
 
     @staticmethod
-    async def through(port: int) -> str:
-        egress = Egress(EgressSettings(proxy=f"http://user:password@127.0.0.1:{port}"))
+    async def through(proxy: str) -> str:
+        egress = Egress(EgressSettings(proxy=f"http://user:password@{proxy}"))
         async with egress.lifespan(), asyncio.timeout(10):
             with pytest.raises(UpstreamError) as caught:
                 await egress.request(TARGET, "GET", "https://127.0.0.1:2/", headers={})
+            with pytest.raises(UpstreamError) as also:
+                await egress.websocket(TARGET, "https://127.0.0.1:2/", headers={}, heartbeat=9)
+        assert also.value.message == caught.value.message
         return caught.value.message
