@@ -377,6 +377,42 @@ async def test_a_socket_whose_file_was_removed_is_made_again(text: Text, tmp_pat
             assert answer.status == 200
 
 
+async def test_a_socket_of_another_server_at_its_path_is_told_and_left_alone(text: Text, tmp_path: Path) -> None:
+    path = tmp_path / "g.sock"
+    async with served(text(server={"uds": str(path)}), tmp_path) as one:
+        path.unlink()
+        async with await asyncio.start_unix_server(lambda _, writer: writer.close(), path):
+            fault = f"[server] uds: another server is listening on {str(path)!r}; stop it, or name another path"
+            code, said = await one.reload()
+            assert (code, fault in said) == (1, True)
+            assert any(f"the old settings stay in force: {fault}" in line for line in one.log)
+            one.change(text(server={"uds": str(tmp_path / "other.sock")}))
+            assert (await one.reload())[0] == 0
+            await one.told(ENDED)
+            assert path.is_socket()
+
+
+async def test_the_end_leaves_a_socket_of_another_server_alone_and_a_reload_takes_a_dead_one_s_path(
+    text: Text, tmp_path: Path
+) -> None:
+    path = tmp_path / "g.sock"
+    async with served(text(server={"uds": str(path)}), tmp_path) as one:
+        path.unlink()
+        async with await asyncio.start_unix_server(lambda _, writer: writer.close(), path):
+            pass
+        assert (await one.reload())[0] == 0
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
+            http.get("http://gatehook/health/ready") as answer,
+        ):
+            assert answer.status == 200
+        path.unlink()
+        async with await asyncio.start_unix_server(lambda _, writer: writer.close(), path):
+            one.process.send_signal(signal.SIGTERM)
+            assert await one.ended() == 0
+            assert path.is_socket()
+
+
 async def test_without_a_gateway_the_command_says_so(
     text: Text, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

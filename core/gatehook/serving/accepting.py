@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gatehook.serving.listening import SocketFile
+
 __all__ = ["WORKERS", "Acceptor", "Loads", "SharedSocket"]
 
 log = logging.getLogger("gatehook")
@@ -61,6 +63,8 @@ class SharedSocket:
 
     sock: socket.socket
     loads: Loads = field(default_factory=Loads)
+    file: SocketFile | None = None
+    """That of a Unix socket."""
 
 
 class Acceptor:

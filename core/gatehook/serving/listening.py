@@ -10,7 +10,10 @@ from typing import Final
 from gatehook.config.sections import ServerSettings
 from gatehook.errors import StartupError
 
-__all__ = ["address", "has_file", "listen", "remove_file"]
+__all__ = ["SocketFile", "address", "file_of", "listen", "remove_file"]
+
+SocketFile = tuple[int, int]
+"""What tells a Unix socket's file from one that another server has put in its place: device and inode."""
 
 _HINTS: Final = {
     errno.EADDRINUSE: (
@@ -87,7 +90,7 @@ def _remove_stale(file: Path) -> None:
         except OSError:
             file.unlink()
             return
-    raise StartupError(f"[server] uds: another server is listening on {str(file)!r}")
+    raise StartupError(f"[server] uds: another server is listening on {str(file)!r}; stop it, or name another path")
 
 
 def address(settings: ServerSettings, sock: socket.socket) -> str:
@@ -98,12 +101,22 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def has_file(settings: ServerSettings) -> bool:
-    """Whether clients find the socket: a Unix socket whose file was removed is open, but nobody can connect to it."""
-    return not settings.uds or Path(settings.uds).is_socket()
+def file_of(settings: ServerSettings) -> SocketFile | None:
+    """The file at the Unix socket's path; None if there is none, and for TCP.
+
+    A socket whose file was removed, or replaced by another server's, is open, but clients do not find it.
+    """
+    try:
+        found = os.stat(settings.uds)  # noqa: PTH116  # a Path of "" would be the working directory
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def remove_file(settings: ServerSettings) -> None:
-    """Remove the Unix socket's file; only while it is listened on, as another server may take the path later."""
-    if settings.uds:
+def remove_file(settings: ServerSettings, file: SocketFile | None) -> None:
+    """Remove the Unix socket's file, unless there is another than `file`; only while the socket is open.
+
+    Later another server's may have the same inode.
+    """
+    if file is not None and file_of(settings) == file:
         Path(settings.uds).unlink(missing_ok=True)

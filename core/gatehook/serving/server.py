@@ -24,7 +24,7 @@ from gatehook.errors import GatewayError, InvalidRequest
 from gatehook.routes import error_response
 from gatehook.serving.accepting import Acceptor, SharedSocket
 from gatehook.serving.lane import LaneConnection
-from gatehook.serving.listening import address, listen, remove_file
+from gatehook.serving.listening import address, file_of, listen, remove_file
 from gatehook.serving.watchdog import Watchdog
 
 __all__ = ["BACKLOG", "Ready", "Stop", "loop_factory", "running", "serve_until"]
@@ -204,13 +204,14 @@ async def _accepting(
     """Accept connections while this context is open; then the gateway is draining."""
     if shared is None:
         sock = listen(gateway.settings.server)
+        file = file_of(gateway.settings.server)
         try:
             site = web.SockSite(runner, sock, backlog=BACKLOG)
             await site.start()
             yield sock
         finally:
             gateway.draining = not gateway.retiring
-            remove_file(gateway.settings.server)
+            remove_file(gateway.settings.server, file)
             await site.stop()
         return
     server = runner.server

@@ -27,7 +27,7 @@ from gatehook.counting import counted
 from gatehook.errors import StartupError
 from gatehook.serving.accepting import WORKERS, SharedSocket
 from gatehook.serving.generation import CUT, DRAIN, YIELD, Generation, Worker
-from gatehook.serving.listening import address, has_file, listen, remove_file
+from gatehook.serving.listening import address, file_of, listen, remove_file
 from gatehook.serving.server import BACKLOG, loop_factory
 from gatehook.serving.shared import shared_folder
 from gatehook.serving.workers import work
@@ -113,9 +113,10 @@ class Supervisor:
                     if self._change() and self._serving is first:
                         ready(gateway, self._address(first), first.models)
             finally:
+                if first.faults:
+                    remove_file(first.gateway.settings.server, first.shared.file)
                 self._close(first.shared)
         if first.faults:
-            remove_file(first.gateway.settings.server)
             raise StartupError(*dict.fromkeys(first.faults))
 
     # --- generations
@@ -136,12 +137,13 @@ class Supervisor:
             raise StartupError(
                 f"too many old workers have not ended yet ({len(taken)}) for {size} more; try again later"
             )
-        serving = self._serving
+        serving, server = self._serving, gateway.settings.server
         same = serving is not None and _place(serving.gateway) == _place(gateway)
-        if serving is not None and same and has_file(gateway.settings.server):
+        if serving is not None and same and file_of(server) == serving.shared.file:
             shared = serving.shared
         else:
-            shared = SharedSocket(listen(gateway.settings.server))
+            sock = listen(server)
+            shared = SharedSocket(sock, file=file_of(server))
             shared.sock.listen(BACKLOG)
         # A single process keeps counts in its own memory, which is quicker than files; but those of several go on.
         had_several = serving is not None and serving.gateway.shared is not None
@@ -205,7 +207,7 @@ class Supervisor:
         if old.shared is not other.shared:
             server = old.gateway.settings.server
             if server.uds != other.gateway.settings.server.uds:
-                remove_file(server)
+                remove_file(server, old.shared.file)
             self._close(old.shared)
 
     def _reload(self, askers: list[Asker]) -> None:
@@ -333,7 +335,7 @@ class Supervisor:
             log.info("stopping: running requests have %g s", grace)
             for generation in generations:
                 if generation not in self._leaving:  # another server may use the path of those by now
-                    remove_file(generation.gateway.settings.server)
+                    remove_file(generation.gateway.settings.server, generation.shared.file)
                 self._close(generation.shared)
                 generation.stop(DRAIN, now)
         elif self._told == 2:
