@@ -143,8 +143,8 @@ class Supervisor:
             shared = serving.shared
         else:
             sock = listen(server)
+            sock.listen(BACKLOG)
             shared = SharedSocket(sock, file=file_of(server))
-            shared.sock.listen(BACKLOG)
         # A single process keeps counts in its own memory, which is quicker than files; but those of several go on.
         had_several = serving is not None and serving.gateway.shared is not None
         gateway.shared = self._folder if size > 1 or had_several else None
