@@ -103,8 +103,26 @@ async def test_effort_is_told_as_the_model_understands_it(
 
 
 @pytest.mark.parametrize(
+    ("given", "sent", "dropped"),
+    [
+        ({"max_tokens": 9000}, 8192, ["max_tokens"]),
+        ({"max_completion_tokens": 9000, "max_tokens": 1}, 8192, ["max_completion_tokens"]),
+        ({"max_tokens": 8192}, 8192, []),
+        ({}, 8192, []),
+    ],
+)
+async def test_the_limit_of_an_answer_is_no_more_than_the_model_can_give(
+    asked: Any, given: Any, sent: int, dropped: list[str]
+) -> None:
+    (request,), _, one = await asked({"messages": HI, **given}, answer(), max_tokens=8192)
+    assert request.json["inferenceConfig"] == {"maxTokens": sent}
+    assert one.dropped == dropped
+
+
+@pytest.mark.parametrize(
     ("given", "cap", "limit", "dropped"),
     [
+        ({"max_tokens": 90000}, 64000, 64000, ["max_tokens"]),
         ({"max_completion_tokens": 4096, "max_tokens": 1}, None, 12288, ["max_completion_tokens"]),
         ({"max_tokens": 8192}, 64000, 16384, ["max_tokens"]),
         ({"max_tokens": 4096}, 10000, 10000, ["max_tokens"]),

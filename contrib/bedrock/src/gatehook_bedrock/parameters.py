@@ -17,7 +17,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "top_p": mapped("inferenceConfig.topP; since Claude 4.1 only without a temperature, dropped for 4.7 and later"),
     "top_k": mapped("additionalModelRequestFields, for Claude before 4.7 and Nova; dropped for others"),
     "stop": mapped("inferenceConfig.stopSequences"),
-    "max_tokens": mapped("inferenceConfig.maxTokens; raised by a budget for reasoning that it does not hold"),
+    "max_tokens": mapped("inferenceConfig.maxTokens, at most the model's; raised by a budget it does not hold"),
     "max_completion_tokens": mapped("inferenceConfig.maxTokens, as max_tokens; wins over it"),
     "response_format": mapped("outputConfig.textFormat, a JSON schema"),
     "reasoning_effort": mapped("a budget, an effort or the model's own field, by its name or the option `reasoning`"),

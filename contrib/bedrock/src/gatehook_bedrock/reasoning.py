@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from gatehook import Attempt
 from gatehook_bedrock.blocks import refused
 
-__all__ = ["Way", "sampling", "tell_effort"]
+__all__ = ["Way", "limit_name", "sampling", "tell_effort"]
 
 Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
 
@@ -30,6 +30,11 @@ _FIXED_SINCE: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 _LEAST_TOP_P: Final = 0.95
 """The least that Claude allows while it thinks."""
+
+
+def limit_name(payload: Mapping[str, Any]) -> str:
+    """The parameter that limits the answer: of the two that may, the one that wins."""
+    return "max_completion_tokens" if "max_completion_tokens" in payload else "max_tokens"
 
 
 def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +124,7 @@ def _budget(attempt: Attempt, payload: Mapping[str, Any], inference: dict[str, A
     limit = inference.setdefault("maxTokens", budget + _ANSWER)
     if limit <= budget:
         inference["maxTokens"] = _raised(limit, budget, attempt.target.max_tokens)
-        attempt.drop("max_completion_tokens" if "max_completion_tokens" in payload else "max_tokens")
+        attempt.drop(limit_name(payload))
     fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
     _drop_sampling(attempt, inference, fields)
 

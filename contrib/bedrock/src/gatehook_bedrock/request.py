@@ -7,7 +7,7 @@ from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, enc
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
 from gatehook_bedrock.marks import keep_last_marks
 from gatehook_bedrock.options import Options
-from gatehook_bedrock.reasoning import sampling, tell_effort
+from gatehook_bedrock.reasoning import limit_name, sampling, tell_effort
 
 __all__ = ["converse_body"]
 
@@ -45,8 +45,7 @@ def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Option
     """Everything but the conversation and its tools."""
     sampled = sampling(attempt, payload)
     inference = {theirs: sampled[ours] for ours, theirs in _INFERENCE if ours in sampled}
-    limit = payload.get("max_completion_tokens", payload.get("max_tokens", attempt.target.max_tokens))
-    if limit is not None:
+    if (limit := _limit(attempt, payload)) is not None:
         inference["maxTokens"] = limit
     if stop := payload.get("stop"):
         inference["stopSequences"] = [stop] if isinstance(stop, str) else stop
@@ -70,6 +69,16 @@ def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Option
         "serviceTier": {"type": tier} if tier in _TIERS else None,
     }
     return {name: value for name, value in body.items() if value}
+
+
+def _limit(attempt: Attempt, payload: Mapping[str, Any]) -> int | None:
+    """The most tokens of the answer: Bedrock refuses more than the model can give."""
+    name, cap = limit_name(payload), attempt.target.max_tokens
+    limit: int | None = payload.get(name, cap)
+    if limit is None or cap is None or limit <= cap:
+        return limit
+    attempt.drop(name)
+    return cap
 
 
 def _top_k(attempt: Attempt, top_k: Any, fields: dict[str, Any]) -> None:
