@@ -141,6 +141,15 @@ async def test_the_limit_of_an_answer_is_raised_by_a_budget_that_it_does_not_hol
     assert one.dropped == dropped
 
 
+@pytest.mark.parametrize(
+    ("effort", "budget"),
+    [("minimal", 1024), ("low", 2048), ("medium", 8192), ("high", 16384), ("xhigh", 32768), ("max", 32768)],
+)
+async def test_budgets(asked: Any, effort: str, budget: int) -> None:
+    (request,), _, _ = await asked({"messages": HI, "reasoning_effort": effort}, answer())
+    assert request.json["additionalModelRequestFields"]["thinking"]["budget_tokens"] == budget
+
+
 @pytest.mark.parametrize("given", [{}, {"max_tokens": 500}, {"max_tokens": 8192}])
 async def test_a_budget_that_a_model_has_no_room_for_is_refused(asked: Any, given: Any) -> None:
     with pytest.raises(InvalidRequest, match="no room for an answer within this model's 8192") as caught:

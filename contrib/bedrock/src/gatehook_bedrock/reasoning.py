@@ -16,8 +16,9 @@ __all__ = ["Way", "limit_name", "sampling", "tell_effort"]
 
 Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
 
-_BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 32768}
-"""The most tokens of reasoning, by effort."""
+_BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
+"""The most tokens of reasoning, by effort. Up to xhigh they are those of the vendor `anthropic`, as the models are the
+same; its max, 65536, is more than Bedrock lets any model answer with that thinks within a budget."""
 _ANSWER: Final = 4096
 """The tokens beside a budget, where nothing limits the answer."""
 _NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
