@@ -232,6 +232,17 @@ async def test_other_models_get_temperature_and_top_p_together(asked: Any, model
     assert one.dropped == []
 
 
+@pytest.mark.parametrize(
+    ("given", "sent", "dropped"), [(1, 0.99, ["top_p"]), (0, 0.01, ["top_p"]), (0.99, 0.99, []), (0.5, 0.5, [])]
+)
+async def test_cohere_s_models_get_the_nearest_top_p_that_they_take(
+    asked: Any, given: float, sent: float, dropped: list[str]
+) -> None:
+    (request,), _, one = await asked({"messages": HI, "top_p": given}, answer(), model="cohere.command-r-plus-v1:0")
+    assert request.json["inferenceConfig"] == {"topP": sent}
+    assert one.dropped == dropped
+
+
 async def test_effort_as_bedrock_s_own_field(asked: Any) -> None:
     (request,), _, _ = await asked(
         {"messages": HI, "reasoning_effort": "high"}, answer(), options={"reasoning": "effort"}

@@ -14,7 +14,9 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "stream": mapped("ConverseStream"),
     "stream_options": mapped("usage is always reported"),
     "temperature": mapped("inferenceConfig.temperature, 0 to 1; dropped for Claude 4.7 and later"),
-    "top_p": mapped("inferenceConfig.topP; since Claude 4.1 only without a temperature, dropped for 4.7 and later"),
+    "top_p": mapped(
+        "inferenceConfig.topP, at Cohere 0.01 to 0.99; since Claude 4.1 only without a temperature, since 4.7 dropped"
+    ),
     "top_k": mapped("additionalModelRequestFields, for Claude before 4.7 and Nova; dropped for others"),
     "stop": mapped("inferenceConfig.stopSequences"),
     "max_tokens": mapped("inferenceConfig.maxTokens, at most the model's; raised by a budget it does not hold"),

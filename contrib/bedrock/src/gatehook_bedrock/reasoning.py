@@ -31,6 +31,7 @@ _FIXED_SINCE: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 _LEAST_TOP_P: Final = 0.95
 """The least that Claude allows while it thinks."""
+_TOP_P_OF_COHERE: Final = (0.01, 0.99)
 
 
 def limit_name(payload: Mapping[str, Any]) -> str:
@@ -47,11 +48,21 @@ def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
             left_out = "temperature" if given["temperature"] == 1 else "top_p"
             if given.pop(left_out) != 1:  # 1 says nothing
                 attempt.drop(left_out)
+        if "cohere." in attempt.target.model and "top_p" in given:
+            given["top_p"] = _nearest(attempt, given["top_p"])
         return given
     for name, value in given.items():
         if name == "top_k" or value != 1:  # 1 is the fixed value of the other two, so nothing is lost
             attempt.drop(name)
     return {}
+
+
+def _nearest(attempt: Attempt, top_p: float) -> float:
+    """The nearest top_p that Cohere's models take at Bedrock. Without any they would take their own, 0.75."""
+    least, most = _TOP_P_OF_COHERE
+    if not least <= top_p <= most:
+        attempt.drop("top_p")
+    return min(max(top_p, least), most)
 
 
 def tell_effort(
