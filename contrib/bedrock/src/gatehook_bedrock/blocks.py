@@ -150,8 +150,8 @@ class _Writer:
 def cache_point(cache: Any) -> Block:
     """The mark that everything before it may be cached."""
     point = {"type": "default"}
-    if isinstance(cache, Mapping) and cache.get("ttl") in ("5m", "1h"):
-        point["ttl"] = cache["ttl"]
+    if isinstance(cache, Mapping) and cache.get("ttl") == "1h":  # "5m" is what all models do if nothing is said
+        point["ttl"] = "1h"
     return {"cachePoint": point}
 
 

@@ -1,39 +1,48 @@
-"""Cache points: which of them a model takes."""
+"""Cache points: which of them a model takes, and for how long."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from gatehook import Attempt
+from gatehook_bedrock.names import claude_version
 
 __all__ = ["keep_last_marks"]
 
 Content = list[dict[str, Any]]
 
 _MOST: Final = 4
+_HOUR_SINCE: Final = (4, 5)
 
 
 def keep_last_marks(attempt: Attempt, tools: Content, contents: Sequence[Content]) -> None:
-    """Take away the cache points that the model refuses. The last four stay: each covers everything before it.
+    """Take away what the model refuses of cache points. The last four stay: each covers everything before it.
 
     Args:
-        attempt: told if points were taken away.
+        attempt: told if something was taken away.
         tools: those of `toolConfig`.
         contents: `system`, and what each message holds, in the wire's order.
     """
-    found = _marks([tools, *contents])
-    taken = min(_taken(attempt.target.model, found, contents), _MOST)
-    for content, mark in found[: len(found) - taken]:
-        content.remove(mark)
-        attempt.drop("cache_control")
+    model = attempt.target.model
+    found = [(content, block) for content in (tools, *contents) for block in content if "cachePoint" in block]
+    taken = [id(mark) for content, mark in found if _takes(model, content, mark)][-_MOST:]
+    for content, mark in found:
+        if id(mark) not in taken:
+            content[:] = [block for block in content if block is not mark]
+            attempt.drop("cache_control")
+        elif "ttl" in mark["cachePoint"] and not _takes_hours(model):
+            del mark["cachePoint"]["ttl"]
+            attempt.drop("cache_control.ttl")
 
 
-def _taken(model: str, found: Sequence[Any], contents: Sequence[Content]) -> int:
-    """How many of the last ones the model takes, if it takes any number: Nova does so but for tools."""
+def _takes(model: str, content: Content, mark: dict[str, Any]) -> bool:
+    """Whether the model takes this mark: Nova only behind words, not behind tools, their results or media."""
     if "amazon.nova" in model:
-        return len(_marks(contents))
+        before = next(number for number, block in enumerate(content) if block is mark) - 1
+        return "text" in content[before]
     is_known = "." in model  # the name of a profile does not tell whose model it is
-    return 0 if is_known and "anthropic." not in model else len(found)
+    return not is_known or "anthropic." in model
 
 
-def _marks(contents: Iterable[Content]) -> list[tuple[Content, dict[str, Any]]]:
-    return [(content, block) for content in contents for block in content if "cachePoint" in block]
+def _takes_hours(model: str) -> bool:
+    """Whether the model keeps something for an hour; others refuse to be told of any time."""
+    return "amazon.nova" not in model and not (0, 0) < claude_version(model) < _HOUR_SINCE

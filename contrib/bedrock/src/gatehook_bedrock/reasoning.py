@@ -5,12 +5,12 @@ it takes temperature and top_p only one without the other; since 4.7 sampling is
 if the request asks for that.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from gatehook import Attempt
 from gatehook_bedrock.blocks import refused
+from gatehook_bedrock.names import claude_version
 
 __all__ = ["Way", "limit_name", "sampling", "tell_effort"]
 
@@ -24,7 +24,6 @@ _ANSWER: Final = 4096
 _NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts that Nova does not know, and the nearest that it does."""
 
-_CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _EITHER_SINCE: Final = (4, 1)
 _ADAPTIVE_SINCE: Final = (4, 6)
 _FIXED_SINCE: Final = (4, 7)
@@ -42,7 +41,7 @@ def limit_name(payload: Mapping[str, Any]) -> str:
 def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the request's temperature, top_p and top_k that the model allows."""
     given = {name: payload[name] for name in _SAMPLING if name in payload}
-    version = _claude(attempt.target.model)
+    version = claude_version(attempt.target.model)
     if version < _FIXED_SINCE:
         if version >= _EITHER_SINCE and "temperature" in given and "top_p" in given:
             left_out = "temperature" if given["temperature"] == 1 else "top_p"
@@ -105,23 +104,17 @@ def tell_effort(
 
 def _way(model: str) -> Way:
     if "anthropic." in model:
-        return "adaptive" if _claude(model) >= _ADAPTIVE_SINCE else "budget"
+        return "adaptive" if claude_version(model) >= _ADAPTIVE_SINCE else "budget"
     if "amazon.nova-2" in model:
         return "nova"
     return "field" if "openai." in model else "none"
-
-
-def _claude(model: str) -> tuple[int, int]:
-    """The version in the name of a Claude model; (0, 0) for other models, or if the name has none."""
-    match = _CLAUDE.search(model)
-    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
 def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dict[str, Any]) -> None:
     if effort == "none":
         fields["thinking"] = {"type": "disabled"}
         return
-    later = _claude(attempt.target.model) >= _FIXED_SINCE
+    later = claude_version(attempt.target.model) >= _FIXED_SINCE
     fields["thinking"] = {"type": "adaptive"} | ({"display": "summarized"} if later else {})
     known = {"minimal": "low"} if later else {"minimal": "low", "xhigh": "max"}
     fields["output_config"] = {"effort": known.get(effort, effort)}
