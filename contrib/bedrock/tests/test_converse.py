@@ -88,6 +88,10 @@ async def test_parameters_get_bedrock_s_names(asked: Any) -> None:
          {"inferenceConfig": {"topK": 5}, "reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}, []),
         ("us.amazon.nova-pro-v1:0", {}, {}, None, ["reasoning_effort"]),
         ("openai.gpt-oss-120b", {}, {}, {"reasoning_effort": "low"}, []),
+        ("us.openai.gpt-5.6-sol", {}, {"temperature": 0.5, "top_p": 1}, {"reasoning": {"effort": "low"}},
+         ["temperature"]),
+        ("my-profile", {"reasoning": "openai", "extra": {"reasoning": {"summary": "auto"}}}, {},
+         {"reasoning": {"summary": "auto", "effort": "low"}}, []),
         ("meta.llama", {}, {}, None, ["reasoning_effort"]),
         ("meta.llama", {"reasoning": "field"}, {}, {"reasoning_effort": "low"}, []),
     ],
@@ -192,8 +196,30 @@ async def test_nova_has_three_efforts(asked: Any, effort: str, sent: dict[str, s
     assert request.json["additionalModelRequestFields"] == {"reasoningConfig": sent}
 
 
-@pytest.mark.parametrize("model", ["us.anthropic.claude-opus-4-7", "anthropic.claude-sonnet-5"])
-async def test_later_claudes_have_fixed_sampling(asked: Any, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "effort", "sent", "dropped"),
+    [
+        ("openai.gpt-oss-120b-1:0", "none", None, ["reasoning_effort"]),
+        ("openai.gpt-oss-120b-1:0", "minimal", {"reasoning_effort": "low"}, []),
+        ("openai.gpt-oss-120b-1:0", "xhigh", {"reasoning_effort": "high"}, []),
+        ("global.openai.gpt-6-luna", "none", {"reasoning": {"effort": "none"}}, []),
+        ("global.openai.gpt-6-luna", "minimal", {"reasoning": {"effort": "low"}}, []),
+        ("global.openai.gpt-6-luna", "max", {"reasoning": {"effort": "max"}}, []),
+    ],
+)
+async def test_openai_s_models_have_efforts_of_their_own(
+    asked: Any, model: str, effort: str, sent: Any, dropped: list[str]
+) -> None:
+    (request,), _, one = await asked({"messages": HI, "reasoning_effort": effort}, answer(), model=model)
+    assert request.json.get("additionalModelRequestFields") == sent
+    assert one.dropped == dropped
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["us.anthropic.claude-opus-4-7", "anthropic.claude-sonnet-5", "us.openai.gpt-5.6-sol", "global.xai.grok-4.6"],
+)
+async def test_later_models_have_fixed_sampling(asked: Any, model: str) -> None:
     given = {"messages": HI, "temperature": 0.5, "top_p": 0.9, "top_k": 3}
     (request,), _, one = await asked(given, answer(), model=model)
     assert "inferenceConfig" not in request.json

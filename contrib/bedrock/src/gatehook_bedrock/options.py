@@ -19,6 +19,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     latency: Literal["standard", "optimized"] | None = None
     reasoning: Way | None = None
     """How `reasoning_effort` is sent: as a budget of tokens, as adaptive thinking, as outputConfig.effort, in Nova's
-    own settings, in the field `reasoning_effort`, or not at all; None: as the model's name suggests."""
+    own settings, in the field `reasoning_effort`, as reasoning.effort, or not at all; None: as the model's name
+    suggests."""
     extra: dict[str, Any] = {}
     """Further entries of additionalModelRequestFields."""

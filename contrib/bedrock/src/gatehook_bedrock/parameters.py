@@ -13,9 +13,11 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "messages": mapped("messages and system; the last 4 cache_control marks as cachePoint, for Claude and Nova"),
     "stream": mapped("ConverseStream"),
     "stream_options": mapped("usage is always reported"),
-    "temperature": mapped("inferenceConfig.temperature, 0 to 1; dropped for Claude 4.7 and later"),
+    "temperature": mapped(
+        "inferenceConfig.temperature, 0 to 1; dropped for Claude since 4.7, GPT-5 and later, and Grok"
+    ),
     "top_p": mapped(
-        "inferenceConfig.topP, at Cohere 0.01 to 0.99; since Claude 4.1 only without a temperature, since 4.7 dropped"
+        "inferenceConfig.topP, at Cohere 0.01 to 0.99; since Claude 4.1 only without a temperature; dropped as that"
     ),
     "top_k": mapped("additionalModelRequestFields, for Claude before 4.7 and Nova; dropped for others"),
     "stop": mapped("inferenceConfig.stopSequences"),

@@ -5,6 +5,7 @@ it takes temperature and top_p only one without the other; since 4.7 sampling is
 if the request asks for that.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -14,19 +15,21 @@ from gatehook_bedrock.names import claude_version
 
 __all__ = ["Way", "limit_name", "sampling", "tell_effort"]
 
-Way = Literal["budget", "adaptive", "effort", "nova", "field", "none"]
+Way = Literal["budget", "adaptive", "effort", "nova", "openai", "field", "none"]
 
 _BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
 """The most tokens of reasoning, by effort. Up to xhigh they are those of the vendor `anthropic`, as the models are the
 same; its max, 65536, is more than Bedrock lets any model answer with that thinks within a budget."""
 _ANSWER: Final = 4096
 """The tokens beside a budget, where nothing limits the answer."""
-_NOVA: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts that Nova does not know, and the nearest that it does."""
+_THREE: Final = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts that Nova and gpt-oss do not know, and the nearest that they do."""
 
 _EITHER_SINCE: Final = (4, 1)
 _ADAPTIVE_SINCE: Final = (4, 6)
 _FIXED_SINCE: Final = (4, 7)
+_FIXED: Final = re.compile(r"openai\.(?!gpt-oss)|xai\.grok")
+"""Other models whose sampling is fixed: Bedrock refuses to be told of it."""
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 _LEAST_TOP_P: Final = 0.95
 """The least that Claude allows while it thinks."""
@@ -42,7 +45,7 @@ def sampling(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the request's temperature, top_p and top_k that the model allows."""
     given = {name: payload[name] for name in _SAMPLING if name in payload}
     version = claude_version(attempt.target.model)
-    if version < _FIXED_SINCE:
+    if version < _FIXED_SINCE and not _FIXED.search(attempt.target.model):
         if version >= _EITHER_SINCE and "temperature" in given and "top_p" in given:
             left_out = "temperature" if given["temperature"] == 1 else "top_p"
             if given.pop(left_out) != 1:  # 1 says nothing
@@ -88,11 +91,16 @@ def tell_effort(
     match way or _way(attempt.target.model):
         case "none":
             attempt.drop("reasoning_effort")
+        case "field" if effort == "none":  # gpt-oss cannot but think
+            attempt.drop("reasoning_effort")
         case "field":
-            fields["reasoning_effort"] = effort
+            fields["reasoning_effort"] = _THREE.get(effort, effort)
+        case "openai":
+            more = fields.get("reasoning", {})  # an operator may have it summed up
+            fields["reasoning"] = {**more, "effort": "low" if effort == "minimal" else effort}
         case "nova":
             off = effort == "none"
-            told = {"type": "enabled", "maxReasoningEffort": _NOVA.get(effort, effort)}
+            told = {"type": "enabled", "maxReasoningEffort": _THREE.get(effort, effort)}
             fields["reasoningConfig"] = {"type": "disabled"} if off else told
         case "adaptive":
             _adapt(attempt, effort, inference, fields)
@@ -107,7 +115,9 @@ def _way(model: str) -> Way:
         return "adaptive" if claude_version(model) >= _ADAPTIVE_SINCE else "budget"
     if "amazon.nova-2" in model:
         return "nova"
-    return "field" if "openai." in model else "none"
+    if "openai." in model:
+        return "field" if "openai.gpt-oss" in model else "openai"
+    return "none"
 
 
 def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dict[str, Any]) -> None:
