@@ -196,6 +196,21 @@ async def test_nova_has_three_efforts(asked: Any, effort: str, sent: dict[str, s
     assert request.json["additionalModelRequestFields"] == {"reasoningConfig": sent}
 
 
+@pytest.mark.parametrize("effort", ["high", "xhigh"])
+async def test_nova_s_high_effort_goes_without_sampling_and_a_limit(asked: Any, effort: str) -> None:
+    given = {"temperature": 0.5, "top_p": 0.9, "top_k": 3, "max_completion_tokens": 900}
+    asking = {"messages": HI, "reasoning_effort": effort, "stop": "END", **given}
+    (request,), _, one = await asked(asking, answer(), model="us.amazon.nova-2-lite-v1:0", max_tokens=65535)
+    assert request.json["inferenceConfig"] == {"stopSequences": ["END"]}
+    assert list(request.json["additionalModelRequestFields"]) == ["reasoningConfig"]
+    assert sorted(one.dropped) == sorted(given)
+    (request,), _, one = await asked(
+        asking | {"reasoning_effort": "medium"}, answer(), model="us.amazon.nova-2-lite-v1:0"
+    )
+    assert request.json["inferenceConfig"]["maxTokens"] == 900
+    assert one.dropped == []
+
+
 @pytest.mark.parametrize(
     ("model", "effort", "sent", "dropped"),
     [

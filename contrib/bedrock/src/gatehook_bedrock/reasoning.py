@@ -98,10 +98,10 @@ def tell_effort(
         case "openai":
             more = fields.get("reasoning", {})  # an operator may have it summed up
             fields["reasoning"] = {**more, "effort": "low" if effort == "minimal" else effort}
+        case "nova" if effort == "none":
+            fields["reasoningConfig"] = {"type": "disabled"}
         case "nova":
-            off = effort == "none"
-            told = {"type": "enabled", "maxReasoningEffort": _THREE.get(effort, effort)}
-            fields["reasoningConfig"] = {"type": "disabled"} if off else told
+            _tell_nova(attempt, payload, inference, fields)
         case "adaptive":
             _adapt(attempt, effort, inference, fields)
         case "effort" if effort != "none":
@@ -129,6 +129,20 @@ def _adapt(attempt: Attempt, effort: str, inference: dict[str, Any], fields: dic
     known = {"minimal": "low"} if later else {"minimal": "low", "xhigh": "max"}
     fields["output_config"] = {"effort": known.get(effort, effort)}
     _drop_sampling(attempt, inference, fields)
+
+
+def _tell_nova(attempt: Attempt, payload: Mapping[str, Any], inference: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Set Nova's effort. Within a high one it refuses sampling and a limit of the answer, which it chooses itself."""
+    effort = _THREE.get(payload["reasoning_effort"], payload["reasoning_effort"])
+    fields["reasoningConfig"] = {"type": "enabled", "maxReasoningEffort": effort}
+    if effort != "high":
+        return
+    for ours, theirs in {"temperature": "temperature", "top_p": "topP", limit_name(payload): "maxTokens"}.items():
+        if inference.pop(theirs, None) is not None and ours in payload:
+            attempt.drop(ours)
+    if "top_k" in payload:
+        del fields["inferenceConfig"]
+        attempt.drop("top_k")
 
 
 def _budget(attempt: Attempt, payload: Mapping[str, Any], inference: dict[str, Any], fields: dict[str, Any]) -> None:
