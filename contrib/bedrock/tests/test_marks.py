@@ -62,6 +62,16 @@ async def test_nova_takes_them_behind_words_only(asked: Any, model: str, part: A
     assert one.dropped == (["cache_control"] if is_nova else [])
 
 
+@pytest.mark.parametrize(("kind", "taken"), [("application/pdf", True), ("text/csv", False), ("text/plain", False)])
+async def test_claude_takes_none_behind_a_document_that_is_no_pdf(asked: Any, kind: str, taken: bool) -> None:
+    part = {"type": "file", "file": {"file_data": f"data:{kind};base64,AAAA", "filename": "a"}} | MARK
+    messages = [{"role": "user", "content": [text("A"), part]}]
+    (request,), _, one = await asked({"messages": messages}, ANSWER, model="us.anthropic.claude-sonnet-4-5")
+    blocks = request.json["messages"][0]["content"]
+    assert [block == POINT for block in blocks] == [False, True, False, *([True] if taken else [])]
+    assert one.dropped == ([] if taken else ["cache_control"])
+
+
 async def test_nova_takes_none_behind_a_tool_s_result(asked: Any) -> None:
     messages = [
         {"role": "user", "content": [text("U")]},

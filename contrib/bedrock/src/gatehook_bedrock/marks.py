@@ -35,12 +35,16 @@ def keep_last_marks(attempt: Attempt, tools: Content, contents: Sequence[Content
 
 
 def _takes(model: str, content: Content, mark: dict[str, Any]) -> bool:
-    """Whether the model takes this mark: Nova only behind words, not behind tools, their results or media."""
+    """Whether the model takes this mark.
+
+    Nova does behind words only, not behind tools, their results or media. For Claude, Bedrock cannot write one down
+    behind a document that is no PDF.
+    """
+    before = content[next(number for number, block in enumerate(content) if block is mark) - 1]
     if "amazon.nova" in model:
-        before = next(number for number, block in enumerate(content) if block is mark) - 1
-        return "text" in content[before]
+        return "text" in before
     is_known = "." in model  # the name of a profile does not tell whose model it is
-    return not is_known or "anthropic." in model
+    return (not is_known or "anthropic." in model) and before.get("document", {}).get("format", "pdf") == "pdf"
 
 
 def _takes_hours(model: str) -> bool:
