@@ -325,6 +325,8 @@ _LACKING_WORDS = (
     "no endpoints found that support",
     "permission to access the file",
     "active state and usage is not allowed",  # of a file; a project that is not active is the operator's
+    "this model doesn't support",  # Bedrock's, as the next: of fields, tools, documents
+    "this model doesn\u2019t support",
 )
 _NOT_HERE = (
     ((400, 413, 422), _CONTEXT_WORDS, "context_length_exceeded"),

@@ -67,6 +67,10 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
     (404, "No endpoints found that support tool use", None, 400, "invalid_request_error", None, Retry.NEXT),
     (403, "no permission to access the File x", "DENIED", 400, "invalid_request_error", "DENIED", Retry.NEXT),
     (400, "not in an ACTIVE state and usage is not allowed", None, 400, "invalid_request_error", None, Retry.NEXT),
+    *(
+        (400, f"This model doesn{mark}t support documents.", "x", 400, "invalid_request_error", "x", Retry.NEXT)
+        for mark in ("'", "\u2019")
+    ),
     # The operator's account is the trouble: never the client's 401.
     (401, "Incorrect API key", "invalid_api_key", 502, "server_error", "upstream_credential_rejected", Retry.NEXT),
     (403, "no access", None, 502, "server_error", "upstream_credential_rejected", Retry.NEXT),
