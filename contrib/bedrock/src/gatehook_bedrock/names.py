@@ -3,12 +3,22 @@
 import re
 from typing import Final
 
-__all__ = ["claude_version"]
+__all__ = ["claude_version", "takes_strict"]
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
+_LAX: Final = re.compile(r"\b(?:amazon|meta|cohere|ai21)\.")
+"""Makers whose models Bedrock holds to no schema."""
 
 
 def claude_version(model: str) -> tuple[int, int]:
     """The version in the name of a Claude model; (0, 0) for other models, or if the name has none."""
     match = _CLAUDE.search(model)
     return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def takes_strict(model: str) -> bool:
+    """Whether tools may be `strict`: Bedrock refuses the field for Claude before 4.5, and for 4.7 and 4.8."""
+    version = claude_version(model)
+    if version == (0, 0):
+        return not _LAX.search(model)
+    return version >= (4, 5) and not (4, 7) <= version < (5, 0)

@@ -25,7 +25,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "max_completion_tokens": mapped("inferenceConfig.maxTokens, as max_tokens; wins over it"),
     "response_format": mapped("outputConfig.textFormat, a JSON schema"),
     "reasoning_effort": mapped("a budget, an effort or the model's own field, by its name or the option `reasoning`"),
-    "tools": mapped("toolConfig.tools"),
+    "tools": mapped("toolConfig.tools; strict only where the model can be held to a schema"),
     "tool_choice": mapped("toolConfig.toolChoice; refused if it forces Claude while it thinks within a budget"),
     "metadata": mapped("requestMetadata"),
     "service_tier": mapped("serviceTier"),

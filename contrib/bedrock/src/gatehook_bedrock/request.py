@@ -6,6 +6,7 @@ from typing import Any, Final
 from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, encode, read_conversation
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
 from gatehook_bedrock.marks import keep_last_marks
+from gatehook_bedrock.names import takes_strict
 from gatehook_bedrock.options import Options
 from gatehook_bedrock.reasoning import limit_name, sampling, tell_effort
 
@@ -31,7 +32,7 @@ async def converse_body(
     """
     conversation = read_conversation(payload["messages"], attempt.drop)
     body = _configuration(attempt, payload, options)
-    if tools := _tool_config(payload, conversation):
+    if tools := _tool_config(attempt, payload, conversation):
         body["toolConfig"] = tools
     if told := system(conversation.system):
         body["system"] = told
@@ -104,10 +105,9 @@ def _text_format(wanted: Any) -> dict[str, Any]:
     return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": told}}}
 
 
-def _tool_config(payload: Mapping[str, Any], conversation: Conversation) -> dict[str, Any]:
-    tools = [
-        block for number, tool in enumerate(payload.get("tools") or ()) for block in _tool(tool, f"tools[{number}]")
-    ]
+def _tool_config(attempt: Attempt, payload: Mapping[str, Any], conversation: Conversation) -> dict[str, Any]:
+    given = enumerate(payload.get("tools") or ())
+    tools = [block for number, tool in given for block in _tool(attempt, tool, f"tools[{number}]")]
     used = {part.name for turn in conversation.turns for part in turn.parts if isinstance(part, ToolUse)}
     choice = payload.get("tool_choice", "auto")
     if choice == "none":
@@ -124,7 +124,7 @@ def _tool_config(payload: Mapping[str, Any], conversation: Conversation) -> dict
     return {"tools": tools} | _choice(choice)
 
 
-def _tool(tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+def _tool(attempt: Attempt, tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     if tool.get("type", "function") != "function":
         raise refused(f"{path}.type", f"only function tools can be translated, not {tool['type']!r}")
     function = tool.get("function")
@@ -135,7 +135,10 @@ def _tool(tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         spec["description"] = function["description"]
     spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
     if function.get("strict"):
-        spec["strict"] = True
+        if takes_strict(attempt.target.model):
+            spec["strict"] = True
+        else:
+            attempt.drop(f"{path}.function.strict")
     mark = tool.get("cache_control") or function.get("cache_control")
     return [{"toolSpec": spec}, cache_point(mark)] if mark else [{"toolSpec": spec}]
 

@@ -1,0 +1,39 @@
+"""Tools that are offered, and what they gave."""
+
+from typing import Any
+
+import pytest
+
+from gatehook import InvalidRequest
+
+HI = [{"role": "user", "content": "hi"}]
+ANSWER = {"output": {"message": {"content": [{"text": "a"}]}}, "stopReason": "end_turn"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", True),
+        ("us.anthropic.claude-opus-4-6-v1", True),
+        ("anthropic.claude-sonnet-5", True),
+        ("my-profile", True),
+        ("qwen.qwen3-32b-v1:0", True),
+        ("us.anthropic.claude-sonnet-4-20250514-v1:0", False),
+        ("us.anthropic.claude-opus-4-7", False),
+        ("us.amazon.nova-pro-v1:0", False),
+        ("us.meta.llama3-3-70b-instruct-v1:0", False),
+    ],
+)
+async def test_tools_are_strict_where_the_model_can_be_held_to_a_schema(asked: Any, model: str, kept: bool) -> None:
+    tool = {"type": "function", "function": TOOL["function"] | {"strict": True}}
+    (request,), _, one = await asked({"messages": HI, "tools": [tool]}, ANSWER, model=model)
+    (sent,) = request.json["toolConfig"]["tools"]
+    assert sent["toolSpec"].get("strict", False) is kept
+    assert one.dropped == ([] if kept else ["tools[0].function.strict"])
+
+
+async def test_a_tool_without_a_function_is_the_client_s_fault(asked: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await asked({"messages": HI, "tools": [{"type": "function"}]}, ANSWER)
+    assert caught.value.param == "tools[0].function"
