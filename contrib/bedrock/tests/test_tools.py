@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gatehook import InvalidRequest
+from gatehook import InvalidRequest, Retry
 
 HI = [{"role": "user", "content": "hi"}]
 ANSWER = {"output": {"message": {"content": [{"text": "a"}]}}, "stopReason": "end_turn"}
@@ -37,3 +37,35 @@ async def test_a_tool_without_a_function_is_the_client_s_fault(asked: Any) -> No
     with pytest.raises(InvalidRequest) as caught:
         await asked({"messages": HI, "tools": [{"type": "function"}]}, ANSWER)
     assert caught.value.param == "tools[0].function"
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({}, {"type": "object", "properties": {}}),
+        ({"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        ({"$ref": "#/$defs/a"}, {"type": "object", "properties": {}, "$ref": "#/$defs/a"}),
+        ({"type": "object"}, {"type": "object"}),
+    ],
+)
+async def test_a_schema_without_a_type_is_an_object_s(asked: Any, given: Any, sent: Any) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": given}}
+    (request,), _, _ = await asked({"messages": HI, "tools": [tool]}, ANSWER)
+    assert request.json["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"] == {"json": sent}
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"name": "github.search"}, "tools[0].function.name"),
+        ({"name": "x" * 65}, "tools[0].function.name"),
+        ({"parameters": {"type": "string"}}, "tools[0].function.parameters.type"),
+    ],
+)
+async def test_a_tool_that_bedrock_does_not_take_is_left_to_other_deployments(
+    asked: Any, changed: Any, param: str
+) -> None:
+    tool = {"type": "function", "function": TOOL["function"] | changed}
+    with pytest.raises(InvalidRequest) as caught:
+        await asked({"messages": HI, "tools": [tool]}, ANSWER)
+    assert (caught.value.param, caught.value.retry) == (param, Retry.NEXT)

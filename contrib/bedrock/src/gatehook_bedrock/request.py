@@ -1,5 +1,6 @@
 """The body of Converse and ConverseStream (bedrock-runtime's ConverseRequest)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from gatehook_bedrock.reasoning import limit_name, sampling, tell_effort
 __all__ = ["converse_body"]
 
 _INFERENCE: Final = (("temperature", "temperature"), ("top_p", "topP"))
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TIERS: Final = {"default": "default", "flex": "flex", "priority": "priority"}
 
 
@@ -130,10 +132,12 @@ def _tool(attempt: Attempt, tool: Mapping[str, Any], path: str) -> list[dict[str
     function = tool.get("function")
     if not isinstance(function, dict):
         raise InvalidRequest(f"{path}.function: expected a function", param=f"{path}.function")
+    if not _NAME.fullmatch(function["name"]):
+        raise refused(f"{path}.function.name", "Bedrock takes up to 64 letters, digits, underscores and hyphens")
     spec: dict[str, Any] = {"name": function["name"]}
     if function.get("description"):
         spec["description"] = function["description"]
-    spec["inputSchema"] = {"json": function.get("parameters") or {"type": "object", "properties": {}}}
+    spec["inputSchema"] = {"json": _schema(function.get("parameters") or {}, f"{path}.function.parameters")}
     if function.get("strict"):
         if takes_strict(attempt.target.model):
             spec["strict"] = True
@@ -141,6 +145,13 @@ def _tool(attempt: Attempt, tool: Mapping[str, Any], path: str) -> list[dict[str
             attempt.drop(f"{path}.function.strict")
     mark = tool.get("cache_control") or function.get("cache_control")
     return [{"toolSpec": spec}, cache_point(mark)] if mark else [{"toolSpec": spec}]
+
+
+def _schema(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """Arguments' schema with its type, without which Bedrock refuses it."""
+    if schema.get("type", "object") != "object":
+        raise refused(f"{path}.type", "a tool's arguments must be an object")
+    return schema if "type" in schema else {"type": "object", "properties": {}, **schema}
 
 
 def _choice(choice: Any) -> dict[str, Any]:
