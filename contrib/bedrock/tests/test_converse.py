@@ -167,9 +167,22 @@ async def test_an_answer_that_claude_is_to_continue_ends_in_no_white_space(
 async def test_office_s_documents_and_films_are_files(asked: Any, mime: str, kind: str, form: str) -> None:
     part = {"type": "file", "file": {"file_data": f"data:{mime};base64,AAAA", "filename": "a"}}
     (request,), _, _ = await asked({"messages": [{"role": "user", "content": [part]}]}, answer())
-    (block,) = request.json["messages"][0]["content"]
+    *_, block = request.json["messages"][0]["content"]
     name = {"name": "a 1"} if kind == "document" else {}
     assert block == {kind: {"format": form, "source": {"bytes": "AAAA"}} | name}
+
+
+@pytest.mark.parametrize("words", [[], ["  "], ["Sum it up."]])
+async def test_a_document_has_words_beside_it(asked: Any, words: list[str]) -> None:
+    part = {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    history.append({"role": "tool", "tool_call_id": "c1", "content": "2"})
+    history.append({"role": "user", "content": [*({"type": "text", "text": text} for text in words), part]})
+    (request,), _, _ = await asked({"messages": history, "tools": [TOOL]}, answer())
+    result, text, document = request.json["messages"][-1]["content"]
+    assert (list(result), list(document)) == (["toolResult"], ["document"])
+    assert text == {"text": "Sum it up." if words == ["Sum it up."] else "(document)"}
 
 
 async def test_pictures_and_documents() -> None:
@@ -183,7 +196,7 @@ async def test_pictures_and_documents() -> None:
         {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a_b?.pdf"}},
     ]
     await Bedrock(egress, Signer()).complete(attempt({"messages": [{"role": "user", "content": content}]}))
-    image, document = egress.requests[0].json["messages"][0]["content"]
+    image, _, document = egress.requests[0].json["messages"][0]["content"]
     assert image["image"]["format"] == "png"
     assert document == {"document": {"format": "pdf", "name": "a b pdf 1", "source": {"bytes": "JVBERi0="}}}
 

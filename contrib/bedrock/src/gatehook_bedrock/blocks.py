@@ -98,7 +98,11 @@ class _Writer:
     def blocks(self, parts: Sequence[Part]) -> list[Block]:
         # Blank text beside other blocks is an error to Bedrock and means nothing; alone it is the client's own mistake.
         said = [part for part in parts if not _is_blank(part)] or parts
-        return [block for part in said for block in self._blocks(part)]
+        blocks = [block for part in said for block in self._blocks(part)]
+        first = next((number for number, block in enumerate(blocks) if "document" in block), None)
+        if first is not None and not any("text" in block for block in blocks):
+            blocks.insert(first, {"text": "(document)"})  # Bedrock wants words beside it
+        return blocks
 
     def _blocks(self, part: Part) -> list[Block]:
         match part:
