@@ -69,3 +69,17 @@ async def test_a_tool_that_bedrock_does_not_take_is_left_to_other_deployments(
     with pytest.raises(InvalidRequest) as caught:
         await asked({"messages": HI, "tools": [tool]}, ANSWER)
     assert (caught.value.param, caught.value.retry) == (param, Retry.NEXT)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("us.anthropic.claude-sonnet-4-5", True), ("us.amazon.nova-pro-v1:0", True), ("qwen.qwen3-32b-v1:0", False)],
+)
+async def test_a_tool_s_failure_is_told_as_its_status_or_in_words(asked: Any, model: str, told: bool) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "no such file", "is_error": True}
+    history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, result]
+    (request,), _, _ = await asked({"messages": history, "tools": [TOOL]}, ANSWER, model=model)
+    (block,) = request.json["messages"][-1]["content"]
+    assert block["toolResult"].get("status") == ("error" if told else None)
+    assert len(block["toolResult"]["content"]) == (1 if told else 2)

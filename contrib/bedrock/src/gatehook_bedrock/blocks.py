@@ -21,6 +21,7 @@ from gatehook import (
     ToolUse,
     sniff,
 )
+from gatehook_bedrock.names import tells_failures
 
 __all__ = ["cache_point", "fetched", "messages", "refused", "system"]
 
@@ -68,7 +69,7 @@ def messages(conversation: Conversation, images: Mapping[str, Blob], model: str)
     if turns[0].role != "user" and not any(sign in model for sign in _GREETING):
         raise refused("messages", f"at vendor 'bedrock' a conversation with {model!r} begins with a user message")
     is_claude = "anthropic." in model
-    writer = _Writer(images, _ID_OF_CLAUDE if is_claude else _ID)
+    writer = _Writer(images, model)
     wire = [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
     if is_claude and turns[-1].role == "assistant":
         _trim_end(wire)
@@ -90,9 +91,10 @@ def _is_blank(part: Part) -> bool:
 
 
 class _Writer:
-    def __init__(self, images: Mapping[str, Blob], good_id: re.Pattern[str]) -> None:
+    def __init__(self, images: Mapping[str, Blob], model: str) -> None:
         self._images = images
-        self._good_id = good_id
+        self._good_id = _ID_OF_CLAUDE if "anthropic." in model else _ID
+        self._tells_failures = tells_failures(model)
         self._documents = 0
 
     def blocks(self, parts: Sequence[Part]) -> list[Block]:
@@ -121,8 +123,10 @@ class _Writer:
     def _result(self, result: ToolResult) -> list[Block]:
         said = [one for one in result.parts if not _is_blank(one)]
         content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in said]
-        block = {"toolResult": {"toolUseId": self._wire_id(result.id), "content": content or [{"text": "(nothing)"}]}}
-        return _marked(block, next((one.cache for one in reversed(result.parts) if one.cache), None))
+        told: Block = {"toolUseId": self._wire_id(result.id), "content": content or [{"text": "(nothing)"}]}
+        if result.failed and self._tells_failures:
+            told["status"] = "error"
+        return _marked({"toolResult": told}, next((one.cache for one in reversed(result.parts) if one.cache), None))
 
     def _media(self, media: Media) -> Block:
         blob = self._images[media.url] if media.url else media.blob

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-__all__ = ["claude_version", "takes_strict"]
+__all__ = ["claude_version", "takes_strict", "tells_failures"]
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _LAX: Final = re.compile(r"\b(?:amazon|meta|cohere|ai21)\.")
@@ -22,3 +22,8 @@ def takes_strict(model: str) -> bool:
     if version == (0, 0):
         return not _LAX.search(model)
     return version >= (4, 5) and not (4, 7) <= version < (5, 0)
+
+
+def tells_failures(model: str) -> bool:
+    """Whether the status of a tool's result may be told."""
+    return "anthropic." in model or "amazon.nova" in model

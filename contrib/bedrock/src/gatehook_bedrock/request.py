@@ -7,7 +7,7 @@ from typing import Any, Final
 from gatehook import Attempt, Conversation, Egress, InvalidRequest, ToolUse, encode, read_conversation
 from gatehook_bedrock.blocks import cache_point, fetched, messages, refused, system
 from gatehook_bedrock.marks import keep_last_marks
-from gatehook_bedrock.names import takes_strict
+from gatehook_bedrock.names import takes_strict, tells_failures
 from gatehook_bedrock.options import Options
 from gatehook_bedrock.reasoning import limit_name, sampling, tell_effort
 
@@ -32,7 +32,8 @@ async def converse_body(
     Raises:
         InvalidRequest: something Bedrock cannot do; another deployment may.
     """
-    conversation = read_conversation(payload["messages"], attempt.drop)
+    failures = tells_failures(attempt.target.model)
+    conversation = read_conversation(payload["messages"], attempt.drop, tells_failures=failures)
     body = _configuration(attempt, payload, options)
     if tools := _tool_config(attempt, payload, conversation):
         body["toolConfig"] = tools
