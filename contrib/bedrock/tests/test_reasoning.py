@@ -240,3 +240,24 @@ async def test_effort_as_bedrock_s_own_field(asked: Any) -> None:
         {"messages": HI, "reasoning_effort": "high"}, ANSWER, options={"reasoning": "effort"}
     )
     assert request.json["outputConfig"] == {"effort": "high"}
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ("us.anthropic.claude-sonnet-4-5", True),
+        ("us.openai.gpt-6-luna", True),
+        ("my-profile", True),
+        ("moonshotai.kimi-k2.5", False),
+        ("us.amazon.nova-2-lite-v1:0", False),
+    ],
+)
+async def test_reasoning_goes_back_to_models_that_take_it(asked: Any, model: str, kept: bool) -> None:
+    thoughts = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "redacted_thinking", "data": "eHg="}]
+    for content, left in (("Well.", [{"text": "Well."}]), (None, [] if kept else [{"text": "(nothing)"}])):
+        history = [*HI, {"role": "assistant", "content": content, "thinking_blocks": thoughts}, *HI]
+        (request,), _, one = await asked({"messages": history}, ANSWER, model=model)
+        sent = request.json["messages"][1]["content"]
+        assert ["reasoningContent" in block for block in sent] == ([True, True] if kept else []) + [False] * len(left)
+        assert [block for block in sent if "text" in block] == left
+        assert one.dropped == ([] if kept else ["thinking_blocks"])

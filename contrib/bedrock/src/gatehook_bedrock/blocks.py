@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gatehook import (
+    Attempt,
     Blob,
     Conversation,
     Egress,
@@ -21,7 +22,7 @@ from gatehook import (
     ToolUse,
     sniff,
 )
-from gatehook_bedrock.names import tells_failures
+from gatehook_bedrock.names import takes_thoughts, tells_failures
 
 __all__ = ["cache_point", "fetched", "messages", "refused", "system"]
 
@@ -45,6 +46,8 @@ _UNSAFE_NAME: Final = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
 _GREETING: Final = ("anthropic.", "qwen.", "zai.", "moonshot")
 """In the names of models with which a conversation may begin with an answer of theirs, such as a greeting."""
 _MOST_IMAGES: Final = 20
+_NOTHING: Final = {"text": "(nothing)"}
+"""Where nothing is left to be said, and Bedrock wants something."""
 
 
 def system(texts: Iterable[Text]) -> list[Block]:
@@ -52,26 +55,25 @@ def system(texts: Iterable[Text]) -> list[Block]:
     return [block for text in texts if not _is_blank(text) for block in _marked({"text": text.text}, text.cache)]
 
 
-def messages(conversation: Conversation, images: Mapping[str, Blob], model: str) -> list[Block]:
+def messages(conversation: Conversation, images: Mapping[str, Blob], attempt: Attempt) -> list[Block]:
     """The wire's `messages`.
 
     Args:
         conversation: what was said.
         images: those that clients gave by URL.
-        model: its name at Bedrock: Claude takes fewer letters in ids.
+        attempt: names the model, and records what is dropped.
 
     Raises:
         InvalidRequest: the user does not say what the model needs, or it holds what Bedrock does not take.
     """
-    turns = conversation.turns
+    turns, model = conversation.turns, attempt.target.model
     if not turns or (turns[0].role != "user" and len(turns) == 1):
         raise refused("messages", "at vendor 'bedrock' a conversation needs a user message that is not empty")
     if turns[0].role != "user" and not any(sign in model for sign in _GREETING):
         raise refused("messages", f"at vendor 'bedrock' a conversation with {model!r} begins with a user message")
-    is_claude = "anthropic." in model
-    writer = _Writer(images, model)
+    writer = _Writer(images, attempt)
     wire = [{"role": turn.role, "content": writer.blocks(turn.parts)} for turn in turns]
-    if is_claude and turns[-1].role == "assistant":
+    if "anthropic." in model and turns[-1].role == "assistant":
         _trim_end(wire)
     return wire
 
@@ -91,8 +93,11 @@ def _is_blank(part: Part) -> bool:
 
 
 class _Writer:
-    def __init__(self, images: Mapping[str, Blob], model: str) -> None:
+    def __init__(self, images: Mapping[str, Blob], attempt: Attempt) -> None:
+        model = attempt.target.model
         self._images = images
+        self._drop = attempt.drop
+        self._takes_thoughts = takes_thoughts(model)
         self._good_id = _ID_OF_CLAUDE if "anthropic." in model else _ID
         self._tells_failures = tells_failures(model)
         self._documents = 0
@@ -104,7 +109,7 @@ class _Writer:
         first = next((number for number, block in enumerate(blocks) if "document" in block), None)
         if first is not None and not any("text" in block for block in blocks):
             blocks.insert(first, {"text": "(document)"})  # Bedrock wants words beside it
-        return blocks
+        return blocks or [dict(_NOTHING)]
 
     def _blocks(self, part: Part) -> list[Block]:
         match part:
@@ -112,8 +117,11 @@ class _Writer:
                 return _marked({"text": part.text}, part.cache)
             case Media():
                 return _marked(self._media(part), part.cache)
-            case Thinking():
+            case Thinking() if self._takes_thoughts:
                 return [{"reasoningContent": _thinking(part)}]
+            case Thinking():
+                self._drop("thinking_blocks")
+                return []
             case ToolUse():
                 use = {"toolUseId": self._wire_id(part.id), "name": part.name, "input": part.arguments}
                 return _marked({"toolUse": use}, part.extra.get("cache_control"))
@@ -123,7 +131,7 @@ class _Writer:
     def _result(self, result: ToolResult) -> list[Block]:
         said = [one for one in result.parts if not _is_blank(one)]
         content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in said]
-        told: Block = {"toolUseId": self._wire_id(result.id), "content": content or [{"text": "(nothing)"}]}
+        told: Block = {"toolUseId": self._wire_id(result.id), "content": content or [dict(_NOTHING)]}
         if result.failed and self._tells_failures:
             told["status"] = "error"
         return _marked({"toolResult": told}, next((one.cache for one in reversed(result.parts) if one.cache), None))

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-__all__ = ["claude_version", "takes_strict", "tells_failures"]
+__all__ = ["claude_version", "takes_strict", "takes_thoughts", "tells_failures"]
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _LAX: Final = re.compile(r"\b(?:amazon|meta|cohere|ai21)\.")
@@ -27,3 +27,8 @@ def takes_strict(model: str) -> bool:
 def tells_failures(model: str) -> bool:
     """Whether the status of a tool's result may be told."""
     return "anthropic." in model or "amazon.nova" in model
+
+
+def takes_thoughts(model: str) -> bool:
+    """Whether reasoning of earlier answers may be sent back. The name of a profile does not tell whose model it is."""
+    return "." not in model or "anthropic." in model or "openai." in model

@@ -39,7 +39,7 @@ async def converse_body(
         body["toolConfig"] = tools
     if told := system(conversation.system):
         body["system"] = told
-    body["messages"] = messages(conversation, await fetched(conversation, egress), attempt.target.model)
+    body["messages"] = messages(conversation, await fetched(conversation, egress), attempt)
     contents = [message["content"] for message in body["messages"]]
     keep_last_marks(attempt, tools.get("tools", []), [told, *contents])
     return body
