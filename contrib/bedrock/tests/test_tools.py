@@ -83,3 +83,30 @@ async def test_a_tool_s_failure_is_told_as_its_status_or_in_words(asked: Any, mo
     (block,) = request.json["messages"][-1]["content"]
     assert block["toolResult"].get("status") == ("error" if told else None)
     assert len(block["toolResult"]["content"]) == (1 if told else 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "inside"),
+    [
+        ("us.anthropic.claude-sonnet-4-5", True),
+        ("us.meta.llama4-maverick-17b-instruct-v1:0", True),
+        ("my-profile", True),
+        ("us.openai.gpt-5.6-sol", False),
+    ],
+)
+async def test_what_a_tool_shows_stands_where_the_model_takes_it(asked: Any, model: str, inside: bool) -> None:
+    calls = [{"id": one, "type": "function", "function": {"name": "add", "arguments": "{}"}} for one in ("c1", "c2")]
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    history = [
+        *HI,
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "a.png"}, picture]},
+        {"role": "tool", "tool_call_id": "c2", "content": "2"},
+        {"role": "user", "content": "And?"},
+    ]
+    (request,), _, _ = await asked({"messages": history, "tools": [TOOL]}, ANSWER, model=model)
+    first, second, *others = request.json["messages"][-1]["content"]
+    block = {"image": {"format": "png", "source": {"bytes": "AAAA"}}}
+    assert first["toolResult"]["content"] == [{"text": "a.png"}, block if inside else {"text": "(shown below)"}]
+    assert second["toolResult"]["content"] == [{"text": "2"}]
+    assert others == [*([] if inside else [block]), {"text": "And?"}]

@@ -22,7 +22,7 @@ from gatehook import (
     ToolUse,
     sniff,
 )
-from gatehook_bedrock.names import takes_thoughts, tells_failures
+from gatehook_bedrock.names import takes_shown_results, takes_thoughts, tells_failures
 
 __all__ = ["cache_point", "fetched", "messages", "refused", "system"]
 
@@ -100,18 +100,24 @@ class _Writer:
         self._takes_thoughts = takes_thoughts(model)
         self._good_id = _ID_OF_CLAUDE if "anthropic." in model else _ID
         self._tells_failures = tells_failures(model)
+        self._takes_shown = takes_shown_results(model)
+        self._shown: list[Block] = []
+        """What tools have shown to a model that does not look for it in their results."""
         self._documents = 0
 
     def blocks(self, parts: Sequence[Part]) -> list[Block]:
         # Blank text beside other blocks is an error to Bedrock and means nothing; alone it is the client's own mistake.
         said = [part for part in parts if not _is_blank(part)] or parts
-        blocks = [block for part in said for block in self._blocks(part)]
+        results = [block for part in said if isinstance(part, ToolResult) for block in self._result(part)]
+        shown, self._shown = self._shown, []
+        others = [block for part in said if not isinstance(part, ToolResult) for block in self._blocks(part)]
+        blocks = [*results, *shown, *others]
         first = next((number for number, block in enumerate(blocks) if "document" in block), None)
         if first is not None and not any("text" in block for block in blocks):
             blocks.insert(first, {"text": "(document)"})  # Bedrock wants words beside it
         return blocks or [dict(_NOTHING)]
 
-    def _blocks(self, part: Part) -> list[Block]:
+    def _blocks(self, part: Text | Media | Thinking | ToolUse) -> list[Block]:
         match part:
             case Text():
                 return _marked({"text": part.text}, part.cache)
@@ -125,12 +131,18 @@ class _Writer:
             case ToolUse():
                 use = {"toolUseId": self._wire_id(part.id), "name": part.name, "input": part.arguments}
                 return _marked({"toolUse": use}, part.extra.get("cache_control"))
-            case ToolResult():
-                return self._result(part)
 
     def _result(self, result: ToolResult) -> list[Block]:
-        said = [one for one in result.parts if not _is_blank(one)]
-        content = [{"text": one.text} if isinstance(one, Text) else self._media(one) for one in said]
+        content: list[Block] = []
+        for one in result.parts:
+            if isinstance(one, Media):
+                block = self._media(one)
+                if not self._takes_shown:
+                    self._shown.append(block)
+                    block = {"text": "(shown below)"}
+                content.append(block)
+            elif not _is_blank(one):
+                content.append({"text": one.text})
         told: Block = {"toolUseId": self._wire_id(result.id), "content": content or [dict(_NOTHING)]}
         if result.failed and self._tells_failures:
             told["status"] = "error"

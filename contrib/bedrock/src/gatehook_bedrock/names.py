@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-__all__ = ["claude_version", "takes_strict", "takes_thoughts", "tells_failures"]
+__all__ = ["claude_version", "takes_shown_results", "takes_strict", "takes_thoughts", "tells_failures"]
 
 _CLAUDE: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 _LAX: Final = re.compile(r"\b(?:amazon|meta|cohere|ai21)\.")
@@ -32,3 +32,8 @@ def tells_failures(model: str) -> bool:
 def takes_thoughts(model: str) -> bool:
     """Whether reasoning of earlier answers may be sent back. The name of a profile does not tell whose model it is."""
     return "." not in model or "anthropic." in model or "openai." in model
+
+
+def takes_shown_results(model: str) -> bool:
+    """Whether the results of tools may hold pictures and documents."""
+    return "." not in model or any(sign in model for sign in ("anthropic.", "amazon.nova", "meta.llama4"))
