@@ -59,6 +59,21 @@ async def test_parameters_get_bedrock_s_names(asked: Any) -> None:
     assert one.dropped == []
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"a": "b c/d", "e": ""}, {"a": "b c/d", "e": ""}),
+        ({"a": "é", "b": "c", "d": "x" * 257}, {"b": "c"}),
+        ({"a": "{}", "b?": "c"}, None),
+        ({str(number): "x" for number in range(17)}, {str(number): "x" for number in range(16)}),
+    ],
+)
+async def test_labels_are_those_that_bedrock_takes(asked: Any, given: Any, kept: Any) -> None:
+    (request,), _, one = await asked({"messages": HI, "metadata": given}, answer())
+    assert request.json.get("requestMetadata") == kept
+    assert one.dropped == ([] if kept == given else ["metadata"])
+
+
 async def test_tools_results_marks_and_thoughts_go_round(asked: Any) -> None:
     long = "c|1" * 40
     call = {"id": long, "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}

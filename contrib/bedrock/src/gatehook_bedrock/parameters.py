@@ -27,7 +27,7 @@ _CHAT: Final[Mapping[str, Parameter]] = {
     "reasoning_effort": mapped("a budget, an effort or the model's own field, by its name or the option `reasoning`"),
     "tools": mapped("toolConfig.tools; strict only where the model can be held to a schema"),
     "tool_choice": mapped("toolConfig.toolChoice; refused if it forces Claude while it thinks within a budget"),
-    "metadata": mapped("requestMetadata"),
+    "metadata": mapped("requestMetadata, without entries that Bedrock does not take"),
     "service_tier": mapped("serviceTier"),
     "n": refused("Bedrock gives one answer", unless=(1,)),
     "parallel_tool_calls": dropped("if false, only the first of several calls is told", unless=(True,)),

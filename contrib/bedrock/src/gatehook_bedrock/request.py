@@ -14,6 +14,8 @@ from gatehook_bedrock.reasoning import limit_name, sampling, tell_effort
 __all__ = ["converse_body"]
 
 _INFERENCE: Final = (("temperature", "temperature"), ("top_p", "topP"))
+_LABEL: Final = re.compile(r"[A-Za-z0-9\s:_@$#=/+,.-]{0,256}", re.ASCII)
+_MOST_LABELS: Final = 16
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TIERS: Final = {"default": "default", "flex": "flex", "priority": "priority"}
 
@@ -68,7 +70,7 @@ def _configuration(attempt: Attempt, payload: Mapping[str, Any], options: Option
         "additionalModelRequestFields": fields,
         "outputConfig": output,
         "guardrailConfig": dict(options.guardrail),
-        "requestMetadata": payload.get("metadata"),
+        "requestMetadata": _metadata(attempt, payload),
         "performanceConfig": {"latency": options.latency} if options.latency else None,
         "serviceTier": {"type": tier} if tier in _TIERS else None,
     }
@@ -83,6 +85,16 @@ def _limit(attempt: Attempt, payload: Mapping[str, Any]) -> int | None:
         return limit
     attempt.drop(name)
     return cap
+
+
+def _metadata(attempt: Attempt, payload: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that Bedrock takes: for others it would refuse the request."""
+    given = payload.get("metadata") or {}
+    kept = {key: value for key, value in given.items() if key and _LABEL.fullmatch(key) and _LABEL.fullmatch(value)}
+    kept = dict(list(kept.items())[:_MOST_LABELS])
+    if len(kept) < len(given):
+        attempt.drop("metadata")
+    return kept
 
 
 def _top_k(attempt: Attempt, top_k: Any, fields: dict[str, Any]) -> None:
