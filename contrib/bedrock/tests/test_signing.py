@@ -137,6 +137,35 @@ async def test_credentials_that_expire_are_renewed_off_the_loop(monkeypatch: pyt
     assert threads == [False]
 
 
+@pytest.mark.parametrize(
+    ("kind", "later"),
+    [
+        ("ExpiredTokenException", "NEW"),
+        ("UnrecognizedClientException:http://x/", "NEW"),
+        ("ThrottlingException", "OLD"),
+    ],
+)
+async def test_credentials_that_aws_refuses_are_looked_for_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, later: str
+) -> None:
+    """A program may write new ones to AWS's file before the old ones expire, which botocore does not notice."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+
+    def write(key: str) -> None:
+        text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\naws_session_token = t\n"
+        (tmp_path / "credentials").write_text(text)
+
+    signer = Signer()
+    write("OLD")
+    assert "Credential=OLD/" in (await sent(signer))["Authorization"]
+    write("NEW")
+    refusal = Replay(b'{"message":"no"}', status=403, headers={"x-amzn-ErrorType": kind})
+    with pytest.raises(GatewayError):
+        await Bedrock(ReplayEgress(refusal), signer).complete(attempt({"messages": HI}))
+    assert f"Credential={later}/" in (await sent(signer))["Authorization"]
+
+
 async def test_a_large_body_is_signed_as_well() -> None:
     text = "x" * (2 << 20)
     egress = ReplayEgress(Replay(b'{"output":{"message":{"content":[{"text":"a"}]}},"stopReason":"end_turn"}'))

@@ -5,7 +5,7 @@ from typing import Final
 
 from gatehook import GatewayError, MalformedJSON, Target, Upstream, UpstreamError, decode, upstream_error
 
-__all__ = ["exception", "failure", "garbled", "told"]
+__all__ = ["exception", "failure", "garbled", "is_stale", "told"]
 
 _STATUS: Final[Mapping[str, int]] = {
     "accessdenied": 403,
@@ -34,6 +34,12 @@ _LONGEST_NAME: Final = 100
 _UNSIGNED: Final = frozenset({"incompletesignature", "invalidsignature", "signaturedoesnotmatch"})
 """Their messages repeat the request's headers, and so AWS's session token, which is no secret of the deployment that
 could be redacted. They are never passed on."""
+
+
+def is_stale(upstream: Upstream) -> bool:
+    """Whether AWS refuses credentials that it has taken before, or does not know any more."""
+    kind = upstream.headers.get("x-amzn-ErrorType", "")
+    return "ExpiredToken" in kind or "UnrecognizedClient" in kind
 
 
 async def failure(upstream: Upstream, target: Target) -> GatewayError:

@@ -25,6 +25,10 @@ class Signer:
         await self._resolve(profile)
         return self._regions[profile]
 
+    def forget(self, profile: str) -> None:
+        """Ask the chain again for the next request: a file may hold other credentials by then."""
+        self._credentials.pop(profile, None)
+
     async def headers(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], at: tuple[str, str]
     ) -> dict[str, str]:
@@ -50,7 +54,7 @@ class Signer:
         await self._resolve(profile)
         credentials = self._credentials[profile]
         if credentials is None:
-            self._credentials.pop(profile)  # somebody may have logged in when the next request comes
+            self.forget(profile)  # somebody may have logged in when the next request comes
             raise _unresolved(profile, "there are none in the environment, the files, or the machine's role")
         try:
             if (stale := getattr(credentials, "refresh_needed", None)) is not None and stale():

@@ -29,7 +29,7 @@ from gatehook.legacy import as_chat, chunk_from_chat, from_chat
 from gatehook_bedrock.answer import Translation, read
 from gatehook_bedrock.embeddings import Batches
 from gatehook_bedrock.events import Events
-from gatehook_bedrock.failure import failure, garbled
+from gatehook_bedrock.failure import failure, garbled, is_stale
 from gatehook_bedrock.options import Options
 from gatehook_bedrock.parameters import PARAMETERS
 from gatehook_bedrock.request import converse_body
@@ -130,6 +130,8 @@ class Bedrock:
         upstream = await self._egress.request(target, "POST", URL(url, encoded=True), headers=headers, body=raw)
         if upstream.status == 200:
             return upstream
+        if is_stale(upstream):
+            self._signer.forget(profile)
         async with upstream:
             raise await failure(upstream, target)
 
