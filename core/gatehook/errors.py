@@ -327,6 +327,8 @@ _LACKING_WORDS = (
     "active state and usage is not allowed",  # of a file; a project that is not active is the operator's
     "this model doesn't support",  # Bedrock's, as the next: of fields, tools, documents
     "this model doesn\u2019t support",
+    "does not support tools",  # Ollama's, as the next
+    "does not support thinking",
 )
 _NOT_HERE = (
     ((400, 413, 422), _CONTEXT_WORDS, "context_length_exceeded"),

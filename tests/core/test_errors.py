@@ -71,6 +71,10 @@ CASES: list[tuple[int, str, str | None, int, str, str | None, Retry]] = [
         (400, f"This model doesn{mark}t support documents.", "x", 400, "invalid_request_error", "x", Retry.NEXT)
         for mark in ("'", "\u2019")
     ),
+    *(
+        (400, f'"llama2:13b" does not support {what}', None, 400, "invalid_request_error", None, Retry.NEXT)
+        for what in ("tools", "thinking")
+    ),
     # The operator's account is the trouble: never the client's 401.
     (401, "Incorrect API key", "invalid_api_key", 502, "server_error", "upstream_credential_rejected", Retry.NEXT),
     (403, "no access", None, 502, "server_error", "upstream_credential_rejected", Retry.NEXT),
