@@ -81,6 +81,22 @@ async def sent(signer: Signer, **fields: Any) -> Mapping[str, str]:
     return egress.requests[0].headers
 
 
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("us-gov-west-1", "bedrock-runtime.us-gov-west-1.amazonaws.com"),
+        ("eusc-de-east-1", "bedrock-runtime.eusc-de-east-1.amazonaws.eu"),
+        ("us-isob-east-1", "bedrock-runtime.us-isob-east-1.sc2s.sgov.gov"),
+    ],
+)
+async def test_a_region_has_the_address_of_its_part_of_aws(region: str, host: str) -> None:
+    egress = ReplayEgress(Replay(b'{"output":{"message":{"content":[{"text":"a"}]}},"stopReason":"end_turn"}'))
+    await Bedrock(egress, Signer()).complete(attempt({"messages": HI}, options={"region": region}))
+    (request,) = egress.requests
+    assert host in str(request.path)
+    assert f"/{region}/bedrock/" in request.headers["Authorization"]
+
+
 async def test_a_bedrock_api_key_is_sent_as_it_is() -> None:
     headers = await sent(Signer(), api_key=SecretStr("k" * 20), options={"region": "us-east-1"})
     assert headers["Authorization"] == "Bearer " + "k" * 20

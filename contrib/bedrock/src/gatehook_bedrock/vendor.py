@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from yarl import URL
@@ -39,6 +39,10 @@ __all__ = ["Bedrock"]
 
 _JSON = {"Content-Type": "application/json"}
 _FORMALITIES_SECONDS = 5.0
+_DOMAINS: Final = {
+    "eusc-": "amazonaws.eu", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov", "us-isof-": "csp.hci.ic.gov",
+}  # fmt: skip
+"""Where regions are that AWS keeps apart from the others, by how their names begin."""
 
 
 class Bedrock:
@@ -120,7 +124,7 @@ class Bedrock:
         if not region:
             why = "no AWS region: set options.region, [plugins.bedrock] region, or AWS_REGION"
             raise Misconfigured(why, model=target.name)
-        root = target.base_url.rstrip("/") or f"https://bedrock-runtime.{region}.amazonaws.com"
+        root = target.base_url.rstrip("/") or f"https://bedrock-runtime.{region}.{_domain(region)}"
         url = f"{root}/model/{quote(target.model, safe='')}/{word}"
         if secret := target.secret():  # a Bedrock API key, which needs no signature
             headers = _JSON | {"Authorization": f"Bearer {secret}"}
@@ -134,6 +138,10 @@ class Bedrock:
             self._signer.forget(profile)
         async with upstream:
             raise await failure(upstream, target)
+
+
+def _domain(region: str) -> str:
+    return next((domain for sign, domain in _DOMAINS.items() if region.startswith(sign)), "amazonaws.com")
 
 
 def _taken(events: Events, translation: Translation, data: bytes) -> tuple[list[Chunk], GatewayError | None]:
