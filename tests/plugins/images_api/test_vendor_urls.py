@@ -67,6 +67,15 @@ async def test_it_is_kept_and_given_by_a_url_of_the_gateway_s(house: House, asks
     assert "authorization" not in fetch.headers, "the vendor's key is for its API alone"
 
 
+@pytest.mark.parametrize("written", [f"data:image/png;base64,{B64}", "\r\n".join((B64[:40], B64[40:], ""))])
+async def test_a_picture_in_another_form_of_base64_is_kept_as_well(house: House, written: str) -> None:
+    async with StubUpstream(answer_of({"b64_json": written})) as stub, house(deployment(stub)) as home:
+        status, answer, _ = await asked(home, response_format="url")
+        assert status == 200
+        assert await home.fetched(answer["data"][0]["url"]) == PNG
+    assert len(stub.requests) == 1, "it was paid for"
+
+
 @pytest.mark.parametrize("files", [True, False])
 async def test_base64_is_given_where_it_was_asked_for_and_a_url_came(house: House, files: bool) -> None:
     async with StubUpstream(PICTURE) as stub, house(deployment(stub), files=files) as home:
