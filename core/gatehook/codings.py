@@ -101,10 +101,11 @@ class Inflater:
             return by.eof
         # Where a gzip member ends, aiohttp makes another decompressor at once for one that may follow. Only such a
         # fresh one gets to the end of an empty member.
-        left = by._decompressor  # noqa: SLF001
+        if (left := getattr(by, "_decompressor", None)) is None:
+            return True  # another aiohttp, which does not let that be seen
         with contextlib.suppress(zlib.error):
             left.decompress(_EMPTY)
-        return left.eof
+        return bool(left.eof)
 
 
 def inflated(data: bytes, encodings: Sequence[str], most: int) -> bytes:
