@@ -34,6 +34,8 @@ _FRESH: Final = 0.4
 _CANCEL_FOR: Final = 30.0
 """Seconds after which a run that cannot be stopped is left alone."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_NO_PICTURES: Final = frozenset({"application/json", "text/html"})
+"""What a proxy, or a login, in front of the server answers with."""
 _VIEW_PAUSES: Final = (0.1, 1.0)
 """Seconds before each further try to fetch a picture."""
 
@@ -136,7 +138,11 @@ class Server:
     async def _viewed(self, path: str) -> bytes:
         async with await self._request("GET", path) as upstream:
             if upstream.status == 200:
-                return await upstream.read()
+                kind = upstream.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+                if (data := await upstream.read()) and kind not in _NO_PICTURES:
+                    return data
+                message = f"{self._target.vendor}: the server gives {kind if data else 'nothing'} in place of a picture"
+                raise UpstreamError(message, code="upstream_malformed", retry=Retry.NEXT)
             if upstream.status == 404:
                 message = f"{self._target.vendor}: a picture is gone from the server"
                 raise UpstreamError(message, code="upstream_file_gone")

@@ -79,6 +79,8 @@ class FakeComfy:
         """What the picture of a run looks like."""
         self.front: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
         """What stands before it and may answer in its place, or cut the line; None lets a request through."""
+        self.instead: tuple[bytes, str] | None = None
+        """Body and type of what comes in place of every file."""
         self.cut_files = 0
         """So many files are cut off in their middle as they are fetched."""
         self.frame = 0
@@ -222,6 +224,8 @@ class FakeComfy:
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         data = self.files.get((request.query["type"], request.query["filename"]))
+        if self.instead is not None:
+            return web.Response(body=self.instead[0], content_type=self.instead[1])
         if data is not None and self.cut_files:
             self.cut_files -= 1
             response = web.StreamResponse(headers={"Content-Length": str(len(data))})

@@ -215,6 +215,17 @@ async def test_a_picture_that_is_gone_is_told(house: House, comfy: Comfy) -> Non
     assert (status, answer["error"]["code"]) == (502, "upstream_file_gone")
 
 
+@pytest.mark.parametrize(
+    ("instead", "named"), [((b"<html>Log in</html>", "text/html"), "text/html"), ((b"", "image/png"), "nothing")]
+)
+async def test_what_is_no_picture_is_not_sold_as_one(house: House, comfy: Comfy, instead: Any, named: str) -> None:
+    comfy.instead = instead
+    async with house(comfy.url) as home:
+        status, answer = await home.ask()
+    assert (status, answer["error"]["code"]) == (502, "upstream_malformed")
+    assert f"the server gives {named} in place of a picture" in answer["error"]["message"]
+
+
 async def test_a_picture_whose_line_breaks_is_fetched_again_and_not_made_again(house: House, comfy: Comfy) -> None:
     comfy.cut_files = 2
     async with house(comfy.url) as home:
