@@ -20,7 +20,7 @@ from gatehook.failures import is_failure
 from gatehook.ids import next_id
 from gatehook.jsonio import encode
 from gatehook.model import Call, Principal
-from gatehook.protocols import Authenticator, Endpoint, ErrorWriter, OwnHeaders, OwnStatus, Route
+from gatehook.protocols import Authenticator, Endpoint, ErrorWriter, OwnHeaders, Route
 
 __all__ = ["PRINCIPAL", "application", "error_response", "limit_headers", "read_body"]
 
@@ -160,12 +160,11 @@ def _writer(route: Route | Endpoint, request: web.Request) -> ErrorWriter | None
 
 
 def _told_by_surface(route: Endpoint, error: GatewayError) -> web.Response:
-    """An error at the path of inference calls, as the surface tells those of calls."""
+    """An error at the path of inference calls, in the surface's shape, and with its headers; the status is HTTP's."""
     surface = route.surface
     call = Call(route.operation, surface.name, {}, id=error.request_id)
     headers = surface.error_headers(call) if isinstance(surface, OwnHeaders) else {}
-    status = surface.status(error) if isinstance(surface, OwnStatus) else error.status
-    return web.Response(status=status, body=surface.error(call, error), headers={**_JSON, **headers})
+    return web.Response(status=error.status, body=surface.error(call, error), headers={**_JSON, **headers})
 
 
 def error_response(
