@@ -248,7 +248,7 @@ async def test_a_run_of_a_job_that_is_cancelled_while_it_waits_again_is_stopped(
 ) -> None:
     job_id = await killed(comfy, [comfy.url])
     with contextlib.closing(sqlite3.connect(tmp_path / "gatehook.db", isolation_level=None)) as file:
-        file.execute("UPDATE jobs SET status = 'queued', owner = NULL, lease = NULL, due = due + 3600000")
+        file.execute("UPDATE jobs SET status = 'queued', owner = NULL, lease = NULL, due = due + 500000")
     async with again([comfy.url], comfy.url) as ended:
         assert (await ended(job_id, delete=True))["status"] == "cancelled"
         async with asyncio.timeout(5):
